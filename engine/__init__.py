@@ -1,0 +1,1 @@
+"""The WireGuard protocol: bytes, state and now in; bytes and events out. No socket, process or clock."""

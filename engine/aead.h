@@ -1,0 +1,35 @@
+/* aead: ChaCha20-Poly1305 of RFC 8439 as the transport uses it: nonce = 4 zero bytes then
+ * the 64-bit counter, no associated data, in place. Two providers behind one interface. */
+#ifndef ENGINE_AEAD_H
+#define ENGINE_AEAD_H
+
+#include <stdint.h>
+
+/* cdef begin */
+#define AEAD_TAG_BYTES 16
+#define AEAD_KEY_BYTES 32
+
+enum aead_provider { AEAD_EVP, AEAD_IPSEC_MB };
+struct aead;  /* one a worker: not for two threads */
+
+/* The provider if this build and CPU have it, else NULL. provider -1: the fastest there is. */
+struct aead *aead_new(int provider);
+void aead_free(struct aead *aead);
+enum aead_provider aead_which(const struct aead *aead);
+const char *aead_name(const struct aead *aead);
+
+/* One message. Seal: data[0..length) becomes ciphertext, tag follows at data[length..+16).
+ * Open: length counts the tag; returns 0, or -1 for a wrong tag (compared in constant time;
+ * data then holds nothing of use and is not delivered). */
+struct aead_job {
+    uint8_t *data;
+    uint32_t length;      /* seal: plaintext; open: ciphertext and tag */
+    int32_t refused;      /* out, open: 0 or -1 */
+    uint64_t counter;
+    const uint8_t *key;   /* 32 bytes */
+};
+void aead_seal(struct aead *aead, struct aead_job *jobs, uint32_t count);
+void aead_open(struct aead *aead, struct aead_job *jobs, uint32_t count);
+/* cdef end */
+
+#endif

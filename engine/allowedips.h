@@ -1,0 +1,55 @@
+/* allowedips: which peer an inner address belongs to. A path-compressed binary trie per
+ * family in caller's memory. Control alone writes; readers take no lock: each change is
+ * published by one release store, and a replaced node is reused only after a grace period. */
+#ifndef ENGINE_ALLOWEDIPS_H
+#define ENGINE_ALLOWEDIPS_H
+
+#include <stdint.h>
+
+/* cdef begin */
+struct trie_node {
+    uint8_t address[16];   /* masked to cidr */
+    uint32_t child[2];     /* node numbers, 0 = none */
+    uint32_t peer;         /* row + 1; 0 = a branch only */
+    uint32_t parent;       /* writer's: number * 2 + side, of the link that names this node */
+    uint32_t peer_next;    /* writer's: list of the nodes of one peer */
+    uint32_t peer_previous;
+    uint8_t cidr;
+    uint8_t bits;          /* 32 or 128 */
+    uint16_t state;        /* writer's: free, live, waiting for grace */
+    uint32_t reserved[5];
+};
+
+/* The writer's view. `free_head`, `used` and the waiting list live in process memory of
+ * control and are rebuilt by allowedips_recover. */
+struct allowedips {
+    struct trie_node *nodes;      /* node 0 is not used */
+    uint32_t max_nodes;
+    uint32_t *root4;
+    uint32_t *root6;
+    uint32_t used;                /* high-water mark */
+    uint32_t free_head;           /* linked by child[0] */
+    uint32_t waiting_head;        /* removed, waiting for a grace period */
+    uint32_t live;
+};
+void allowedips_open(struct allowedips *ips, struct trie_node *nodes, uint32_t max_nodes,
+                     uint32_t *root4, uint32_t *root6);
+/* After control's restart: free list and high-water mark from the nodes themselves. */
+void allowedips_recover(struct allowedips *ips, uint32_t used);
+/* address/cidr now belongs to peer (moving it from another if need be). first_of(peer) lists
+ * are kept through *first, an array of list heads with the given stride in bytes
+ * (row 0's head at first). 0, or -1 when no node is left (nothing changed). */
+int allowedips_insert(struct allowedips *ips, const uint8_t *address, uint32_t bits, uint32_t cidr,
+                      uint32_t peer, uint8_t *first, uint32_t stride);
+/* Removes exactly that prefix if it belongs to peer. 1 when it did. */
+int allowedips_remove(struct allowedips *ips, const uint8_t *address, uint32_t bits, uint32_t cidr,
+                      uint32_t peer, uint8_t *first, uint32_t stride);
+uint32_t allowedips_remove_peer(struct allowedips *ips, uint32_t peer, uint8_t *first, uint32_t stride);
+/* After the grace period: what waited may be used again. */
+void allowedips_reclaim(struct allowedips *ips);
+/* Readers. Longest match: row, or 0xffffffff. bits is 32 or 128. */
+uint32_t allowedips_lookup(const struct trie_node *nodes, uint32_t max_nodes, uint32_t root,
+                           const uint8_t *address, uint32_t bits);
+/* cdef end */
+
+#endif

@@ -1,0 +1,29 @@
+/* index: receiver indices on the wire. An index is a keyed permutation (Feistel network,
+ * key of this boot) of keypair number and a generation, so that it is unpredictable and
+ * unlinkable, and the table compares the whole index: one cache line a data packet. */
+#ifndef ENGINE_INDEX_H
+#define ENGINE_INDEX_H
+
+#include <stdint.h>
+
+/* cdef begin */
+/* Entry n belongs to keypair number n. Written by control: keypair and peer first, then
+ * index (release); withdrawn by storing in_use 0. Read-only for everybody else. */
+struct index_entry {
+    uint32_t index;
+    uint32_t in_use;
+    uint32_t peer;
+    uint32_t generation;  /* of this entry, enters the permutation; 11 bits used */
+};
+uint32_t index_of(const uint64_t key[2], uint32_t number, uint32_t generation);
+/* The keypair number that the index would belong to (always < 2^21). */
+uint32_t index_number(const uint64_t key[2], uint32_t index);
+/* Control: gives number its next index for peer; returns it. */
+uint32_t index_publish(struct index_entry *table, const uint64_t key[2], uint32_t number, uint32_t peer);
+void index_withdraw(struct index_entry *table, uint32_t number);
+/* Anyone: keypair number, or 0 when unknown; *peer is set then. */
+uint32_t index_lookup(const struct index_entry *table, uint32_t max_keypairs,
+                      const uint64_t key[2], uint32_t index, uint32_t *peer);
+/* cdef end */
+
+#endif

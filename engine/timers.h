@@ -1,0 +1,55 @@
+/* timers: five timers of a peer as columns of coarse stamps (kernel: timers.c).
+ *
+ * The holder notes what happened; control (engine/timers.py) works out what is due. A stamp
+ * is a tick of 2^24 ns (16.8 ms) since boot, 0 = not armed; it is stored only when it
+ * changes. Functions are named for events; callers say what happened, never which timer.
+ *
+ *   new handshake     15 s + jitter after the first unanswered data sent; disarmed by
+ *                     anything authenticated received                (UNANSWERED_SINCE)
+ *   passive keepalive 10 s after the first data received since the last send; disarmed by
+ *                     anything authenticated sent; again if more came  (OWED_SINCE, LAST_DATA_RECEIVED)
+ *   persistent        interval after the last authenticated packet either way (LAST_AUTHENTICATED)
+ *   zero keys         540 s after the last session was derived        (SESSION_DERIVED)
+ *   retransmit        5 s + jitter after an initiation, at most 20    (RETRY_DUE, ATTEMPTS)
+ */
+#ifndef ENGINE_TIMERS_H
+#define ENGINE_TIMERS_H
+
+#include <stdint.h>
+
+/* cdef begin */
+enum timer_column {
+    NEXT_DUE,             /* control: when to look at this row; 0xffffffff = never */
+    UNANSWERED_SINCE,     /* holder */
+    OWED_SINCE,           /* holder */
+    LAST_DATA_RECEIVED,   /* holder */
+    LAST_DATA_SENT,       /* holder */
+    LAST_AUTHENTICATED,   /* holder: sent or received */
+    LAST_RECEIVED,        /* holder: authenticated received */
+    LAST_HANDSHAKE_SENT,  /* control: initiation or response */
+    RETRY_DUE,            /* control: 0 = no handshake in progress */
+    ATTEMPTS,             /* control */
+    SESSION_DERIVED,      /* control: zeroing; 0 = disarmed */
+    ZERO_DUE,             /* control: also armed when a handshake is given up */
+    KEYS_EXPIRE,          /* control: birth of the newest keypair + 180 s */
+    JITTER,               /* control: ticks, drawn at each arming */
+    KEEPALIVE_ORDERED,    /* control: when the last keepalive order was given */
+    LAST_INITIATION_RECEIVED, /* control: 20 ms flood guard, in ms */
+    TIMER_SPARE0,
+    TIMER_SPARE1,
+    TIMER_COLUMN_COUNT
+};
+#define TIMER_NEVER 0xffffffff
+#define TIMER_TICK_SHIFT 24
+
+/* columns[c * stride + row]. Each returns 1 when control must look at the row earlier than
+ * NEXT_DUE says (the caller raises the event then), else 0. */
+int timers_data_sent(uint32_t *columns, uint32_t stride, uint32_t row, uint32_t tick);
+int timers_data_received(uint32_t *columns, uint32_t stride, uint32_t row, uint32_t tick);
+int timers_authenticated_sent(uint32_t *columns, uint32_t stride, uint32_t row, uint32_t tick);
+int timers_authenticated_received(uint32_t *columns, uint32_t stride, uint32_t row, uint32_t tick);
+/* Control, at birth of a row. */
+void timers_initialise(uint32_t *columns, uint32_t stride, uint32_t row);
+/* cdef end */
+
+#endif

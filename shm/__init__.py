@@ -1,0 +1,1 @@
+"""Memory that processes share: segment, layout, queue, slots, ready sets, bells, counters."""

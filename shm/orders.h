@@ -1,0 +1,43 @@
+/* orders and events: what control and holder tell each other without packets.
+ * A word is count << 32 | bits. The giver adds bits and bumps the count in one
+ * compare-exchange; the taker applies what it read (idempotent) and clears exactly that by
+ * compare-exchange: if the word moved meanwhile, it reads again. */
+#ifndef SHM_ORDERS_H
+#define SHM_ORDERS_H
+
+#include "segment.h"
+
+/* cdef begin */
+/* orders: control -> holder */
+#define ORDER_INSTALL 1        /* row.installing becomes current (initiator) or next (responder) */
+#define ORDER_KEEPALIVE 2      /* send an empty data message if there is a session, or ask for a handshake */
+#define ORDER_ENDPOINT 4       /* endpoint := row.ordered_endpoint */
+#define ORDER_EXPIRE 8         /* drop keypairs past 180 s from the key word */
+#define ORDER_ZERO 16          /* drop all keypairs */
+#define ORDER_RETIRE 32        /* free everything, token := dead */
+#define ORDER_AUTHENTICATED_RECEIVED 64   /* control opened a handshake message of this peer */
+#define ORDER_AUTHENTICATED_SENT 128      /* control sent one */
+#define ORDER_CLEAR_SOURCE 256 /* forget the sticky source */
+#define ORDER_PURGE_STAGED 512 /* the handshake was given up: drop what waits */
+#define ORDER_STOP_SENDING 1024 /* private key changed: drop current and next for sending */
+#define ORDER_LOOK 2048        /* nothing but a turn: e.g. the outbound queue became usable */
+
+/* events: holder -> control */
+#define EVENT_HANDSHAKE_WANTED 1
+#define EVENT_CONFIRMED 2      /* first data on `next`: the responder's handshake is complete */
+#define EVENT_TIMER 4          /* next_due must be worked out anew */
+#define EVENT_KEYS 8           /* a keypair left the key word */
+#define EVENT_RETIRED 16
+
+void orders_give(const struct segment *segment, uint32_t row, uint32_t bits);  /* then peer_schedule */
+uint64_t orders_read(const struct segment *segment, uint32_t row);             /* acquire */
+int orders_clear(const struct segment *segment, uint32_t row, uint64_t word);  /* 1 when cleared */
+void events_give(const struct segment *segment, uint32_t row, uint32_t bits);  /* ready set 0 too; the caller rings */
+uint64_t events_read(const struct segment *segment, uint32_t row);
+int events_clear(const struct segment *segment, uint32_t row, uint64_t word);
+/* Holder: a new endpoint into the copy not selected, then the turn. Anyone: a whole copy. */
+void endpoint_store(const struct segment *segment, uint32_t row, const struct endpoint *endpoint);
+void endpoint_load(const struct segment *segment, uint32_t row, struct endpoint *endpoint);
+/* cdef end */
+
+#endif

@@ -1,0 +1,1 @@
+"""The processes: supervisor, control, receivers and consumers, and every system call."""
