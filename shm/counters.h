@@ -15,6 +15,7 @@ enum counter {
     DROP_MAILBOX_FULL,         /* (end) */
     DROP_INDEX_UNKNOWN,        /* (end) receiver index names no keypair */
     DROP_PEER_SHARE,           /* (end) the peer holds its 1/8 of the slots */
+    DROP_NO_SLOT,              /* (end) larger than a small slot, and no train slot is free */
     DROP_QUEUE_FULL_INBOUND,   /* (end) */
     DROP_KEYPAIR_GONE,         /* (end) not in the peer's key word (any more) */
     DROP_KEYPAIR_EXPIRED,      /* (end) 180 s or 2^64-8130 messages */
@@ -31,6 +32,7 @@ enum counter {
     DROP_NO_PEER,              /* (end) no allowed IP for the destination */
     DROP_NO_ENDPOINT,          /* (end) */
     DROP_PEER_SHARE_OUTBOUND,  /* (end) */
+    DROP_NO_SLOT_OUTBOUND,     /* (end) */
     DROP_QUEUE_FULL_OUTBOUND,  /* (end) */
     DROP_STAGED,               /* (end) oldest of more than 128 waiting for a session, or given up */
     DROP_UDP_SEND,             /* (end) the kernel refused */

@@ -1,18 +1,18 @@
-/* clock: the one place where a process reads time. A test build can step and scale it. */
+/* clock: the one place where a process reads time; a test can step it. */
 #ifndef WORKERS_CLOCK_H
 #define WORKERS_CLOCK_H
 
 #include <stdint.h>
 
 /* cdef begin */
-/* CLOCK_BOOTTIME in ns (suspend counts), plus clock_step when PLAIT_CLOCK names a file that
- * holds a signed 64-bit number of ns (shared by all processes of a test; read each time). */
+/* CLOCK_BOOTTIME in ns (timers count suspend too), plus the boot step of clock_open_steps. */
 uint64_t clock_now(void);
-/* Wall clock ns for TAI64N alone; stepped by the second number of the same file. */
+/* Wall clock in ns, for TAI64N alone, plus the wall step. */
 uint64_t clock_wall(void);
-/* Coarse timer time: 2^24 ns = 16.8 ms a tick, never 0. */
+/* Coarse timer time: 2^24 ns = 16.8 ms a tick, never 0 (engine/timers.h). */
 uint32_t clock_ticks(uint64_t now);
-/* Maps the step file. 0 or -1. Called once at the start by workers when PLAIT_CLOCK is set. */
+/* For tests: maps a file of two signed little-endian 64-bit numbers of ns, boot step and wall
+ * step, read anew at each call of the above. 0, or -1 with errno. */
 int clock_open_steps(const char *path);
 /* cdef end */
 
