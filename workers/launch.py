@@ -1,0 +1,211 @@
+"""The start of a worker, seen from both sides.
+
+The supervisor calls `spawn`: a fresh Python by exec, that inherits nothing but its end of the
+channel. The worker calls `begin_worker` first of all: it ties its life to the supervisor's,
+takes its CPU, receives the start message with all its fds and maps the data segment. It
+answers with `WorkerStart.ready` when it can work, or `WorkerStart.fail` when it never will;
+an exception that nobody catches before that is told to the supervisor too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import logging
+import mmap
+import os
+import signal
+import socket
+import struct
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, NoReturn
+
+import setproctitle
+
+from workers._workers import ffi, lib
+from workers.channel import Channel, ChannelClosed
+
+PR_SET_PDEATHSIG = 1
+PR_SET_DUMPABLE = 4
+
+LOG_LEVELS = {
+    "silent": logging.CRITICAL + 1,
+    "error": logging.ERROR,
+    "info": logging.INFO,
+    "debug": logging.DEBUG,
+    "verbose": logging.DEBUG,
+    "trace": logging.DEBUG,
+}
+
+
+@dataclass
+class WorkerStart:
+    """What the supervisor gave a worker to work with.
+
+    fds maps the names of the start message (`data`, `bell:1`, `udp4:0`, `tun:0`, …) to fds.
+    segment is a `struct segment *` of workers._workers, attached to the mapped data segment.
+    """
+
+    message: dict[str, Any]
+    interface: str
+    worker: int  # worker number, shm/layout.h
+    number: int  # of its kind, from 0
+    incarnation: int
+    cpu: int | None
+    receivers: int
+    consumers: int
+    fds: dict[str, int]
+    segment: Any
+    channel: Channel
+    mapping: mmap.mmap = field(repr=False)
+    _ready: bool = False
+
+    def ready(self) -> None:
+        """Tell the supervisor that this worker works from now on."""
+        self._ready = True
+        self.channel.send({"kind": "ready"})
+
+    def fail(self, what: str, why: str, next_step: str) -> NoReturn:
+        """Tell the supervisor why this worker cannot start, and end."""
+        self.channel.send({"kind": "failed", "what": what, "why": why, "next": next_step})
+        sys.exit(1)
+
+    def log(self, level: str, text: str) -> None:
+        """Have the supervisor log a line (level: error, info or debug)."""
+        self.channel.send({"kind": "log", "level": level, "text": text})
+
+    def replace_sockets(self, message: dict[str, Any], fds: list[int]) -> None:
+        """Apply a `sockets` message: the new UDP sockets by name, the old ones closed."""
+        old = [name for name in self.fds if name.startswith("udp")]
+        for name in old:
+            os.close(self.fds.pop(name))
+        self.fds.update(zip(message["fds"], fds, strict=True))
+
+
+def spawn(kind: str, channel: Channel) -> subprocess.Popen[bytes]:
+    """Start a worker (kind: control, receiver, consumer) that inherits `channel` alone.
+
+    The caller closes its copy of the channel. The worker gets a process group of its own, so
+    that Ctrl-C at a terminal reaches the supervisor only; -P keeps a directory that plaitd
+    happens to be started in from being searched for modules.
+    """
+    command = [sys.executable, "-P", "-m", f"workers.{kind}", "--channel", str(channel.fileno())]
+    return subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, pass_fds=(channel.fileno(),), process_group=0, env=os.environ
+    )
+
+
+def begin_worker(kind: str) -> WorkerStart:
+    """Begin this process as a worker; kind (control, receiver, consumer) is for its title.
+
+    Never returns when the supervisor is gone. Raises ValueError for a segment that is not one
+    of ours.
+    """
+    parser = argparse.ArgumentParser(description=f"A worker of plaitd, started by it ({kind}).")
+    parser.add_argument("--channel", type=int, required=True, metavar="FD")
+    channel = Channel.inherited(parser.parse_args().channel)
+    channel.socket.set_inheritable(False)
+
+    _die_with_supervisor(channel)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    _report_failure(channel, kind)
+    try:
+        message, fds = channel.receive()
+    except ChannelClosed:
+        sys.exit(1)
+    interface, number = str(message["interface"]), int(message["number"])
+    title = f"{interface} {kind}" if kind == "control" else f"{interface} {kind} {number}"
+    setproctitle.setproctitle(f"plait: {title}")
+    configure_log(title)
+    cpu: int | None = message["cpu"]
+    if cpu is not None:
+        os.sched_setaffinity(0, {cpu})
+
+    named = dict(zip(message["fds"], fds, strict=True))
+    mapping, segment = map_segment(named["data"], int(message["segment_bytes"]))
+    if os.environ.get("PLAIT_CLOCK") and lib.clock_open_steps(os.environ["PLAIT_CLOCK"].encode()) != 0:
+        raise ValueError(f"PLAIT_CLOCK={os.environ['PLAIT_CLOCK']} is not a file of 16 bytes")
+    start = WorkerStart(
+        message=message,
+        interface=interface,
+        worker=int(message["worker"]),
+        number=number,
+        incarnation=int(message["incarnation"]),
+        cpu=cpu,
+        receivers=int(message["receivers"]),
+        consumers=int(message["consumers"]),
+        fds=named,
+        segment=segment,
+        channel=channel,
+        mapping=mapping,
+    )
+    _report_failure(channel, kind, start)
+    return start
+
+
+def map_segment(fd: int, size: int) -> tuple[mmap.mmap, Any]:
+    """Map a data segment of `size` bytes: (the mapping, a `struct segment *` on it).
+
+    Both live as long as the caller keeps them; the segment without the mapping is void.
+    """
+    mapping = mmap.mmap(fd, size)
+    mapping.madvise(mmap.MADV_DONTDUMP)
+    segment = ffi.new("struct segment *")
+    if lib.segment_attach(segment, ffi.from_buffer(mapping), size) != 0:
+        raise ValueError("the data segment has another layout than this build of Plait")
+    return mapping, segment
+
+
+def configure_log(title: str) -> None:
+    """Log to stderr as `plait: TITLE: text`, at the level of LOG_LEVEL, WG_LOG_LEVEL or info."""
+    name = os.environ.get("LOG_LEVEL") or os.environ.get("WG_LOG_LEVEL") or "info"
+    level = LOG_LEVELS.get(name.lower(), logging.INFO)
+    logging.basicConfig(
+        level=level, format=f"plait: {title.replace('%', '%%')}: %(message)s", stream=sys.stderr, force=True
+    )
+
+
+def set_process_option(option: int, value: int) -> None:
+    """prctl(2) with one argument. OSError when the kernel refuses."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if (
+        libc.prctl(option, ctypes.c_ulong(value), ctypes.c_ulong(0), ctypes.c_ulong(0), ctypes.c_ulong(0))
+        != 0
+    ):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+
+
+def _die_with_supervisor(channel: Channel) -> None:
+    set_process_option(PR_SET_PDEATHSIG, signal.SIGKILL)
+    # The supervisor made the socket pair, so its credentials name it. If it died before the
+    # line above, the signal will never come.
+    peer, _, _ = struct.unpack("3i", channel.socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    if os.getppid() != peer:
+        sys.exit(1)
+    set_process_option(PR_SET_DUMPABLE, 0)
+
+
+def _report_failure(channel: Channel, kind: str, start: WorkerStart | None = None) -> None:
+    """Until the worker is ready, tell the supervisor of an exception that nobody catches."""
+
+    def hook(kind_of: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+        if start is None or not start._ready:
+            try:
+                channel.send(
+                    {
+                        "kind": "failed",
+                        "what": f"the {kind} process cannot start",
+                        "why": f"{kind_of.__name__}: {error}",
+                        "next": "see its traceback with `plaitd --foreground`",
+                    }
+                )
+            except OSError:
+                pass
+        sys.__excepthook__(kind_of, error, traceback)
+
+    sys.excepthook = hook

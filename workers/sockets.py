@@ -1,0 +1,138 @@
+"""Opening UDP sockets: one IPv4 and one IPv6 socket for each receiver, all on one port.
+
+The sockets of a family form an SO_REUSEPORT group, over which the kernel spreads the
+datagrams. Anybody of the same user may join such a group, and two engines on one port would
+then steal each other's datagrams; so the first socket binds alone, which the kernel refuses
+when the port is in use, and only then opens its group for the others.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import struct
+
+from workers.failure import Exit, Failure
+
+BUFFER_BYTES = 4 << 20
+RANDOM_PORT_TRIES = 100
+
+# Not in Python's socket module (linux/in.h, linux/in6.h, asm-generic/socket.h).
+IP_PKTINFO = 8
+IP_MTU_DISCOVER = 10
+IP_PMTUDISC_DONT = 0
+IPV6_MTU_DISCOVER = 23
+SO_SNDBUFFORCE = 32
+SO_RCVBUFFORCE = 33
+SO_MARK = 36
+
+Pair = tuple[int | None, int | None]
+
+
+def open_sockets(port: int, receivers: int, mark: int = 0) -> list[Pair]:
+    """Open (IPv4 fd, IPv6 fd) for each receiver, all bound to `port`; 0 takes a random one.
+
+    mark is the firewall mark, 0 for none. An fd is None where the host lacks the family.
+    The fds are nonblocking and close-on-exec; they tell local address and TOS of what they
+    receive and let the kernel fragment what they send. Raises Failure with the errno
+    (EADDRINUSE for a taken port) and leaves nothing open.
+    """
+    for tries_left in reversed(range(RANDOM_PORT_TRIES if port == 0 else 1)):
+        try:
+            return _open_all(port, receivers, mark)
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE and tries_left:
+                continue  # the other family had that random port in use: take another
+            raise _refused(port, error) from error
+    raise AssertionError("unreachable")
+
+
+def port_of(pairs: list[Pair]) -> int:
+    """The port that the sockets are bound to, in host byte order."""
+    fd = next(fd for pair in pairs for fd in pair if fd is not None)
+    with socket.socket(fileno=os.dup(fd)) as sock:
+        return int(sock.getsockname()[1])
+
+
+def close_sockets(pairs: list[Pair]) -> None:
+    """Close every fd of the pairs."""
+    for pair in pairs:
+        for fd in pair:
+            if fd is not None:
+                os.close(fd)
+
+
+def _open_all(port: int, receivers: int, mark: int) -> list[Pair]:
+    opened: dict[socket.AddressFamily, list[socket.socket]] = {}
+    try:
+        for family in (socket.AF_INET, socket.AF_INET6):
+            if not _has_family(family):
+                continue
+            opened[family] = []
+            for number in range(receivers):
+                sock = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+                opened[family].append(sock)
+                _configure(sock, mark)
+                if number > 0:
+                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+                sock.bind(("", port))
+                if number == 0:
+                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+                port = sock.getsockname()[1]
+        if not opened:
+            raise OSError(errno.EAFNOSUPPORT, "this host has neither IPv4 nor IPv6")
+    except BaseException:
+        for socks in opened.values():
+            for sock in socks:
+                sock.close()
+        raise
+    fours: list[int | None] = [sock.detach() for sock in opened.get(socket.AF_INET, [])]
+    sixes: list[int | None] = [sock.detach() for sock in opened.get(socket.AF_INET6, [])]
+    return list(zip(fours or [None] * receivers, sixes or [None] * receivers, strict=True))
+
+
+def _has_family(family: socket.AddressFamily) -> bool:
+    """Whether the kernel knows the family: IPv6 is missing when booted with ipv6.disable=1."""
+    try:
+        socket.socket(family, socket.SOCK_DGRAM).close()
+    except OSError as error:
+        if error.errno == errno.EAFNOSUPPORT:
+            return False
+        raise
+    return True
+
+
+def _configure(sock: socket.socket, mark: int) -> None:
+    for force, plain in ((SO_RCVBUFFORCE, socket.SO_RCVBUF), (SO_SNDBUFFORCE, socket.SO_SNDBUF)):
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, force, BUFFER_BYTES)
+        except PermissionError:  # without CAP_NET_ADMIN the host's limit applies
+            sock.setsockopt(socket.SOL_SOCKET, plain, BUFFER_BYTES)
+    if sock.family == socket.AF_INET:
+        # Path MTU is the inner packet's matter: the outer one may be fragmented on its way.
+        sock.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_DONT)
+        sock.setsockopt(socket.IPPROTO_IP, socket.IP_RECVTOS, 1)
+        sock.setsockopt(socket.IPPROTO_IP, IP_PKTINFO, 1)
+    else:
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        sock.setsockopt(socket.IPPROTO_IPV6, IPV6_MTU_DISCOVER, IP_PMTUDISC_DONT)
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVTCLASS, 1)
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
+    if mark:
+        sock.setsockopt(socket.SOL_SOCKET, SO_MARK, struct.pack("I", mark))
+
+
+def _refused(port: int, error: OSError) -> Failure:
+    what = f"cannot open UDP port {port}" if port else "cannot open a UDP port"
+    number = error.errno or errno.EIO
+    if number == errno.EADDRINUSE:
+        why = "another program uses it"
+        next_step = f"choose another port, or see who has it with `ss -lunp sport = :{port}`"
+    elif number in (errno.EACCES, errno.EPERM):
+        why = error.strerror or str(error)
+        next_step = "run plaitd as root or choose a port above 1023"
+    else:
+        why = error.strerror or str(error)
+        next_step = "see the limits of this process with `ulimit -a`"
+    return Failure(what, why, next_step, Exit.PORT, number)

@@ -1,0 +1,180 @@
+"""Opening the TUN interface: one queue for each receiver there may ever be.
+
+All queues are opened at the start, because an interface that was moved to another network
+namespace cannot be given another one; those that nobody reads yet are detached. The interface
+lives as long as its queues are open: closing the last fd removes it.
+
+Facts: linux/if_tun.h, Documentation/networking/tuntap.rst.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import re
+import socket
+import struct
+from collections.abc import Callable
+
+from workers.failure import Exit, Failure
+
+DEVICE = "/dev/net/tun"
+MTU = 1420  # 1500 less 80: outer IPv6, UDP, the data message
+VNET_HEADER_BYTES = 10
+
+TUNSETIFF = 0x400454CA
+TUNSETOFFLOAD = 0x400454D0
+TUNGETIFF = 0x800454D2
+TUNSETVNETHDRSZ = 0x400454D8
+TUNSETQUEUE = 0x400454D9
+SIOCSIFMTU = 0x8922
+
+IFF_TUN = 0x0001
+IFF_MULTI_QUEUE = 0x0100
+IFF_ATTACH_QUEUE = 0x0200
+IFF_DETACH_QUEUE = 0x0400
+IFF_NO_PI = 0x1000
+IFF_VNET_HDR = 0x4000
+IFF_TUN_EXCL = 0x8000
+FLAGS = IFF_TUN | IFF_NO_PI | IFF_VNET_HDR | IFF_MULTI_QUEUE
+
+# struct ifreq: a name of 16 bytes, then a union of 24
+_IFREQ_FLAGS = struct.Struct("16sH22x")
+_IFREQ_INT = struct.Struct("16si20x")
+
+_NAME = re.compile(r"[A-Za-z0-9_=+.-]{1,15}")  # what wg-quick accepts
+
+
+def check_name(name: str) -> None:
+    """Refuse what cannot name an interface (and what the kernel would expand, as `wg%d`)."""
+    if not _NAME.fullmatch(name) or name in (".", ".."):
+        raise Failure(
+            f"cannot use the interface name {name!r}",
+            "a name has 1 to 15 letters, digits or any of _ = + . -",
+            "choose another one, for example wg0",
+            Exit.USAGE,
+        )
+
+
+def open_queues(name: str, count: int, attached: int) -> list[int]:
+    """Create the interface `name` with `count` queues and leave the first `attached` in use.
+
+    Returns `count` fds: nonblocking, close-on-exec, with a 10-byte vnet header before each
+    packet and no offloads. The MTU is 1420. Raises Failure and leaves nothing behind.
+    """
+    check_name(name)
+    fds: list[int] = []
+    try:
+        for number in range(count):
+            fds.append(_open_device(name))
+            # Exclusive: without it the first queue would join a running engine's interface.
+            exclusive = IFF_TUN_EXCL if number == 0 else 0
+            _attach(fds[-1], name, FLAGS | exclusive)
+            _configure(fds[-1], name)
+        for fd in fds[attached:]:
+            fcntl.ioctl(fd, TUNSETQUEUE, _IFREQ_FLAGS.pack(b"", IFF_DETACH_QUEUE))
+        set_mtu(name, MTU)
+    except BaseException:
+        for fd in fds:
+            os.close(fd)
+        raise
+    return fds
+
+
+def adopt_queue(fd: int) -> tuple[str, list[int]]:
+    """Take over a queue that the caller of plaitd opened (WG_TUN_FD).
+
+    Returns the interface's name and the one fd. Raises Failure when it is not a TUN queue with
+    a vnet header and without packet information, as wireguard-go's launcher contract has it.
+    """
+    what = f"cannot use the TUN queue given as WG_TUN_FD={fd}"
+    next_step = "open it with IFF_TUN | IFF_NO_PI | IFF_VNET_HDR, or let plaitd open one"
+    try:
+        answer = fcntl.ioctl(fd, TUNGETIFF, _IFREQ_FLAGS.pack(b"", 0))
+        raw, flags = _IFREQ_FLAGS.unpack(answer)
+        name = raw.split(b"\0", 1)[0].decode()
+        if not flags & IFF_TUN or not flags & IFF_NO_PI or not flags & IFF_VNET_HDR:
+            raise Failure(what, f"its flags are {flags:#06x}", next_step, Exit.INTERFACE)
+        os.set_inheritable(fd, False)
+        os.set_blocking(fd, False)
+        _configure(fd, name)
+    except OSError as error:
+        raise Failure(what, _words(error), next_step, Exit.INTERFACE, error.errno or 0) from error
+    return name, [fd]
+
+
+def use_queue(fd: int, use: bool) -> None:
+    """Attach (use) or detach a queue of a running interface. OSError from the kernel."""
+    flag = IFF_ATTACH_QUEUE if use else IFF_DETACH_QUEUE
+    fcntl.ioctl(fd, TUNSETQUEUE, _IFREQ_FLAGS.pack(b"", flag))
+
+
+def set_mtu(name: str, mtu: int) -> None:
+    """Set the MTU of an interface in this network namespace. OSError from the kernel."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        fcntl.ioctl(sock, SIOCSIFMTU, _IFREQ_INT.pack(name.encode(), mtu))
+
+
+def _open_device(name: str) -> int:
+    try:
+        return os.open(DEVICE, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENODEV, errno.ENXIO, errno.ENOTDIR):
+            raise Failure(
+                f"cannot create the interface {name}",
+                f"this host has no usable {DEVICE}",
+                f"load the module with `modprobe tun`, or give the container the device {DEVICE}",
+                Exit.INTERFACE,
+                error.errno,
+            ) from error
+        raise _refused(name, error) from error
+
+
+def _attach(fd: int, name: str, flags: int) -> None:
+    try:
+        fcntl.ioctl(fd, TUNSETIFF, _IFREQ_FLAGS.pack(name.encode(), flags))
+    except OSError as error:
+        if error.errno in (errno.EBUSY, errno.EEXIST):
+            raise Failure(
+                f"cannot create the interface {name}",
+                "an interface of that name exists already",
+                f"choose another name, or remove it first with `ip link delete {name}`",
+                Exit.INTERFACE,
+                error.errno,
+            ) from error
+        raise _refused(name, error) from error
+
+
+def _configure(fd: int, name: str) -> None:
+    settings: tuple[Callable[[], object], ...] = (
+        lambda: fcntl.ioctl(fd, TUNSETVNETHDRSZ, struct.pack("i", VNET_HEADER_BYTES)),
+        lambda: fcntl.ioctl(fd, TUNSETOFFLOAD, 0),
+    )
+    for setting in settings:
+        try:
+            setting()
+        except OSError as error:
+            raise _refused(name, error) from error
+
+
+def _refused(name: str, error: OSError) -> Failure:
+    if error.errno in (errno.EPERM, errno.EACCES):
+        return Failure(
+            f"cannot create the interface {name}",
+            f"{DEVICE} refuses this user ({_words(error)})",
+            "run plaitd as root or with the capability CAP_NET_ADMIN",
+            Exit.PRIVILEGE,
+            error.errno or 0,
+        )
+    return Failure(
+        f"cannot create the interface {name}",
+        _words(error),
+        "see what the kernel says with `dmesg | tail`",
+        Exit.INTERFACE,
+        error.errno or 0,
+    )
+
+
+def _words(error: OSError) -> str:
+    return error.strerror or str(error)
