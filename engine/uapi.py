@@ -1,0 +1,576 @@
+"""The cross-platform configuration protocol: text over a stream socket (wireguard.com/xplatform).
+
+A client writes operations, each ended by an empty line: ``get=1``, or ``set=1`` and the
+changes, one ``key=value`` a line. Reader turns bytes into whole operations. A `set` is either valid to its
+last line or refused as a whole, and then names the first bad line; lines after that one are
+skipped up to the empty line, so that the client can still read its answer.
+
+A validated `set` is kept as compact records, about 50 bytes a peer and 18 an allowed IP,
+because one operation may carry a million peers; PeerChange objects are made one at a
+time while iterating. The same records, `Set.to_bytes`, serve as a redo record.
+
+Two lines about the same thing: the later one counts, as in wireguard-go. Lines of one
+peer mean the same in any order, except that replace_allowed_ips forgets the allowed_ip
+lines before it.
+"""
+
+from __future__ import annotations
+
+import errno
+import re
+import struct
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from socket import AF_INET, AF_INET6, inet_ntop, inet_pton  # conversions of text, no sockets
+from typing import Final, NamedTuple
+
+LINE_BYTES: Final = 4096  # the longest line that is looked at; a real one has under 150
+OPERATION_BYTES: Final = 1 << 28  # of records: 2^20 peers with ten allowed IPs each
+ALLOWED_IPS: Final = 1 << 20  # after one public_key line
+CHUNK_BYTES: Final = 1 << 16  # of a `get` answer
+
+_ZERO_KEY = bytes(32)
+_HEX_KEY = re.compile(r"[0-9a-fA-F]{64}\Z", re.ASCII)
+_DECIMAL = re.compile(r"[0-9]{1,20}\Z", re.ASCII)
+_ZONE = re.compile(r"[0-9A-Za-z_.:-]{1,15}\Z", re.ASCII)
+_SECRETISH = re.compile(r"[0-9a-fA-F]{32,}|[0-9A-Za-z+/]{40,}=*")
+
+_DEVICE_KEYS = ("private_key", "listen_port", "fwmark", "replace_peers")
+_PEER_KEYS = (
+    "remove", "update_only", "preshared_key", "endpoint", "persistent_keepalive_interval",
+    "replace_allowed_ips", "allowed_ip", "protocol_version",
+)  # fmt: skip
+
+
+class UapiError(ValueError):
+    """A line that is refused: where, what, why, and what to do; `errno` is positive.
+
+    `line` is safe to log: secrets in it are replaced.
+    """
+
+    def __init__(self, line_number: int, line: str, code: int, what: str, why: str, next_step: str) -> None:
+        super().__init__(f"line {line_number} ({line}): {what}: {why}; {next_step}")
+        self.line_number = line_number
+        self.line = line
+        self.errno = code
+        self.what = what
+        self.why = why
+        self.next = next_step
+
+
+class Endpoint(NamedTuple):
+    """Where a peer is reached: 4 or 16 bytes, port 1 to 65535, zone name or number ("" for none)."""
+
+    address: bytes
+    port: int
+    zone: str = ""
+
+    def __str__(self) -> str:
+        if len(self.address) == 4:
+            return f"{inet_ntop(AF_INET, self.address)}:{self.port}"
+        zone = f"%{self.zone}" if self.zone else ""
+        return f"[{inet_ntop(AF_INET6, self.address)}{zone}]:{self.port}"
+
+
+class AllowedIP(NamedTuple):
+    """A prefix: address of bits/8 bytes, masked to cidr. removed: a `-` stood before it."""
+
+    address: bytes
+    bits: int  # 32 or 128
+    cidr: int
+    removed: bool = False
+
+    def __str__(self) -> str:
+        text = inet_ntop(AF_INET if self.bits == 32 else AF_INET6, self.address)
+        return f"{'-' if self.removed else ''}{text}/{self.cidr}"
+
+
+@dataclass(slots=True)
+class PeerChange:
+    """What a set says about one peer. None: not mentioned."""
+
+    public_key: bytes
+    remove: bool = False
+    update_only: bool = False
+    preshared_key: bytes | None = None  # zeros take it away
+    endpoint: Endpoint | None = None
+    keepalive: int | None = None  # seconds, 0 = off
+    replace_allowed_ips: bool = False  # before allowed_ips are applied
+    allowed_ips: list[AllowedIP] = field(default_factory=list)  # in the order given
+
+
+@dataclass(slots=True)
+class Set:
+    """A valid `set`. Apply replace_peers first, then the peers in order. None: not mentioned."""
+
+    private_key: bytes | None = None  # zeros remove it
+    listen_port: int | None = None
+    fwmark: int | None = None  # 0 removes it
+    replace_peers: bool = False
+    peer_count: int = 0
+    records: bytearray = field(default_factory=bytearray, repr=False)  # the peers, packed
+
+    @property
+    def peers(self) -> Iterator[PeerChange]:
+        """The peers in order, made while iterating."""
+        return _unpack_peers(self.records)
+
+    def add_peer(self, peer: PeerChange) -> None:
+        """Append one peer's changes."""
+        self.records += _pack_peer(peer)
+        self.peer_count += 1
+
+    def to_bytes(self) -> bytes:
+        """The whole operation as bytes that from_bytes understands: a redo record. Holds secrets."""
+        flags = (
+            (self.private_key is not None)
+            | (self.listen_port is not None) << 1
+            | (self.fwmark is not None) << 2
+            | self.replace_peers << 3
+        )
+        head = _SET.pack(
+            flags, self.private_key or _ZERO_KEY, self.listen_port or 0, self.fwmark or 0, self.peer_count
+        )
+        return head + self.records
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Set:
+        """The counterpart of to_bytes."""
+        flags, private_key, listen_port, fwmark, count = _SET.unpack_from(data)
+        return cls(
+            private_key if flags & 1 else None,
+            listen_port if flags & 2 else None,
+            fwmark if flags & 4 else None,
+            bool(flags & 8),
+            count,
+            bytearray(data[_SET.size :]),
+        )
+
+
+class Get(NamedTuple):
+    """A `get` operation."""
+
+
+class Refused(NamedTuple):
+    """An operation that must not be applied; answer `set` (was_set) or `get` with error.errno."""
+
+    error: UapiError
+    was_set: bool
+
+
+Operation = Get | Set | Refused
+
+
+# --- reading operations -------------------------------------------------------------------------
+
+
+class Reader:
+    """The operations of one connection. Feed what the socket gave, in pieces of any size.
+
+    limit_bytes bounds what one operation may take in memory; beyond it the operation is
+    refused with E2BIG. An operation without its empty line is never returned: a client that dies
+    changes nothing.
+    """
+
+    def __init__(self, limit_bytes: int = OPERATION_BYTES) -> None:
+        self._limit = limit_bytes
+        self._rest = b""
+        self._begin()
+
+    def feed(self, data: bytes) -> Iterator[Operation]:
+        """Operations that are whole now; consume the iterator before feeding more."""
+        lines = (self._rest + data).split(b"\n")
+        self._rest = lines.pop()
+        self._rest = self._rest[: LINE_BYTES + 1]  # enough to know that it is too long
+        for line in lines:
+            operation = self._line(line)
+            if operation is not None:
+                yield operation
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no operation has begun: the connection may be closed without loss."""
+        return self._number == 0 and not self._rest
+
+    def _begin(self) -> None:
+        self._number = 0
+        self._verb = ""
+        self._set = Set()
+        self._peer: PeerChange | None = None
+        self._spent = 0
+        self._error: UapiError | None = None
+
+    def _line(self, raw: bytes) -> Operation | None:
+        if not raw:
+            return self._end() if self._number else None
+        self._number += 1
+        if self._error is None:
+            try:
+                self._take(raw)
+            except _Bad as bad:
+                self._error = UapiError(self._number, mask(raw), bad.code, bad.what, bad.why, bad.next)
+                self._set, self._peer = Set(), None  # nothing of it is needed any more
+        return None
+
+    def _take(self, raw: bytes) -> None:
+        if len(raw) > LINE_BYTES:
+            why = f"it has more than {LINE_BYTES} bytes"
+            raise _Bad("a line too long", why, "write one key=value a line", errno.E2BIG)
+        try:
+            key, equals, value = raw.decode("ascii").partition("=")
+        except UnicodeDecodeError:
+            raise _Bad("not ASCII text", "the protocol is plain ASCII", "remove the other bytes") from None
+        if not equals:
+            raise _Bad("no key=value", "there is no = in it", "write key=value, or an empty line to end")
+        if not self._verb:
+            self._start(key, value)
+        elif self._verb == "get":
+            raise _Bad("a line after get=1", "get takes no more", "end it with an empty line", errno.EPROTO)
+        else:
+            self._change(key, value)
+
+    def _start(self, key: str, value: str) -> None:
+        if key not in ("get", "set"):
+            why = "the first line is neither get=1 nor set=1"
+            raise _Bad("no operation", why, "begin with one of them", errno.EPROTO)
+        self._verb = key
+        if value != "1":
+            raise _Bad("an unknown version", f"only {key}=1 exists", f"write {key}=1", errno.EPROTO)
+
+    def _change(self, key: str, value: str) -> None:
+        if key == "public_key":
+            self._flush_peer()
+            self._peer = PeerChange(_key(value))
+        elif self._peer is None:
+            if key not in _DEVICE_KEYS:
+                if key in _PEER_KEYS:
+                    why = f"no public_key line stands before {key}"
+                    raise _Bad("a peer's key without a peer", why, "add that line")
+                raise _Bad("an unknown key", "the interface has no such key", "see wireguard.com/xplatform")
+            self._change_device(key, value)
+        else:
+            if key not in _PEER_KEYS:
+                if key in _DEVICE_KEYS:
+                    why = f"after the first public_key line, {key} belongs to no peer"
+                    raise _Bad("an interface's key among peers", why, "move it before the first public_key")
+                raise _Bad("an unknown key", "a peer has no such key", "see wireguard.com/xplatform")
+            _change_peer(self._peer, key, value)
+            if key == "allowed_ip":
+                if len(self._peer.allowed_ips) > ALLOWED_IPS:
+                    why = f"one public_key line has more than {ALLOWED_IPS}"
+                    raise _Bad(
+                        "too many allowed IPs", why, "repeat the public_key line before more", errno.E2BIG
+                    )
+                self._spend(_ALLOWED.size)
+
+    def _change_device(self, key: str, value: str) -> None:
+        if key == "private_key":
+            self._set.private_key = _key(value)
+        elif key == "listen_port":
+            self._set.listen_port = _number(value, 0xFFFF)
+        elif key == "fwmark":
+            self._set.fwmark = _number(value, 0xFFFFFFFF)
+        else:
+            self._set.replace_peers = _true(value)
+
+    def _flush_peer(self) -> None:
+        if self._peer is not None:
+            self._set.add_peer(self._peer)
+            self._peer = None
+        self._spend(_PEER_MOST)
+
+    def _spend(self, count: int) -> None:
+        """Count memory as it is taken."""
+        self._spent += count
+        if self._spent > self._limit:
+            why = f"its records need more than {self._limit} bytes"
+            raise _Bad("a set too large", why, "send the peers in several operations", errno.E2BIG)
+
+    def _end(self) -> Operation:
+        error, verb = self._error, self._verb
+        if error is None and self._peer is not None:
+            self._set.add_peer(self._peer)
+        done = self._set
+        self._begin()
+        if error is not None:
+            return Refused(error, verb != "get")
+        return Get() if verb == "get" else done
+
+
+def parse_set(text: str | bytes) -> Set:
+    """One whole ``set=1`` operation, its empty line optional. UapiError when it is refused."""
+    data = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
+    reader = Reader()
+    for operation in reader.feed(data.rstrip(b"\n") + b"\n\n"):
+        if isinstance(operation, Refused):
+            raise operation.error
+        if isinstance(operation, Set):
+            return operation
+        break
+    raise UapiError(1, "", errno.EPROTO, "no set operation", "the text holds none", "begin with set=1")
+
+
+def mask(raw: bytes) -> str:
+    """A line as it may be logged: what could be a secret is hidden, what is long is cut."""
+    text = raw[:256].decode("ascii", "backslashreplace")
+    key, equals, value = text.partition("=")
+    if key != "public_key" and (key not in _DEVICE_KEYS + _PEER_KEYS or key.endswith("key")):
+        key, value = _SECRETISH.sub("(hidden)", key), "(hidden)" if value else ""
+    elif key != "public_key":
+        value = _SECRETISH.sub("(hidden)", value)
+    shown = "".join(c if c.isprintable() else "?" for c in key + equals + value)
+    return shown if len(shown) <= 100 else shown[:97] + "..."
+
+
+class _Bad(Exception):
+    def __init__(self, what: str, why: str, next_step: str, code: int = errno.EINVAL) -> None:
+        super().__init__(what)
+        self.what, self.why, self.next, self.code = what, why, next_step, code
+
+
+def _change_peer(peer: PeerChange, key: str, value: str) -> None:
+    if key == "allowed_ip":
+        peer.allowed_ips.append(_allowed_ip(value))
+    elif key == "endpoint":
+        peer.endpoint = _endpoint(value)
+    elif key == "preshared_key":
+        peer.preshared_key = _key(value)
+    elif key == "persistent_keepalive_interval":
+        peer.keepalive = _number(value, 0xFFFF)
+    elif key == "replace_allowed_ips":
+        peer.replace_allowed_ips = _true(value)
+        peer.allowed_ips.clear()
+    elif key == "remove":
+        peer.remove = _true(value)
+    elif key == "update_only":
+        peer.update_only = _true(value)
+    elif value != "1":
+        raise _Bad("an unknown protocol version", "only 1 exists", "write 1, or leave the line out")
+
+
+def _key(value: str) -> bytes:
+    if not _HEX_KEY.match(value):
+        raise _Bad("not a key", "a key is 64 hexadecimal digits here", "convert base64 keys to hexadecimal")
+    return bytes.fromhex(value)
+
+
+def _number(value: str, most: int) -> int:
+    if not _DECIMAL.match(value) or int(value) > most:
+        raise _Bad("not a number in range", f"it must be decimal, 0 to {most}", "write such a number")
+    return int(value)
+
+
+def _true(value: str) -> bool:
+    if value != "true":
+        raise _Bad("not true", "the only value is true", "write true, or leave the line out")
+    return True
+
+
+def _endpoint(value: str) -> Endpoint:
+    host, colon, port_text = value.rpartition(":")
+    if not colon:
+        raise _Bad("not an endpoint", "there is no port", "write 192.0.2.1:51820 or [2001:db8::1]:51820")
+    port = _number(port_text, 0xFFFF)
+    if port == 0:
+        raise _Bad("not an endpoint", "nothing can be sent to port 0", "write the port of the peer")
+    if host.startswith("[") and host.endswith("]"):
+        text, percent, zone = host[1:-1].partition("%")
+        address = _address(AF_INET6, text)
+        if address is not None and (not percent or _ZONE.match(zone)):
+            return Endpoint(address, port, zone)
+    else:
+        address = _address(AF_INET, host)
+        if address is not None:
+            return Endpoint(address, port)
+    why = "it is not an IPv4 address, nor an IPv6 address in brackets"
+    raise _Bad("not an endpoint", why, "write 192.0.2.1:51820 or [2001:db8::1]:51820, never a name")
+
+
+def _allowed_ip(value: str) -> AllowedIP:
+    removed = value.startswith("-")
+    text, slash, cidr_text = value[removed:].partition("/")
+    for family, bits in ((AF_INET, 32), (AF_INET6, 128)):
+        address = _address(family, text)
+        if address is None:
+            continue
+        if not slash:
+            raise _Bad("not a prefix", "there is no /length", f"write {text}/{bits} for one address")
+        cidr = _number(cidr_text, bits)
+        return AllowedIP(masked(address, cidr), bits, cidr, removed)
+    why = "the address is neither IPv4 nor IPv6"
+    raise _Bad("not a prefix", why, "write 192.0.2.0/24 or 2001:db8::/32")
+
+
+def masked(address: bytes, cidr: int) -> bytes:
+    """The address with all bits after the first cidr cleared."""
+    rest = len(address) * 8 - cidr
+    return (int.from_bytes(address, "big") >> rest << rest).to_bytes(len(address), "big")
+
+
+def _address(family: int, text: str) -> bytes | None:
+    try:
+        return inet_pton(family, text)
+    except (OSError, ValueError):  # not an address; or a NUL in it
+        return None
+
+
+# --- records ------------------------------------------------------------------------------------
+
+_SET = struct.Struct("<B32sHIQ")
+_PEER = struct.Struct("<32sHI")  # public key, flags, number of allowed IPs
+_ALLOWED = struct.Struct("<16sBB")  # address, cidr, flags
+_ENDPOINT = struct.Struct("<16sHBB")  # address, port, address bytes, zone bytes
+_PEER_MOST = _PEER.size + 32 + 2 + _ENDPOINT.size + 15
+
+_REMOVE, _UPDATE_ONLY, _REPLACE, _PSK, _HAS_ENDPOINT, _KEEPALIVE = 1, 2, 4, 8, 16, 32
+_IS_IPV6, _IS_REMOVED = 1, 2
+
+
+def _pack_peer(peer: PeerChange) -> bytes:
+    flags = peer.remove * _REMOVE | peer.update_only * _UPDATE_ONLY | peer.replace_allowed_ips * _REPLACE
+    tail = b""
+    if peer.preshared_key is not None:
+        flags |= _PSK
+        tail += peer.preshared_key
+    if peer.endpoint is not None:
+        flags |= _HAS_ENDPOINT
+        address, port, zone = peer.endpoint
+        tail += _ENDPOINT.pack(address, port, len(address), len(zone)) + zone.encode("ascii")
+    if peer.keepalive is not None:
+        flags |= _KEEPALIVE
+        tail += peer.keepalive.to_bytes(2, "little")
+    ips = b"".join(
+        _ALLOWED.pack(ip.address, ip.cidr, (ip.bits == 128) * _IS_IPV6 | ip.removed * _IS_REMOVED)
+        for ip in peer.allowed_ips
+    )
+    return _PEER.pack(peer.public_key, flags, len(peer.allowed_ips)) + tail + ips
+
+
+def _unpack_peers(records: bytes | bytearray) -> Iterator[PeerChange]:
+    at = 0
+    while at < len(records):
+        public_key, flags, count = _PEER.unpack_from(records, at)
+        at += _PEER.size
+        peer = PeerChange(public_key, bool(flags & _REMOVE), bool(flags & _UPDATE_ONLY))
+        peer.replace_allowed_ips = bool(flags & _REPLACE)
+        if flags & _PSK:
+            peer.preshared_key = bytes(records[at : at + 32])
+            at += 32
+        if flags & _HAS_ENDPOINT:
+            address, port, length, zone = _ENDPOINT.unpack_from(records, at)
+            at += _ENDPOINT.size
+            peer.endpoint = Endpoint(address[:length], port, records[at : at + zone].decode("ascii"))
+            at += zone
+        if flags & _KEEPALIVE:
+            peer.keepalive = int.from_bytes(records[at : at + 2], "little")
+            at += 2
+        for _ in range(count):
+            address, cidr, kind = _ALLOWED.unpack_from(records, at)
+            at += _ALLOWED.size
+            bits = 128 if kind & _IS_IPV6 else 32
+            peer.allowed_ips.append(AllowedIP(address[: bits // 8], bits, cidr, bool(kind & _IS_REMOVED)))
+        yield peer
+
+
+# --- answers ------------------------------------------------------------------------------------
+
+
+class DeviceRecord(NamedTuple):
+    """The interface as `get` shows it; None, 0 and a key of zeros are left out."""
+
+    private_key: bytes | None
+    listen_port: int
+    fwmark: int
+
+
+class PeerRecord(NamedTuple):
+    """One peer as `get` shows it."""
+
+    public_key: bytes
+    preshared_key: bytes  # zeros when there is none
+    endpoint: Endpoint | None
+    handshake_sec: int  # wall clock of the last handshake, 0 and 0 for never
+    handshake_nsec: int
+    tx_bytes: int
+    rx_bytes: int
+    keepalive: int  # seconds, 0 = off
+    allowed_ips: Iterable[AllowedIP]
+
+
+def answer_get(device: DeviceRecord, peers: Iterable[PeerRecord]) -> Iterator[bytes]:
+    """The whole answer to a get, in chunks of about 64 KiB; peers are asked for one at a time."""
+    head = []
+    if device.private_key is not None and any(device.private_key):
+        head.append(f"private_key={device.private_key.hex()}\n")
+    if device.listen_port:
+        head.append(f"listen_port={device.listen_port}\n")
+    if device.fwmark:
+        head.append(f"fwmark={device.fwmark}\n")
+    chunk = bytearray("".join(head), "ascii")
+    for peer in peers:
+        chunk += format_peer(peer).encode("ascii")
+        if len(chunk) >= CHUNK_BYTES:
+            yield bytes(chunk)
+            chunk.clear()
+    yield bytes(chunk) + b"errno=0\n\n"
+
+
+def answer_get_refused(code: int) -> bytes:
+    """A get that fails: wg(8) takes a non-negative errno here. code: positive."""
+    return b"errno=%d\n\n" % code
+
+
+def answer_set(code: int) -> bytes:
+    """The answer to a set. wg(8) takes a negative errno here and would show "Unknown error" for a
+    positive one; code is 0 or positive, the sign is turned here."""
+    return b"errno=%d\n\n" % -code
+
+
+def answer_refused(refused: Refused) -> bytes:
+    """The answer to an operation that the Reader refused, with the sign that its client expects."""
+    answer: Callable[[int], bytes] = answer_set if refused.was_set else answer_get_refused
+    return answer(refused.error.errno)
+
+
+def format_peer(peer: PeerRecord) -> str:
+    """One peer's lines of a `get` answer."""
+    endpoint = f"endpoint={peer.endpoint}\n" if peer.endpoint else ""
+    ips = "".join(f"allowed_ip={ip}\n" for ip in peer.allowed_ips)
+    return (
+        f"public_key={peer.public_key.hex()}\n"
+        f"preshared_key={peer.preshared_key.hex()}\n"
+        f"protocol_version=1\n{endpoint}"
+        f"last_handshake_time_sec={peer.handshake_sec}\n"
+        f"last_handshake_time_nsec={peer.handshake_nsec}\n"
+        f"tx_bytes={peer.tx_bytes}\nrx_bytes={peer.rx_bytes}\n"
+        f"persistent_keepalive_interval={peer.keepalive}\n{ips}"
+    )
+
+
+_BOOLEANS = ("remove", "update_only", "replace_allowed_ips")
+
+
+def format_set(operation: Set) -> Iterator[str]:
+    """The text of a set, its empty line included, peer by peer: what a client sends."""
+    lines = ["set=1"]
+    if operation.private_key is not None:
+        lines.append(f"private_key={operation.private_key.hex()}")
+    if operation.listen_port is not None:
+        lines.append(f"listen_port={operation.listen_port}")
+    if operation.fwmark is not None:
+        lines.append(f"fwmark={operation.fwmark}")
+    if operation.replace_peers:
+        lines.append("replace_peers=true")
+    yield "\n".join(lines) + "\n"
+    for peer in operation.peers:
+        lines = [f"public_key={peer.public_key.hex()}"]
+        lines += [f"{name}=true" for name in _BOOLEANS if getattr(peer, name)]
+        if peer.preshared_key is not None:
+            lines.append(f"preshared_key={peer.preshared_key.hex()}")
+        if peer.endpoint is not None:
+            lines.append(f"endpoint={peer.endpoint}")
+        if peer.keepalive is not None:
+            lines.append(f"persistent_keepalive_interval={peer.keepalive}")
+        lines += [f"allowed_ip={ip}" for ip in peer.allowed_ips]
+        yield "\n".join(lines) + "\n"
+    yield "\n"
