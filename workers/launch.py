@@ -10,6 +10,7 @@ an exception that nobody catches before that is told to the supervisor too.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import ctypes
 import logging
 import mmap
@@ -195,7 +196,7 @@ def _report_failure(channel: Channel, kind: str, start: WorkerStart | None = Non
 
     def hook(kind_of: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
         if start is None or not start._ready:
-            try:
+            with contextlib.suppress(OSError):
                 channel.send(
                     {
                         "kind": "failed",
@@ -204,8 +205,6 @@ def _report_failure(channel: Channel, kind: str, start: WorkerStart | None = Non
                         "next": "see its traceback with `plaitd --foreground`",
                     }
                 )
-            except OSError:
-                pass
         sys.__excepthook__(kind_of, error, traceback)
 
     sys.excepthook = hook

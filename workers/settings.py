@@ -1,0 +1,194 @@
+"""The engine's own settings: what `wg` has no word for.
+
+They stand in /etc/plait/IFACE.toml, or in the file that PLAIT_CONFIG names, because wg-quick
+starts an engine without arguments. No file means the defaults. A file is taken whole or
+refused whole, with file, line, what, why and the next step.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from workers.failure import Exit, Failure
+
+DIRECTORY = Path("/etc/plait")
+MAX_WORKERS_OF_A_KIND = 32  # shm/layout.h MAX_RECEIVERS, MAX_CONSUMERS
+MAX_PEERS = 1 << 20  # the kernel's MAX_PEERS_PER_DEVICE
+MAX_SESSIONS = 1 << 21  # keypair numbers have 21 bits
+MAILBOX_CELLS = 4096  # over all receivers; the kernel's MAX_QUEUED_INCOMING_HANDSHAKES
+ALLOWED_IPS_A_PEER = 4  # an estimate; each allowed IP takes at most two trie nodes
+NODES_A_TRAIN = 8  # a train whose packets belong to several sessions takes a node for each run
+
+# What each key means and accepts; the text of every refusal.
+KEYS = {
+    "receivers": f"a number from 1 to {MAX_WORKERS_OF_A_KIND}: processes that take packets in",
+    "consumers": f"a number from 1 to {MAX_WORKERS_OF_A_KIND}: processes that seal, open and send",
+    "cores": "a list of CPU numbers, for example [0, 1]: where receivers and consumers are pinned in turn",
+    "max_peers": f"a number from 1 to {MAX_PEERS}: peers that this interface can ever have at once",
+    "sessions": f"a number from 64 to {MAX_SESSIONS}: session keys that can be live at once",
+    "small_slots": "a number from 64 to 65536: packet buffers of 2 KiB, for each receiver and direction",
+    "train_slots": "a number from 1 to 4096: buffers of 68 KiB for trains, for each receiver and direction",
+    "handoff": 'the word "split": every packet goes to the consumer process of its peer',
+}
+
+_Workers = Annotated[int, msgspec.Meta(ge=1, le=MAX_WORKERS_OF_A_KIND)]
+_Core = Annotated[int, msgspec.Meta(ge=0)]
+
+
+class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The settings of one interface, complete: `load` has filled in what depends on the host."""
+
+    receivers: _Workers
+    consumers: _Workers
+    cores: Annotated[tuple[_Core, ...], msgspec.Meta(min_length=1)]
+    max_peers: Annotated[int, msgspec.Meta(ge=1, le=MAX_PEERS)] = 1 << 16
+    sessions: Annotated[int, msgspec.Meta(ge=64, le=MAX_SESSIONS)] | None = None
+    small_slots: Annotated[int, msgspec.Meta(ge=64, le=65536)] = 1024
+    train_slots: Annotated[int, msgspec.Meta(ge=1, le=4096)] = 16
+    handoff: Literal["split"] = "split"
+
+    def core_of(self, number: int) -> int:
+        """The CPU of receiver or consumer `number`."""
+        return self.cores[number % len(self.cores)]
+
+
+def path_of(interface: str, environment: Mapping[str, str]) -> Path:
+    """The settings file of an interface, which need not exist unless PLAIT_CONFIG names it."""
+    named = environment.get("PLAIT_CONFIG")
+    return Path(named) if named else DIRECTORY / f"{interface}.toml"
+
+
+def load(
+    interface: str, environment: Mapping[str, str] = os.environ, available: frozenset[int] | None = None
+) -> Settings:
+    """The settings of an interface on this host. Raises Failure for a file that is refused.
+
+    available: the CPUs that may be used, by default those of this process. WG_THREADS, known
+    from other engines, takes the place of the default number of receivers and consumers.
+    """
+    cpus = sorted(available or os.sched_getaffinity(0))
+    workers = min(_threads(environment) or len(cpus), MAX_WORKERS_OF_A_KIND)
+    defaults: dict[str, Any] = {"receivers": workers, "consumers": workers, "cores": cpus}
+    path = path_of(interface, environment)
+    try:
+        text = path.read_bytes().decode()
+    except FileNotFoundError as error:
+        if environment.get("PLAIT_CONFIG"):
+            raise _unreadable(path, error) from error
+        return msgspec.convert(defaults, Settings)
+    except (OSError, UnicodeDecodeError) as error:
+        raise _unreadable(path, error) from error
+    settings = parse(text, str(path), defaults)
+    for core in settings.cores:
+        if core not in cpus:
+            raise _refusal(
+                str(path), text, "cores", f"CPU {core} is not one that plaitd may use here ({_ranges(cpus)})"
+            )
+    return settings
+
+
+def parse(text: str, path: str, defaults: Mapping[str, Any]) -> Settings:
+    """The settings in a TOML text over defaults. path is for the words of a Failure."""
+    try:
+        given = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise _malformed(path, text, error) from error
+    for key in given:
+        if key not in KEYS:
+            raise _refusal(path, text, key, "there is no such setting")
+    try:
+        return msgspec.convert({**defaults, **given}, Settings)
+    except msgspec.ValidationError as error:
+        reason, _, place = str(error).partition(" - at `$.")
+        key = re.split(r"[\[`.]", place)[0]
+        reason = reason[0].lower() + reason[1:].replace("`", "")
+        raise _refusal(path, text, key, reason) from error
+
+
+def geometry(settings: Settings) -> dict[str, int]:
+    """The numbers of `struct geometry` (shm/layout.h) for these settings, for shm.segment."""
+    peers = -(-settings.max_peers // 64) * 64
+    sessions = settings.sessions or min(max(2 * peers, 64), MAX_SESSIONS)
+    cells = MAILBOX_CELLS // settings.receivers
+    return {
+        "max_peers": peers,
+        "max_keypairs": _power_of_two(sessions),
+        "max_receivers": settings.receivers,
+        "max_consumers": settings.consumers,
+        "nodes_a_pool": settings.small_slots + NODES_A_TRAIN * settings.train_slots,
+        "small_slots": settings.small_slots,
+        "train_slots": settings.train_slots,
+        "mailbox_cells": 1 << (cells.bit_length() - 1),
+        "max_trie_nodes": 2 * ALLOWED_IPS_A_PEER * peers,
+        "public_key_buckets": _power_of_two(peers),
+    }
+
+
+def _threads(environment: Mapping[str, str]) -> int | None:
+    text = environment.get("WG_THREADS")
+    if not text:
+        return None
+    if not text.isascii() or not text.isdigit() or int(text) == 0:
+        raise Failure(
+            f"cannot use WG_THREADS={text}",
+            "it is not a number above 0",
+            "set it to the number of receivers and consumers wanted, or unset it",
+            Exit.USAGE,
+        )
+    return int(text)
+
+
+def _power_of_two(number: int) -> int:
+    """The smallest power of two that is not below number."""
+    return 1 << (number - 1).bit_length()
+
+
+def _ranges(cpus: list[int]) -> str:
+    return ", ".join(map(str, cpus))
+
+
+def _line_of(text: str, key: str) -> int:
+    """The line (from 1) where a top-level key or table stands."""
+    pattern = re.compile(rf"""\s*\[*\s*["']?{re.escape(key)}["']?\s*[\].=]""")
+    for number, line in enumerate(text.splitlines(), 1):
+        if pattern.match(line):
+            return number
+    return 1
+
+
+def _refusal(path: str, text: str, key: str, why: str) -> Failure:
+    line = _line_of(text, key)
+    words = " ".join(text.splitlines()[line - 1].split())
+    next_step = f"{key} takes {KEYS[key]}" if key in KEYS else "remove it or use one of " + ", ".join(KEYS)
+    return Failure(f"{path}, line {line}: cannot use `{words}`", why, next_step, Exit.SETTINGS)
+
+
+def _malformed(path: str, text: str, error: tomllib.TOMLDecodeError) -> Failure:
+    reason, place = str(error), re.search(r" \(at line (\d+), column \d+\)$", str(error))
+    if place:
+        line, reason = int(place.group(1)), reason[: place.start()]
+    else:  # "at end of document"
+        line = max(len(text.splitlines()), 1)
+    return Failure(
+        f"{path}, line {line}: cannot read the settings",
+        reason[0].lower() + reason[1:],
+        "write lines such as `receivers = 2` (TOML)",
+        Exit.SETTINGS,
+    )
+
+
+def _unreadable(path: Path, error: Exception) -> Failure:
+    if isinstance(error, UnicodeDecodeError):
+        line = error.object[: error.start].count(b"\n") + 1
+        what, why = f"{path}, line {line}: cannot read the settings", "the file is not UTF-8 text"
+    else:
+        why = error.strerror or str(error) if isinstance(error, OSError) else str(error)
+        what = f"cannot read the settings file {path}"
+    return Failure(what, why, "mend it, or remove it to run with the defaults", Exit.SETTINGS)
