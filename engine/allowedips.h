@@ -20,25 +20,28 @@ struct trie_node {
     uint32_t reserved[5];
 };
 
-/* The writer's view. `free_head`, `used` and the waiting list live in process memory of
- * control and are rebuilt by allowedips_recover. */
+/* The writer's view, in process memory of control; allowedips_recover rebuilds it. */
 struct allowedips {
-    struct trie_node *nodes;      /* node 0 is not used */
+    struct trie_node *nodes;      /* node 0 is none; its peer_next keeps `used` over a restart */
     uint32_t max_nodes;
     uint32_t *root4;
     uint32_t *root6;
-    uint32_t used;                /* high-water mark */
+    uint32_t used;                /* high-water mark: no node above was ever used */
     uint32_t free_head;           /* linked by child[0] */
-    uint32_t waiting_head;        /* removed, waiting for a grace period */
-    uint32_t live;
+    uint32_t waiting_head;        /* removed, waiting for a grace period; linked by peer_next */
+    uint32_t live;                /* nodes in the trees, branches included */
 };
+/* Over memory that is zero or was left by a writer that ended (then recover follows). */
 void allowedips_open(struct allowedips *ips, struct trie_node *nodes, uint32_t max_nodes,
                      uint32_t *root4, uint32_t *root6);
-/* After control's restart: free list and high-water mark from the nodes themselves. */
-void allowedips_recover(struct allowedips *ips, uint32_t used);
+/* After control's restart, wherever it was killed: lists of free nodes and of each peer's from the
+ * trees themselves. Rows 0 to rows-1 may own nodes. What no tree names waits for a grace
+ * period: allowedips_reclaim after it. */
+void allowedips_recover(struct allowedips *ips, uint32_t rows, uint8_t *first, uint32_t stride);
 /* address/cidr now belongs to peer (moving it from another if need be). first_of(peer) lists
- * are kept through *first, an array of list heads with the given stride in bytes
- * (row 0's head at first). 0, or -1 when no node is left (nothing changed). */
+ * are kept through *first, an array of list heads (u32 node number, 0 = empty; on by
+ * peer_next, in order of insertion) with the given stride in bytes, row 0's head at first.
+ * 0, or -1 when no node is left (nothing changed; waiting nodes come back by reclaim). */
 int allowedips_insert(struct allowedips *ips, const uint8_t *address, uint32_t bits, uint32_t cidr,
                       uint32_t peer, uint8_t *first, uint32_t stride);
 /* Removes exactly that prefix if it belongs to peer. 1 when it did. */

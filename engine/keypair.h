@@ -42,11 +42,13 @@ uint64_t key_word_confirm(uint64_t word, uint32_t number);
 /* Without `number`. */
 uint64_t key_word_drop(uint64_t word, uint32_t number);
 
-/* birth + seconds <= now */
+/* birth + seconds <= now; a wiped keypair (birth 0) is older than anything */
 int keypair_is_older(const struct keypair *keypair, uint64_t now, uint32_t seconds);
 /* Takes count nonces: the counter in memory advances first. Returns the first, or
  * 0xffffffffffffffff when the session may not send (age, messages). */
 uint64_t keypair_take_nonces(struct keypair *keypair, uint32_t count, uint64_t now);
+/* It only receives from now on (our private key changed). */
+void keypair_stop_sending(struct keypair *keypair);
 /* cdef end */
 
 #endif

@@ -41,6 +41,9 @@ enum timer_column {
 };
 #define TIMER_NEVER 0xffffffff
 #define TIMER_TICK_SHIFT 24
+/* Seconds in ticks, rounded up: nothing is due early. */
+#define TIMER_NEW_HANDSHAKE_TICKS 895  /* 15 s, jitter comes on top */
+#define TIMER_KEEPALIVE_TICKS 597      /* 10 s */
 
 /* columns[c * stride + row]. Each returns 1 when control must look at the row earlier than
  * NEXT_DUE says (the caller raises the event then), else 0. */
@@ -48,6 +51,9 @@ int timers_data_sent(uint32_t *columns, uint32_t stride, uint32_t row, uint32_t 
 int timers_data_received(uint32_t *columns, uint32_t stride, uint32_t row, uint32_t tick);
 int timers_authenticated_sent(uint32_t *columns, uint32_t stride, uint32_t row, uint32_t tick);
 int timers_authenticated_received(uint32_t *columns, uint32_t stride, uint32_t row, uint32_t tick);
+/* Control, before it reads stamps of these rows and stores a new NEXT_DUE: sets NEXT_DUE to
+ * TIMER_NEVER, so that a stamp armed from now on is reported, and fences (timers.c). */
+void timers_look(uint32_t *columns, const uint32_t *rows, uint32_t count);
 /* Control, at birth of a row. */
 void timers_initialise(uint32_t *columns, uint32_t stride, uint32_t row);
 /* cdef end */

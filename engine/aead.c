@@ -1,0 +1,49 @@
+/* aead: chooses a provider and passes calls on to it. */
+#include "aead_provider.h"
+
+#include <stddef.h>
+
+struct aead *aead_new(int provider)
+{
+    if (provider == AEAD_EVP)
+        return aead_evp_new();
+    if (provider == AEAD_IPSEC_MB)
+        return aead_ipsec_mb_new();
+    if (provider != -1)
+        return NULL;
+
+    struct aead *fast = aead_ipsec_mb_new();
+    if (fast && aead_ipsec_mb_is_fast(fast))
+        return fast;
+    struct aead *portable = aead_evp_new();
+    if (!portable)
+        return fast;
+    aead_free(fast);
+    return portable;
+}
+
+void aead_free(struct aead *aead)
+{
+    if (aead)
+        aead->free(aead);
+}
+
+enum aead_provider aead_which(const struct aead *aead)
+{
+    return aead->provider;
+}
+
+const char *aead_name(const struct aead *aead)
+{
+    return aead->name;
+}
+
+void aead_seal(struct aead *aead, struct aead_job *jobs, uint32_t count)
+{
+    aead->seal(aead, jobs, count);
+}
+
+void aead_open(struct aead *aead, struct aead_job *jobs, uint32_t count)
+{
+    aead->open(aead, jobs, count);
+}

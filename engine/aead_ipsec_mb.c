@@ -1,0 +1,166 @@
+/* aead_ipsec_mb: the fast provider on CPUs with AVX-512, Intel's libipsec-mb by its job
+ * interface. The library computes tags and leaves the comparison to its user. */
+#include "aead_provider.h"
+
+#ifdef HAVE_IPSEC_MB
+
+#include <intel-ipsec-mb.h>
+#include <openssl/crypto.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#define CHUNK 64  /* messages under way at once; the library itself allows 256 */
+
+struct ipsec_mb {
+    struct aead aead;
+    IMB_MGR *manager;
+    IMB_ARCH arch;
+    uint8_t nonces[CHUNK][NONCE_BYTES];
+    uint8_t tags[CHUNK][AEAD_TAG_BYTES];
+};
+
+static const uint8_t no_data[1];  /* the library wants a pointer even for no associated data */
+
+/* Fills the library's next job. `tag` is where it writes the tag that it computes. */
+static IMB_JOB *prepare(struct ipsec_mb *mb, const struct aead_job *job, uint32_t length,
+                        uint32_t slot, uint8_t *tag)
+{
+    IMB_JOB *next = IMB_GET_NEXT_JOB(mb->manager);
+
+    nonce_write(mb->nonces[slot], job->counter);
+    next->cipher_mode = IMB_CIPHER_CHACHA20_POLY1305;
+    next->hash_alg = IMB_AUTH_CHACHA20_POLY1305;
+    next->enc_keys = job->key;
+    next->dec_keys = job->key;
+    next->key_len_in_bytes = AEAD_KEY_BYTES;
+    next->iv = mb->nonces[slot];
+    next->iv_len_in_bytes = NONCE_BYTES;
+    next->src = job->data;
+    next->dst = job->data;
+    next->cipher_start_src_offset_in_bytes = 0;
+    next->hash_start_src_offset_in_bytes = 0;
+    next->msg_len_to_cipher_in_bytes = length;
+    next->msg_len_to_hash_in_bytes = length;
+    next->u.CHACHA20_POLY1305.aad = no_data;
+    next->u.CHACHA20_POLY1305.aad_len_in_bytes = 0;
+    next->auth_tag_output = tag;
+    next->auth_tag_output_len_in_bytes = AEAD_TAG_BYTES;
+    return next;
+}
+
+/* A message that was not sealed may still be plaintext, and nobody may send that. */
+static void must_be_sealed(const IMB_JOB *done)
+{
+    if (done->status == IMB_STATUS_COMPLETED)
+        return;
+    fputs("aead: libipsec-mb refused to seal a message, so it would leave as plaintext; ending "
+          "this process. Set the aead provider to evp and report the library's version.\n", stderr);
+    abort();
+}
+
+static void seal_chunk(struct ipsec_mb *mb, struct aead_job *jobs, uint32_t count)
+{
+    IMB_JOB *done;
+
+    for (uint32_t i = 0; i < count; i++) {
+        IMB_JOB *next = prepare(mb, &jobs[i], jobs[i].length, i, jobs[i].data + jobs[i].length);
+        next->cipher_direction = IMB_DIR_ENCRYPT;
+        next->chain_order = IMB_ORDER_CIPHER_HASH;
+        for (done = IMB_SUBMIT_JOB(mb->manager); done; done = IMB_GET_COMPLETED_JOB(mb->manager))
+            must_be_sealed(done);
+    }
+    while ((done = IMB_FLUSH_JOB(mb->manager)))
+        must_be_sealed(done);
+}
+
+static void finish_open(const IMB_JOB *done)
+{
+    struct aead_job *job = done->user_data;
+    const uint8_t *computed = done->user_data2;
+
+    if (done->status == IMB_STATUS_COMPLETED &&
+        CRYPTO_memcmp(computed, job->data + job->length - AEAD_TAG_BYTES, AEAD_TAG_BYTES) == 0)
+        job->refused = 0;
+}
+
+static void open_chunk(struct ipsec_mb *mb, struct aead_job *jobs, uint32_t count)
+{
+    IMB_JOB *done;
+
+    for (uint32_t i = 0; i < count; i++) {
+        jobs[i].refused = -1;  /* until its tag has been seen to be right */
+        if (jobs[i].length < AEAD_TAG_BYTES)
+            continue;
+        IMB_JOB *next = prepare(mb, &jobs[i], jobs[i].length - AEAD_TAG_BYTES, i, mb->tags[i]);
+        next->cipher_direction = IMB_DIR_DECRYPT;
+        next->chain_order = IMB_ORDER_HASH_CIPHER;
+        next->user_data = &jobs[i];
+        next->user_data2 = mb->tags[i];
+        for (done = IMB_SUBMIT_JOB(mb->manager); done; done = IMB_GET_COMPLETED_JOB(mb->manager))
+            finish_open(done);
+    }
+    while ((done = IMB_FLUSH_JOB(mb->manager)))
+        finish_open(done);
+}
+
+/* Nonces and computed tags have room for CHUNK messages. */
+static void ipsec_mb_seal(struct aead *aead, struct aead_job *jobs, uint32_t count)
+{
+    for (uint32_t at = 0; at < count; at += CHUNK)
+        seal_chunk((struct ipsec_mb *)aead, jobs + at, count - at < CHUNK ? count - at : CHUNK);
+}
+
+static void ipsec_mb_open(struct aead *aead, struct aead_job *jobs, uint32_t count)
+{
+    for (uint32_t at = 0; at < count; at += CHUNK)
+        open_chunk((struct ipsec_mb *)aead, jobs + at, count - at < CHUNK ? count - at : CHUNK);
+}
+
+static void ipsec_mb_free(struct aead *aead)
+{
+    struct ipsec_mb *mb = (struct ipsec_mb *)aead;
+
+    if (mb->manager)
+        free_mb_mgr(mb->manager);
+    OPENSSL_cleanse(mb, sizeof(*mb));
+    free(mb);
+}
+
+struct aead *aead_ipsec_mb_new(void)
+{
+    struct ipsec_mb *mb = calloc(1, sizeof(*mb));
+
+    if (!mb)
+        return NULL;
+    mb->aead = (struct aead){ AEAD_IPSEC_MB, "libipsec-mb", ipsec_mb_seal, ipsec_mb_open, ipsec_mb_free };
+    mb->manager = alloc_mb_mgr(0);
+    if (mb->manager)
+        init_mb_mgr_auto(mb->manager, &mb->arch);
+    if (!mb->manager || imb_get_errno(mb->manager) != 0 || mb->arch < IMB_ARCH_SSE) {
+        ipsec_mb_free(&mb->aead);
+        return NULL;
+    }
+    return &mb->aead;
+}
+
+int aead_ipsec_mb_is_fast(const struct aead *aead)
+{
+    return ((const struct ipsec_mb *)aead)->arch >= IMB_ARCH_AVX512;
+}
+
+#else
+
+#include <stddef.h>
+
+struct aead *aead_ipsec_mb_new(void)
+{
+    return NULL;
+}
+
+int aead_ipsec_mb_is_fast(const struct aead *aead)
+{
+    (void)aead;
+    return 0;
+}
+
+#endif

@@ -1,0 +1,227 @@
+/* session: a batch of one peer's data messages. The caller holds the peer, so the key word,
+ * the keypairs that it names and the holder's columns change here alone.
+ *
+ * Opening goes through a batch three times: find keys, open all, then decide in order of
+ * arrival. A new key word is stored last, since control may wipe and reuse a keypair as
+ * soon as no key word names it; killed before, the next data under `next` confirms it again. */
+#include "session.h"
+
+#include <assert.h>
+#include <string.h>
+
+/* initiator, once a session, when a packet arrives in its last quarter of a minute */
+#define REFRESH_SECONDS (REJECT_AFTER_SECONDS - KEEPALIVE_SECONDS - REKEY_TIMEOUT_SECONDS)
+
+static uint32_t tick_of(uint64_t now)
+{
+    return (uint32_t)(now >> TIMER_TICK_SHIFT);
+}
+
+/* The keypair if this number can be one of this peer's, else NULL. */
+static struct keypair *keypair_of(const struct session *session, uint32_t number)
+{
+    if (!number || number >= session->max_keypairs)
+        return NULL;
+    struct keypair *keypair = &session->keypairs[number];
+    return keypair->peer == session->peer && keypair->peer_generation == session->peer_generation ? keypair : NULL;
+}
+
+/* The keypair number, of those that the key word names, that the peer addresses; 0 = none. */
+static uint32_t find_number(const struct session *session, uint64_t word, uint32_t index)
+{
+    const uint32_t numbers[3] = { key_word_current(word), key_word_previous(word), key_word_next(word) };
+
+    for (int i = 0; i < 3; i++) {
+        const struct keypair *keypair = keypair_of(session, numbers[i]);
+        if (keypair && keypair->local_index == index)
+            return numbers[i];
+    }
+    return 0;
+}
+
+static int receives(const struct keypair *keypair, uint64_t now)
+{
+    return !keypair_is_older(keypair, now, REJECT_AFTER_SECONDS) &&
+           keypair->window.top < REJECT_AFTER_MESSAGES;
+}
+
+static int sends(const struct keypair *keypair, uint64_t now)
+{
+    return !keypair_is_older(keypair, now, REJECT_AFTER_SECONDS) &&
+           keypair->send_counter < REJECT_AFTER_MESSAGES;
+}
+
+/* An authenticated packet came in: is it high time for new keys? Asked once a session. */
+static int wants_refresh(const struct session *session, uint64_t word, uint64_t now)
+{
+    struct keypair *current = keypair_of(session, key_word_current(word));
+
+    if (!current || current->rekey_asked || !(current->flags & KEYPAIR_INITIATOR) || !sends(current, now) ||
+        !keypair_is_older(current, now, REFRESH_SECONDS))
+        return 0;
+    current->rekey_asked = 1;
+    return 1;
+}
+
+/* Authenticated and new: an inner packet, or what is wrong with it. */
+static enum verdict inner_verdict(const struct session *session, struct packet *packet)
+{
+    const uint8_t *source;
+    uint32_t trimmed;
+    int version = packet_source(packet->data, packet->length, &source, &trimmed);
+
+    if (!version)
+        return VERDICT_INNER_HEADER;
+    if (packet_ecn_decapsulate(packet->data, packet->ecn) < 0)
+        return VERDICT_ECN;
+    uint32_t owner = allowedips_lookup(session->trie, session->max_trie_nodes,
+                                       version == 4 ? session->root4 : session->root6, source,
+                                       version == 4 ? 32 : 128);
+    if (owner != session->peer)
+        return VERDICT_INNER_SOURCE;
+    packet->length = trimmed;
+    return VERDICT_DELIVER;
+}
+
+/* First pass: which keypair, 0 with the verdict set when none may open this message. */
+static uint32_t choose_keypair(const struct session *session, uint64_t word, struct packet *packet, uint64_t now)
+{
+    if (packet->length < DATA_OVERHEAD) {
+        packet->verdict = VERDICT_TAG;  /* no room for one */
+        return 0;
+    }
+    uint32_t number = find_number(session, word, data_receiver_index(packet->data));
+    if (!number) {
+        packet->verdict = VERDICT_KEYPAIR_GONE;
+        return 0;
+    }
+    if (!receives(&session->keypairs[number], now) || data_counter(packet->data) >= REJECT_AFTER_MESSAGES) {
+        packet->verdict = VERDICT_KEYPAIR_EXPIRED;
+        return 0;
+    }
+    return number;
+}
+
+void session_open(struct session *session, struct aead *aead, struct packet *packets,
+                  uint32_t count, uint64_t now)
+{
+    struct aead_job jobs[SESSION_BATCH];
+    struct packet *opened[SESSION_BATCH];
+    uint32_t numbers[SESSION_BATCH], job_count = 0, data_packets = 0;
+    const uint64_t found_word = *session->key_word;
+    uint64_t word = found_word;
+
+    assert(count <= SESSION_BATCH);
+    session->news = 0;
+    session->last_authenticated = 0;
+    for (uint32_t i = 0; i < count; i++) {
+        uint32_t number = choose_keypair(session, word, &packets[i], now);
+        if (!number)
+            continue;
+        jobs[job_count] = (struct aead_job){ .data = packets[i].data + DATA_HEADER_BYTES,
+                                             .length = packets[i].length - DATA_HEADER_BYTES,
+                                             .refused = -1,
+                                             .counter = data_counter(packets[i].data),
+                                             .key = session->keypairs[number].receive_key };
+        opened[job_count] = &packets[i];
+        numbers[job_count++] = number;
+    }
+    aead_open(aead, jobs, job_count);
+
+    for (uint32_t i = 0; i < job_count; i++) {
+        struct packet *packet = opened[i];
+
+        if (jobs[i].refused) {
+            packet->verdict = VERDICT_TAG;
+            continue;
+        }
+        if (!window_accept(&session->keypairs[numbers[i]].window, jobs[i].counter)) {
+            packet->verdict = VERDICT_REPLAY;
+            continue;
+        }
+        session->news |= SESSION_AUTHENTICATED;
+        session->last_authenticated = (uint32_t)(packet - packets);
+        uint64_t confirmed = key_word_confirm(word, numbers[i]);
+        if (confirmed != word) {
+            session->news |= SESSION_CONFIRMED | (key_word_previous(word) ? SESSION_KEYS : 0);
+            word = confirmed;
+        }
+        packet->data += DATA_HEADER_BYTES;
+        packet->length -= DATA_OVERHEAD;
+        if (packet->length == 0) {
+            packet->verdict = VERDICT_KEEPALIVE;
+            continue;
+        }
+        data_packets++;
+        packet->verdict = inner_verdict(session, packet);
+    }
+
+    if (session->news & SESSION_AUTHENTICATED) {
+        uint32_t tick = tick_of(now);
+        if (wants_refresh(session, word, now))
+            session->news |= SESSION_HANDSHAKE_WANTED;
+        if (timers_authenticated_received(session->columns, session->stride, session->peer, tick))
+            session->news |= SESSION_TIMER;
+        if (data_packets && timers_data_received(session->columns, session->stride, session->peer, tick))
+            session->news |= SESSION_TIMER;
+    }
+    if (word != found_word)
+        /* Release: whoever no longer finds a keypair named finds our last touch of it done. */
+        __atomic_store_n(session->key_word, word, __ATOMIC_RELEASE);
+}
+
+/* Pads the packet and writes its header; what is to be sealed goes into job. */
+static void prepare_seal(const struct session *session, const struct keypair *keypair, uint64_t counter,
+                         struct packet *packet, struct aead_job *job)
+{
+    uint32_t padding = packet_padding(packet->length, session->mtu);
+
+    packet->ecn = packet->length ? packet_ecn(packet->data) : 0;
+    memset(packet->data + packet->length, 0, padding);
+    *job = (struct aead_job){ .data = packet->data, .length = packet->length + padding,
+                              .counter = counter, .key = keypair->send_key };
+    packet->data -= DATA_HEADER_BYTES;
+    packet->length += padding + DATA_OVERHEAD;
+    packet->verdict = VERDICT_DELIVER;
+    data_header_write(packet->data, keypair->remote_index, counter);
+}
+
+int session_seal(struct session *session, struct aead *aead, struct packet *packets,
+                 uint32_t count, uint64_t now)
+{
+    struct aead_job jobs[SESSION_BATCH];
+    struct keypair *keypair = keypair_of(session, key_word_current(*session->key_word));
+    uint64_t first = keypair ? keypair_take_nonces(keypair, count, now) : UINT64_MAX;
+    uint32_t data_packets = 0;
+
+    assert(count <= SESSION_BATCH);
+    session->news = 0;
+    if (first == UINT64_MAX) {
+        for (uint32_t i = 0; i < count; i++)
+            packets[i].verdict = VERDICT_NO_SESSION;
+        session->news = SESSION_HANDSHAKE_WANTED;
+        return -1;
+    }
+    for (uint32_t i = 0; i < count; i++) {
+        data_packets += packets[i].length != 0;
+        prepare_seal(session, keypair, first + i, &packets[i], &jobs[i]);
+    }
+    aead_seal(aead, jobs, count);
+
+    uint32_t tick = tick_of(now);
+    if (count && timers_authenticated_sent(session->columns, session->stride, session->peer, tick))
+        session->news |= SESSION_TIMER;
+    if (data_packets && timers_data_sent(session->columns, session->stride, session->peer, tick))
+        session->news |= SESSION_TIMER;
+    if (keypair->send_counter > REKEY_AFTER_MESSAGES ||
+        ((keypair->flags & KEYPAIR_INITIATOR) && keypair_is_older(keypair, now, REKEY_AFTER_SECONDS)))
+        session->news |= SESSION_HANDSHAKE_WANTED;
+    return 0;
+}
+
+int session_is_usable(const struct session *session, uint64_t now)
+{
+    const struct keypair *keypair = keypair_of(session, key_word_current(*session->key_word));
+
+    return keypair && sends(keypair, now);
+}
