@@ -1,0 +1,136 @@
+"""`plait`: the command line. Only click is imported here; each command imports what it needs when it runs."""
+
+from __future__ import annotations
+
+import sys
+from typing import NoReturn
+
+import click
+
+from plait.failure import Failure
+
+EXAMPLES = """\b
+Examples:
+  plait genkey | tee private.key | plait pubkey > public.key
+  plait show                     all interfaces, as `wg show` prints them
+  plait show --engine wg0        processes, queues, slots and drops by cause
+  plait up /etc/wireguard/wg0.conf
+  plait doctor                   what this host lacks, and how to mend it
+  plait demo                     two hosts and one tunnel, on this machine alone
+
+The engine itself is started by `plaitd wg0`, and configured by wg(8).
+"""
+
+
+class Plait(click.Group):
+    """The group, with failures printed as one sentence (what: why. Next step.) and exit code 1."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except Failure as failure:
+            click.echo(f"plait: {failure}", err=True)
+            ctx.exit(1)
+        except BrokenPipeError:
+            raise  # click ends quietly: the reader has seen enough
+        except OSError as error:
+            click.echo(f"plait: {ctx.invoked_subcommand}: {error}", err=True)
+            ctx.exit(1)
+
+
+@click.group(cls=Plait, epilog=EXAMPLES, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="plait", message="%(prog)s %(version)s")
+def plait() -> None:
+    """Plait, a multiprocess userspace engine for the WireGuard protocol."""
+
+
+@plait.command(short_help="Write a new private key.")
+def genkey() -> None:
+    """Write a new private key to standard output."""
+    from plait import keys
+
+    keys.warn_about_public_output(sys.stdout.fileno(), sys.stderr)
+    click.echo(keys.private_key())
+
+
+@plait.command(short_help="Write a new preshared key.")
+def genpsk() -> None:
+    """Write a new preshared key to standard output."""
+    from plait import keys
+
+    keys.warn_about_public_output(sys.stdout.fileno(), sys.stderr)
+    click.echo(keys.preshared_key())
+
+
+@plait.command(short_help="Turn a private key into its public key.")
+def pubkey() -> None:
+    """Read a private key from standard input and write its public key to standard output."""
+    from plait import keys
+
+    click.echo(keys.public_key(sys.stdin.buffer.read()))
+
+
+@plait.command(short_help="Show interfaces and peers, or the engine's insides.")
+@click.argument("interface", required=False)
+@click.argument("field", required=False)
+@click.option("--engine", is_flag=True, help="Processes, queues, slots, drops by cause, AEAD provider.")
+@click.option("--json", "as_json", is_flag=True, help="The same as JSON.")
+def show(interface: str | None, field: str | None, engine: bool, as_json: bool) -> None:
+    """Show interfaces and peers as `wg show` does.
+
+    INTERFACE is a name, `all` (the default) or `interfaces`. FIELD is one of public-key, private-key,
+    listen-port, fwmark, peers, preshared-keys, endpoints, allowed-ips, latest-handshakes, transfer,
+    persistent-keepalive, dump: printed alone and tab-separated, for programs.
+    """
+    from plait import show
+
+    show.run(interface, field, engine=engine, as_json=as_json)
+
+
+@plait.command(short_help="Set up an interface from a wg-quick file.")
+@click.argument("config", metavar="FILE|INTERFACE")
+def up(config: str) -> None:
+    """Set up the interface that a wg-quick file describes: engine, keys, addresses, MTU, routes, DNS, hooks.
+
+    A bare INTERFACE means /etc/wireguard/INTERFACE.conf. When a step fails, all steps before it are undone.
+    """
+    from plait import quick
+
+    quick.up(config)
+
+
+@plait.command(short_help="Take down what `plait up` set up.")
+@click.argument("config", metavar="FILE|INTERFACE")
+def down(config: str) -> None:
+    """Take down the interface that a wg-quick file describes, with its routes, rules and DNS."""
+    from plait import quick
+
+    quick.down(config)
+
+
+@plait.command(short_help="Say what this host lacks, each line with its mend.")
+@click.option("--json", "as_json", is_flag=True, help="The same as JSON.")
+def doctor(as_json: bool) -> None:
+    """Look at what the engine needs of this host. Exit code 1 when something required is missing."""
+    from plait import doctor
+
+    sys.exit(doctor.run(as_json=as_json))
+
+
+@plait.command(short_help="Run two hosts and one tunnel on this machine, and measure.")
+@click.option("--json", "as_json", is_flag=True, help="The results as JSON.")
+@click.option("--seconds", type=click.IntRange(1, 60), default=5, show_default=True, help="Of TCP each way.")
+def demo(as_json: bool, seconds: int) -> None:
+    """Two network namespaces with an engine in each: handshake, ping, TCP both ways, then a table of results.
+
+    Needs root. It touches nothing outside its own namespaces, and cleans up however it ends.
+    """
+    from plait import demo
+
+    sys.exit(demo.run(as_json=as_json, seconds=seconds))
+
+
+def main() -> NoReturn:
+    """The entry point."""
+    plait(prog_name="plait")
+    raise SystemExit(0)
