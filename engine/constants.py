@@ -3,12 +3,14 @@
 *Semantics*: a peer would notice another value. *Performance*: ours to tune.
 Times are ns of CLOCK_BOOTTIME; a time is up when ``birth + time <= now``.
 Sources are files of drivers/net/wireguard in Linux, or the protocol's paper (wireguard.com/papers).
-What C decides per packet has its number in engine/*.h too; a test compares the two.
+What C decides per packet has its number in engine/*.h; such numbers are taken from there.
 """
 
 from __future__ import annotations
 
 from typing import Final
+
+from engine._engine import lib
 
 MILLISECOND: Final = 1_000_000
 SECOND: Final = 1_000_000_000
@@ -20,25 +22,25 @@ IDENTIFIER: Final = b"WireGuard v1 zx2c4 Jason@zx2c4.com"  # Semantics: noise.c;
 LABEL_MAC1: Final = b"mac1----"  # Semantics: cookie.c
 LABEL_COOKIE: Final = b"cookie--"  # Semantics: cookie.c
 
-KEY_BYTES: Final = 32  # Semantics: messages.h; X25519, ChaCha20 and BLAKE2s alike
-TAG_BYTES: Final = 16  # Semantics: RFC 8439
+KEY_BYTES: Final[int] = lib.AEAD_KEY_BYTES  # Semantics: messages.h; X25519, ChaCha20 and BLAKE2s alike
+TAG_BYTES: Final[int] = lib.AEAD_TAG_BYTES  # Semantics: RFC 8439
 MAC_BYTES: Final = 16  # Semantics: cookie.c; mac1, mac2 and the cookie itself
 TIMESTAMP_BYTES: Final = 12  # Semantics: TAI64N
 COOKIE_NONCE_BYTES: Final = 24  # Semantics: XChaCha20
 
-INITIATION_BYTES: Final = 148  # Semantics: messages.h
-RESPONSE_BYTES: Final = 92  # Semantics: messages.h
-COOKIE_BYTES: Final = 64  # Semantics: messages.h
-DATA_HEADER_BYTES: Final = 16  # Semantics: messages.h
-DATA_MINIMUM_BYTES: Final = 32  # Semantics: messages.h; a keepalive
+INITIATION_BYTES: Final[int] = lib.INITIATION_BYTES  # Semantics: messages.h; 148
+RESPONSE_BYTES: Final[int] = lib.RESPONSE_BYTES  # Semantics: messages.h; 92
+COOKIE_BYTES: Final[int] = lib.COOKIE_BYTES  # Semantics: messages.h; 64
+DATA_HEADER_BYTES: Final[int] = lib.DATA_HEADER_BYTES  # Semantics: messages.h; 16
+DATA_MINIMUM_BYTES: Final[int] = lib.DATA_OVERHEAD  # Semantics: messages.h; 32, a keepalive
 
-REKEY_AFTER_MESSAGES: Final = 1 << 60  # Semantics: messages.h
-REJECT_AFTER_MESSAGES: Final = (1 << 64) - 8130  # Semantics: the kernel's; wireguard-go stops 63 earlier
-REKEY_AFTER_TIME: Final = 120 * SECOND  # Semantics: messages.h
-REJECT_AFTER_TIME: Final = 180 * SECOND  # Semantics: messages.h
-REKEY_TIMEOUT: Final = 5 * SECOND  # Semantics: messages.h
+REKEY_AFTER_MESSAGES: Final[int] = lib.REKEY_AFTER_MESSAGES  # Semantics: messages.h; 2^60
+REJECT_AFTER_MESSAGES: Final[int] = lib.REJECT_AFTER_MESSAGES  # Semantics: messages.h; 2^64 - 8130
+REKEY_AFTER_TIME: Final[int] = lib.REKEY_AFTER_SECONDS * SECOND  # Semantics: messages.h; 120 s
+REJECT_AFTER_TIME: Final[int] = lib.REJECT_AFTER_SECONDS * SECOND  # Semantics: messages.h; 180 s
+REKEY_TIMEOUT: Final[int] = lib.REKEY_TIMEOUT_SECONDS * SECOND  # Semantics: messages.h; 5 s
 REKEY_TIMEOUT_JITTER_MAX: Final = 333 * MILLISECOND  # Semantics: messages.h says HZ / 3; 0 to this, inclusive
-KEEPALIVE_TIMEOUT: Final = 10 * SECOND  # Semantics: messages.h
+KEEPALIVE_TIMEOUT: Final[int] = lib.KEEPALIVE_SECONDS * SECOND  # Semantics: messages.h; 10 s
 NEW_HANDSHAKE_TIME: Final = KEEPALIVE_TIMEOUT + REKEY_TIMEOUT  # Semantics: timers.c; without jitter
 ZERO_KEYS_TIME: Final = 3 * REJECT_AFTER_TIME  # Semantics: timers.c
 MAX_TIMER_HANDSHAKES: Final = 18  # Semantics: messages.h, 90 s / 5 s; given up when attempts > this
@@ -60,4 +62,4 @@ HANDSHAKE_QUEUE: Final = 4096  # Performance: messages.h; handshake messages tha
 UNDER_LOAD_QUEUE: Final = HANDSHAKE_QUEUE // 8  # Performance: receive.c; as many waiting mean under load
 MAX_PEERS: Final = 1 << 20  # Performance: messages.h
 DEFAULT_MTU: Final = 1420  # Performance: device.c; 1500 less the 80 bytes of IPv6, UDP and a data message
-TIMER_TICK_SHIFT: Final = 24  # Performance: a timer tick is 2^24 ns, 16.8 ms (engine/timers.h)
+TIMER_TICK_SHIFT: Final[int] = lib.TIMER_TICK_SHIFT  # Performance: a tick is 2^24 ns, 16.8 ms

@@ -29,14 +29,14 @@ enum timer_column {
     LAST_HANDSHAKE_SENT,  /* control: initiation or response */
     RETRY_DUE,            /* control: 0 = no handshake in progress */
     ATTEMPTS,             /* control */
-    SESSION_DERIVED,      /* control: zeroing; 0 = disarmed */
-    ZERO_DUE,             /* control: also armed when a handshake is given up */
+    SESSION_DERIVED,      /* control: when the latest session was derived; 0 = never */
+    ZERO_DUE,             /* control: 540 s after that, or after a handshake given up; 0 = disarmed */
     KEYS_EXPIRE,          /* control: birth of the newest keypair + 180 s */
     JITTER,               /* control: ticks, drawn at each arming */
-    KEEPALIVE_ORDERED,    /* control: when the last keepalive order was given */
+    KEEPALIVE_ORDERED,    /* control: when the passive keepalive was last ordered */
     LAST_INITIATION_RECEIVED, /* control: 20 ms flood guard, in ms */
-    TIMER_SPARE0,
-    TIMER_SPARE1,
+    HANDSHAKE_ORDERED,    /* control: when new handshake last fired */
+    PERSISTENT_ORDERED,   /* control: when the persistent keepalive was last ordered */
     TIMER_COLUMN_COUNT
 };
 #define TIMER_NEVER 0xffffffff

@@ -1,0 +1,266 @@
+"""What the timers of peers ask for, worked out over columns (kernel: timers.c; engine/timers.h has the columns).
+
+There is no timer object. The holder of a peer notes what happened as coarse stamps; the
+column NEXT_DUE says when control must look at a row, and control scans it once a tick
+(due_rows). Only rows that are due are worked out (evaluate), all of them at once, and get
+a new NEXT_DUE. Functions of events set control's own columns: callers say what happened, never which timer.
+
+A stamp cannot be cleared by control, since it is the holder's. So control notes when it last acted on it
+(HANDSHAKE_ORDERED, KEEPALIVE_ORDERED), and a stamp that is not later than that note has had its effect.
+What happened after the note re-arms in the kernel from its first packet; only the last one's
+time is known here. Hence the one difference: a timer that fired *without success* (nothing
+was heard, or the keepalive could not be sent) and has new cause fires again a whole period
+after it last fired, which is up to that period earlier than the kernel would, and never later.
+
+A second difference on purpose: a retry that could not be sent (a response went out less than 5 s before) does
+not end the retries; in the kernel it does.
+
+A tick is 2^24 ns. Periods are rounded up to whole ticks.
+"""
+
+from __future__ import annotations
+
+from enum import IntFlag
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from engine import constants
+from engine._engine import ffi, lib
+
+Columns = npt.NDArray[np.uint32]  # shape (COLUMNS, max_peers)
+Rows = npt.NDArray[np.uint32]  # shape (n,)
+
+COLUMNS: Final[int] = lib.TIMER_COLUMN_COUNT
+NEVER: Final[int] = lib.TIMER_NEVER
+
+
+def ticks(duration: int) -> int:
+    """A duration in ns as ticks, rounded up."""
+    return -(-duration >> constants.TIMER_TICK_SHIFT)
+
+
+def tick(now: int) -> int:
+    """Boottime ns as a stamp; never 0, which means not armed."""
+    return max(1, now >> constants.TIMER_TICK_SHIFT)
+
+
+NEW_HANDSHAKE: Final = ticks(constants.NEW_HANDSHAKE_TIME)
+KEEPALIVE: Final = ticks(constants.KEEPALIVE_TIMEOUT)
+RETRY: Final = ticks(constants.REKEY_TIMEOUT)
+ZERO: Final = ticks(constants.ZERO_KEYS_TIME)
+EXPIRE: Final = ticks(constants.REJECT_AFTER_TIME) + 1  # the stamp of a birth is up to a tick early
+JITTER: Final = constants.REKEY_TIMEOUT_JITTER_MAX >> constants.TIMER_TICK_SHIFT  # greatest, inclusive
+
+
+class Action(IntFlag):
+    """What evaluate asks control to do for a row. Several may come together; do them in this order."""
+
+    GIVE_UP = 1  # 20 initiations unanswered: purge staged packets, forget the handshake
+    RETRY_HANDSHAKE = 2  # send an initiation if may_send_handshake; clear the sticky source first
+    START_HANDSHAKE = 4  # likewise, as the first of up to 20
+    SEND_KEEPALIVE = 8  # ORDER_KEEPALIVE
+    EXPIRE_KEYS = 16  # ORDER_EXPIRE: no keypair is younger than 180 s
+    ZERO_KEYS = 32  # ORDER_ZERO: nothing heard for 540 s; forget the handshake too
+
+
+def due_rows(columns: Columns, used: int, now: int) -> Rows:
+    """Rows below `used` that are to be looked at, ascending. now: a tick."""
+    return np.flatnonzero(columns[lib.NEXT_DUE, :used] <= now).astype(np.uint32)
+
+
+def draw_jitter(count: int, random: np.random.Generator) -> Rows:
+    """Ticks of jitter for evaluate and initiation_sent: 0 to 333 ms, uniform."""
+    return random.integers(0, JITTER, count, np.uint32, endpoint=True)
+
+
+def evaluate(
+    columns: Columns, rows: Rows, now: int, keepalive: npt.NDArray[np.uint16], jitter: Rows
+) -> npt.NDArray[np.uint32]:
+    """Work out rows that are due, or whose holder raised EVENT_TIMER; any row at any time is right.
+
+    columns: the whole array, C-contiguous. rows: distinct. now: a tick. keepalive: persistent
+    interval of each of these rows in seconds, 0 = off. jitter: from draw_jitter, for these rows.
+    Returns the Action bits of each row; columns of control and NEXT_DUE are stored.
+    """
+    if not len(rows):
+        return np.zeros(0, np.uint32)
+    _look(columns, rows)
+    old = columns[:, rows].astype(np.int64)
+    jitter64 = jitter.astype(np.int64)
+    actions = np.zeros(len(rows), np.int64)
+
+    # retransmit
+    retry_due, attempts, zero_due = old[lib.RETRY_DUE], old[lib.ATTEMPTS], old[lib.ZERO_DUE]
+    fired = _reached(retry_due, now)
+    give_up = fired & (attempts > constants.MAX_TIMER_HANDSHAKES)
+    retry = fired & ~give_up
+    attempts = attempts + retry
+    retry_due = np.where(retry, now + RETRY + jitter64, np.where(give_up, 0, retry_due))
+    zero_due = np.where(give_up & (zero_due == 0), now + ZERO, zero_due)
+    actions |= give_up * Action.GIVE_UP | retry * Action.RETRY_HANDSHAKE
+
+    # what becomes of the keys
+    keys_expire = old[lib.KEYS_EXPIRE]
+    zero = _reached(zero_due, now)
+    expire = _reached(keys_expire, now)
+    keys_expire = np.where(zero | expire, 0, keys_expire)
+    zero_due = np.where(zero, 0, zero_due)
+    actions |= expire * Action.EXPIRE_KEYS | zero * Action.ZERO_KEYS
+
+    # new handshake
+    since, ordered, drawn = old[lib.UNANSWERED_SINCE], old[lib.HANDSHAKE_ORDERED], old[lib.JITTER]
+    cause = (since > ordered) | (old[lib.LAST_DATA_SENT] >= ordered)
+    start = (since > 0) & cause & (np.maximum(since, ordered) + NEW_HANDSHAKE + drawn <= now)
+    ordered_handshake = np.where(start, now, ordered)
+    drawn = np.where(start, jitter64, drawn)
+    attempts = np.where(start, 0, attempts)
+    cause = (since > ordered_handshake) | (old[lib.LAST_DATA_SENT] >= ordered_handshake)
+    handshake_look = _again(since, ordered_handshake, NEW_HANDSHAKE + drawn, cause, keys_expire, now)
+    actions |= start * Action.START_HANDSHAKE
+
+    # passive keepalive
+    since, ordered = old[lib.OWED_SINCE], old[lib.KEEPALIVE_ORDERED]
+    cause = (since > ordered) | (old[lib.LAST_DATA_RECEIVED] > ordered - KEEPALIVE)
+    owed = (since > 0) & cause & (np.maximum(since, ordered) + KEEPALIVE <= now)
+    ordered_keepalive = np.where(owed | give_up, now, ordered)
+    cause = (since > ordered_keepalive) | (old[lib.LAST_DATA_RECEIVED] > ordered_keepalive - KEEPALIVE)
+    keepalive_look = _again(since, ordered_keepalive, KEEPALIVE, cause, keys_expire, now)
+
+    # persistent keepalive
+    interval = -(-keepalive.astype(np.int64) * constants.SECOND >> constants.TIMER_TICK_SHIFT)
+    last = np.maximum(old[lib.LAST_AUTHENTICATED], old[lib.PERSISTENT_ORDERED])
+    armed = (interval > 0) & (last > 0)
+    persistent = armed & (last + interval <= now)
+    ordered_persistent = np.where(persistent, now, old[lib.PERSISTENT_ORDERED])
+    last = np.where(persistent, now, last)
+    actions |= (owed | persistent) * Action.SEND_KEEPALIVE
+
+    columns[lib.RETRY_DUE, rows] = retry_due
+    columns[lib.ATTEMPTS, rows] = attempts
+    columns[lib.ZERO_DUE, rows] = zero_due
+    columns[lib.KEYS_EXPIRE, rows] = keys_expire
+    columns[lib.JITTER, rows] = drawn
+    columns[lib.HANDSHAKE_ORDERED, rows] = ordered_handshake
+    columns[lib.KEEPALIVE_ORDERED, rows] = ordered_keepalive
+    columns[lib.PERSISTENT_ORDERED, rows] = ordered_persistent
+
+    next_due = np.minimum.reduce(
+        [
+            _or_never(retry_due),
+            _or_never(zero_due),
+            _or_never(keys_expire),
+            handshake_look,
+            keepalive_look,
+            np.where(armed, last + interval, NEVER),
+        ]
+    )
+    columns[lib.NEXT_DUE, rows] = next_due
+    return actions.astype(np.uint32)
+
+
+def _look(columns: Columns, rows: Rows) -> None:
+    """Before the stamps are read: an event from now on is reported (the fence is in timers.c)."""
+    if not columns.flags.c_contiguous:
+        raise ValueError("the columns are not C-contiguous; pass the whole array, not a slice of it")
+    order = np.ascontiguousarray(rows, np.uint32)
+    where = ffi.cast("uint32_t *", columns.ctypes.data + lib.NEXT_DUE * columns.strides[0])
+    lib.timers_look(where, ffi.from_buffer("uint32_t[]", order), len(order))
+
+
+def _reached(due: npt.NDArray[np.int64], now: int) -> npt.NDArray[np.bool_]:
+    return (due > 0) & (due <= now)
+
+
+def _or_never(due: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    return np.where(due > 0, due, NEVER)
+
+
+def _again(
+    since: npt.NDArray[np.int64],
+    ordered: npt.NDArray[np.int64],
+    period: npt.NDArray[np.int64] | int,
+    cause: npt.NDArray[np.bool_],
+    keys_expire: npt.NDArray[np.int64],
+    now: int,
+) -> npt.NDArray[np.int64]:
+    """When to look at an armed stamp next: when its period ends, then each period while cause may still
+    come unseen. The holder does not report packets behind an armed stamp, and without keys there are none."""
+    due = np.maximum(since, ordered) + period
+    due = np.where(due <= now, now + period, due)
+    return np.where((since > 0) & (cause | (keys_expire > 0)), due, NEVER)
+
+
+# --- what happened, told by control -------------------------------------------------------------
+
+
+def handshake_wanted(columns: Columns, row: int) -> None:
+    """A fresh send, not a retry, asks for a handshake: it may take 20 initiations again."""
+    columns[lib.ATTEMPTS, row] = 0
+
+
+def may_send_handshake(columns: Columns, row: int, now: int) -> bool:
+    """Whether 5 s have passed since our last initiation *or response* to this peer. now: a tick."""
+    last = int(columns[lib.LAST_HANDSHAKE_SENT, row])
+    return last == 0 or last + RETRY <= now
+
+
+def initiation_sent(columns: Columns, row: int, now: int, jitter: int) -> None:
+    """An initiation went out, or the attempt to send it failed. Also order AUTHENTICATED_SENT from the holder.
+
+    now: a tick. jitter: ticks, one of draw_jitter.
+    """
+    columns[lib.LAST_HANDSHAKE_SENT, row] = now
+    columns[lib.RETRY_DUE, row] = now + RETRY + jitter
+    _look_by(columns, row, now + RETRY + jitter)
+
+
+def response_sent(columns: Columns, row: int, now: int) -> None:
+    """A response went out. Also order AUTHENTICATED_SENT from the holder."""
+    columns[lib.LAST_HANDSHAKE_SENT, row] = now
+
+
+def session_derived(columns: Columns, row: int, now: int) -> None:
+    """A keypair was made, in either role."""
+    columns[lib.SESSION_DERIVED, row] = now
+    columns[lib.ZERO_DUE, row] = now + ZERO
+    columns[lib.KEYS_EXPIRE, row] = now + EXPIRE
+    _look_by(columns, row, now + EXPIRE)
+
+
+def handshake_complete(columns: Columns, row: int) -> None:
+    """Initiator: the response was processed. Responder: the first data on `next` (EVENT_CONFIRMED)."""
+    columns[lib.RETRY_DUE, row] = 0
+    columns[lib.ATTEMPTS, row] = 0
+
+
+def handshake_dropped(columns: Columns, row: int) -> None:
+    """The handshake in progress is void: private key changed, interface down, control restarted."""
+    columns[lib.RETRY_DUE, row] = 0
+    columns[lib.ATTEMPTS, row] = 0
+
+
+def keepalive_changed(columns: Columns, row: int, now: int, seconds: int) -> None:
+    """The persistent interval was set while the interface is up. From 0 to more, also order one at once."""
+    if seconds:
+        columns[lib.PERSISTENT_ORDERED, row] = now
+        _look_by(columns, row, now + ticks(seconds * constants.SECOND))
+
+
+def initiation_is_flood(columns: Columns, row: int, now: int) -> bool:
+    """Whether the last initiation of this peer was accepted less than 20 ms before `now`, boottime ns."""
+    last = int(columns[lib.LAST_INITIATION_RECEIVED, row])
+    passed = (now // constants.MILLISECOND - last) & 0xFFFFFFFF
+    return last != 0 and passed < constants.INITIATION_FLOOD_TIME // constants.MILLISECOND
+
+
+def initiation_accepted(columns: Columns, row: int, now: int) -> None:
+    """An authentic initiation with a later timestamp. now: boottime ns."""
+    columns[lib.LAST_INITIATION_RECEIVED, row] = max(1, now // constants.MILLISECOND & 0xFFFFFFFF)
+
+
+def _look_by(columns: Columns, row: int, due: int) -> None:
+    """Only ever earlier: a holder that reads the later value merely reports once more."""
+    if due < columns[lib.NEXT_DUE, row]:
+        columns[lib.NEXT_DUE, row] = due
