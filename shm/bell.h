@@ -18,6 +18,8 @@ int bell_ring(const struct segment *segment, uint32_t worker, int eventfd);
 /* Receivers that wait for slots; the holder that brought nodes home rings them. */
 void bell_starve(const struct segment *segment, uint32_t worker, uint32_t starving);
 int bell_ring_starving(const struct segment *segment, uint32_t worker, int eventfd);
+/* Repair: wakes a futex sleeper whether or not it is known to sleep. */
+void bell_wake(const struct segment *segment, uint32_t worker);
 /* cdef end */
 
 #endif

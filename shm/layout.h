@@ -192,7 +192,8 @@ struct peer_row {
     uint16_t flags;
     uint32_t handshake_nsec; /* last_handshake_time */
     uint64_t handshake_sec;
-    uint64_t control_reserved[8];
+    uint64_t swept;          /* what the last sweep suspected here (schedule.h) */
+    uint64_t control_reserved[7];
 };
 
 /* A packet, or a train of equal packets, on its way from receiver to holder. 64 bytes.
@@ -229,7 +230,8 @@ struct worker {
     uint32_t journal_first;
     uint64_t journal_last;   /* tagged */
     uint32_t journal_packets;
-    uint32_t reserved[19];
+    uint32_t journal_latest; /* queue + 1 of the latest push, kept: its wake may be missing */
+    uint32_t reserved[18];
 };
 
 enum worker_state { WORKER_ABSENT, WORKER_STARTING, WORKER_RUNNING, WORKER_STOPPING, WORKER_REPAIRING };

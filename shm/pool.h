@@ -19,9 +19,13 @@ struct pool {
     uint32_t *small_stack;    /* free slot numbers, 0..small_slots-1 */
     uint32_t *train_stack;    /* small_slots.. */
     uint16_t *slot_nodes;     /* nodes out, per slot */
-    uint16_t *peer_slots;     /* slots held by each peer row, for the 1/8 share */
-    uint32_t *order;          /* nodes in issue order, a ring */
-    uint32_t order_put, order_got;
+    uint32_t *slot_peers;     /* peer that the slot was last charged to */
+    uint16_t *peer_slots;     /* small slots held by each peer row, for the 1/8 share */
+    uint16_t *peer_trains;    /* train slots likewise */
+    uint32_t *node_slots;     /* slot of each node that is out */
+    uint32_t *node_peers;     /* peer charged with that slot through this node */
+    uint32_t *order;          /* nodes in issue order, a ring with holes */
+    uint32_t order_put, order_got, order_mask;
 };
 
 /* Takes stock of the states as they are (a restarted receiver's nodes may be out).
@@ -38,13 +42,14 @@ uint8_t *pool_slot(const struct pool *pool, uint32_t slot);
 uint32_t pool_slot_bytes(const struct pool *pool, uint32_t slot);
 
 /* A node for (part of) a taken slot: home -> mine, next generation, slot and peer noted;
- * 0 when none is free. */
+ * 0 when none is free. The slot is free again when the last of its nodes is: issue all nodes
+ * of a slot before any of them is withdrawn or a sweep is made. */
 uint32_t pool_issue(struct pool *pool, uint32_t slot, uint32_t peer);
 /* mine -> home again: the push was refused or the packet dropped. */
 void pool_withdraw(struct pool *pool, uint32_t number);
 /* Collects what came home; returns the number of nodes collected. */
 uint32_t pool_sweep(struct pool *pool);
-/* Whether the peer holds 1/8 of this pool's slots or more. */
+/* Whether the peer holds 1/8 of this pool's small slots or of its train slots, or more. */
 int pool_share_is_spent(const struct pool *pool, uint32_t peer);
 /* cdef end */
 

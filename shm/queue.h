@@ -14,7 +14,8 @@ void queue_link(const struct segment *segment, uint32_t a, uint32_t b);
 
 /* Multi producer. Publishes the private chain first..last that counts `packets`
  * wire-size packets: journal, states -> queued, count, publication, journal cleared.
- * 0; or -1 when the queue is full (nothing changed; the nodes are still `mine`). */
+ * 0; or -1 when the queue is full (nothing changed; the nodes are still `mine`).
+ * Full is QUEUE_LIMIT packets or more before this chain. */
 int queue_push_mpsc(const struct segment *segment, uint32_t worker, uint32_t queue,
                     uint32_t first, uint32_t last, uint32_t packets);
 
@@ -28,6 +29,12 @@ uint32_t queue_pop_sc(const struct segment *segment, uint32_t mark, uint32_t que
 int queue_is_empty(const struct segment *segment, uint32_t queue);
 /* Packets counted in, not yet out; never negative. */
 uint32_t queue_packets(const struct segment *segment, uint32_t queue);
+
+/* Whether the chain whose last node is `last` (tagged) was ever published; -1 when a word is
+ * corrupt. Its producer is dead; needs no token. */
+int queue_is_published(const struct segment *segment, uint32_t queue, uint64_t last);
+/* The number behind a node (or the queue's stub), for walks of the holder and of repair. */
+uint32_t queue_next(const struct segment *segment, uint32_t queue, uint32_t number);
 
 /* Holder: the node's packet is dealt with (release). */
 void node_bring_home(const struct segment *segment, uint32_t number);

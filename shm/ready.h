@@ -12,8 +12,11 @@ void ready_set(const struct segment *segment, uint32_t set, uint32_t row);
 /* Owner of the set: the first row at or after *cursor (wrapping once) whose bit is set;
  * clears the bit and moves the cursor past it. 0xffffffff when the set is empty. */
 uint32_t ready_take(const struct segment *segment, uint32_t set, uint32_t *cursor);
+/* Whether the taker would find the row; transiently 0 while the taker clears up. */
 int ready_is_set(const struct segment *segment, uint32_t set, uint32_t row);
 int ready_is_empty(const struct segment *segment, uint32_t set);
+/* Repair: sets every summary bit that a process killed half-way left out. */
+void ready_mend(const struct segment *segment, uint32_t set);
 /* cdef end */
 
 #endif

@@ -9,15 +9,18 @@
  * bit and bell of the peer's consumer. Cheap when the token is queued or held already. */
 void peer_schedule(const struct segment *segment, uint32_t row);
 /* Holder, done: held -> idle, seq_cst fence, look again; where there is something poppable,
- * schedule anew. `waiting` = 1 when the outbound queue is only staged (no session): then it
- * alone is no reason to be scheduled. Orders are always a reason. */
+ * schedule anew. staged = 1 when the outbound queue only waits for a session: then it
+ * alone is no reason to be scheduled, for the sweep neither. Orders are always a reason. */
 void peer_give(const struct segment *segment, uint32_t row, int staged);
 /* Holder, budget spent: held -> queued with the ready bit, so that it has its turn again. */
 void peer_give_back(const struct segment *segment, uint32_t row);
-/* Control, once a second: mends a wake that was lost. A row whose token is idle although it
- * has orders or an inbound queue or outbound packets and `usable(row)`, and a queued token
- * without a ready bit anywhere. Returns how many it mended in first..last-1. */
+/* Control, once a second: mends wakes that were lost: a row of first..last-1 whose token is idle
+ * although it has orders, inbound packets, or outbound ones that are not staged; a queued token
+ * without a ready bit anywhere. Acts on what two sweeps in a row have seen without progress
+ * between them, so allow two periods. Returns how many it mended (LOST_WAKES). */
 uint32_t schedule_sweep(const struct segment *segment, uint32_t first, uint32_t last);
+/* Repair: the row's wake may be missing; schedules it, or sets its bit and rings again. */
+void peer_mend(const struct segment *segment, uint32_t row);
 /* cdef end */
 
 #endif

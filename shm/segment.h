@@ -37,13 +37,20 @@ struct segment {
     uint8_t *train_slots;
 };
 
-/* Fills header->geometry and header->offset for this geometry at base (or, with base NULL,
- * only computes). Returns the bytes the segment needs, or 0 for a geometry out of bounds. */
+/* Fills header->bytes, ->geometry and ->offset for this geometry (or, with header NULL, only
+ * computes). Returns the bytes the segment needs, or 0 for a geometry out of bounds. */
 uint64_t segment_lay_out(const struct geometry *geometry, struct header *header);
 
 /* Fills *segment from the header mapped at base. 0, or -1 when the header is not one of
  * ours or its regions do not fit in bytes; *segment is then untouched. */
 int segment_attach(struct segment *segment, char *base, uint64_t bytes);
+
+/* Bytes of one region, its rounding up to whole pages left out. */
+uint64_t segment_region_bytes(const struct geometry *geometry, uint32_t region);
+
+/* Every process but control: trie and index become read-only in this mapping and the
+ * public-key table unreachable. 0, or -1 with errno. */
+int segment_protect(const struct segment *segment);
 /* cdef end */
 
 #endif

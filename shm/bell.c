@@ -1,0 +1,100 @@
+/* bell: a system call only for somebody who really sleeps.
+ *
+ * Sleeper: sleeping = 1, fence, look for work once more, wait.  Ringer: publish, fence, look
+ * at sleeping. The two fences make it impossible that the sleeper misses the publication and
+ * the ringer misses the announcement. Of several ringers the one whose exchange reads 1 makes
+ * the call. A ringer killed between the exchange and the call leaves a sleeper unwoken: waits
+ * have a timeout, and repair.c wakes everybody.
+ */
+#include "bell.h"
+
+#include <errno.h>
+#include <linux/futex.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "fence.h"
+
+/* Not FUTEX_PRIVATE_FLAG: the word is shared between processes. */
+static long futex(uint32_t *word, int operation, uint32_t value, const struct timespec *timeout)
+{
+    return syscall(SYS_futex, word, operation, value, timeout, NULL, 0);
+}
+
+static void wake(struct bell *bell, int eventfd)
+{
+    __atomic_fetch_add(&bell->rung, 1, __ATOMIC_RELAXED);
+    if (eventfd < 0) {
+        futex(&bell->sleeping, FUTEX_WAKE, 1, NULL);
+    } else {
+        uint64_t one = 1;
+        /* EAGAIN means that the counter is full: then it is readable already */
+        ssize_t written = write(eventfd, &one, sizeof one);
+        (void)written;
+    }
+}
+
+void bell_announce(const struct segment *segment, uint32_t worker)
+{
+    __atomic_store_n(&segment->bells[worker].sleeping, 1, __ATOMIC_RELAXED);
+    fence_seq_cst();
+}
+
+void bell_cancel(const struct segment *segment, uint32_t worker)
+{
+    __atomic_store_n(&segment->bells[worker].sleeping, 0, __ATOMIC_RELAXED);
+}
+
+int bell_wait(const struct segment *segment, uint32_t worker, uint64_t timeout_ns)
+{
+    struct bell *bell = &segment->bells[worker];
+    struct timespec timeout = {.tv_sec = (time_t)(timeout_ns / 1000000000u),
+                               .tv_nsec = (long)(timeout_ns % 1000000000u)};
+    while (__atomic_load_n(&bell->sleeping, __ATOMIC_ACQUIRE) == 1) {
+        if (futex(&bell->sleeping, FUTEX_WAIT, 1, &timeout) == 0)
+            continue; /* rung, or a stray wake */
+        if (errno != EAGAIN)
+            break; /* time is over, or a signal wants to be seen */
+    }
+    /* acquire: what the ringer published before the ring is there */
+    return __atomic_exchange_n(&bell->sleeping, 0, __ATOMIC_ACQUIRE) == 0;
+}
+
+int bell_ring(const struct segment *segment, uint32_t worker, int eventfd)
+{
+    struct bell *bell = &segment->bells[worker];
+    fence_seq_cst(); /* the caller's publication, then the look */
+    if (__atomic_load_n(&bell->sleeping, __ATOMIC_RELAXED) == 0)
+        return 0;
+    /* release: pairs with the sleeper's acquire */
+    if (__atomic_exchange_n(&bell->sleeping, 0, __ATOMIC_ACQ_REL) == 0)
+        return 0;
+    wake(bell, eventfd);
+    return 1;
+}
+
+void bell_starve(const struct segment *segment, uint32_t worker, uint32_t starving)
+{
+    __atomic_store_n(&segment->bells[worker].starving, starving, __ATOMIC_RELAXED);
+    fence_seq_cst(); /* announced, then the last sweep */
+}
+
+int bell_ring_starving(const struct segment *segment, uint32_t worker, int eventfd)
+{
+    struct bell *bell = &segment->bells[worker];
+    fence_seq_cst(); /* the nodes came home, then the look */
+    if (__atomic_load_n(&bell->starving, __ATOMIC_RELAXED) == 0)
+        return 0;
+    if (__atomic_exchange_n(&bell->starving, 0, __ATOMIC_ACQ_REL) == 0)
+        return 0;
+    wake(bell, eventfd);
+    return 1;
+}
+
+void bell_wake(const struct segment *segment, uint32_t worker)
+{
+    struct bell *bell = &segment->bells[worker];
+    __atomic_store_n(&bell->sleeping, 0, __ATOMIC_RELEASE);
+    wake(bell, -1);
+}

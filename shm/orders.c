@@ -1,0 +1,92 @@
+#include "orders.h"
+
+#include <string.h>
+
+#include "ready.h"
+
+#define COUNT_ONE (1ull << 32)
+#define BITS_MASK 0xffffffffull
+
+/* release: what the bits speak of (row.installing, the endpoint) is stored before them */
+static void word_give(uint64_t *word, uint32_t bits)
+{
+    uint64_t seen = __atomic_load_n(word, __ATOMIC_RELAXED);
+    while (!__atomic_compare_exchange_n(word, &seen, (seen + COUNT_ONE) | bits, 0, __ATOMIC_RELEASE,
+                                        __ATOMIC_RELAXED))
+        ;
+}
+
+/* The count makes "the same bits were given again meanwhile" visible: then nothing is
+ * cleared. release: what was applied stands before the giver sees it cleared. */
+static int word_clear(uint64_t *word, uint64_t seen)
+{
+    return __atomic_compare_exchange_n(word, &seen, seen & ~BITS_MASK, 0, __ATOMIC_ACQ_REL,
+                                       __ATOMIC_RELAXED);
+}
+
+void orders_give(const struct segment *segment, uint32_t row, uint32_t bits)
+{
+    word_give(&segment->rows[row].orders, bits);
+}
+
+uint64_t orders_read(const struct segment *segment, uint32_t row)
+{
+    return __atomic_load_n(&segment->rows[row].orders, __ATOMIC_ACQUIRE);
+}
+
+int orders_clear(const struct segment *segment, uint32_t row, uint64_t word)
+{
+    return word_clear(&segment->rows[row].orders, word);
+}
+
+void events_give(const struct segment *segment, uint32_t row, uint32_t bits)
+{
+    word_give(&segment->rows[row].events, bits);
+    ready_set(segment, 0, row);
+}
+
+uint64_t events_read(const struct segment *segment, uint32_t row)
+{
+    return __atomic_load_n(&segment->rows[row].events, __ATOMIC_ACQUIRE);
+}
+
+int events_clear(const struct segment *segment, uint32_t row, uint64_t word)
+{
+    return word_clear(&segment->rows[row].events, word);
+}
+
+#define ENDPOINT_WORDS (sizeof(struct endpoint) / sizeof(uint32_t))
+
+void endpoint_store(const struct segment *segment, uint32_t row, const struct endpoint *endpoint)
+{
+    struct peer_row *peer = &segment->rows[row];
+    uint32_t turn = __atomic_load_n(&peer->endpoint_turn, __ATOMIC_RELAXED); /* the holder's own */
+    uint32_t words[ENDPOINT_WORDS];
+    uint32_t *target = (uint32_t *)(void *)&peer->endpoints[(turn + 1) & 1];
+    memcpy(words, endpoint, sizeof words);
+    /* The copy overwritten now was the selected one before the last turn: a reader of it must
+     * be able to see that turn, so the turn is stored before these words are. */
+    __atomic_thread_fence(__ATOMIC_RELEASE);
+    for (uint32_t i = 0; i < ENDPOINT_WORDS; i++)
+        __atomic_store_n(&target[i], words[i], __ATOMIC_RELAXED);
+    /* release: whole before it is selected */
+    __atomic_store_n(&peer->endpoint_turn, turn + 1, __ATOMIC_RELEASE);
+}
+
+void endpoint_load(const struct segment *segment, uint32_t row, struct endpoint *endpoint)
+{
+    const struct peer_row *peer = &segment->rows[row];
+    uint32_t words[ENDPOINT_WORDS];
+    uint32_t turn, after = __atomic_load_n(&peer->endpoint_turn, __ATOMIC_ACQUIRE);
+    do {
+        turn = after;
+        const uint32_t *source = (const uint32_t *)(const void *)&peer->endpoints[turn & 1];
+        for (uint32_t i = 0; i < ENDPOINT_WORDS; i++)
+            words[i] = __atomic_load_n(&source[i], __ATOMIC_RELAXED);
+        /* acquire fence: if any word came from a later store, the look below sees the turn
+         * that preceded it */
+        __atomic_thread_fence(__ATOMIC_ACQUIRE);
+        after = __atomic_load_n(&peer->endpoint_turn, __ATOMIC_ACQUIRE);
+    } while (after != turn);
+    memcpy(endpoint, words, sizeof words);
+}

@@ -1,0 +1,316 @@
+"""Shared memory segments: made by the supervisor, inherited as file descriptors, mapped by every worker.
+
+The name exists only between shm_open and the unlink right after it; from then on a segment lives as
+long as somebody has its descriptor or mapping. Sparse memory must never become a SIGBUS: whatever is
+used has been allocated before (`posix_fallocate`), and no room is a `SegmentError` at that moment.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import mmap
+import os
+import secrets
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import posix_ipc
+
+from shm._shm import ffi, lib
+from shm.layout import REGIONS, layout_hash
+
+EXTENT = 2 << 20  # bytes allocated at once, at least
+_GEOMETRY = tuple(name for name, _ in ffi.typeof("struct geometry").fields)
+# Allocated from the start: what any process may touch at any time. The rest grows by `ensure`.
+_AT_ONCE = tuple(
+    REGIONS.index(name)
+    for name in (
+        "workers", "bells", "counters", "device", "tokens", "ready",
+        "mailbox", "states", "nodes", "small_slots", "train_slots",
+    )
+)  # fmt: skip
+_FIRST_ELEMENTS = 1024  # of each growing region: enough for a small interface without another call
+
+
+class SegmentError(Exception):
+    """A segment could not be made, grown or mapped. Says what, why and the next step."""
+
+    def __init__(self, what: str, why: str, next_step: str) -> None:
+        super().__init__(f"{what}: {why}. {next_step}")
+        self.what, self.why, self.next = what, why, next_step
+
+
+def _no_room(what: str, wanted: int, error: OSError) -> SegmentError:
+    if error.errno not in (errno.ENOSPC, errno.ENOMEM):
+        return SegmentError(what, os.strerror(error.errno or 0), "Check that /dev/shm is a writable tmpfs")
+    with contextlib.suppress(OSError):
+        shm = os.statvfs("/dev/shm")
+        return SegmentError(
+            what,
+            f"/dev/shm has {shm.f_bavail * shm.f_frsize >> 20} MiB free, {-(-wanted >> 20)} MiB are needed",
+            "Enlarge it (mount -o remount,size=2G /dev/shm; docker: --shm-size) or configure fewer peers or slots",
+        )
+    return SegmentError(what, "out of shared memory", "Enlarge /dev/shm")
+
+
+def _open_nameless(bytes_: int, hint: str) -> int:
+    """A fresh, zeroed, sparse shared-memory file of this size: O_EXCL, 0600, already unlinked."""
+    name = f"/plait-{hint}-{secrets.token_hex(8)}"
+    try:
+        memory = posix_ipc.SharedMemory(name, posix_ipc.O_CREX, mode=0o600)
+    except (OSError, posix_ipc.Error) as error:
+        raise SegmentError(
+            "creating shared memory", str(error), "Check that /dev/shm is mounted and writable"
+        ) from error
+    fd: int = memory.fd
+    posix_ipc.unlink_shared_memory(name)
+    try:
+        os.set_inheritable(fd, False)
+        os.ftruncate(fd, bytes_)
+    except OSError as error:
+        os.close(fd)
+        raise _no_room("creating shared memory", bytes_, error) from error
+    return fd
+
+
+def _allocate(fd: int, offset: int, length: int, what: str) -> None:
+    if length <= 0:
+        return
+    try:
+        os.posix_fallocate(fd, offset, length)
+    except OSError as error:
+        raise _no_room(what, length, error) from error
+
+
+class PlainSegment:
+    """A second, plain segment (the vault). `buffer` is all of it; fresh memory is zero."""
+
+    def __init__(self, fd: int, bytes_: int) -> None:
+        """Map `bytes_` of `fd` shared; takes the descriptor over."""
+        self.fd = fd
+        self.bytes = bytes_
+        try:
+            self.map = mmap.mmap(fd, bytes_, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
+        except (OSError, ValueError) as error:
+            raise SegmentError(
+                f"mapping {bytes_} bytes of shared memory", str(error), "Check the address space limit (ulimit -v)"
+            ) from error
+        with contextlib.suppress(OSError):  # a kernel without it dumps more, no reason to stop
+            self.map.madvise(mmap.MADV_DONTDUMP)
+        self._pointer = ffi.from_buffer("char[]", self.map, require_writable=True)
+
+    @classmethod
+    def attach(cls, fd: int, bytes_: int) -> PlainSegment:
+        """Map a segment that another process made and passed as `fd`."""
+        if os.fstat(fd).st_size != bytes_:
+            raise SegmentError(
+                "attaching to shared memory",
+                f"it has {os.fstat(fd).st_size} bytes instead of {bytes_}",
+                "Restart the interface: the processes are of different versions",
+            )
+        return cls(fd, bytes_)
+
+    @property
+    def address(self) -> int:
+        """Where byte 0 is mapped in this process."""
+        return int(ffi.cast("uintptr_t", self._pointer))
+
+    @property
+    def buffer(self) -> memoryview:
+        """All bytes, writable. Release every view before `close`."""
+        return memoryview(self.map)
+
+    def ensure(self, offset: int, length: int) -> None:
+        """Allocate these bytes before their first use; SegmentError when there is no room."""
+        _allocate(self.fd, offset, length, "growing shared memory")
+
+    def close(self) -> None:
+        """Unmap and close. Nothing derived from `address` may be used afterwards."""
+        ffi.release(self._pointer)
+        self.map.close()
+        os.close(self.fd)
+
+
+class DataSegment:
+    """The data segment of one interface as this process maps it.
+
+    `segment` is the cffi `struct segment *` of `shm._shm`; another extension module casts
+    `segment_address`. `address` is where byte 0 is mapped. Neither outlives `close`.
+    """
+
+    def __init__(self, plain: PlainSegment) -> None:
+        """Attach to the mapped bytes; SegmentError unless their header is one of this build's."""
+        self._plain = plain
+        self.segment = ffi.new("struct segment *")
+        header = ffi.cast("struct header *", plain.address)
+        if header.magic != lib.LAYOUT_MAGIC or header.layout_hash != layout_hash():
+            why = "its layout is not the one this program was built with"
+        elif lib.segment_attach(self.segment, ffi.cast("char *", plain.address), plain.bytes) != 0:
+            why = "its header contradicts itself"
+        else:
+            self._allocated: dict[int, int] = {}
+            return
+        plain.close()
+        raise SegmentError(
+            "attaching to the data segment", why, "Restart the interface: processes of two versions share it"
+        )
+
+    @classmethod
+    def attach(cls, fd: int, bytes_: int) -> DataSegment:
+        """Map the segment that the supervisor made and passed as `fd`; takes the descriptor over."""
+        return cls(PlainSegment.attach(fd, bytes_))
+
+    @property
+    def fd(self) -> int:
+        """The descriptor, to pass on to a worker."""
+        return self._plain.fd
+
+    @property
+    def bytes(self) -> int:
+        """Size of the mapping."""
+        return self._plain.bytes
+
+    @property
+    def address(self) -> int:
+        """Where byte 0 is mapped in this process."""
+        return self._plain.address
+
+    @property
+    def segment_address(self) -> int:
+        """Address of the `struct segment` itself, for a cast in another cffi module."""
+        return int(ffi.cast("uintptr_t", self.segment))
+
+    @property
+    def buffer(self) -> memoryview:
+        """All bytes, writable. Release every view before `close`."""
+        return self._plain.buffer
+
+    def offset(self, region: int) -> int:
+        """Byte offset of a region (`lib.REGION_…`)."""
+        offset: int = self.segment.header.offset[region]
+        return offset
+
+    def ensure(self, region: int, count: int) -> None:
+        """Allocate the first `count` elements of a region (`lib.REGION_…`) before their first use.
+
+        Elements are rows, trie nodes, keypairs, index entries or public-key buckets; of the timer
+        columns, rows. Grows in extents of 2 MiB, so that most calls do nothing. Idempotent; a
+        SegmentError leaves what was there.
+        """
+        if count <= self._allocated.get(region, 0):
+            return
+        what = f"growing the table of {REGIONS[region].replace('_', ' ')} to {count}"
+        reached = count
+        for offset, size, elements in self._pieces(region):
+            if count > elements:
+                raise SegmentError(
+                    what, f"it has room for {elements}", "Raise the limit in the interface's configuration and restart"
+                )
+            begin = min(self._allocated.get(region, 0), elements) * size
+            length = min(-(-(count * size) // EXTENT) * EXTENT, elements * size)
+            _allocate(self.fd, offset + begin, length - begin, what)
+            reached = length // size
+        self._allocated[region] = reached
+
+    def _pieces(self, region: int) -> Iterator[tuple[int, int, int]]:
+        """Offset, element size and elements of each run of a region that grows."""
+        offset, g = self.offset(region), self.segment.geometry
+        if region == lib.REGION_COLUMNS:
+            for column in range(lib.TIMER_COLUMNS):
+                yield offset + column * 4 * g.max_peers, 4, g.max_peers
+            return
+        sizes = {
+            lib.REGION_ROWS: (lib.PEER_ROW_BYTES, g.max_peers),
+            lib.REGION_INDEX: (lib.INDEX_ENTRY_BYTES, g.max_keypairs),
+            lib.REGION_PUBLIC_KEYS: (4, g.public_key_buckets),
+            lib.REGION_TRIE: (lib.TRIE_NODE_BYTES, g.max_trie_nodes),
+            lib.REGION_KEYPAIRS: (lib.KEYPAIR_BYTES, g.max_keypairs),
+        }
+        if region not in sizes:
+            raise ValueError(f"region {REGIONS[region]} is allocated from the start")
+        yield (offset, *sizes[region])
+
+    def protect(self) -> None:
+        """In every process but control: trie and index read-only, public keys unreachable."""
+        if lib.segment_protect(self.segment) != 0:
+            raise SegmentError("protecting the tables", os.strerror(ffi.errno), "Report this: mprotect failed")
+
+    def close(self) -> None:
+        """Unmap and close."""
+        self.segment = ffi.NULL
+        self._plain.close()
+
+
+def create(geometry: Mapping[str, int], name_hint: str = "data", generation: int = 0) -> DataSegment:
+    """Make the data segment: laid out, its fixed part allocated, its header written, its name gone.
+
+    `geometry` has every field of `struct geometry`; `generation` names this start of the interface
+    (0: a random one). Raises SegmentError for numbers out of bounds and for a /dev/shm too small.
+    """
+    header = _header(geometry, generation)
+    plain = PlainSegment(_open_nameless(header.bytes, name_hint), header.bytes)
+    try:
+        _allocate(plain.fd, 0, mmap.PAGESIZE, "allocating the data segment")
+        fixed = [
+            (header.offset[region], lib.segment_region_bytes(ffi.addressof(header.geometry), region))
+            for region in _AT_ONCE
+        ]
+        total = sum(length for _, length in fixed)
+        for offset, length in fixed:
+            try:
+                os.posix_fallocate(plain.fd, offset, max(length, 1))
+            except OSError as error:
+                raise _no_room("allocating the data segment", total, error) from error
+        header.magic = lib.LAYOUT_MAGIC
+        ffi.memmove(ffi.cast("char *", plain.address), header, ffi.sizeof("struct header"))
+    except SegmentError:
+        plain.close()
+        raise
+    data = DataSegment(plain)
+    try:
+        for region, limit in _growing(geometry):
+            data.ensure(region, min(_FIRST_ELEMENTS, limit))
+        # a hash table has no first part
+        data.ensure(lib.REGION_PUBLIC_KEYS, geometry["public_key_buckets"])
+    except SegmentError:
+        data.close()
+        raise
+    return data
+
+
+def create_plain(bytes_: int, name_hint: str = "vault") -> PlainSegment:
+    """Make a plain segment: sparse, zero; `ensure` what is used before it is used."""
+    return PlainSegment(_open_nameless(bytes_, name_hint), bytes_)
+
+
+def _header(geometry: Mapping[str, int], generation: int) -> Any:
+    missing, unknown = set(_GEOMETRY) - set(geometry), set(geometry) - set(_GEOMETRY)
+    if missing or unknown:
+        raise ValueError(f"geometry: missing {sorted(missing)}, unknown {sorted(unknown)}")
+    header = ffi.new("struct header *")
+    try:
+        for name in _GEOMETRY:
+            setattr(header.geometry, name, geometry[name])
+        laid_out = lib.segment_lay_out(ffi.addressof(header.geometry), header)
+    except OverflowError:
+        laid_out = 0
+    if laid_out == 0:
+        raise SegmentError(
+            "laying out the data segment",
+            f"a number is out of bounds in {dict(geometry)}",
+            "Peers go up to 2^20 in steps of 64, keypairs to 2^21, receivers and consumers to 32, slots to 32,767",
+        )
+    header.layout_hash = layout_hash()
+    header.generation = generation or secrets.randbits(64)
+    return header
+
+
+def _growing(geometry: Mapping[str, int]) -> tuple[tuple[int, int], ...]:
+    return (
+        (lib.REGION_ROWS, geometry["max_peers"]),
+        (lib.REGION_COLUMNS, geometry["max_peers"]),
+        (lib.REGION_INDEX, geometry["max_keypairs"]),
+        (lib.REGION_KEYPAIRS, geometry["max_keypairs"]),
+        (lib.REGION_TRIE, geometry["max_trie_nodes"]),
+    )

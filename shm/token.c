@@ -1,0 +1,76 @@
+/* token: one word a peer decides who may touch its hot state.
+ *
+ *   idle --schedule--> queued --take--> held --give--> idle | queued | dead
+ *   idle --take_idle--------------------> held           (lending)
+ *
+ * All steps out of idle and queued are compare-exchanges, so that two never succeed and a
+ * repeated one does nothing; only the holder leaves held, by a plain store. Taking is
+ * acquire and giving is release: a holder sees everything that the holder before it did.
+ */
+#include "token.h"
+
+uint32_t worker_mark(uint32_t worker, uint32_t incarnation)
+{
+    return (incarnation & 0x7fffff) << 8 | (worker & 0xff);
+}
+
+uint32_t mark_worker(uint32_t mark)
+{
+    return mark & 0xff;
+}
+
+static int token_swap(const struct segment *segment, uint32_t row, uint32_t from, uint32_t to, int order)
+{
+    if (row >= segment->geometry.max_peers)
+        return 0;
+    /* failure is relaxed: nothing is read on the strength of it */
+    return __atomic_compare_exchange_n(&segment->tokens[row], &from, to, 0, order, __ATOMIC_RELAXED);
+}
+
+static void token_store(const struct segment *segment, uint32_t row, uint32_t value)
+{
+    /* release: the next holder's acquire sees all that this one did */
+    __atomic_store_n(&segment->tokens[row], value, __ATOMIC_RELEASE);
+}
+
+void token_initialise(const struct segment *segment, uint32_t row)
+{
+    token_store(segment, row, TOKEN_IDLE);
+}
+
+int token_schedule(const struct segment *segment, uint32_t row)
+{
+    /* acq_rel keeps the chain from the last holder's release to the next holder's acquire
+     * through this write by a third process */
+    return token_swap(segment, row, TOKEN_IDLE, TOKEN_QUEUED, __ATOMIC_ACQ_REL);
+}
+
+int token_take(const struct segment *segment, uint32_t row, uint32_t mark)
+{
+    return token_swap(segment, row, TOKEN_QUEUED, TOKEN_HELD | mark, __ATOMIC_ACQUIRE);
+}
+
+int token_take_idle(const struct segment *segment, uint32_t row, uint32_t mark)
+{
+    return token_swap(segment, row, TOKEN_IDLE, TOKEN_HELD | mark, __ATOMIC_ACQUIRE);
+}
+
+void token_give_idle(const struct segment *segment, uint32_t row)
+{
+    token_store(segment, row, TOKEN_IDLE);
+}
+
+void token_give_queued(const struct segment *segment, uint32_t row)
+{
+    token_store(segment, row, TOKEN_QUEUED);
+}
+
+void token_give_dead(const struct segment *segment, uint32_t row)
+{
+    token_store(segment, row, TOKEN_DEAD);
+}
+
+uint32_t token_read(const struct segment *segment, uint32_t row)
+{
+    return __atomic_load_n(&segment->tokens[row], __ATOMIC_ACQUIRE);
+}
