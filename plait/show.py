@@ -1,0 +1,222 @@
+"""`plait show`: interfaces and peers as wg(8) prints them, and what goes on inside the engine.
+
+The text is wg's, byte for byte, so that what reads one reads the other: on a terminal with its
+colours (unless NO_COLOR or WG_COLOR_MODE say otherwise), else without.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from plait import uapi_client
+from plait.failure import Failure
+from plait.uapi_client import Device, Peer
+
+_SECONDS = (("year", 365 * 24 * 3600), ("day", 24 * 3600), ("hour", 3600), ("minute", 60), ("second", 1))
+_COLOURS = {"green": "\033[32m", "yellow": "\033[33m", "cyan": "\033[36m", "bold": "\033[1m"}
+_RESET = "\033[0m"
+
+
+def run(interface: str | None, field: str | None, *, engine: bool, as_json: bool) -> None:
+    """Print what was asked for on standard output."""
+    if engine:
+        from plait import engine_view
+
+        if field is not None:
+            raise Failure(
+                "--engine takes no field", f"`{field}` belongs to the other tables", "Leave one of them out."
+            )
+        engine_view.run(interface, as_json=as_json)
+    elif interface == "interfaces" and field is None:
+        names = uapi_client.interfaces()
+        sys.stdout.write(json.dumps(names) + "\n" if as_json else " ".join(names) + "\n" if names else "")
+    elif field is not None and not as_json:
+        _print_field(interface, field)
+    else:
+        devices = (uapi_client.get(name) for name in _names(interface))
+        if as_json:
+            json.dump([as_dict(device) for device in devices], sys.stdout, indent=2)
+            sys.stdout.write("\n")
+        else:
+            text = "\n".join(pretty(device, time.time(), coloured=is_coloured()) for device in devices)
+            sys.stdout.write(text)
+
+
+def _names(interface: str | None) -> list[str]:
+    return uapi_client.interfaces() if interface in (None, "all") else [str(interface)]
+
+
+def is_coloured() -> bool:
+    """Whether standard output gets colours: a terminal, and nobody forbade them."""
+    mode = os.environ.get("WG_COLOR_MODE", "auto")
+    if mode in ("always", "never"):
+        return mode == "always"
+    return sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+
+
+def as_dict(device: Device) -> dict[str, Any]:
+    """The interface for JSON; secrets are left out, whether they exist is said."""
+    return {
+        "interface": device.name,
+        "public_key": device.public_key or None,
+        "listen_port": device.listen_port,
+        "fwmark": device.fwmark,
+        "peers": [
+            {
+                "public_key": peer.public_key,
+                "has_preshared_key": bool(peer.preshared_key),
+                "endpoint": peer.endpoint or None,
+                "allowed_ips": peer.allowed_ips,
+                "latest_handshake": peer.handshake_sec,
+                "rx_bytes": peer.rx_bytes,
+                "tx_bytes": peer.tx_bytes,
+                "persistent_keepalive": peer.keepalive,
+            }
+            for peer in device.peers
+        ],
+    }
+
+
+# --- for people ---------------------------------------------------------------------------------
+
+
+def pretty(device: Device, now: float, *, coloured: bool) -> str:
+    """The interface and its peers, the latest heard of first. now: wall clock, seconds."""
+    paint = _painter(coloured)
+    hidden = os.environ.get("WG_HIDE_KEYS") != "never"
+    lines = [f"{_RESET if coloured else ''}{paint('interface', 'green', 'bold')}: {paint(device.name, 'green')}"]
+
+    def add(name: str, value: str) -> None:
+        lines.append(f"  {paint(name, 'bold')}: {value}")
+
+    if device.private_key:
+        add("public key", device.public_key)
+        add("private key", "(hidden)" if hidden else device.private_key)
+    if device.listen_port:
+        add("listening port", str(device.listen_port))
+    if device.fwmark:
+        add("fwmark", f"0x{device.fwmark:x}")
+    for peer in sorted(device.peers, key=_age, reverse=True):
+        lines += ["", f"{paint('peer', 'yellow', 'bold')}: {paint(peer.public_key, 'yellow')}"]
+        if peer.preshared_key:
+            add("preshared key", "(hidden)" if hidden else peer.preshared_key)
+        if peer.endpoint:
+            add("endpoint", peer.endpoint)
+        slash = paint("/", "cyan")
+        add("allowed ips", ", ".join(ip.replace("/", slash) for ip in peer.allowed_ips) or "(none)")
+        if peer.handshake_sec:
+            add("latest handshake", _ago(int(now) - peer.handshake_sec, paint))
+        if peer.rx_bytes or peer.tx_bytes:
+            received, sent = _bytes(peer.rx_bytes, paint), _bytes(peer.tx_bytes, paint)
+            add("transfer", f"{received} received, {sent} sent")
+        if peer.keepalive:
+            add("persistent keepalive", f"every {_duration(peer.keepalive, paint)}")
+    return "\n".join(lines) + "\n"
+
+
+Paint = Callable[..., str]
+
+
+def _painter(coloured: bool) -> Paint:
+    """A function (text, colours...) -> text."""
+    if not coloured:
+        return lambda text, *colours: text
+    return lambda text, *colours: "".join(_COLOURS[colour] for colour in colours) + text + _RESET
+
+
+def _age(peer: Peer) -> tuple[int, int]:
+    return peer.handshake_sec, peer.handshake_nsec
+
+
+def _duration(seconds: int, paint: Paint) -> str:
+    parts = []
+    for unit, length in _SECONDS:
+        count, seconds = divmod(seconds, length)
+        if count:
+            parts.append(f"{count} {paint(unit if count == 1 else unit + 's', 'cyan')}")
+    return ", ".join(parts)
+
+
+def _ago(seconds: int, paint: Paint) -> str:
+    if seconds == 0:
+        return "Now"
+    if seconds < 0:
+        return f"({paint('System clock wound backward; connection problems may ensue.', 'bold')})"
+    return f"{_duration(seconds, paint)} ago"
+
+
+def _bytes(count: int, paint: Paint) -> str:
+    if count < 1024:
+        return f"{count} {paint('B', 'cyan')}"
+    for power, unit in ((2, "KiB"), (3, "MiB"), (4, "GiB")):
+        if count < 1024**power:
+            return f"{count / 1024 ** (power - 1):.2f} {paint(unit, 'cyan')}"
+    return f"{count / 1024**4:.2f} {paint('TiB', 'cyan')}"
+
+
+# --- for programs -------------------------------------------------------------------------------
+
+_DEVICE_FIELDS: dict[str, Callable[[Device], str]] = {
+    "public-key": lambda device: device.public_key or "(none)",
+    "private-key": lambda device: device.private_key or "(none)",
+    "listen-port": lambda device: str(device.listen_port),
+    "fwmark": lambda device: _mark(device),
+}
+_PEER_FIELDS: dict[str, Callable[[Peer], list[str]]] = {
+    "peers": lambda peer: [],
+    "preshared-keys": lambda peer: [peer.preshared_key or "(none)"],
+    "endpoints": lambda peer: [peer.endpoint or "(none)"],
+    "allowed-ips": lambda peer: [" ".join(peer.allowed_ips) or "(none)"],
+    "latest-handshakes": lambda peer: [str(peer.handshake_sec)],
+    "transfer": lambda peer: [str(peer.rx_bytes), str(peer.tx_bytes)],
+    "persistent-keepalive": lambda peer: [_keepalive(peer)],
+}
+
+
+def _print_field(interface: str | None, field: str) -> None:
+    if field not in (*_DEVICE_FIELDS, *_PEER_FIELDS, "dump"):
+        known = ", ".join((*_DEVICE_FIELDS, *_PEER_FIELDS, "dump"))
+        raise Failure(f"`{field}` cannot be shown", "no such field exists", f"Ask for one of {known}.")
+    prefix = interface == "all"
+    for name in _names(interface):
+        for row in _rows(uapi_client.get(name), field):
+            sys.stdout.write("\t".join([name, *row] if prefix else row) + "\n")
+
+
+def _rows(device: Device, field: str) -> Iterator[list[str]]:
+    if field == "dump":
+        yield [
+            device.private_key or "(none)",
+            device.public_key or "(none)",
+            str(device.listen_port),
+            _mark(device),
+        ]
+        for peer in device.peers:
+            yield [
+                peer.public_key,
+                peer.preshared_key or "(none)",
+                peer.endpoint or "(none)",
+                ",".join(peer.allowed_ips) or "(none)",
+                str(peer.handshake_sec),
+                str(peer.rx_bytes),
+                str(peer.tx_bytes),
+                _keepalive(peer),
+            ]
+    elif field in _DEVICE_FIELDS:
+        yield [_DEVICE_FIELDS[field](device)]
+    else:
+        for peer in device.peers:
+            yield [peer.public_key, *_PEER_FIELDS[field](peer)]
+
+
+def _mark(device: Device) -> str:
+    return f"0x{device.fwmark:x}" if device.fwmark else "off"
+
+
+def _keepalive(peer: Peer) -> str:
+    return str(peer.keepalive) if peer.keepalive else "off"

@@ -1,0 +1,185 @@
+"""The client's side of the configuration socket: one place that speaks to /var/run/wireguard/IFACE.sock.
+
+The protocol is text (wireguard.com/xplatform, engine/uapi.py); answers stay text here, since
+showing them is all that this side does with them.
+"""
+
+from __future__ import annotations
+
+import base64
+import errno
+import json
+import os
+import socket
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from plait.failure import Failure
+
+SOCKETS = Path("/var/run/wireguard")
+TIMEOUT = 30.0  # seconds without a byte from the engine
+
+
+@dataclass(slots=True)
+class Peer:
+    """One peer as `get` tells it. Keys in base64, preshared_key empty when there is none."""
+
+    public_key: str
+    preshared_key: str = ""
+    endpoint: str = ""
+    handshake_sec: int = 0
+    handshake_nsec: int = 0
+    tx_bytes: int = 0
+    rx_bytes: int = 0
+    keepalive: int = 0
+    allowed_ips: list[str] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Device:
+    """One interface as `get` tells it. Keys in base64, empty when there is none."""
+
+    name: str
+    private_key: str = ""
+    listen_port: int = 0
+    fwmark: int = 0
+    peers: list[Peer] = field(default_factory=list)
+
+    @property
+    def public_key(self) -> str:
+        """Of the private key; empty when there is none."""
+        if not self.private_key:
+            return ""
+        from plait.keys import public_key
+
+        return public_key(self.private_key.encode())
+
+
+def interfaces() -> list[str]:
+    """Names of all interfaces with a socket that somebody listens on, sorted."""
+    try:
+        names = sorted(path.stem for path in SOCKETS.iterdir() if path.suffix == ".sock")
+    except OSError:
+        return []
+    return [name for name in names if is_live(name)]
+
+
+def is_live(name: str) -> bool:
+    """Whether a process listens on the interface's socket. A stale file is none of our business."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        try:
+            sock.connect(os.fspath(SOCKETS / f"{name}.sock"))
+        except OSError:
+            return False
+        return True
+
+
+def get(name: str) -> Device:
+    """Ask for an interface and all its peers. Failure when nobody answers, or answers an error."""
+    device = Device(name)
+    peer: Peer | None = None
+    for key, value in _ask(name, b"get=1\n\n"):
+        if key == "public_key":
+            peer = Peer(_base64(value))
+            device.peers.append(peer)
+        elif peer is None:
+            _set_device(device, key, value)
+        else:
+            _set_peer(peer, key, value)
+    return device
+
+
+def change(name: str, text: Iterable[str]) -> None:
+    """Send one `set` operation (engine.uapi.format_set makes its text). Failure when it is refused."""
+    for _ in _ask(name, "".join(text).encode("ascii")):
+        pass
+
+
+def engine(name: str) -> dict[str, Any]:
+    """Ask for the engine's own report (workers/engine_report.py says its shape)."""
+    for key, value in _ask(name, b"get_engine=1\n\n"):
+        if key == "engine":
+            report: dict[str, Any] = json.loads(value)
+            return report
+    raise Failure(
+        f"{name} has no engine report", "its engine answered without one", "Is it an engine other than plaitd?"
+    )
+
+
+def _set_device(device: Device, key: str, value: str) -> None:
+    if key == "private_key":
+        device.private_key = _base64(value)
+    elif key == "listen_port":
+        device.listen_port = int(value)
+    elif key == "fwmark":
+        device.fwmark = int(value)
+
+
+def _set_peer(peer: Peer, key: str, value: str) -> None:
+    match key:
+        case "preshared_key":
+            peer.preshared_key = _base64(value) if value.strip("0") else ""
+        case "endpoint":
+            peer.endpoint = value
+        case "last_handshake_time_sec":
+            peer.handshake_sec = int(value)
+        case "last_handshake_time_nsec":
+            peer.handshake_nsec = int(value)
+        case "tx_bytes":
+            peer.tx_bytes = int(value)
+        case "rx_bytes":
+            peer.rx_bytes = int(value)
+        case "persistent_keepalive_interval":
+            peer.keepalive = int(value)
+        case "allowed_ip":
+            peer.allowed_ips.append(value)
+
+
+def _base64(hexadecimal: str) -> str:
+    return base64.b64encode(bytes.fromhex(hexadecimal)).decode()
+
+
+def _ask(name: str, operation: bytes) -> Iterator[tuple[str, str]]:
+    """Send one operation; give its answer's key=value pairs, errno excepted, which must be 0."""
+    what = f"{name} cannot be asked"
+    with _explained(name, what), socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        sock.settimeout(TIMEOUT)
+        sock.connect(os.fspath(SOCKETS / f"{name}.sock"))
+        sock.sendall(operation)
+        code: int | None = None
+        with sock.makefile("r", encoding="ascii", newline="\n") as lines:
+            for line in lines:
+                line = line.rstrip("\n")
+                if not line:
+                    break
+                key, _, value = line.partition("=")
+                if key == "errno":
+                    code = abs(int(value))
+                else:
+                    yield key, value
+    if code is None:
+        raise Failure(what, "the answer ended early", "Its engine may have stopped; look at its log.")
+    if code:
+        why = f"its engine answered {os.strerror(code)} ({errno.errorcode.get(code, code)})"
+        raise Failure(what, why, "Look at the engine's log; it names the line that is wrong.")
+
+
+@contextmanager
+def _explained(name: str, what: str) -> Iterator[None]:
+    """Turn what goes wrong on the socket into a Failure."""
+    try:
+        yield
+    except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError) as error:
+        raise Failure(
+            what, f"nobody listens on {SOCKETS / name}.sock", f"Start its engine first: plaitd {name}"
+        ) from error
+    except PermissionError as error:
+        raise Failure(what, f"{SOCKETS / name}.sock is root's", "Run this as root.") from error
+    except TimeoutError as error:
+        why = f"no answer came within {TIMEOUT:.0f} s"
+        raise Failure(what, why, "Its engine may be stuck; look at its log.") from error
+    except (OSError, ValueError) as error:
+        raise Failure(what, str(error), "Is it an engine for the WireGuard protocol? Look at its log.") from error
