@@ -89,7 +89,8 @@ def pretty(device: Device, now: float, *, coloured: bool) -> str:
     """The interface and its peers, the latest heard of first. now: wall clock, seconds."""
     paint = _painter(coloured)
     hidden = os.environ.get("WG_HIDE_KEYS") != "never"
-    lines = [f"{_RESET if coloured else ''}{paint('interface', 'green', 'bold')}: {paint(device.name, 'green')}"]
+    start = _RESET if coloured else ""
+    lines = [f"{start}{paint('interface', 'green', 'bold')}: {paint(device.name, 'green')}"]
 
     def add(name: str, value: str) -> None:
         lines.append(f"  {paint(name, 'bold')}: {value}")

@@ -104,9 +104,8 @@ def engine(name: str) -> dict[str, Any]:
         if key == "engine":
             report: dict[str, Any] = json.loads(value)
             return report
-    raise Failure(
-        f"{name} has no engine report", "its engine answered without one", "Is it an engine other than plaitd?"
-    )
+    what = f"{name} has no engine report"
+    raise Failure(what, "its engine answered without one", "Is it an engine other than plaitd?")
 
 
 def _set_device(device: Device, key: str, value: str) -> None:
@@ -182,4 +181,5 @@ def _explained(name: str, what: str) -> Iterator[None]:
         why = f"no answer came within {TIMEOUT:.0f} s"
         raise Failure(what, why, "Its engine may be stuck; look at its log.") from error
     except (OSError, ValueError) as error:
-        raise Failure(what, str(error), "Is it an engine for the WireGuard protocol? Look at its log.") from error
+        mend = "Is it an engine for the WireGuard protocol? Look at its log."
+        raise Failure(what, str(error), mend) from error

@@ -1,0 +1,123 @@
+"""`plait show --engine`: the inside of running engines as tables.
+
+The engine tells it over its configuration socket: the operation `get_engine=1` is answered by one
+line `engine=JSON`, then `errno=0` and an empty line (workers/engine_report.py has the JSON's shape). CPU
+and memory of its processes are read from /proc here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+from typing import TYPE_CHECKING, Any
+
+from plait import uapi_client
+from plait.lab import process_stat, pss_bytes
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+def run(interface: str | None, *, as_json: bool) -> None:
+    """Print the report of one interface or of all."""
+    names = uapi_client.interfaces() if interface in (None, "all") else [str(interface)]
+    reports = {name: with_usage(uapi_client.engine(name)) for name in names}
+    if as_json:
+        json.dump(reports, sys.stdout, indent=2)
+        sys.stdout.write("\n")
+        return
+    from rich.console import Console
+
+    console = Console(soft_wrap=not sys.stdout.isatty())
+    for name, report in reports.items():
+        provider = report["aead"]
+        console.print(f"[bold]interface[/bold]: {name}   [bold]AEAD[/bold]: {provider}", highlight=False)
+        for table in tables(report):
+            console.print(table)
+
+
+def with_usage(report: dict[str, Any]) -> dict[str, Any]:
+    """The report with cpu_seconds and pss_bytes of each process, None where /proc does not tell."""
+    for process in report["processes"]:
+        process["cpu_seconds"] = process["pss_bytes"] = None
+        with contextlib.suppress(OSError, IndexError, ValueError):
+            _, fields = process_stat(process["pid"])
+            process["cpu_seconds"] = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+            process["pss_bytes"] = pss_bytes(process["pid"])
+    return report
+
+
+def tables(report: dict[str, Any]) -> list[Table]:
+    """The report as tables: processes, queues, slots, counters."""
+    return [_processes(report), _queues(report), _slots(report), _counters(report)]
+
+
+def table(title: str, left: tuple[str, ...], right: tuple[str, ...]) -> Table:
+    """A table whose first columns are flush left and whose others are flush right."""
+    from rich import box
+    from rich.table import Table
+
+    made = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in left:
+        made.add_column(name, no_wrap=True)
+    for name in right:
+        made.add_column(name, justify="right", no_wrap=True)
+    return made
+
+
+def mebibytes(count: int | None) -> str:
+    """Bytes for a table."""
+    return "-" if count is None else f"{count / 2**20:.1f}"
+
+
+def _processes(report: dict[str, Any]) -> Table:
+    made = table(
+        "Processes", ("role", "state"), ("pid", "CPU", "life", "beat ms ago", "CPU s", "PSS MiB")
+    )
+    for process in report["processes"]:
+        numbered = process["role"] in ("receiver", "consumer")
+        asleep = process["state"] == "running" and process["asleep"]
+        made.add_row(
+            f"{process['role']} {process['number']}" if numbered else process["role"],
+            "asleep" if asleep else process["state"],
+            str(process["pid"]),
+            "-" if process["cpu"] is None else str(process["cpu"]),
+            str(process["incarnation"]),
+            "-" if process["beat_ms"] is None else f"{process['beat_ms']:.0f}",
+            "-" if process["cpu_seconds"] is None else f"{process['cpu_seconds']:.2f}",
+            mebibytes(process["pss_bytes"]),
+        )
+    return made
+
+
+def _queues(report: dict[str, Any]) -> Table:
+    title = f"Queues of {report['peers']} peers"
+    made = table(title, ("direction",), ("packets", "peers waiting", "longest"))
+    for direction, queue in report["queues"].items():
+        made.add_row(direction, str(queue["waiting"]), str(queue["peers"]), str(queue["longest"]))
+    tokens = ", ".join(f"{count} {name}" for name, count in report["tokens"].items())
+    made.caption, made.caption_justify = f"tokens: {tokens}", "left"
+    return made
+
+
+def _slots(report: dict[str, Any]) -> Table:
+    made = table(
+        "Slots in use, and where their packets are",
+        ("receiver", "direction"),
+        ("small", "of", "trains", "of", "receiver's", "queued", "in hand", "free nodes"),
+    )
+    for pool in report["pools"]:
+        keys = ("small_out", "small_slots", "train_out", "train_slots", "mine", "queued", "in_hand", "home")
+        made.add_row(str(pool["receiver"]), pool["direction"], *(str(pool[key]) for key in keys))
+    return made
+
+
+def _counters(report: dict[str, Any]) -> Table:
+    made = table("Packets by what became of them (causes never met are left out)", ("cause",), ("packets",))
+    counters = report["counters"]
+    for name in sorted(counters, key=lambda name: (name.startswith("drop_"), name.startswith("hs_"))):
+        if counters[name]:
+            made.add_row(name.replace("_", " "), str(counters[name]))
+    return made

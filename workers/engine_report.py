@@ -1,0 +1,165 @@
+"""What goes on inside the engine, read from the data segment: the answer to `get_engine=1`.
+
+    {"aead": "libipsec-mb AVX512",            the provider that this build and CPU give
+     "peers": 2,                              rows in use
+     "processes": [{"role": "receiver", "number": 0, "worker": 2, "pid": 4711, "cpu": 0,
+                    "state": "running", "asleep": true, "incarnation": 1, "beat_ms": 12.5}, …],
+     "queues": {"inbound":  {"waiting": 0, "peers": 0, "longest": 0}, "outbound": …},   wire-size packets
+     "tokens": {"idle": 2, "queued": 0, "held": 0, "dead": 0},
+     "pools": [{"receiver": 0, "direction": "inbound", "nodes": 2048, "home": 2040, "mine": 8,
+                "queued": 0, "in_hand": 0, "small_slots": 1024, "small_out": 8,
+                "train_slots": 16, "train_out": 0}, …],
+     "counters": {"udp_received": 10, "drop_data_tag": 0, …}}      sums over all workers, every cause
+
+beat_ms: since the process's latest turn (asleep ones do not turn); null before its first. cpu: null
+when not pinned. All is read without stopping anybody, so numbers of one report may be a few
+packets apart.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from workers._workers import ffi, lib
+
+NOT_PINNED = 0xFFFFFFFF
+_ROLES = (  # first worker number, how many, role
+    (lib.WORKER_SUPERVISOR, 1, "supervisor"),
+    (lib.WORKER_CONTROL, 1, "control"),
+    (lib.WORKER_RECEIVER, lib.MAX_RECEIVERS, "receiver"),
+    (lib.WORKER_CONSUMER, lib.MAX_CONSUMERS, "consumer"),
+)
+_DIRECTIONS = {lib.INBOUND: "inbound", lib.OUTBOUND: "outbound"}
+
+
+def report(segment: Any, now: int) -> dict[str, Any]:
+    """The report of an attached `struct segment *`; now is CLOCK_BOOTTIME ns. Ready for json.dumps."""
+    used = min(int(segment.device.rows_used), int(segment.geometry.max_peers))
+    return {
+        "aead": _aead(),
+        "peers": _peers(segment, used),
+        "processes": _processes(segment, now),
+        "queues": _queues(segment, used),
+        "tokens": _tokens(segment, used),
+        "pools": _pools(segment),
+        "counters": counters(segment),
+    }
+
+
+def counters(segment: Any) -> dict[str, int]:
+    """Every counter's name in lower case and its sum over all workers."""
+    names = ffi.typeof("enum counter").elements
+    return {
+        name.lower(): int(lib.counter_sum(segment, number))
+        for number, name in sorted(names.items())
+        if number < lib.COUNTERS
+    }
+
+
+def _aead() -> str:
+    aead = lib.aead_new(-1)
+    if aead == ffi.NULL:
+        return "none"
+    try:
+        return str(ffi.string(lib.aead_name(aead)).decode())
+    finally:
+        lib.aead_free(aead)
+
+
+def _processes(segment: Any, now: int) -> list[dict[str, Any]]:
+    states = ffi.typeof("enum worker_state").elements
+    rows = []
+    for first, count, role in _ROLES:
+        for number in range(count):
+            line = segment.workers[first + number]
+            state, beat, cpu = int(line.state), int(line.beat), int(line.cpu)
+            if state == lib.WORKER_ABSENT:
+                continue
+            rows.append(
+                {
+                    "role": role,
+                    "number": number,
+                    "worker": first + number,
+                    "pid": int(line.pid),
+                    "cpu": None if cpu == NOT_PINNED else cpu,
+                    "state": states.get(state, f"WORKER_{state}").removeprefix("WORKER_").lower(),
+                    "asleep": int(line.epoch) % 2 == 0,
+                    "incarnation": int(line.incarnation),
+                    "beat_ms": round(max(now - beat, 0) / 1e6, 1) if beat else None,
+                }
+            )
+    return rows
+
+
+def _field(struct: str, base: Any, count: int, path: tuple[Any, ...], kind: str) -> NDArray[Any]:
+    """One field of an array of structs as a strided view; path as for ffi.offsetof."""
+    size = ffi.sizeof(struct)
+    raw = np.frombuffer(ffi.buffer(base, count * size), np.uint8).reshape(count, size)
+    offset = ffi.offsetof(struct, *path)
+    width = np.dtype(kind).itemsize
+    view: NDArray[Any] = raw[:, offset : offset + width].view(kind)[:, 0]
+    return view
+
+
+def _peers(segment: Any, used: int) -> int:
+    """Rows that are not marked unused (state 0)."""
+    return int(np.count_nonzero(_field("struct peer_row", segment.rows, used, ("state",), "<u4")))
+
+
+def _queues(segment: Any, used: int) -> dict[str, Any]:
+    result = {}
+    for direction, name in _DIRECTIONS.items():
+        ends = ("ends", direction, "produced")
+        heads = ("heads", direction, "consumed")
+        produced = _field("struct peer_row", segment.rows, used, ends, "<u4")
+        consumed = _field("struct peer_row", segment.rows, used, heads, "<u4")
+        # Signed as the queue counts: a batch may be taken before its producer has counted it.
+        depth = np.maximum((produced - consumed).astype(np.int32), 0)
+        result[name] = {
+            "waiting": int(depth.sum(dtype=np.int64)),
+            "peers": int(np.count_nonzero(depth)),
+            "longest": int(depth.max(initial=0)),
+        }
+    return result
+
+
+def _tokens(segment: Any, used: int) -> dict[str, int]:
+    tokens = np.frombuffer(ffi.buffer(segment.tokens, used * 4), np.uint32)
+    return {
+        "idle": int(np.count_nonzero(tokens == lib.TOKEN_IDLE)),
+        "queued": int(np.count_nonzero(tokens == lib.TOKEN_QUEUED)),
+        "held": int(np.count_nonzero(tokens >= lib.TOKEN_HELD)),
+        "dead": int(np.count_nonzero(tokens == lib.TOKEN_DEAD)),
+    }
+
+
+def _pools(segment: Any) -> list[dict[str, Any]]:
+    geometry = segment.geometry
+    a_pool, small, trains = int(geometry.nodes_a_pool), int(geometry.small_slots), int(geometry.train_slots)
+    every = int(segment.nodes) + 1
+    states = np.frombuffer(ffi.buffer(segment.states, every * 4), np.uint32)
+    slots = _field("struct node", segment.node, every, ("slot",), "<u4")
+    rows = []
+    for pool in range(min(int(segment.pools), 2 * int(segment.device.receivers))):
+        nodes = slice(1 + pool * a_pool, 1 + (pool + 1) * a_pool)
+        state = states[nodes].copy()
+        out = np.unique(slots[nodes][state != lib.NODE_HOME])
+        rows.append(
+            {
+                "receiver": pool // lib.DIRECTIONS,
+                "direction": _DIRECTIONS[pool % lib.DIRECTIONS],
+                "nodes": a_pool,
+                "home": int(np.count_nonzero(state == lib.NODE_HOME)),
+                "mine": int(np.count_nonzero(state == lib.NODE_MINE)),
+                "queued": int(np.count_nonzero(state == lib.NODE_QUEUED)),
+                "in_hand": int(np.count_nonzero(state >= lib.NODE_IN_HAND)),
+                "small_slots": small,
+                "small_out": int(np.count_nonzero(out < small)),
+                "train_slots": trains,
+                "train_out": int(np.count_nonzero((out >= small) & (out < small + trains))),
+            }
+        )
+    return rows
