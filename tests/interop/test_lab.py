@@ -1,0 +1,103 @@
+"""The laboratory itself: hosts are private, and nothing of them outlives it, however it ends.
+
+    host a  eth0 10.200.1.1 fd00:200:1::1 ──── eth0 10.200.1.2 fd00:200:1::2  host b
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from plait.lab import WIREGUARD_GO, Lab, LabError, missing
+
+pytestmark = pytest.mark.network
+
+
+def traces() -> dict[str, list[str]]:
+    """What a lab could leave outside."""
+    return {"sockets": os.listdir("/run/wireguard") if os.path.isdir("/run/wireguard") else [],
+            "interfaces": sorted(os.listdir("/sys/class/net")),
+            "named namespaces": os.listdir("/run/netns") if os.path.isdir("/run/netns") else []}
+
+
+def processes_of(namespaces: list[str]) -> list[str]:
+    """Processes in one of these pid namespaces."""
+    found = []
+    for entry in os.listdir("/proc"):
+        try:
+            if entry.isdigit() and os.readlink(f"/proc/{entry}/ns/pid") in namespaces:
+                found.append(Path(f"/proc/{entry}/stat").read_text())
+        except OSError:
+            continue
+    return [stat for stat in found if stat.rpartition(")")[2].split()[0] != "Z"]
+
+
+def test_hosts_reach_each_other_and_only_each_other() -> None:
+    before = traces()
+    with Lab() as lab:
+        a, b, c = lab.add_hosts(["a", "b", "c"])
+        link = lab.link(a, b)
+        assert a.ping(link.address(b), 3).received == 3
+        assert b.ping(link.address(a, 6), 3).received == 3
+        assert c.ping(link.address(b), 1, wait=0.2).received == 0
+        assert traces() == before
+
+
+def test_both_ends_may_have_the_same_interface_name() -> None:
+    before = traces()
+    with Lab() as lab:
+        engines = [host.engine("wg0", WIREGUARD_GO) for host in lab.add_hosts(["a", "b"])]
+        assert all(engine.uapi("get=1\n\n").endswith("\nerrno=0\n\n") for engine in engines)
+        assert [len(engine.processes()) for engine in engines] == [1, 1]
+        assert all(row.cpu_seconds >= 0 and row.pss_bytes > 1e6 for row in engines[0].processes())
+        assert traces() == before
+        assert engines[0].stop() == 0
+        assert not engines[0].host.usage()
+        assert engines[1].host.usage()
+
+
+def test_engine_that_fails_says_why() -> None:
+    with Lab() as lab, pytest.raises(LabError, match="no more strings than this"):
+        lab.host("a").engine("wg0", ["sh", "-c", "echo no more strings than this >&2; exit 3"])
+
+
+def test_command_that_fails_or_hangs_is_an_error() -> None:
+    with Lab() as lab:
+        a = lab.host("a")
+        with pytest.raises(LabError, match="exit code 1"):
+            a.run(["ip", "link", "show", "nothing"])
+        with pytest.raises(LabError, match="still runs"):
+            a.run(["sleep", "60"], timeout=0.2)
+        assert not a.usage()
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_nothing_outlives_a_killed_lab(number: int) -> None:
+    before = traces()
+    text = ("import os, sys, time\nfrom plait.lab import *\nlab = Lab()\nfor name in 'ab':\n"
+            "    host = lab.host(name)\n    host.engine('wg0', WIREGUARD_GO)\n"
+            "    host.popen(['sh', '-c', '(trap \"\" TERM HUP INT; sleep 1000 & wait) & wait'])\n"
+            "    print(os.readlink(f'/proc/{host.pid}/ns/pid'), flush=True)\ntime.sleep(1000)\n")
+    with subprocess.Popen([sys.executable, "-c", text], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+                          text=True) as script:
+        assert script.stdout is not None
+        namespaces = [script.stdout.readline().strip() for _ in "ab"]
+        assert len(processes_of(namespaces)) >= 6
+        script.send_signal(number)
+        script.wait(10)
+    deadline = time.monotonic() + 10
+    while processes_of(namespaces) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert processes_of(namespaces) == []
+    assert traces() == before
+
+
+def test_missing_program_is_named() -> None:
+    assert missing() == []
+    assert ["no such-program" in str(error) for error in missing("such-program")] == [True]
