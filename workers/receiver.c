@@ -1,0 +1,198 @@
+/* Theory. One thread, one epoll set: two UDP sockets, a TUN queue, its own bell, the channel.
+ * Each ready descriptor is given one batch a round, so that a flood from outside can not
+ * starve what comes from inside, nor the other way round. A pool without a free slot takes
+ * its descriptors out of the set (nothing is read that can not be kept: the kernel's buffers
+ * hold the rest) until a holder that brought nodes home rings. */
+#include "workers/receiver.h"
+#include "workers/clock.h"
+#include "workers/udp.h"
+
+#include "shm/bell.h"
+#include "shm/counters.h"
+#include "shm/epoch.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+enum watch { WATCH_UDP4, WATCH_UDP6, WATCH_TUN, WATCH_BELL, WATCH_CHANNEL, WATCHES };
+
+/* A sleeping receiver looks at the clock and its pools this often even if nothing happens. */
+#define SLEEP_MS 100
+
+struct receiver {
+    const struct segment *segment;
+    uint32_t worker;
+    int epoll;
+    int fds[WATCHES];
+    int watched[WATCHES];
+    int starving[DIRECTIONS];
+    int32_t bells[MAX_WORKERS];
+    struct pool pools[DIRECTIONS];
+    struct intake intakes[DIRECTIONS];
+    struct udp_inbox inbox;
+};
+
+static uint32_t watch_direction(enum watch which)
+{
+    return which == WATCH_TUN ? OUTBOUND : INBOUND;
+}
+
+static int watch(struct receiver *receiver, enum watch which, int wanted)
+{
+    struct epoll_event event = { .events = EPOLLIN, .data.u32 = which };
+
+    if (receiver->fds[which] < 0 || receiver->watched[which] == wanted)
+        return 0;
+    if (epoll_ctl(receiver->epoll, wanted ? EPOLL_CTL_ADD : EPOLL_CTL_DEL, receiver->fds[which], &event))
+        return -1;
+    receiver->watched[which] = wanted;
+    return 0;
+}
+
+struct receiver *receiver_new(const struct segment *segment, uint32_t number, int channel,
+                              int tun, const int32_t *bells)
+{
+    struct receiver *receiver = calloc(1, sizeof *receiver);
+
+    if (!receiver)
+        return NULL;
+    receiver->segment = segment;
+    receiver->worker = WORKER_RECEIVER + number;
+    for (int i = 0; i < WATCHES; i++)
+        receiver->fds[i] = -1;
+    receiver->epoll = epoll_create1(EPOLL_CLOEXEC);
+    for (int i = 0; i < MAX_WORKERS; i++)
+        receiver->bells[i] = bells[i];
+    for (uint32_t d = 0; d < DIRECTIONS; d++) {
+        if (pool_open(&receiver->pools[d], segment, 2 * number + d))
+            goto refused;
+        receiver->intakes[d] = (struct intake){ .segment = segment, .worker = receiver->worker,
+                                                .number = number, .bells = receiver->bells,
+                                                .pool = &receiver->pools[d] };
+    }
+    if (receiver->epoll < 0 || udp_inbox_open(&receiver->inbox))
+        goto refused;
+    receiver->fds[WATCH_TUN] = tun;
+    receiver->fds[WATCH_BELL] = bells[receiver->worker];
+    receiver->fds[WATCH_CHANNEL] = channel;
+    if (watch(receiver, WATCH_TUN, 1) || watch(receiver, WATCH_BELL, 1) || watch(receiver, WATCH_CHANNEL, 1))
+        goto refused;
+    return receiver;
+refused:
+    receiver_free(receiver);
+    return NULL;
+}
+
+void receiver_free(struct receiver *receiver)
+{
+    if (!receiver)
+        return;
+    for (uint32_t d = 0; d < DIRECTIONS; d++) {
+        if (!receiver->pools[d].segment)
+            continue;
+        while (receiver->intakes[d].slots_held)
+            pool_put_slot(&receiver->pools[d], receiver->intakes[d].slots[--receiver->intakes[d].slots_held]);
+        pool_close(&receiver->pools[d]);
+    }
+    udp_inbox_close(&receiver->inbox);
+    if (receiver->epoll >= 0)
+        close(receiver->epoll);
+    free(receiver);
+}
+
+int receiver_use_sockets(struct receiver *receiver, int udp4, int udp6)
+{
+    watch(receiver, WATCH_UDP4, 0);
+    watch(receiver, WATCH_UDP6, 0);
+    receiver->fds[WATCH_UDP4] = udp4;
+    receiver->fds[WATCH_UDP6] = udp6;
+    return watch(receiver, WATCH_UDP4, 1) || watch(receiver, WATCH_UDP6, 1) ? -1 : 0;
+}
+
+/* Reads on or stops reading in one direction. */
+static void set_starving(struct receiver *receiver, uint32_t direction, int starving)
+{
+    if (receiver->starving[direction] == starving)
+        return;
+    receiver->starving[direction] = starving;
+    for (enum watch w = WATCH_UDP4; w <= WATCH_TUN; w++)
+        if (watch_direction(w) == direction)
+            watch(receiver, w, !starving);
+    if (starving)
+        counter_add(receiver->segment, receiver->worker, SLOTS_STARVED, 1);
+    bell_starve(receiver->segment, receiver->worker,
+                (uint32_t)(receiver->starving[INBOUND] | receiver->starving[OUTBOUND]));
+}
+
+/* A direction without slots announces it, looks once more, and is fed when there are some. */
+static void feed(struct receiver *receiver)
+{
+    for (uint32_t d = 0; d < DIRECTIONS; d++) {
+        if (intake_refill(&receiver->intakes[d], BURST_MAX)) {
+            set_starving(receiver, d, 0);
+            continue;
+        }
+        set_starving(receiver, d, 1);
+        if (intake_refill(&receiver->intakes[d], BURST_MAX))
+            set_starving(receiver, d, 0);
+    }
+}
+
+/* One batch of one descriptor. Bits of RECEIVER_*. */
+static int serve(struct receiver *receiver, enum watch which)
+{
+    uint64_t rings;
+
+    switch (which) {
+    case WATCH_UDP4:
+    case WATCH_UDP6:
+        receive_udp(&receiver->intakes[INBOUND], receiver->fds[which], &receiver->inbox);
+        return 0;
+    case WATCH_TUN:
+        if (receive_tun(&receiver->intakes[OUTBOUND], receiver->fds[WATCH_TUN],
+                        receiver->inbox.spill) == -EBADFD) {
+            watch(receiver, WATCH_TUN, 0);
+            return RECEIVER_TUN_GONE;
+        }
+        return 0;
+    case WATCH_BELL:
+        if (read(receiver->fds[WATCH_BELL], &rings, sizeof rings) < 0)
+            return 0;
+        return 0;
+    default:
+        return RECEIVER_CHANNEL;
+    }
+}
+
+int receiver_run(struct receiver *receiver, uint64_t until)
+{
+    const struct segment *s = receiver->segment;
+
+    epoch_wake(s, receiver->worker);
+    for (;;) {
+        struct epoll_event events[WATCHES];
+        uint64_t now = clock_now();
+        int reasons = 0;
+        int ready;
+
+        epoch_turn(s, receiver->worker, now);
+        feed(receiver);
+        ready = epoll_wait(receiver->epoll, events, WATCHES, 0);
+        if (ready == 0) {
+            epoch_sleep(s, receiver->worker);
+            ready = epoll_wait(receiver->epoll, events, WATCHES, SLEEP_MS);
+            epoch_wake(s, receiver->worker);
+        }
+        for (int i = 0; i < ready; i++)
+            reasons |= serve(receiver, events[i].data.u32);
+        if (!reasons && now >= until)
+            reasons = RECEIVER_TIME;
+        if (reasons) {
+            epoch_sleep(s, receiver->worker);
+            return reasons;
+        }
+    }
+}

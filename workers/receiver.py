@@ -1,0 +1,73 @@
+"""The receiver process: one per CPU core.
+
+All it does with packets is C (workers/receiver.c); this is its start, its channel and its end.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+from workers._workers import ffi, lib
+from workers.channel import ChannelClosed
+from workers.launch import WorkerStart, begin_worker
+
+TURN_NS = 1_000_000_000  # how long one crossing into C lasts when nothing interrupts it
+
+
+def bells_of(start: WorkerStart) -> Any:
+    """The bells by worker number, as int32_t[MAX_WORKERS]; -1 where there is none."""
+    bells = ffi.new("int32_t[]", [-1] * lib.MAX_WORKERS)
+    for name, fd in start.fds.items():
+        if name.startswith("bell:"):
+            bells[int(name.removeprefix("bell:"))] = fd
+    return bells
+
+
+def main() -> None:
+    """Receive packets until the supervisor says stop."""
+    start = begin_worker("receiver")
+    bells = bells_of(start)
+    receiver = lib.receiver_new(
+        start.segment, start.number, start.channel.fileno(), start.fds.get(f"tun:{start.number}", -1), bells
+    )
+    if receiver == ffi.NULL:
+        start.fail(
+            f"receiver {start.number} cannot start",
+            os.strerror(ffi.errno),
+            "look at this process's limits on memory and open files",
+        )
+    use_sockets(start, receiver)
+    start.ready()
+    while True:
+        reason = lib.receiver_run(receiver, lib.clock_now() + TURN_NS)
+        if reason & lib.RECEIVER_TUN_GONE:
+            start.log("debug", f"receiver {start.number}: the TUN queue is gone")
+        if reason & lib.RECEIVER_CHANNEL and not obey(start, receiver):
+            break
+    lib.receiver_free(receiver)
+
+
+def obey(start: WorkerStart, receiver: Any) -> bool:
+    """Apply one message of the supervisor; False when it was the last."""
+    try:
+        message, fds = start.channel.receive()
+    except ChannelClosed:
+        return False
+    if message["kind"] == "sockets":
+        lib.receiver_use_sockets(receiver, -1, -1)
+        start.replace_sockets(message, fds)
+        use_sockets(start, receiver)
+    return bool(message["kind"] != "stop")
+
+
+def use_sockets(start: WorkerStart, receiver: Any) -> None:
+    """Listen on this receiver's own sockets."""
+    pair = [start.fds.get(f"udp{family}:{start.number}", -1) for family in (4, 6)]
+    if lib.receiver_use_sockets(receiver, *pair) != 0:
+        raise OSError(ffi.errno, os.strerror(ffi.errno))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
