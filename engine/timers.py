@@ -1,4 +1,4 @@
-"""What the timers of peers ask for, worked out over columns (kernel: timers.c; engine/timers.h has the columns).
+"""What the timers of peers ask for, worked out over columns (engine/timers.h; kernel: timers.c).
 
 There is no timer object. The holder of a peer notes what happened as coarse stamps; the
 column NEXT_DUE says when control must look at a row, and control scans it once a tick
@@ -207,7 +207,7 @@ def may_send_handshake(columns: Columns, row: int, now: int) -> bool:
 
 
 def initiation_sent(columns: Columns, row: int, now: int, jitter: int) -> None:
-    """An initiation went out, or the attempt to send it failed. Also order AUTHENTICATED_SENT from the holder.
+    """An initiation went out, or sending it failed. Also order AUTHENTICATED_SENT from the holder.
 
     now: a tick. jitter: ticks, one of draw_jitter.
     """

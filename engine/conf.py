@@ -1,0 +1,485 @@
+"""Configuration files: what wg(8) reads (`wg setconf`) and what wg-quick(8) adds.
+
+A file is sections [Interface] and [Peer] of ``Key = value`` lines; `#` begins a comment, case does
+not matter in keys, white space does not matter anywhere but in commands. Keys of wg-quick
+stand in [Interface] alone. A mistake is a ConfError with file, line, what, why and what to
+do; nothing half-read is ever returned.
+
+Host names of endpoints stay as they are in the result: resolving them is not parsing.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from socket import AF_INET, AF_INET6, inet_ntop, inet_pton  # conversions of text, no sockets
+from typing import Final, NamedTuple
+
+from engine import uapi
+
+WG_INTERFACE_KEYS: Final = ("PrivateKey", "ListenPort", "FwMark")
+QUICK_KEYS: Final = (
+    "Address", "DNS", "MTU", "Table", "PreUp", "PostUp", "PreDown", "PostDown", "SaveConfig",
+)  # fmt: skip
+PEER_KEYS: Final = ("PublicKey", "PresharedKey", "AllowedIPs", "Endpoint", "PersistentKeepalive")
+
+_SPACE = " \t\n\v\f\r"  # of the C locale, as both programs see it
+_SPACES = re.compile(f"[{_SPACE}]+")
+_INTERFACE_NAME = re.compile(r"[a-zA-Z0-9_=+.-]{1,15}\Z", re.ASCII)
+_DECIMAL = re.compile(r"[0-9]{1,20}\Z", re.ASCII)
+_HEX = re.compile(r"0x[0-9a-fA-F]{1,16}\Z", re.ASCII)
+_HOST = re.compile(r"[0-9A-Za-z._:%-]{1,255}\Z", re.ASCII)
+_TABLE_NAME = re.compile(r"[0-9A-Za-z_.-]{1,64}\Z", re.ASCII)
+_DNS_SERVER = re.compile(r"[0-9.]+\Z|.*:", re.ASCII)
+_SECRETS = ("privatekey", "presharedkey")
+_SECRETISH = re.compile(r"[0-9A-Za-z+/]{32,}=*")
+
+
+class ConfError(ValueError):
+    """A file that is refused. `line` is safe to log: what could be a secret is hidden."""
+
+    def __init__(self, file: str, line_number: int, line: str, what: str, why: str, next_step: str) -> None:
+        super().__init__(f"{file}:{line_number}: {what} ({line}): {why}; {next_step}")
+        self.file = file
+        self.line_number = line_number
+        self.line = line
+        self.what = what
+        self.why = why
+        self.next = next_step
+
+
+class Address(NamedTuple):
+    """An address of the interface, host bits kept: bytes, 32 or 128, prefix length."""
+
+    address: bytes
+    bits: int
+    cidr: int
+
+    def __str__(self) -> str:
+        return f"{inet_ntop(AF_INET if self.bits == 32 else AF_INET6, self.address)}/{self.cidr}"
+
+
+class Host(NamedTuple):
+    """An endpoint as written: a name or an address (without brackets), and a port of 1 to 65535."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @property
+    def endpoint(self) -> uapi.Endpoint | None:
+        """The endpoint when the host is an address already, else None: a name, to be resolved."""
+        text, _, zone = self.host.partition("%")
+        if (address := _address(AF_INET, self.host)) is not None:
+            return uapi.Endpoint(address, self.port)
+        if (address := _address(AF_INET6, text)) is not None:
+            return uapi.Endpoint(address, self.port, zone)
+        return None
+
+
+@dataclass(slots=True)
+class Interface:
+    """The [Interface] sections together. None or empty: not mentioned."""
+
+    private_key: bytes | None = None
+    listen_port: int | None = None
+    fwmark: int | None = None
+    addresses: list[Address] = field(default_factory=list)
+    dns: list[str] = field(default_factory=list)  # addresses of servers
+    dns_search: list[str] = field(default_factory=list)  # domains
+    mtu: int | None = None
+    table: str = "auto"  # auto, off, or a routing table's number or name
+    pre_up: list[str] = field(default_factory=list)  # commands, in order; %i stands for the interface
+    post_up: list[str] = field(default_factory=list)
+    pre_down: list[str] = field(default_factory=list)
+    post_down: list[str] = field(default_factory=list)
+    save_config: bool = False
+
+
+@dataclass(slots=True)
+class Peer:
+    """One [Peer] section, which begins at line_number."""
+
+    line_number: int
+    public_key: bytes = b""
+    preshared_key: bytes | None = None
+    endpoint: Host | None = None
+    keepalive: int | None = None  # seconds, 0 = off
+    allowed_ips: list[uapi.AllowedIP] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Conf:
+    """A whole file."""
+
+    interface: Interface = field(default_factory=Interface)
+    peers: list[Peer] = field(default_factory=list)
+
+
+def interface_name(file: str) -> str:
+    """The interface that a wg-quick file is for: its name without .conf. ConfError when it is none."""
+    name = file.rsplit("/", 1)[-1]
+    stem = name.removesuffix(".conf")
+    if stem == name or not _INTERFACE_NAME.match(stem):
+        why = "it must be an interface name of 1 to 15 letters, digits or _=+.- followed by .conf"
+        raise ConfError(file, 0, name[:80], "not a wg-quick file name", why, "rename it, e.g. to wg0.conf")
+    return stem
+
+
+def parse(text: str, file: str = "-", quick: bool = True) -> Conf:
+    """Read a file's text (decoded, with its line ends). ConfError at the first mistake.
+
+    quick: keys of wg-quick are accepted; otherwise they are mistakes, as for `wg setconf`.
+    """
+    reader = _Reader(file, quick)
+    for number, line in enumerate(text.split("\n"), 1):
+        reader.line(number, line)
+    return reader.end()
+
+
+def strip(text: str) -> str:
+    """What `wg-quick strip` prints: the file without the lines that are wg-quick's own."""
+    lines = text.split("\n")
+    if lines[-1] == "":
+        lines.pop()
+    kept = []
+    in_interface = False
+    for raw in lines:
+        line = raw.strip(" \t")
+        key, _, in_interface = _quick_key(line, in_interface)
+        if not (in_interface and key in _QUICK):
+            kept.append(line + "\n")
+    return "".join(kept) + "\n"
+
+
+def to_set(
+    conf: Conf, resolve: Callable[[Host], uapi.Endpoint] | None = None, append: bool = False
+) -> uapi.Set:
+    """The file as one UAPI operation, as `wg setconf` would send it, or `wg addconf` with append.
+
+    resolve turns a host name into an endpoint; without it, a name raises ValueError.
+    """
+    interface = conf.interface
+    if append:
+        done = uapi.Set(interface.private_key, interface.listen_port, interface.fwmark)
+    else:
+        zero = bytes(32)
+        done = uapi.Set(
+            interface.private_key or zero, interface.listen_port or 0, interface.fwmark or 0, True
+        )
+    for peer in conf.peers:
+        endpoint = None
+        if peer.endpoint is not None:
+            endpoint = peer.endpoint.endpoint
+            if endpoint is None:
+                if resolve is None:
+                    raise ValueError(f"{peer.endpoint.host} is a name; resolve it first")
+                endpoint = resolve(peer.endpoint)
+        done.add_peer(
+            uapi.PeerChange(
+                peer.public_key,
+                preshared_key=peer.preshared_key,
+                endpoint=endpoint,
+                keepalive=peer.keepalive,
+                replace_allowed_ips=True,
+                allowed_ips=peer.allowed_ips,
+            )
+        )
+    return done
+
+
+def to_text(conf: Conf) -> str:
+    """The part of a file that wg(8) knows, laid out as `wg showconf` does."""
+    interface = conf.interface
+    lines = ["[Interface]"]
+    if interface.listen_port:
+        lines.append(f"ListenPort = {interface.listen_port}")
+    if interface.fwmark:
+        lines.append(f"FwMark = {interface.fwmark:#x}")
+    if interface.private_key is not None and any(interface.private_key):
+        lines.append(f"PrivateKey = {key_text(interface.private_key)}")
+    sections = ["\n".join(lines) + "\n"]
+    for peer in conf.peers:
+        lines = ["[Peer]", f"PublicKey = {key_text(peer.public_key)}"]
+        if peer.preshared_key is not None and any(peer.preshared_key):
+            lines.append(f"PresharedKey = {key_text(peer.preshared_key)}")
+        if peer.allowed_ips:
+            lines.append("AllowedIPs = " + ", ".join(str(ip) for ip in peer.allowed_ips))
+        if peer.endpoint is not None:
+            lines.append(f"Endpoint = {peer.endpoint}")
+        if peer.keepalive:
+            lines.append(f"PersistentKeepalive = {peer.keepalive}")
+        sections.append("\n".join(lines) + "\n")
+    return "\n".join(sections)
+
+
+def key_text(key: bytes) -> str:
+    """32 bytes as the base64 that wg(8) reads and prints."""
+    return base64.b64encode(key).decode("ascii")
+
+
+def key_bytes(text: str) -> bytes:
+    """The counterpart; ValueError when it is not 44 characters of canonical base64."""
+    try:
+        key = base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        key = b""
+    if len(key) != 32 or key_text(key) != text:  # spare bits of the last digit must be zero
+        raise ValueError("a key is 44 characters of base64, the last one =")
+    return key
+
+
+# --- reading ------------------------------------------------------------------------------------
+
+_QUICK = {key.lower(): key for key in QUICK_KEYS}
+_WG_INTERFACE = {key.lower(): key for key in WG_INTERFACE_KEYS}
+_PEER = {key.lower(): key for key in PEER_KEYS}
+_HOOKS = {"preup": "pre_up", "postup": "post_up", "predown": "pre_down", "postdown": "post_down"}
+
+
+class _Bad(Exception):
+    def __init__(self, what: str, why: str, next_step: str) -> None:
+        super().__init__(what)
+        self.what, self.why, self.next = what, why, next_step
+
+
+def _quick_key(line: str, in_interface: bool) -> tuple[str, str, bool]:
+    """Key in lower case and value of a line as wg-quick sees them, and whether [Interface] goes on."""
+    stripped = line.partition("#")[0]
+    name, equals, value = stripped.partition("=")
+    key = name.strip(_SPACE).lower()
+    if key.startswith("["):
+        in_interface = key == "[interface]" and not equals
+    return key, value.strip(_SPACE), in_interface
+
+
+class _Reader:
+    def __init__(self, file: str, quick: bool) -> None:
+        self.file = file
+        self.quick = quick
+        self.conf = Conf()
+        self.section = ""
+        self.peer_line = ""
+
+    def line(self, number: int, raw: str) -> None:
+        try:
+            self._take(number, raw)
+        except _Bad as bad:
+            raise self._error(number, raw, bad) from None
+
+    def end(self) -> Conf:
+        self._end_section()
+        return self.conf
+
+    def _error(self, number: int, raw: str, bad: _Bad) -> ConfError:
+        return ConfError(self.file, number, mask(raw), bad.what, bad.why, bad.next)
+
+    def _take(self, number: int, raw: str) -> None:
+        bare = _SPACES.sub("", raw.partition("#")[0])
+        if not bare:
+            return
+        if "\0" in bare:
+            raise _Bad("not text", "there is a NUL byte in it", "remove it")
+        if bare.startswith("["):
+            self._begin_section(number, bare.lower())
+            return
+        if not self.section:
+            raise _Bad(
+                "a line before any section", "it belongs to nothing", "begin with [Interface] or [Peer]"
+            )
+        name, equals, value = bare.partition("=")
+        if not equals:
+            raise _Bad(
+                "not understood", "there is no = in it", "write Key = value, a section, or # a comment"
+            )
+        key = name.lower()
+        if self.section == "[peer]":
+            self._take_peer(key, name, value)
+        elif key in _WG_INTERFACE:
+            self._take_wg(key, value)
+        elif self.quick and (quick := _quick_key(raw, True))[0] in _QUICK:
+            self._take_quick(quick[0], quick[1])
+        else:
+            raise self._unknown(
+                name, "[Interface]", (*WG_INTERFACE_KEYS, *(QUICK_KEYS if self.quick else ()))
+            )
+
+    def _unknown(self, name: str, section: str, known: tuple[str, ...]) -> _Bad:
+        key = name.lower()
+        if key in _PEER and section == "[Interface]":
+            return _Bad("a peer's key", f"{_PEER[key]} has no meaning in [Interface]", "move it to a [Peer]")
+        if key in _WG_INTERFACE or (key in _QUICK and section == "[Peer]"):
+            full = _WG_INTERFACE.get(key) or _QUICK[key]
+            return _Bad("an interface's key", f"{full} has no meaning in [Peer]", "move it to [Interface]")
+        if key in _QUICK:
+            why = f"{_QUICK[key]} is wg-quick's, wg does not know it"
+            return _Bad("a key of wg-quick", why, "pass the file through `wg-quick strip`")
+        why = f"{section} has {', '.join(known)}"
+        return _Bad("an unknown key", why, "correct the spelling, or put # before the line")
+
+    def _begin_section(self, number: int, section: str) -> None:
+        if section not in ("[interface]", "[peer]"):
+            raise _Bad("an unknown section", "only [Interface] and [Peer] exist", "correct the spelling")
+        self._end_section()
+        self.section = section
+        if section == "[peer]":
+            self.conf.peers.append(Peer(number))
+
+    def _end_section(self) -> None:
+        if self.section == "[peer]" and not self.conf.peers[-1].public_key:
+            bad = _Bad(
+                "a peer without PublicKey", "a peer is its public key", "add PublicKey = … to the section"
+            )
+            raise self._error(self.conf.peers[-1].line_number, "[Peer]", bad)
+
+    def _take_wg(self, key: str, value: str) -> None:
+        interface = self.conf.interface
+        if key == "privatekey":
+            interface.private_key = _key(value)
+        elif key == "listenport":
+            interface.listen_port = _number(value, 0xFFFF)
+        else:
+            interface.fwmark = _fwmark(value)
+
+    def _take_peer(self, key: str, name: str, value: str) -> None:
+        peer = self.conf.peers[-1]
+        if key == "publickey":
+            peer.public_key = _key(value)
+        elif key == "presharedkey":
+            peer.preshared_key = _key(value)
+        elif key == "endpoint":
+            peer.endpoint = _host(value)
+        elif key == "persistentkeepalive":
+            peer.keepalive = 0 if value.lower() == "off" else _number(value, 0xFFFF, "off or ")
+        elif key == "allowedips":
+            peer.allowed_ips += [_allowed_ip(part) for part in value.split(",")] if value else []
+        else:
+            raise self._unknown(name, "[Peer]", PEER_KEYS)
+
+    def _take_quick(self, key: str, value: str) -> None:
+        interface = self.conf.interface
+        words = value.replace(",", " ").split()
+        if key in _HOOKS:
+            if value:
+                getattr(interface, _HOOKS[key]).append(value)
+        elif key == "address":
+            interface.addresses += [_prefix(word) for word in words]
+        elif key == "dns":
+            for word in words:
+                (interface.dns if _DNS_SERVER.match(word) else interface.dns_search).append(_dns(word))
+        elif key == "mtu":
+            interface.mtu = _mtu(value) if value else None
+        elif key == "table":
+            interface.table = _table(value)
+        else:
+            interface.save_config = _boolean(value)
+
+
+def mask(line: str) -> str:
+    """A line as it may be logged."""
+    name, equals, value = line[:512].partition("=")
+    key = _SPACES.sub("", name).lower()
+    if key in _SECRETS:
+        value = " (hidden)"
+    elif key not in ("publickey", "endpoint", "allowedips"):
+        name, value = _SECRETISH.sub("(hidden)", name), _SECRETISH.sub("(hidden)", value)
+    shown = "".join(c if c.isprintable() else " " if c in _SPACE else "?" for c in name + equals + value)
+    shown = shown.strip()
+    return shown if len(shown) <= 100 else shown[:97] + "..."
+
+
+def _key(value: str) -> bytes:
+    try:
+        return key_bytes(value)
+    except ValueError as error:
+        raise _Bad("not a key", str(error), "make one with `wg genkey`, or copy it whole") from None
+
+
+def _number(value: str, most: int, also: str = "") -> int:
+    if not _DECIMAL.match(value) or int(value) > most:
+        raise _Bad("not a number in range", f"it must be {also}0 to {most}, decimal", "write such a number")
+    return int(value)
+
+
+def _fwmark(value: str) -> int:
+    if value.lower() == "off":
+        return 0
+    if (_HEX.match(value) and (mark := int(value, 16)) <= 0xFFFFFFFF) or (
+        _DECIMAL.match(value) and (mark := int(value)) <= 0xFFFFFFFF
+    ):
+        return mark
+    raise _Bad("not a mark", "it must be off, decimal, or 0x and hexadecimal, below 2^32", "e.g. 0xca6c")
+
+
+def _host(value: str) -> Host:
+    if value.startswith("["):
+        host, bracket, rest = value[1:].partition("]")
+        if not bracket or not rest.startswith(":"):
+            raise _Bad(
+                "not an endpoint", "after [ must come an address, then ]:port", "e.g. [2001:db8::1]:51820"
+            )
+        port = rest[1:]
+    else:
+        host, colon, port = value.rpartition(":")
+        if not colon:
+            raise _Bad("not an endpoint", "there is no port", "write host:port")
+    if not _HOST.match(host):
+        raise _Bad("not an endpoint", "the host is neither an address nor a name", "write host:port")
+    number = _number(port, 0xFFFF)
+    if number == 0:
+        raise _Bad("not an endpoint", "nothing can be sent to port 0", "write the peer's port")
+    return Host(host, number)
+
+
+def _prefix(text: str) -> Address:
+    head, slash, cidr = text.partition("/")
+    for family, bits in ((AF_INET, 32), (AF_INET6, 128)):
+        address = _address(family, head)
+        if address is not None:
+            return Address(address, bits, _number(cidr, bits) if slash else bits)
+    raise _Bad("not an address", "it is neither IPv4 nor IPv6", "write e.g. 10.0.0.1/24, fd00::1/64")
+
+
+def _allowed_ip(text: str) -> uapi.AllowedIP:
+    address, bits, cidr = _prefix(text)
+    return uapi.AllowedIP(uapi.masked(address, cidr), bits, cidr)
+
+
+def _dns(word: str) -> str:
+    if _DNS_SERVER.match(word):
+        if _address(AF_INET, word) is None and _address(AF_INET6, word.partition("%")[0]) is None:
+            raise _Bad("not a DNS server", "it is neither an address nor a domain", "write e.g. 10.0.0.1")
+    elif not _HOST.match(word):
+        raise _Bad("not a DNS domain", "it has other characters than a name", "write e.g. example.com")
+    return word
+
+
+def _mtu(value: str) -> int:
+    mtu = _number(value, 0xFFFF)
+    if mtu < 68:
+        raise _Bad("not an MTU", "IPv4 needs 68 bytes, IPv6 needs 1280", "write e.g. 1420, or leave it out")
+    return mtu
+
+
+def _table(value: str) -> str:
+    if value and not _TABLE_NAME.match(value):
+        raise _Bad("not a table", "it must be off, auto, a number or a name", "write e.g. Table = off")
+    return value.lower() if value.lower() in ("off", "auto") else value or "auto"
+
+
+def _boolean(value: str) -> bool:
+    if value.lower() not in ("true", "false"):
+        raise _Bad("neither true nor false", "SaveConfig is one of them", "write SaveConfig = true")
+    return value.lower() == "true"
+
+
+def _address(family: int, text: str) -> bytes | None:
+    try:
+        return inet_pton(family, text)
+    except (OSError, ValueError):  # not an address; or not ASCII, or a NUL in it
+        return None
