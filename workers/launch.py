@@ -26,6 +26,7 @@ from typing import Any, NoReturn
 
 import setproctitle
 
+from shm.layout import layout_hash
 from workers._workers import ffi, lib
 from workers.channel import Channel, ChannelClosed
 
@@ -47,7 +48,8 @@ class WorkerStart:
     """What the supervisor gave a worker to work with.
 
     fds maps the names of the start message (`data`, `bell:1`, `udp4:0`, `tun:0`, …) to fds.
-    segment is a `struct segment *` of workers._workers, attached to the mapped data segment.
+    segment is a `struct segment *` of workers._workers on mapping, the data segment. Where
+    this is not control, trie and index are read-only in it and public keys unreachable.
     """
 
     message: dict[str, Any]
@@ -102,8 +104,8 @@ def spawn(kind: str, channel: Channel) -> subprocess.Popen[bytes]:
 def begin_worker(kind: str) -> WorkerStart:
     """Begin this process as a worker; kind (control, receiver, consumer) is for its title.
 
-    Never returns when the supervisor is gone. Raises ValueError for a segment that is not one
-    of ours.
+    Never returns when the supervisor is gone. Raises ValueError for a data segment of another
+    build of Plait.
     """
     parser = argparse.ArgumentParser(description=f"A worker of plaitd, started by it ({kind}).")
     parser.add_argument("--channel", type=int, required=True, metavar="FD")
@@ -128,6 +130,8 @@ def begin_worker(kind: str) -> WorkerStart:
 
     named = dict(zip(message["fds"], fds, strict=True))
     mapping, segment = map_segment(named["data"], int(message["segment_bytes"]))
+    if kind != "control" and lib.segment_protect(segment) != 0:
+        raise OSError(ffi.errno, f"mprotect: {os.strerror(ffi.errno)}")
     if os.environ.get("PLAIT_CLOCK") and lib.clock_open_steps(os.environ["PLAIT_CLOCK"].encode()) != 0:
         raise ValueError(f"PLAIT_CLOCK={os.environ['PLAIT_CLOCK']} is not a file of 16 bytes")
     start = WorkerStart(
@@ -141,8 +145,8 @@ def begin_worker(kind: str) -> WorkerStart:
         consumers=int(message["consumers"]),
         fds=named,
         segment=segment,
-        channel=channel,
         mapping=mapping,
+        channel=channel,
     )
     _report_failure(channel, kind, start)
     return start
@@ -154,9 +158,11 @@ def map_segment(fd: int, size: int) -> tuple[mmap.mmap, Any]:
     Both live as long as the caller keeps them; the segment without the mapping is void.
     """
     mapping = mmap.mmap(fd, size)
-    mapping.madvise(mmap.MADV_DONTDUMP)
+    with contextlib.suppress(OSError):  # a kernel without it dumps more, no reason to stop
+        mapping.madvise(mmap.MADV_DONTDUMP)
     segment = ffi.new("struct segment *")
-    if lib.segment_attach(segment, ffi.from_buffer(mapping), size) != 0:
+    attached = lib.segment_attach(segment, ffi.from_buffer(mapping), size) == 0
+    if not attached or segment.header.layout_hash != layout_hash():
         raise ValueError("the data segment has another layout than this build of Plait")
     return mapping, segment
 

@@ -22,6 +22,8 @@ DIRECTORY = Path("/etc/plait")
 MAX_WORKERS_OF_A_KIND = 32  # shm/layout.h MAX_RECEIVERS, MAX_CONSUMERS
 MAX_PEERS = 1 << 20  # the kernel's MAX_PEERS_PER_DEVICE
 MAX_SESSIONS = 1 << 21  # keypair numbers have 21 bits
+MAX_SMALL_SLOTS = 32767  # shm counts the nodes of a pool in 16 bits
+MAX_TRAIN_SLOTS = 4096
 MAILBOX_CELLS = 4096  # over all receivers; the kernel's MAX_QUEUED_INCOMING_HANDSHAKES
 ALLOWED_IPS_A_PEER = 4  # an estimate; each allowed IP takes at most two trie nodes
 NODES_A_TRAIN = 8  # a train whose packets belong to several sessions takes a node for each run
@@ -33,8 +35,8 @@ KEYS = {
     "cores": "a list of CPU numbers, for example [0, 1]: where receivers and consumers are pinned in turn",
     "max_peers": f"a number from 1 to {MAX_PEERS}: peers that this interface can ever have at once",
     "sessions": f"a number from 64 to {MAX_SESSIONS}: session keys that can be live at once",
-    "small_slots": "a number from 64 to 65536: packet buffers of 2 KiB, for each receiver and direction",
-    "train_slots": "a number from 1 to 4096: buffers of 68 KiB for trains, for each receiver and direction",
+    "small_slots": f"a number from 64 to {MAX_SMALL_SLOTS}: packet buffers of 2 KiB, for each pool",
+    "train_slots": f"a number from 1 to {MAX_TRAIN_SLOTS}: buffers of 68 KiB for trains, for each pool",
     "handoff": 'the word "split": every packet goes to the consumer process of its peer',
 }
 
@@ -50,8 +52,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     cores: Annotated[tuple[_Core, ...], msgspec.Meta(min_length=1)]
     max_peers: Annotated[int, msgspec.Meta(ge=1, le=MAX_PEERS)] = 1 << 16
     sessions: Annotated[int, msgspec.Meta(ge=64, le=MAX_SESSIONS)] | None = None
-    small_slots: Annotated[int, msgspec.Meta(ge=64, le=65536)] = 1024
-    train_slots: Annotated[int, msgspec.Meta(ge=1, le=4096)] = 16
+    small_slots: Annotated[int, msgspec.Meta(ge=64, le=MAX_SMALL_SLOTS)] = 1024
+    train_slots: Annotated[int, msgspec.Meta(ge=1, le=MAX_TRAIN_SLOTS)] = 16
     handoff: Literal["split"] = "split"
 
     def core_of(self, number: int) -> int:

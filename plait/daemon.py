@@ -1,0 +1,229 @@
+"""plaitd: the launcher that wg-quick starts, `plaitd IFACE`.
+
+It returns when the UAPI socket listens and every process is ready, and leaves the engine in
+the background; --foreground stays. The background process is forked off before anything but
+the command line was looked at; until it is ready, its parent waits for its word and passes
+error text and exit code on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Mapping, Sequence
+
+from workers.failure import Exit, Failure
+
+DESCRIPTION = """\
+Run the engine of one WireGuard interface. The interface exists as long as the engine runs:
+configure it with wg(8), bring it up with ip(8), or let wg-quick do both."""
+
+EPILOG = """\
+examples:
+  plaitd wg0                       in the background; returns when the interface is ready
+  plaitd --foreground wg0          in the foreground, talking to stderr
+  WG_QUICK_USERSPACE_IMPLEMENTATION=plaitd wg-quick up wg0
+  PLAIT_CONFIG=./one-core.toml plaitd wg0
+  wg set wg0 listen-port 51820     then talk to it as to any WireGuard interface
+
+it ends on SIGINT or SIGTERM, when the interface is deleted (ip link delete wg0), and when its
+socket /var/run/wireguard/wg0.sock is removed. SIGHUP is ignored.
+
+environment:
+  PLAIT_CONFIG           settings file instead of /etc/plait/IFACE.toml
+  LOG_LEVEL              verbose or debug, info (default), error, silent; WG_LOG_LEVEL likewise
+  WG_LOG_FILE            append what is said to this file
+  WG_PROCESS_FOREGROUND  1: as --foreground
+  WG_TUN_FD, WG_UAPI_FD  use these inherited descriptors: a TUN queue, a listening socket
+  WG_THREADS             receivers and consumers, where the settings do not say it
+
+In the background nothing is printed unless LOG_LEVEL or WG_LOG_FILE is set.
+
+exit codes:
+  0 clean end   1 fault of Plait   2 usage    3 settings    4 privileges   5 interface or TUN
+  6 UAPI socket 7 UDP port         8 memory   9 a worker process failed to start"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The program plaitd. Returns an exit code (workers.failure.Exit)."""
+    options = _parser().parse_args(arguments)
+    foreground = options.foreground or os.environ.get("WG_PROCESS_FOREGROUND") == "1"
+    try:
+        if foreground:
+            _open_log(os.environ)
+            serve(options.interface, lambda: None)
+            return Exit.OK
+        return start_in_background(options.interface)
+    except Failure as failure:
+        print(f"plaitd: {failure}", file=sys.stderr)
+        return failure.code
+
+
+def serve(interface: str, on_ready: Callable[[], None]) -> None:
+    """Run the engine of one interface until it ends. Raises Failure when it cannot start."""
+    # Imported late: the parent of a background engine needs none of it.
+    import msgspec
+    import setproctitle
+
+    from workers import tun
+    from workers.launch import PR_SET_DUMPABLE, configure_log, set_process_option
+    from workers.resources import Resources
+    from workers.settings import load
+    from workers.supervisor import Supervisor
+
+    tun.check_name(interface)
+    settings = load(interface)
+    if os.environ.get("WG_TUN_FD"):  # one queue was given, and one queue has one reader
+        settings = msgspec.structs.replace(settings, receivers=1)
+    setproctitle.setproctitle(f"plait: {interface} supervisor")
+    configure_log(f"{interface} supervisor")
+    set_process_option(PR_SET_DUMPABLE, 0)
+    resources = Resources(interface, settings, os.environ)
+    try:
+        Supervisor(resources, settings, on_ready).run()
+    finally:
+        resources.close()
+    logging.getLogger("plait").info("ended, nothing is left")
+
+
+def start_in_background(interface: str) -> int:
+    """Fork the engine off and wait until it is ready, or has said why not."""
+    reader, writer = os.pipe()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    child = os.fork()
+    if child == 0:
+        os.close(reader)
+        os._exit(_run_in_background(interface, writer))
+    os.close(writer)
+    return _await(child, reader)
+
+
+def _run_in_background(interface: str, writer: int) -> int:
+    """The child: what it has to say until it is ready goes to its parent through writer."""
+    parent = _Parent(writer)
+    try:
+        os.setsid()
+        _redirect(os.environ)
+        _leave_directory()
+        serve(interface, lambda: parent.tell(Exit.OK, ""))
+    except Failure as failure:
+        parent.tell(failure.code, str(failure))
+        return failure.code
+    except BaseException as error:
+        fault = f"{type(error).__name__}: {error}"
+        parent.tell(Exit.INTERNAL, f"the engine failed: {fault}; see where with `plaitd --foreground`")
+        sys.__excepthook__(type(error), error, error.__traceback__)
+        return Exit.INTERNAL
+    return Exit.OK
+
+
+class _Parent:
+    """The waiting parent, as its background child sees it: it listens once."""
+
+    def __init__(self, writer: int) -> None:
+        self.writer: int | None = writer
+
+    def tell(self, code: int, text: str) -> None:
+        """Say how the start went; nobody hears anything that comes after."""
+        if self.writer is None:
+            return
+        with contextlib.suppress(BrokenPipeError):  # interrupted, it waits no more
+            os.write(self.writer, f"{int(code)} {text}".encode()[:4096])
+        os.close(self.writer)
+        self.writer = None
+
+
+def _leave_directory() -> None:
+    """Hold no directory busy. Paths in the environment keep their meaning."""
+    for name in ("PLAIT_CONFIG", "PLAIT_CLOCK"):
+        if os.environ.get(name):
+            os.environ[name] = os.path.abspath(os.environ[name])
+    os.chdir("/")
+
+
+def _await(child: int, reader: int) -> int:
+    """The parent: 0 once the child is ready, else its exit code, with its words on stderr."""
+    try:
+        with os.fdopen(reader) as pipe:
+            words = pipe.read()
+    except KeyboardInterrupt:
+        os.kill(child, signal.SIGTERM)
+        os.waitpid(child, 0)
+        return 128 + signal.SIGINT
+    if not words:
+        _, status = os.waitpid(child, 0)
+        code = os.waitstatus_to_exitcode(status)
+        print(
+            f"plaitd: the engine ended before it was ready: exit code {code}; see why with --foreground",
+            file=sys.stderr,
+        )
+        return code if code > 0 else Exit.INTERNAL
+    number, _, text = words.partition(" ")
+    if text:
+        print(f"plaitd: {text}", file=sys.stderr)
+    return int(number)
+
+
+def _redirect(environment: Mapping[str, str]) -> None:
+    """Let go of the terminal: silence, unless a log level or a log file was asked for."""
+    null = os.open(os.devnull, os.O_RDWR)
+    os.dup2(null, 0)
+    level = environment.get("LOG_LEVEL") or environment.get("WG_LOG_LEVEL") or "silent"
+    if level == "silent" or environment.get("WG_LOG_FILE"):
+        os.dup2(null, 1)
+        os.dup2(null, 2)
+    if null > 2:
+        os.close(null)
+    _open_log(environment)
+
+
+def _open_log(environment: Mapping[str, str]) -> None:
+    """Send stderr to WG_LOG_FILE, when it is set."""
+    path = environment.get("WG_LOG_FILE")
+    if not path:
+        return
+    try:
+        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise Failure(
+            f"cannot write the log file {path}",
+            error.strerror or str(error),
+            "mend WG_LOG_FILE or unset it",
+            Exit.USAGE,
+        ) from error
+    os.dup2(file, 2)
+    os.close(file)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="plaitd",
+        usage="plaitd [-f | --foreground] IFACE",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("-f", "--foreground", action="store_true", help="stay in the foreground")
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version and end")
+    parser.add_argument("interface", metavar="IFACE", help="name of the interface to make, for example wg0")
+    return parser
+
+
+class _Version(argparse.Action):
+    """Looks the version up only when asked: reading package metadata takes a while."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from importlib.metadata import version
+
+        print(f"plaitd {version('plait')}")
+        parser.exit(Exit.OK)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

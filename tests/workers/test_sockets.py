@@ -1,0 +1,124 @@
+"""UDP sockets: one port for both families and all receivers, and nobody else on it."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+
+import pytest
+
+from workers import sockets
+from workers.failure import Exit, Failure
+
+
+def names(pairs: list[sockets.Pair]) -> list[list[tuple[int, int]]]:
+    """(family, port) of each fd."""
+    found = []
+    for pair in pairs:
+        row = []
+        for fd in pair:
+            if fd is not None:
+                with socket.socket(fileno=os.dup(fd)) as sock:
+                    row.append((int(sock.family), sock.getsockname()[1]))
+        found.append(row)
+    return found
+
+
+def test_all_on_one_port() -> None:
+    pairs = sockets.open_sockets(0, 3)
+    port = sockets.port_of(pairs)
+    families = [int(socket.AF_INET)] + [int(socket.AF_INET6)] * (pairs[0][1] is not None)
+    assert port > 0
+    assert names(pairs) == [[(family, port) for family in families]] * 3
+    sockets.close_sockets(pairs)
+    again = sockets.open_sockets(port, 1)
+    assert sockets.port_of(again) == port
+    sockets.close_sockets(again)
+
+
+def test_every_socket_receives() -> None:
+    pairs = sockets.open_sockets(0, 2)
+    port = sockets.port_of(pairs)
+    counts = [0, 0]
+    for _ in range(64):
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+            sender.sendto(b"x", ("127.0.0.1", port))
+    for number, (fd, _) in enumerate(pairs):
+        assert fd is not None
+        with socket.socket(fileno=os.dup(fd)) as sock, pytest.raises(BlockingIOError):
+            while sock.recv(1):
+                counts[number] += 1
+    sockets.close_sockets(pairs)
+    assert sum(counts) == 64 and min(counts) > 0
+
+
+def test_second_engine_on_a_port_is_refused() -> None:
+    """The group is closed to strangers although they run as the same user with SO_REUSEPORT."""
+    pairs = sockets.open_sockets(0, 2)
+    port = sockets.port_of(pairs)
+    with pytest.raises(Failure, match=str(port)) as caught:
+        sockets.open_sockets(port, 2)
+    assert (caught.value.errno, caught.value.code) == (errno.EADDRINUSE, Exit.PORT)
+    sockets.close_sockets(pairs)
+
+
+@pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6])
+def test_one_taken_family_is_a_taken_port(family: socket.AddressFamily) -> None:
+    with socket.socket(family, socket.SOCK_DGRAM) as other:
+        if family == socket.AF_INET6:
+            other.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        other.bind(("", 0))
+        before = len(os.listdir("/proc/self/fd"))
+        with pytest.raises(Failure) as caught:
+            sockets.open_sockets(other.getsockname()[1], 2)
+        assert caught.value.errno == errno.EADDRINUSE
+        assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_random_port_avoids_the_other_family(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A random IPv4 port that IPv6 has in use is given up for another one."""
+    tried = []
+    whole = sockets._open_all
+
+    def clash_twice(port: int, receivers: int, mark: int) -> list[sockets.Pair]:
+        tried.append(port)
+        if len(tried) < 3:
+            raise OSError(errno.EADDRINUSE, "clash")
+        return whole(port, receivers, mark)
+
+    monkeypatch.setattr(sockets, "_open_all", clash_twice)
+    pairs = sockets.open_sockets(0, 1)
+    assert tried == [0, 0, 0]
+    sockets.close_sockets(pairs)
+
+
+def test_options_of_a_socket() -> None:
+    ((four, six),) = sockets.open_sockets(0, 1)
+    assert four is not None and not os.get_inheritable(four) and not os.get_blocking(four)
+    with socket.socket(fileno=four) as sock:
+        assert sock.getsockopt(socket.IPPROTO_IP, sockets.IP_MTU_DISCOVER) == sockets.IP_PMTUDISC_DONT
+        assert sock.getsockopt(socket.IPPROTO_IP, sockets.IP_PKTINFO) == 1
+        assert sock.getsockopt(socket.IPPROTO_IP, socket.IP_RECVTOS) == 1
+    if six is not None:
+        with socket.socket(fileno=six) as sock:
+            assert sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY) == 1
+            assert sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVTCLASS) == 1
+            assert sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO) == 1
+
+
+def test_host_without_ipv6(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = socket.socket
+
+    class NoIPv6(socket.socket):
+        def __init__(self, family: int = -1, *rest: int, fileno: int | None = None) -> None:
+            if family == socket.AF_INET6:
+                raise OSError(errno.EAFNOSUPPORT, "Address family not supported by protocol")
+            super().__init__(family, *rest, fileno=fileno)
+
+    monkeypatch.setattr(socket, "socket", NoIPv6)
+    pairs = sockets.open_sockets(0, 2)
+    monkeypatch.setattr(socket, "socket", whole)
+    assert [six for _, six in pairs] == [None, None]
+    assert names(pairs) == [[(int(socket.AF_INET), sockets.port_of(pairs))]] * 2
+    sockets.close_sockets(pairs)

@@ -1,0 +1,78 @@
+"""The listening UAPI socket: stale files are replaced, live ones refused, others' files stay."""
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+from pathlib import Path
+
+import pytest
+
+from workers.failure import Exit, Failure
+from workers.uapi_socket import adopt_uapi, open_uapi
+
+
+def connects(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as sock:
+        return sock.connect_ex(str(path)) == 0
+
+
+def test_socket_is_for_its_owner_alone(tmp_path: Path) -> None:
+    directory = tmp_path / "wireguard"
+    umask = os.umask(0o077)
+    try:
+        opened = open_uapi("wg0", directory)
+    finally:
+        os.umask(umask)
+    assert stat.S_IMODE(directory.stat().st_mode) == 0o755
+    assert stat.S_IMODE((directory / "wg0.sock").stat().st_mode) == 0o700
+    assert not os.get_inheritable(opened.fd)
+    assert connects(directory / "wg0.sock")
+    opened.close()
+    assert list(directory.iterdir()) == []
+
+
+def test_stale_file_is_replaced(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(tmp_path / "wg0.sock"))
+    opened = open_uapi("wg0", tmp_path)
+    assert connects(tmp_path / "wg0.sock")
+    opened.close()
+
+
+def test_live_socket_is_refused_and_goes_on(tmp_path: Path) -> None:
+    first = open_uapi("wg0", tmp_path)
+    with pytest.raises(Failure, match="listens there already") as caught:
+        open_uapi("wg0", tmp_path)
+    assert caught.value.code == Exit.UAPI
+    assert connects(tmp_path / "wg0.sock")
+    first.close()
+
+
+def test_a_successors_file_stays(tmp_path: Path) -> None:
+    first = open_uapi("wg0", tmp_path)
+    (tmp_path / "wg0.sock").unlink()
+    second = open_uapi("wg0", tmp_path)
+    first.close()
+    assert connects(tmp_path / "wg0.sock")
+    second.close()
+
+
+def test_no_place_for_the_file(tmp_path: Path) -> None:
+    (tmp_path / "wireguard").write_text("in the way")
+    with pytest.raises(Failure) as caught:
+        open_uapi("wg0", tmp_path / "wireguard")
+    assert caught.value.code == Exit.UAPI and str(tmp_path) in str(caught.value)
+
+
+def test_inherited_listening_socket(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.bind(str(tmp_path / "wg0.sock"))
+        with pytest.raises(Failure, match="not a listening"):
+            adopt_uapi(sock.fileno())
+        sock.listen()
+        adopted = adopt_uapi(os.dup(sock.fileno()))
+    assert connects(tmp_path / "wg0.sock")
+    adopted.close()
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,123 @@
+"""What outlives every worker: TUN queues, sockets, bells and the shared segments.
+
+The supervisor opens them before the first worker starts and hands them out again to each
+replacement. They come back in the reverse order; closing the last TUN queue removes the
+interface.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from contextlib import ExitStack
+
+from workers import tun
+from workers._workers import ffi, lib
+from workers.failure import Exit, Failure
+from workers.segments import discard, open_segments
+from workers.settings import Settings
+from workers.sockets import Pair, close_sockets, open_sockets, port_of
+from workers.uapi_socket import adopt_uapi, open_uapi
+
+
+class Resources:
+    """Every fd of one interface. Opened all or none: raises Failure and leaves nothing behind.
+
+    bells maps worker numbers (control and receivers) to eventfds. sockets has one (IPv4, IPv6)
+    pair for each receiver and changes with the listen port.
+    """
+
+    def __init__(self, interface: str, settings: Settings, environment: Mapping[str, str]) -> None:
+        self.interface = interface
+        self.receivers = settings.receivers
+        self.consumers = settings.consumers
+        with ExitStack() as stack:
+            given = fd_of(environment, "WG_TUN_FD")
+            if given is None:
+                self.queues = tun.open_queues(interface, settings.receivers, settings.receivers)
+            else:
+                name, self.queues = tun.adopt_queue(given)
+                if name != interface:
+                    os.close(given)
+                    raise Failure(
+                        f"cannot use the TUN queue given as WG_TUN_FD={given}",
+                        f"it belongs to the interface {name}",
+                        f"start plaitd with the name {name}",
+                        Exit.USAGE,
+                    )
+            for fd in self.queues:
+                stack.callback(os.close, fd)
+            given = fd_of(environment, "WG_UAPI_FD")
+            self.uapi = open_uapi(interface) if given is None else adopt_uapi(given)
+            stack.callback(self.uapi.close)
+            self.sockets: list[Pair] = open_sockets(0, self.receivers)
+            stack.callback(lambda: close_sockets(self.sockets))
+            self.bells: dict[int, int] = {}
+            for worker in (lib.WORKER_CONTROL, *(lib.WORKER_RECEIVER + i for i in range(self.receivers))):
+                self.bells[worker] = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+                stack.callback(os.close, self.bells[worker])
+            self.data, self.vault = open_segments(interface, settings)
+            stack.callback(discard, self.vault)
+            stack.callback(discard, self.data)
+            self.data.protect()
+            self.segment = ffi.cast("struct segment *", self.data.segment_address)
+            self._stack = stack.pop_all()
+
+    def close(self) -> None:
+        """Give everything back: the interface, its socket file and its memory are gone then."""
+        self._stack.close()
+
+    @property
+    def port(self) -> int:
+        """The UDP port that all sockets are bound to."""
+        return port_of(self.sockets)
+
+    def change_port(self, port: int) -> list[Pair]:
+        """Open sockets on another port (0: a random one) and return the old ones, still open.
+
+        The port in use already changes nothing: the list is empty then. Raises Failure, with
+        the present sockets as they were.
+        """
+        if port == self.port:
+            return []
+        old = self.sockets
+        self.sockets = open_sockets(port, self.receivers, int(self.segment.device.fwmark))
+        return old
+
+    def fds_for(self, kind: str, number: int) -> tuple[list[str], list[int]]:
+        """Names and fds of a worker's start message."""
+        named = {"data": self.data.fd}
+        if kind == "control":
+            named |= {"vault": self.vault.fd, "uapi": self.uapi.fd}
+        named |= {f"bell:{worker}": fd for worker, fd in self.bells.items()}
+        named |= self.named_sockets()
+        wanted = {"control": [0], "receiver": [number], "consumer": range(self.receivers)}[kind]
+        named |= {f"tun:{queue}": self.queues[queue] for queue in wanted}
+        return list(named), list(named.values())
+
+    def named_sockets(self) -> dict[str, int]:
+        """The UDP sockets as `udp4:0`, `udp6:0`, `udp4:1`, …"""
+        return {
+            f"udp{version}:{number}": fd
+            for number, pair in enumerate(self.sockets)
+            for version, fd in zip((4, 6), pair, strict=True)
+            if fd is not None
+        }
+
+
+def fd_of(environment: Mapping[str, str], name: str) -> int | None:
+    """The fd number in an environment variable, None without it. Failure when it is no open fd."""
+    text = environment.get(name)
+    if not text:
+        return None
+    try:
+        fd = int(text)
+        os.fstat(fd)
+    except (ValueError, OSError) as error:
+        raise Failure(
+            f"cannot use {name}={text}",
+            "it is not the number of an open file descriptor",
+            "pass an inherited one, or unset it",
+            Exit.USAGE,
+        ) from error
+    return fd

@@ -1,0 +1,443 @@
+"""The supervisor: starts the workers of one interface, keeps them alive, ends them together.
+
+It is a single-threaded loop over channels and pidfds. It touches no packet. Its rules:
+
+- Signal handlers only enqueue; the loop calls one `handle_<signal>` each.
+- A worker is dead when it has been reaped, never earlier. What it left in the shared segment
+  is repaired before its replacement starts, with the same fds and the next incarnation.
+- A worker that cannot start is an error with a reason that ends everything. A worker that was
+  ready once is started again, at once the first time, then with growing pauses.
+- A worker whose channel is stuck or nonsense is killed, and then treated as any dead one.
+- The end is the same whatever the reason: all workers are told, waited for, then killed, and
+  everything that was opened is given back.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import selectors
+import signal
+import socket
+import subprocess
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from types import FrameType
+from typing import Any
+
+from workers._workers import ffi, lib
+from workers.channel import Channel, ChannelClosed
+from workers.failure import Exit, Failure
+from workers.launch import spawn
+from workers.resources import Resources
+from workers.settings import Settings
+from workers.sockets import close_sockets
+
+START_SECONDS = 60.0  # for all workers together; a loaded machine takes its time
+STOP_SECONDS = 3.0  # from being told to being killed
+CLOSED_SECONDS = 1.0  # from a closed channel to being killed
+SEND_SECONDS = 1.0  # a worker that does not read its channel for so long is stuck
+STEADY_SECONDS = 10.0  # a worker that ran for so long starts again without a pause
+PAUSES = (0.0, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0)
+
+LEVELS = {"error": logging.ERROR, "info": logging.INFO}
+NO_CPU = 0xFFFFFFFF
+log = logging.getLogger("plait")
+
+
+class Life(Enum):
+    """Where a worker is in its life."""
+
+    WAITING = auto()  # not there; `start_at` says when it will be
+    STARTING = auto()
+    RUNNING = auto()
+    ENDED = auto()
+
+
+@dataclass
+class Worker:
+    """One worker, through all its incarnations."""
+
+    kind: str  # control, receiver, consumer: the module workers.KIND
+    number: int  # of its kind, from 0
+    line: int  # worker number in the segment, shm/layout.h
+    cpu: int | None
+    life: Life = Life.WAITING
+    start_at: float = 0.0
+    kill_at: float | None = None
+    ready_at: float | None = None  # of this incarnation
+    was_ready: bool = False  # of any incarnation
+    deaths: int = 0  # in a row, without a steady run between
+    process: subprocess.Popen[bytes] | None = None
+    pidfd: int = -1
+    channel: Channel | None = field(default=None, repr=False)
+
+    @property
+    def title(self) -> str:
+        return self.kind if self.kind == "control" else f"{self.kind} {self.number}"
+
+
+class Supervisor:
+    """The life of one interface, from its first worker to its last.
+
+    run() returns when the interface has ended cleanly, or raises the Failure that ended it.
+    on_ready is called once, when every worker is ready.
+    """
+
+    SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+    def __init__(self, resources: Resources, settings: Settings, on_ready: Callable[[], None]) -> None:
+        self.resources = resources
+        self.settings = settings
+        self.on_ready = on_ready
+        self.selector = selectors.DefaultSelector()
+        self.signals: deque[int] = deque()
+        self.failure: Failure | None = None
+        self.announced = False
+        self.stopping = False
+        self.deadline: float | None = None
+        self.workers = [Worker("control", 0, lib.WORKER_CONTROL, None)]
+        self.workers += [
+            Worker("receiver", i, lib.WORKER_RECEIVER + i, settings.core_of(i))
+            for i in range(settings.receivers)
+        ]
+        self.workers += [
+            Worker("consumer", j, lib.WORKER_CONSUMER + j, settings.core_of(j))
+            for j in range(settings.consumers)
+        ]
+
+    def run(self) -> None:
+        """Start, watch, end. Signal dispositions are as before afterwards."""
+        old = self._catch_signals()
+        line = self.resources.segment.workers[lib.WORKER_SUPERVISOR]
+        line.incarnation, line.pid, line.cpu, line.state = 1, os.getpid(), NO_CPU, lib.WORKER_RUNNING
+        try:
+            self.deadline = time.monotonic() + START_SECONDS
+            while not (self.stopping and all(w.life is Life.ENDED for w in self.workers)):
+                self._keep_time(time.monotonic())
+                for key, _ in self.selector.select(self._timeout(time.monotonic())):
+                    key.data()
+                while self.signals:
+                    name = signal.Signals(self.signals.popleft()).name.lower()
+                    getattr(self, f"handle_{name}")()
+        finally:
+            self._kill_all()
+            self._release_signals(old)
+            self.selector.close()
+        if self.failure is not None:
+            raise self.failure
+
+    # -- signals --------------------------------------------------------------------------
+
+    def handle_sigint(self) -> None:
+        """As SIGTERM: Ctrl-C in the foreground."""
+        self.handle_sigterm()
+
+    def handle_sigterm(self) -> None:
+        """End cleanly; the second time, kill what has not ended yet."""
+        if self.stopping:
+            self.deadline = time.monotonic()
+        self.stop("a signal asked for it")
+
+    def handle_sighup(self) -> None:
+        """Nothing but a word: a closed terminal does not end a tunnel."""
+        log.info("SIGHUP is ignored: the settings are read at the start alone")
+
+    def _enqueue_signal(self, number: int, frame: FrameType | None) -> None:
+        self.signals.append(number)
+
+    def _catch_signals(self) -> tuple[dict[signal.Signals, Any], int]:
+        self._wake_reader, self._wake_writer = socket.socketpair()
+        self._wake_reader.setblocking(False)
+        self._wake_writer.setblocking(False)
+        self.selector.register(self._wake_reader, selectors.EVENT_READ, self._drain_wakes)
+        wakeup = signal.set_wakeup_fd(self._wake_writer.fileno(), warn_on_full_buffer=False)
+        return {number: signal.signal(number, self._enqueue_signal) for number in self.SIGNALS}, wakeup
+
+    def _release_signals(self, old: tuple[dict[signal.Signals, Any], int]) -> None:
+        handlers, wakeup = old
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        signal.set_wakeup_fd(wakeup)
+        self._wake_reader.close()
+        self._wake_writer.close()
+
+    def _drain_wakes(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            while self._wake_reader.recv(64):
+                pass
+
+    # -- time -----------------------------------------------------------------------------
+
+    def _timeout(self, now: float) -> float | None:
+        """Seconds until something is due; None when nothing is."""
+        due = [w.start_at for w in self.workers if w.life is Life.WAITING and not self.stopping]
+        due += [w.kill_at for w in self.workers if w.kill_at is not None]
+        if self.deadline is not None:
+            due.append(self.deadline)
+        return max(min(due) - now, 0.0) if due else None
+
+    def _keep_time(self, now: float) -> None:
+        """Do what is due: starts, kills, the end of patience."""
+        for worker in self.workers:
+            if worker.life is Life.WAITING:
+                if self.stopping:
+                    worker.life = Life.ENDED
+                elif worker.start_at <= now:
+                    self._start(worker)
+            if worker.kill_at is not None and worker.kill_at <= now:
+                self._kill(worker)
+        if self.deadline is None or self.deadline > now:
+            return
+        self.deadline = None
+        if self.stopping:
+            for worker in self.workers:
+                self._kill(worker)
+            return
+        late = ", ".join(w.title for w in self.workers if not w.was_ready)
+        self._fail(
+            f"{late} did not become ready",
+            f"{START_SECONDS:.0f} seconds have passed",
+            "see with `plaitd --foreground` where it stands",
+        )
+
+    # -- the life of a worker ---------------------------------------------------------------
+
+    def _start(self, worker: Worker) -> None:
+        line = self.resources.segment.workers[worker.line]
+        if line.incarnation == 0:
+            line.incarnation = 1
+        ours, theirs = Channel.pair()
+        ours.socket.settimeout(SEND_SECONDS)
+        try:
+            worker.process = spawn(worker.kind, theirs)
+        except OSError as error:
+            ours.close()
+            self._not_started(worker, f"it cannot be started: {error.strerror}")
+            return
+        finally:
+            theirs.close()
+        worker.pidfd = os.pidfd_open(worker.process.pid)
+        worker.channel = ours
+        worker.life = Life.STARTING
+        worker.ready_at = None
+        line.pid = worker.process.pid
+        line.cpu = NO_CPU if worker.cpu is None else worker.cpu
+        line.state = lib.WORKER_STARTING
+        self.selector.register(worker.pidfd, selectors.EVENT_READ, lambda: self._reap(worker))
+        self.selector.register(ours, selectors.EVENT_READ, lambda: self._receive(worker))
+        names, fds = self.resources.fds_for(worker.kind, worker.number)
+        message = {
+            "kind": "start",
+            "interface": self.resources.interface,
+            "worker": worker.line,
+            "number": worker.number,
+            "incarnation": int(line.incarnation),
+            "segment_bytes": self.resources.data.bytes,
+            "cpu": worker.cpu,
+            "receivers": self.settings.receivers,
+            "consumers": self.settings.consumers,
+            "fds": names,
+        }
+        self._send(worker, message, fds)
+
+    def _ready(self, worker: Worker) -> None:
+        worker.life = Life.RUNNING
+        worker.was_ready = True
+        worker.ready_at = time.monotonic()
+        self.resources.segment.workers[worker.line].state = lib.WORKER_RUNNING
+        log.debug("%s is ready (pid %d)", worker.title, worker.process.pid if worker.process else 0)
+        if not self.announced and not self.stopping and all(w.was_ready for w in self.workers):
+            self.announced = True
+            self.deadline = None
+            self.on_ready()
+
+    def _reap(self, worker: Worker) -> None:
+        """The pidfd is readable: the process has ended. Now it is dead."""
+        assert worker.process is not None
+        status = worker.process.wait()
+        self.selector.unregister(worker.pidfd)
+        os.close(worker.pidfd)
+        if worker.channel is not None:
+            self._read_last_words(worker)
+        self._close_channel(worker)
+        worker.process, worker.pidfd, worker.kill_at = None, -1, None
+        if self.stopping:
+            worker.life = Life.ENDED
+            self.resources.segment.workers[worker.line].state = lib.WORKER_ABSENT
+            return
+        how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with code {status}"
+        if not worker.was_ready:
+            self._not_started(worker, f"it {how} before it was ready")
+            return
+        log.error("%s %s", worker.title, how)
+        self._repair(worker)
+        self._schedule_restart(worker)
+
+    def _repair(self, worker: Worker) -> None:
+        """Make whole what the dead worker left, and wake whoever waited for it."""
+        segment = self.resources.segment
+        line = segment.workers[worker.line]
+        line.state = lib.WORKER_REPAIRING
+        repair = ffi.new("struct repair *")
+        lib.repair_worker(segment, worker.line, repair)
+        for other, bell in self.resources.bells.items():
+            lib.bell_ring_starving(segment, other, bell)
+        line.state = lib.WORKER_ABSENT
+        found = {name: int(getattr(repair, name)) for name, _ in ffi.typeof("struct repair").fields}
+        counts = ", ".join(f"{name.replace('_', ' ')} {n}" for name, n in found.items() if n)
+        log.info("%s repaired: %s", worker.title, counts or "it left nothing undone")
+
+    def _schedule_restart(self, worker: Worker) -> None:
+        now = time.monotonic()
+        if worker.ready_at is not None and now - worker.ready_at >= STEADY_SECONDS:
+            worker.deaths = 0
+        pause = PAUSES[min(worker.deaths, len(PAUSES) - 1)]
+        worker.deaths += 1
+        worker.start_at = now + pause
+        worker.life = Life.WAITING
+        log.info("%s starts again in %.1f s", worker.title, pause)
+
+    def _not_started(self, worker: Worker, why: str) -> None:
+        """A start that failed without words: the end at first, another try later."""
+        worker.life = Life.ENDED
+        if worker.was_ready:
+            log.error("%s did not start again: %s", worker.title, why)
+            self._schedule_restart(worker)
+        else:
+            self._fail(f"the {worker.title} process cannot start", why, "see why with `plaitd --foreground`")
+
+    # -- channels -----------------------------------------------------------------------------
+
+    def _send(self, worker: Worker, message: dict[str, Any], fds: list[int]) -> None:
+        if worker.channel is None:
+            return
+        try:
+            worker.channel.send(message, fds)
+        except ChannelClosed:
+            pass  # it ends, or has: the pidfd tells
+        except TimeoutError:
+            log.error("%s does not read its channel and is killed", worker.title)
+            self._kill(worker)
+
+    def _receive(self, worker: Worker) -> None:
+        if worker.channel is None:
+            return
+        try:
+            message, fds = worker.channel.receive()
+        except ChannelClosed:
+            self._close_channel(worker)
+            worker.kill_at = time.monotonic() + CLOSED_SECONDS
+            return
+        except (TimeoutError, ValueError) as error:
+            self._nonsense(worker, str(error))
+            return
+        for fd in fds:
+            os.close(fd)
+        try:
+            self._dispatch(worker, message)
+        except (KeyError, TypeError, ValueError) as error:
+            self._nonsense(worker, f"{type(error).__name__} {error}")
+
+    def _dispatch(self, worker: Worker, message: dict[str, Any]) -> None:
+        match str(message["kind"]):
+            case "ready" if worker.life is Life.STARTING:
+                self._ready(worker)
+            case "failed":
+                self._failed(worker, str(message["what"]), str(message["why"]), str(message["next"]))
+            case "log":
+                level = {"error": logging.ERROR, "info": logging.INFO}.get(
+                    str(message["level"]), logging.DEBUG
+                )
+                log.log(level, "%s: %s", worker.title, str(message["text"]))
+            case "listen_port" if worker.kind == "control":
+                self._change_port(worker, int(message["port"]))
+            case "ended" if worker.kind == "control":
+                self.stop(str(message["reason"]))
+            case kind:
+                raise ValueError(f"message of kind {kind!r}")
+
+    def _failed(self, worker: Worker, what: str, why: str, next_step: str) -> None:
+        if worker.was_ready or self.stopping:  # a later start: the reaper tries again
+            log.error("%s: %s: %s; %s", worker.title, what, why, next_step)
+        else:
+            self._fail(what, why, next_step)
+
+    def _change_port(self, control: Worker, port: int) -> None:
+        """Control asks for another listen port: all workers get new sockets, or none does."""
+        if not 0 <= port <= 65535:
+            raise ValueError(f"port {port}")
+        try:
+            old = self.resources.change_port(port)
+        except Failure as failure:
+            log.error("%s", failure)
+            refusal = {"kind": "listen_port", "port": self.resources.port, "errno": failure.errno, "fds": []}
+            self._send(control, refusal, [])
+            return
+        named = self.resources.named_sockets()
+        names, fds = list(named), list(named.values())
+        if old:
+            for worker in self.workers:
+                if worker is not control:
+                    self._send(worker, {"kind": "sockets", "fds": names}, fds)
+        answer = {"kind": "listen_port", "port": self.resources.port, "errno": 0, "fds": names}
+        self._send(control, answer, fds)
+        close_sockets(old)
+
+    def _read_last_words(self, worker: Worker) -> None:
+        """What a dead worker said before it died is still in its channel: the reason, mostly."""
+        assert worker.channel is not None
+        worker.channel.socket.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            while worker.channel is not None:
+                self._receive(worker)
+
+    def _nonsense(self, worker: Worker, words: str) -> None:
+        log.error("%s sent what the supervisor does not understand (%s) and is killed", worker.title, words)
+        self._close_channel(worker)
+        self._kill(worker)
+
+    def _close_channel(self, worker: Worker) -> None:
+        if worker.channel is not None:
+            self.selector.unregister(worker.channel)
+            worker.channel.close()
+            worker.channel = None
+
+    # -- the end --------------------------------------------------------------------------------
+
+    def stop(self, reason: str) -> None:
+        """Tell all workers to end. The loop ends when the last of them is reaped."""
+        if self.stopping:
+            return
+        self.stopping = True
+        self.deadline = time.monotonic() + STOP_SECONDS
+        log.info("ending: %s", reason)
+        for worker in self.workers:
+            if worker.life in (Life.STARTING, Life.RUNNING):
+                self.resources.segment.workers[worker.line].state = lib.WORKER_STOPPING
+                self._send(worker, {"kind": "stop"}, [])
+
+    def _fail(self, what: str, why: str, next_step: str) -> None:
+        if self.failure is None:
+            self.failure = Failure(what, why, next_step, Exit.WORKER)
+        self.stop(why)
+
+    def _kill(self, worker: Worker) -> None:
+        worker.kill_at = None
+        if worker.pidfd >= 0:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(worker.pidfd, signal.SIGKILL)
+
+    def _kill_all(self) -> None:
+        """After the loop, and after a fault of our own: no worker outlives the supervisor."""
+        for worker in self.workers:
+            self._kill(worker)
+        for worker in self.workers:
+            if worker.process is not None:
+                worker.process.wait()
+                os.close(worker.pidfd)
+                self._close_channel(worker)

@@ -1,0 +1,124 @@
+"""The listening UAPI socket: /var/run/wireguard/IFACE.sock, where `wg` finds an engine.
+
+The supervisor opens it and keeps it, so that a restarted control goes on with the same one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+
+from workers.failure import Exit, Failure
+
+DIRECTORY = Path("/var/run/wireguard")
+BACKLOG = 128
+
+
+@dataclass
+class UapiSocket:
+    """A listening socket and the file that leads to it."""
+
+    fd: int
+    path: Path | None  # None when it was given to us without a name
+    identity: tuple[int, int]  # device and inode of the file: that of another engine stays
+
+    def close(self) -> None:
+        """Stop listening and remove the file, if it is still ours."""
+        os.close(self.fd)
+        if self.path is not None:
+            with contextlib.suppress(OSError):
+                if _identity(self.path) == self.identity:
+                    self.path.unlink()
+
+
+def open_uapi(interface: str, directory: Path = DIRECTORY) -> UapiSocket:
+    """Listen for `wg`. A socket file that nobody listens at is replaced, a live one refused (Failure)."""
+    path = directory / f"{interface}.sock"
+    what = f"cannot listen at {path}"
+    try:
+        if not directory.is_dir():
+            directory.mkdir(parents=True, exist_ok=True)
+            directory.chmod(0o755)
+        if _is_live(path):
+            raise Failure(
+                what,
+                f"a running engine for {interface} listens there already",
+                "stop that one first, or choose another interface name",
+                Exit.UAPI,
+                errno.EADDRINUSE,
+            )
+        with contextlib.suppress(FileNotFoundError):
+            path.unlink()
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        umask = os.umask(0o077)
+        try:
+            sock.bind(str(path))
+            identity = _identity(path)
+            sock.listen(BACKLOG)
+        except BaseException:
+            sock.close()
+            raise
+        finally:
+            os.umask(umask)
+    except OSError as error:
+        permission = error.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
+        raise Failure(
+            what,
+            error.strerror or str(error),
+            "run plaitd as root" if permission else f"see to the directory {directory}",
+            Exit.PRIVILEGE if permission else Exit.UAPI,
+            error.errno or 0,
+        ) from error
+    return UapiSocket(sock.detach(), path, identity)
+
+
+def adopt_uapi(fd: int) -> UapiSocket:
+    """Take over a listening socket that the caller of plaitd opened (WG_UAPI_FD)."""
+    try:
+        os.set_inheritable(fd, False)
+        sock = socket.socket(fileno=os.dup(fd))
+        with sock:
+            if sock.family != socket.AF_UNIX or not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+                raise OSError(errno.EINVAL, "it is not a listening unix socket")
+            name = sock.getsockname()
+    except OSError as error:
+        raise Failure(
+            f"cannot use the UAPI socket given as WG_UAPI_FD={fd}",
+            error.strerror or str(error),
+            "pass a listening unix stream socket, or let plaitd open it",
+            Exit.UAPI,
+            error.errno or 0,
+        ) from error
+    if not isinstance(name, str) or not name:
+        return UapiSocket(fd, None, (0, 0))
+    path = Path(name)
+    try:
+        return UapiSocket(fd, path, _identity(path))
+    except OSError:  # its file is gone already, or stands elsewhere
+        return UapiSocket(fd, None, (0, 0))
+
+
+def _is_live(path: Path) -> bool:
+    """Whether somebody listens at the path."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        sock.settimeout(1)
+        try:
+            sock.connect(str(path))
+        except TimeoutError:
+            return True  # a full backlog: alive, if not well
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ECONNREFUSED, errno.ENOTSOCK):
+                return False
+            if error.errno == errno.EAGAIN:
+                return True
+            raise
+    return True
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    status = os.lstat(path)
+    return status.st_dev, status.st_ino
