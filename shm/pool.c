@@ -16,6 +16,7 @@
 
 #define NONE 0xffffffffu
 #define NO_PEER 0xffffffffu
+#define TRAINS_AT_LEAST 8
 #define MISSES 16 /* nodes still out before a sweep gives up */
 
 static uint32_t slots_of(const struct pool *pool)
@@ -261,11 +262,18 @@ uint32_t pool_sweep(struct pool *pool)
     return collected;
 }
 
+/* An eighth, but never so few that a small pool of trains slows its only user down. */
+static uint32_t trains_share(uint32_t trains)
+{
+    uint32_t least = trains < TRAINS_AT_LEAST ? trains : TRAINS_AT_LEAST;
+    return (trains + 7) / 8 > least ? (trains + 7) / 8 : least;
+}
+
 int pool_share_is_spent(const struct pool *pool, uint32_t peer)
 {
     const struct geometry *g = &pool->segment->geometry;
     if (peer >= g->max_peers)
         return 1;
     return pool->peer_slots[peer] >= (g->small_slots + 7) / 8 ||
-           (g->train_slots != 0 && pool->peer_trains[peer] >= (g->train_slots + 7) / 8);
+           (g->train_slots != 0 && pool->peer_trains[peer] >= trains_share(g->train_slots));
 }

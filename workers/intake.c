@@ -15,8 +15,8 @@
 
 uint32_t intake_refill(struct intake *intake, uint32_t count)
 {
-    if (intake->slots_held < count)
-        pool_sweep(intake->pool);
+    /* Each time: the shares of peers are counted by what came home, too. */
+    pool_sweep(intake->pool);
     while (intake->slots_held < count) {
         uint32_t slot = pool_take_small(intake->pool);
 

@@ -181,7 +181,7 @@ int receiver_run(struct receiver *receiver, uint64_t until)
         epoch_turn(s, receiver->worker, now);
         feed(receiver);
         ready = epoll_wait(receiver->epoll, events, WATCHES, 0);
-        if (ready == 0) {
+        if (ready == 0 && now < until) {
             epoch_sleep(s, receiver->worker);
             ready = epoll_wait(receiver->epoll, events, WATCHES, SLEEP_MS);
             epoch_wake(s, receiver->worker);

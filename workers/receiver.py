@@ -16,9 +16,9 @@ from workers.launch import WorkerStart, begin_worker
 TURN_NS = 1_000_000_000  # how long one crossing into C lasts when nothing interrupts it
 
 
-def bells_of(start: WorkerStart) -> Any:
-    """The bells by worker number, as int32_t[MAX_WORKERS]; -1 where there is none."""
-    bells = ffi.new("int32_t[]", [-1] * lib.MAX_WORKERS)
+def bells_of(start: WorkerStart) -> list[int]:
+    """The bells' eventfds by worker number; -1 where there is none."""
+    bells = [-1] * int(lib.MAX_WORKERS)
     for name, fd in start.fds.items():
         if name.startswith("bell:"):
             bells[int(name.removeprefix("bell:"))] = fd
@@ -28,7 +28,7 @@ def bells_of(start: WorkerStart) -> Any:
 def main() -> None:
     """Receive packets until the supervisor says stop."""
     start = begin_worker("receiver")
-    bells = bells_of(start)
+    bells = ffi.new("int32_t[]", bells_of(start))
     receiver = lib.receiver_new(
         start.segment, start.number, start.channel.fileno(), start.fds.get(f"tun:{start.number}", -1), bells
     )

@@ -1,0 +1,247 @@
+"""The way of packets through one process: receiver, queues, holder, sockets, against plain lists.
+
+Two peers of one segment talk to each other over real UDP sockets on loopback. A datagram
+socket pair stands where the kernel puts the TUN queue, since it keeps packet borders and
+wants no privileges; tests/interop has real devices.
+
+    inner ──▶ receive_tun ─▶ peer 0 seals ──UDP──▶ receive_udp ─▶ peer 1 opens ──▶ inner
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import shm.segment
+from shm.layout import COUNTERS
+from workers._workers import ffi, lib
+
+GEOMETRY = {
+    "max_peers": 64,
+    "max_keypairs": 64,
+    "max_receivers": 1,
+    "max_consumers": 1,
+    "nodes_a_pool": 600,
+    "small_slots": 512,
+    "train_slots": 16,
+    "mailbox_cells": 64,
+    "max_trie_nodes": 64,
+    "public_key_buckets": 64,
+}
+KEY = bytes(range(32))
+MTU = 1420
+
+
+def ipv4(payload: bytes, source: str = "10.0.0.1", destination: str = "10.0.0.2") -> bytes:
+    """An IPv4 packet; its checksum is not looked at on this way."""
+    return (
+        struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(payload), 0, 0, 64, 17, 0)
+        + socket.inet_aton(source)
+        + socket.inet_aton(destination)
+        + payload
+    )
+
+
+class Path:
+    """A segment with peer 0 (sends to itself as peer 1) and everything that moves its packets."""
+
+    def __init__(self) -> None:
+        self.data = shm.segment.create(GEOMETRY)
+        self.segment = ffi.cast("struct segment *", self.data.segment_address)
+        self.device = self.segment.device
+        self.device.mtu = MTU
+        self.inside, tun = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.tun = tun
+        self.udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.udp.bind(("127.0.0.1", 0))
+        self.udp.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 22)
+        for sock in (self.inside, tun, self.udp):
+            sock.setblocking(False)
+        bells = [-1] * lib.MAX_WORKERS
+        self.bell = os.eventfd(0, os.EFD_NONBLOCK)
+        bells[lib.WORKER_RECEIVER] = self.bell
+        self.receiver = lib.receiver_new(self.segment, 0, -1, tun.fileno(), ffi.new("int32_t[]", bells))
+        assert self.receiver != ffi.NULL
+        assert lib.receiver_use_sockets(self.receiver, self.udp.fileno(), -1) == 0
+        self.aead = lib.aead_new(-1)
+        self.holder = ffi.new("struct holder *")
+        lib.holder_initialise(self.holder, self.segment, self.aead, lib.WORKER_CONSUMER)
+        self.holder.udp4 = self.udp.fileno()
+        self.holder.tun = tun.fileno()
+        self.holder.bells = bells
+        self.ips = ffi.new("struct allowedips *")
+        lib.allowedips_open(
+            self.ips,
+            ffi.cast("struct trie_node *", self.segment.trie),
+            GEOMETRY["max_trie_nodes"],
+            ffi.addressof(self.device, "trie_root4"),
+            ffi.addressof(self.device, "trie_root6"),
+        )
+        self.peer(0, allowed="10.0.0.2", local=1, remote=2)
+        self.peer(1, allowed="10.0.0.1", local=2, remote=1)
+
+    def peer(self, row: int, allowed: str, local: int, remote: int) -> None:
+        """A live peer with a session whose other end is the other peer."""
+        peer = self.segment.rows[row]
+        peer.generation = 1
+        for direction in (lib.INBOUND, lib.OUTBOUND):
+            lib.queue_initialise(self.segment, 2 * row + direction)
+        lib.token_initialise(self.segment, row)
+        lib.timers_initialise(self.segment.columns, GEOMETRY["max_peers"], row)
+        first = ffi.cast("uint8_t *", ffi.addressof(self.segment.rows[0], "first_allowed"))
+        address = ffi.from_buffer(socket.inet_aton(allowed))
+        assert lib.allowedips_insert(self.ips, address, 32, 32, row, first, lib.PEER_ROW_BYTES) == 0
+        table = ffi.cast("struct index_entry *", self.segment.index)
+        index = {n: lib.index_of(self.device.index_key, n, table[n].generation + 1) for n in (1, 2)}
+        keypair = ffi.cast("struct keypair *", self.segment.keypairs) + local
+        keypair.send_key = KEY
+        keypair.receive_key = KEY
+        keypair.birth = lib.clock_now()
+        keypair.local_index = lib.index_publish(table, self.device.index_key, local, row)
+        keypair.remote_index = index[remote] if remote > local else table[remote].index
+        keypair.peer, keypair.peer_generation = row, 1
+        peer.key_word = lib.key_word_of(local, 0, 0)
+        endpoint = ffi.new("struct endpoint *")
+        endpoint.family = socket.AF_INET
+        endpoint.port = socket.htons(self.udp.getsockname()[1])
+        endpoint.address[0:4] = list(socket.inet_aton("127.0.0.1"))
+        lib.endpoint_store(self.segment, row, endpoint)
+
+    def turn(self) -> None:
+        """Everything that is waiting moves on by one batch."""
+        lib.receiver_run(self.receiver, 0)
+        for row in (0, 1):
+            if lib.token_take(self.segment, row, self.holder.mark):
+                lib.holder_take_turn(self.holder, row, lib.clock_now())
+
+    def carry(self, packets: list[bytes]) -> list[bytes]:
+        """Send packets into the TUN and collect what comes out of it."""
+        out = []
+        for packet in packets:
+            self.inside.send(bytes(10) + packet)
+        for _ in range(6 + 2 * len(packets) // 64):
+            self.turn()
+            try:
+                while True:
+                    out.append(self.inside.recv(70000)[10:])
+            except BlockingIOError:
+                pass
+        return out
+
+    def counters(self) -> dict[str, int]:
+        return {name: lib.counter_sum(self.segment, i) for i, name in enumerate(COUNTERS)}
+
+    def close(self) -> None:
+        lib.receiver_free(self.receiver)
+        lib.aead_free(self.aead)
+        for sock in (self.inside, self.tun, self.udp):
+            sock.close()
+        os.close(self.bell)
+        self.data.close()
+
+
+@pytest.fixture(scope="module")
+def path() -> Iterator[Path]:
+    path = Path()
+    yield path
+    path.close()
+
+
+def assert_whole(path: Path) -> None:
+    text = ffi.new("char[256]")
+    faults = lib.segment_valid(path.segment, text, 256)
+    assert faults == 0, ffi.string(text).decode()
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.integers(0, MTU - 20), max_size=50), st.randoms(use_true_random=False))
+def test_what_goes_in_comes_out_in_order(path: Path, sizes: list[int], random: object) -> None:
+    packets = [ipv4(random.randbytes(size)) for size in sizes]  # type: ignore[attr-defined]
+    assert path.carry(packets) == packets
+    assert_whole(path)
+
+
+def test_more_than_a_small_slot_goes_through_a_train_slot(path: Path) -> None:
+    path.device.mtu = 9000
+    packets = [ipv4(os.urandom(size)) for size in (1867, 1868, 1869, 1900, 4000, 8980)]
+    assert path.carry(packets) == packets
+    path.device.mtu = MTU
+    assert_whole(path)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.binary(min_size=0, max_size=200), max_size=60))
+def test_garbage_is_counted_once_each_and_goes_nowhere(path: Path, garbage: list[bytes]) -> None:
+    before = path.counters()
+    sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    for datagram in garbage:
+        sender.sendto(datagram, path.udp.getsockname())
+    sender.close()
+    assert path.carry([]) == []
+    after = path.counters()
+    gained = {name: after[name] - before[name] for name in after if after[name] != before[name]}
+    received = gained.pop("UDP_RECEIVED", 0)
+    assert received == len(garbage)
+    assert sum(gained.values()) == received
+    messages = ffi.new("struct mailbox_cell[]", 64)
+    while lib.mailbox_take(path.segment, messages, 64):
+        pass
+    assert_whole(path)
+
+
+def test_packets_for_nobody_are_counted(path: Path) -> None:
+    before = path.counters()
+    assert path.carry([ipv4(b"x", destination="10.9.9.9"), b"\x00" * 40, ipv4(b"y")[:19]]) == []
+    after = path.counters()
+    assert after["DROP_NO_PEER"] - before["DROP_NO_PEER"] == 1
+    assert after["DROP_TUN_HEADER"] - before["DROP_TUN_HEADER"] == 2
+
+
+def test_a_foreign_inner_source_is_not_delivered(path: Path) -> None:
+    before = path.counters()
+    assert path.carry([ipv4(b"x", source="10.0.0.3")]) == []
+    assert path.counters()["DROP_INNER_SOURCE"] - before["DROP_INNER_SOURCE"] == 1
+
+
+def test_without_a_session_the_newest_128_wait_and_then_go(path: Path) -> None:
+    peer = path.segment.rows[0]
+    word = peer.key_word
+    peer.key_word = 0
+    packets = [ipv4(struct.pack("!I", n)) for n in range(60)] + [ipv4(bytes(4))] * 3
+    before = path.counters()
+    for _ in range(3):
+        assert path.carry(packets) == []
+    dropped = path.counters()["DROP_STAGED"] - before["DROP_STAGED"]
+    # 1/8 of 512 slots is the share of one peer: the rest never came to be staged
+    shared = path.counters()["DROP_PEER_SHARE_OUTBOUND"] - before["DROP_PEER_SHARE_OUTBOUND"]
+    assert dropped + shared == 3 * len(packets) - min(lib.STAGED_LIMIT, GEOMETRY["small_slots"] // 8)
+    assert lib.events_read(path.segment, 0) & lib.EVENT_HANDSHAKE_WANTED
+    peer.key_word = word
+    lib.orders_give(path.segment, 0, lib.ORDER_LOOK)
+    lib.peer_schedule(path.segment, 0)
+    assert path.carry([]) == (packets + packets)[: min(lib.STAGED_LIMIT, GEOMETRY["small_slots"] // 8)]
+    assert_whole(path)
+
+
+def test_an_endpoint_follows_authenticated_packets_only(path: Path) -> None:
+    endpoint = ffi.new("struct endpoint *")
+    endpoint.family = socket.AF_INET
+    lib.endpoint_store(path.segment, 1, endpoint)  # nowhere
+    forged = b"\x04\0\0\0" + struct.pack(
+        "<IQ", ffi.cast("struct keypair *", path.segment.keypairs)[2].local_index, 1 << 40
+    )
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+        sender.sendto(forged + bytes(32), path.udp.getsockname())
+    path.carry([])
+    lib.endpoint_load(path.segment, 1, endpoint)
+    assert endpoint.port == 0
+    packet = ipv4(b"roams")
+    assert path.carry([packet]) == [packet]
+    lib.endpoint_load(path.segment, 1, endpoint)
+    assert socket.ntohs(endpoint.port) == path.udp.getsockname()[1]
