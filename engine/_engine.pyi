@@ -1,4 +1,4 @@
-"""The C of this package as cffi shows it: engine/*.h between their cdef marks."""
+"""The C of this package as cffi sees it: its headers, between their cdef marks."""
 
 from typing import Any
 
