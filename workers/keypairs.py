@@ -1,0 +1,204 @@
+"""The slab of keypairs and the receiver indices that name them.
+
+A keypair number is reserved when a handshake begins (its index goes into our message), filled when
+the handshake is complete, and freed when no key word names it, after a grace period, wiped. Who
+has which numbers is a linked list per row in two arrays of this process, rebuilt at the start from
+the slab and the index table: no Python object per peer or session.
+"""
+
+from __future__ import annotations
+
+import struct
+from array import array
+from typing import Any
+
+import numpy as np
+
+from workers._workers import ffi, lib
+from workers.grace import Graces
+from workers.memory import Memory
+
+_WORDS = struct.Struct("<32s32sQIIIIIIQ")  # struct keypair up to the window, checked below
+
+
+class NoKeypair(RuntimeError):
+    """Every keypair number is in use, or there is no memory for more."""
+
+
+class Keypairs:
+    """Control's hold on the keypair slab and the index table."""
+
+    def __init__(self, memory: Memory, graces: Graces) -> None:
+        self.memory = memory
+        self.segment = memory.segment
+        self.graces = graces
+        self.limit = int(self.segment.geometry.max_keypairs)
+        self.slab = ffi.cast("struct keypair *", self.segment.keypairs)
+        self.table = ffi.cast("struct index_entry *", self.segment.index)
+        self.key = self.segment.device.index_key
+        self.used = 1  # number 0 is none; no number at or above was ever used in this life
+        self.free = array("I")
+        self.first = np.zeros(int(self.segment.geometry.max_peers), np.uint32)
+        self.follow = np.zeros(self.limit, np.uint32)
+        self.out = 0  # numbers reserved or filled
+
+    # -- the start ----------------------------------------------------------------------------
+
+    def recover(self, is_live: Any) -> None:
+        """Rebuild lists from the segment after a restart.
+
+        `is_live(row, generation)` tells whether that peer still exists. Numbers whose handshake was in
+        progress, or that no key word names, are withdrawn and freed after a grace period.
+        """
+        ready = self.memory.vault.ready("keypairs_ready")
+        if ready <= 1:
+            return
+        self.used = ready
+        entries = np.frombuffer(ffi.buffer(self.table, ready * ffi.sizeof("struct index_entry")), "<u4")
+        entries = entries.reshape(ready, 4)
+        leaving = []
+        for number in range(ready - 1, 0, -1):
+            in_use, row = int(entries[number, 1]), int(entries[number, 2])
+            birth = self.birth(number)
+            if not in_use and not birth:
+                self.free.append(number)
+                continue
+            keypair = self.slab[number]
+            if in_use and birth and is_live(row, int(keypair.peer_generation)) and keypair.peer == row:
+                self._list(row, number)
+            else:
+                leaving.append(number)
+        self.out = ready - 1 - len(self.free)
+        for number in leaving:
+            lib.index_withdraw(self.table, number)
+        if leaving:
+            self.graces.after(lambda: self._free(leaving))
+
+    # -- one keypair's life -------------------------------------------------------------------
+
+    def reserve(self, row: int) -> tuple[int, int]:
+        """A free number and the fresh index that names it on the wire. NoKeypair when there is none."""
+        if self.free:
+            number = self.free.pop()
+        elif self.used < self.limit:
+            try:
+                self.memory.ensure_keypairs(self.used + 1)
+            except OSError as error:
+                raise NoKeypair(f"no memory for another session: {error.strerror}") from error
+            number = self.used
+            self.used += 1
+        else:
+            raise NoKeypair(f"all {self.limit - 1} keypairs are in use")
+        self.out += 1
+        self._list(row, number)
+        return number, int(lib.index_publish(self.table, self.key, number, row))
+
+    def fill(
+        self,
+        number: int,
+        row: int,
+        generation: int,
+        *,
+        send_key: bytes,
+        receive_key: bytes,
+        remote_index: int,
+        initiator: bool,
+        now: int,
+    ) -> None:
+        """Write a reserved keypair, before its installation is ordered."""
+        keypair = self.slab[number]
+        head = ffi.buffer(ffi.addressof(keypair), _WORDS.size)
+        head[:] = _WORDS.pack(
+            send_key,
+            receive_key,
+            now,
+            int(self.table[number].index),
+            remote_index,
+            row,
+            generation,
+            lib.KEYPAIR_INITIATOR if initiator else 0,
+            0,
+            0,
+        )
+        ffi.memmove(ffi.addressof(keypair, "window"), _NO_WINDOW, len(_NO_WINDOW))
+
+    def release(self, row: int, number: int) -> None:
+        """No key word names it (any more): withdrawn now, wiped and free after a grace period."""
+        self._unlist(row, number)
+        lib.index_withdraw(self.table, number)
+        self.graces.after(lambda: self._free([number]))
+
+    def numbers(self, row: int) -> list[int]:
+        """Every number that the row has."""
+        found = []
+        number = int(self.first[row])
+        while number:
+            found.append(number)
+            number = int(self.follow[number])
+        return found
+
+    def birth(self, number: int) -> int:
+        """CLOCK_BOOTTIME ns; 0 while its handshake is in progress."""
+        return int(self.slab[number].birth)
+
+    def collect(self, row: int, keep: set[int]) -> int:
+        """Release the row's filled numbers that its key word does not name; `keep` are reserved ones.
+
+        Returns how many were released. The order to install is read before the key word: the
+        holder stores the word before it clears the order.
+        """
+        numbers = self.numbers(row)
+        if not numbers:
+            return 0
+        peer = self.segment.rows[row]
+        installing = 0
+        if int(lib.orders_read(self.segment, row)) & lib.ORDER_INSTALL:
+            installing = int(peer.installing)
+        word = int(peer.key_word)
+        released = 0
+        for number in numbers:
+            if number in keep or number == installing or lib.key_word_names(word, number):
+                continue
+            self.release(row, number)
+            released += 1
+        return released
+
+    def release_all(self, row: int) -> None:
+        """The peer is gone and its holder let go of everything."""
+        for number in self.numbers(row):
+            self.release(row, number)
+
+    def withdraw_all(self, row: int) -> None:
+        """The peer is being removed: nothing that arrives finds it by index any more."""
+        for number in self.numbers(row):
+            lib.index_withdraw(self.table, number)
+
+    # -- lists --------------------------------------------------------------------------------
+
+    def _list(self, row: int, number: int) -> None:
+        self.follow[number] = self.first[row]
+        self.first[row] = number
+
+    def _unlist(self, row: int, number: int) -> None:
+        if self.first[row] == number:
+            self.first[row] = self.follow[number]
+        else:
+            before = int(self.first[row])
+            while int(self.follow[before]) != number:
+                before = int(self.follow[before])
+                if not before:
+                    raise LookupError(f"keypair {number} is not one of peer row {row}'s")
+            self.follow[before] = self.follow[number]
+        self.follow[number] = 0
+
+    def _free(self, numbers: list[int]) -> None:
+        for number in numbers:
+            ffi.memmove(self.slab + number, _NO_KEYPAIR, len(_NO_KEYPAIR))
+            self.free.append(number)
+        self.out -= len(numbers)
+
+
+_NO_WINDOW = bytes(ffi.sizeof("struct window"))
+_NO_KEYPAIR = bytes(ffi.sizeof("struct keypair"))
+if ffi.offsetof("struct keypair", "window") != _WORDS.size:
+    raise ImportError("struct keypair changed in engine/keypair.h; mend _WORDS in workers/keypairs.py")

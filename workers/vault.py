@@ -1,0 +1,214 @@
+"""The vault: what must outlive control but nobody else may see.
+
+A second shared-memory segment, made by the supervisor and mapped by control alone, so that a
+restarted control finds the device key, preshared keys, static-static secrets, the greatest
+timestamps seen and sent, and the cookie secret again. Behind the rows stands the redo record: the
+text of a validated `set` while it is applied, so that it is applied whole, or again after a kill.
+
+All stores are plain: a kill leaves what was stored, and each group of words is ordered so that a
+cut between two stores is harmless (the word that makes the others valid comes last).
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+
+import numpy as np
+
+VAULT_MAGIC = 0x746C756176  # "vault", little-endian
+HEADER_BYTES = 4096
+
+SECRET_VALID = 1  # static_static was computed with the present private key
+SECRET_LOW_ORDER = 2  # ... and is zero: the peer can never shake hands with this key
+
+HEADER = np.dtype(
+    [
+        ("magic", "u8"),
+        ("max_peers", "u8"),
+        ("rows_ready", "u8"),  # memory is there for so many rows, keypairs, trie nodes (workers/memory.py)
+        ("keypairs_ready", "u8"),
+        ("trie_ready", "u8"),
+        ("redo_bytes", "u8"),
+        ("private_key", "u1", 32),
+        ("public_key", "u1", 32),
+        ("has_private_key", "u4"),
+        ("has_cookie_secret", "u4"),
+        ("cookie_secret", "u1", 32),
+        ("cookie_birth", "u8"),
+    ]
+)
+
+# One peer: 96 bytes.
+ROW = np.dtype(
+    [
+        ("preshared_key", "u1", 32),
+        ("static_static", "u1", 32),
+        ("timestamp_seen", "u1", 12),  # latest TAI64N of an accepted initiation
+        ("timestamp_sent", "u1", 12),  # latest TAI64N of ours
+        ("flags", "u4"),
+        ("reserved", "u4"),
+    ]
+)
+
+ZERO_KEY = bytes(32)
+
+
+def vault_bytes(max_peers: int) -> int:
+    """Bytes of the vault for this many peers, redo record not counted (it grows and shrinks)."""
+    rows = max_peers * ROW.itemsize
+    return HEADER_BYTES + (rows + 4095) // 4096 * 4096
+
+
+class Vault:
+    """Control's view of the vault behind `fd`."""
+
+    def __init__(self, fd: int, max_peers: int) -> None:
+        self.fd = fd
+        self.bytes = vault_bytes(max_peers)
+        if os.fstat(fd).st_size < self.bytes:
+            os.ftruncate(fd, self.bytes)
+        os.posix_fallocate(fd, 0, HEADER_BYTES)
+        self.memory = mmap.mmap(fd, self.bytes, mmap.MAP_SHARED)
+        self.memory.madvise(mmap.MADV_DONTDUMP)
+        self.header = np.frombuffer(self.memory, HEADER, 1)
+        self.rows = np.frombuffer(self.memory, ROW, max_peers, HEADER_BYTES)
+        header = self.header[0]
+        if header["magic"] == 0:
+            header["max_peers"] = max_peers
+            header["magic"] = VAULT_MAGIC
+        elif header["magic"] != VAULT_MAGIC or header["max_peers"] != max_peers:
+            raise ValueError(
+                f"the vault belongs to another layout ({int(header['max_peers'])} peers, not {max_peers}). "
+                "Stop the interface and start it anew."
+            )
+
+    def close(self) -> None:
+        """Unmap; the memory lives on in the supervisor's hands."""
+        del self.header, self.rows
+        self.memory.close()
+        os.close(self.fd)
+
+    # -- room ---------------------------------------------------------------------------------
+
+    def ensure(self, rows: int) -> None:
+        """Make sure of memory for rows 0..rows-1. OSError (ENOSPC) when there is none."""
+        os.posix_fallocate(self.fd, HEADER_BYTES, rows * ROW.itemsize)
+
+    def ready(self, name: str) -> int:
+        """How far a region of the data segment has memory: "rows_ready" and so on."""
+        return int(self.header[0][name])
+
+    def set_ready(self, name: str, count: int) -> None:
+        self.header[0][name] = count
+
+    # -- the device ---------------------------------------------------------------------------
+
+    @property
+    def private_key(self) -> bytes | None:
+        """Our private key, or None."""
+        header = self.header[0]
+        return header["private_key"].tobytes() if header["has_private_key"] else None
+
+    @property
+    def public_key(self) -> bytes | None:
+        """Our public key, or None."""
+        header = self.header[0]
+        return header["public_key"].tobytes() if header["has_private_key"] else None
+
+    def store_private_key(self, private_key: bytes | None, public_key: bytes | None) -> None:
+        """Change the device key. The caller marks the static-static secrets stale (`make_stale`)."""
+        header = self.header[0]
+        header["has_private_key"] = 0
+        header["private_key"] = np.frombuffer(private_key or ZERO_KEY, np.uint8)
+        header["public_key"] = np.frombuffer(public_key or ZERO_KEY, np.uint8)
+        header["has_private_key"] = private_key is not None
+
+    @property
+    def cookie_secret(self) -> tuple[bytes, int] | None:
+        """The cookie secret and its birth (CLOCK_BOOTTIME ns), or None before the first."""
+        header = self.header[0]
+        if not header["has_cookie_secret"]:
+            return None
+        return header["cookie_secret"].tobytes(), int(header["cookie_birth"])
+
+    def store_cookie_secret(self, secret: bytes, birth: int) -> None:
+        """Keep a fresh cookie secret."""
+        header = self.header[0]
+        header["has_cookie_secret"] = 0
+        header["cookie_secret"] = np.frombuffer(secret, np.uint8)
+        header["cookie_birth"] = birth
+        header["has_cookie_secret"] = 1
+
+    # -- peers --------------------------------------------------------------------------------
+
+    def preshared_key(self, row: int) -> bytes:
+        """32 bytes; zeros when there is none."""
+        return self.rows["preshared_key"][row].tobytes()
+
+    def store_preshared_key(self, row: int, key: bytes) -> None:
+        self.rows["preshared_key"][row] = np.frombuffer(key, np.uint8)
+
+    def static_static(self, row: int) -> bytes | None:
+        """The secret, zeros for a low-order key, or None when it must be computed."""
+        if not self.rows["flags"][row] & SECRET_VALID:
+            return None
+        return self.rows["static_static"][row].tobytes()
+
+    def store_static_static(self, row: int, secret: bytes) -> None:
+        self.rows["static_static"][row] = np.frombuffer(secret, np.uint8)
+        self.rows["flags"][row] = SECRET_VALID | (0 if any(secret) else SECRET_LOW_ORDER)
+
+    def make_stale(self, rows: int) -> None:
+        """The private key changed: rows 0..rows-1 compute their static-static secret anew."""
+        self.rows["flags"][:rows] = 0
+        self.rows["static_static"][:rows] = 0
+
+    def timestamp_seen(self, row: int) -> bytes:
+        """Latest TAI64N (12 bytes) of an accepted initiation; zeros before the first."""
+        return self.rows["timestamp_seen"][row].tobytes()
+
+    def store_timestamp_seen(self, row: int, timestamp: bytes) -> None:
+        """Before the response is sent."""
+        self.rows["timestamp_seen"][row] = np.frombuffer(timestamp, np.uint8)
+
+    def timestamp_sent(self, row: int) -> bytes:
+        """Latest TAI64N that we sent to this peer; zeros before the first."""
+        return self.rows["timestamp_sent"][row].tobytes()
+
+    def store_timestamp_sent(self, row: int, timestamp: bytes) -> None:
+        self.rows["timestamp_sent"][row] = np.frombuffer(timestamp, np.uint8)
+
+    def wipe(self, row: int) -> None:
+        """The peer is gone, or the row is about to be used."""
+        self.rows[row] = np.zeros((), ROW)
+
+    # -- the redo record ----------------------------------------------------------------------
+
+    def write_redo(self, text: bytes) -> None:
+        """Keep the text of a validated set until `clear_redo`. OSError (ENOSPC) when there is no room."""
+        os.ftruncate(self.fd, self.bytes)
+        if not text:
+            return
+        os.posix_fallocate(self.fd, self.bytes, len(text))
+        view = memoryview(text)
+        done = 0
+        while done < len(text):
+            done += os.pwrite(self.fd, view[done:], self.bytes + done)
+        self.header[0]["redo_bytes"] = len(text)
+
+    def read_redo(self) -> bytes:
+        """What `write_redo` kept and nobody cleared: a set that a kill interrupted."""
+        size = int(self.header[0]["redo_bytes"])
+        text = bytearray()
+        while len(text) < size:
+            part = os.pread(self.fd, size - len(text), self.bytes + len(text))
+            if not part:
+                raise ValueError("the redo record of the vault is shorter than it says. Start the interface anew.")
+            text += part
+        return bytes(text)
+
+    def clear_redo(self) -> None:
+        """The set is applied. Shrinking gives the pages, secrets in them, back to the kernel."""
+        self.header[0]["redo_bytes"] = 0
+        os.ftruncate(self.fd, self.bytes)
