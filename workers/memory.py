@@ -58,15 +58,20 @@ class Memory:
         self.vault.ensure(last)
         self.vault.set_ready("rows_ready", last)
 
+    def ensure_tables(self) -> None:
+        """Memory for what is looked up at random places from the start: index and public keys."""
+        geometry = self.segment.geometry
+        self._extend(lib.REGION_INDEX, 0, int(geometry.max_keypairs) * lib.INDEX_ENTRY_BYTES)
+        self._extend(lib.REGION_PUBLIC_KEYS, 0, int(geometry.public_key_buckets) * 4)
+
     def ensure_keypairs(self, count: int) -> None:
-        """Memory for keypairs and index entries 0..count-1."""
+        """Memory for keypairs 0..count-1."""
         ready = self.vault.ready("keypairs_ready")
         if count <= ready:
             return
         last = (count + KEYPAIRS_A_STEP - 1) // KEYPAIRS_A_STEP * KEYPAIRS_A_STEP
         last = min(last, int(self.segment.geometry.max_keypairs))
         self._extend(lib.REGION_KEYPAIRS, ready * lib.KEYPAIR_BYTES, last * lib.KEYPAIR_BYTES)
-        self._extend(lib.REGION_INDEX, ready * lib.INDEX_ENTRY_BYTES, last * lib.INDEX_ENTRY_BYTES)
         self.vault.set_ready("keypairs_ready", last)
 
     def ensure_trie(self, nodes: int) -> None:

@@ -19,7 +19,6 @@ from __future__ import annotations
 import errno
 import os
 from array import array
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -32,10 +31,9 @@ from workers.memory import Memory
 UNUSED, LIVE, RETIRING = 0, 1, 2
 NOBODY = 0xFFFFFFFF
 
-# control_reserved[]: bytes of handshake messages; the holder counts data in tx_bytes and rx_bytes.
-HANDSHAKE_TX, HANDSHAKE_RX = 0, 1
-
-PUBLIC_KEY = slice(0, 32)
+# control_reserved[]: bytes of handshake messages (the holder counts data in tx_bytes and rx_bytes), and
+# what was `produced` in the outbound queue when a handshake was last wanted.
+HANDSHAKE_TX, HANDSHAKE_RX, OUTBOUND_SEEN = 0, 1, 2
 
 
 class NoRoom(Exception):
@@ -96,6 +94,18 @@ class Peers:
     def public_key(self, row: int) -> bytes:
         return bytes(ffi.buffer(self.rows[row].public_key))
 
+    def remembered(self, row: int, which: int) -> int:
+        """A word of control's own in the row."""
+        return int(self.rows[row].control_reserved[which])
+
+    def remember(self, row: int, which: int, value: int) -> None:
+        self.rows[row].control_reserved[which] = value
+
+    def store_handshake_time(self, row: int, wall: int) -> None:
+        """A handshake is complete; wall clock ns."""
+        peer = self.rows[row]
+        peer.handshake_sec, peer.handshake_nsec = divmod(wall, 1_000_000_000)
+
     # -- adding -------------------------------------------------------------------------------
 
     def room(self, peers: int, allowed_ips: int) -> None:
@@ -151,8 +161,8 @@ class Peers:
         lib.timers_initialise(self.segment.columns, self.memory.max_peers, row)
         self.vault.wipe(row)
         ffi.memmove(peer.public_key, public_key, 32)
-        peer.state = LIVE
         lib.token_initialise(self.segment, row)
+        peer.state = LIVE
         lib.publickeys_insert(self.tables, row)
         self.count += 1
         return row
@@ -230,7 +240,6 @@ class Peers:
             node = nodes[number]
             found.append((bytes(ffi.buffer(node.address, node.bits // 8)), int(node.cidr)))
             number = int(node.peer_next)
-        found.reverse()
         return found
 
     def _first(self) -> tuple[Any, int]:
@@ -251,10 +260,6 @@ class Peers:
         if self.is_reclaiming or not self.ips.waiting_head:
             return
         self.is_reclaiming = True
-        self.graces.after(self._begin_reclaim)
-
-    def _begin_reclaim(self) -> None:
-        # What waits now was unpublished before the period that begins now.
         self.reclaiming, self.ips.waiting_head = int(self.ips.waiting_head), 0
         self.graces.after(self._reclaim)
 
@@ -286,7 +291,7 @@ class Peers:
             ffi.addressof(self.device, "trie_root6"),
         )
         if used:
-            lib.allowedips_recover(self.ips, self.vault.ready("trie_ready"))
+            lib.allowedips_recover(self.ips, used, *self._first())
         states = self.memory.rows["state"][:used]
         for row in np.flatnonzero(states == LIVE):
             lib.publickeys_insert(self.tables, int(row))
@@ -307,7 +312,6 @@ class Peers:
         tables = ffi.new("struct publickeys *")
         geometry = self.segment.geometry
         size = 4 * int(geometry.public_key_buckets)
-        os.posix_fallocate(self.memory.fd, self.memory.offset[lib.REGION_PUBLIC_KEYS], size)
         ffi.memmove(self.segment.public_keys, bytes(size), size)
         tables.buckets = self.segment.public_keys
         tables.bucket_count = geometry.public_key_buckets
@@ -319,7 +323,3 @@ class Peers:
         tables.chain_offset = ffi.offsetof("struct peer_row", "key_chain")
         tables.max_rows = self.memory.max_peers
         return tables
-
-    def rows_of(self, public_keys: Iterator[bytes]) -> list[int]:
-        """The rows of those that are peers."""
-        return [row for row in map(self.find, public_keys) if row is not None]

@@ -185,20 +185,21 @@ class Vault:
 
     # -- the redo record ----------------------------------------------------------------------
 
-    def write_redo(self, text: bytes) -> None:
-        """Keep the text of a validated set until `clear_redo`. OSError (ENOSPC) when there is no room."""
+    def prepare_redo(self, record: bytes) -> None:
+        """Store what `commit_redo` will make valid. OSError (ENOSPC) when there is no room."""
         os.ftruncate(self.fd, self.bytes)
-        if not text:
-            return
-        os.posix_fallocate(self.fd, self.bytes, len(text))
-        view = memoryview(text)
+        os.posix_fallocate(self.fd, self.bytes, len(record))
+        view = memoryview(record)
         done = 0
-        while done < len(text):
+        while done < len(record):
             done += os.pwrite(self.fd, view[done:], self.bytes + done)
-        self.header[0]["redo_bytes"] = len(text)
+
+    def commit_redo(self) -> None:
+        """From here to `clear_redo` a new control finishes what this one began."""
+        self.header[0]["redo_bytes"] = os.fstat(self.fd).st_size - self.bytes
 
     def read_redo(self) -> bytes:
-        """What `write_redo` kept and nobody cleared: a set that a kill interrupted."""
+        """What was committed and not cleared: a set that a kill interrupted."""
         size = int(self.header[0]["redo_bytes"])
         text = bytearray()
         while len(text) < size:

@@ -1,0 +1,304 @@
+"""The configuration of the interface: a validated `set` applied whole, and what `get` shows.
+
+A set is a generator, so that a million peers do not keep handshakes waiting: it yields between slices of
+work, and once to wait for the supervisor's answer about a listen port. Its phases:
+
+    check     everything that can fail later: zones, room for peers and allowed IPs, the redo record
+    sockets   firewall mark, then listen port; a refused port puts the mark back
+    commit    from here on the set is applied again if control is killed
+    apply     private key, replace_peers, then the peers in order
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import socket
+from collections.abc import Callable, Generator, Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from engine import noise, uapi
+from workers._workers import lib
+from workers.endpoints import Endpoint, EndpointOrders
+from workers.handshakes import Handshakes
+from workers.outgoing import mark_sockets
+from workers.peers import HANDSHAKE_RX, HANDSHAKE_TX, NoRoom, Peers
+from workers.stamps import Stamps
+
+log = logging.getLogger(__name__)
+
+SLICE = 256  # peers between two yields
+ROWS_A_LOOK = 4096  # rows looked through at once
+
+
+class PortRequest(NamedTuple):
+    """Yielded by a set: ask the supervisor for this port, then send back the errno (0 = done)."""
+
+    port: int
+
+
+Steps = Generator[PortRequest | None, int | None, int]
+
+
+class Configuration:
+    """What `set` changes and `get` shows."""
+
+    def __init__(
+        self,
+        peers: Peers,
+        handshakes: Handshakes,
+        stamps: Stamps,
+        endpoints: EndpointOrders,
+        udp_fds: Callable[[], list[int]],
+    ) -> None:
+        self.peers = peers
+        self.vault = peers.vault
+        self.device = peers.device
+        self.handshakes = handshakes
+        self.stamps = stamps
+        self.endpoints = endpoints
+        self.udp_fds = udp_fds
+
+    # -- set ----------------------------------------------------------------------------------
+
+    def apply(self, operation: uapi.Set) -> Steps:
+        """Apply a parsed set; returns 0 or the errno of what cannot be done, nothing changed then."""
+        try:
+            yield from self._check(operation)
+            redo = uapi.Set(
+                private_key=operation.private_key,
+                replace_peers=operation.replace_peers,
+                peer_count=operation.peer_count,
+                records=operation.records,
+            )
+            self.vault.prepare_redo(redo.to_bytes())
+        except NoRoom as error:
+            log.error("the set is refused: %s", error)
+            return error.errno
+        except OSError as error:
+            log.error("the set is refused: %s", error)
+            return error.errno or errno.EIO
+        code = yield from self._change_sockets(operation)
+        if code:
+            self.vault.clear_redo()
+            return code
+        self.vault.commit_redo()
+        yield from self._apply_whole(operation)
+        self.vault.clear_redo()
+        return 0
+
+    def redo(self) -> None:
+        """At the start: finish the set that a killed control had begun to apply."""
+        text = self.vault.read_redo()
+        if not text:
+            return
+        log.info("finishing the set that was being applied when the control process died")
+        for _ in self._apply_whole(uapi.Set.from_bytes(text)):
+            self.peers.graces.poll()
+        self.vault.clear_redo()
+
+    def _check(self, operation: uapi.Set) -> Iterator[None]:
+        own = self.vault.public_key
+        if operation.private_key is not None:
+            own = noise.Identity(operation.private_key).public_key if any(operation.private_key) else None
+        new: set[bytes] = set()
+        allowed = 0
+        for number, change in enumerate(operation.peers):
+            if number % SLICE == 0:
+                yield
+            if change.endpoint is not None:
+                _place(change.endpoint)
+            if change.remove or change.public_key == own:
+                continue
+            is_new = operation.replace_peers or self.peers.find(change.public_key) is None
+            if is_new and change.update_only:
+                continue
+            if is_new:
+                new.add(change.public_key)
+            allowed += sum(not ip.removed for ip in change.allowed_ips)
+        self.peers.room(len(new), allowed)
+
+    def _change_sockets(self, operation: uapi.Set) -> Steps:
+        mark = int(self.device.fwmark)
+        if operation.fwmark is not None and operation.fwmark != mark:
+            try:
+                mark_sockets(self.udp_fds(), operation.fwmark)
+            except OSError as error:
+                mark_sockets(self.udp_fds(), mark)
+                return error.errno or errno.EIO
+            # The supervisor marks the sockets of another port with this word.
+            self.device.fwmark = operation.fwmark
+        if operation.listen_port is not None and operation.listen_port != self.listen_port():
+            code = yield PortRequest(operation.listen_port)
+            if code:
+                if int(self.device.fwmark) != mark:
+                    mark_sockets(self.udp_fds(), mark)
+                    self.device.fwmark = mark
+                return code
+            if int(self.device.fwmark):
+                mark_sockets(self.udp_fds(), int(self.device.fwmark))
+        if operation.listen_port is not None or operation.fwmark is not None:
+            yield from self._clear_sources()
+        return 0
+
+    def _apply_whole(self, operation: uapi.Set) -> Iterator[None]:
+        if operation.private_key is not None:
+            yield from self._change_private_key(operation.private_key)
+        if operation.replace_peers:
+            for first in range(0, self.peers.used, ROWS_A_LOOK):
+                self._remove(self.peers.live_rows(first, first + ROWS_A_LOOK))
+                yield
+        for number, change in enumerate(operation.peers):
+            self._change_peer(change)
+            if number % SLICE == SLICE - 1:
+                yield
+
+    def _change_private_key(self, private_key: bytes) -> Iterator[None]:
+        if any(private_key):
+            identity = noise.Identity(private_key)
+            if identity.private_key == self.vault.private_key:
+                return
+            row = self.peers.find(identity.public_key)
+            if row is not None:
+                self._remove([row])
+            self.vault.store_private_key(identity.private_key, identity.public_key)
+        else:
+            if self.vault.private_key is None:
+                return
+            self.vault.store_private_key(None, None)
+        self.vault.make_stale(self.peers.used)
+        self.handshakes.forget_all()
+        self.handshakes.load_identity()
+        for first in range(0, self.peers.used, ROWS_A_LOOK):
+            rows = self.peers.memory.rows[first : min(first + ROWS_A_LOOK, self.peers.used)]
+            with_orders = (rows["key_word"] != 0) | (rows["orders"] & 0xFFFFFFFF != 0)
+            for row in np.flatnonzero(with_orders):
+                if self.peers.is_live(first + int(row)):
+                    self.peers.order(first + int(row), lib.ORDER_STOP_SENDING)
+            yield
+
+    def _change_peer(self, change: uapi.PeerChange) -> None:
+        if change.public_key == self.vault.public_key:
+            return
+        peers = self.peers
+        row = peers.find(change.public_key)
+        if change.remove:
+            if row is not None:
+                self._remove([row])
+            return
+        if row is None:
+            if change.update_only:
+                return
+            row = peers.add(change.public_key)
+        if change.preshared_key is not None:
+            self.vault.store_preshared_key(row, change.preshared_key)
+        orders = 0
+        if change.endpoint is not None:
+            orders |= self._move_endpoint(row, _place(change.endpoint))
+        if change.replace_allowed_ips:
+            peers.disallow_all(row)
+        for ip in change.allowed_ips:
+            if ip.removed:
+                peers.disallow(row, ip.address, ip.cidr)
+            else:
+                peers.allow(row, ip.address, ip.cidr)
+        if change.keepalive is not None:
+            orders |= self._change_keepalive(row, change.keepalive)
+        if not lib.queue_is_empty(peers.segment, 2 * row + lib.OUTBOUND):
+            orders |= lib.ORDER_LOOK
+        if orders:
+            peers.order(row, orders)
+
+    def _move_endpoint(self, row: int, place: Endpoint) -> int:
+        """Configured: the same place keeps the source that it was heard at."""
+        present = self.endpoints.read(row)
+        if present is not None and present.without_source() == place:
+            return 0
+        return self.endpoints.move(row, place)
+
+    def _change_keepalive(self, row: int, seconds: int) -> int:
+        peer = self.peers.rows[row]
+        before = int(peer.keepalive)
+        peer.keepalive = seconds
+        self.stamps.keepalive_changed(row)
+        if seconds and not before and int(self.device.up):
+            return int(lib.ORDER_KEEPALIVE)
+        return 0
+
+    def _remove(self, rows: list[int]) -> None:
+        for row in rows:
+            self.handshakes.removed(row)
+        if rows:
+            self.peers.remove(rows)
+
+    def _clear_sources(self) -> Iterator[None]:
+        """The port or mark changed: replies may have to take another way."""
+        for first in range(0, self.peers.used, ROWS_A_LOOK):
+            for row in self.peers.live_rows(first, first + ROWS_A_LOOK):
+                endpoint = self.endpoints.read(row)
+                if endpoint is not None and endpoint.source:
+                    self.peers.order(row, lib.ORDER_CLEAR_SOURCE)
+            yield
+
+    # -- get ----------------------------------------------------------------------------------
+
+    def listen_port(self) -> int:
+        """The UDP port in use."""
+        return self.handshakes.outgoing.port
+
+    def show(self) -> Iterator[bytes]:
+        """The answer to a get, in pieces, made while it is sent."""
+        device = uapi.DeviceRecord(self.vault.private_key, self.listen_port(), int(self.device.fwmark))
+        return uapi.answer_get(device, self._records())
+
+    def _records(self) -> Iterator[uapi.PeerRecord]:
+        for first in range(0, self.peers.memory.max_peers, ROWS_A_LOOK):
+            if first >= self.peers.used:
+                return
+            for row in self.peers.live_rows(first, first + ROWS_A_LOOK):
+                if self.peers.is_live(row):  # still: this runs while other things happen
+                    yield self._record(row)
+
+    def _record(self, row: int) -> uapi.PeerRecord:
+        peer = self.peers.rows[row]
+        return uapi.PeerRecord(
+            public_key=self.peers.public_key(row),
+            preshared_key=self.vault.preshared_key(row),
+            endpoint=_shown(self.endpoints.read(row)),
+            handshake_sec=int(peer.handshake_sec),
+            handshake_nsec=int(peer.handshake_nsec),
+            tx_bytes=int(peer.tx_bytes) + int(peer.control_reserved[HANDSHAKE_TX]),
+            rx_bytes=int(peer.rx_bytes) + int(peer.control_reserved[HANDSHAKE_RX]),
+            keepalive=int(peer.keepalive),
+            allowed_ips=[uapi.AllowedIP(a, 8 * len(a), cidr) for a, cidr in self.peers.allowed(row)],
+        )
+
+
+def _place(endpoint: uapi.Endpoint) -> Endpoint:
+    """As the segment has it. OSError (ENODEV) for a zone that is no interface of this host."""
+    scope = 0
+    if endpoint.zone.isdecimal():
+        scope = int(endpoint.zone)
+        if scope >= 1 << 32:
+            raise OSError(errno.ENODEV, os.strerror(errno.ENODEV))
+    elif endpoint.zone:
+        try:
+            scope = socket.if_nametoindex(endpoint.zone)
+        except OSError as error:
+            raise OSError(errno.ENODEV, f"no interface {endpoint.zone}") from error
+    return Endpoint(endpoint.address, endpoint.port, scope)
+
+
+def _shown(endpoint: Endpoint | None) -> uapi.Endpoint | None:
+    if endpoint is None:
+        return None
+    zone = ""
+    if endpoint.scope:
+        try:
+            zone = socket.if_indextoname(endpoint.scope)
+        except OSError:
+            zone = str(endpoint.scope)
+    return uapi.Endpoint(endpoint.address, endpoint.port, zone)

@@ -1,0 +1,104 @@
+"""Where peers are reached: `struct endpoint` as Python sees it, and control's orders to move one.
+
+The holder owns a peer's endpoint. Control asks for a change by writing `ordered_endpoint` and
+ORDER_ENDPOINT, but only while that bit is clear, since the holder may be reading the words; what comes
+meanwhile is kept, the latest alone, until the bit is seen clear.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+from typing import Any, NamedTuple
+
+from workers._workers import ffi, lib
+
+_STRUCT = struct.Struct("<H2sI16s16sII")  # struct endpoint, checked below
+_NO_SOURCE = bytes(16)
+
+
+class Endpoint(NamedTuple):
+    """An outer address; `source` and `ifindex` say at which of our addresses we heard from it."""
+
+    address: bytes  # 4 or 16
+    port: int
+    scope: int = 0  # IPv6 zone index of a link-local address
+    source: bytes = b""  # as long as address; empty = none
+    ifindex: int = 0
+
+    @property
+    def family(self) -> int:
+        return socket.AF_INET if len(self.address) == 4 else socket.AF_INET6
+
+    def without_source(self) -> Endpoint:
+        return self._replace(source=b"", ifindex=0)
+
+    def pack(self) -> bytes:
+        """The 48 bytes of struct endpoint."""
+        return _STRUCT.pack(
+            self.family, self.port.to_bytes(2, "big"), self.scope, self.address, self.source, self.ifindex, 0
+        )
+
+    @classmethod
+    def unpack(cls, data: bytes) -> Endpoint | None:
+        """From struct endpoint; None when it names nothing."""
+        family, port, scope, address, source, ifindex, _ = _STRUCT.unpack(data)
+        if family == socket.AF_INET:
+            size = 4
+        elif family == socket.AF_INET6:
+            size = 16
+        else:
+            return None
+        heard = source[:size] if source != _NO_SOURCE else b""
+        return cls(address[:size], int.from_bytes(port, "big"), scope, heard, ifindex if heard else 0)
+
+
+class EndpointOrders:
+    """Control's orders to holders to move an endpoint."""
+
+    def __init__(self, segment: Any) -> None:
+        self.segment = segment
+        self.waiting: dict[int, Endpoint] = {}  # row -> latest wish, while an earlier order is not applied
+        self.place = ffi.new("struct endpoint *")
+
+    def read(self, row: int) -> Endpoint | None:
+        """Where the peer is reached: ordered or not yet."""
+        wish = self.waiting.get(row)
+        if wish is not None:
+            return wish
+        if int(lib.orders_read(self.segment, row)) & lib.ORDER_ENDPOINT:
+            return Endpoint.unpack(bytes(ffi.buffer(ffi.addressof(self.segment.rows[row], "ordered_endpoint"))))
+        lib.endpoint_load(self.segment, row, self.place)
+        return Endpoint.unpack(bytes(ffi.buffer(self.place)))
+
+    def move(self, row: int, endpoint: Endpoint) -> int:
+        """Bits to give as orders: ORDER_ENDPOINT, or 0 when nothing changes or the wish has to wait."""
+        if endpoint == self.read(row):
+            return 0
+        if int(lib.orders_read(self.segment, row)) & lib.ORDER_ENDPOINT:
+            self.waiting[row] = endpoint
+            return 0
+        self.waiting.pop(row, None)
+        self._write(row, endpoint)
+        return int(lib.ORDER_ENDPOINT)
+
+    def forget(self, row: int) -> None:
+        """The peer is gone."""
+        self.waiting.pop(row, None)
+
+    def poll(self) -> bool:
+        """Give the orders that waited. True while some still do."""
+        for row in list(self.waiting):
+            if int(lib.orders_read(self.segment, row)) & lib.ORDER_ENDPOINT:
+                continue
+            self._write(row, self.waiting.pop(row))
+            lib.orders_give(self.segment, row, lib.ORDER_ENDPOINT)
+            lib.peer_schedule(self.segment, row)
+        return bool(self.waiting)
+
+    def _write(self, row: int, endpoint: Endpoint) -> None:
+        ffi.memmove(ffi.addressof(self.segment.rows[row], "ordered_endpoint"), endpoint.pack(), _STRUCT.size)
+
+
+if ffi.sizeof("struct endpoint") != _STRUCT.size:
+    raise ImportError("struct endpoint changed in shm/layout.h; mend _STRUCT in workers/endpoints.py")

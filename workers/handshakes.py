@@ -1,0 +1,379 @@
+"""Handshakes: what control does with a message, and how it begins one itself.
+
+Messages come from the receivers' mailbox. Each ends in exactly one of the HS_* counters that are marked
+(end) in shm/counters.h. Before anything is computed: mac1; under load also mac2 and the rate limiter.
+
+A session is installed before the peer can use it: the keypair is written, the order to install it is
+given and scheduled, and only then the response leaves. What must outlive control (the greatest
+timestamp) is stored before that, too. A handshake of our own in progress is the one thing that a killed
+control loses: an ephemeral key is kept nowhere.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+from engine import constants, cookie, messages, noise, ratelimiter, tai64n
+from workers._workers import ffi, lib
+from workers.endpoints import Endpoint, EndpointOrders
+from workers.keypairs import NoKeypair
+from workers.outgoing import Outgoing
+from workers.peers import HANDSHAKE_RX, HANDSHAKE_TX, OUTBOUND_SEEN, Peers
+from workers.stamps import Stamps
+
+log = logging.getLogger(__name__)
+
+BATCH = 64
+COOKIE_MEMORY = constants.COOKIE_SECRET_MAX_AGE  # what a peer's cookie, or our mac1, can still be good for
+
+
+@dataclass(slots=True)
+class InProgress:
+    """A handshake that we began and that was not answered yet."""
+
+    row: int
+    generation: int
+    number: int  # keypair
+    state: noise.InitiationSent
+
+
+@dataclass(slots=True)
+class PeerCookie:
+    """A peer's cookie and when we last sent it something that a cookie reply may answer."""
+
+    holder: cookie.CookieHolder
+    sent: int
+
+
+class Handshakes:
+    """All handshakes of the interface. `now` is ns of lib.clock_now throughout."""
+
+    def __init__(self, peers: Peers, stamps: Stamps, endpoints: EndpointOrders, outgoing: Outgoing) -> None:
+        self.peers = peers
+        self.segment = peers.segment
+        self.vault = peers.vault
+        self.keypairs = peers.keypairs
+        self.stamps = stamps
+        self.endpoints = endpoints
+        self.outgoing = outgoing
+        self.identity: noise.Identity | None = None
+        self.in_progress: dict[int, InProgress] = {}  # by keypair number
+        self.numbers: dict[int, int] = {}  # row -> keypair number in progress
+        self.cookies: dict[int, PeerCookie] = {}
+        self.limiter = ratelimiter.RateLimiter()
+        self.load_until = 0
+        self.cells = ffi.new("struct mailbox_cell[]", BATCH)
+        self.complained_about_keypairs = False
+        self.load_identity()
+
+    # -- our own key --------------------------------------------------------------------------
+
+    def load_identity(self) -> None:
+        """The private key in the vault is another one."""
+        key = self.vault.private_key
+        self.identity = noise.Identity(key) if key is not None else None
+
+    # -- the mailbox --------------------------------------------------------------------------
+
+    def take_messages(self, now: int) -> int:
+        """Deal with up to a batch of waiting messages; returns how many there were."""
+        waiting = int(lib.mailbox_waiting(self.segment))
+        if waiting >= constants.UNDER_LOAD_QUEUE:
+            self.load_until = now + constants.UNDER_LOAD_TIME
+        under_load = now < self.load_until
+        if int(self.segment.device.under_load) != under_load:
+            self.segment.device.under_load = under_load
+        if not waiting:
+            return 0
+        count = int(lib.mailbox_take(self.segment, self.cells, BATCH))
+        for i in range(count):
+            cell = self.cells[i]
+            length = min(int(cell.length), lib.MAILBOX_MESSAGE_BYTES)
+            message = bytes(ffi.buffer(cell.message, length))
+            endpoint = Endpoint.unpack(bytes(ffi.buffer(ffi.addressof(cell, "from"))))
+            self._count(self.take_message(message, endpoint, under_load, now))
+        return count
+
+    def take_message(self, message: bytes, sender: Endpoint | None, under_load: bool, now: int) -> int:
+        """Deal with one message; returns the counter that says what became of it."""
+        try:
+            kind = messages.message_type(message)
+        except messages.MessageError:
+            return int(lib.HS_MESSAGE_LENGTH)
+        if kind == messages.DATA or sender is None:
+            return int(lib.HS_MESSAGE_LENGTH)
+        if self.identity is None:  # nobody can know the key that we do not have
+            return int(lib.HS_COOKIE_UNEXPECTED if kind == messages.COOKIE else lib.HS_MAC1_BAD)
+        if kind == messages.COOKIE:
+            return self._take_cookie_reply(message, now)
+        refused = self._check_macs(self.identity, message, sender, under_load, now)
+        if refused is not None:
+            return refused
+        if kind == messages.INITIATION:
+            return self._take_initiation(self.identity, message, sender, now)
+        return self._take_response(self.identity, message, sender, now)
+
+    def _check_macs(
+        self, identity: noise.Identity, message: bytes, sender: Endpoint, under_load: bool, now: int
+    ) -> int | None:
+        """None when the message may go on, else its counter."""
+        if not under_load:
+            return None if cookie.mac1_is_right(identity.mac1_key, message) else int(lib.HS_MAC1_BAD)
+        secret = self._cookie_secret(now)
+        check = cookie.check_macs(identity.mac1_key, secret, message, sender.address, sender.port)
+        if check is cookie.MacCheck.INVALID:
+            return int(lib.HS_MAC1_BAD)
+        if check is cookie.MacCheck.NO_COOKIE:
+            if message[cookie.MAC2] != cookie.NO_MAC:
+                self._count(lib.HS_MAC2_BAD)
+            reply = cookie.create_cookie_reply(
+                identity.cookie_key, secret, message, sender.address, sender.port
+            )
+            if not self.outgoing.send(reply, sender)[0]:
+                self._count(lib.HS_SEND_FAILED)
+            return int(lib.HS_COOKIE_SENT)
+        return None if self.limiter.allow(sender.address, now) else int(lib.HS_RATE_LIMITED)
+
+    def _cookie_secret(self, now: int) -> bytes:
+        kept = self.vault.cookie_secret
+        old = cookie.CookieSecret(*kept) if kept else None
+        fresh = cookie.fresh_secret(old, now)
+        if fresh is not old:
+            self.vault.store_cookie_secret(fresh.secret, fresh.birth)
+        return fresh.secret
+
+    # -- responder ----------------------------------------------------------------------------
+
+    def _take_initiation(self, identity: noise.Identity, message: bytes, sender: Endpoint, now: int) -> int:
+        try:
+            opened = noise.open_initiation(identity, message)
+        except noise.LowOrder:
+            return int(lib.HS_LOW_ORDER)
+        except noise.StaticTagWrong:
+            return int(lib.HS_INITIATION_TAG)
+        row = self.peers.find(opened.peer_public_key)
+        if row is None:
+            return int(lib.HS_UNKNOWN_PEER)
+        try:
+            timestamp, opened = noise.open_timestamp(opened, self._static_static(identity, row))
+        except noise.LowOrder:
+            return int(lib.HS_LOW_ORDER)
+        except noise.TimestampTagWrong:
+            return int(lib.HS_INITIATION_TAG)
+        if not tai64n.later(timestamp, self.vault.timestamp_seen(row)):
+            return int(lib.HS_TIMESTAMP_REPLAYED)
+        if self.stamps.is_flood(row, now):
+            return int(lib.HS_INITIATION_FLOOD)
+        try:
+            number, index = self.keypairs.reserve(row)
+        except NoKeypair as error:
+            return self._refuse_for_room(error)
+        try:
+            body, session = noise.create_response(opened, self.vault.preshared_key(row), index)
+        except noise.LowOrder:
+            self.keypairs.release(row, number)
+            return int(lib.HS_LOW_ORDER)
+        self.vault.store_timestamp_seen(row, timestamp)
+        self.stamps.initiation_received(row, now)
+        self._add_bytes(row, HANDSHAKE_RX, len(message))
+        orders = lib.ORDER_AUTHENTICATED_RECEIVED | lib.ORDER_AUTHENTICATED_SENT
+        orders |= self.endpoints.move(row, sender)
+        self._install(row, number, session, now, orders)
+        self.stamps.response_sent(row, now)
+        response = self._close(row, body, noise.mac1_key(opened.peer_public_key), now)
+        self._send(row, response, sender, lib.HS_RESPONSE_SENT)
+        return int(lib.HS_INITIATION_ACCEPTED)
+
+    # -- initiator ----------------------------------------------------------------------------
+
+    def is_too_early(self, row: int, now: int) -> bool:
+        """Within 5 s of our last initiation or response to this peer."""
+        return self.stamps.handshake_sent_lately(row, now)
+
+    def wanted(self, row: int, now: int) -> None:
+        """EVENT_HANDSHAKE_WANTED: begin one, unless one was sent in the last 5 s; then later."""
+        produced = int(self.peers.rows[row].ends[lib.OUTBOUND].produced)
+        is_fresh = produced != self.peers.remembered(row, OUTBOUND_SEEN)
+        if is_fresh:
+            # New packets, not those that wait for the handshake in progress: it may go on for long.
+            self.peers.remember(row, OUTBOUND_SEEN, produced)
+            self.stamps.reset_attempts(row)
+        if self.is_too_early(row, now):
+            self.stamps.ensure_retry(row, now)
+        elif is_fresh or not self.stamps.is_retrying(row):
+            self.initiate(row, now)
+
+    def initiate(self, row: int, now: int, *, is_retry: bool = False) -> bool:
+        """Send an initiation. False when the peer cannot be sent one now (no key, endpoint or room)."""
+        identity = self.identity
+        endpoint = self.endpoints.read(row)
+        if identity is None or endpoint is None or not self.peers.is_live(row):
+            return False
+        if is_retry:
+            endpoint = endpoint.without_source()
+        secret = self._static_static(identity, row)
+        if not any(secret):
+            return False  # a key of low order: it stays configured and is sent nothing
+        self.forget(row)
+        try:
+            number, index = self.keypairs.reserve(row)
+        except NoKeypair as error:
+            self._refuse_for_room(error)
+            self.stamps.initiation_sent(row, now)
+            return False
+        keys = noise.PeerKeys(identity, self.peers.public_key(row), secret)
+        stamp = tai64n.next_stamp(int(lib.clock_wall()), self.vault.timestamp_sent(row))
+        self.vault.store_timestamp_sent(row, stamp)
+        try:
+            body, state = noise.create_initiation(identity, keys, index, stamp)
+        except noise.LowOrder:
+            self.keypairs.release(row, number)
+            return False
+        generation = int(self.peers.rows[row].generation)
+        self.in_progress[number] = InProgress(row, generation, number, state)
+        self.numbers[row] = number
+        self.stamps.initiation_sent(row, now)
+        message = self._close(row, body, keys.mac1_key, now)
+        self._send(row, message, endpoint, lib.HS_INITIATION_SENT)
+        self.peers.order(row, lib.ORDER_AUTHENTICATED_SENT | (lib.ORDER_CLEAR_SOURCE if is_retry else 0))
+        return True
+
+    def _take_response(self, identity: noise.Identity, message: bytes, sender: Endpoint, now: int) -> int:
+        progress = self.in_progress.get(self._number_of(messages.Response.unpack(message).receiver_index)[0])
+        if progress is None or not self.peers.is_generation(progress.row, progress.generation):
+            return int(lib.HS_RESPONSE_UNKNOWN)
+        row = progress.row
+        try:
+            session = noise.consume_response(
+                identity, progress.state, message, self.vault.preshared_key(row)
+            )
+        except noise.LowOrder:
+            return int(lib.HS_LOW_ORDER)
+        except noise.ResponseTagWrong:
+            return int(lib.HS_RESPONSE_TAG)
+        del self.in_progress[progress.number], self.numbers[row]
+        self._add_bytes(row, HANDSHAKE_RX, len(message))
+        self.peers.store_handshake_time(row, int(lib.clock_wall()))
+        self.stamps.handshake_complete(row)
+        # The keepalive confirms the session to the responder; the holder leaves it out when it sends data.
+        orders = lib.ORDER_AUTHENTICATED_RECEIVED | lib.ORDER_KEEPALIVE | self.endpoints.move(row, sender)
+        self._install(row, progress.number, session, now, orders)
+        return int(lib.HS_RESPONSE_ACCEPTED)
+
+    def confirmed(self, row: int) -> None:
+        """EVENT_CONFIRMED: the initiator used the session that our response made."""
+        self.peers.store_handshake_time(row, int(lib.clock_wall()))
+        self.stamps.handshake_complete(row)
+        self.forget(row)
+
+    def forget(self, row: int) -> None:
+        """Our handshake in progress with this peer, if any, is over."""
+        number = self.numbers.pop(row, None)
+        if number is not None:
+            del self.in_progress[number]
+            self.keypairs.release(row, number)
+
+    def forget_all(self) -> None:
+        """The private key changed: no handshake in progress can be finished."""
+        for row in list(self.numbers):
+            self.forget(row)
+        self.cookies.clear()
+
+    def reserved(self, row: int) -> set[int]:
+        """Keypair numbers that belong to a handshake in progress."""
+        number = self.numbers.get(row)
+        return set() if number is None else {number}
+
+    # -- cookies ------------------------------------------------------------------------------
+
+    def _take_cookie_reply(self, message: bytes, now: int) -> int:
+        number, row = self._number_of(messages.CookieReply.unpack(message).receiver_index)
+        kept = self.cookies.get(row) if number else None
+        if kept is None or not self.peers.is_live(row):
+            return int(lib.HS_COOKIE_UNEXPECTED)
+        try:
+            kept.holder.consume_reply(noise.cookie_key(self.peers.public_key(row)), message, now)
+        except cookie.CookieUnexpected:
+            return int(lib.HS_COOKIE_UNEXPECTED)
+        except cookie.CookieTagWrong:
+            return int(lib.HS_COOKIE_TAG)
+        return int(lib.HS_COOKIE_ACCEPTED)
+
+    def collect_cookies(self, now: int) -> None:
+        """Once in a while: forget what can be of no use any more."""
+        for row in [row for row, kept in self.cookies.items() if kept.sent + 2 * COOKIE_MEMORY <= now]:
+            del self.cookies[row]
+
+    def removed(self, row: int) -> None:
+        """The peer is being removed."""
+        self.forget(row)
+        self.cookies.pop(row, None)
+        self.endpoints.forget(row)
+
+    # -- parts --------------------------------------------------------------------------------
+
+    def _static_static(self, identity: noise.Identity, row: int) -> bytes:
+        secret = self.vault.static_static(row)
+        if secret is None:
+            try:
+                secret = identity.static_static(self.peers.public_key(row))
+            except noise.LowOrder:
+                secret = bytes(constants.KEY_BYTES)
+            self.vault.store_static_static(row, secret)
+        return secret
+
+    def _install(self, row: int, number: int, session: noise.Session, now: int, orders: int) -> None:
+        self.keypairs.fill(
+            number,
+            row,
+            int(self.peers.rows[row].generation),
+            send_key=session.send_key,
+            receive_key=session.receive_key,
+            remote_index=session.remote_index,
+            initiator=session.initiator,
+            now=now,
+        )
+        self.peers.rows[row].installing = number
+        self.stamps.session_derived(row, now)
+        self.peers.order(row, lib.ORDER_INSTALL | orders)
+
+    def _close(self, row: int, body: bytes, mac1_key: bytes, now: int) -> bytes:
+        """Body and macs; remembers mac1 in case a cookie reply comes."""
+        kept = self.cookies.get(row)
+        if kept is None:
+            kept = self.cookies[row] = PeerCookie(cookie.CookieHolder(), now)
+        kept.sent = now
+        message = cookie.add_macs(body, mac1_key, kept.holder.cookie(now))
+        kept.holder.message_sent(message)
+        return message
+
+    def _send(self, row: int, message: bytes, to: Endpoint, counter: int) -> None:
+        sent, source_refused = self.outgoing.send(message, to)
+        if sent:
+            self._add_bytes(row, HANDSHAKE_TX, len(message))
+        self._count(counter if sent else lib.HS_SEND_FAILED)
+        if source_refused:
+            self.peers.order(row, lib.ORDER_CLEAR_SOURCE)
+
+    def _number_of(self, index: int) -> tuple[int, int]:
+        """(keypair number, row) of a receiver index; number 0 when it is nobody's."""
+        row = ffi.new("uint32_t *")
+        number = lib.index_lookup(
+            self.keypairs.table, self.keypairs.limit, self.keypairs.key, index, row
+        )
+        return int(number), int(row[0])
+
+    def _add_bytes(self, row: int, which: int, count: int) -> None:
+        reserved = self.peers.rows[row].control_reserved
+        reserved[which] = int(reserved[which]) + count
+
+    def _refuse_for_room(self, error: NoKeypair) -> int:
+        if not self.complained_about_keypairs:
+            self.complained_about_keypairs = True
+            log.error("no handshake is answered: %s; raise max_peers in the settings, or enlarge /dev/shm", error)
+        return int(lib.HS_RATE_LIMITED)
+
+    def _count(self, counter: Any) -> None:
+        lib.counter_add(self.segment, lib.WORKER_CONTROL, counter, 1)
