@@ -57,6 +57,7 @@ enum counter {
     HS_COOKIE_UNEXPECTED,      /* (end) */
     HS_COOKIE_TAG,             /* (end) */
     HS_COOKIE_ACCEPTED,        /* (end) */
+    HS_DOWN,                   /* (end) the interface is down */
     HS_INITIATION_SENT,
     HS_RESPONSE_SENT,
     HS_SEND_FAILED,

@@ -223,7 +223,7 @@ class Configuration:
         peer = self.peers.rows[row]
         before = int(peer.keepalive)
         peer.keepalive = seconds
-        self.stamps.keepalive_changed(row)
+        self.stamps.keepalive_changed(row, int(lib.clock_now()), seconds)
         if seconds and not before and int(self.device.up):
             return int(lib.ORDER_KEEPALIVE)
         return 0

@@ -66,6 +66,7 @@ class Handshakes:
         self.load_until = 0
         self.cells = ffi.new("struct mailbox_cell[]", BATCH)
         self.complained_about_keypairs = False
+        self.is_up = True
         self.load_identity()
 
     # -- our own key --------------------------------------------------------------------------
@@ -104,6 +105,8 @@ class Handshakes:
             return int(lib.HS_MESSAGE_LENGTH)
         if kind == messages.DATA or sender is None:
             return int(lib.HS_MESSAGE_LENGTH)
+        if not self.is_up:
+            return int(lib.HS_DOWN)
         if self.identity is None:  # nobody can know the key that we do not have
             return int(lib.HS_COOKIE_UNEXPECTED if kind == messages.COOKIE else lib.HS_MAC1_BAD)
         if kind == messages.COOKIE:
@@ -176,7 +179,7 @@ class Handshakes:
             self.keypairs.release(row, number)
             return int(lib.HS_LOW_ORDER)
         self.vault.store_timestamp_seen(row, timestamp)
-        self.stamps.initiation_received(row, now)
+        self.stamps.initiation_accepted(row, now)
         self._add_bytes(row, HANDSHAKE_RX, len(message))
         orders = lib.ORDER_AUTHENTICATED_RECEIVED | lib.ORDER_AUTHENTICATED_SENT
         orders |= self.endpoints.move(row, sender)
@@ -188,28 +191,26 @@ class Handshakes:
 
     # -- initiator ----------------------------------------------------------------------------
 
-    def is_too_early(self, row: int, now: int) -> bool:
-        """Within 5 s of our last initiation or response to this peer."""
-        return self.stamps.handshake_sent_lately(row, now)
-
     def wanted(self, row: int, now: int) -> None:
         """EVENT_HANDSHAKE_WANTED: begin one, unless one was sent in the last 5 s; then later."""
         produced = int(self.peers.rows[row].ends[lib.OUTBOUND].produced)
         is_fresh = produced != self.peers.remembered(row, OUTBOUND_SEEN)
         if is_fresh:
-            # New packets, not those that wait for the handshake in progress: it may go on for long.
+            # New packets, not the same ones that still wait: the retries may count from 0 again.
             self.peers.remember(row, OUTBOUND_SEEN, produced)
-            self.stamps.reset_attempts(row)
-        if self.is_too_early(row, now):
-            self.stamps.ensure_retry(row, now)
-        elif is_fresh or not self.stamps.is_retrying(row):
+        is_retrying = self.stamps.is_retrying(row)
+        if is_fresh or not is_retrying:
+            self.stamps.handshake_wanted(row)
+        if not self.stamps.may_send_handshake(row, now):
+            self.stamps.retry_when_allowed(row)
+        elif is_fresh or not is_retrying:
             self.initiate(row, now)
 
     def initiate(self, row: int, now: int, *, is_retry: bool = False) -> bool:
         """Send an initiation. False when the peer cannot be sent one now (no key, endpoint or room)."""
         identity = self.identity
         endpoint = self.endpoints.read(row)
-        if identity is None or endpoint is None or not self.peers.is_live(row):
+        if identity is None or endpoint is None or not self.is_up or not self.peers.is_live(row):
             return False
         if is_retry:
             endpoint = endpoint.without_source()

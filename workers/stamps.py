@@ -1,0 +1,97 @@
+"""Control's hand on the timer columns: what happened, with the clock's ns turned into ticks.
+
+engine/timers.py knows the rules; this binds it to the columns in the segment and to a source of jitter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from engine import timers
+from workers._workers import lib
+from workers.memory import Memory
+
+
+class Stamps:
+    """The timer columns of one interface. `now` is ns of lib.clock_now."""
+
+    def __init__(self, memory: Memory) -> None:
+        self.memory = memory
+        self.columns = memory.columns
+        self.random = np.random.default_rng()
+
+    def due(self, now: int) -> Iterator[tuple[int, timers.Action]]:
+        """Rows whose timers fired, with what they ask for."""
+        tick = timers.tick(now)
+        used = int(self.memory.device.rows_used)
+        if used:
+            yield from self._evaluate(timers.due_rows(self.columns, used, tick), tick)
+
+    def look(self, row: int, now: int) -> Iterator[tuple[int, timers.Action]]:
+        """EVENT_TIMER: work out this row now."""
+        yield from self._evaluate(np.array([row], np.uint32), timers.tick(now))
+
+    def _evaluate(self, rows: timers.Rows, tick: int) -> Iterator[tuple[int, timers.Action]]:
+        if not len(rows):
+            return
+        keepalive = self.memory.rows["keepalive"][rows]
+        jitter = timers.draw_jitter(len(rows), self.random)
+        actions = timers.evaluate(self.columns, rows, tick, keepalive, jitter)
+        for i in np.flatnonzero(actions):
+            yield int(rows[i]), timers.Action(int(actions[i]))
+
+    # -- what happened ------------------------------------------------------------------------
+
+    def is_flood(self, row: int, now: int) -> bool:
+        """Whether this peer's last initiation was accepted less than 20 ms ago."""
+        return timers.initiation_is_flood(self.columns, row, now)
+
+    def initiation_accepted(self, row: int, now: int) -> None:
+        timers.initiation_accepted(self.columns, row, now)
+
+    def may_send_handshake(self, row: int, now: int) -> bool:
+        """Whether our last initiation or response to this peer is 5 s ago."""
+        return timers.may_send_handshake(self.columns, row, timers.tick(now))
+
+    def initiation_sent(self, row: int, now: int) -> None:
+        jitter = int(timers.draw_jitter(1, self.random)[0])
+        timers.initiation_sent(self.columns, row, timers.tick(now), jitter)
+
+    def response_sent(self, row: int, now: int) -> None:
+        timers.response_sent(self.columns, row, timers.tick(now))
+
+    def session_derived(self, row: int, now: int) -> None:
+        timers.session_derived(self.columns, row, timers.tick(now))
+
+    def handshake_complete(self, row: int) -> None:
+        timers.handshake_complete(self.columns, row)
+
+    def handshake_dropped(self, row: int) -> None:
+        timers.handshake_dropped(self.columns, row)
+
+    def handshake_wanted(self, row: int) -> None:
+        """A fresh wish: it may take 20 initiations again."""
+        timers.handshake_wanted(self.columns, row)
+
+    def is_retrying(self, row: int) -> bool:
+        """Whether an initiation of ours waits for its response or its next try."""
+        return int(self.columns[lib.RETRY_DUE, row]) != 0
+
+    def retry_when_allowed(self, row: int) -> None:
+        """A handshake is wanted less than 5 s after the last one: it is tried when those are over."""
+        if self.is_retrying(row):
+            return
+        due = int(self.columns[lib.LAST_HANDSHAKE_SENT, row]) + timers.RETRY
+        self.columns[lib.RETRY_DUE, row] = due
+        if due < int(self.columns[lib.NEXT_DUE, row]):
+            self.columns[lib.NEXT_DUE, row] = due
+
+    def forget_sent(self, row: int) -> None:
+        """The interface went down: the next handshake need not wait for the 5 s."""
+        self.columns[lib.LAST_HANDSHAKE_SENT, row] = 0
+
+    def keepalive_changed(self, row: int, now: int, seconds: int) -> None:
+        """The persistent interval was set, or the interface came up with it."""
+        timers.keepalive_changed(self.columns, row, timers.tick(now), seconds)

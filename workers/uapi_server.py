@@ -1,0 +1,209 @@
+"""The UAPI socket: many clients, several operations each, none of which may hold up the others.
+
+Everything is driven by readiness: a connection's operations are taken one at a time, the next only when
+the answer to the one before is sent, and what a client does not read is not made. Sets are
+applied one after another; a get waits for a set that is being applied, so that it never shows half.
+"""
+
+from __future__ import annotations
+
+import logging
+import selectors
+import socket
+from collections import deque
+from collections.abc import Callable, Iterator
+
+from engine import uapi
+from workers.configuration import Configuration, PortRequest, Steps
+
+log = logging.getLogger(__name__)
+
+RECEIVE_BYTES = 1 << 16
+MAX_CONNECTIONS = 128  # more wait in the listening socket
+
+
+class Connection:
+    """One client."""
+
+    def __init__(self, server: UapiServer, sock: socket.socket) -> None:
+        self.server = server
+        self.socket = sock
+        self.reader = uapi.Reader()
+        self.operations: Iterator[uapi.Operation] = iter(())
+        self.answer: Iterator[bytes] = iter(())
+        self.unsent = memoryview(b"")
+        self.is_waiting = False  # for its set, or for a set before its get
+        self.is_ended = False  # the client sends no more
+        self.interest = 0
+
+    def fileno(self) -> int:
+        return self.socket.fileno()
+
+    def handle(self, mask: int) -> None:
+        """The socket is readable or writable."""
+        try:
+            if mask & selectors.EVENT_READ and not self.is_waiting:
+                data = self.socket.recv(RECEIVE_BYTES)
+                if data:
+                    self.operations = self.reader.feed(data)
+                else:
+                    self.is_ended = True
+            self.go_on()
+        except BlockingIOError:
+            pass
+        except OSError:
+            self.close()
+
+    def go_on(self) -> None:
+        """Send what there is, then take the next operation, as far as the socket allows."""
+        while not self.is_waiting:
+            if not self._send():
+                self._want(selectors.EVENT_WRITE)
+                return
+            operation = next(self.operations, None)
+            if operation is None:
+                if self.is_ended:
+                    self.close()
+                else:
+                    self._want(selectors.EVENT_READ)
+                return
+            self._begin(operation)
+        self._want(0)
+
+    def finish(self, answer: Iterator[bytes]) -> None:
+        """What was waited for is there."""
+        self.is_waiting = False
+        self.answer = answer
+        try:
+            self.go_on()
+        except OSError:
+            self.close()
+
+    def close(self) -> None:
+        self._want(0)
+        self.server.connections.discard(self)
+        self.socket.close()
+        self.server.listen_again()
+
+    def _begin(self, operation: uapi.Operation) -> None:
+        if isinstance(operation, uapi.Refused):
+            log.error("a configuration is refused: %s", operation.error)
+            self.answer = iter((uapi.answer_refused(operation),))
+            return
+        self.is_waiting = True
+        self.server.enqueue(self, operation)
+
+    def _send(self) -> bool:
+        """True when everything is sent."""
+        while True:
+            if not self.unsent:
+                self.unsent = memoryview(next(self.answer, b""))
+                if not self.unsent:
+                    return True
+            try:
+                sent = self.socket.send(self.unsent)
+            except BlockingIOError:
+                return False
+            self.unsent = self.unsent[sent:]
+
+    def _want(self, interest: int) -> None:
+        if interest == self.interest:
+            return
+        if not self.interest:
+            self.server.selector.register(self.socket, interest, self.handle)
+        elif not interest:
+            self.server.selector.unregister(self.socket)
+        else:
+            self.server.selector.modify(self.socket, interest, self.handle)
+        self.interest = interest
+
+
+class UapiServer:
+    """The listening socket and its clients."""
+
+    def __init__(
+        self,
+        listener: socket.socket,
+        selector: selectors.BaseSelector,
+        configuration: Configuration,
+        ask_port: Callable[[int], None],
+    ) -> None:
+        self.listener = listener
+        self.listener.setblocking(False)
+        self.selector = selector
+        self.configuration = configuration
+        self.ask_port = ask_port
+        self.connections: set[Connection] = set()
+        self.waiting: deque[tuple[Connection, uapi.Operation]] = deque()
+        self.steps: Steps | None = None  # the set that is being applied
+        self.client: Connection | None = None  # whose it is
+        self.is_asking = False  # it waits for the supervisor
+        self.is_listening = False
+        self.listen_again()
+
+    def listen_again(self) -> None:
+        """Accept more clients, while there are not too many."""
+        if not self.is_listening and len(self.connections) < MAX_CONNECTIONS:
+            self.selector.register(self.listener, selectors.EVENT_READ, self.accept)
+            self.is_listening = True
+
+    def accept(self, mask: int) -> None:
+        """The listening socket is readable."""
+        try:
+            sock, _ = self.listener.accept()
+        except OSError:
+            return
+        sock.setblocking(False)
+        connection = Connection(self, sock)
+        self.connections.add(connection)
+        connection.go_on()
+        if len(self.connections) >= MAX_CONNECTIONS:
+            self.selector.unregister(self.listener)
+            self.is_listening = False
+
+    def enqueue(self, connection: Connection, operation: uapi.Operation) -> None:
+        """An operation of that client waits for its turn, which `step` gives it."""
+        self.waiting.append((connection, operation))
+
+    @property
+    def has_work(self) -> bool:
+        """Whether `step` should be called again soon."""
+        return bool(self.waiting and self.steps is None) or (self.steps is not None and not self.is_asking)
+
+    def step(self) -> None:
+        """One slice of the set that is being applied, or the next operation."""
+        if self.steps is None:
+            if not self.waiting:
+                return
+            connection, operation = self.waiting.popleft()
+            if isinstance(operation, uapi.Get):
+                connection.finish(self.configuration.show())
+                return
+            assert isinstance(operation, uapi.Set)
+            self.client, self.steps = connection, self.configuration.apply(operation)
+        elif not self.is_asking:
+            self._advance(None)
+
+    def port_answered(self, code: int) -> None:
+        """The supervisor changed the port (0), or could not (its errno)."""
+        if self.is_asking:
+            self.is_asking = False
+            self._advance(code)
+
+    def _advance(self, value: int | None) -> None:
+        assert self.steps is not None and self.client is not None
+        try:
+            wish = self.steps.send(value)
+        except StopIteration as end:
+            client, self.client, self.steps = self.client, None, None
+            if client in self.connections:
+                client.finish(iter((uapi.answer_set(int(end.value)),)))
+            return
+        if isinstance(wish, PortRequest):
+            self.is_asking = True
+            self.ask_port(wish.port)
+
+    def close(self) -> None:
+        """Leave all clients."""
+        for connection in list(self.connections):
+            connection.close()
