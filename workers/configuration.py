@@ -170,7 +170,7 @@ class Configuration:
                 return
             self.vault.store_private_key(None, None)
         self.vault.make_stale(self.peers.used)
-        self.handshakes.forget_all()
+        self.handshakes.forget_in_progress()
         self.handshakes.load_identity()
         for first in range(0, self.peers.used, ROWS_A_LOOK):
             rows = self.peers.memory.rows[first : min(first + ROWS_A_LOOK, self.peers.used)]

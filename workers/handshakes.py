@@ -276,8 +276,8 @@ class Handshakes:
             del self.in_progress[number]
             self.keypairs.release(row, number)
 
-    def forget_all(self) -> None:
-        """The private key changed: no handshake in progress can be finished."""
+    def forget_in_progress(self) -> None:
+        """Private key changed or interface down: no handshake in progress can be finished."""
         for row in list(self.numbers):
             self.forget(row)
         self.cookies.clear()

@@ -51,7 +51,6 @@ class Memory:
             return
         last = min((rows + ROWS_A_STEP - 1) // ROWS_A_STEP * ROWS_A_STEP, self.max_peers)
         self._extend(lib.REGION_ROWS, ready * lib.PEER_ROW_BYTES, last * lib.PEER_ROW_BYTES)
-        self._extend(lib.REGION_TOKENS, ready * 4, last * 4)
         for column in range(lib.TIMER_COLUMNS):
             base = column * self.max_peers
             self._extend(lib.REGION_COLUMNS, (base + ready) * 4, (base + last) * 4)

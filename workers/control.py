@@ -1,0 +1,371 @@
+"""The control process: handshakes, timers, configuration, and the watch over the interface.
+
+One thread, one loop, no asyncio. A turn does a bounded piece of everything that waits, so that nothing
+keeps anything else waiting: a batch of handshake messages, the peers with events, the timers that
+are due, a slice of a set, grace periods. Then it announces that it sleeps, looks once more, and sleeps in
+select, from which its bell, the channel, clients or the clock wake it.
+
+It can be killed at any moment: what it knows stands in the data segment and the vault. An exception that
+nobody expected is logged with its traceback and ends the process; the supervisor starts it anew.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import secrets
+import selectors
+import socket
+import sys
+from typing import Any
+
+from engine import timers
+from workers._workers import ffi, lib
+from workers.channel import ChannelClosed
+from workers.configuration import Configuration
+from workers.endpoints import EndpointOrders
+from workers.grace import Graces
+from workers.handshakes import Handshakes
+from workers.interface import Interface, InterfaceState
+from workers.keypairs import Keypairs
+from workers.launch import WorkerStart, begin_worker
+from workers.memory import Memory
+from workers.outgoing import Outgoing
+from workers.peers import Peers
+from workers.stamps import Stamps
+from workers.uapi_server import UapiServer
+from workers.vault import Vault
+
+log = logging.getLogger(__name__)
+
+SECOND = 1_000_000_000
+EVENTS_A_TURN = 256
+SWEEP_ROWS = 1 << 16  # looked through for lost wakes at once
+NOBODY = 0xFFFFFFFF
+SHORT_WAIT = 0.002  # seconds; grace periods and endpoints that wait for a holder
+NAP_TICK = (1 << lib.TIMER_TICK_SHIFT) / SECOND
+
+
+class Control:
+    """Everything that the process works with. `run` returns when the supervisor says so, or is gone."""
+
+    def __init__(self, start: WorkerStart) -> None:
+        self.start = start
+        self.segment = start.segment
+        self.channel = start.channel
+        self.line = self.segment.workers[lib.WORKER_CONTROL]
+        self.vault = Vault(start.fds["vault"], int(self.segment.geometry.max_peers))
+        self.memory = Memory(start.fds["data"], start.mapping, self.segment, self.vault)
+        self.memory.ensure_tables()
+        self.device = self.memory.device
+        self._prepare_device()
+        self.graces = Graces(self.segment)
+        self.keypairs = Keypairs(self.memory, self.graces)
+        self.peers = Peers(self.memory, self.graces, self.keypairs, start.consumers)
+        self.stamps = Stamps(self.memory)
+        self.endpoints = EndpointOrders(self.segment)
+        self.outgoing = Outgoing(*self._own_sockets())
+        self.handshakes = Handshakes(self.peers, self.stamps, self.endpoints, self.outgoing)
+        self.configuration = Configuration(
+            self.peers, self.handshakes, self.stamps, self.endpoints, self._udp_fds
+        )
+        self.selector = selectors.DefaultSelector()
+        self.interface = Interface(start.fds["tun:0"]) if "tun:0" in start.fds else None
+        self.bell = start.fds["bell:1"]
+        self.socket_path, self.socket_inode = self._socket_file(start.fds["uapi"])
+        self.cursor = ffi.new("uint32_t *")
+        self.stopping = False
+        self.ended = False
+        self.next_second = 0
+        self.sweep_at = NOBODY  # row that the sweep has come to; NOBODY: it rests until the next second
+
+    # -- the start ----------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """Find what a control before this one left, then listen."""
+        self.peers.recover()
+        self.handshakes.load_identity()
+        self._look_at_interface(first=True)
+        self.configuration.redo()
+        self.uapi = UapiServer(
+            socket.socket(fileno=os.dup(self.start.fds["uapi"])),
+            self.selector,
+            self.configuration,
+            lambda port: self.channel.send({"kind": "listen_port", "port": port}),
+        )
+        self.selector.register(self.bell, selectors.EVENT_READ, self._rung)
+        self.selector.register(self.channel.fileno(), selectors.EVENT_READ, self._told)
+        if self.interface is not None:
+            self.selector.register(self.interface.news, selectors.EVENT_READ, self._links_changed)
+
+    def _prepare_device(self) -> None:
+        while not self.device.index_key[0]:
+            self.device.index_key[1] = secrets.randbits(64)
+            self.device.index_key[0] = secrets.randbits(64)
+        self.device.receivers = self.start.receivers
+        self.device.consumers = self.start.consumers
+
+    def _own_sockets(self) -> list[int | None]:
+        found = [self.start.fds.get(name) for name in ("udp4:0", "udp6:0")]
+        return [None if fd is None else os.dup(fd) for fd in found]
+
+    def _udp_fds(self) -> list[int]:
+        return [fd for name, fd in self.start.fds.items() if name.startswith("udp")]
+
+    # -- the loop -----------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Until the supervisor says stop or is gone."""
+        while not self.stopping:
+            now = int(lib.clock_now())
+            self.line.beat = now
+            is_busy = self.turn(now)
+            self._sleep(0.0 if is_busy else self._nap(now))
+
+    def turn(self, now: int) -> bool:
+        """A piece of everything that waits. True when there is more."""
+        is_busy = self.handshakes.take_messages(now) > 0
+        is_busy |= self._take_events(now)
+        if self.handshakes.is_up:
+            for row, action in self.stamps.due(now):
+                self._act(row, action, now)
+        self.uapi.step()
+        is_busy |= self.uapi.has_work
+        if now >= self.next_second:
+            self.next_second = now + SECOND
+            self._each_second(now)
+        is_busy |= self._sweep()
+        self.graces.poll()
+        self.endpoints.poll()
+        return is_busy
+
+    def _nap(self, now: int) -> float:
+        """Seconds until something is due."""
+        if self.graces.running or self.graces.waiting or self.endpoints.waiting:
+            return SHORT_WAIT
+        nap = (self.next_second - now) / SECOND
+        used = self.peers.used
+        if used and self.handshakes.is_up:
+            due = int(self.memory.columns[lib.NEXT_DUE, :used].min())
+            if due != lib.TIMER_NEVER:
+                nap = min(nap, (due - timers.tick(now)) * NAP_TICK)
+        return max(nap, 0.001)
+
+    def _sleep(self, seconds: float) -> None:
+        """Announce, look once more, wait."""
+        if seconds > 0:
+            lib.bell_announce(self.segment, lib.WORKER_CONTROL)
+            if lib.mailbox_waiting(self.segment) or not lib.ready_is_empty(self.segment, 0):
+                seconds = 0.0
+        ready = self.selector.select(seconds)
+        lib.bell_cancel(self.segment, lib.WORKER_CONTROL)
+        for key, mask in ready:
+            key.data(mask)
+
+    # -- what wakes it ------------------------------------------------------------------------
+
+    def _rung(self, mask: int) -> None:
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(self.bell)
+
+    def _told(self, mask: int) -> None:
+        """The supervisor has something to say."""
+        try:
+            message, fds = self.channel.receive()
+        except ChannelClosed:
+            self.stopping = True
+            return
+        kind = message["kind"]
+        if kind == "stop":
+            self.stopping = True
+        elif kind == "sockets":
+            self._replace_sockets(message, fds)
+        elif kind == "listen_port":
+            if message["fds"]:
+                self._replace_sockets(message, fds)
+            self.uapi.port_answered(int(message["errno"]))
+        else:
+            raise ValueError(f"the supervisor says {kind!r}, which control does not know")
+
+    def _replace_sockets(self, message: dict[str, Any], fds: list[int]) -> None:
+        self.start.replace_sockets(message, fds)
+        self.outgoing.replace(*self._own_sockets())
+
+    def _links_changed(self, mask: int) -> None:
+        assert self.interface is not None
+        self.interface.drain()
+        self._look_at_interface()
+
+    # -- peers --------------------------------------------------------------------------------
+
+    def _take_events(self, now: int) -> bool:
+        for _ in range(EVENTS_A_TURN):
+            row = int(lib.ready_take(self.segment, 0, self.cursor))
+            if row == NOBODY:
+                return False
+            if row >= self.peers.used:
+                continue
+            while True:
+                word = int(lib.events_read(self.segment, row))
+                bits = word & 0xFFFFFFFF
+                if not bits:
+                    break
+                self._take_event(row, bits, now)
+                if lib.events_clear(self.segment, row, word):
+                    break
+        return True
+
+    def _take_event(self, row: int, bits: int, now: int) -> None:
+        if bits & lib.EVENT_RETIRED:
+            self.peers.holder_retired(row)
+        if not self.peers.is_live(row):
+            return
+        if bits & lib.EVENT_CONFIRMED:
+            self.handshakes.confirmed(row)
+        if bits & lib.EVENT_KEYS:
+            self.keypairs.collect(row, self.handshakes.reserved(row))
+        if not self.handshakes.is_up:
+            return
+        if bits & lib.EVENT_HANDSHAKE_WANTED:
+            self.handshakes.wanted(row, now)
+        if bits & lib.EVENT_TIMER:
+            for due_row, action in self.stamps.look(row, now):
+                self._act(due_row, action, now)
+
+    def _act(self, row: int, action: timers.Action, now: int) -> None:
+        """Timers fired."""
+        if not self.peers.is_live(row):
+            return
+        orders = 0
+        if action & timers.Action.GIVE_UP:
+            self.handshakes.forget(row)
+            orders |= lib.ORDER_PURGE_STAGED
+        if action & (timers.Action.RETRY_HANDSHAKE | timers.Action.START_HANDSHAKE) and (
+            self.stamps.may_send_handshake(row, now)
+        ):
+            self.handshakes.initiate(row, now, is_retry=True)
+        if action & timers.Action.SEND_KEEPALIVE:
+            # Without a session the holder asks for a handshake: one that may be tried 20 times again.
+            self.stamps.handshake_wanted(row)
+            orders |= lib.ORDER_KEEPALIVE
+        if action & timers.Action.EXPIRE_KEYS:
+            orders |= lib.ORDER_EXPIRE
+        if action & timers.Action.ZERO_KEYS:
+            self.handshakes.forget(row)
+            orders |= lib.ORDER_ZERO
+        if orders:
+            self.peers.order(row, orders)
+
+    # -- the interface ------------------------------------------------------------------------
+
+    def _look_at_interface(self, first: bool = False) -> None:
+        if self.interface is None:
+            state: InterfaceState | None = InterfaceState(int(self.device.mtu) or 1420, True)
+        else:
+            state = self.interface.look()
+        if state is None:
+            self._end(f"the interface {self.start.interface} was removed")
+            return
+        if int(self.device.mtu) != state.mtu:
+            self.device.mtu = state.mtu
+        was_up = bool(self.device.up)
+        self.handshakes.is_up = state.is_up
+        if was_up != state.is_up:
+            self.device.up = state.is_up
+            if state.is_up:
+                self._came_up()
+            else:
+                self._went_down()
+
+    def _came_up(self) -> None:
+        """What was staged may go; persistent keepalives begin (kernel: device.c)."""
+        now = int(lib.clock_now())
+        for row in self.peers.live_rows():
+            seconds = int(self.peers.rows[row].keepalive)
+            orders = 0
+            if seconds:
+                self.stamps.keepalive_changed(row, now, seconds)
+                orders |= lib.ORDER_KEEPALIVE
+            if not lib.queue_is_empty(self.segment, 2 * row + lib.OUTBOUND):
+                orders |= lib.ORDER_LOOK
+            if orders:
+                self.peers.order(row, orders)
+
+    def _went_down(self) -> None:
+        """No session survives, nothing stays staged (kernel: device.c)."""
+        for row in self.peers.live_rows():
+            self.stamps.handshake_dropped(row)
+            self.stamps.forget_sent(row)
+            if self.peers.rows[row].key_word or not lib.queue_is_empty(self.segment, 2 * row + lib.OUTBOUND):
+                self.peers.order(row, lib.ORDER_ZERO | lib.ORDER_PURGE_STAGED)
+        self.handshakes.forget_in_progress()
+
+    def _end(self, reason: str) -> None:
+        if not self.ended:
+            self.ended = True
+            self.channel.send({"kind": "ended", "reason": reason})
+
+    # -- once a second ------------------------------------------------------------------------
+
+    def _each_second(self, now: int) -> None:
+        self.peers.look_for_retired()
+        self.handshakes.collect_cookies(now)
+        if self.interface is not None:
+            self._look_at_interface()
+        if self.socket_inode and self._inode(self.socket_path) != self.socket_inode:
+            self._end(f"the socket file {self.socket_path} was deleted")
+        if self.sweep_at == NOBODY:
+            self.sweep_at = 0
+
+    def _sweep(self) -> bool:
+        """A slice of the search for wakes that were lost. True while there is more."""
+        if self.sweep_at == NOBODY:
+            return False
+        last = min(self.sweep_at + SWEEP_ROWS, self.peers.used)
+        mended = int(lib.schedule_sweep(self.segment, self.sweep_at, last)) if last > self.sweep_at else 0
+        if mended:
+            log.info("%d lost wakes mended", mended)
+            lib.counter_add(self.segment, lib.WORKER_CONTROL, lib.LOST_WAKES, mended)
+        self.sweep_at = last if last < self.peers.used else NOBODY
+        return self.sweep_at != NOBODY
+
+    # -- the socket file ----------------------------------------------------------------------
+
+    def _socket_file(self, fd: int) -> tuple[str, int]:
+        with socket.socket(fileno=os.dup(fd)) as sock:
+            path = sock.getsockname()
+        if not isinstance(path, str) or not path:
+            return "", 0
+        return path, self._inode(path)
+
+    @staticmethod
+    def _inode(path: str) -> int:
+        try:
+            return os.stat(path).st_ino
+        except OSError:
+            return 0
+
+
+def main() -> None:
+    """The process."""
+    start = begin_worker("control")
+    try:
+        control = Control(start)
+        control.begin()
+    except OSError as error:
+        start.fail(
+            "the control process cannot start",
+            f"{error.strerror or error}",
+            "look at the free space of /dev/shm and the privileges of this process",
+        )
+    start.ready()
+    try:
+        control.run()
+    except Exception:
+        log.exception("the control process ends on an error that nobody expected")
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
