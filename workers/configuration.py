@@ -175,9 +175,9 @@ class Configuration:
         for first in range(0, self.peers.used, ROWS_A_LOOK):
             rows = self.peers.memory.rows[first : min(first + ROWS_A_LOOK, self.peers.used)]
             with_orders = (rows["key_word"] != 0) | (rows["orders"] & 0xFFFFFFFF != 0)
-            for row in np.flatnonzero(with_orders):
-                if self.peers.is_live(first + int(row)):
-                    self.peers.order(first + int(row), lib.ORDER_STOP_SENDING)
+            for place in np.flatnonzero(with_orders):
+                if self.peers.is_live(first + int(place)):
+                    self.peers.order(first + int(place), lib.ORDER_STOP_SENDING)
             yield
 
     def _change_peer(self, change: uapi.PeerChange) -> None:

@@ -67,7 +67,8 @@ class EndpointOrders:
         if wish is not None:
             return wish
         if int(lib.orders_read(self.segment, row)) & lib.ORDER_ENDPOINT:
-            return Endpoint.unpack(bytes(ffi.buffer(ffi.addressof(self.segment.rows[row], "ordered_endpoint"))))
+            ordered = ffi.addressof(self.segment.rows[row], "ordered_endpoint")
+            return Endpoint.unpack(bytes(ffi.buffer(ordered)))
         lib.endpoint_load(self.segment, row, self.place)
         return Endpoint.unpack(bytes(ffi.buffer(self.place)))
 

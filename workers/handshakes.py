@@ -247,9 +247,7 @@ class Handshakes:
             return int(lib.HS_RESPONSE_UNKNOWN)
         row = progress.row
         try:
-            session = noise.consume_response(
-                identity, progress.state, message, self.vault.preshared_key(row)
-            )
+            session = noise.consume_response(identity, progress.state, message, self.vault.preshared_key(row))
         except noise.LowOrder:
             return int(lib.HS_LOW_ORDER)
         except noise.ResponseTagWrong:
@@ -361,9 +359,7 @@ class Handshakes:
     def _number_of(self, index: int) -> tuple[int, int]:
         """(keypair number, row) of a receiver index; number 0 when it is nobody's."""
         row = ffi.new("uint32_t *")
-        number = lib.index_lookup(
-            self.keypairs.table, self.keypairs.limit, self.keypairs.key, index, row
-        )
+        number = lib.index_lookup(self.keypairs.table, self.keypairs.limit, self.keypairs.key, index, row)
         return int(number), int(row[0])
 
     def _add_bytes(self, row: int, which: int, count: int) -> None:
@@ -373,7 +369,7 @@ class Handshakes:
     def _refuse_for_room(self, error: NoKeypair) -> int:
         if not self.complained_about_keypairs:
             self.complained_about_keypairs = True
-            log.error("no handshake is answered: %s; raise max_peers in the settings, or enlarge /dev/shm", error)
+            log.error("no handshake: %s; raise max_peers in the settings, or enlarge /dev/shm", error)
         return int(lib.HS_RATE_LIMITED)
 
     def _count(self, counter: Any) -> None:

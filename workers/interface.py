@@ -39,7 +39,8 @@ class Interface:
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
-        self.news = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.NETLINK_ROUTE)
+        kind = socket.SOCK_RAW | socket.SOCK_NONBLOCK
+        self.news = socket.socket(socket.AF_NETLINK, kind, socket.NETLINK_ROUTE)
         self.news.bind((0, RTMGRP_LINK))
         self.home = os.stat("/proc/self/ns/net").st_ino
 

@@ -37,8 +37,8 @@ class Memory:
         self.device = self.segment.device
         self.offset = [int(self.segment.header.offset[i]) for i in range(lib.REGIONS)]
         shape = (int(lib.TIMER_COLUMNS), self.max_peers)
-        self.columns = np.frombuffer(self.map, np.uint32, shape[0] * shape[1], self.offset[lib.REGION_COLUMNS])
-        self.columns = self.columns.reshape(shape)
+        columns = np.frombuffer(self.map, np.uint32, shape[0] * shape[1], self.offset[lib.REGION_COLUMNS])
+        self.columns = columns.reshape(shape)
         self.rows = np.frombuffer(self.map, _row_dtype(), self.max_peers, self.offset[lib.REGION_ROWS])
         self.tokens = np.frombuffer(self.map, np.uint32, self.max_peers, self.offset[lib.REGION_TOKENS])
 
@@ -78,7 +78,8 @@ class Memory:
         ready = self.vault.ready("trie_ready")
         if nodes <= ready:
             return
-        last = min((nodes + TRIE_NODES_A_STEP - 1) // TRIE_NODES_A_STEP * TRIE_NODES_A_STEP, self.max_trie_nodes)
+        last = (nodes + TRIE_NODES_A_STEP - 1) // TRIE_NODES_A_STEP * TRIE_NODES_A_STEP
+        last = min(last, self.max_trie_nodes)
         self._extend(lib.REGION_TRIE, ready * lib.TRIE_NODE_BYTES, last * lib.TRIE_NODE_BYTES)
         self.vault.set_ready("trie_ready", last)
 

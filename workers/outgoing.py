@@ -92,4 +92,3 @@ def mark_sockets(fds: list[int], mark: int) -> None:
     for fd in fds:
         with socket.socket(fileno=os.dup(fd)) as sock:
             sock.setsockopt(socket.SOL_SOCKET, SO_MARK, struct.pack("@I", mark))
-

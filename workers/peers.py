@@ -30,6 +30,7 @@ from workers.memory import Memory
 
 UNUSED, LIVE, RETIRING = 0, 1, 2
 NOBODY = 0xFFFFFFFF
+NO_ROW = bytes(lib.PEER_ROW_BYTES)
 
 # control_reserved[]: bytes of handshake messages (the holder counts data in tx_bytes and rx_bytes), and
 # what was `produced` in the outbound queue when a handshake was last wanted.
@@ -153,7 +154,7 @@ class Peers:
             self.device.rows_used = row + 1
         peer = self.rows[row]
         generation = (int(peer.generation) + 1) & 0xFFFFFFFF or 1
-        ffi.memmove(peer, bytes(lib.PEER_ROW_BYTES), lib.PEER_ROW_BYTES)
+        ffi.memmove(self.rows + row, NO_ROW, lib.PEER_ROW_BYTES)
         peer.generation = generation
         peer.consumer = row % self.consumers
         lib.queue_initialise(self.segment, 2 * row + lib.INBOUND)
@@ -210,7 +211,7 @@ class Peers:
         self.retired.discard(row)
         peer = self.rows[row]
         generation = int(peer.generation)
-        ffi.memmove(peer, bytes(lib.PEER_ROW_BYTES), lib.PEER_ROW_BYTES)
+        ffi.memmove(self.rows + row, NO_ROW, lib.PEER_ROW_BYTES)
         peer.generation = generation
         self.free.append(row)
 
@@ -220,7 +221,7 @@ class Peers:
         """The prefix is this peer's from now on, whoever had it. NoRoom when the trie is full."""
         self._ensure_nodes()
         if lib.allowedips_insert(self.ips, address, 8 * len(address), cidr, row, *self._first()):
-            raise NoRoom("an allowed IP", "the table is full", "raise max_peers in the settings and start anew")
+            raise NoRoom("an allowed IP", "the table is full", "raise max_peers in the settings")
 
     def disallow(self, row: int, address: bytes, cidr: int) -> None:
         """Exactly that prefix is no longer this peer's; nothing happens when it was not."""
@@ -233,7 +234,7 @@ class Peers:
 
     def allowed(self, row: int) -> list[tuple[bytes, int]]:
         """The peer's prefixes as (address, cidr), first given first."""
-        found = []
+        found: list[tuple[bytes, int]] = []
         number, limit = int(self.rows[row].first_allowed), self.memory.max_trie_nodes
         nodes = self.ips.nodes
         while number and len(found) < limit:
@@ -256,7 +257,7 @@ class Peers:
                 ) from error
 
     def _reclaim_later(self) -> None:
-        """Removed trie nodes are used again after a grace period; what is removed meanwhile waits for the next."""
+        """Removed trie nodes are used again after a grace period; later ones wait for the next."""
         if self.is_reclaiming or not self.ips.waiting_head:
             return
         self.is_reclaiming = True

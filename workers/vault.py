@@ -108,13 +108,13 @@ class Vault:
     def private_key(self) -> bytes | None:
         """Our private key, or None."""
         header = self.header[0]
-        return header["private_key"].tobytes() if header["has_private_key"] else None
+        return bytes(header["private_key"].tobytes()) if header["has_private_key"] else None
 
     @property
     def public_key(self) -> bytes | None:
         """Our public key, or None."""
         header = self.header[0]
-        return header["public_key"].tobytes() if header["has_private_key"] else None
+        return bytes(header["public_key"].tobytes()) if header["has_private_key"] else None
 
     def store_private_key(self, private_key: bytes | None, public_key: bytes | None) -> None:
         """Change the device key. The caller marks the static-static secrets stale (`make_stale`)."""
@@ -130,7 +130,7 @@ class Vault:
         header = self.header[0]
         if not header["has_cookie_secret"]:
             return None
-        return header["cookie_secret"].tobytes(), int(header["cookie_birth"])
+        return bytes(header["cookie_secret"].tobytes()), int(header["cookie_birth"])
 
     def store_cookie_secret(self, secret: bytes, birth: int) -> None:
         """Keep a fresh cookie secret."""
@@ -144,7 +144,7 @@ class Vault:
 
     def preshared_key(self, row: int) -> bytes:
         """32 bytes; zeros when there is none."""
-        return self.rows["preshared_key"][row].tobytes()
+        return bytes(self.rows["preshared_key"][row].tobytes())
 
     def store_preshared_key(self, row: int, key: bytes) -> None:
         self.rows["preshared_key"][row] = np.frombuffer(key, np.uint8)
@@ -153,7 +153,7 @@ class Vault:
         """The secret, zeros for a low-order key, or None when it must be computed."""
         if not self.rows["flags"][row] & SECRET_VALID:
             return None
-        return self.rows["static_static"][row].tobytes()
+        return bytes(self.rows["static_static"][row].tobytes())
 
     def store_static_static(self, row: int, secret: bytes) -> None:
         self.rows["static_static"][row] = np.frombuffer(secret, np.uint8)
@@ -166,7 +166,7 @@ class Vault:
 
     def timestamp_seen(self, row: int) -> bytes:
         """Latest TAI64N (12 bytes) of an accepted initiation; zeros before the first."""
-        return self.rows["timestamp_seen"][row].tobytes()
+        return bytes(self.rows["timestamp_seen"][row].tobytes())
 
     def store_timestamp_seen(self, row: int, timestamp: bytes) -> None:
         """Before the response is sent."""
@@ -174,7 +174,7 @@ class Vault:
 
     def timestamp_sent(self, row: int) -> bytes:
         """Latest TAI64N that we sent to this peer; zeros before the first."""
-        return self.rows["timestamp_sent"][row].tobytes()
+        return bytes(self.rows["timestamp_sent"][row].tobytes())
 
     def store_timestamp_sent(self, row: int, timestamp: bytes) -> None:
         self.rows["timestamp_sent"][row] = np.frombuffer(timestamp, np.uint8)
@@ -205,7 +205,7 @@ class Vault:
         while len(text) < size:
             part = os.pread(self.fd, size - len(text), self.bytes + len(text))
             if not part:
-                raise ValueError("the redo record of the vault is shorter than it says. Start the interface anew.")
+                raise ValueError("the redo record of the vault is cut short. Start the interface anew.")
             text += part
         return bytes(text)
 

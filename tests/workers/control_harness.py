@@ -1,0 +1,213 @@
+"""Control processes without a supervisor: this stands in for it, with real segments and sockets.
+
+Interface      what a supervisor makes: both segments, UDP sockets, UAPI socket, bells
+ControlProcess `python -m workers.control` on an Interface; may be killed and started again
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+import select
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import shm.segment
+from workers._workers import ffi, lib
+from workers.channel import Channel
+from workers.launch import map_segment, spawn
+from workers.settings import Settings, geometry
+from workers.sockets import close_sockets, open_sockets, port_of
+
+RUN = Path("/var/run/wireguard")
+PATIENCE = 20.0
+
+
+def wait_for(condition: Any, what: str, seconds: float = PATIENCE) -> Any:
+    """The first true value of condition(); fails after `seconds`."""
+    end = time.monotonic() + seconds
+    while True:
+        value = condition()
+        if value:
+            return value
+        assert time.monotonic() < end, f"waited {seconds} s in vain for {what}"
+        time.sleep(0.01)
+
+
+class Interface:
+    """Everything of an interface but its processes. Use as a context manager."""
+
+    def __init__(self, name: str, settings: Settings | None = None, **limits: int) -> None:
+        self.name = name
+        self.geometry = geometry(settings or Settings(receivers=1, consumers=1, cores=[], max_peers=256))
+        self.geometry.update(limits)
+        data = shm.segment.create(self.geometry)
+        self.data_fd, self.data_bytes = os.dup(data.fd), data.bytes
+        data.close()
+        vault = shm.segment.create_plain(mmap.PAGESIZE)
+        self.vault_fd = os.dup(vault.fd)
+        vault.close()
+        self.mapping, self.segment = map_segment(self.data_fd, self.data_bytes)
+        self.pairs = open_sockets(0, 1)
+        self.bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        RUN.mkdir(mode=0o755, parents=True, exist_ok=True)
+        self.path = RUN / f"{name}.sock"
+        with contextlib.suppress(FileNotFoundError):
+            self.path.unlink()
+        self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.listener.bind(str(self.path))
+        self.listener.listen(16)
+        self.incarnation = 0
+
+    def __enter__(self) -> Interface:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            self.path.unlink()
+        self.listener.close()
+        close_sockets(self.pairs)
+        os.close(self.bell)
+        os.close(self.data_fd)
+        os.close(self.vault_fd)
+
+    @property
+    def port(self) -> int:
+        return port_of(self.pairs)
+
+    def named_sockets(self) -> dict[str, int]:
+        four, six = self.pairs[0]
+        return {name: fd for name, fd in (("udp4:0", four), ("udp6:0", six)) if fd is not None}
+
+    def fds(self) -> dict[str, int]:
+        return {
+            "data": self.data_fd,
+            "vault": self.vault_fd,
+            "uapi": self.listener.fileno(),
+            "bell:1": self.bell,
+            **self.named_sockets(),
+        }
+
+    def counter(self, name: str) -> int:
+        return int(lib.counter_sum(self.segment, getattr(lib, name)))
+
+    def counters(self) -> dict[str, int]:
+        """All counters that are not zero, by name."""
+        names = ffi.typeof("enum counter").elements
+        sums = {
+            name: int(lib.counter_sum(self.segment, number))
+            for number, name in names.items()
+            if name != "COUNTERS"
+        }
+        return {name: value for name, value in sums.items() if value}
+
+    def deliver(self, message: bytes, sender: tuple[bytes, int]) -> None:
+        """As a receiver does: a handshake message into control's mailbox, and its bell."""
+        place = ffi.new("struct endpoint *")
+        address, port = sender
+        place.family = socket.AF_INET if len(address) == 4 else socket.AF_INET6
+        place.port = socket.htons(port)
+        ffi.memmove(place.address, address, len(address))
+        assert lib.mailbox_put(self.segment, 0, place, message, len(message)) == 0
+        lib.bell_ring(self.segment, lib.WORKER_CONTROL, self.bell)
+
+    def change_port(self, port: int) -> tuple[int, list[int]]:
+        """What the supervisor does on request: (errno, new fds)."""
+        try:
+            pairs = open_sockets(port, 1)
+        except Exception as error:
+            return int(error.errno), []  # type: ignore[attr-defined]
+        old, self.pairs = self.pairs, pairs
+        close_sockets(old)
+        return 0, list(self.named_sockets().values())
+
+
+class ControlProcess:
+    """One life of a control process. Use as a context manager: it is killed at the end."""
+
+    def __init__(self, interface: Interface) -> None:
+        self.interface = interface
+        interface.incarnation += 1
+        line = interface.segment.workers[lib.WORKER_CONTROL]
+        line.incarnation = interface.incarnation
+        self.channel, theirs = Channel.pair()
+        self.process: subprocess.Popen[bytes] = spawn("control", theirs)
+        theirs.close()
+        named = interface.fds()
+        start = {
+            "kind": "start",
+            "interface": interface.name,
+            "worker": 1,
+            "number": 0,
+            "incarnation": interface.incarnation,
+            "segment_bytes": interface.data_bytes,
+            "cpu": None,
+            "receivers": 1,
+            "consumers": 1,
+            "fds": list(named),
+        }
+        self.channel.send(start, list(named.values()))
+        self.first_words = self.receive()
+
+    def __enter__(self) -> ControlProcess:
+        assert self.first_words["kind"] == "ready", self.first_words
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+
+    def receive(self, seconds: float = PATIENCE) -> dict[str, Any]:
+        """The next message of control."""
+        ready, _, _ = select.select([self.channel], [], [], seconds)
+        assert ready, "control says nothing"
+        return self.channel.receive()[0]
+
+    def answer_port(self) -> int:
+        """Wait for a request of another port, and do it as the supervisor does; returns the errno."""
+        request = self.receive()
+        assert request["kind"] == "listen_port"
+        code, fds = self.interface.change_port(request["port"])
+        names = list(self.interface.named_sockets()) if not code else []
+        message = {"kind": "listen_port", "port": self.interface.port, "errno": code, "fds": names}
+        self.channel.send(message, fds)
+        return code
+
+    def stop(self) -> int:
+        """As the supervisor ends it; its exit code."""
+        self.channel.send({"kind": "stop"})
+        return self.process.wait(PATIENCE)
+
+    def kill(self) -> None:
+        """SIGKILL, and reaped."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGKILL)
+        self.process.wait(PATIENCE)
+        self.channel.close()
+        # What the supervisor's repair does for a worker that holds nothing: its mark means nobody.
+        self.interface.segment.workers[lib.WORKER_CONTROL].incarnation = self.interface.incarnation + 1
+
+
+def wg(*arguments: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
+    """The real wg(8)."""
+    return subprocess.run(
+        ["wg", *arguments], input=stdin, capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+def uapi(interface: Interface, text: str) -> str:
+    """One operation, raw: its answer up to the empty line."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        sock.settimeout(PATIENCE)
+        sock.connect(str(interface.path))
+        sock.sendall(text.encode())
+        answer = b""
+        while not answer.endswith(b"\n\n"):
+            part = sock.recv(1 << 16)
+            assert part, f"the connection ended after {answer!r}"
+            answer += part
+    return answer.decode()
