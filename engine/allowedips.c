@@ -354,7 +354,9 @@ static void mark_tree(struct allowedips *ips, uint32_t root, uint32_t bits, uint
 
 void allowedips_recover(struct allowedips *ips, uint32_t rows, uint8_t *first, uint32_t stride)
 {
-    ips->used = ips->nodes[0].peer_next < ips->max_nodes ? ips->nodes[0].peer_next : ips->max_nodes - 1;
+    if (ips->nodes[0].peer_next >= ips->max_nodes)
+        ips->nodes[0].peer_next = ips->max_nodes - 1;
+    ips->used = ips->nodes[0].peer_next;
     ips->free_head = ips->waiting_head = ips->live = 0;
     for (uint32_t row = 0; row < rows; row++)
         *head_of(first, stride, row) = 0;

@@ -1,0 +1,1 @@
+"""The engine's C, held against plain Python models."""
