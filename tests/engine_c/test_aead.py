@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
-from engine._engine import ffi, lib
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from engine._engine import ffi, lib
 
 PROVIDERS = {"evp": lib.AEAD_EVP, "ipsec-mb": lib.AEAD_IPSEC_MB}
 
@@ -107,7 +108,7 @@ def test_forgery_is_refused_at_each_place_of_a_batch(aead: Any, count: int) -> N
         body = bytearray(sealed[place])
         body[bit // 8] ^= 1 << bit % 8
         sealed[place] = bytes(body)
-        expected = plaintexts[:place] + [None] + plaintexts[place + 1 :]
+        expected = [*plaintexts[:place], None, *plaintexts[place + 1 :]]
         assert Batch(messages, sealed).open(aead) == expected
 
     for wrong in (Message(b"x" * 40, 8, b"k" * 32), Message(b"x" * 40, 7, b"K" * 32)):

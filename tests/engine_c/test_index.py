@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from engine._engine import ffi, lib
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from engine._engine import ffi, lib
 
 words = st.integers(0, 2**64 - 1)
 keys = st.tuples(words, words).map(lambda pair: ffi.new("uint64_t[2]", list(pair)))

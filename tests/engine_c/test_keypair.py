@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from engine._engine import ffi, lib
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from engine._engine import ffi, lib
 
 SECOND = 10**9
 LIMIT = lib.REJECT_AFTER_MESSAGES

@@ -6,9 +6,10 @@ import struct
 from typing import Any
 
 import pytest
-from engine._engine import ffi, lib
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from engine._engine import ffi, lib
 
 from . import inner
 

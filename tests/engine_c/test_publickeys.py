@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
-from engine._engine import ffi, lib
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from engine._engine import ffi, lib
 
 ROWS, STRIDE, KEY_AT, CHAIN_AT = 40, 128, 24, 64
 NOBODY = 0xFFFFFFFF

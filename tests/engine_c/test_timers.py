@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import Any
 
-from engine._engine import ffi, lib
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from engine._engine import ffi, lib
 
 ROWS = 4
 NEVER = lib.TIMER_NEVER
@@ -51,10 +52,23 @@ class Stamps:
 
 
 NAMES = [
-    "NEXT_DUE", "UNANSWERED_SINCE", "OWED_SINCE", "LAST_DATA_RECEIVED", "LAST_DATA_SENT", "LAST_AUTHENTICATED",
-    "LAST_RECEIVED", "LAST_HANDSHAKE_SENT", "RETRY_DUE", "ATTEMPTS", "SESSION_DERIVED", "ZERO_DUE", "KEYS_EXPIRE",
-    "JITTER", "KEEPALIVE_ORDERED", "LAST_INITIATION_RECEIVED",
-]  # fmt: skip
+    "NEXT_DUE",
+    "UNANSWERED_SINCE",
+    "OWED_SINCE",
+    "LAST_DATA_RECEIVED",
+    "LAST_DATA_SENT",
+    "LAST_AUTHENTICATED",
+    "LAST_RECEIVED",
+    "LAST_HANDSHAKE_SENT",
+    "RETRY_DUE",
+    "ATTEMPTS",
+    "SESSION_DERIVED",
+    "ZERO_DUE",
+    "KEYS_EXPIRE",
+    "JITTER",
+    "KEEPALIVE_ORDERED",
+    "LAST_INITIATION_RECEIVED",
+]
 EVENTS = ["data_sent", "data_received", "authenticated_sent", "authenticated_received"]
 
 happenings = st.tuples(

@@ -7,9 +7,10 @@ from random import Random
 from typing import Any
 
 import pytest
-from engine._engine import ffi, lib
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from engine._engine import ffi, lib
 
 LIMIT = lib.REJECT_AFTER_MESSAGES
 USABLE = lib.WINDOW_USABLE
