@@ -170,8 +170,7 @@ struct peer_row {
     uint64_t rx_bytes;
     uint32_t endpoint_turn;  /* even/odd selects endpoints[turn & 1]; bumped after the copy is whole */
     uint32_t holder_flags;
-    uint32_t staged_trimmed; /* packets dropped from the staged end of the outbound queue, ever */
-    uint32_t holder_reserved[19];
+    uint32_t holder_reserved[20];
 
     /* lines 3 and 4: endpoints, the holder's */
     struct endpoint endpoints[2];

@@ -6,7 +6,6 @@ channel and its end.
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 from workers._workers import ffi, lib
@@ -64,4 +63,4 @@ def use_fds(start: WorkerStart, holder: Any) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -6,7 +6,6 @@ All it does with packets is C (workers/receiver.c); this is its start, its chann
 from __future__ import annotations
 
 import os
-import sys
 from typing import Any
 
 from workers._workers import ffi, lib
@@ -70,4 +69,4 @@ def use_sockets(start: WorkerStart, receiver: Any) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
