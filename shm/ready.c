@@ -97,15 +97,15 @@ static uint32_t level_find(const struct levels *l, int level, uint32_t from)
 {
     while (from / 64 < l->words[level]) {
         uint32_t word = from / 64;
-        uint64_t bits = word_load(l, level, word) & ~0ull << (from % 64);
+        uint64_t all = word_load(l, level, word), bits = all & ~0ull << (from % 64);
         if (bits != 0)
             return word * 64 + (uint32_t)__builtin_ctzll(bits);
         if (level == 2) {
             from = (word + 1) * 64;
             continue;
         }
-        if (from % 64 == 0)
-            summary_clear(l, level + 1, word); /* the whole word was looked at */
+        if (all == 0)
+            summary_clear(l, level + 1, word);
         uint32_t next = level_find(l, level + 1, word + 1);
         if (next == NONE)
             return NONE;
