@@ -72,6 +72,8 @@ static void summary_clear(const struct levels *l, int level, uint32_t place)
     fence_seq_cst(); /* cleared, then the second look */
     if (word_load(l, level - 1, place) != 0)
         __atomic_fetch_or(&l->word[level][place / 64], bit_of(place), __ATOMIC_RELEASE);
+    else if (level == 1 && word_load(l, 1, place / 64) == 0)
+        summary_clear(l, 2, place / 64); /* its last bit */
 }
 
 static int in_range(const struct segment *segment, uint32_t set, uint32_t row)
