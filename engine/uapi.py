@@ -1,9 +1,10 @@
 """The cross-platform configuration protocol: text over a stream socket (wireguard.com/xplatform).
 
 A client writes operations, each ended by an empty line: ``get=1``, or ``set=1`` and the
-changes, one ``key=value`` a line. Reader turns bytes into whole operations. A `set` is either valid to its
-last line or refused as a whole, and then names the first bad line; lines after that one are
-skipped up to the empty line, so that the client can still read its answer.
+changes, one ``key=value`` a line; ``get_engine=1`` is Plait's own. Reader turns bytes into whole
+operations. A `set` is either valid to its last line or refused as a whole, and then names the
+first bad line; lines after that one are skipped up to the empty line, so that the client can
+still read its answer.
 
 A validated `set` is kept as compact records, about 50 bytes a peer and 18 an allowed IP,
 because one operation may carry a million peers; PeerChange objects are made one at a
@@ -151,6 +152,10 @@ class Get(NamedTuple):
     """A `get` operation."""
 
 
+class GetEngine(NamedTuple):
+    """A `get_engine` operation: Plait's own, answered by one line `engine=JSON`."""
+
+
 class Refused(NamedTuple):
     """An operation that must not be applied; answer `set` (was_set) or `get` with error.errno."""
 
@@ -158,7 +163,7 @@ class Refused(NamedTuple):
     was_set: bool
 
 
-Operation = Get | Set | Refused
+Operation = Get | GetEngine | Set | Refused
 
 
 # --- reading operations -------------------------------------------------------------------------
@@ -224,13 +229,13 @@ class Reader:
             raise _Bad("no key=value", "there is no = in it", "write key=value, or an empty line to end")
         if not self._verb:
             self._start(key, value)
-        elif self._verb == "get":
+        elif self._verb != "set":
             raise _Bad("a line after get=1", "get takes no more", "end it with an empty line", errno.EPROTO)
         else:
             self._change(key, value)
 
     def _start(self, key: str, value: str) -> None:
-        if key not in ("get", "set"):
+        if key not in ("get", "set", "get_engine"):
             why = "the first line is neither get=1 nor set=1"
             raise _Bad("no operation", why, "begin with one of them", errno.EPROTO)
         self._verb = key
@@ -293,7 +298,9 @@ class Reader:
         done = self._set
         self._begin()
         if error is not None:
-            return Refused(error, verb != "get")
+            return Refused(error, verb not in ("get", "get_engine"))
+        if verb == "get_engine":
+            return GetEngine()
         return Get() if verb == "get" else done
 
 
@@ -513,6 +520,11 @@ def answer_get(device: DeviceRecord, peers: Iterable[PeerRecord]) -> Iterator[by
             yield bytes(chunk)
             chunk.clear()
     yield bytes(chunk) + b"errno=0\n\n"
+
+
+def answer_get_engine(report: str) -> bytes:
+    """The answer to a get_engine; report: JSON of one line."""
+    return b"engine=%s\nerrno=0\n\n" % report.encode("ascii")
 
 
 def answer_get_refused(code: int) -> bytes:

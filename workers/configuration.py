@@ -12,6 +12,7 @@ work, and once to wait for the supervisor's answer about a listen port. Its phas
 from __future__ import annotations
 
 import errno
+import json
 import logging
 import os
 import socket
@@ -21,6 +22,7 @@ from typing import NamedTuple
 import numpy as np
 
 from engine import noise, uapi
+from workers import engine_report
 from workers._workers import lib
 from workers.endpoints import Endpoint, EndpointOrders
 from workers.handshakes import Handshakes
@@ -253,6 +255,11 @@ class Configuration:
         """The answer to a get, in pieces, made while it is sent."""
         device = uapi.DeviceRecord(self.vault.private_key, self.listen_port(), int(self.device.fwmark))
         return uapi.answer_get(device, self._records())
+
+    def show_engine(self) -> Iterator[bytes]:
+        """The answer to a get_engine."""
+        found = engine_report.report(self.peers.segment, int(lib.clock_now()))
+        return iter((uapi.answer_get_engine(json.dumps(found)),))
 
     def _records(self) -> Iterator[uapi.PeerRecord]:
         for first in range(0, self.peers.memory.max_peers, ROWS_A_LOOK):

@@ -193,6 +193,8 @@ class Handshakes:
 
     def wanted(self, row: int, now: int) -> None:
         """EVENT_HANDSHAKE_WANTED: begin one, unless one was sent in the last 5 s; then later."""
+        if self.keypairs.has_fresh(row, now, constants.REKEY_TIMEOUT):
+            return  # the wish is older than the session that fulfils it
         produced = int(self.peers.rows[row].ends[lib.OUTBOUND].produced)
         is_fresh = produced != self.peers.remembered(row, OUTBOUND_SEEN)
         if is_fresh:

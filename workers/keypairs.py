@@ -137,6 +137,19 @@ class Keypairs:
             number = int(self.follow[number])
         return found
 
+    def has_fresh(self, row: int, now: int, age: int) -> bool:
+        """Whether the row has a session to send with that is younger than `age` ns, or is about to."""
+        peer = self.segment.rows[row]
+        current = int(lib.key_word_current(int(peer.key_word)))
+        installing = int(peer.installing)
+        if installing and not int(self.slab[installing].flags) & lib.KEYPAIR_INITIATOR:
+            installing = 0
+        return any(
+            number < self.limit and int(self.slab[number].peer) == row and now < self.birth(number) + age
+            for number in (current, installing)
+            if number
+        )
+
     def birth(self, number: int) -> int:
         """CLOCK_BOOTTIME ns; 0 while its handshake is in progress."""
         return int(self.slab[number].birth)

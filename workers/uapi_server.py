@@ -176,8 +176,13 @@ class UapiServer:
             if not self.waiting:
                 return
             connection, operation = self.waiting.popleft()
+            if connection not in self.connections:
+                return
             if isinstance(operation, uapi.Get):
                 connection.finish(self.configuration.show())
+                return
+            if isinstance(operation, uapi.GetEngine):
+                connection.finish(self.configuration.show_engine())
                 return
             assert isinstance(operation, uapi.Set)
             self.client, self.steps = connection, self.configuration.apply(operation)
