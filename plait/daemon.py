@@ -73,6 +73,7 @@ def serve(interface: str, on_ready: Callable[[], None]) -> None:
     from workers.launch import PR_SET_DUMPABLE, configure_log, set_process_option
     from workers.resources import Resources
     from workers.settings import load
+    from workers.signals import Signals
     from workers.supervisor import Supervisor
 
     tun.check_name(interface)
@@ -82,11 +83,8 @@ def serve(interface: str, on_ready: Callable[[], None]) -> None:
     setproctitle.setproctitle(f"plait: {interface} supervisor")
     configure_log(f"{interface} supervisor")
     set_process_option(PR_SET_DUMPABLE, 0)
-    resources = Resources(interface, settings, os.environ)
-    try:
-        Supervisor(resources, settings, on_ready).run()
-    finally:
-        resources.close()
+    with Signals(Supervisor.SIGNALS) as signals, Resources(interface, settings, os.environ) as resources:
+        Supervisor(resources, settings, signals, on_ready).run()
     logging.getLogger("plait").info("ended, nothing is left")
 
 

@@ -63,6 +63,12 @@ class Resources:
             self.segment = ffi.cast("struct segment *", self.data.segment_address)
             self._stack = stack.pop_all()
 
+    def __enter__(self) -> Resources:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def close(self) -> None:
         """Give everything back: the interface, its socket file and its memory are gone then."""
         self._stack.close()

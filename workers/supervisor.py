@@ -2,7 +2,7 @@
 
 It is a single-threaded loop over channels and pidfds. It touches no packet. Its rules:
 
-- Signal handlers only enqueue; the loop calls one `handle_<signal>` each.
+- Signal handlers only enqueue (signals.py); the loop calls one `handle_<signal>` each.
 - A worker is dead when it has been reaped, never earlier. What it left in the shared segment
   is repaired before its replacement starts, with the same fds and the next incarnation.
 - A worker that cannot start is an error with a reason that ends everything. A worker that was
@@ -19,14 +19,11 @@ import logging
 import os
 import selectors
 import signal
-import socket
 import subprocess
 import time
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum, auto
-from types import FrameType
 from typing import Any
 
 from workers._workers import ffi, lib
@@ -35,6 +32,7 @@ from workers.failure import Exit, Failure
 from workers.launch import spawn
 from workers.resources import Resources
 from workers.settings import Settings
+from workers.signals import Signals
 from workers.sockets import close_sockets
 
 START_SECONDS = 60.0  # for all workers together; a loaded machine takes its time
@@ -88,14 +86,16 @@ class Supervisor:
     on_ready is called once, when every worker is ready.
     """
 
-    SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # each has its handle_<signal>
 
-    def __init__(self, resources: Resources, settings: Settings, on_ready: Callable[[], None]) -> None:
+    def __init__(
+        self, resources: Resources, settings: Settings, signals: Signals, on_ready: Callable[[], None]
+    ) -> None:
         self.resources = resources
         self.settings = settings
+        self.signals = signals
         self.on_ready = on_ready
         self.selector = selectors.DefaultSelector()
-        self.signals: deque[int] = deque()
         self.failure: Failure | None = None
         self.announced = False
         self.stopping = False
@@ -111,8 +111,8 @@ class Supervisor:
         ]
 
     def run(self) -> None:
-        """Start, watch, end. Signal dispositions are as before afterwards."""
-        old = self._catch_signals()
+        """Start, watch, end."""
+        self.selector.register(self.signals, selectors.EVENT_READ, self._take_signals)
         line = self.resources.segment.workers[lib.WORKER_SUPERVISOR]
         line.incarnation, line.pid, line.cpu, line.state = 1, os.getpid(), NO_CPU, lib.WORKER_RUNNING
         try:
@@ -121,12 +121,8 @@ class Supervisor:
                 self._keep_time(time.monotonic())
                 for key, _ in self.selector.select(self._timeout(time.monotonic())):
                     key.data()
-                while self.signals:
-                    name = signal.Signals(self.signals.popleft()).name.lower()
-                    getattr(self, f"handle_{name}")()
         finally:
             self._kill_all()
-            self._release_signals(old)
             self.selector.close()
         if self.failure is not None:
             raise self.failure
@@ -147,29 +143,9 @@ class Supervisor:
         """Nothing but a word: a closed terminal does not end a tunnel."""
         log.info("SIGHUP is ignored: the settings are read at the start alone")
 
-    def _enqueue_signal(self, number: int, frame: FrameType | None) -> None:
-        self.signals.append(number)
-
-    def _catch_signals(self) -> tuple[dict[signal.Signals, Any], int]:
-        self._wake_reader, self._wake_writer = socket.socketpair()
-        self._wake_reader.setblocking(False)
-        self._wake_writer.setblocking(False)
-        self.selector.register(self._wake_reader, selectors.EVENT_READ, self._drain_wakes)
-        wakeup = signal.set_wakeup_fd(self._wake_writer.fileno(), warn_on_full_buffer=False)
-        return {number: signal.signal(number, self._enqueue_signal) for number in self.SIGNALS}, wakeup
-
-    def _release_signals(self, old: tuple[dict[signal.Signals, Any], int]) -> None:
-        handlers, wakeup = old
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-        signal.set_wakeup_fd(wakeup)
-        self._wake_reader.close()
-        self._wake_writer.close()
-
-    def _drain_wakes(self) -> None:
-        with contextlib.suppress(BlockingIOError):
-            while self._wake_reader.recv(64):
-                pass
+    def _take_signals(self) -> None:
+        for number in self.signals.take():
+            getattr(self, f"handle_{number.name.lower()}")()
 
     # -- time -----------------------------------------------------------------------------
 

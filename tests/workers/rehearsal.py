@@ -1,0 +1,112 @@
+"""A supervisor with actors for workers: the real one, its real resources, but no packets.
+
+    python rehearsal.py supervise DIRECTORY IFACE     a supervisor
+    python rehearsal.py KIND DIRECTORY --channel FD          an actor, started by that supervisor
+
+Everything happens in DIRECTORY: settings.toml holds the settings, patience.json the supervisor's
+constants that are to be others. The supervisor's word "ready" is a file of that name there. An
+actor called TITLE ("receiver 0") does at its start what TITLE.start says: `fail`, `crash`, `exit`
+or `hang`. It writes each message it gets to TITLE.heard, one line of JSON with the ports of
+the UDP sockets it holds then. It obeys what is sent to its datagram socket TITLE.cue:
+{"say": MESSAGE} on its channel, {"raw": TEXT} likewise, {"close": true}, {"deaf": true} (to `stop`).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+
+def act(kind: str, directory: Path) -> None:
+    from workers.launch import begin_worker
+
+    start = begin_worker(kind)
+    title = kind if kind == "control" else f"{kind} {start.number}"
+    script = directory / f"{title}.start"
+    match script.read_text() if script.exists() else "":
+        case "fail":
+            start.fail("the actor cannot play", "it has stage fright", "send another one")
+        case "crash":
+            raise RuntimeError("the actor fell off the stage")
+        case "exit":
+            os._exit(7)
+        case "hang":
+            time.sleep(60)
+
+    def ports() -> dict[str, int]:
+        found = {}
+        for name, fd in start.fds.items():
+            if name.startswith("udp"):
+                with socket.socket(fileno=os.dup(fd)) as sock:
+                    found[name] = sock.getsockname()[1]
+        return found
+
+    def note(message: dict[str, Any]) -> None:
+        with (directory / f"{title}.heard").open("a") as heard:
+            heard.write(json.dumps({**message, "ports": ports(), "held": sorted(start.fds)}) + "\n")
+
+    (directory / f"{title}.cue").unlink(missing_ok=True)
+    cue = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    cue.bind(str(directory / f"{title}.cue"))
+    note(start.message)
+    start.ready()
+    deaf = False
+    while True:
+        ready, _, _ = select.select([cue, start.channel], [], [])
+        if cue in ready:
+            order = json.loads(cue.recv(65536))
+            if "say" in order:
+                start.channel.send(order["say"])
+            elif "raw" in order:
+                start.channel.socket.send(order["raw"].encode())
+            elif "close" in order:
+                start.channel.socket.shutdown(socket.SHUT_RDWR)
+                time.sleep(60)
+            deaf = deaf or "deaf" in order
+        if start.channel in ready:
+            message, fds = start.channel.receive()
+            if fds:
+                start.replace_sockets(message, fds)
+            note(message)
+            if message["kind"] == "stop" and not deaf:
+                return
+
+
+def supervise(directory: Path, interface: str) -> None:
+    from workers import supervisor
+    from workers.channel import Channel
+    from workers.launch import configure_log
+    from workers.resources import Resources
+    from workers.settings import load
+    from workers.signals import Signals
+
+    def spawn(kind: str, channel: Channel) -> subprocess.Popen[bytes]:
+        fd = channel.fileno()
+        return subprocess.Popen(
+            [sys.executable, __file__, kind, str(directory), "--channel", str(fd)],
+            pass_fds=(fd,),
+            process_group=0,
+        )
+
+    supervisor.spawn = spawn
+    for name, seconds in json.loads((directory / "patience.json").read_text()).items():
+        setattr(supervisor, name, seconds)
+    configure_log("supervisor")
+    settings = load(interface, {"PLAIT_CONFIG": str(directory / "settings.toml")})
+    numbers = supervisor.Supervisor.SIGNALS
+    with Signals(numbers) as signals, Resources(interface, settings, {}) as resources:
+        supervisor.Supervisor(resources, settings, signals, (directory / "ready").touch).run()
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "supervise":
+        supervise(Path(sys.argv[2]), sys.argv[3])
+    else:
+        act(sys.argv.pop(1), Path(sys.argv.pop(1)))

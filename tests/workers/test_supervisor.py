@@ -1,0 +1,362 @@
+"""The supervisor with actors for workers (rehearsal.py): starts, deaths, messages and ends.
+
+host (own network, processes, /run, /dev/shm)
+  rehearsal.py supervise --+-- actor control
+    TUN tN, UDP, UAPI      +-- actor receiver 0, receiver 1
+                           +-- actor consumer 0, consumer 1
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from plait.lab import Host, Lab, Process
+
+pytestmark = pytest.mark.network
+
+REHEARSAL = str(Path(__file__).with_name("rehearsal.py"))
+TITLES = ("control", "receiver 0", "receiver 1", "consumer 0", "consumer 1")
+SETTINGS = "receivers = {n}\nconsumers = {n}\nmax_peers = 64\nsmall_slots = 64\ntrain_slots = 1\n"
+
+
+def until(condition: Callable[[], Any], what: str, seconds: float = 20) -> Any:
+    deadline = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
+        time.sleep(0.005)
+    return value
+
+
+class Stage:
+    """One rehearsal, from outside."""
+
+    def __init__(self, host: Host, directory: Path, interface: str) -> None:
+        self.host = host
+        self.directory = directory
+        self.interface = interface
+        self.process: Process | None = None
+
+    def begin(self, of_each: int = 1, **patience: float) -> Stage:
+        """Start a supervisor with so many receivers and consumers."""
+        (self.directory / "settings.toml").write_text(SETTINGS.format(n=of_each))
+        (self.directory / "patience.json").write_text(json.dumps(patience))
+        (self.directory / "ready").unlink(missing_ok=True)
+        arguments = [sys.executable, REHEARSAL, "supervise", str(self.directory), self.interface]
+        self.process = self.host.popen(arguments)
+        return self
+
+    def play(self, of_each: int = 1, **patience: float) -> Stage:
+        """The same, and wait until everybody is ready."""
+        self.begin(of_each, **patience)
+        until(lambda: (self.directory / "ready").exists() or self.ended(), "ready")
+        assert not self.ended(), self.words()
+        return self
+
+    def ended(self) -> bool:
+        assert self.process is not None
+        return self.process.poll() is not None
+
+    def words(self) -> str:
+        assert self.process is not None
+        return self.process.output()
+
+    def exit_code(self) -> int:
+        assert self.process is not None
+        return self.process.wait(20)
+
+    def signal(self, number: int) -> None:
+        assert self.process is not None
+        self.process.signal(number)
+
+    def heard(self, title: str) -> list[dict[str, Any]]:
+        path = self.directory / f"{title}.heard"
+        lines = path.read_text().splitlines() if path.exists() else []
+        return [json.loads(line) for line in lines]
+
+    def starts(self, title: str) -> int:
+        return sum(message["kind"] == "start" for message in self.heard(title))
+
+    def next_heard(self, title: str, kind: str, after: int) -> dict[str, Any]:
+        """The first message of this kind behind the first `after` ones that the actor got."""
+        found: list[dict[str, Any]] = until(
+            lambda: [message for message in self.heard(title)[after:] if message["kind"] == kind],
+            f"{kind} for {title}",
+        )
+        return found[0]
+
+    def change_port(self, port: int) -> dict[str, Any]:
+        """Have control ask for a listen port; the answer."""
+        after = len(self.heard("control"))
+        self.cue("control", say={"kind": "listen_port", "port": port})
+        return self.next_heard("control", "listen_port", after)
+
+    def port(self) -> int:
+        """The port of control's sockets when it heard of them last."""
+        return int(self.heard("control")[-1]["ports"]["udp4:0"])
+
+    def expect_replacement(self, title: str, deed: Callable[[], Any]) -> dict[str, Any]:
+        """Do the deed, which costs this worker its life; the start message of the next one."""
+        after = len(self.heard(title))
+        deed()
+        return self.next_heard(title, "start", after)
+
+    def cue(self, title: str, **order: Any) -> None:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+            sock.connect(str(self.directory / f"{title}.cue"))
+            sock.send(json.dumps(order).encode())
+
+    def pids(self) -> dict[str, int]:
+        """Actors by title, numbered as outside the host."""
+        found = {}
+        for row in self.host.usage():
+            try:
+                command = Path(f"/proc/{row.pid}/cmdline").read_bytes().split(b"\0")[0].decode()
+            except FileNotFoundError:
+                continue
+            if command.startswith(f"plait: {self.interface} "):
+                found[command.removeprefix(f"plait: {self.interface} ")] = row.pid
+        return found
+
+    def kill(self, title: str) -> int:
+        pid = self.pids()[title]
+        os.kill(pid, signal.SIGKILL)
+        return pid
+
+    def leftovers(self) -> list[str]:
+        """What of this interface is still there, and any shared memory that has a name."""
+        found = list(self.pids()) + os.listdir(self.host.root / "dev/shm")
+        directory = self.host.root / "run/wireguard"
+        if directory.exists():
+            found += [name for name in os.listdir(directory) if name == f"{self.interface}.sock"]
+        links = self.host.run(["ip", "-o", "link"]).stdout
+        return found + [self.interface] * (f" {self.interface}: " in links)
+
+
+@pytest.fixture(scope="module")
+def host() -> Iterator[Host]:
+    with Lab() as lab:
+        yield lab.host("stage")
+
+
+@pytest.fixture
+def stage(host: Host, tmp_path: Path) -> Iterator[Stage]:
+    """Not begun yet; ended and looked after when the test is over."""
+    made = Stage(host, tmp_path, "t0")
+    yield made
+    if made.process is not None:
+        made.process.stop()
+        made.process.close()
+    assert made.leftovers() == []
+
+
+@pytest.fixture(scope="module")
+def running(host: Host, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    """One that plays through all tests that do not end it. Deaths do not add up to pauses."""
+    made = Stage(host, tmp_path_factory.mktemp("running"), "t1").play(2, STEADY_SECONDS=0, CLOSED_SECONDS=0.2)
+    yield made
+    assert made.process is not None
+    assert made.process.stop() == 0
+    made.process.close()
+    assert made.leftovers() == []
+
+
+def test_every_worker_gets_its_fds_and_its_place(running: Stage) -> None:
+    bells = ["bell:1", "bell:2", "bell:3"]
+    udp = ["udp4:0", "udp4:1", "udp6:0", "udp6:1"]
+    expected = {
+        "control": (1, 0, ["data", "tun:0", "uapi", "vault", *bells, *udp]),
+        "receiver 0": (2, 0, ["data", "tun:0", *bells, *udp]),
+        "receiver 1": (3, 1, ["data", "tun:1", *bells, *udp]),
+        "consumer 0": (34, 0, ["data", "tun:0", "tun:1", *bells, *udp]),
+        "consumer 1": (35, 1, ["data", "tun:0", "tun:1", *bells, *udp]),
+    }
+    pids = running.pids()
+    assert set(pids) == set(expected)
+    cores = sorted(os.sched_getaffinity(0))
+    for title, (worker, number, fds) in expected.items():
+        message = running.heard(title)[0]
+        assert (message["kind"], message["interface"], message["incarnation"]) == ("start", "t1", 1)
+        assert (message["worker"], message["number"]) == (worker, number)
+        assert (message["receivers"], message["consumers"]) == (2, 2)
+        assert message["held"] == sorted(fds)
+        assert len(set(message["ports"].values())) == 1
+        pinned = set(cores) if title == "control" else {cores[number % len(cores)]}
+        assert os.sched_getaffinity(pids[title]) == pinned
+        # Nothing else was inherited: three, the channel, the mapping's copy, and the actor's cue.
+        assert len(os.listdir(f"/proc/{pids[title]}/fd")) == 3 + 1 + len(fds) + 1 + 1
+        assert os.getpgid(pids[title]) == pids[title]  # Ctrl-C does not reach it
+
+
+@pytest.mark.parametrize("title", TITLES)
+def test_killed_worker_comes_back(running: Stage, title: str) -> None:
+    before, first = running.pids(), running.heard(title)[-1]
+    second = running.expect_replacement(title, lambda: os.kill(before[title], signal.SIGKILL))
+    assert second == {**first, "incarnation": first["incarnation"] + 1}  # same fds, same place
+    after = running.pids()
+    assert {other for other in TITLES if after[other] != before[other]} == {title}
+    assert f"{title} was killed by SIGKILL" in running.words()
+    assert f"{title} repaired" in running.words()
+
+
+NONSENSE = ["nonsense", '{"kind": "sing"}', "{}", '{"kind": "listen_port", "port": "x"}', "[]"]
+
+
+@pytest.mark.parametrize("raw", NONSENSE)
+def test_nonsense_costs_the_worker_its_life(running: Stage, raw: str) -> None:
+    count = running.words().count("control sent what the supervisor does not understand")
+    running.expect_replacement("control", lambda: running.cue("control", raw=raw))
+    assert running.words().count("control sent what the supervisor does not understand") == count + 1
+
+
+@pytest.mark.parametrize(
+    "message", [{"kind": "ended", "reason": "boredom"}, {"kind": "listen_port", "port": 1}]
+)
+def test_only_control_may_ask(running: Stage, message: dict[str, Any]) -> None:
+    running.expect_replacement("receiver 0", lambda: running.cue("receiver 0", say=message))
+    assert "receiver 0 sent what the supervisor does not understand" in running.words()
+
+
+def test_closed_channel_costs_the_worker_its_life(running: Stage) -> None:
+    running.expect_replacement("receiver 0", lambda: running.cue("receiver 0", close=True))
+
+
+def test_sighup_changes_nothing(running: Stage) -> None:
+    before = running.pids()
+    running.signal(signal.SIGHUP)
+    until(lambda: "SIGHUP is ignored" in running.words(), "the word")
+    assert running.pids() == before
+
+
+def test_words_of_a_worker_are_logged(running: Stage) -> None:
+    running.cue("consumer 1", say={"kind": "log", "level": "error", "text": "a line of its own"})
+    until(lambda: "consumer 1: a line of its own" in running.words(), "the line")
+
+
+def test_listen_port_changes_for_everybody(running: Stage) -> None:
+    old = running.port()
+    wanted = old + 1 if old < 65535 else old - 1
+    after = {title: len(running.heard(title)) for title in TITLES}
+    answer = running.change_port(wanted)
+    assert (answer["errno"], answer["port"]) == (0, wanted)
+    assert set(answer["ports"].values()) == {wanted}
+    for title in TITLES[1:]:
+        told = running.next_heard(title, "sockets", after[title])
+        assert set(told["ports"].values()) == {wanted} and len(told["ports"]) == 4
+    until(lambda: f":{old} " not in running.host.run(["ss", "-Hlun"]).stdout, "the old port closed")
+    pid = running.pids()["receiver 0"]
+    again = running.expect_replacement("receiver 0", lambda: os.kill(pid, signal.SIGKILL))
+    assert set(again["ports"].values()) == {wanted}
+
+
+def test_taken_listen_port_changes_nothing(running: Stage) -> None:
+    old = running.port()
+    after = {title: len(running.heard(title)) for title in TITLES}
+    code = (
+        "import socket, sys, time; s = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM);"
+        "s.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1); s.bind(('', 0));"
+        "print(s.getsockname()[1], flush=True); time.sleep(60)"
+    )
+    other = running.host.popen([sys.executable, "-c", code])
+    taken = int(until(lambda: other.output().strip(), "a port"))
+    answer = running.change_port(taken)
+    other.close()
+    assert (answer["errno"], answer["port"], answer["fds"]) == (98, old, [])
+    assert set(answer["ports"].values()) == {old}
+    assert f"cannot open UDP port {taken}: another program uses it" in running.words()
+    assert all(len(running.heard(title)) == after[title] for title in TITLES[1:])
+
+
+def test_same_and_random_listen_port(running: Stage) -> None:
+    old = running.port()
+    answer = running.change_port(old)
+    assert (answer["errno"], answer["port"]) == (0, old)
+    answer = running.change_port(0)
+    assert answer["errno"] == 0 and answer["port"] not in (0, old)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signals_end_it_cleanly(stage: Stage, number: int) -> None:
+    stage.play().signal(number)
+    assert stage.exit_code() == 0, stage.words()
+    assert stage.leftovers() == []
+    for title in ("control", "receiver 0", "consumer 0"):
+        assert stage.heard(title)[-1]["kind"] == "stop"
+
+
+def test_signal_while_starting_ends_it(stage: Stage) -> None:
+    (stage.directory / "consumer 0.start").write_text("hang")
+    stage.begin(STOP_SECONDS=0.2)
+    until(lambda: stage.heard("receiver 0"), "receiver 0 on stage")
+    stage.signal(signal.SIGTERM)
+    assert stage.exit_code() == 0, stage.words()
+    assert not (stage.directory / "ready").exists()
+    assert stage.leftovers() == []
+
+
+def test_control_can_end_it(stage: Stage) -> None:
+    stage.play().cue("control", say={"kind": "ended", "reason": "the interface was removed"})
+    assert stage.exit_code() == 0
+    assert "ending: the interface was removed" in stage.words()
+    assert stage.leftovers() == []
+
+
+def test_deaf_worker_is_killed_in_the_end(stage: Stage) -> None:
+    stage.play(STOP_SECONDS=0.5).cue("consumer 0", deaf=True)
+    stage.signal(signal.SIGTERM)
+    assert stage.exit_code() == 0
+    assert stage.leftovers() == []
+
+
+def test_later_failures_are_tried_again_after_growing_pauses(stage: Stage) -> None:
+    """What would be an error at the start is a pause and another try later on."""
+    stage.play()
+    (stage.directory / "receiver 0.start").write_text("fail")
+    os.kill(stage.pids()["receiver 0"], signal.SIGKILL)
+    until(lambda: "receiver 0 starts again in 0.2 s" in stage.words(), "three tries")
+    for pause in ("0.0", "0.1"):
+        assert f"receiver 0 starts again in {pause} s" in stage.words()
+    (stage.directory / "receiver 0.start").unlink()
+    until(lambda: stage.starts("receiver 0") == 2, "its replacement")
+
+
+@pytest.mark.parametrize(
+    ("start", "words"),
+    [
+        ("fail", "the actor cannot play: it has stage fright; send another one"),
+        ("crash", "the consumer process cannot start: RuntimeError: the actor fell off the stage; see"),
+        ("exit", "the consumer 0 process cannot start: it ended with code 7 before it was ready; see"),
+    ],
+)
+def test_failure_to_start_ends_everything(stage: Stage, start: str, words: str) -> None:
+    (stage.directory / "consumer 0.start").write_text(start)
+    stage.begin()
+    assert stage.exit_code() != 0
+    assert words in stage.words()
+    assert not (stage.directory / "ready").exists()
+    assert stage.leftovers() == []
+
+
+def test_patience_with_a_start_ends(stage: Stage) -> None:
+    (stage.directory / "consumer 0.start").write_text("hang")
+    stage.begin(START_SECONDS=1, STOP_SECONDS=0.2)
+    assert stage.exit_code() != 0
+    assert "consumer 0 did not become ready: 1 seconds have passed; see" in stage.words()
+    assert stage.leftovers() == []
+
+
+def test_workers_die_with_the_supervisor(stage: Stage) -> None:
+    stage.play()
+    stage.signal(signal.SIGKILL)
+    until(lambda: not stage.pids(), "no worker")
+    assert stage.leftovers() == ["t0.sock"]  # nobody is left to remove it; the next start replaces it
+    stage.play()
