@@ -1,4 +1,4 @@
-"""The C of this package as cffi sees it: its headers, between their cdef marks."""
+"""What cffi makes of the headers in this directory; they are the reference for every name."""
 
 from typing import Any
 

@@ -2,6 +2,7 @@
 
 #include <string.h>
 
+#include "fence.h"
 #include "ready.h"
 
 #define COUNT_ONE (1ull << 32)
@@ -66,7 +67,7 @@ void endpoint_store(const struct segment *segment, uint32_t row, const struct en
     memcpy(words, endpoint, sizeof words);
     /* The copy overwritten now was the selected one before the last turn: a reader of it must
      * be able to see that turn, so the turn is stored before these words are. */
-    __atomic_thread_fence(__ATOMIC_RELEASE);
+    fence_release();
     for (uint32_t i = 0; i < ENDPOINT_WORDS; i++)
         __atomic_store_n(&target[i], words[i], __ATOMIC_RELAXED);
     /* release: whole before it is selected */
@@ -85,7 +86,7 @@ void endpoint_load(const struct segment *segment, uint32_t row, struct endpoint 
             words[i] = __atomic_load_n(&source[i], __ATOMIC_RELAXED);
         /* acquire fence: if any word came from a later store, the look below sees the turn
          * that preceded it */
-        __atomic_thread_fence(__ATOMIC_ACQUIRE);
+        fence_acquire();
         after = __atomic_load_n(&peer->endpoint_turn, __ATOMIC_ACQUIRE);
     } while (after != turn);
     memcpy(endpoint, words, sizeof words);

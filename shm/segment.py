@@ -15,7 +15,7 @@ import secrets
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import posix_ipc
+import posix_ipc  # type: ignore[import-not-found]
 
 from shm._shm import ffi, lib
 from shm.layout import REGIONS, layout_hash
@@ -49,7 +49,7 @@ def _no_room(what: str, wanted: int, error: OSError) -> SegmentError:
         return SegmentError(
             what,
             f"/dev/shm has {shm.f_bavail * shm.f_frsize >> 20} MiB free, {-(-wanted >> 20)} MiB are needed",
-            "Enlarge it (mount -o remount,size=2G /dev/shm; docker: --shm-size) or configure fewer peers or slots",
+            "Enlarge it (mount -o remount,size=2G /dev/shm; docker: --shm-size) or configure fewer slots",
         )
     return SegmentError(what, "out of shared memory", "Enlarge /dev/shm")
 
@@ -94,7 +94,9 @@ class PlainSegment:
             self.map = mmap.mmap(fd, bytes_, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
         except (OSError, ValueError) as error:
             raise SegmentError(
-                f"mapping {bytes_} bytes of shared memory", str(error), "Check the address space limit (ulimit -v)"
+                f"mapping {bytes_} bytes of shared memory",
+                str(error),
+                "Check the address space limit (ulimit -v)",
             ) from error
         with contextlib.suppress(OSError):  # a kernel without it dumps more, no reason to stop
             self.map.madvise(mmap.MADV_DONTDUMP)
@@ -205,7 +207,9 @@ class DataSegment:
         for offset, size, elements in self._pieces(region):
             if count > elements:
                 raise SegmentError(
-                    what, f"it has room for {elements}", "Raise the limit in the interface's configuration and restart"
+                    what,
+                    f"it has room for {elements}",
+                    "Raise the limit in the interface's configuration and restart",
                 )
             begin = min(self._allocated.get(region, 0), elements) * size
             length = min(-(-(count * size) // EXTENT) * EXTENT, elements * size)
@@ -234,7 +238,9 @@ class DataSegment:
     def protect(self) -> None:
         """In every process but control: trie and index read-only, public keys unreachable."""
         if lib.segment_protect(self.segment) != 0:
-            raise SegmentError("protecting the tables", os.strerror(ffi.errno), "Report this: mprotect failed")
+            raise SegmentError(
+                "protecting the tables", os.strerror(ffi.errno), "Report this: mprotect failed"
+            )
 
     def close(self) -> None:
         """Unmap and close."""
@@ -299,7 +305,7 @@ def _header(geometry: Mapping[str, int], generation: int) -> Any:
         raise SegmentError(
             "laying out the data segment",
             f"a number is out of bounds in {dict(geometry)}",
-            "Peers go up to 2^20 in steps of 64, keypairs to 2^21, receivers and consumers to 32, slots to 32,767",
+            "Peers: up to 2^20 in steps of 64; keypairs: 2^21; receivers, consumers: 32; slots: 32,767",
         )
     header.layout_hash = layout_hash()
     header.generation = generation or secrets.randbits(64)
