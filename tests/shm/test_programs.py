@@ -27,3 +27,7 @@ def test_threads_over_one_segment(sanitizer: str, packets: int) -> None:
 
 def test_killed_after_every_instruction() -> None:
     assert "repaired, whole, in order, nothing twice" in run("killed", "plain")
+
+
+def test_stalled_after_every_instruction() -> None:
+    assert "nobody waited, nothing lost, nothing twice" in run("stalled", "plain")

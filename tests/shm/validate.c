@@ -246,7 +246,7 @@ int main(int count, char **arguments)
     if (count > 1)
         packets_each = strtoull(arguments[1], NULL, 10);
     alarm(120); /* a wake or a packet lost must not hang the tests */
-    world_make(&segment, &geometry, PEERS);
+    world_make(&segment, &geometry, PEERS, MAP_SHARED);
     for (uintptr_t i = 0; i < CONSUMERS; i++)
         CHECK(pthread_create(&threads[started++], NULL, consumer_run, (void *)i) == 0, "no thread");
     for (uintptr_t i = 0; i < RECEIVERS; i++)

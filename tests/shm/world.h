@@ -27,12 +27,13 @@
         }                                                                                \
     } while (0)
 
-static inline void world_make(struct segment *segment, const struct geometry *geometry, uint32_t rows)
+/* sharing: MAP_SHARED with forks, or MAP_PRIVATE: then a fork has a copy of its own. */
+static inline void world_make(struct segment *segment, const struct geometry *geometry, uint32_t rows, int sharing)
 {
     struct header header = {0};
     uint64_t bytes = segment_lay_out(geometry, &header);
     CHECK(bytes != 0, "geometry out of bounds");
-    void *memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    void *memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE, sharing | MAP_ANONYMOUS, -1, 0);
     CHECK(memory != MAP_FAILED, "no memory");
     struct header *shared = memory;
     *shared = header;
