@@ -79,9 +79,18 @@ def is_live(name: str) -> bool:
 
 def get(name: str) -> Device:
     """Ask for an interface and all its peers. Failure when nobody answers, or answers an error."""
+    return _device(name, _ask(name, b"get=1\n\n"))
+
+
+def parse(name: str, answer: str) -> Device:
+    """The interface in a `get` answer that was received some other way."""
+    return _device(name, _pairs(name, answer.splitlines(keepends=True)))
+
+
+def _device(name: str, pairs: Iterable[tuple[str, str]]) -> Device:
     device = Device(name)
     peer: Peer | None = None
-    for key, value in _ask(name, b"get=1\n\n"):
+    for key, value in pairs:
         if key == "public_key":
             peer = Peer(_base64(value))
             device.peers.append(peer)
@@ -100,7 +109,16 @@ def change(name: str, text: Iterable[str]) -> None:
 
 def engine(name: str) -> dict[str, Any]:
     """Ask for the engine's own report (workers/engine_report.py says its shape)."""
-    for key, value in _ask(name, b"get_engine=1\n\n"):
+    return _report(name, _ask(name, b"get_engine=1\n\n"))
+
+
+def parse_engine(name: str, answer: str) -> dict[str, Any]:
+    """The engine's report in a `get_engine` answer that was received some other way."""
+    return _report(name, _pairs(name, answer.splitlines(keepends=True)))
+
+
+def _report(name: str, pairs: Iterable[tuple[str, str]]) -> dict[str, Any]:
+    for key, value in pairs:
         if key == "engine":
             report: dict[str, Any] = json.loads(value)
             return report
@@ -148,17 +166,22 @@ def _ask(name: str, operation: bytes) -> Iterator[tuple[str, str]]:
         sock.settimeout(TIMEOUT)
         sock.connect(os.fspath(SOCKETS / f"{name}.sock"))
         sock.sendall(operation)
-        code: int | None = None
         with sock.makefile("r", encoding="ascii", newline="\n") as lines:
-            for line in lines:
-                line = line.rstrip("\n")
-                if not line:
-                    break
-                key, _, value = line.partition("=")
-                if key == "errno":
-                    code = abs(int(value))
-                else:
-                    yield key, value
+            yield from _pairs(name, lines)
+
+
+def _pairs(name: str, lines: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """key=value of each line up to the empty one, errno excepted, which must be there and 0."""
+    what = f"{name} cannot be asked"
+    code: int | None = None
+    for line in lines:
+        if line == "\n":
+            break
+        key, _, value = line.rstrip("\n").partition("=")
+        if key == "errno":
+            code = abs(int(value))
+        else:
+            yield key, value
     if code is None:
         raise Failure(what, "the answer ended early", "Its engine may have stopped; look at its log.")
     if code:

@@ -1,0 +1,355 @@
+"""`plait demo`: two hosts and one tunnel on this machine, used, measured and taken away again.
+
+      host a                                host b
+    wg0 10.201.0.1  fd00:201::1           wg0 10.201.0.2  fd00:201::2
+     |                                     |
+    plaitd -f wg0                         plaitd -f wg0
+     |                                     |
+    eth0 10.200.1.1 ------ a cable ------ eth0 10.200.1.2
+
+Both hosts are namespaces of plait/lab.py, which end with this process however it ends. What is
+wrong is collected in Result.wrong: a demo that finds anything there exits with 1.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import dataclasses
+import json
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+from plait import lab, uapi_client
+from plait.failure import Failure
+from plait.lab import Engine, Host, Lab, Usage
+
+INTERFACE = "wg0"
+PORT = 51820
+ADDRESSES = {"a": ("10.201.0.1", "fd00:201::1"), "b": ("10.201.0.2", "fd00:201::2")}
+PINGS = 200
+PING_INTERVAL = 0.005  # seconds
+HANDSHAKE_TIMEOUT = 10.0  # seconds
+# Causes that two honest engines on one cable never meet. The others have innocent reasons: a queue
+# that is full under load, a router solicitation that no peer is there for.
+FOREIGN = (
+    "drop_message_short", "drop_message_type", "drop_mailbox_full", "drop_index_unknown",
+    "drop_keypair_gone", "drop_keypair_expired", "drop_data_tag", "drop_replay", "drop_inner_header",
+    "drop_inner_source", "drop_ecn", "drop_tun_header", "drop_peer_gone", "drop_killed",
+    "hs_message_length", "hs_mac1_bad", "hs_mac2_bad", "hs_rate_limited", "hs_unknown_peer",
+    "hs_initiation_tag", "hs_timestamp_replayed", "hs_low_order", "hs_response_unknown",
+    "hs_response_tag", "hs_cookie_unexpected", "hs_cookie_tag", "hs_send_failed", "lost_wakes",
+)  # fmt: skip
+
+Step = Callable[[str], None]
+
+
+@dataclass
+class PingResult:
+    """Echo through the tunnel; milliseconds."""
+
+    path: str
+    address: str
+    sent: int
+    received: int
+    min_ms: float
+    avg_ms: float
+    p99_ms: float
+
+
+@dataclass
+class StreamResult:
+    """One TCP stream through the tunnel, as its receiver saw it. cpu_s_per_gb: of both engines."""
+
+    path: str
+    gbit_per_second: float
+    bytes: int
+    retransmits: int
+    cpu_s_per_gb: float
+
+
+@dataclass
+class ProcessResult:
+    """One process of an engine, over the whole demo."""
+
+    host: str
+    name: str
+    pid: int
+    cpu_seconds: float
+    pss_bytes: int
+
+
+@dataclass
+class Result:
+    """Everything the demo found."""
+
+    handshake_ms: float = 0.0
+    aead: str = ""
+    pings: list[PingResult] = field(default_factory=list)
+    streams: list[StreamResult] = field(default_factory=list)
+    counters: dict[str, dict[str, int]] = field(default_factory=dict)
+    processes: list[ProcessResult] = field(default_factory=list)
+    show: dict[str, str] = field(default_factory=dict)
+    wrong: list[str] = field(default_factory=list)
+
+
+def run(*, as_json: bool, seconds: int, command: Sequence[str] = lab.PLAIT) -> int:
+    """Run the demo and print its results on stdout. 0, or 1 when anything is wrong.
+
+    seconds: of TCP each way. command: the engine in each host ({iface} is replaced).
+    """
+    lacks = lab.missing("wg", "iperf3", "ping", command[0])
+    if lacks:
+        first = lacks[0]
+        mend = f"{first.next_step}; `plait doctor` tells all"
+        raise Failure(f"the demo cannot start: {first.what}", first.why, mend)
+    result = Result()
+    try:
+        with _interruptible(), _progress() as step:
+            _measure(result, step, seconds, command)
+    except lab.LabError as error:
+        raise Failure(error.what, error.why, error.next_step) from error
+    if as_json:
+        json.dump(dataclasses.asdict(result), sys.stdout, indent=2)
+        sys.stdout.write("\n")
+    else:
+        _print(result)
+    for line in result.wrong:
+        print(f"plait: wrong: {line}", file=sys.stderr)
+    return 1 if result.wrong else 0
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """SIGTERM and SIGHUP end the demo as Ctrl-C does: by an exception, so that all is taken down."""
+
+    def stop(number: int, frame: FrameType | None) -> NoReturn:
+        raise SystemExit(128 + number)
+
+    numbers = (signal.SIGTERM, signal.SIGHUP)
+    before = [signal.signal(number, stop) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _progress() -> Iterator[Step]:
+    """Say on stderr what goes on: a line that moves on a terminal, one line a step elsewhere."""
+    if not sys.stderr.isatty():
+        yield lambda text: print(f"demo: {text}", file=sys.stderr, flush=True)
+        return
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    with console.status("starting") as status:
+        last: list[str] = []
+
+        def step(text: str) -> None:
+            if last:
+                console.print(f"[green]✓[/green] {last.pop()}", highlight=False)
+            last.append(text)
+            status.update(text)
+
+        yield step
+        if last:
+            step("done")
+
+
+# --- the measurements ---------------------------------------------------------------------------
+
+
+def _measure(result: Result, step: Step, seconds: int, command: Sequence[str]) -> None:
+    with Lab() as laboratory:
+        step("two hosts and a cable between them")
+        a, b = laboratory.add_hosts(["a", "b"])
+        cable = laboratory.link(a, b)
+        step("an engine in each")
+        engines = [host.engine(INTERFACE, command, wait=False) for host in (a, b)]
+        for engine in engines:
+            engine.wait_ready()
+        step("keys, peers and addresses, by wg and ip")
+        remote = _configure(engines[0], engines[1], cable.endpoint(b, PORT))
+        step("the handshake")
+        result.handshake_ms = _handshake(engines[0], remote) * 1e3
+        for here, there in ((a, b), (b, a)):
+            for address in ADDRESSES[there.name]:
+                step(f"ping {here.name} -> {there.name} ({address})")
+                result.pings.append(_ping(result, here, there, address))
+        for here, there in ((a, b), (b, a)):
+            step(f"TCP {here.name} -> {there.name}, {seconds} s")
+            result.streams.append(_stream(result, engines, here, there, seconds))
+        step("what the engines say of it")
+        for engine in engines:
+            _ask(result, engine)
+        step("taking it all down")
+        for engine in engines:
+            _stop(result, engine)
+
+
+def _configure(a: Engine, b: Engine, endpoint: str) -> str:
+    """Keys, peers and addresses of both ends; a alone knows where b is. Returns b's public key."""
+    (private_a, public_a), (private_b, public_b) = lab.keypair(), lab.keypair()
+    shared = lab.preshared_key()
+    for engine, private, public, where, own, other in (
+        (a, private_a, public_b, endpoint, "a", "b"),
+        (b, private_b, public_a, None, "b", "a"),
+    ):
+        four, six = ADDRESSES[other]
+        peer = lab.Peer(public, [f"{four}/32", f"{six}/128"], where, shared)
+        four, six = ADDRESSES[own]
+        engine.configure(private, [peer], [f"{four}/24", f"{six}/64"], PORT)
+    return public_b
+
+
+def _handshake(engine: Engine, remote: str) -> float:
+    """Seconds from asking for a session until the engine has one.
+
+    Switching on a persistent keepalive sends one at once, which needs a session; the engine itself
+    stamps when it has it, so nothing of ours is measured but one write to its socket.
+    """
+    key = base64.b64decode(remote).hex()
+    asked = time.time_ns()
+    answer = engine.uapi(f"set=1\npublic_key={key}\npersistent_keepalive_interval=25\n\n")
+    if answer != "errno=0\n\n":
+        raise Failure("the engine refused a keepalive", answer.strip(), "Look at what it logged.")
+    deadline = time.monotonic() + HANDSHAKE_TIMEOUT
+    while time.monotonic() < deadline:
+        (peer,) = uapi_client.parse(INTERFACE, engine.uapi("get=1\n\n")).peers
+        if peer.handshake_sec:
+            return (peer.handshake_sec * 10**9 + peer.handshake_nsec - asked) / 1e9
+        time.sleep(0.002)
+    raise Failure(
+        "no handshake",
+        f"host a has no session after {HANDSHAKE_TIMEOUT:.0f} s; it said: {_last_words(engine)}",
+        "This is a fault of the engine; please report it with these words",
+    )
+
+
+def _ping(result: Result, here: Host, there: Host, address: str) -> PingResult:
+    path = f"{here.name} -> {there.name}"
+    ping = here.ping(address, PINGS, PING_INTERVAL)
+    if ping.sent != PINGS or ping.received != PINGS:
+        result.wrong.append(f"ping {path} {address}: {ping.received} answers to {ping.sent} echoes")
+    times = ping.times or (float("nan"),)
+    average = sum(times) / len(times)
+    return PingResult(path, address, ping.sent, ping.received, min(times), average, ping.quantile(0.99))
+
+
+def _stream(result: Result, engines: Sequence[Engine], here: Host, there: Host, seconds: int) -> StreamResult:
+    path = f"{here.name} -> {there.name}"
+    before = _cpu(engines)
+    stream = here.iperf3(there, ADDRESSES[there.name][0], seconds)
+    used = _cpu(engines) - before
+    if not stream.bytes:
+        result.wrong.append(f"TCP {path}: not a byte arrived")
+    cost = used / (stream.bytes / 1e9) if stream.bytes else float("nan")
+    return StreamResult(path, stream.bits_per_second / 1e9, stream.bytes, stream.retransmits, cost)
+
+
+def _cpu(engines: Sequence[Engine]) -> float:
+    return sum(process.cpu_seconds for engine in engines for process in engine.processes())
+
+
+def _ask(result: Result, engine: Engine) -> None:
+    """Counters, processes and peers of one engine."""
+    name = engine.host.name
+    if engine.process.poll() is not None:
+        result.wrong.append(f"the engine of host {name} ended: {_last_words(engine)}")
+        return
+    result.processes += [_process(name, usage) for usage in engine.processes()]
+    result.show[name] = engine.wg("show", INTERFACE)
+    report = uapi_client.parse_engine(INTERFACE, engine.uapi("get_engine=1\n\n"))
+    result.aead = report["aead"]
+    result.counters[name] = report["counters"]
+    for cause in FOREIGN:
+        if report["counters"].get(cause):
+            result.wrong.append(f"host {name}: {report['counters'][cause]} x {cause}")
+    for process in report["processes"]:
+        if process["incarnation"] > 1:
+            result.wrong.append(f"host {name}: {process['role']} {process['number']} had to be restarted")
+
+
+def _process(host: str, usage: Usage) -> ProcessResult:
+    try:
+        title = Path(f"/proc/{usage.pid}/cmdline").read_bytes().split(b"\0\0")[0]
+        name = title.replace(b"\0", b" ").decode(errors="replace").strip() or usage.name
+    except OSError:
+        name = usage.name
+    return ProcessResult(host, name, usage.pid, usage.cpu_seconds, usage.pss_bytes)
+
+
+def _stop(result: Result, engine: Engine) -> None:
+    """Ask an engine to end; nothing of it may be left in its host."""
+    name = engine.host.name
+    code = engine.stop()
+    if code:
+        result.wrong.append(f"the engine of host {name} ended with exit code {code}: {_last_words(engine)}")
+    left = [usage.name for usage in engine.processes()]
+    for directory in ("run/wireguard", "dev/shm"):
+        with contextlib.suppress(FileNotFoundError):
+            left += [f"/{directory}/{path.name}" for path in (engine.host.root / directory).iterdir()]
+    if left:
+        result.wrong.append(f"the engine of host {name} left behind: {', '.join(left)}")
+
+
+def _last_words(engine: Engine) -> str:
+    return " / ".join(engine.process.output().strip().splitlines()[-3:]) or "(nothing)"
+
+
+# --- the table ----------------------------------------------------------------------------------
+
+
+def _print(result: Result) -> None:
+    from rich.console import Console
+
+    from plait.engine_view import mebibytes, table
+
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 100)
+
+    tunnel = table("Tunnel", ("measured", "path"), ("min", "avg", "p99", "answers", ""))
+    tunnel.add_row("handshake", "a -> b", "", f"{result.handshake_ms:.2f} ms")
+    for ping in result.pings:
+        times = (f"{value:.3f} ms" for value in (ping.min_ms, ping.avg_ms, ping.p99_ms))
+        tunnel.add_row(f"ping {ping.address}", ping.path, *times, f"{ping.received}/{ping.sent}")
+    console.print(tunnel)
+
+    streams = table("TCP", ("path",), ("Gbit/s", "MB", "retransmits", "engines' CPU s/GB"))
+    for stream in result.streams:
+        streams.add_row(
+            stream.path,
+            f"{stream.gbit_per_second:.2f}",
+            f"{stream.bytes / 1e6:.0f}",
+            str(stream.retransmits),
+            f"{stream.cpu_s_per_gb:.2f}",
+        )
+    console.print(streams)
+
+    packets = table(f"Packets, and drops by cause (AEAD: {result.aead})", ("what",), tuple(result.counters))
+    for cause in next(iter(result.counters.values()), {}):
+        row = [counters.get(cause, 0) for counters in result.counters.values()]
+        if any(row):
+            packets.add_row(cause.replace("_", " "), *map(str, row))
+    console.print(packets)
+
+    processes = table("Processes", ("host", "process"), ("pid", "CPU s", "PSS MiB"))
+    for process in result.processes:
+        processes.add_row(
+            process.host,
+            process.name,
+            str(process.pid),
+            f"{process.cpu_seconds:.2f}",
+            mebibytes(process.pss_bytes),
+        )
+    console.print(processes)
+    for name, text in result.show.items():
+        console.print(f"[bold]host {name}: wg show {INTERFACE}[/bold]")
+        console.print(text, markup=False, soft_wrap=True)
