@@ -1,0 +1,257 @@
+"""`plait doctor`: what the engine needs of this host, looked at without changing it, each lack with its mend."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+import resource
+import shutil
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+CAP_NET_ADMIN = 12  # linux/capability.h
+CAP_SYS_ADMIN = 21
+SO_RCVBUFFORCE = 33  # asm-generic/socket.h
+UDP_SEGMENT = 103  # linux/udp.h
+UDP_GRO = 104
+KERNEL_LEAST = (5, 6)
+SOCKET_BUFFER = 4 << 20  # what workers/sockets.py asks for
+FILES_LEAST = 1024
+STATES = {"ok": "ok", "advice": "advice", "missing": "MISSING"}
+
+State = Literal["ok", "advice", "missing"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing looked at. mend is empty when it is ok; only `missing` keeps the engine from running."""
+
+    name: str
+    state: State
+    found: str
+    mend: str = ""
+
+
+def run(*, as_json: bool) -> int:
+    """Print all findings on stdout. 1 when something required is missing, else 0."""
+    findings = list(examine())
+    if as_json:
+        json.dump([asdict(finding) for finding in findings], sys.stdout, indent=2)
+        sys.stdout.write("\n")
+    else:
+        width = max(len(finding.name) for finding in findings)
+        for finding in findings:
+            print(f"{STATES[finding.state]:7}  {finding.name:{width}}  {finding.found}")
+            if finding.mend:
+                print(f"{'':7}  {'':{width}}  mend: {finding.mend}")
+    return int(any(finding.state == "missing" for finding in findings))
+
+
+def examine() -> Iterator[Finding]:
+    """Every finding, what is required first."""
+    for look in (
+        build, kernel, tun_device, privilege, shared_memory, udp_sockets, socket_directory, open_files,
+        ipv6, udp_offloads, cores, aead, socket_buffers, lab_privilege,
+    ):  # fmt: skip
+        yield look()
+    yield from programs()
+
+
+def _finding(name: str, ok: bool, otherwise: State, found: str, mend: str) -> Finding:
+    return Finding(name, "ok" if ok else otherwise, found, "" if ok else mend)
+
+
+def build() -> Finding:
+    """The C parts can be loaded."""
+    try:
+        import workers._workers
+    except ImportError as error:
+        return Finding("build", "missing", f"the C parts do not load: {error}", "scripts/setup builds them anew")
+    path = Path(str(workers._workers.__file__))
+    return Finding("build", "ok", f"{path.name}, Python {platform.python_version()}")
+
+
+def kernel() -> Finding:
+    """A kernel with the calls that the engine makes."""
+    system, release = platform.system(), platform.release()
+    numbers = tuple(int(part) for part in re.findall(r"\d+", release)[:2])
+    least = ".".join(map(str, KERNEL_LEAST))
+    ok = system == "Linux" and numbers >= KERNEL_LEAST
+    return _finding("kernel", ok, "missing", f"{system} {release}", f"run Linux {least} or later")
+
+
+def tun_device(path: Path = Path("/dev/net/tun")) -> Finding:
+    """The TUN driver's device can be opened."""
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_CLOEXEC))
+    except FileNotFoundError:
+        mend = "modprobe tun; in a container, pass the device in (docker run --device /dev/net/tun)"
+        return Finding("TUN", "missing", f"there is no {path}", mend)
+    except OSError as error:
+        mend = f"run as root; or check that the tun module fits the kernel: ls -l {path}; modprobe tun"
+        return Finding("TUN", "missing", f"{path}: {error.strerror}", mend)
+    return Finding("TUN", "ok", f"{path} opens")
+
+
+def has_capability(number: int, status: str | None = None) -> bool:
+    """Whether this process has a capability now. status: text of /proc/self/status."""
+    text = Path("/proc/self/status").read_text() if status is None else status
+    effective = next((line for line in text.splitlines() if line.startswith("CapEff:")), "CapEff: 0")
+    return bool(int(effective.split()[1], 16) >> number & 1)
+
+
+def privilege() -> Finding:
+    """The right to make interfaces."""
+    ok = has_capability(CAP_NET_ADMIN)
+    found = "CAP_NET_ADMIN is there" if ok else f"no CAP_NET_ADMIN for user {os.geteuid()}"
+    mend = "run as root (sudo); in a container, add the capability (docker run --cap-add NET_ADMIN)"
+    return _finding("privilege", ok, "missing", found, mend)
+
+
+def lab_privilege() -> Finding:
+    """The right to make namespaces and mounts."""
+    ok = has_capability(CAP_SYS_ADMIN)
+    found = "CAP_SYS_ADMIN is there" if ok else "no CAP_SYS_ADMIN: no namespaces for plait demo and the tests"
+    return _finding("namespaces", ok, "advice", found, "run the demo as root, in a privileged container or on a host")
+
+
+def needed_memory() -> int:
+    """Bytes of /dev/shm that an engine with this host's default settings takes at its start."""
+    from workers.settings import geometry, load
+
+    plan = geometry(load("doctor", environment={}))
+    packets = plan["small_slots"] * 2048 + plan["train_slots"] * (68 << 10) + plan["nodes_a_pool"] * 68
+    return 2 * plan["max_receivers"] * packets
+
+
+def shared_memory(path: Path = Path("/dev/shm")) -> Finding:
+    """Room for the packets of one engine."""
+    try:
+        room = os.statvfs(path)
+    except OSError as error:
+        mend = f"mount -t tmpfs -o mode=1777,size=50% tmpfs {path}"
+        return Finding("shared memory", "missing", f"{path}: {error.strerror}", mend)
+    free = room.f_bavail * room.f_frsize
+    need = needed_memory()
+    found = f"{path} has {free >> 20} MiB free, an engine takes {need >> 20} MiB at its start"
+    mend = (
+        f"mount -o remount,size={(need >> 19) + 64}m {path} (docker run --shm-size), or set fewer slots "
+        "or receivers in /etc/plait/IFACE.toml"
+    )
+    return _finding("shared memory", free > need, "missing", found, mend)
+
+
+def udp_sockets() -> Finding:
+    """UDP over IPv4."""
+    try:
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM).close()
+    except OSError as error:
+        return Finding("UDP", "missing", f"no IPv4 socket: {error.strerror}", "run a kernel with CONFIG_INET")
+    return Finding("UDP", "ok", "IPv4 sockets open")
+
+
+def socket_directory(path: Path = Path("/var/run/wireguard")) -> Finding:
+    """A place for the configuration socket."""
+    nearest = next(place for place in (path, *path.parents) if place.exists())
+    ok = os.access(nearest, os.W_OK | os.X_OK)
+    found = f"{path} {'is there' if nearest == path else 'can be made'}" if ok else f"{nearest} is not writable"
+    return _finding("UAPI socket", ok, "missing", found, "run as root, with a writable /var/run")
+
+
+def open_files() -> Finding:
+    """Descriptors for queues, sockets and bells."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    ok = soft == resource.RLIM_INFINITY or soft >= FILES_LEAST
+    return _finding("open files", ok, "advice", f"{soft} for a process", f"ulimit -n {FILES_LEAST}")
+
+
+def ipv6() -> Finding:
+    """IPv6, outside and inside of tunnels."""
+    off = Path("/proc/sys/net/ipv6/conf/all/disable_ipv6")
+    if not off.exists():
+        mend = "boot without ipv6.disable=1, with the ipv6 module; IPv4 works without"
+        return Finding("IPv6", "advice", "this kernel runs without it", mend)
+    ok = off.read_text().strip() == "0"
+    found = "there" if ok else "disabled on all interfaces"
+    return _finding("IPv6", ok, "advice", found, "sysctl net.ipv6.conf.all.disable_ipv6=0")
+
+
+def udp_offloads() -> Finding:
+    """Trains of datagrams in one call, both ways."""
+    lacks = []
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        for name, option in (("UDP_SEGMENT (GSO)", UDP_SEGMENT), ("UDP_GRO", UDP_GRO)):
+            try:
+                sock.setsockopt(socket.IPPROTO_UDP, option, 1)
+            except OSError:
+                lacks.append(name)
+    found = f"no {' and no '.join(lacks)}: each packet costs a system call" if lacks else "GSO and GRO"
+    return _finding("UDP offloads", not lacks, "advice", found, "run Linux 5.0 or later")
+
+
+def cores() -> Finding:
+    """Cores to spread the processes over."""
+    count = len(os.sched_getaffinity(0))
+    found = f"{count} for this process, of {os.cpu_count()}"
+    mend = "one works; a second lets receivers and consumers run side by side (taskset, cpuset)"
+    return _finding("cores", count >= 2, "advice", found, mend)
+
+
+def aead(cpuinfo: Path = Path("/proc/cpuinfo")) -> Finding:
+    """Which provider seals and opens packets."""
+    try:
+        from workers._workers import ffi, lib
+    except ImportError:
+        return Finding("AEAD", "missing", "the C parts do not load", "see `build` above")
+    chosen = lib.aead_new(-1)
+    if chosen == ffi.NULL:
+        return Finding("AEAD", "missing", "no provider works", "apt-get install libssl3; then scripts/setup")
+    try:
+        name = str(ffi.string(lib.aead_name(chosen)).decode())
+        fast = lib.aead_which(chosen) == lib.AEAD_IPSEC_MB
+    finally:
+        lib.aead_free(chosen)
+    if fast:
+        return Finding("AEAD", "ok", name)
+    if "avx512f" not in cpuinfo.read_text().split():
+        return Finding("AEAD", "ok", f"{name}; this CPU has no AVX-512, which libipsec-mb would want")
+    mend = "apt-get install libipsec-mb-dev; rm .venv/setup.stamp; scripts/setup"
+    return Finding("AEAD", "advice", f"{name}, at about half the speed of libipsec-mb here", mend)
+
+
+def socket_buffers() -> Finding:
+    """Room for bursts of datagrams."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, SOCKET_BUFFER)
+        except OSError:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SOCKET_BUFFER)
+        size = sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) // 2  # the kernel tells twice the size
+    found = f"{size >> 10} KiB of {SOCKET_BUFFER >> 10} KiB wanted"
+    mend = f"sysctl net.core.rmem_max={SOCKET_BUFFER} net.core.wmem_max={SOCKET_BUFFER}, or run as root"
+    return _finding("socket buffers", size >= SOCKET_BUFFER, "advice", found, mend)
+
+
+PROGRAMS = (
+    ("ip", "iproute2", "plait up, plait demo"),
+    ("wg", "wireguard-tools", "configuring interfaces"),
+    ("nft", "nftables", "default routes of plait up"),
+    ("resolvconf", "openresolv", "DNS lines of plait up"),
+    ("ping", "iputils-ping", "plait demo"),
+    ("iperf3", "iperf3", "plait demo"),
+)
+
+
+def programs(which: Callable[..., str | None] = shutil.which) -> Iterator[Finding]:
+    """Programs of others that parts of Plait run."""
+    path = os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin"
+    for name, package, purpose in PROGRAMS:
+        place = which(name, path=path)
+        found = place or f"not installed; it is for {purpose}"
+        yield _finding(name, place is not None, "advice", found, f"apt-get install {package}")

@@ -1,0 +1,193 @@
+"""`plait up` and `plait down`: a wg-quick(8) file becomes an interface, and goes again.
+
+What wg-quick does with the kernel's module is done with plaitd: engine, keys and peers, addresses, MTU,
+DNS, routes, hooks, in that order. Each step that changes the host says so on stderr ("[#] ...") and leaves
+behind how to undo it; when a step fails, those before it are undone, the latest first. (Hooks are
+commands of the user's: what they did is theirs to undo.)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+from engine import conf as wgconf
+from engine import uapi
+from plait import uapi_client
+from plait.failure import Failure
+from plait.programs import complaints, ip_json, run_command, undo_command
+from plait.quick_file import Conf, read, save
+from plait.routes import add_routes, mtu_of, remove_firewall, remove_rules
+
+START_TIMEOUT = 60.0  # seconds for plaitd to listen, and to end
+RESOLVE_WAITS = (1.0, 1.2, 1.5, 2.0, 2.5, 3.0)  # seconds between tries while no name server answers
+
+
+
+def up(config: str) -> None:
+    """Set up the interface of a wg-quick file. Failure when anything fails; the host is then as before."""
+    name, path, conf = read(config)
+    _need_root("up", config)
+    if ip_json("link", "show", "dev", name):
+        mend = f"Take it down first: plait down {config}"
+        raise Failure(f"{name} cannot be set up", "it already exists", mend)
+    if conf.interface.dns and not shutil.which("resolvconf"):
+        raise Failure(
+            f"the DNS lines of {path} cannot be applied",
+            "resolvconf is not installed",
+            "Install it (apt-get install openresolv), or take these lines out of the file.",
+        )
+    operation = wgconf.to_set(conf, resolve)
+    with _interruptible(), ExitStack() as undo:
+        _run_hooks(name, conf.interface.pre_up)
+        _start_engine(name)
+        undo.callback(_undo_engine, name)
+        print(f"[#] configure {name}: {len(conf.peers)} peers", file=sys.stderr)
+        uapi_client.change(name, uapi.format_set(operation))
+        for address in conf.interface.addresses:
+            family = "-4" if address.bits == 32 else "-6"
+            run_command("ip", family, "address", "add", str(address), "dev", name)
+        device = uapi_client.get(name)
+        mtu = conf.interface.mtu or mtu_of(device)
+        run_command("ip", "link", "set", "mtu", str(mtu), "up", "dev", name)
+        _set_dns(name, conf, undo)
+        add_routes(device, conf.interface.table, undo)
+        _run_hooks(name, conf.interface.post_up)
+        undo.pop_all()
+
+
+def down(config: str) -> None:
+    """Take down the interface of a wg-quick file, and all that `up` did."""
+    name, path, conf = read(config)
+    _need_root("down", config)
+    if not uapi_client.is_live(name):
+        raise Failure(
+            f"{name} cannot be taken down", "no engine listens for it", "Is it up at all? See `plait show`."
+        )
+    with _interruptible():
+        _run_hooks(name, conf.interface.pre_down)
+        device = uapi_client.get(name)
+        if conf.interface.save_config:
+            save(device, path, conf)
+        if conf.interface.dns:
+            with complaints():
+                run_command("resolvconf", "-d", _resolvconf_name(name), "-f")
+        remove_firewall(name)
+        remove_rules(device, conf.interface.table)
+        _stop_engine(name)
+        _run_hooks(name, conf.interface.post_down)
+
+
+def resolve(host: wgconf.Host) -> uapi.Endpoint:
+    """The first address of an endpoint's name. Asks again for a while when its server does not answer."""
+    for wait in (*RESOLVE_WAITS, None):
+        try:
+            answers = socket.getaddrinfo(host.host, host.port, type=socket.SOCK_DGRAM)
+            family, _, _, _, place = answers[0]
+            return uapi.Endpoint(socket.inet_pton(family, str(place[0]).partition("%")[0]), host.port)
+        except OSError as error:
+            if wait is None or (isinstance(error, socket.gaierror) and error.errno != socket.EAI_AGAIN):
+                mend = "Correct the name, or write its address."
+                raise Failure(f"the endpoint {host} has no address", str(error), mend) from error
+            print(f"{host}: {error}; trying again in {wait} s", file=sys.stderr)
+            time.sleep(wait)
+    raise AssertionError("not reached")
+
+
+# --- steps --------------------------------------------------------------------------------------
+
+
+def engine_command() -> str:
+    """The program that is started with the interface's name: wg-quick's variable, else plaitd beside us."""
+    named = os.environ.get("WG_QUICK_USERSPACE_IMPLEMENTATION")
+    beside = Path(sys.executable).parent / "plaitd"
+    return named or (str(beside) if beside.exists() else "plaitd")
+
+
+def _start_engine(name: str) -> None:
+    program = engine_command()
+    try:
+        run_command(program, name, timeout=START_TIMEOUT)
+    except FileNotFoundError as error:
+        mend = "Install Plait whole (scripts/setup), so that plaitd stands beside plait."
+        raise Failure(f"{name} has no engine", f"there is no program {program}", mend) from error
+
+
+def _stop_engine(name: str) -> None:
+    """Delete the link, which ends its engine, and wait until the engine is gone with its socket."""
+    run_command("ip", "link", "delete", "dev", name)
+    deadline = time.monotonic() + START_TIMEOUT
+    while uapi_client.is_live(name):
+        if time.monotonic() > deadline:
+            why = f"it still listens {START_TIMEOUT:.0f} s after its interface was deleted"
+            raise Failure(f"the engine of {name} does not end", why, "Look at its log, and kill it.")
+        time.sleep(0.02)
+
+
+def _undo_engine(name: str) -> None:
+    with complaints():
+        _stop_engine(name)
+
+
+def _set_dns(name: str, conf: Conf, undo: ExitStack) -> None:
+    if not conf.interface.dns:
+        return
+    lines = [f"nameserver {server}" for server in conf.interface.dns]
+    if conf.interface.dns_search:
+        lines.append(f"search {' '.join(conf.interface.dns_search)}")
+    undo.callback(undo_command, "resolvconf", "-d", _resolvconf_name(name), "-f")
+    run_command("resolvconf", "-a", _resolvconf_name(name), "-m", "0", "-x", text="\n".join(lines) + "\n")
+
+
+def _resolvconf_name(name: str) -> str:
+    """Debian's old resolvconf orders servers by interface patterns; a prefix found there puts ours first."""
+    with contextlib.suppress(OSError):
+        for line in Path("/etc/resolvconf/interface-order").read_text().splitlines():
+            if match := re.fullmatch(r"([A-Za-z0-9-]+)\*", line.strip()):
+                return f"{match[1]}.{name}"
+    return name
+
+
+def _run_hooks(name: str, hooks: Sequence[str]) -> None:
+    """Run commands of the file by bash, %i being the interface. Failure at the first that fails."""
+    for hook in hooks:
+        command = hook.replace("%i", name)
+        print(f"[#] {command}", file=sys.stderr, flush=True)
+        code = subprocess.run(["bash", "-e", "-o", "pipefail", "-c", command], check=False).returncode
+        if code:
+            mend = "Mend it or take it out of the file."
+            raise Failure(f"the hook `{command}` failed", f"exit code {code}", mend)
+
+
+def _need_root(verb: str, config: str) -> None:
+    if os.geteuid() != 0:
+        why = "interfaces, addresses and routes are root's"
+        raise Failure(f"{config} cannot be taken {verb}", why, f"Run: sudo plait {verb} {config}")
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """SIGTERM and SIGHUP end a half-done `up` as Ctrl-C does: by an exception, so that it is undone."""
+
+    def stop(number: int, frame: FrameType | None) -> NoReturn:
+        raise SystemExit(128 + number)
+
+    numbers = (signal.SIGTERM, signal.SIGHUP)
+    before = [signal.signal(number, stop) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)

@@ -1,0 +1,158 @@
+"""MTU, routes, rules and firewall of an interface, as wg-quick(8) chooses them.
+
+A default route (an allowed IP of length 0) must not swallow the engine's own datagrams. As
+wg-quick does it: they carry a mark, the default route stands in a table of its own, a rule sends
+there what is not marked, and another lets the main table's routes, its default excepted, go
+first. Firewall rules refuse packets to the tunnel's addresses from other interfaces and keep the mark
+with the connection, so that answers pass a strict reverse path filter.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+from engine import uapi
+from plait import uapi_client
+from plait.programs import ip_json, run_command, undo_command
+from plait.uapi_client import Device
+
+FIRST_TABLE = 51820  # wg-quick's: routing table and mark of a default route, the next free one
+OVERHEAD = 80  # IPv6 40, UDP 8, data message 32: the most that a packet grows by
+ETHERNET_MTU = 1500
+SRC_VALID_MARK = Path("/proc/sys/net/ipv4/conf/all/src_valid_mark")
+
+IpFamily = str  # "-4" or "-6"
+
+
+def mtu_of(device: Device) -> int:
+    """wg-quick's choice: the largest MTU on the way to a peer, else of the default route, else Ethernet's,
+    less what a packet grows by."""
+    hosts = [peer.endpoint.rpartition(":")[0].strip("[]") for peer in device.peers if peer.endpoint]
+    mtus = [_route_mtu("get", host) for host in hosts]
+    mtu = max(mtus, default=0) or _route_mtu("show", "default") or ETHERNET_MTU
+    return mtu - OVERHEAD
+
+
+def _route_mtu(*arguments: str) -> int:
+    """The MTU of the first route that ip tells, its own or its device's; 0 for no route."""
+    for route in ip_json("route", *arguments)[:1]:
+        for metric in route.get("metrics", ()):
+            if "mtu" in metric:
+                return int(metric["mtu"])
+        for link in ip_json("link", "show", "dev", route.get("dev", "lo")):
+            return int(link["mtu"])
+    return 0
+
+
+def add_routes(device: Device, table: str, undo: ExitStack) -> None:
+    """A route for each allowed IP, the longest prefixes first."""
+    if table == "off":
+        return
+    prefixes = [prefix for peer in device.peers for prefix in peer.allowed_ips]
+    for prefix in sorted(prefixes, key=lambda prefix: -int(prefix.rpartition("/")[2])):
+        family = _family(prefix)
+        if table != "auto":
+            run_command("ip", family, "route", "add", prefix, "dev", device.name, "table", table)
+        elif prefix.endswith("/0"):
+            _add_default(device, prefix, undo)
+        elif not ip_json(family, "route", "show", "dev", device.name, "match", prefix):
+            run_command("ip", family, "route", "add", prefix, "dev", device.name)
+
+
+def _add_default(device: Device, prefix: str, undo: ExitStack) -> None:
+    name, family = device.name, _family(prefix)
+    if not device.fwmark:
+        device.fwmark = _free_table()
+        print(f"[#] configure {name}: fwmark {device.fwmark}", file=sys.stderr)
+        uapi_client.change(name, uapi.format_set(uapi.Set(fwmark=device.fwmark)))
+    table = str(device.fwmark)
+    run_command("ip", family, "route", "add", prefix, "dev", name, "table", table)
+    for rule in (["not", "fwmark", table, "table", table], ["table", "main", "suppress_prefixlength", "0"]):
+        run_command("ip", family, "rule", "add", *rule)
+        undo.callback(undo_command, "ip", family, "rule", "delete", *rule)
+    if family == "-4":
+        before = SRC_VALID_MARK.read_text()
+        undo.callback(SRC_VALID_MARK.write_text, before)
+        print("[#] sysctl net.ipv4.conf.all.src_valid_mark=1", file=sys.stderr)
+        SRC_VALID_MARK.write_text("1\n")
+    if shutil.which("nft"):
+        run_command("nft", "-f", "-", text=firewall(name, family, addresses(name, family), device.fwmark))
+        undo.callback(remove_firewall, name, family)
+    else:
+        print(
+            f"Warning: nft is missing, so packets to {name}'s addresses from other interfaces are not "
+            "refused, and a strict reverse path filter may drop answers. Mend it: apt-get install nftables",
+            file=sys.stderr,
+        )
+
+
+def firewall(name: str, family: IpFamily, addresses: Sequence[str], mark: int) -> str:
+    """The table, in nft's language. It bears wg-quick's name for it, so that either takes it down."""
+    ip = "ip" if family == "-4" else "ip6"
+    refused = "\n".join(
+        f'    iifname != "{name}" {ip} daddr {address} fib saddr type != local drop' for address in addresses
+    )
+    return f"""\
+table {ip} wg-quick-{name} {{
+  chain preraw {{
+    type filter hook prerouting priority -300; policy accept;
+{refused}
+  }}
+  chain premangle {{
+    type filter hook prerouting priority -150; policy accept;
+    meta l4proto udp meta mark set ct mark
+  }}
+  chain postmangle {{
+    type filter hook postrouting priority -150; policy accept;
+    meta l4proto udp meta mark {mark} ct mark set meta mark
+  }}
+}}
+"""
+
+
+def remove_firewall(name: str, *families: IpFamily) -> None:
+    """Delete the tables of the interface that exist."""
+    if not shutil.which("nft"):
+        return
+    tables = subprocess.run(["nft", "list", "tables"], capture_output=True, text=True, check=False).stdout
+    for family in families or ("-4", "-6"):
+        ip = "ip" if family == "-4" else "ip6"
+        if f"table {ip} wg-quick-{name}" in tables.splitlines():
+            undo_command("nft", "delete", "table", ip, f"wg-quick-{name}")
+
+
+def remove_rules(device: Device, table: str) -> None:
+    """The rules of a default route: those that name its table, and as many of the companion."""
+    if table != "auto" or not device.fwmark:
+        return
+    prefixes = [prefix for peer in device.peers for prefix in peer.allowed_ips]
+    defaults = {_family(prefix) for prefix in prefixes if prefix.endswith("/0")}
+    for family in ("-4", "-6"):
+        if family not in defaults:
+            continue
+        for rule in ip_json(family, "rule", "show"):
+            if rule.get("table") == str(device.fwmark):
+                undo_command("ip", family, "rule", "delete", "table", str(device.fwmark))
+                undo_command("ip", family, "rule", "delete", "table", "main", "suppress_prefixlength", "0")
+
+
+def _free_table() -> int:
+    """The first routing table from wg-quick's on that is empty in both families."""
+    table = FIRST_TABLE
+    while any(ip_json(family, "route", "show", "table", str(table)) for family in ("-4", "-6")):
+        table += 1
+    return table
+
+
+def addresses(name: str, family: IpFamily) -> list[str]:
+    links = ip_json(family, "address", "show", "dev", name)
+    return [entry["local"] for link in links for entry in link.get("addr_info", ())]
+
+
+def _family(prefix: str) -> IpFamily:
+    return "-6" if ":" in prefix else "-4"
