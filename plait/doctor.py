@@ -1,4 +1,4 @@
-"""`plait doctor`: what the engine needs of this host, looked at without changing it, each lack with its mend."""
+"""`plait doctor`: what the engine needs of this host, and the mend of each lack. It changes nothing."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def build() -> Finding:
     try:
         import workers._workers
     except ImportError as error:
-        return Finding("build", "missing", f"the C parts do not load: {error}", "scripts/setup builds them anew")
+        return Finding("build", "missing", f"the C parts do not load: {error}", "run scripts/setup")
     path = Path(str(workers._workers.__file__))
     return Finding("build", "ok", f"{path.name}, Python {platform.python_version()}")
 
@@ -117,8 +117,8 @@ def privilege() -> Finding:
 def lab_privilege() -> Finding:
     """The right to make namespaces and mounts."""
     ok = has_capability(CAP_SYS_ADMIN)
-    found = "CAP_SYS_ADMIN is there" if ok else "no CAP_SYS_ADMIN: no namespaces for plait demo and the tests"
-    return _finding("namespaces", ok, "advice", found, "run the demo as root, in a privileged container or on a host")
+    found = "CAP_SYS_ADMIN is there" if ok else "no CAP_SYS_ADMIN, which plait demo and the tests want"
+    return _finding("namespaces", ok, "advice", found, "run as root, on a host or in a privileged container")
 
 
 def needed_memory() -> int:
@@ -160,7 +160,9 @@ def socket_directory(path: Path = Path("/var/run/wireguard")) -> Finding:
     """A place for the configuration socket."""
     nearest = next(place for place in (path, *path.parents) if place.exists())
     ok = os.access(nearest, os.W_OK | os.X_OK)
-    found = f"{path} {'is there' if nearest == path else 'can be made'}" if ok else f"{nearest} is not writable"
+    found = f"{path} {'is there' if nearest == path else 'can be made'}"
+    if not ok:
+        found = f"{nearest} is not writable"
     return _finding("UAPI socket", ok, "missing", found, "run as root, with a writable /var/run")
 
 

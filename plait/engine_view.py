@@ -59,7 +59,7 @@ def table(title: str, left: tuple[str, ...], right: tuple[str, ...]) -> Table:
     from rich import box
     from rich.table import Table
 
-    made = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    made = Table(min_width=len(title), title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
     for name in left:
         made.add_column(name, no_wrap=True)
     for name in right:

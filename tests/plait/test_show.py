@@ -1,0 +1,188 @@
+"""`plait show`: the oracle is `wg show`, asked about the same answers.
+
+A small server plays the engine, in a host of the lab: any device that the protocol can tell of
+can be shown that way, without bringing it about.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import random
+import sys
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from plait import show, uapi_client
+from plait.lab import WIREGUARD_GO, Host, Lab, Peer, keypair, preshared_key
+
+DEVICES = 60
+
+# Answers each connection to /run/wireguard/NAME.sock with what the file NAME says.
+SERVER = """
+import os, selectors, socket, sys
+os.makedirs("/run/wireguard", exist_ok=True)
+waiting = selectors.DefaultSelector()
+for name in os.listdir("/run/devices"):
+    sock = socket.socket(socket.AF_UNIX)
+    sock.bind(f"/run/wireguard/{name}.sock")
+    sock.listen(16)
+    waiting.register(sock, selectors.EVENT_READ, name)
+print("ready", flush=True)
+while True:
+    for key, _ in waiting.select():
+        client, _ = key.fileobj.accept()
+        if client.recv(4096):  # wg connects once more, only to see whether somebody is there
+            client.sendall(open("/run/devices/" + key.data, "rb").read())
+        client.close()
+"""
+
+
+def make_device(chance: random.Random, now: int) -> str:
+    """A get answer with everything that may or may not be there."""
+
+    def maybe(line: str) -> str:
+        return line + "\n" if chance.random() < 0.7 else ""
+
+    text = maybe(f"private_key={chance.randbytes(32).hex()}")
+    text += maybe(f"listen_port={chance.randint(1, 65535)}") + maybe(f"fwmark={chance.getrandbits(32) | 1}")
+    for _ in range(chance.choice([0, 1, 1, 2, 5])):
+        ago = chance.choice([0, 1, 59, 60, 61, 3599, 3600, 86399, 86400, 31535999, 31536000, 1 << 29])
+        # Two digits after the point say little about large numbers; so choose around every border.
+        sizes = [chance.choice([0, 1, 1023, 1024, 1536, 1 << 20, (1 << 30) - 1, 1 << 30, 1 << 40, 1 << 50])
+                 for _ in range(2)]
+        text += f"public_key={chance.randbytes(32).hex()}\n"
+        text += f"preshared_key={chance.choice([bytes(32), chance.randbytes(32)]).hex()}\n"
+        text += maybe(f"endpoint={chance.choice(['192.0.2.1:1', '[2001:db8::1]:65535', '[fe80::1]:7'])}")
+        text += f"last_handshake_time_sec={chance.choice([0, now - ago])}\nlast_handshake_time_nsec={ago}\n"
+        text += f"tx_bytes={sizes[0]}\nrx_bytes={sizes[1]}\n"
+        text += f"persistent_keepalive_interval={chance.choice([0, 1, 25, 60, 61, 3600, 65535])}\n"
+        ips = ["0.0.0.0/0", "10.1.2.0/24", "::/0", "2001:db8::/32", "fd00::1/128"]
+        text += "".join(f"allowed_ip={ip}\n" for ip in chance.sample(ips, chance.randint(0, 4)))
+        text += "protocol_version=1\n"
+    return text + "errno=0\n\n"
+
+
+@pytest.fixture(scope="module")
+def served() -> Iterator[tuple[Host, dict[str, str]]]:
+    """A host with interfaces d0, d1, … and what each answers."""
+    chance = random.Random(20261123)
+    now = int(time.time())
+    texts = {f"d{number}": make_device(chance, now) for number in range(DEVICES)}
+    with Lab() as lab:
+        host = lab.host("a")
+        (host.root / "run/devices").mkdir()
+        for name, text in texts.items():
+            (host.root / "run/devices" / name).write_text(text)
+        server = host.popen([sys.executable, "-c", SERVER])
+        deadline = time.monotonic() + 20
+        while "ready" not in server.output():
+            assert time.monotonic() < deadline and server.poll() is None, server.output()
+            time.sleep(0.01)
+        yield host, texts
+
+
+def wg_and_ours(host: Host, name: str, text: str, *, coloured: bool) -> tuple[str, str]:
+    """`wg show` and our text of the same moment: seconds pass, so wg is asked before and after."""
+    device = uapi_client.parse(name, text)
+    environment = {"WG_COLOR_MODE": "always" if coloured else "never"}
+    for _ in range(5):
+        before = host.run(["wg", "show", name], environment=environment).stdout
+        ours = show.pretty(device, time.time(), coloured=coloured)
+        if before == host.run(["wg", "show", name], environment=environment).stdout:
+            break
+    return before, ours
+
+
+@pytest.mark.network
+@pytest.mark.parametrize("coloured", [False, True])
+def test_interfaces_look_as_wg_shows_them(served: tuple[Host, dict[str, str]], coloured: bool) -> None:
+    host, texts = served
+    for name, text in list(texts.items())[coloured::2]:
+        theirs, ours = wg_and_ours(host, name, text, coloured=coloured)
+        assert ours == theirs, text
+
+
+@pytest.mark.network
+@pytest.mark.parametrize("field", [
+    "public-key", "private-key", "listen-port", "fwmark", "peers", "preshared-keys", "endpoints",
+    "allowed-ips", "latest-handshakes", "transfer", "persistent-keepalive", "dump",
+])  # fmt: skip
+def test_fields_are_as_wg_prints_them(
+    served: tuple[Host, dict[str, str]], field: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host, texts = served
+    for name, text in list(texts.items())[:20]:
+        device = uapi_client.parse(name, text)
+        monkeypatch.setattr(uapi_client, "get", lambda name, device=device: device)
+        with contextlib.redirect_stdout(io.StringIO()) as out:
+            show.run(name, field, engine=False, as_json=False)
+        assert out.getvalue() == host.run(["wg", "show", name, field]).stdout
+
+
+@pytest.mark.network
+def test_the_command_in_a_host_with_two_engines() -> None:
+    with Lab() as lab:
+        a, b = lab.add_hosts(["a", "b"])
+        cable = lab.link(a, b)
+        (private_a, public_a), (private_b, public_b) = keypair(), keypair()
+        psk = preshared_key()
+        one, two = (host.engine("wg0", WIREGUARD_GO) for host in (a, b))
+        two.configure(private_b, [Peer(public_a, ["10.7.0.1/32"], preshared_key=psk)], ["10.7.0.2/24"], 5182)
+        peer = Peer(public_b, ["10.7.0.2/32"], cable.endpoint(b, 5182), psk, 25)
+        one.configure(private_a, [peer], ["10.7.0.1/24"])
+        a.engine("wg1", WIREGUARD_GO)
+        assert a.ping("10.7.0.2", 3).received == 3
+
+        assert a.run(["plait", "show", "interfaces"]).stdout == "wg0 wg1\n"
+        for arguments in (["show"], ["show", "wg0"], ["show", "wg1"], ["show", "all"]):
+            for _ in range(5):
+                before = a.run(["wg", *arguments]).stdout
+                ours = a.run(["plait", *arguments]).stdout
+                if before == a.run(["wg", *arguments]).stdout:
+                    break
+            assert sorted(ours.strip().split("\n\n")) == sorted(before.strip().split("\n\n"))
+            assert "latest handshake" in ours or arguments == ["show", "wg1"]
+        dump = a.run(["plait", "show", "all", "dump"]).stdout
+        assert sorted(dump.splitlines()) == sorted(a.run(["wg", "show", "all", "dump"]).stdout.splitlines())
+
+        (told,) = json.loads(a.run(["plait", "show", "--json", "wg0"]).stdout)
+        assert told["peers"][0]["public_key"] == public_b
+        assert private_a not in json.dumps(told) and psk not in json.dumps(told)
+
+        absent = a.run(["plait", "show", "wg7"], check=False)
+        assert absent.returncode == 1 and "plaitd wg7" in absent.stderr
+        other = a.run(["plait", "show", "--engine", "wg0"], check=False)
+        assert other.returncode == 1 and other.stderr.startswith("plait: wg0 ")
+
+
+def test_colours_are_for_terminals_that_want_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    for mode, no_color, terminal, wanted in (
+        (None, None, True, True),
+        (None, None, False, False),
+        (None, "1", True, False),
+        ("always", None, False, True),
+        ("always", "1", False, True),
+        ("never", None, True, False),
+        ("auto", None, True, True),
+    ):
+        for name, value in (("WG_COLOR_MODE", mode), ("NO_COLOR", no_color)):
+            monkeypatch.delenv(name, raising=False)
+            if value is not None:
+                monkeypatch.setenv(name, value)
+        monkeypatch.setattr(sys.stdout, "isatty", lambda terminal=terminal: terminal, raising=False)
+        assert show.is_coloured() is wanted, (mode, no_color, terminal)
+
+
+@pytest.mark.parametrize("answer, said", [
+    ("", "ended early"),
+    ("listen_port=1\n", "ended early"),
+    ("errno=1\n\n", "EPERM"),
+    ("errno=-22\n\n", "EINVAL"),
+])  # fmt: skip
+def test_an_answer_that_is_cut_short_or_an_error_is_told(answer: str, said: str) -> None:
+    with pytest.raises(Exception, match=said):
+        uapi_client.parse("wg0", answer)
