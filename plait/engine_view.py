@@ -59,7 +59,8 @@ def table(title: str, left: tuple[str, ...], right: tuple[str, ...]) -> Table:
     from rich import box
     from rich.table import Table
 
-    made = Table(min_width=len(title), title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    made = Table(box=box.SIMPLE_HEAD, pad_edge=False, min_width=len(title))
+    made.title, made.title_justify, made.title_style = title, "left", "bold"
     for name in left:
         made.add_column(name, no_wrap=True)
     for name in right:

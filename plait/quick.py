@@ -32,7 +32,7 @@ from plait.quick_file import Conf, read, save
 from plait.routes import add_routes, mtu_of, remove_firewall, remove_rules
 
 START_TIMEOUT = 60.0  # seconds for plaitd to listen, and to end
-RESOLVE_WAITS = (1.0, 1.2, 1.5, 2.0, 2.5, 3.0)  # seconds between tries while no name server answers
+LONGEST_WAIT = 20.0  # seconds between tries of a name
 
 
 
@@ -91,19 +91,27 @@ def down(config: str) -> None:
 
 
 def resolve(host: wgconf.Host) -> uapi.Endpoint:
-    """The first address of an endpoint's name. Asks again for a while when its server does not answer."""
-    for wait in (*RESOLVE_WAITS, None):
+    """The first address of an endpoint's name.
+
+    While no name server answers it is asked again, as wg(8) does: WG_ENDPOINT_RESOLUTION_RETRIES
+    times (15), or for ever with `infinity`, at growing intervals.
+    """
+    retries = os.environ.get("WG_ENDPOINT_RESOLUTION_RETRIES", "15")
+    left = -1 if retries == "infinity" else int(retries) if retries.isdecimal() else 15
+    wait = 1.0
+    while True:
         try:
             answers = socket.getaddrinfo(host.host, host.port, type=socket.SOCK_DGRAM)
-            family, _, _, _, place = answers[0]
-            return uapi.Endpoint(socket.inet_pton(family, str(place[0]).partition("%")[0]), host.port)
+            break
         except OSError as error:
-            if wait is None or (isinstance(error, socket.gaierror) and error.errno != socket.EAI_AGAIN):
+            if left == 0 or (isinstance(error, socket.gaierror) and error.errno != socket.EAI_AGAIN):
                 mend = "Correct the name, or write its address."
                 raise Failure(f"the endpoint {host} has no address", str(error), mend) from error
-            print(f"{host}: {error}; trying again in {wait} s", file=sys.stderr)
-            time.sleep(wait)
-    raise AssertionError("not reached")
+            print(f"{host}: {error}; trying again in {wait:.1f} s", file=sys.stderr)
+        time.sleep(wait)
+        left, wait = left - 1, min(wait * 1.2, LONGEST_WAIT)
+    family, _, _, _, place = answers[0]
+    return uapi.Endpoint(socket.inet_pton(family, str(place[0]).partition("%")[0]), host.port)
 
 
 # --- steps --------------------------------------------------------------------------------------

@@ -50,11 +50,11 @@ def _route_mtu(*arguments: str) -> int:
 
 
 def add_routes(device: Device, table: str, undo: ExitStack) -> None:
-    """A route for each allowed IP, the longest prefixes first."""
+    """A route for each allowed IP, the longest prefixes first; equally long ones in wg-quick's order."""
     if table == "off":
         return
     prefixes = [prefix for peer in device.peers for prefix in peer.allowed_ips]
-    for prefix in sorted(prefixes, key=lambda prefix: -int(prefix.rpartition("/")[2])):
+    for prefix in sorted(prefixes, key=_length_and_text, reverse=True):
         family = _family(prefix)
         if table != "auto":
             run_command("ip", family, "route", "add", prefix, "dev", device.name, "table", table)
@@ -62,6 +62,10 @@ def add_routes(device: Device, table: str, undo: ExitStack) -> None:
             _add_default(device, prefix, undo)
         elif not ip_json(family, "route", "show", "dev", device.name, "match", prefix):
             run_command("ip", family, "route", "add", prefix, "dev", device.name)
+
+
+def _length_and_text(prefix: str) -> tuple[int, str]:
+    return int(prefix.rpartition("/")[2]), prefix
 
 
 def _add_default(device: Device, prefix: str, undo: ExitStack) -> None:

@@ -84,7 +84,7 @@ def test_a_file_that_all_may_read_is_warned_about_as_wg_does(tmp_path: Path, ver
 
 
 def test_the_command_line_answers_a_bad_key_with_one_sentence() -> None:
-    done = subprocess.run([*PLAIT, "pubkey"], input=b"secret that is no key", capture_output=True, check=False)
+    done = subprocess.run([*PLAIT, "pubkey"], input=b"secret, no key", capture_output=True, check=False)
     assert done.returncode == 1
     assert done.stdout == b""
     assert done.stderr.startswith(b"plait: the private key is refused: ")
