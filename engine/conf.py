@@ -298,6 +298,8 @@ class _Reader:
                 "not understood", "there is no = in it", "write Key = value, a section, or # a comment"
             )
         key = name.lower()
+        if not value and key in (_PEER if self.section == "[peer]" else _WG_INTERFACE):
+            raise _Bad("no value", "nothing stands after =", "write a value, or remove the line")
         if self.section == "[peer]":
             self._take_peer(key, name, value)
         elif key in _WG_INTERFACE:
@@ -357,7 +359,7 @@ class _Reader:
         elif key == "persistentkeepalive":
             peer.keepalive = 0 if value.lower() == "off" else _number(value, 0xFFFF, "off or ")
         elif key == "allowedips":
-            peer.allowed_ips += [_allowed_ip(part) for part in value.split(",")] if value else []
+            peer.allowed_ips += [_allowed_ip(part) for part in value.split(",")]
         else:
             raise self._unknown(name, "[Peer]", PEER_KEYS)
 
@@ -386,7 +388,7 @@ def mask(line: str) -> str:
     key = _SPACES.sub("", name).lower()
     if key in _SECRETS:
         value = " (hidden)"
-    elif key not in ("publickey", "endpoint", "allowedips"):
+    elif key != "publickey":
         name, value = _SECRETISH.sub("(hidden)", name), _SECRETISH.sub("(hidden)", value)
     shown = "".join(c if c.isprintable() else " " if c in _SPACE else "?" for c in name + equals + value)
     shown = shown.strip()

@@ -340,7 +340,7 @@ def test_get_is_streamed() -> None:
 
     def peers() -> Iterator[uapi.PeerRecord]:
         nonlocal asked
-        for asked in range(10_000):
+        for asked in range(10_000):  # noqa: B007
             yield uapi.PeerRecord(bytes(32), bytes(32), None, 0, 0, 0, 0, 0, [])
 
     chunks = uapi.answer_get(uapi.DeviceRecord(None, 0, 0), peers())

@@ -1,0 +1,406 @@
+"""Configuration files, with the real wg(8) and wg-quick(8) as oracles.
+
+wg talks to a UAPI socket of this test instead of an interface, so what it understood of a file can
+be read word for word:
+
+    file -> wg setconf NAME -> /var/run/wireguard/NAME.sock (this test) = to_set(parse(file))
+    records -> answer_get -> the same socket -> wg showconf NAME        = to_text(...)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from engine import conf, uapi
+
+KEY, OTHER = "yAnz5TF+lXXJte14tji3zlMNq+hd2rYUIgJBgB3fBmk=", "xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg="
+RUN = Path("/var/run/wireguard")
+NAME = f"plconf{os.getpid() % 10**8}"
+
+GOOD = f"""# a comment
+[Interface]
+PrivateKey = {KEY}
+ListenPort = 51820   # the usual one
+FwMark = 0xca6c
+Address = 10.0.0.1/24, fd00::1
+Address=10.1.0.1
+DNS = 10.0.0.53, example.com
+MTU = 1380
+Table = off
+PreUp = echo "%i = up"
+PostUp = first
+PostUp = second
+PreDown = third
+PostDown = fourth
+SaveConfig = true
+
+[Peer]
+PublicKey = {OTHER}
+PresharedKey={KEY}
+AllowedIPs = 10.0.0.7/8,fd00::/64
+AllowedIPs = 192.0.2.1
+Endpoint = [2001:db8::1]:51820
+PersistentKeepalive = 25
+[peer]
+publickey = {KEY}
+endpoint = vpn.example.com:1
+PERSISTENTKEEPALIVE = off
+"""
+
+
+def test_meaning() -> None:
+    read = conf.parse(GOOD, "wg0.conf")
+    interface, (first, second) = read.interface, read.peers
+    assert interface == conf.Interface(
+        private_key=conf.key_bytes(KEY),
+        listen_port=51820,
+        fwmark=0xCA6C,
+        addresses=[
+            conf.Address(bytes((10, 0, 0, 1)), 32, 24),
+            conf.Address(b"\xfd" + bytes(14) + b"\1", 128, 128),
+            conf.Address(bytes((10, 1, 0, 1)), 32, 32),
+        ],
+        dns=["10.0.0.53"],
+        dns_search=["example.com"],
+        mtu=1380,
+        table="off",
+        pre_up=['echo "%i = up"'],
+        post_up=["first", "second"],
+        pre_down=["third"],
+        post_down=["fourth"],
+        save_config=True,
+    )
+    assert [str(address) for address in interface.addresses] == ["10.0.0.1/24", "fd00::1/128", "10.1.0.1/32"]
+    assert first.public_key == conf.key_bytes(OTHER) and first.preshared_key == conf.key_bytes(KEY)
+    assert [str(ip) for ip in first.allowed_ips] == ["10.0.0.0/8", "fd00::/64", "192.0.2.1/32"]
+    assert first.endpoint == conf.Host("2001:db8::1", 51820) and first.keepalive == 25
+    assert first.endpoint.endpoint == uapi.Endpoint(b"\x20\x01\x0d\xb8" + bytes(11) + b"\1", 51820)
+    assert (second.endpoint, second.keepalive) == (conf.Host("vpn.example.com", 1), 0)
+    assert second.endpoint is not None and second.endpoint.endpoint is None
+    with pytest.raises(ValueError, match=r"vpn\.example\.com"):
+        conf.to_set(read)
+    where = uapi.Endpoint(bytes((192, 0, 2, 9)), 1)
+    assert [peer.endpoint for peer in conf.to_set(read, lambda host: where).peers][1] == where
+
+
+ALONE, P = "[Interface]", f"[Peer]\nPublicKey = {OTHER}"
+BAD = [
+    ("", "PrivateKey = " + KEY, 1),
+    ("", "[Interfaces]", 1),
+    ("", "[Interface", 1),
+    ("", "Interface]", 1),
+    (ALONE, "nonsense", 2),
+    (ALONE, "PrivateKey = " + KEY[:-2], 2),
+    (ALONE, "PrivateKey = " + KEY[:-1], 2),
+    (ALONE, "PrivateKey = " + KEY[:-2] + "l=", 2),
+    (ALONE, "PrivateKey = " + KEY + "A", 2),
+    (ALONE, "PrivateKey =", 2),
+    (ALONE, "ListenPort = 65536", 2),
+    (ALONE, "ListenPort = -1", 2),
+    (ALONE, "ListenPort =", 2),
+    (ALONE, "FwMark = 0x100000000", 2),
+    (ALONE, "FwMark = ca6c", 2),
+    (ALONE, "FwMark = 0x", 2),
+    (ALONE, "Address = 10.0.0.1/33", 2),
+    (ALONE, "Address = 10.0.0", 2),
+    (ALONE, "Address = 10.0.0.1/", 2),
+    (ALONE, "DNS = 10.0.0.256", 2),
+    (ALONE, "DNS = a;b", 2),
+    (ALONE, "MTU = 67", 2),
+    (ALONE, "MTU = 1e3", 2),
+    (ALONE, "Table = a b", 2),
+    (ALONE, "SaveConfig = yes", 2),
+    (ALONE, "Endpoint = 192.0.2.1:1", 2),
+    (ALONE, "Speed = fast", 2),
+    (P, "Address = 10.0.0.1/24", 3),
+    (P, "PrivateKey = " + KEY, 3),
+    (P, "Endpoint = 192.0.2.1", 3),
+    (P, "Endpoint = 192.0.2.1:0", 3),
+    (P, "Endpoint = [2001:db8::1]", 3),
+    (P, "Endpoint = [2001:db8::1:1", 3),
+    (P, "Endpoint = a/b:1", 3),
+    (P, "Endpoint = :1", 3),
+    (P, "AllowedIPs = 10.0.0.0/8,", 3),
+    (P, "AllowedIPs = 10.0.0.0/8 fd00::/8", 3),
+    (P, "AllowedIPs = fd00::/129", 3),
+    (P, "PersistentKeepalive = 65536", 3),
+    (P, "PersistentKeepalive =", 3),
+    (P, "Keepalive = 1", 3),
+    (P, "AllowedIPs = # none", 3),
+    (P, "[Peer]", 3),
+    ("[Peer]\n\n", "[Interface]", 1),
+]
+
+
+@pytest.mark.parametrize(("before", "line", "number"), BAD)
+def test_mistakes_are_named(before: str, line: str, number: int) -> None:
+    with pytest.raises(conf.ConfError) as caught:
+        conf.parse(f"{before}\n{line}\n" if before else line, "wg0.conf")
+    error = caught.value
+    assert (error.file, error.line_number) == ("wg0.conf", number)
+    assert error.what and error.why and error.next
+    assert KEY[:20] not in str(error)
+
+
+def test_quick_keys_are_not_wg_s() -> None:
+    with pytest.raises(conf.ConfError, match="wg-quick strip"):
+        conf.parse("[Interface]\nMTU = 1420\n", quick=False)
+    conf.parse(conf.strip(GOOD), quick=False)
+
+
+def test_interface_names() -> None:
+    assert conf.interface_name("/etc/wireguard/wg0.conf") == "wg0"
+    for name in ("wg0", "", ".conf", "sixteen-letters-.conf", "a b.conf", "a/b.txt"):
+        with pytest.raises(conf.ConfError):
+            conf.interface_name(name)
+
+
+@given(st.binary(min_size=32, max_size=32))
+def test_keys_as_text(key: bytes) -> None:
+    assert conf.key_bytes(conf.key_text(key)) == key
+
+
+LINES = GOOD.split("\n")
+SNIPPETS = st.one_of(
+    st.text(max_size=12),
+    st.text("0123456789abcdef.:/,[]=#% \t\rxXoO-", max_size=12),
+    st.sampled_from(["[Peer]", "[Interface]", "#", "=", "off", "MTU", "65536", "\0", "\x85", "\u00a0"]),
+)
+
+
+@st.composite
+def mutants(draw: st.DrawFn) -> str:
+    """GOOD with one line cut into, and maybe lines swapped."""
+    lines = list(LINES)
+    which = draw(st.integers(0, len(lines) - 1))
+    at = draw(st.integers(0, len(lines[which])))
+    new = draw(SNIPPETS)
+    lines[which] = lines[which][:at] + new + lines[which][at + draw(st.integers(0, 6)) :]
+    if draw(st.booleans()):
+        other = draw(st.integers(0, len(lines) - 1))
+        lines[which], lines[other] = lines[other], lines[which]
+    return "\n".join(lines)
+
+
+@settings(max_examples=300)
+@given(mutants())
+def test_mutated_files_are_refused_or_read(text: str) -> None:
+    with contextlib.suppress(conf.ConfError):
+        conf.parse(text)
+    conf.strip(text)
+
+
+@given(st.text(max_size=200))
+def test_any_text(text: str) -> None:
+    with contextlib.suppress(conf.ConfError):
+        conf.parse("[Interface]\n" + text)
+    conf.strip(text)
+
+
+@given(st.text(max_size=60).filter(lambda text: "publickey" not in "".join(text.lower().split())))
+def test_masked_lines_hold_no_secret(text: str) -> None:
+    for line in (f"PrivateKey = {KEY}{text}", f"private key={KEY}", f"{text}{KEY}", f"Key = {KEY} {text}"):
+        assert KEY[:-1] not in conf.mask(line)
+
+
+# --- the real programs --------------------------------------------------------------------------
+
+real_wg = pytest.mark.skipif(
+    shutil.which("wg") is None or os.geteuid() != 0,
+    reason="needs root and wireguard-tools (apt install wireguard-tools)",
+)
+real_wg_quick = pytest.mark.skipif(
+    shutil.which("wg-quick") is None or os.geteuid() != 0,
+    reason="needs root and wireguard-tools (apt install wireguard-tools)",
+)
+ORACLE = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+class Interface:
+    """A UAPI socket that keeps what it is told and answers get with `answer`."""
+
+    def __init__(self) -> None:
+        RUN.mkdir(mode=0o755, parents=True, exist_ok=True)
+        self.path = RUN / f"{NAME}.sock"
+        self.told = b""
+        self.answer = b""
+        self.listener = socket.socket(socket.AF_UNIX)
+        self.listener.bind(str(self.path))
+        self.listener.listen()
+        self.thread = threading.Thread(target=self.serve, daemon=True)
+        self.thread.start()
+
+    def serve(self) -> None:
+        while True:
+            try:
+                connection, _ = self.listener.accept()
+            except OSError:
+                return
+            with connection, contextlib.suppress(OSError):
+                data = b""
+                while not data.endswith(b"\n\n") and (more := connection.recv(1 << 16)):
+                    data += more
+                if data.startswith(b"set"):
+                    self.told = data
+                    connection.sendall(uapi.answer_set(0))
+                elif data:
+                    connection.sendall(self.answer)
+
+    def close(self) -> None:
+        self.listener.shutdown(socket.SHUT_RDWR)
+        self.listener.close()
+        self.thread.join(5)
+        self.path.unlink()
+
+
+@pytest.fixture(scope="module")
+def interface() -> Iterator[Interface]:
+    interface = Interface()
+    yield interface
+    interface.close()
+
+
+@pytest.fixture(scope="module")
+def folder() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="plait-conf-") as name:
+        yield Path(name)
+
+
+def wg(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"WG_ENDPOINT_RESOLUTION_RETRIES": "0"}
+    return subprocess.run(
+        ["wg", *arguments], capture_output=True, text=True, timeout=20, env=environment, check=False
+    )
+
+
+def check_against_wg(interface: Interface, folder: Path, text: str) -> bool:
+    """What parse accepts, wg accepts with the same meaning. True when both did."""
+    try:
+        read = conf.parse(text, quick=False)
+    except conf.ConfError:
+        return False
+    if any(peer.endpoint is not None and peer.endpoint.endpoint is None for peer in read.peers):
+        return False  # a name: wg would ask the network
+    for command, append in (("setconf", False), ("addconf", True)):
+        interface.told = b""
+        path = folder / "f.conf"
+        path.write_text(text, newline="", encoding="utf-8", errors="surrogateescape")
+        done = wg(command, NAME, path)
+        assert done.returncode == 0, (text, done.stderr)
+        assert uapi.parse_set(interface.told) == conf.to_set(read, append=append), text
+    return True
+
+
+def spread(draw: st.DrawFn, key: str, value: str) -> str:
+    """`key = value` in some case and spacing, maybe with a comment."""
+    key = "".join(draw(st.sampled_from([c.lower(), c.upper()])) for c in key)
+    space = [draw(st.sampled_from(["", " ", "\t", "  "])) for _ in range(4)]
+    comment = draw(st.sampled_from(["", "#", "# x = y [Peer]", " # \u00e9"]))
+    return f"{space[0]}{key}{space[1]}={space[2]}{value}{space[3]}{comment}"
+
+
+@st.composite
+def files(draw: st.DrawFn) -> str:
+    keys = st.binary(min_size=32, max_size=32).map(conf.key_text)
+    lines = [draw(st.sampled_from(["[Interface]", " [interface] # x", "[ INTERFACE ]"]))]
+    if draw(st.booleans()):
+        lines.append(spread(draw, "PrivateKey", draw(keys)))
+    if draw(st.booleans()):
+        lines.append(spread(draw, "ListenPort", str(draw(st.integers(0, 65535)))))
+    if draw(st.booleans()):
+        mark = draw(st.integers(0, 2**32 - 1))
+        lines.append(spread(draw, "FwMark", draw(st.sampled_from([str(mark), hex(mark), "off", "oFF"]))))
+    for _ in range(draw(st.integers(0, 3))):
+        lines += ["", draw(st.sampled_from(["[Peer]", "[peer]"])), spread(draw, "PublicKey", draw(keys))]
+        if draw(st.booleans()):
+            lines.append(spread(draw, "PresharedKey", draw(keys)))
+        if draw(st.booleans()):
+            port = draw(st.integers(1, 65535))
+            host = draw(st.sampled_from(["192.0.2.1", "[2001:db8::1]", "[::ffff:192.0.2.1]", "2001:db8::1"]))
+            lines.append(spread(draw, "Endpoint", f"{host}:{port}"))
+        if draw(st.booleans()):
+            lines.append(
+                spread(draw, "PersistentKeepalive", draw(st.sampled_from(["off", "0", "25", "065535"])))
+            )
+        for _ in range(draw(st.integers(0, 2))):
+            ips = draw(
+                st.lists(
+                    st.sampled_from(["10.0.0.1", "10.1.2.3/9", "::/0", "fd00::5/63"]), min_size=1, max_size=3
+                )
+            )
+            lines.append(spread(draw, "AllowedIPs", draw(st.sampled_from([", ", ",", " ,\t"])).join(ips)))
+    return "\n".join(lines) + draw(st.sampled_from(["", "\n", "\r\n"]))
+
+
+@real_wg
+@ORACLE
+@given(text=files())
+def test_wg_understands_the_same(interface: Interface, folder: Path, text: str) -> None:
+    assert check_against_wg(interface, folder, text)
+
+
+@real_wg
+@ORACLE
+@given(text=mutants())
+def test_wg_understands_the_same_of_mutants(interface: Interface, folder: Path, text: str) -> None:
+    check_against_wg(interface, folder, conf.strip(text).replace("vpn.example.com", "192.0.2.5"))
+
+
+@real_wg_quick
+@ORACLE
+@given(text=mutants().filter(lambda text: "\0" not in text))
+def test_strip_as_wg_quick(folder: Path, text: str) -> None:
+    path = folder / "plq.conf"
+    path.write_text(text, newline="", encoding="utf-8", errors="surrogateescape")
+    done = subprocess.run(["wg-quick", "strip", path], capture_output=True, timeout=20, check=False)
+    if done.returncode == 0:
+        assert done.stdout.decode("utf-8", "surrogateescape") == conf.strip(text)
+    else:  # only for a boolean that is none
+        assert b"neither true nor false" in done.stderr
+        with pytest.raises(conf.ConfError):
+            conf.parse(text)
+
+
+@real_wg
+@ORACLE
+@given(text=files())
+def test_text_as_wg_showconf(interface: Interface, text: str) -> None:
+    read = conf.parse(text)
+    for peer in read.peers:
+        peer.allowed_ips = list(dict.fromkeys(peer.allowed_ips))
+    device = uapi.DeviceRecord(
+        read.interface.private_key, read.interface.listen_port or 0, read.interface.fwmark or 0
+    )
+    peers = [
+        uapi.PeerRecord(
+            peer.public_key,
+            peer.preshared_key or bytes(32),
+            peer.endpoint.endpoint if peer.endpoint else None,
+            0,
+            0,
+            0,
+            0,
+            peer.keepalive or 0,
+            peer.allowed_ips,
+        )
+        for peer in read.peers
+    ]
+    interface.answer = b"".join(uapi.answer_get(device, peers))
+    done = wg("showconf", NAME)
+    assert done.returncode == 0, done.stderr
+    for peer in read.peers:  # showconf prints what the endpoint means, not how it was written
+        if peer.endpoint is not None and (endpoint := peer.endpoint.endpoint) is not None:
+            peer.endpoint = conf.Host(str(endpoint).rpartition(":")[0].strip("[]"), endpoint.port)
+    assert done.stdout.strip() == conf.to_text(read).strip()
