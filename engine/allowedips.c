@@ -345,8 +345,11 @@ static void mark_tree(struct allowedips *ips, uint32_t root, uint32_t bits, uint
         if (node->peer > rows)
             __atomic_store_n(&node->peer, 0, __ATOMIC_RELAXED);
         ips->live++;
-        if (node->cidr == bits)
+        if (node->cidr == bits) {  /* no address has a further bit */
+            publish(&node->child[0], 0);
+            publish(&node->child[1], 0);
             continue;
+        }
         stack[depth++] = number * 2;
         stack[depth++] = number * 2 + 1;
     }
