@@ -37,7 +37,9 @@ def built(directory: Path, name: str, sanitizer: str) -> Path:
     if lib.aead_new(lib.AEAD_IPSEC_MB) != ffi.NULL:
         flags, libraries = [*flags, "-DHAVE_IPSEC_MB"], [*libraries, "-lIPSec_MB"]
     read = [*SOURCES, *sorted(ROOT.glob("engine/*.h")), HERE / "check.h", HERE / f"{name}.c"]
-    digest = hashlib.sha256(" ".join(flags).encode() + b"".join(path.read_bytes() for path in read)).hexdigest()
+    digest = hashlib.sha256(
+        " ".join(flags).encode() + b"".join(path.read_bytes() for path in read)
+    ).hexdigest()
     program = directory / f"{name}-{sanitizer}-{digest[:16]}"
     if not program.exists():
         for old in directory.glob(f"{name}-{sanitizer}-*"):
