@@ -76,7 +76,7 @@ def missing(*programs: str) -> list[LabError]:
             lacks.append(LabError(f"no {program}", "the program is not on PATH",
                                   "Install iproute2, util-linux, wireguard-tools, iperf3 or iputils-ping"))
     if os.geteuid() != 0:
-        lacks.append(LabError("not root", "namespaces need CAP_SYS_ADMIN and CAP_NET_ADMIN", "Run it as root"))
+        lacks.append(LabError("not root", "namespaces need CAP_SYS_ADMIN and more", "Run it as root"))
         return lacks
     if not os.path.exists("/dev/net/tun"):
         lacks.append(LabError("no /dev/net/tun", "the tun module is not there",
