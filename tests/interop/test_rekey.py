@@ -1,0 +1,75 @@
+"""New keys while bytes flow. Plait's clock is stepped; nobody waits two minutes.
+
+    initiator (plaitd, PLAIT_CLOCK=/run/clock)  10.200.1.1 ──── 10.200.1.2  responder
+     wg0 10.0.0.1 fd01::1                                        wg0 10.0.0.2 fd01::2
+
+An initiator takes new keys when its session is 120 s old and it sends, so the stepped engine is the
+initiator; where both are Plait, both are stepped by the same time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+from tunnel import Transfer, eventually, two_hosts
+
+from plait.lab import PLAIT, WIREGUARD_GO, Lab
+
+pytestmark = pytest.mark.network
+
+BYTES = 100_000_000
+
+
+@pytest.mark.parametrize("responder", [WIREGUARD_GO, PLAIT], ids=["go", "plait"])
+@pytest.mark.parametrize("steps", [(121, 121), (181,), (600,)], ids=["old", "expired", "forgotten"])
+def test_bytes_flow_across_new_keys(responder: Sequence[str], steps: Sequence[int]) -> None:
+    """old: new keys while the old ones still work. expired: they do not. forgotten: they are wiped."""
+    with Lab() as lab:
+        tunnel = two_hosts(lab, PLAIT, responder, psk=True, stepped=True)
+        initiator, target = tunnel.sides
+        flows = [Transfer(initiator.host, target.host, target.address4, BYTES // 2, endless=True),
+                 Transfer(target.host, initiator.host, initiator.address4, BYTES // 2, endless=True)]
+        eventually(lambda: min(initiator.transfer()) > BYTES // 10, 60)
+        for step in steps:
+            handshake = initiator.handshake()
+            assert handshake != (0, 0)
+            for clock in tunnel.clocks:
+                clock.step(step)
+            eventually(lambda before=handshake: initiator.handshake() > before, 30)
+            moved = initiator.transfer()
+            eventually(lambda before=moved: min(map(int.__sub__, initiator.transfer(), before)) > 10**6, 60)
+        assert all(flow.is_flowing for flow in flows)
+        for flow in flows:
+            flow.finish()
+        assert initiator.counters()["hs_response_accepted"] == 1 + len(steps)
+        tunnel.check()
+
+
+def test_responder_whose_session_expired_initiates_itself() -> None:
+    """wireguard-go initiated and believes its keys; Plait's clock says they are 181 s old."""
+    with Lab() as lab:
+        tunnel = two_hosts(lab, WIREGUARD_GO, PLAIT, stepped=True)
+        initiator, responder = tunnel.sides
+        assert initiator.host.ping(responder.address4, 3).received == 3
+        tunnel.clocks[1].step(181)
+        assert initiator.host.ping(responder.address4, 1, wait=0.3).received == 0
+        assert responder.counters()["drop_keypair_expired"] + responder.counters()["drop_keypair_gone"] \
+            + responder.counters()["drop_index_unknown"] == 1
+        assert responder.host.ping(initiator.address4, 3).received == 3
+        assert responder.counters()["hs_response_accepted"] == 1
+        assert initiator.host.ping(responder.address4, 3).received == 3
+        tunnel.check()
+
+
+def test_idle_session_is_forgotten_and_made_again() -> None:
+    with Lab() as lab:
+        tunnel = two_hosts(lab, PLAIT, PLAIT, stepped=True)
+        initiator, responder = tunnel.sides
+        assert initiator.host.ping(responder.address4, 3).received == 3
+        for clock in tunnel.clocks:
+            clock.step(541)
+        assert initiator.host.ping(responder.address6, 3).received == 3
+        assert initiator.counters()["hs_response_accepted"] == 2
+        assert responder.counters()["hs_initiation_accepted"] == 2
+        tunnel.check()
