@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from tunnel import check_words, two_hosts
+from tunnel import check_words, eventually, two_hosts
 
 from plait.lab import PLAIT, WIREGUARD_GO, Engine, Lab, LabError, Peer, keypair, preshared_key
 
@@ -118,12 +118,12 @@ def test_syncconf_keeps_the_session() -> None:
     with Lab() as lab:
         tunnel = two_hosts(lab, PLAIT, WIREGUARD_GO)
         initiator, responder = tunnel.sides
-        assert initiator.host.ping(responder.address4, 2).received == 2
+        assert initiator.echo(responder.address4, 2) == 2
         handshake = initiator.handshake()
         text = initiator.engine.wg("showconf", "wg0")
         initiator.engine.wg("syncconf", "wg0", "/dev/stdin",
                             text=text + Peer(keypair()[1], ["10.0.77.0/24"]).section())
-        assert initiator.host.ping(responder.address4, 2).received == 2
+        assert initiator.echo(responder.address4, 2) == 2
         assert initiator.engine.uapi("get=1\n\n").count("public_key=") == 2
         assert f"last_handshake_time_nsec={handshake[1]}" in initiator.engine.uapi("get=1\n\n")
         tunnel.check()
@@ -133,18 +133,19 @@ def test_removed_peer_and_removed_allowed_ip_stop_traffic_at_once() -> None:
     with Lab() as lab:
         tunnel = two_hosts(lab, WIREGUARD_GO, PLAIT)
         initiator, responder = tunnel.sides
-        assert initiator.host.ping(responder.address4, 2).received == 2
+        assert initiator.echo(responder.address4, 2) == 2
         wrong = responder.counters()["drop_inner_source"]
         responder.engine.wg("set", "wg0", "peer", initiator.public_key, "allowed-ips", initiator.address6)
-        assert initiator.host.ping(responder.address4, 2, wait=0.3).received == 0
-        assert responder.counters()["drop_inner_source"] == wrong + 2
-        assert initiator.host.ping(responder.address6, 2).received == 2
+        assert initiator.echo(responder.address4, 2, timeout=0.3) == 0
+        eventually(lambda: responder.counters()["drop_inner_source"] == wrong + 2)
+        assert initiator.echo(responder.address6, 2) == 2
         nobody = responder.counters()["drop_no_peer"]
-        assert responder.host.ping(initiator.address4, 1, wait=0.3).received == 0
-        assert responder.counters()["drop_no_peer"] > nobody
+        assert responder.echo(initiator.address4, 1, timeout=0.3) == 0
+        eventually(lambda: responder.counters()["drop_no_peer"] > nobody)
         responder.engine.wg("set", "wg0", "peer", initiator.public_key, "remove")
-        assert initiator.host.ping(responder.address6, 2, wait=0.3).received == 0
-        assert responder.counters()["drop_index_unknown"] + responder.counters()["drop_peer_gone"] >= 2
+        assert initiator.echo(responder.address6, 2, timeout=0.3) == 0
+        gone = ("drop_index_unknown", "drop_peer_gone", "drop_keypair_gone")
+        eventually(lambda: sum(responder.counters()[name] for name in gone) >= 2)
         tunnel.check()
 
 
@@ -152,9 +153,9 @@ def test_listen_port_moves_while_the_tunnel_is_up() -> None:
     with Lab() as lab:
         tunnel = two_hosts(lab, PLAIT, WIREGUARD_GO)
         initiator, responder = tunnel.sides
-        assert initiator.host.ping(responder.address4, 2).received == 2
+        assert initiator.echo(responder.address4, 2) == 2
         initiator.engine.wg("set", "wg0", "listen-port", "40000")
-        assert initiator.host.ping(responder.address4, 2).received == 2
+        assert initiator.echo(responder.address4, 2) == 2
         assert responder.get()["endpoint"] == tunnel.link.endpoint(initiator.host, 40000)
         assert initiator.engine.wg("show", "wg0", "listen-port").strip() == "40000"
         tunnel.check()

@@ -19,11 +19,15 @@ from plait.lab import WIREGUARD_GO, Lab, LabError, missing
 pytestmark = pytest.mark.network
 
 
-def traces() -> dict[str, list[str]]:
-    """What a lab could leave outside."""
-    return {"sockets": os.listdir("/run/wireguard") if os.path.isdir("/run/wireguard") else [],
-            "interfaces": sorted(os.listdir("/sys/class/net")),
-            "named namespaces": os.listdir("/run/netns") if os.path.isdir("/run/netns") else []}
+NAME = f"lab{os.getpid()}"  # of interfaces: found outside, it could only be ours
+
+
+def traces() -> list[str]:
+    """What of a lab can be seen outside: interfaces and sockets by name, cables by their addresses."""
+    sockets = os.listdir("/run/wireguard") if os.path.isdir("/run/wireguard") else []
+    cables = [address for entry in Path("/sys/class/net").iterdir()
+              if (address := (entry / "address").read_text()).startswith("02:00:00:00:")]
+    return [name for name in [*sockets, *os.listdir("/sys/class/net")] if name.startswith(NAME)] + cables
 
 
 def processes_of(namespaces: list[str]) -> list[str]:
@@ -39,24 +43,22 @@ def processes_of(namespaces: list[str]) -> list[str]:
 
 
 def test_hosts_reach_each_other_and_only_each_other() -> None:
-    before = traces()
     with Lab() as lab:
         a, b, c = lab.add_hosts(["a", "b", "c"])
         link = lab.link(a, b)
         assert a.ping(link.address(b), 3).received == 3
         assert b.ping(link.address(a, 6), 3).received == 3
         assert c.ping(link.address(b), 1, wait=0.2).received == 0
-        assert traces() == before
+        assert traces() == []
 
 
 def test_both_ends_may_have_the_same_interface_name() -> None:
-    before = traces()
     with Lab() as lab:
-        engines = [host.engine("wg0", WIREGUARD_GO) for host in lab.add_hosts(["a", "b"])]
+        engines = [host.engine(NAME, WIREGUARD_GO) for host in lab.add_hosts(["a", "b"])]
         assert all(engine.uapi("get=1\n\n").endswith("\nerrno=0\n\n") for engine in engines)
         assert [len(engine.processes()) for engine in engines] == [1, 1]
         assert all(row.cpu_seconds >= 0 and row.pss_bytes > 1e6 for row in engines[0].processes())
-        assert traces() == before
+        assert traces() == []
         assert engines[0].stop() == 0
         assert not engines[0].host.usage()
         assert engines[1].host.usage()
@@ -79,9 +81,9 @@ def test_command_that_fails_or_hangs_is_an_error() -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_nothing_outlives_a_killed_lab(number: int) -> None:
-    before = traces()
-    text = ("import os, sys, time\nfrom plait.lab import *\nlab = Lab()\nfor name in 'ab':\n"
-            "    host = lab.host(name)\n    host.engine('wg0', WIREGUARD_GO)\n"
+    text = (f"NAME = '{NAME}'\n"
+            "import os, sys, time\nfrom plait.lab import *\nlab = Lab()\nfor name in 'ab':\n"
+            "    host = lab.host(name)\n    host.engine(NAME, WIREGUARD_GO)\n"
             "    host.popen(['sh', '-c', '(trap \"\" TERM HUP INT; sleep 1000 & wait) & wait'])\n"
             "    print(os.readlink(f'/proc/{host.pid}/ns/pid'), flush=True)\ntime.sleep(1000)\n")
     with subprocess.Popen([sys.executable, "-c", text], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
@@ -95,7 +97,7 @@ def test_nothing_outlives_a_killed_lab(number: int) -> None:
     while processes_of(namespaces) and time.monotonic() < deadline:
         time.sleep(0.01)
     assert processes_of(namespaces) == []
-    assert traces() == before
+    assert traces() == []
 
 
 def test_missing_program_is_named() -> None:

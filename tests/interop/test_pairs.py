@@ -31,8 +31,7 @@ def test_handshake_and_exact_bytes(pair: str, version: int, psk: bool) -> None:
     with Lab() as lab:
         tunnel = two_hosts(lab, *ALL[pair], version=version, psk=psk)
         initiator, responder = tunnel.sides
-        ping = initiator.host.ping(responder.address4, 10)
-        assert (ping.sent, ping.received) == (10, 10)
+        assert initiator.echo(responder.address4, 10) == 10
         # 10 * (84 padded to 96, 32 of overhead); handshake 148 or 92; perhaps a keepalive of 32.
         received, sent = initiator.transfer()
         assert received == 92 + 1280
@@ -40,7 +39,7 @@ def test_handshake_and_exact_bytes(pair: str, version: int, psk: bool) -> None:
         assert responder.transfer() == (sent, received)
         assert responder.get()["endpoint"] == tunnel.link.endpoint(initiator.host, 51820, version)
         assert initiator.handshake() != (0, 0) != responder.handshake()
-        assert responder.host.ping(initiator.address6, 3).received == 3
+        assert responder.echo(initiator.address6, 3) == 3
         transfer_each_way(*tunnel.sides, MEGABYTE, 6)
         tunnel.check()
 
@@ -53,11 +52,11 @@ def test_wrong_preshared_key_gives_no_session(pair: str) -> None:
         right = initiator.engine.wg("show", "wg0", "preshared-keys").split()[1]
         change = ("set", "wg0", "peer", initiator.public_key, "preshared-key", "/dev/stdin")
         responder.engine.wg(*change, text=preshared_key())
-        assert initiator.host.ping(responder.address4, 1, wait=0.5).received == 0
+        assert initiator.echo(responder.address4, 1, timeout=0.5) == 0
         assert initiator.handshake() == (0, 0) == responder.handshake()
         responder.engine.wg(*change, text=right)
         # The initiator tries again after 5 s and at most 333 ms of jitter, for the ping that waits.
-        eventually(lambda: initiator.host.ping(responder.address4, 1, wait=0.5).received, 15)
+        eventually(lambda: initiator.echo(responder.address4, 1, timeout=0.5), 15)
         tunnel.check()
 
 

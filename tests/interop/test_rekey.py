@@ -42,7 +42,9 @@ def test_bytes_flow_across_new_keys(responder: Sequence[str], steps: Sequence[in
         assert all(flow.is_flowing for flow in flows)
         for flow in flows:
             flow.finish()
-        assert initiator.counters()["hs_response_accepted"] == 1 + len(steps)
+        # Either end may have asked for the new keys, or both at once.
+        accepted = ("hs_response_accepted", "hs_initiation_accepted")
+        assert sum(initiator.counters()[name] for name in accepted) >= 1 + len(steps)
         tunnel.check()
 
 
@@ -51,14 +53,14 @@ def test_responder_whose_session_expired_initiates_itself() -> None:
     with Lab() as lab:
         tunnel = two_hosts(lab, WIREGUARD_GO, PLAIT, stepped=True)
         initiator, responder = tunnel.sides
-        assert initiator.host.ping(responder.address4, 3).received == 3
+        assert initiator.echo(responder.address4, 3) == 3
         tunnel.clocks[1].step(181)
-        assert initiator.host.ping(responder.address4, 1, wait=0.3).received == 0
-        assert responder.counters()["drop_keypair_expired"] + responder.counters()["drop_keypair_gone"] \
-            + responder.counters()["drop_index_unknown"] == 1
-        assert responder.host.ping(initiator.address4, 3).received == 3
+        assert initiator.echo(responder.address4, 1, timeout=0.3) == 0
+        gone = ("drop_keypair_expired", "drop_keypair_gone", "drop_index_unknown")
+        eventually(lambda: sum(responder.counters()[name] for name in gone) >= 1)
+        assert responder.echo(initiator.address4, 3) == 3
         assert responder.counters()["hs_response_accepted"] == 1
-        assert initiator.host.ping(responder.address4, 3).received == 3
+        assert initiator.echo(responder.address4, 3) == 3
         tunnel.check()
 
 
@@ -66,10 +68,10 @@ def test_idle_session_is_forgotten_and_made_again() -> None:
     with Lab() as lab:
         tunnel = two_hosts(lab, PLAIT, PLAIT, stepped=True)
         initiator, responder = tunnel.sides
-        assert initiator.host.ping(responder.address4, 3).received == 3
+        assert initiator.echo(responder.address4, 3) == 3
         for clock in tunnel.clocks:
             clock.step(541)
-        assert initiator.host.ping(responder.address6, 3).received == 3
+        assert initiator.echo(responder.address6, 3) == 3
         assert initiator.counters()["hs_response_accepted"] == 2
         assert responder.counters()["hs_initiation_accepted"] == 2
         tunnel.check()

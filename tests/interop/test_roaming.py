@@ -24,7 +24,7 @@ def test_session_follows_the_address(pair: str) -> None:
     with Lab() as lab:
         tunnel = two_hosts(lab, *PAIRS[pair])
         initiator, responder = tunnel.sides
-        assert initiator.host.ping(responder.address4, 3).received == 3
+        assert initiator.echo(responder.address4, 3) == 3
         handshake = responder.handshake()
         if PAIRS[pair][0] is PLAIT:
             moved = "10.200.1.77:51820"
@@ -32,15 +32,15 @@ def test_session_follows_the_address(pair: str) -> None:
         else:
             moved = tunnel.link.endpoint(initiator.host, 40000)
             initiator.engine.wg("set", "wg0", "listen-port", "40000")
-        assert initiator.host.ping(responder.address4, 3, wait=5).received == 3
+        assert initiator.echo(responder.address4, 3) == 3
         assert responder.get()["endpoint"] == moved
         # The other family: told to the initiator, learnt by the responder.
         there = tunnel.link.endpoint(responder.host, 51820, 6)
         initiator.engine.wg("set", "wg0", "peer", responder.public_key, "endpoint", there)
-        assert initiator.host.ping(responder.address4, 3).received == 3
+        assert initiator.echo(responder.address4, 3) == 3
         port = int(moved.rpartition(":")[2])
         assert responder.get()["endpoint"] == tunnel.link.endpoint(initiator.host, port, 6)
-        assert responder.host.ping(initiator.address4, 3).received == 3
+        assert responder.echo(initiator.address4, 3) == 3
         assert responder.handshake() == handshake
         tunnel.check()
 
@@ -54,10 +54,10 @@ def test_answers_leave_from_the_address_that_was_asked(pair: str) -> None:
         responder.host.ip("address add 10.200.1.99/24 dev eth0")
         there = "10.200.1.99:51820"
         initiator.engine.wg("set", "wg0", "peer", responder.public_key, "endpoint", there)
-        assert initiator.host.ping(responder.address4, 3, wait=5).received == 3
+        assert initiator.echo(responder.address4, 3) == 3
         assert initiator.get()["endpoint"] == there
         # The address goes; answers must not be lost with it for long.
         responder.host.ip("address del 10.200.1.99/24 dev eth0")
-        assert responder.host.ping(initiator.address4, 3).received >= 2
+        assert responder.echo(initiator.address4, 3) >= 2
         assert initiator.get()["endpoint"] == tunnel.link.endpoint(responder.host, 51820)
         tunnel.check()

@@ -41,7 +41,7 @@ def test_clean_end_in_the_middle_of_traffic(ending: str) -> None:
     with Lab() as lab:
         tunnel = two_hosts(lab, PLAIT, PLAIT)
         side = tunnel.initiator
-        assert side.host.ping(tunnel.responder.address4, 2).received == 2
+        assert side.echo(tunnel.responder.address4, 2) == 2
         assert len(remains(side.host)["processes"]) >= 4
         assert remains(side.host)["shared memory"] == []  # unlinked as soon as all have it
         side.host.popen(["ping", "-n", "-q", "-i", "0.002", tunnel.responder.address4])
@@ -69,13 +69,13 @@ def test_started_again_at_once_with_the_same_port() -> None:
     with Lab() as lab:
         tunnel = two_hosts(lab, PLAIT, PLAIT)
         initiator, responder = tunnel.sides
+        assert initiator.echo(responder.address4, 2) == 2
         text = responder.engine.wg("showconf", "wg0")
-        assert initiator.host.ping(responder.address4, 2).received == 2
         assert responder.engine.stop() == 0
         responder.engine = responder.host.engine("wg0", PLAIT)
         responder.engine.wg("setconf", "wg0", "/dev/stdin", text=text)
         responder.host.ip("link set wg0 up", f"address add {responder.address4}/24 dev wg0")
         # The responder knows the initiator's endpoint from showconf, so it may speak first.
-        assert responder.host.ping(initiator.address4, 2, wait=8).received == 2
-        assert initiator.host.ping(responder.address4, 2).received == 2
+        assert responder.echo(initiator.address4, 2, timeout=8) == 2
+        assert initiator.echo(responder.address4, 2) == 2
         tunnel.check()

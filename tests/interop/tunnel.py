@@ -14,6 +14,8 @@ from typing import Any
 
 from plait.lab import Engine, Host, Lab, Link, Peer, Process, keypair, preshared_key
 
+PYTHON = (sys.executable, "-I", "-S")
+ECHO = str(Path(__file__).with_name("echo.py"))
 TRANSFER = str(Path(__file__).with_name("transfer.py"))
 PORT = 51820
 _ports = itertools.count(7000)
@@ -56,6 +58,11 @@ class Side:
     @property
     def interface(self) -> str:
         return self.engine.interface
+
+    def echo(self, address: str, count: int = 3, timeout: float = 10) -> int:
+        """Echo requests from here, 84 bytes each on IPv4; how many were answered, however late."""
+        arguments = [*PYTHON, ECHO, address, str(count), str(timeout)]
+        return int(self.host.run(arguments, timeout=timeout + 30).stdout)
 
     def transfer(self) -> tuple[int, int]:
         """Bytes received and sent with the only peer, by `wg show IFACE transfer`."""
@@ -142,9 +149,9 @@ class Transfer:
         port = next(_ports)
         self.count = count
         self._enough = source.root / f"run/enough{port}" if endless else None
-        self.receiver = target.popen([sys.executable, TRANSFER, "receive", str(port)])
+        self.receiver = target.popen([*PYTHON, TRANSFER, "receive", str(port)])
         target.wait_listening(port, self.receiver)
-        command = [sys.executable, TRANSFER, "send", address, str(port), str(count)]
+        command = [*PYTHON, TRANSFER, "send", address, str(port), str(count)]
         self.sender = source.popen([*command, f"/run/enough{port}"] if endless else command)
 
     @property
