@@ -114,7 +114,7 @@ def evaluate(
     cause = (since > ordered) | (old[lib.LAST_DATA_SENT] >= ordered)
     start = (since > 0) & cause & (np.maximum(since, ordered) + NEW_HANDSHAKE + drawn <= now)
     ordered_handshake = np.where(start, now, ordered)
-    drawn = np.where(start, jitter64, drawn)
+    drawn = np.where(start | (since == 0), jitter64, drawn)
     attempts = np.where(start, 0, attempts)
     cause = (since > ordered_handshake) | (old[lib.LAST_DATA_SENT] >= ordered_handshake)
     handshake_look = _again(since, ordered_handshake, NEW_HANDSHAKE + drawn, cause, keys_expire, now)
@@ -226,7 +226,7 @@ def session_derived(columns: Columns, row: int, now: int) -> None:
     columns[lib.SESSION_DERIVED, row] = now
     columns[lib.ZERO_DUE, row] = now + ZERO
     columns[lib.KEYS_EXPIRE, row] = now + EXPIRE
-    _look_by(columns, row, now + EXPIRE)
+    _look_by(columns, row, now)  # stamps that lay armed while there were no keys may matter again
 
 
 def handshake_complete(columns: Columns, row: int) -> None:

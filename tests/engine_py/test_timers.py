@@ -1,0 +1,393 @@
+"""Timers over columns against a plain model of one peer with the kernel's five timers.
+
+The columns are driven as in the real thing: the holder's C notes what happened, control evaluates a row only
+when NEXT_DUE or the C says so. So a due time that nobody looks at fails these tests too.
+All times are ticks.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from engine import constants, timers
+from engine._engine import ffi, lib
+from engine.timers import Action
+
+ROWS, ROW = 8, 3
+START = 1000
+ATTEMPTS = constants.MAX_TIMER_HANDSHAKES
+
+
+class Model:
+    """The kernel's timers of one peer: a deadline each, None when not pending."""
+
+    def __init__(self, keepalive: int, jitter: int) -> None:
+        self.jitter = jitter
+        self.interval = timers.ticks(keepalive * constants.SECOND)
+        self.new_handshake: int | None = None
+        self.send_keepalive: int | None = None
+        self.persistent: int | None = None
+        self.retransmit: int | None = None
+        self.zero: int | None = None
+        self.expire: int | None = None
+        self.attempts = 0
+        self.last_handshake_sent: int | None = None
+
+    def data_sent(self, now: int) -> None:
+        if self.new_handshake is None:
+            self.new_handshake = now + timers.NEW_HANDSHAKE + self.jitter
+
+    def data_received(self, now: int) -> None:
+        if self.send_keepalive is None:
+            self.send_keepalive = now + timers.KEEPALIVE
+
+    def authenticated_sent(self, now: int) -> None:
+        self.send_keepalive = None
+        self.traversal(now)
+
+    def authenticated_received(self, now: int) -> None:
+        self.new_handshake = None
+        self.traversal(now)
+
+    def traversal(self, now: int) -> None:
+        if self.interval:
+            self.persistent = now + self.interval
+
+    def initiation_sent(self, now: int) -> None:
+        self.last_handshake_sent = now
+        self.retransmit = now + timers.RETRY + self.jitter
+
+    def response_sent(self, now: int) -> None:
+        self.last_handshake_sent = now
+
+    def session_derived(self, now: int) -> None:
+        self.zero = now + timers.ZERO
+        self.expire = now + timers.EXPIRE
+
+    def handshake_complete(self, now: int) -> None:
+        self.retransmit = None
+        self.attempts = 0
+
+    def handshake_wanted(self, now: int) -> None:
+        self.attempts = 0
+
+    def next(self) -> int | None:
+        pending = (
+            self.new_handshake,
+            self.send_keepalive,
+            self.persistent,
+            self.retransmit,
+            self.zero,
+            self.expire,
+        )
+        return min((t for t in pending if t is not None), default=None)
+
+    def fire(self, now: int) -> Action:
+        """Everything that is due at `now`, as the actions that follow."""
+        actions = Action(0)
+        if self.retransmit is not None and self.retransmit <= now:
+            if self.attempts > ATTEMPTS:
+                self.retransmit = self.send_keepalive = None
+                actions |= Action.GIVE_UP
+                if self.zero is None:
+                    self.zero = now + timers.ZERO
+            else:
+                self.attempts += 1
+                self.retransmit = now + timers.RETRY + self.jitter
+                actions |= Action.RETRY_HANDSHAKE
+        if self.zero is not None and self.zero <= now:
+            self.zero = None
+            actions |= Action.ZERO_KEYS
+            if self.expire is not None and self.expire > now:
+                self.expire = None
+        if self.expire is not None and self.expire <= now:
+            self.expire = None
+            actions |= Action.EXPIRE_KEYS
+        if self.new_handshake is not None and self.new_handshake <= now:
+            self.new_handshake = None
+            self.attempts = 0
+            actions |= Action.START_HANDSHAKE
+        if self.send_keepalive is not None and self.send_keepalive <= now:
+            self.send_keepalive = None
+            actions |= Action.SEND_KEEPALIVE
+        if self.persistent is not None and self.persistent <= now:
+            self.persistent = now + self.interval  # until the keepalive is sent, which moves it
+            actions |= Action.SEND_KEEPALIVE
+        return actions
+
+
+class Columns:
+    """One row among others, driven as control and holder drive it."""
+
+    def __init__(self, keepalive: int, jitter: int) -> None:
+        self.columns = np.zeros((timers.COLUMNS, ROWS), np.uint32)
+        self.pointer = ffi.cast("uint32_t *", self.columns.ctypes.data)
+        for row in range(ROWS):
+            lib.timers_initialise(self.pointer, ROWS, row)
+        self.keepalive = np.array([keepalive], np.uint16)
+        self.jitter = np.array([jitter], np.uint32)
+        self.evaluate(START)
+
+    def evaluate(self, now: int) -> Action:
+        rows = np.array([ROW], np.uint32)
+        return Action(int(timers.evaluate(self.columns, rows, now, self.keepalive, self.jitter)[0]))
+
+    def next(self) -> int | None:
+        due = int(self.columns[lib.NEXT_DUE, ROW])
+        return None if due == timers.NEVER else due
+
+    def holder(self, name: str, now: int) -> bool:
+        """A note of the holder; whether it raises EVENT_TIMER."""
+        return bool(getattr(lib, f"timers_{name}")(self.pointer, ROWS, ROW, now))
+
+    def control(self, name: str, now: int) -> None:
+        if name == "initiation_sent":
+            timers.initiation_sent(self.columns, ROW, now, int(self.jitter[0]))
+        elif name in ("response_sent", "session_derived"):
+            getattr(timers, name)(self.columns, ROW, now)
+        else:
+            getattr(timers, name)(self.columns, ROW)
+
+
+HOLDER = ("data_sent", "data_received", "authenticated_sent", "authenticated_received")
+CONTROL = ("initiation_sent", "response_sent", "session_derived", "handshake_complete", "handshake_wanted")
+PAUSES = st.one_of(
+    st.integers(0, 3),
+    st.sampled_from([timers.RETRY, timers.KEEPALIVE, timers.NEW_HANDSHAKE, timers.EXPIRE, timers.ZERO]),
+    st.integers(0, timers.NEW_HANDSHAKE + 30),
+    st.integers(0, timers.ZERO + 100),
+)
+STEPS = st.lists(st.tuples(PAUSES, st.sampled_from(HOLDER + CONTROL)), max_size=25)
+
+
+class World:
+    """Columns and model side by side; what is asked for is done at once, in both."""
+
+    def __init__(self, keepalive: int, jitter: int) -> None:
+        self.now = START
+        self.model, self.columns = Model(keepalive, jitter), Columns(keepalive, jitter)
+        self.started_unanswered = False
+        self.log: list[tuple[int, Action]] = []
+
+    def note(self, name: str) -> None:
+        getattr(self.model, name)(self.now)
+        if name in HOLDER:
+            if self.columns.holder(name, self.now):
+                assert self.columns.evaluate(self.now) == Action(0)
+        else:
+            self.columns.control(name, self.now)
+
+    def initiate(self) -> None:
+        last = self.model.last_handshake_sent
+        allowed = timers.may_send_handshake(self.columns.columns, ROW, self.now)
+        assert allowed == (last is None or last + timers.RETRY <= self.now)
+        if allowed:
+            self.note("initiation_sent")
+            self.note("authenticated_sent")
+
+    def look(self) -> None:
+        actions = self.columns.evaluate(self.now)
+        assert actions == self.model.fire(self.now), self.now
+        if actions:
+            self.log.append((self.now, actions))
+        if actions & (Action.RETRY_HANDSHAKE | Action.START_HANDSHAKE):
+            self.initiate()
+        if actions & Action.START_HANDSHAKE:
+            self.started_unanswered = True
+        if actions & Action.SEND_KEEPALIVE:
+            self.note("authenticated_sent")
+
+    def advance(self, pause: int) -> None:
+        """To now + pause, stopping wherever either side has something due."""
+        until = self.now + pause
+        while True:
+            due = [t for t in (self.model.next(), self.columns.next()) if t is not None and t <= until]
+            if not due:
+                break
+            self.now = max(self.now, min(due))
+            ours = self.columns.next()
+            assert ours is not None and ours <= self.now, "nobody would look in time"
+            self.look()
+        self.now = until
+
+
+@settings(max_examples=150, deadline=None)
+@given(STEPS, st.sampled_from([0, 25, 65535]), st.integers(0, timers.JITTER))
+@example([(0, "session_derived"), (0, "data_sent"), (5000, "data_received"), (5000, "data_sent")], 0, 7)
+def test_as_the_kernel(steps: list[tuple[int, str]], keepalive: int, jitter: int) -> None:
+    """Equal to the tick, as long as what is asked for happens.
+
+    Left out here (see the next tests): data sent after an unanswered new handshake, and data received
+    between the last initiation and giving up.
+    """
+    world = World(keepalive, jitter)
+    for pause, name in steps:
+        world.advance(pause)
+        if name == "data_sent" and world.started_unanswered:
+            continue
+        if name == "data_received" and world.model.attempts > ATTEMPTS:
+            continue
+        if name == "authenticated_received":
+            world.started_unanswered = False
+        world.note(name)
+        if name == "session_derived":
+            world.advance(0)
+    world.advance(2 * timers.ZERO)
+
+
+def test_twenty_initiations_in_all() -> None:
+    world = World(0, 5)
+    world.note("handshake_wanted")
+    world.initiate()
+    world.advance(10 * timers.ZERO)
+    retries = [now for now, actions in world.log if actions == Action.RETRY_HANDSHAKE]
+    assert 1 + len(retries) == constants.MAX_INITIATIONS
+    step = timers.RETRY + 5
+    assert retries == [START + (i + 1) * step for i in range(19)]
+    [(gave_up, first), (zeroed, second)] = world.log[-2:]
+    assert (gave_up, first) == (retries[-1] + step, Action.GIVE_UP)
+    assert (zeroed, second) == (gave_up + timers.ZERO, Action.ZERO_KEYS)
+
+
+def test_new_sends_reset_the_attempts() -> None:
+    world = World(0, 0)
+    world.initiate()
+    world.advance(15 * timers.RETRY)
+    world.note("handshake_wanted")
+    world.advance(18 * timers.RETRY)
+    assert all(actions == Action.RETRY_HANDSHAKE for _, actions in world.log)
+
+
+def test_a_second_passive_keepalive_when_more_came() -> None:
+    """need_another: data came while the first was pending, and the first could not be sent."""
+    for more in (False, True):
+        columns = Columns(0, 0)
+        columns.control("session_derived", START)
+        columns.evaluate(START)
+        columns.holder("data_received", START)
+        if more:
+            columns.holder("data_received", START + 5)
+        fired = [t for t in range(START, START + 2000) if columns.evaluate(t) & Action.SEND_KEEPALIVE]
+        first = START + timers.KEEPALIVE
+        assert fired == ([first, first + timers.KEEPALIVE] if more else [first])
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 1500), st.sampled_from(["data_sent", "authenticated_received"])), max_size=25
+    ),
+    st.integers(0, timers.JITTER),
+)
+def test_unanswered_handshakes_come_again_in_time(steps: list[tuple[int, str]], jitter: int) -> None:
+    """Never later than the kernel's, at most a period earlier, at most once a period, never without cause."""
+    model, columns = Model(0, jitter), Columns(0, jitter)
+    columns.columns[lib.KEYS_EXPIRE, ROW] = 1 << 30  # keys never run out
+    period = timers.NEW_HANDSHAKE + jitter
+    ours: list[int] = []
+    theirs: list[int] = []
+    now, armed = START, False
+    for pause, name in [*steps, (4 * period, "authenticated_received")]:
+        until = now + pause
+        while True:
+            due = [t for t in (model.next(), columns.next()) if t is not None and t <= until]
+            if not due:
+                break
+            now = max(now, min(due))
+            if columns.evaluate(now) & Action.START_HANDSHAKE:
+                assert armed
+                assert not ours or ours[-1] + period <= now
+                ours.append(now)
+            if model.fire(now) & Action.START_HANDSHAKE:
+                theirs.append(now)
+                assert ours and theirs[-1] - period <= ours[-1]
+        now = until
+        getattr(model, name)(now)
+        armed = name == "data_sent"
+        if columns.holder(name, now):
+            columns.evaluate(now)
+
+
+def test_keepalive_changed_arms_without_traffic() -> None:
+    columns = Columns(25, 0)
+    assert columns.next() is None
+    timers.keepalive_changed(columns.columns, ROW, START, 25)
+    due = START + timers.ticks(25 * constants.SECOND)
+    assert columns.next() == due
+    assert columns.evaluate(due - 1) == Action(0)
+    assert columns.evaluate(due) == Action.SEND_KEEPALIVE
+    assert columns.evaluate(due) == Action(0)
+
+
+COLUMN_VALUES = st.lists(
+    st.lists(st.integers(0, 5000), min_size=ROWS, max_size=ROWS),
+    min_size=timers.COLUMNS,
+    max_size=timers.COLUMNS,
+)
+
+
+@given(COLUMN_VALUES, st.lists(st.integers(0, ROWS - 1), unique=True), st.integers(1, 40000), st.booleans())
+def test_rows_do_not_touch_each_other(
+    values: list[list[int]], rows: list[int], now: int, keepalive_on: bool
+) -> None:
+    """Whatever the columns hold: all rows at once are as each alone, others untouched, again is nothing."""
+    together = np.array(values, np.uint32)
+    alone = together.copy()
+    before = together.copy()
+    keepalive = np.full(len(rows), 25 * keepalive_on, np.uint16)
+    jitter = np.arange(len(rows), dtype=np.uint32)
+    actions = timers.evaluate(together, np.array(rows, np.uint32), now, keepalive, jitter)
+    for i, row in enumerate(rows):
+        one = timers.evaluate(alone, np.array([row], np.uint32), now, keepalive[i : i + 1], jitter[i : i + 1])
+        assert one[0] == actions[i]
+    assert (together == alone).all()
+    others = [row for row in range(ROWS) if row not in rows]
+    assert (together[:, others] == before[:, others]).all()
+    holders = [
+        lib.UNANSWERED_SINCE,
+        lib.OWED_SINCE,
+        lib.LAST_DATA_RECEIVED,
+        lib.LAST_DATA_SENT,
+        lib.LAST_AUTHENTICATED,
+        lib.LAST_RECEIVED,
+    ]
+    assert (together[holders] == before[holders]).all()
+    assert (together[lib.NEXT_DUE, rows] > now).all()
+    again = timers.evaluate(together, np.array(rows, np.uint32), now, keepalive, jitter)
+    assert not again.any()
+
+
+@given(st.lists(st.integers(0, 2**32 - 1), min_size=1, max_size=60), st.integers(0, 2**32 - 2), st.data())
+def test_due_rows(due: list[int], now: int, data: st.DataObject) -> None:
+    used = data.draw(st.integers(0, len(due)))
+    columns = np.zeros((timers.COLUMNS, len(due)), np.uint32)
+    columns[lib.NEXT_DUE] = due
+    assert timers.due_rows(columns, used, now).tolist() == [i for i in range(used) if due[i] <= now]
+
+
+def test_ticks_and_jitter() -> None:
+    assert timers.tick(0) == timers.tick((1 << 24) - 1) == timers.tick(1 << 24) == 1
+    assert timers.tick(5 << 24) == 5
+    assert (timers.ticks(0), timers.ticks(1), timers.ticks(1 << 24), timers.ticks((1 << 24) + 1)) == (
+        0,
+        1,
+        1,
+        2,
+    )
+    drawn = timers.draw_jitter(2000, np.random.default_rng(1))
+    assert drawn.dtype == np.uint32
+    assert (drawn.min(), drawn.max()) == (0, timers.JITTER)
+
+
+@given(st.integers(1, 2**50), st.integers(0, 60))
+def test_flood_guard(first: int, pause: int) -> None:
+    """20 ms between initiations; both times are cut to ms, so up to one ms less may pass."""
+    columns = Columns(0, 0).columns
+    assert not timers.initiation_is_flood(columns, ROW, first)
+    timers.initiation_accepted(columns, ROW, first)
+    now = first + pause * constants.MILLISECOND
+    stored = max(1, first // constants.MILLISECOND % 2**32)
+    passed = (now // constants.MILLISECOND - stored) % 2**32
+    assert timers.initiation_is_flood(columns, ROW, now) == (passed < 20)
