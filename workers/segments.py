@@ -6,9 +6,11 @@ import errno
 import os
 
 from shm.segment import DataSegment, PlainSegment, SegmentError, create, create_plain
+from workers._workers import lib
 from workers.failure import Exit, Failure
 from workers.settings import Settings, geometry
 
+DIRECTORY = "/dev/shm"
 VAULT_FIRST_BYTES = 4096
 WIPE_BYTES = 1 << 20
 
@@ -28,12 +30,7 @@ def open_segments(interface: str, settings: Settings) -> tuple[DataSegment, Plai
             data.close()
             raise
     except SegmentError as error:
-        raise Failure(
-            f"cannot make the shared memory of {interface}",
-            error.why,
-            error.next[0].lower() + error.next[1:],
-            Exit.MEMORY,
-        ) from error
+        raise _refused(interface, settings, error) from error
     return data, vault
 
 
@@ -53,3 +50,22 @@ def discard(segment: DataSegment | PlainSegment) -> None:
             raise
     finally:
         segment.close()
+
+
+def _refused(interface: str, settings: Settings, error: SegmentError) -> Failure:
+    what = f"cannot make the shared memory of {interface}"
+    reason = error.__cause__
+    if not isinstance(reason, OSError) or reason.errno not in (errno.ENOSPC, errno.ENOMEM):
+        return Failure(what, error.why, error.next[0].lower() + error.next[1:], Exit.MEMORY)
+    numbers = geometry(settings)
+    slots = numbers["small_slots"] * lib.SMALL_SLOT_BYTES + numbers["train_slots"] * lib.TRAIN_SLOT_BYTES
+    buffers = 2 * settings.receivers * slots
+    room = os.statvfs(DIRECTORY)  # what was taken in vain has been given back
+    return Failure(
+        what,
+        f"{DIRECTORY} has {room.f_bavail * room.f_frsize >> 20} MiB free, "
+        f"too little for {-(-buffers >> 20)} MiB of packet buffers and the tables",
+        f"enlarge it (mount -o remount,size=256m {DIRECTORY}; docker run --shm-size=256m) "
+        "or set fewer receivers, small_slots or train_slots",
+        Exit.MEMORY,
+    )

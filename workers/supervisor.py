@@ -227,8 +227,12 @@ class Supervisor:
         worker.ready_at = time.monotonic()
         self.resources.segment.workers[worker.line].state = lib.WORKER_RUNNING
         log.debug("%s is ready (pid %d)", worker.title, worker.process.pid if worker.process else 0)
+        # Control watches the socket file from now on; what happened to it before, only we can tell.
+        if worker.kind == "control" and self.resources.uapi.is_gone():
+            self.stop(f"the socket file {self.resources.uapi.path} was removed")
         if not self.announced and not self.stopping and all(w.was_ready for w in self.workers):
             self.announced = True
+            log.info("%s is ready, UDP port %d", self.resources.interface, self.resources.port)
             self.deadline = None
             self.on_ready()
 

@@ -26,13 +26,21 @@ class UapiSocket:
     path: Path | None  # None when it was given to us without a name
     identity: tuple[int, int]  # device and inode of the file: that of another engine stays
 
+    def is_gone(self) -> bool:
+        """Whether somebody removed our file, or put another in its place."""
+        if self.path is None:
+            return False
+        try:
+            return _identity(self.path) != self.identity
+        except FileNotFoundError:
+            return True
+
     def close(self) -> None:
         """Stop listening and remove the file, if it is still ours."""
         os.close(self.fd)
-        if self.path is not None:
+        if self.path is not None and not self.is_gone():
             with contextlib.suppress(OSError):
-                if _identity(self.path) == self.identity:
-                    self.path.unlink()
+                self.path.unlink()
 
 
 def open_uapi(interface: str, directory: Path = DIRECTORY) -> UapiSocket:

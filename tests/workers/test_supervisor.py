@@ -310,6 +310,15 @@ def test_control_can_end_it(stage: Stage) -> None:
     assert stage.leftovers() == []
 
 
+def test_socket_file_removed_while_control_is_away(stage: Stage) -> None:
+    """A new control cannot know what was there: the supervisor looks when it is ready."""
+    stage.play()
+    (stage.host.root / "run/wireguard/t0.sock").unlink()
+    os.kill(stage.pids()["control"], signal.SIGKILL)
+    assert stage.exit_code() == 0
+    assert "ending: the socket file /var/run/wireguard/t0.sock was removed" in stage.words()
+
+
 def test_deaf_worker_is_killed_in_the_end(stage: Stage) -> None:
     stage.play(STOP_SECONDS=0.5).cue("consumer 0", deaf=True)
     stage.signal(signal.SIGTERM)

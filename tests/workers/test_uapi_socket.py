@@ -52,8 +52,11 @@ def test_live_socket_is_refused_and_goes_on(tmp_path: Path) -> None:
 
 def test_a_successors_file_stays(tmp_path: Path) -> None:
     first = open_uapi("wg0", tmp_path)
+    assert not first.is_gone()
     (tmp_path / "wg0.sock").unlink()
+    assert first.is_gone()
     second = open_uapi("wg0", tmp_path)
+    assert first.is_gone() and not second.is_gone()
     first.close()
     assert connects(tmp_path / "wg0.sock")
     second.close()
