@@ -63,6 +63,7 @@ enum counter {
     HS_SEND_FAILED,
     LOST_WAKES,
     SLOTS_STARVED,             /* times a receiver stopped reading for want of slots */
+    ICMP_SENT,                 /* unreachable, back into the TUN: for DROP_NO_PEER and DROP_NO_ENDPOINT */
     COUNTERS
 };
 void counter_add(const struct segment *segment, uint32_t worker, enum counter counter, uint64_t n);

@@ -1,17 +1,47 @@
 /* From the TUN queue to the peers' outbound queues. */
+#include "workers/clock.h"
 #include "workers/receiver.h"
 #include "workers/tun.h"
 #include "workers/udp.h"
 
 #include "engine/allowedips.h"
+#include "engine/icmp.h"
 #include "engine/packet.h"
 #include "shm/counters.h"
 #include "shm/orders.h"
 
 #include <errno.h>
 
+/* As many ICMP errors as the kernel's own default lets out: 1,000 a second, 50 at once. */
+#define ANSWER_NS 1000000u
+#define ANSWERS_AT_ONCE 50
+
+/* Tells the packet's sender, inside, that it went nowhere. */
+static void answer_unreachable(struct intake *intake, int fd, const uint8_t *data, uint32_t length)
+{
+    uint8_t room[VNET_HEADER_BYTES + ICMP_MOST_BYTES];
+    uint64_t now = clock_now();
+    uint64_t earned = (now - intake->answers_since) / ANSWER_NS;
+    uint32_t bytes;
+
+    if (earned) {
+        uint64_t answers = intake->answers + earned;
+
+        intake->answers = answers < ANSWERS_AT_ONCE ? (uint32_t)answers : ANSWERS_AT_ONCE;
+        intake->answers_since = now;
+    }
+    if (!intake->answers)
+        return;
+    bytes = icmp_unreachable(room + VNET_HEADER_BYTES, data, length);
+    if (bytes && tun_write(fd, room + VNET_HEADER_BYTES, bytes) == 0) {
+        intake->answers--;
+        counter_add(intake->segment, intake->worker, ICMP_SENT, 1);
+    }
+}
+
 /* The peer that the packet's destination belongs to, if it can be sent to; else a counted drop. */
-static int sort_packet(const struct intake *intake, const uint8_t *data, uint32_t length, uint32_t *peer)
+static int sort_packet(struct intake *intake, int fd, const uint8_t *data, uint32_t length,
+                       uint32_t room, uint32_t *peer)
 {
     const struct segment *s = intake->segment;
     const uint8_t *destination;
@@ -28,11 +58,13 @@ static int sort_packet(const struct intake *intake, const uint8_t *data, uint32_
                               __atomic_load_n(root, __ATOMIC_ACQUIRE), destination, version == 4 ? 32 : 128);
     if (*peer >= s->geometry.max_peers) {
         counter_add(s, intake->worker, DROP_NO_PEER, 1);
+        answer_unreachable(intake, fd, data, length < room ? length : room);
         return 0;
     }
     endpoint_load(s, *peer, &endpoint);
     if (!endpoint.family) {
         counter_add(s, intake->worker, DROP_NO_ENDPOINT, 1);
+        answer_unreachable(intake, fd, data, length < room ? length : room);
         return 0;
     }
     return 1;
@@ -58,7 +90,7 @@ int32_t receive_tun(struct intake *intake, int fd, uint8_t *spill)
         }
         /* The header fields looked at lie in the first bytes; a packet cut by the slot is whole
          * once intake_issue has put its parts together. */
-        if (sort_packet(intake, place, (uint32_t)length, &peer)) {
+        if (sort_packet(intake, fd, place, (uint32_t)length, room, &peer)) {
             node = intake_issue(intake, got, (uint32_t)length, room, spill, peer, OUTBOUND);
             if (node)
                 burst_add(&burst, s, node, peer, 1);

@@ -59,6 +59,8 @@ struct intake {
     struct pool *pool;
     uint32_t slots[BURST_MAX];  /* taken, not yet used: packets are received into them */
     uint32_t slots_held;
+    uint32_t answers;           /* ICMP errors that may still be written */
+    uint64_t answers_since;     /* ns; when `answers` was last topped up */
 };
 
 /* Takes slots until `count` are held or none is free; returns how many are held. */

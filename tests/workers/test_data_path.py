@@ -195,10 +195,13 @@ def test_garbage_is_counted_once_each_and_goes_nowhere(path: Path, garbage: list
     assert_whole(path)
 
 
-def test_packets_for_nobody_are_counted(path: Path) -> None:
+def test_packets_for_nobody_are_counted_and_answered_with_icmp(path: Path) -> None:
     before = path.counters()
-    assert path.carry([ipv4(b"x", destination="10.9.9.9"), b"\x00" * 40, ipv4(b"y")[:19]]) == []
+    lost = ipv4(b"x", destination="10.9.9.9")
+    [error] = path.carry([lost, b"\x00" * 40, ipv4(b"y")[:19]])
+    assert error[20:22] == b"\x03\x01" and error[28:] == lost
     after = path.counters()
+    assert after["ICMP_SENT"] - before["ICMP_SENT"] == 1
     assert after["DROP_NO_PEER"] - before["DROP_NO_PEER"] == 1
     assert after["DROP_TUN_HEADER"] - before["DROP_TUN_HEADER"] == 2
 
