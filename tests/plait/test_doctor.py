@@ -1,0 +1,104 @@
+"""`plait doctor` on hosts that lack something."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from plait import doctor
+from plait.lab import Lab
+
+
+def findings(text: str) -> dict[str, dict[str, Any]]:
+    return {finding["name"]: finding for finding in json.loads(text)}
+
+
+def run(*prefix: str) -> tuple[int, dict[str, dict[str, Any]]]:
+    command = [*prefix, sys.executable, "-m", "plait", "doctor", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.stderr == ""
+    return done.returncode, findings(done.stdout)
+
+
+@pytest.mark.network
+def test_a_host_that_runs_the_other_tests_lacks_nothing_required() -> None:
+    code, found = run()
+    assert code == 0
+    assert not [name for name, finding in found.items() if finding["state"] == "missing"]
+
+
+def test_every_lack_has_a_mend_and_nothing_else_has() -> None:
+    _, found = run()
+    for finding in found.values():
+        assert (finding["mend"] == "") == (finding["state"] == "ok"), finding
+
+
+@pytest.mark.network
+def test_without_the_capability_it_is_missing_and_the_exit_code_says_so() -> None:
+    code, found = run("setpriv", "--bounding-set", "-net_admin", "--inh-caps", "-net_admin")
+    assert code == 1
+    assert found["privilege"]["state"] == "missing"
+    assert "docker run --cap-add NET_ADMIN" in found["privilege"]["mend"]
+
+
+@pytest.mark.network
+def test_a_small_dev_shm_is_missing_with_the_size_that_is_needed() -> None:
+    with Lab() as lab:
+        host = lab.host("a", shm_bytes=1 << 20)
+        done = host.run(["plait", "doctor"], check=False)
+        assert done.returncode == 1
+        lines = done.stdout.splitlines()
+        (at,) = [number for number, line in enumerate(lines) if line.startswith("MISSING")]
+        assert "/dev/shm has 1 MiB free" in lines[at]
+        assert "mend: mount -o remount,size=" in lines[at + 1]
+        # The mend is enough, and is a command as it stands.
+        host.run(lines[at + 1].partition("mend: ")[2].partition(" (")[0].split())
+        assert host.run(["plait", "doctor"], check=False).returncode == 0
+
+
+def test_the_memory_that_is_needed_is_what_an_engine_takes() -> None:
+    """Against the segment's own layout: its nodes, states and slots."""
+    from workers._workers import ffi, lib
+    from workers.settings import geometry, load
+
+    plan = geometry(load("doctor", environment={}))
+    header = ffi.new("struct header *")
+    header.geometry = plan
+    assert lib.segment_lay_out(ffi.addressof(header.geometry), header) > 0
+    regions = [int(header.offset[region]) for region in range(lib.REGIONS)]
+    packets = int(header.bytes) - regions[lib.REGION_STATES]
+    assert abs(doctor.needed_memory() - packets) < 0.1 * packets
+
+
+def test_a_tun_device_that_is_absent_or_dead(tmp_path: Path) -> None:
+    assert doctor.tun_device(tmp_path / "tun").state == "missing"
+    assert "modprobe tun" in doctor.tun_device(tmp_path / "tun").mend
+    dead = tmp_path / "dead"
+    dead.symlink_to("dead")
+    assert doctor.tun_device(dead).state == "missing"
+    assert doctor.tun_device(Path("/dev/null")).state == "ok"
+
+
+def test_capabilities_are_read_from_the_effective_set() -> None:
+    status = "CapInh:\t0000000000000000\nCapPrm:\t000001ffffffffff\nCapEff:\t0000000000001000\n"
+    assert doctor.has_capability(12, status)
+    assert not doctor.has_capability(13, status)
+    assert not doctor.has_capability(12, "CapPrm: ffff\n")
+
+
+def test_programs_that_are_absent_are_advice_with_their_package() -> None:
+    found = list(doctor.programs(which=lambda name, path: None if name == "wg" else f"/usr/bin/{name}"))
+    (lack,) = [finding for finding in found if finding.state != "ok"]
+    assert (lack.name, lack.state, lack.mend) == ("wg", "advice", "apt-get install wireguard-tools")
+
+
+def test_a_directory_for_the_socket(tmp_path: Path) -> None:
+    assert doctor.socket_directory(tmp_path / "run" / "wireguard").state == "ok"
+    if os.geteuid() != 0:
+        assert doctor.socket_directory(Path("/wireguard")).state == "missing"
