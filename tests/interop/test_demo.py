@@ -1,0 +1,77 @@
+"""`plait demo` on this machine: it tells what it measured, ends well, and nothing of it stays.
+
+    host a  wg0 (plaitd) ── eth0 ──── eth0 ── wg0 (plaitd)  host b
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from tunnel import eventually
+
+pytestmark = pytest.mark.network
+
+PLAIT = os.path.join(os.path.dirname(sys.executable), "plait")
+
+
+def processes(matches: Callable[[Path], bool]) -> list[Path]:
+    """Running processes, as directories of /proc."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            if entry.name.isdigit() and matches(entry):
+                found.append(entry)
+        except OSError:
+            continue
+    return found
+
+
+class Demo:
+    """A running `plait demo`, with the pid namespaces of its two hosts."""
+
+    def __init__(self, *arguments: str) -> None:
+        marker = f"DEMO_MARKER={os.getpid()}-{id(self)}".encode()
+        self.popen = subprocess.Popen(
+            [PLAIT, "demo", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            env={**os.environ, "DEMO_MARKER": marker.decode().partition("=")[2]})
+        own = os.readlink("/proc/self/ns/pid")
+        self.namespaces: set[str] = set()
+
+        def both_hosts_have_workers() -> bool:
+            assert self.popen.poll() is None, self.popen.communicate()
+            ours = processes(lambda entry: marker in (entry / "environ").read_bytes().split(b"\0"))
+            self.namespaces |= {os.readlink(entry / "ns/pid") for entry in ours} - {own}
+            return len(self.namespaces) == 2 and len(self.left()) > 8
+
+        eventually(both_hosts_have_workers, 30)
+
+    def left(self) -> list[Path]:
+        """Processes in the demo's hosts."""
+        return processes(lambda entry: os.readlink(entry / "ns/pid") in self.namespaces)
+
+
+def test_demo_measures_and_leaves_nothing() -> None:
+    demo = Demo("--json")
+    out, err = demo.popen.communicate(timeout=120)
+    assert demo.popen.returncode == 0, err
+    assert demo.left() == []
+    result = json.loads(out)
+    assert result["wrong"] == []
+    assert all(ping["received"] == ping["sent"] > 0 for ping in result["pings"])
+    assert len(result["pings"]) == 4 and len(result["streams"]) == 2
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_interrupted_demo_leaves_nothing(number: int) -> None:
+    demo = Demo()
+    demo.popen.send_signal(number)
+    demo.popen.communicate(timeout=30)
+    assert demo.popen.returncode != 0
+    eventually(lambda: not demo.left())
