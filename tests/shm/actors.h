@@ -168,10 +168,10 @@ static void child_give(void)
     __atomic_store_n(&segment.workers[DEAD_CONSUMER].peer_in_hand, 0, __ATOMIC_RELEASE);
 }
 
-static void world_begin(int sharing)
+static void world_begin(int sharing, uint32_t max_peers)
 {
-    static const struct geometry geometry = {
-        .max_peers = 64, .max_keypairs = 64, .max_receivers = 2, .max_consumers = 2, .nodes_a_pool = 12,
+    struct geometry geometry = {
+        .max_peers = max_peers, .max_keypairs = 64, .max_receivers = 2, .max_consumers = 2, .nodes_a_pool = 12,
         .small_slots = 12, .train_slots = 0, .mailbox_cells = 4, .max_trie_nodes = 16, .public_key_buckets = 64};
     world_make(&segment, &geometry, ROW + 1, sharing);
     memset(ledger, 0, sizeof *ledger);

@@ -83,7 +83,7 @@ static uint32_t scenario_run(const struct scenario *run, int live_first)
     int status;
     scenario = run->name;
     step = 0;
-    world_begin(MAP_SHARED);
+    world_begin(MAP_SHARED, 64);
     run->before();
     ledger->pushed = segment.rows[ROW].ends[INBOUND].produced % QUEUE_LIMIT;
 
