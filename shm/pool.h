@@ -49,7 +49,8 @@ uint32_t pool_issue(struct pool *pool, uint32_t slot, uint32_t peer);
 void pool_withdraw(struct pool *pool, uint32_t number);
 /* Collects what came home; returns the number of nodes collected. */
 uint32_t pool_sweep(struct pool *pool);
-/* Whether the peer holds 1/8 of this pool's small slots or of its train slots, or more. */
+/* Whether the peer holds 1/8 of this pool's small slots or of its train slots, or more; of trains
+ * eight are always allowed (all, if there are fewer). */
 int pool_share_is_spent(const struct pool *pool, uint32_t peer);
 /* cdef end */
 

@@ -44,6 +44,38 @@ static void others_recycle(void)
     }
 }
 
+/* At the end they have all of their nodes in preparation: private, and with no next yet. */
+static uint32_t prepared[PACKETS], preparations;
+
+static void others_recycle_and_prepare(void)
+{
+    uint32_t slot;
+    others_recycle();
+    while (pool_sweep(&other) != 0)
+        ;
+    for (preparations = 0; (slot = pool_take_small(&other)) != 0xffffffff; preparations++) {
+        prepared[preparations] = pool_issue(&other, slot, ROW);
+        segment.node[prepared[preparations]].length = 33 + live_pushed++;
+        segment.node[prepared[preparations]].packets = 1;
+    }
+    CHECK(preparations == 12, "%s, step %u: %u nodes", scenario, step, preparations);
+}
+
+static void push_outcome(void);
+
+static void prepared_outcome(void)
+{
+    for (uint32_t i = 0; i < preparations; i++)
+        CHECK((uint32_t)segment.node[prepared[i]].next == NODE_NIL, "%s, step %u: somebody wrote into a private node",
+              scenario, step);
+    for (uint32_t i = 1; i < preparations; i++)
+        queue_link(&segment, prepared[i - 1], prepared[i]);
+    CHECK(queue_push_mpsc(&segment, LIVE_RECEIVER, QUEUE, prepared[0], prepared[preparations - 1], preparations) == 0,
+          "%s, step %u: refused", scenario, step);
+    peer_schedule(&segment, ROW);
+    push_outcome();
+}
+
 static void push_outcome(void)
 {
     world_check(&segment);
@@ -122,14 +154,14 @@ static void before_one_bit(void)
 {
     memset(row_taken, 0, sizeof row_taken);
     set_cursor = 0;
-    ready_set(&segment, 0, 5);
+    ready_set(&segment, 0, 4095); /* the last of its word: the taker's cursor then stands elsewhere */
 }
 static void child_take_all(void)
 {
     while (set_take())
         ;
 }
-static void child_set_one(void) { ready_set(&segment, 0, 4095); }
+static void child_set_one(void) { ready_set(&segment, 0, 4032); }
 static void others_set(void)
 {
     for (size_t i = 0; i < SET_ROWS; i++)
@@ -156,7 +188,7 @@ static void one_outcome(void)
 {
     while (set_take())
         ;
-    CHECK(row_taken[4095], "%s, step %u: the row is never found", scenario, step);
+    CHECK(row_taken[4032], "%s, step %u: the row is never found", scenario, step);
     CHECK(ready_is_empty(&segment, 0), "%s, step %u: empty, yet it says otherwise", scenario, step);
 }
 
@@ -275,6 +307,11 @@ static void letters_outcome(void)
         letter_take();
     CHECK(letters_got == letters_put, "%s, step %u: %u letters of %u", scenario, step, letters_got, letters_put);
 }
+static void others_take_letters(void)
+{
+    letter_take();
+    letter_take(); /* also one that is only half there */
+}
 static void others_letters(void)
 {
     letter_put(); /* four fill the ring */
@@ -294,6 +331,9 @@ static const struct scenario {
     {"push chain, no stub", before_no_stub, child_push_chain, others_recycle, push_outcome},
     {"push chain, stub inside", before_stub_inside, child_push_chain, others_recycle, push_outcome},
     {"push twice, empty", before_empty, child_push_twice, others_recycle, push_outcome},
+    {"push chain, others prepare", before_no_stub, child_push_chain, others_recycle_and_prepare, prepared_outcome},
+    {"push chain, end lags, others prepare", before_lagging, child_push_chain, others_recycle_and_prepare,
+     prepared_outcome},
     {"consume, push meanwhile", before_three, child_consume, others_push, push_outcome},
     {"consume by two, push meanwhile", before_stub_inside, child_consume_by_two, others_push, push_outcome},
     {"lend, push meanwhile", before_empty, child_lend, others_push, push_outcome},
@@ -308,7 +348,7 @@ static const struct scenario {
     {"orders: give, apply meanwhile", before_wish, others_wish, child_apply, wish_outcome},
     {"endpoint: load, store meanwhile", before_endpoint, child_load, others_store, endpoint_outcome},
     {"endpoint: store, load meanwhile", before_endpoint, child_store, others_load, endpoint_outcome},
-    {"mailbox: put, take meanwhile", before_letters, letter_put, letter_take, letters_outcome},
+    {"mailbox: put, take meanwhile", before_letters, letter_put, others_take_letters, letters_outcome},
     {"mailbox: take, put meanwhile", before_letters, letter_take, others_letters, letters_outcome},
 };
 

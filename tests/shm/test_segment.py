@@ -1,0 +1,221 @@
+"""Making, growing, attaching to and protecting segments; the layout as Python sees it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from small_segment import GEOMETRY, faults, make
+
+from shm import segment
+from shm._shm import ffi, lib
+from shm.columns import Columns
+from shm.layout import COUNTERS, REGIONS, dtype, layout_hash
+
+
+def test_what_is_made_is_private_nameless_and_whole() -> None:
+    before = set(os.listdir("/dev/shm"))
+    data = make(4)
+    status = os.fstat(data.fd)
+    assert not [name for name in set(os.listdir("/dev/shm")) - before if "plait-test" in name]
+    assert status.st_nlink == 0
+    assert status.st_mode & 0o777 == 0o600
+    assert not os.get_inheritable(data.fd)
+    assert status.st_size == data.bytes == data.segment.bytes
+    assert faults(data) == ""
+    data.close()
+
+
+def test_another_process_finds_the_same_at_its_own_address() -> None:
+    data = make(4)
+    lib.orders_give(data.segment, 3, 5)
+    script = (
+        "import sys; from shm import segment; from shm._shm import lib\n"
+        "data = segment.DataSegment.attach(int(sys.argv[1]), int(sys.argv[2]))\n"
+        "assert 'numpy' not in sys.modules\n"
+        "print(lib.orders_read(data.segment, 3)); lib.orders_give(data.segment, 3, 8)"
+    )
+    command = [sys.executable, "-c", script, str(data.fd), str(data.bytes)]
+    done = subprocess.run(command, pass_fds=[data.fd], capture_output=True, text=True, timeout=60)
+    assert done.stdout.split() == [str(1 << 32 | 5)], done.stderr
+    assert lib.orders_read(data.segment, 3) == 2 << 32 | 13
+    data.close()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"max_peers": 65}, {"max_peers": (1 << 20) + 64}, {"max_keypairs": 3}, {"max_keypairs": 1 << 22},
+        {"max_receivers": 0}, {"max_receivers": 33}, {"max_consumers": 33}, {"nodes_a_pool": 71},
+        {"small_slots": 0}, {"mailbox_cells": 6}, {"public_key_buckets": 0}, {"train_slots": 1 << 33},
+    ],
+)  # fmt: skip
+def test_numbers_out_of_bounds_are_refused(change: dict[str, int]) -> None:
+    with pytest.raises(segment.SegmentError, match="out of bounds"):
+        segment.create(GEOMETRY | change)
+
+
+def test_a_missing_or_unknown_number_is_a_mistake_of_the_caller() -> None:
+    with pytest.raises(ValueError, match="max_peers"):
+        segment.create({k: v for k, v in GEOMETRY.items() if k != "max_peers"})
+    with pytest.raises(ValueError, match="colour"):
+        segment.create(GEOMETRY | {"colour": 1})
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts a small /dev/shm in a namespace of its own")
+@pytest.mark.parametrize("grow", [False, True])
+def test_a_small_dev_shm_is_an_error_not_a_signal(grow: bool) -> None:
+    script = (
+        "from shm import segment; from shm._shm import lib; import sys\n"
+        f"geometry = {GEOMETRY | {'max_peers': 1 << 16}!r}\n"
+        f"geometry['train_slots'], geometry['nodes_a_pool'] = {(4, 68) if grow else (300, 400)}\n"
+        "try:\n"
+        "    data = segment.create(geometry)\n"
+        "    print('made')\n"
+        "    data.ensure(lib.REGION_ROWS, 1 << 16)\n"
+        "except segment.SegmentError as error: print(error)"
+    )
+    inner = f'mount -t tmpfs -o size=12m tmpfs /dev/shm && exec {sys.executable} -c "$SCRIPT"'
+    done = subprocess.run(
+        ["unshare", "-m", "sh", "-c", inner],
+        capture_output=True, text=True, timeout=60, env=os.environ | {"SCRIPT": script},
+        cwd=Path(__file__).parents[2],
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert ("made" in done.stdout) == grow
+    assert "MiB free" in done.stdout and "--shm-size" in done.stdout
+
+
+def test_growing_allocates_before_use_and_knows_its_limits() -> None:
+    data = segment.create(GEOMETRY | {"max_peers": 1 << 16})
+    data.ensure(lib.REGION_ROWS, 20000)
+    data.ensure(lib.REGION_COLUMNS, 20000)
+    assert os.fstat(data.fd).st_blocks * 512 >= 20000 * (lib.PEER_ROW_BYTES + 4 * lib.TIMER_COLUMNS)
+    assert os.fstat(data.fd).st_blocks * 512 < data.bytes
+    with pytest.raises(segment.SegmentError, match=f"room for {1 << 16}"):
+        data.ensure(lib.REGION_ROWS, (1 << 16) + 1)
+    with pytest.raises(ValueError, match="from the start"):
+        data.ensure(lib.REGION_TOKENS, 1)
+    data.close()
+
+
+@pytest.mark.parametrize("field", ["magic", "layout_hash", "bytes"])
+def test_a_foreign_segment_is_refused(field: str) -> None:
+    data = make(1)
+    setattr(data.segment.header, field, getattr(data.segment.header, field) + 1)
+    with pytest.raises(segment.SegmentError, match="Restart the interface"):
+        segment.DataSegment.attach(os.dup(data.fd), data.bytes)
+    data.close()
+
+
+def test_a_segment_of_another_size_is_refused() -> None:
+    data = make(1)
+    with pytest.raises(segment.SegmentError, match="instead of"):
+        segment.DataSegment.attach(data.fd, data.bytes + 4096)
+    data.close()
+
+
+HEADER_WORDS = ffi.sizeof("struct header") // 4
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.dictionaries(st.integers(0, HEADER_WORDS - 1), st.integers(0, 2**32 - 1), min_size=1, max_size=3))
+def test_no_scribbled_header_leads_out_of_the_mapping(scribbles: dict[int, int]) -> None:
+    whole = ffi.new("struct header *")
+    size = lib.segment_lay_out(ffi.new("struct geometry *", GEOMETRY), whole)
+    whole.magic = lib.LAYOUT_MAGIC
+    memory = ffi.new("char[]", max(size, 4096))
+    ffi.memmove(memory, whole, ffi.sizeof("struct header"))
+    words = ffi.cast("uint32_t *", memory)
+    for place, value in scribbles.items():
+        words[place] = value
+    attached = ffi.new("struct segment *")
+    if lib.segment_attach(attached, memory, size) != 0:
+        assert attached.base == ffi.NULL
+        return
+    assert attached.bytes <= size
+    end = int(ffi.cast("uintptr_t", memory)) + size
+    g = attached.geometry
+    last = lib.segment_region_bytes(ffi.addressof(g), lib.REGION_TRAIN_SLOTS)
+    assert int(ffi.cast("uintptr_t", attached.train_slots)) + last <= end
+
+
+def test_protected_tables_cannot_be_written() -> None:
+    script = (
+        "import sys; from shm import segment; from shm._shm import ffi, lib\n"
+        "data = segment.DataSegment.attach(int(sys.argv[1]), int(sys.argv[2])); data.protect()\n"
+        "data.segment.tokens[0]; data.segment.index[0]; data.segment.trie[0]; print('reads', flush=True)\n"
+        "exec(sys.argv[3])"
+    )
+    data = make(1)
+    for act, died in [
+        ("data.segment.rows[0].rx_bytes = 1", False), ("data.segment.keypairs[0] = 1", False),
+        ("data.segment.trie[0] = 1", True), ("data.segment.index[0] = 1", True),
+        ("data.segment.public_keys[0]", True),
+    ]:  # fmt: skip
+        command = [sys.executable, "-c", script, str(data.fd), str(data.bytes), act]
+        done = subprocess.run(command, pass_fds=[data.fd], capture_output=True, text=True, timeout=60)
+        assert done.stdout == "reads\n", done.stderr
+        assert (done.returncode == -11) == died, act
+    data.close()
+
+
+def test_numpy_sees_what_c_sees() -> None:
+    data = make(4)
+    columns = Columns(data)
+    lib.orders_give(data.segment, 2, 7)
+    assert columns.rows["orders"][2] == 1 << 32 | 7
+    columns.rows["endpoints"]["port"][3, 1] = 443
+    assert data.segment.rows[3].endpoints[1].port == 443
+    columns.timers[lib.TIMER_COLUMNS - 1, -1] = 9
+    assert data.segment.columns[lib.TIMER_COLUMNS * GEOMETRY["max_peers"] - 1] == 9
+    lib.counter_add(data.segment, 5, lib.UDP_SENT, 3)
+    lib.counter_add(data.segment, 6, lib.UDP_SENT, 4)
+    assert (
+        columns.counters[:, COUNTERS.index("UDP_SENT")].sum()
+        == lib.counter_sum(data.segment, lib.UDP_SENT)
+        == 7
+    )
+    del columns
+    data.close()
+
+
+@pytest.mark.parametrize("name", ["peer_row", "node", "worker", "bell", "header", "device", "mailbox_cell"])
+def test_dtypes_are_the_compilers(name: str) -> None:
+    ctype: Any = ffi.typeof(f"struct {name}")
+    derived = dtype(f"struct {name}")
+    assert derived.itemsize == ffi.sizeof(ctype)
+    for field, described in ctype.fields:
+        assert derived.fields is not None
+        assert derived.fields[field][1] == described.offset
+        assert derived.fields[field][0].itemsize == ffi.sizeof(described.type)
+    assert len(REGIONS) == lib.REGIONS and len(COUNTERS) == lib.COUNTERS
+
+
+def test_the_layout_hash_is_the_same_in_every_process() -> None:
+    script = "from shm.layout import layout_hash; print(layout_hash())"
+    environment = os.environ | {"PYTHONHASHSEED": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, env=environment
+    )
+    assert int(done.stdout) == layout_hash() != 0
+
+
+def test_a_plain_segment_is_zero_and_shared() -> None:
+    vault = segment.create_plain(1 << 20)
+    vault.ensure(0, 8192)
+    again = segment.PlainSegment.attach(os.dup(vault.fd), 1 << 20)
+    assert not np.frombuffer(again.buffer, np.uint8, 8192).any()
+    with vault.buffer as view:
+        view[5] = 77
+    with again.buffer as view:
+        assert view[5] == 77
+    again.close()
+    vault.close()
