@@ -43,7 +43,7 @@ class Herd:
     """The worker processes, their segment and ledger."""
 
     def __init__(self) -> None:
-        self.data = make(PEERS, small_slots=200, nodes_a_pool=256)
+        self.data = make(PEERS, small_slots=200, nodes_a_pool=272)
         self.plain = segment.create_plain(4096, "ledger")
         self.plain.ensure(0, 4096)
         self.ledger: Any = np.frombuffer(self.plain.buffer, LEDGER, 1)
