@@ -21,15 +21,15 @@ pytestmark = pytest.mark.network
 PLAIT = os.path.join(os.path.dirname(sys.executable), "plait")
 
 
-def processes(matches: Callable[[Path], bool]) -> list[Path]:
-    """Running processes, as directories of /proc."""
+def namespaces_of(matches: Callable[[Path], bool]) -> list[str]:
+    """The pid namespace of each running process that matches, given as its directory of /proc."""
     found = []
     for entry in Path("/proc").iterdir():
         try:
             if entry.name.isdigit() and matches(entry):
-                found.append(entry)
+                found.append(os.readlink(entry / "ns/pid"))
         except OSError:
-            continue
+            continue  # it ended meanwhile
     return found
 
 
@@ -46,15 +46,16 @@ class Demo:
 
         def both_hosts_have_workers() -> bool:
             assert self.popen.poll() is None, self.popen.communicate()
-            ours = processes(lambda entry: marker in (entry / "environ").read_bytes().split(b"\0"))
-            self.namespaces |= {os.readlink(entry / "ns/pid") for entry in ours} - {own}
-            return len(self.namespaces) == 2 and len(self.left()) > 8
+            ours = namespaces_of(lambda entry: marker in (entry / "environ").read_bytes().split(b"\0"))
+            self.namespaces |= set(ours) - {own}
+            living = self.left()  # a host that only tried whether hosts can be made has gone again
+            return len(set(living)) == 2 and len(living) > 8
 
         eventually(both_hosts_have_workers, 30)
 
-    def left(self) -> list[Path]:
-        """Processes in the demo's hosts."""
-        return processes(lambda entry: os.readlink(entry / "ns/pid") in self.namespaces)
+    def left(self) -> list[str]:
+        """One entry for each process in the demo's hosts."""
+        return namespaces_of(lambda entry: os.readlink(entry / "ns/pid") in self.namespaces)
 
 
 def test_demo_measures_and_leaves_nothing() -> None:
