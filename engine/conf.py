@@ -251,10 +251,10 @@ class _Bad(Exception):
 def _quick_key(line: str, in_interface: bool) -> tuple[str, str, bool]:
     """Key in lower case and value of a line as wg-quick sees them, and whether [Interface] goes on."""
     stripped = line.partition("#")[0]
-    name, equals, value = stripped.partition("=")
+    name, _, value = stripped.partition("=")
     key = name.strip(_SPACE).lower()
     if key.startswith("["):
-        in_interface = key == "[interface]" and not equals
+        in_interface = key == "[interface]"
     return key, value.strip(_SPACE), in_interface
 
 

@@ -105,7 +105,7 @@ def evaluate(
     keys_expire = old[lib.KEYS_EXPIRE]
     zero = _reached(zero_due, now)
     expire = _reached(keys_expire, now)
-    keys_expire = np.where(zero | expire, 0, keys_expire)
+    keys_expire = np.where(expire, 0, keys_expire)
     zero_due = np.where(zero, 0, zero_due)
     actions |= expire * Action.EXPIRE_KEYS | zero * Action.ZERO_KEYS
 

@@ -59,6 +59,19 @@ def test_strict_and_as_the_c_says(data: bytes) -> None:
             messages.message_type(data)
 
 
+@pytest.mark.parametrize("length", range(4, 32))
+def test_short_data(length: int) -> None:
+    with pytest.raises(messages.MessageError) as caught:
+        messages.Data.unpack(b"\4\0\0\0" + bytes(length - 4))
+    assert caught.value.reason == "length"
+
+
+def test_greatest_numbers() -> None:
+    data = messages.Data(2**32 - 1, 2**64 - 1, bytes(16))
+    assert messages.Data.unpack(data.pack()) == data
+    assert data.pack()[:16] == b"\4\0\0\0" + b"\xff" * 12
+
+
 @pytest.mark.parametrize("word", [b"\1\1\0\0", b"\1\0\1\0", b"\1\0\0\1", b"\0\0\0\0", b"\5\0\0\0"])
 def test_reserved_bytes_are_zero(word: bytes) -> None:
     with pytest.raises(messages.MessageError) as caught:

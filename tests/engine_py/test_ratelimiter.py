@@ -51,6 +51,12 @@ def test_burst_then_twenty_a_second() -> None:
     assert limiter.allow(SOURCES[0], SECOND // 20)
 
 
+def test_a_pause_saves_no_more_than_a_burst() -> None:
+    limiter = RateLimiter()
+    assert limiter.allow(SOURCES[0], 0)
+    assert [limiter.allow(SOURCES[0], SECOND * 9 // 10) for _ in range(6)] == [True] * 5 + [False]
+
+
 def test_ipv6_counts_by_64_bits() -> None:
     limiter = RateLimiter()
     assert [limiter.allow(bytes(8) + bytes([i]) * 8, 0) for i in range(6)] == [True] * 5 + [False]

@@ -8,6 +8,7 @@ All times are ticks.
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -100,8 +101,6 @@ class Model:
         if self.zero is not None and self.zero <= now:
             self.zero = None
             actions |= Action.ZERO_KEYS
-            if self.expire is not None and self.expire > now:
-                self.expire = None
         if self.expire is not None and self.expire <= now:
             self.expire = None
             actions |= Action.EXPIRE_KEYS
@@ -296,7 +295,8 @@ def test_unanswered_handshakes_come_again_in_time(steps: list[tuple[int, str]], 
             if not due:
                 break
             now = max(now, min(due))
-            if columns.evaluate(now) & Action.START_HANDSHAKE:
+            look = columns.next()
+            if look is not None and look <= now and columns.evaluate(now) & Action.START_HANDSHAKE:
                 assert armed
                 assert not ours or ours[-1] + period <= now
                 ours.append(now)
@@ -308,6 +308,39 @@ def test_unanswered_handshakes_come_again_in_time(steps: list[tuple[int, str]], 
         armed = name == "data_sent"
         if columns.holder(name, now):
             columns.evaluate(now)
+
+
+def test_giving_up_cancels_the_passive_keepalive() -> None:
+    """Whoever does not answer handshakes gets no keepalive for what it sent before."""
+    world = World(0, 0)
+    world.initiate()
+    world.advance(20 * timers.RETRY - timers.RETRY // 2)
+    world.note("data_received")
+    gave_up = START + 20 * timers.RETRY
+    world.columns.evaluate(gave_up)
+    fired = [t for t in range(gave_up, gave_up + timers.KEEPALIVE) if world.columns.evaluate(t)]
+    assert fired == []
+
+
+def test_a_stamp_armed_while_control_looks_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """NEXT_DUE is given up before the stamps are read: the holder reports, and control sees it as well."""
+    columns = Columns(0, 0)
+
+    class Lib:
+        reported = False
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(lib, name)
+
+        def timers_look(self, *arguments: object) -> None:
+            lib.timers_look(*arguments)
+            self.reported = columns.holder("data_sent", START + 7)
+
+    seam = Lib()
+    monkeypatch.setattr(timers, "lib", seam)
+    columns.evaluate(START + 7)
+    assert seam.reported
+    assert columns.next() == START + 7 + timers.NEW_HANDSHAKE
 
 
 def test_keepalive_changed_arms_without_traffic() -> None:

@@ -285,6 +285,8 @@ def test_large_operations_are_refused_whole() -> None:
         b"endpoint=" + SECRET.encode(),
         SECRET.encode(),
         b"x=" + b"5e" * 3,
+        b"private_key=" + b"5e" * 3,
+        b"preshared_key=" + b"5e" * 3,
     ],
 )
 def test_masked_lines_hold_no_secret(line: bytes) -> None:
