@@ -15,7 +15,7 @@ import secrets
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import posix_ipc  # type: ignore[import-not-found]
+import posix_ipc
 
 from shm._shm import ffi, lib
 from shm.layout import REGIONS, layout_hash

@@ -19,7 +19,8 @@ uint32_t mark_worker(uint32_t mark)
     return mark & 0xff;
 }
 
-static int token_swap(const struct segment *segment, uint32_t row, uint32_t from, uint32_t to, int order)
+/* Inlined always: an order that is no constant would become the strongest. */
+static inline __attribute__((always_inline)) int token_swap(const struct segment *segment, uint32_t row, uint32_t from, uint32_t to, int order)
 {
     if (row >= segment->geometry.max_peers)
         return 0;
