@@ -192,6 +192,7 @@ class Peers:
         for row in rows:
             self.retiring.add(row)
             self.order(row, lib.ORDER_RETIRE)
+            self.holder_retired(row)  # it may have been ordered in control's life before this one
 
     def holder_retired(self, row: int) -> None:
         """EVENT_RETIRED, or the token was seen dead: one more grace period, then the row is free."""

@@ -18,14 +18,33 @@ from pathlib import Path
 from typing import Any
 
 import shm.segment
+from engine.uapi import parse_set
 from workers._workers import ffi, lib
 from workers.channel import Channel
+from workers.configuration import Configuration
+from workers.endpoints import EndpointOrders
+from workers.grace import Graces
+from workers.handshakes import Handshakes
+from workers.keypairs import Keypairs
 from workers.launch import map_segment, spawn
+from workers.memory import Memory
+from workers.outgoing import Outgoing
+from workers.peers import Peers
 from workers.settings import Settings, geometry
 from workers.sockets import close_sockets, open_sockets, port_of
+from workers.stamps import Stamps
+from workers.vault import Vault
 
 RUN = Path("/var/run/wireguard")
 PATIENCE = 20.0
+SMALL: dict[str, Any] = {
+    "receivers": 1,
+    "consumers": 1,
+    "cores": (0,),
+    "max_peers": 64,
+    "small_slots": 64,
+    "train_slots": 1,
+}
 
 
 def wait_for(condition: Any, what: str, seconds: float = PATIENCE) -> Any:
@@ -44,7 +63,7 @@ class Interface:
 
     def __init__(self, name: str, settings: Settings | None = None, **limits: int) -> None:
         self.name = name
-        self.geometry = geometry(settings or Settings(receivers=1, consumers=1, cores=[], max_peers=256))
+        self.geometry = geometry(settings or Settings(**SMALL))
         self.geometry.update(limits)
         data = shm.segment.create(self.geometry)
         self.data_fd, self.data_bytes = os.dup(data.fd), data.bytes
@@ -211,3 +230,117 @@ def uapi(interface: Interface, text: str) -> str:
             assert part, f"the connection ended after {answer!r}"
             answer += part
     return answer.decode()
+
+
+class Holder:
+    """The one consumer of an Interface: the shipped holder, one turn at a time, in this process."""
+
+    WORKER = 34
+
+    def __init__(self, interface: Interface) -> None:
+        self.segment = interface.segment
+        self.aead = lib.aead_new(lib.AEAD_EVP)
+        self.holder = ffi.new("struct holder *")
+        lib.holder_initialise(self.holder, self.segment, self.aead, self.WORKER)
+        four, six = interface.pairs[0]
+        self.holder.udp4 = -1 if four is None else four
+        self.holder.udp6 = -1 if six is None else six
+        self.holder.bells[lib.WORKER_CONTROL] = interface.bell
+        self.cursor = ffi.new("uint32_t *")
+
+    def __enter__(self) -> Holder:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        lib.aead_free(self.aead)
+
+    def take_turns(self) -> int:
+        """Every peer that is ready has a turn; returns how many had one."""
+        turns = 0
+        while True:
+            row = int(lib.ready_take(self.segment, 1, self.cursor))
+            if row == 0xFFFFFFFF:
+                return turns
+            if lib.token_take(self.segment, row, self.holder.mark):
+                lib.holder_take_turn(self.holder, row, lib.clock_now())
+                turns += 1
+
+
+class Parts:
+    """What a control process is made of, in this process, so that a test gives the time and the messages."""
+
+    def __init__(self, interface: Interface) -> None:
+        self.interface = interface
+        self.segment = interface.segment
+        self.vault = Vault(os.dup(interface.vault_fd), int(self.segment.geometry.max_peers))
+        self.memory = Memory(interface.data_fd, interface.mapping, self.segment, self.vault)
+        self.memory.ensure_tables()
+        self.memory.device.index_key = [1, 2]
+        self.graces = Graces(self.segment)
+        self.keypairs = Keypairs(self.memory, self.graces)
+        self.peers = Peers(self.memory, self.graces, self.keypairs, 1)
+        self.stamps = Stamps(self.memory)
+        self.endpoints = EndpointOrders(self.segment)
+        self.outgoing = Outgoing(*(None if fd is None else os.dup(fd) for fd in interface.pairs[0]))
+        self.handshakes = Handshakes(self.peers, self.stamps, self.endpoints, self.outgoing)
+        self.configuration = Configuration(
+            self.peers,
+            self.handshakes,
+            self.stamps,
+            self.endpoints,
+            lambda: list(interface.named_sockets().values()),
+        )
+        self.cursor = ffi.new("uint32_t *")
+        self.peers.recover()
+        self.handshakes.load_identity()
+        self.configuration.redo()
+
+    def close(self) -> None:
+        """As if killed: nothing is written back."""
+        self.outgoing.close()
+        self.vault.close()
+
+    def set(self, text: str) -> int:
+        """Apply a whole set; 0 or its errno."""
+        steps = self.configuration.apply(parse_set(text))
+        try:
+            while True:
+                next(steps)
+        except StopIteration as end:
+            return int(end.value)
+
+    def get(self) -> str:
+        return b"".join(self.configuration.show()).decode()
+
+    def ips_live(self) -> int:
+        """Prefixes in the trie: its live nodes that name a peer."""
+        nodes = self.peers.ips.nodes
+        used = int(self.peers.ips.used)
+        live = sum(1 for n in range(1, used + 1) if nodes[n].state == 1 and nodes[n].peer)
+        assert int(self.peers.ips.live) >= live
+        return live
+
+    def take_events(self) -> None:
+        """As the loop of control does, for the events that end a peer's or a keypair's life."""
+        while True:
+            row = int(lib.ready_take(self.segment, 0, self.cursor))
+            if row == 0xFFFFFFFF:
+                break
+            word = int(lib.events_read(self.segment, row))
+            if word & lib.EVENT_RETIRED:
+                self.peers.holder_retired(row)
+            if word & lib.EVENT_KEYS and self.peers.is_live(row):
+                self.keypairs.collect(row, self.handshakes.reserved(row))
+            lib.events_clear(self.segment, row, word)
+        self.graces.poll()
+
+    def settle(self, holder: Holder) -> None:
+        """Turns of holder and control until nothing changes any more."""
+        for _ in range(100):
+            holder.take_turns()
+            self.take_events()
+            self.endpoints.poll()
+            ready = [number for number in (0, 1) if not lib.ready_is_empty(self.segment, number)]
+            if not ready and not self.graces.running and not self.graces.waiting:
+                return
+        raise AssertionError("it does not settle")
