@@ -16,6 +16,7 @@ import json
 import logging
 import os
 import socket
+import time
 from collections.abc import Callable, Generator, Iterator
 from typing import NamedTuple
 
@@ -32,6 +33,7 @@ from workers.stamps import Stamps
 
 log = logging.getLogger(__name__)
 
+PAUSE = 0.001  # seconds
 SLICE = 256  # peers between two yields
 ROWS_A_LOOK = 4096  # rows looked through at once
 
@@ -42,7 +44,11 @@ class PortRequest(NamedTuple):
     port: int
 
 
-Steps = Generator[PortRequest | None, int | None, int]
+class Pause(NamedTuple):
+    """Yielded by a set: nothing can be done before removed peers have given back what they have."""
+
+
+Steps = Generator[PortRequest | Pause | None, int | None, int]
 
 
 class Configuration:
@@ -98,30 +104,45 @@ class Configuration:
         if not text:
             return
         log.info("finishing the set that was being applied when the control process died")
-        for _ in self._apply_whole(uapi.Set.from_bytes(text)):
+        for pause in self._apply_whole(uapi.Set.from_bytes(text)):
             self.peers.graces.poll()
+            if pause is not None:
+                self.peers.look_for_retired()
+                time.sleep(PAUSE)
         self.vault.clear_redo()
 
     def _check(self, operation: uapi.Set) -> Iterator[None]:
         own = self.vault.public_key
         if operation.private_key is not None:
             own = noise.Identity(operation.private_key).public_key if any(operation.private_key) else None
-        new: set[bytes] = set()
-        allowed = 0
+        peers = self.peers
+        seen: dict[bytes, bool] = {}  # by key that the set mentions: is it a peer at this point?
+        count = peak = 0 if operation.replace_peers else peers.count
+        nodes = 0 if operation.replace_peers else int(peers.ips.live)
+        new = 0
         for number, change in enumerate(operation.peers):
             if number % SLICE == 0:
                 yield
             if change.endpoint is not None:
                 _place(change.endpoint)
-            if change.remove or change.public_key == own:
+            if change.public_key == own:
                 continue
-            is_new = operation.replace_peers or self.peers.find(change.public_key) is None
-            if is_new and change.update_only:
+            row = None if operation.replace_peers else peers.find(change.public_key)
+            is_there = seen.get(change.public_key, row is not None)
+            if change.remove:
+                seen[change.public_key] = False
+                count -= is_there
                 continue
-            if is_new:
-                new.add(change.public_key)
-            allowed += sum(not ip.removed for ip in change.allowed_ips)
-        self.peers.room(len(new), allowed)
+            if not is_there:
+                if change.update_only:
+                    continue
+                new, count = new + 1, count + 1
+                peak = max(peak, count)
+            elif change.replace_allowed_ips and row is not None and change.public_key not in seen:
+                nodes -= len(peers.allowed(row))
+            seen[change.public_key] = True
+            nodes += 2 * sum(not ip.removed for ip in change.allowed_ips)
+        peers.room(peak, new, nodes)
 
     def _change_sockets(self, operation: uapi.Set) -> Steps:
         mark = int(self.device.fwmark)
@@ -146,7 +167,7 @@ class Configuration:
             yield from self._clear_sources()
         return 0
 
-    def _apply_whole(self, operation: uapi.Set) -> Iterator[None]:
+    def _apply_whole(self, operation: uapi.Set) -> Iterator[Pause | None]:
         if operation.private_key is not None:
             yield from self._change_private_key(operation.private_key)
         if operation.replace_peers:
@@ -154,7 +175,7 @@ class Configuration:
                 self._remove(self.peers.live_rows(first, first + ROWS_A_LOOK))
                 yield
         for number, change in enumerate(operation.peers):
-            self._change_peer(change)
+            yield from self._change_peer(change)
             if number % SLICE == SLICE - 1:
                 yield
 
@@ -182,7 +203,7 @@ class Configuration:
                     self.peers.order(first + int(place), lib.ORDER_STOP_SENDING)
             yield
 
-    def _change_peer(self, change: uapi.PeerChange) -> None:
+    def _change_peer(self, change: uapi.PeerChange) -> Iterator[Pause | None]:
         if change.public_key == self.vault.public_key:
             return
         peers = self.peers
@@ -194,6 +215,8 @@ class Configuration:
         if row is None:
             if change.update_only:
                 return
+            while not peers.has_row:
+                yield Pause()
             row = peers.add(change.public_key)
         if change.preshared_key is not None:
             self.vault.store_preshared_key(row, change.preshared_key)
@@ -206,6 +229,8 @@ class Configuration:
             if ip.removed:
                 peers.disallow(row, ip.address, ip.cidr)
             else:
+                while not peers.has_node:
+                    yield Pause()
                 peers.allow(row, ip.address, ip.cidr)
         if change.keepalive is not None:
             orders |= self._change_keepalive(row, change.keepalive)

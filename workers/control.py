@@ -85,6 +85,7 @@ class Control:
     def begin(self) -> None:
         """Find what a control before this one left, then listen."""
         self.peers.recover()
+        self.endpoints.recover(self.peers.live_rows())
         self.handshakes.load_identity()
         self._look_at_interface(first=True)
         self.configuration.redo()
@@ -142,7 +143,7 @@ class Control:
 
     def _nap(self, now: int) -> float:
         """Seconds until something is due."""
-        if self.graces.running or self.graces.waiting or self.endpoints.waiting:
+        if self.graces.running or self.graces.waiting or self.endpoints.waiting or self.uapi.is_pausing:
             return SHORT_WAIT
         nap = (self.next_second - now) / SECOND
         used = self.peers.used

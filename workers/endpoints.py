@@ -15,6 +15,8 @@ from workers._workers import ffi, lib
 
 _STRUCT = struct.Struct("<H2sI16s16sII")  # struct endpoint, checked below
 _NO_SOURCE = bytes(16)
+_WISH = struct.Struct("<QQQ")  # its first 24 bytes: family, port, scope, address
+WISH = 3  # control_reserved[3..5] of the row
 
 
 class Endpoint(NamedTuple):
@@ -54,19 +56,26 @@ class Endpoint(NamedTuple):
 
 
 class EndpointOrders:
-    """Control's orders to holders to move an endpoint."""
+    """Control's orders to holders to move an endpoint.
+
+    A wish that has to wait stands in words of control's own in the row, without its source, so that a
+    killed control does not lose what was configured.
+    """
 
     def __init__(self, segment: Any) -> None:
         self.segment = segment
-        self.waiting: dict[int, Endpoint] = {}  # row -> latest wish, while an earlier order is not applied
         self.place = ffi.new("struct endpoint *")
+        self.waiting: set[int] = set()  # rows with a wish
+
+    def recover(self, rows: list[int]) -> None:
+        """Find the wishes that a killed control left in these rows."""
+        self.waiting = {row for row in rows if self._wish(row) is not None}
 
     def read(self, row: int) -> Endpoint | None:
         """Where the peer is reached: ordered or not yet."""
-        wish = self.waiting.get(row)
-        if wish is not None:
-            return wish
-        if int(lib.orders_read(self.segment, row)) & lib.ORDER_ENDPOINT:
+        if row in self.waiting:
+            return self._wish(row)
+        if self._is_ordered(row):
             ordered = ffi.addressof(self.segment.rows[row], "ordered_endpoint")
             return Endpoint.unpack(bytes(ffi.buffer(ordered)))
         lib.endpoint_load(self.segment, row, self.place)
@@ -76,29 +85,49 @@ class EndpointOrders:
         """Bits to give as orders: ORDER_ENDPOINT, or 0 when nothing changes or the wish has to wait."""
         if endpoint == self.read(row):
             return 0
-        if int(lib.orders_read(self.segment, row)) & lib.ORDER_ENDPOINT:
-            self.waiting[row] = endpoint
+        if self._is_ordered(row):
+            self._keep(row, endpoint)
+            self.waiting.add(row)
             return 0
-        self.waiting.pop(row, None)
+        self.forget(row)
         self._write(row, endpoint)
         return int(lib.ORDER_ENDPOINT)
 
     def forget(self, row: int) -> None:
-        """The peer is gone."""
-        self.waiting.pop(row, None)
+        """No wish waits any more."""
+        self.waiting.discard(row)
+        self.segment.rows[row].control_reserved[WISH] = 0
 
     def poll(self) -> bool:
         """Give the orders that waited. True while some still do."""
         for row in list(self.waiting):
-            if int(lib.orders_read(self.segment, row)) & lib.ORDER_ENDPOINT:
+            if self._is_ordered(row):
                 continue
-            self._write(row, self.waiting.pop(row))
-            lib.orders_give(self.segment, row, lib.ORDER_ENDPOINT)
-            lib.peer_schedule(self.segment, row)
+            wish = self._wish(row)
+            if wish is not None:
+                self._write(row, wish)
+                lib.orders_give(self.segment, row, lib.ORDER_ENDPOINT)
+                lib.peer_schedule(self.segment, row)
+            self.forget(row)
         return bool(self.waiting)
+
+    def _is_ordered(self, row: int) -> bool:
+        return bool(int(lib.orders_read(self.segment, row)) & lib.ORDER_ENDPOINT)
 
     def _write(self, row: int, endpoint: Endpoint) -> None:
         ffi.memmove(ffi.addressof(self.segment.rows[row], "ordered_endpoint"), endpoint.pack(), _STRUCT.size)
+
+    def _keep(self, row: int, endpoint: Endpoint) -> None:
+        words = self.segment.rows[row].control_reserved
+        head, first, second = _WISH.unpack(endpoint.pack()[: _WISH.size])
+        words[WISH] = 0  # nothing is kept while the address is half written
+        words[WISH + 1], words[WISH + 2] = first, second
+        words[WISH] = head
+
+    def _wish(self, row: int) -> Endpoint | None:
+        words = self.segment.rows[row].control_reserved
+        packed = _WISH.pack(*(int(words[WISH + i]) for i in range(3)))
+        return Endpoint.unpack(packed + bytes(_STRUCT.size - _WISH.size))
 
 
 if ffi.sizeof("struct endpoint") != _STRUCT.size:

@@ -34,7 +34,7 @@ NO_ROW = bytes(lib.PEER_ROW_BYTES)
 
 # control_reserved[]: bytes of handshake messages (the holder counts data in tx_bytes and rx_bytes), and
 # what was `produced` in the outbound queue when a handshake was last wanted.
-HANDSHAKE_TX, HANDSHAKE_RX, OUTBOUND_SEEN = 0, 1, 2
+HANDSHAKE_TX, HANDSHAKE_RX, OUTBOUND_SEEN = 0, 1, 2  # 3 to 5: workers/endpoints.py
 
 
 class NoRoom(Exception):
@@ -109,39 +109,52 @@ class Peers:
 
     # -- adding -------------------------------------------------------------------------------
 
-    def room(self, peers: int, allowed_ips: int) -> None:
-        """Make sure that so many more peers and allowed IPs fit. NoRoom when they do not.
+    def room(self, peak: int, new: int, nodes: int) -> None:
+        """Make sure of memory for what a set will add. NoRoom when it cannot fit.
 
-        An allowed IP takes two trie nodes at most (itself and a branch).
+        peak: the most peers there will be at once; new: of them not yet there; nodes: the most trie
+        nodes there will be. Rows and nodes that removed peers give back count as free: who
+        adds waits for them (`has_row`, `has_node`).
         """
-        rows = self.used + max(peers - len(self.free), 0)
-        if rows > self.memory.max_peers:
+        if peak > self.memory.max_peers:
             raise NoRoom(
-                f"{peers} more peers",
+                f"{peak} peers",
                 f"this interface has room for {self.memory.max_peers}",
                 "raise max_peers in its settings and start it anew",
             )
-        nodes = int(self.ips.used) + 2 * allowed_ips + 1
-        if allowed_ips and nodes > self.memory.max_trie_nodes:
-            free = self.memory.max_trie_nodes - 2 * self.ips.live
-            if 2 * allowed_ips > free:
-                raise NoRoom(
-                    f"{allowed_ips} more allowed IPs",
-                    f"this interface has room for {self.memory.max_trie_nodes // 2}",
-                    "raise max_peers in its settings and start it anew",
-                )
-            nodes = self.memory.max_trie_nodes
+        if nodes >= self.memory.max_trie_nodes:
+            raise NoRoom(
+                "more allowed IPs",
+                f"this interface has room for {self.memory.max_trie_nodes // 2}",
+                "raise max_peers in its settings and start it anew",
+            )
+        rows = self.used + max(new - len(self.free), 0)
         try:
-            self.memory.ensure_rows(rows)
-            if allowed_ips:
-                self.memory.ensure_trie(nodes)
+            self.memory.ensure_rows(min(rows, self.memory.max_peers))
+            most = int(self.ips.used) + nodes - int(self.ips.live) + 1
+            self.memory.ensure_trie(min(max(most, 1), self.memory.max_trie_nodes))
         except OSError as error:
             raise NoRoom(
                 "more peers",
-                f"no memory for their rows ({error.strerror})",
+                f"no memory for them ({error.strerror})",
                 "enlarge /dev/shm or free memory",
                 error.errno or errno.ENOMEM,
             ) from error
+
+    @property
+    def has_row(self) -> bool:
+        """Whether `add` can be called now; else a removed peer's row will come free."""
+        return bool(self.free) or self.used < self.memory.max_peers
+
+    @property
+    def has_node(self) -> bool:
+        """Whether `allow` can be called now; else removed nodes will come free. It takes two at most."""
+        left = self.memory.max_trie_nodes - 1 - int(self.ips.used)
+        number = int(self.ips.free_head)
+        while number and left < 2:
+            left += 1
+            number = int(self.ips.nodes[number].child[0])
+        return left >= 2
 
     def add(self, public_key: bytes) -> int:
         """A new peer; returns its row. Room was made sure of before (`room`)."""

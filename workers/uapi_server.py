@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 
 from engine import uapi
-from workers.configuration import Configuration, PortRequest, Steps
+from workers.configuration import Configuration, Pause, PortRequest, Steps
 
 log = logging.getLogger(__name__)
 
@@ -138,6 +138,7 @@ class UapiServer:
         self.steps: Steps | None = None  # the set that is being applied
         self.client: Connection | None = None  # whose it is
         self.is_asking = False  # it waits for the supervisor
+        self.is_pausing = False  # it waits for removed peers
         self.is_listening = False
         self.listen_again()
 
@@ -167,7 +168,9 @@ class UapiServer:
 
     @property
     def has_work(self) -> bool:
-        """Whether `step` should be called again soon."""
+        """Whether `step` should be called again at once."""
+        if self.is_pausing:
+            return False
         return bool(self.waiting and self.steps is None) or (self.steps is not None and not self.is_asking)
 
     def step(self) -> None:
@@ -201,9 +204,11 @@ class UapiServer:
             wish = self.steps.send(value)
         except StopIteration as end:
             client, self.client, self.steps = self.client, None, None
+            self.is_pausing = False
             if client in self.connections:
                 client.finish(iter((uapi.answer_set(int(end.value)),)))
             return
+        self.is_pausing = isinstance(wish, Pause)
         if isinstance(wish, PortRequest):
             self.is_asking = True
             self.ask_port(wish.port)

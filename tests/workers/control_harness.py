@@ -292,6 +292,7 @@ class Parts:
         )
         self.cursor = ffi.new("uint32_t *")
         self.peers.recover()
+        self.endpoints.recover(self.peers.live_rows())
         self.handshakes.load_identity()
         self.configuration.redo()
 

@@ -1,0 +1,294 @@
+"""A control process behind its UAPI socket, asked by the real wg(8) and by hand."""
+
+from __future__ import annotations
+
+import base64
+import errno
+import os
+import re
+import shutil
+import socket
+from collections.abc import Iterator
+
+import pytest
+from control_harness import ControlProcess, Holder, Interface, uapi, wait_for, wg
+
+from workers._workers import lib
+
+pytestmark = [
+    pytest.mark.skipif(os.geteuid() != 0, reason="needs root: sockets in /var/run/wireguard"),
+    pytest.mark.skipif(shutil.which("wg") is None, reason="needs wg(8): apt install wireguard-tools"),
+]
+
+PRIVATE = "6d" * 32
+A, B, C = ("0a" * 32, "0b" * 32, "0c" * 32)
+
+
+def key(hexadecimal: str) -> str:
+    return base64.b64encode(bytes.fromhex(hexadecimal)).decode()
+
+
+def clamped(hexadecimal: str) -> str:
+    raw = bytearray.fromhex(hexadecimal)
+    raw[0] &= 248
+    raw[31] = raw[31] & 127 | 64
+    return raw.hex()
+
+
+@pytest.fixture
+def interface() -> Iterator[Interface]:
+    with Interface(f"plu{os.getpid()}") as interface:
+        yield interface
+
+
+@pytest.fixture
+def control(interface: Interface) -> Iterator[ControlProcess]:
+    with ControlProcess(interface) as control:
+        yield control
+
+
+def get(control: ControlProcess) -> str:
+    return uapi(control.interface, "get=1\n\n")
+
+
+def set_(control: ControlProcess, text: str) -> int:
+    """The errno of a set as its client reads it."""
+    answer = uapi(control.interface, f"set=1\n{text}\n")
+    found = re.fullmatch(r"errno=(-?\d+)\n\n", answer)
+    assert found, answer
+    return int(found[1])
+
+
+FILE = f"""[Interface]
+ListenPort = PORT
+PrivateKey = {key(clamped(PRIVATE))}
+FwMark = 0x1234
+
+[Peer]
+PublicKey = {key(A)}
+PresharedKey = {key("99" * 32)}
+AllowedIPs = 10.0.0.0/24, fd00:1::/64
+Endpoint = 192.0.2.7:51820
+PersistentKeepalive = 25
+
+[Peer]
+PublicKey = {key(B)}
+AllowedIPs = 10.0.1.0/24
+Endpoint = [2001:db8::7]:51821
+"""
+
+
+def test_wg_sets_and_shows(control: ControlProcess, tmp_path: object) -> None:
+    name = control.interface.name
+    path = os.path.join(str(tmp_path), "wg.conf")
+    with open(path, "w") as file:
+        file.write(FILE.replace("PORT", str(control.interface.port)))
+    assert wg("setconf", name, path).returncode == 0
+    assert words(wg("showconf", name).stdout) == words(FILE.replace("PORT", str(control.interface.port)))
+    more = f"[Peer]\nPublicKey = {key(C)}\nAllowedIPs = 10.0.2.0/24, 10.0.1.0/24\n"
+    assert wg("addconf", name, "/dev/stdin", stdin=more).returncode == 0
+    assert dump(name) == {
+        key(A): ("10.0.0.0/24,fd00:1::/64", "192.0.2.7:51820", "25"),
+        key(B): ("(none)", "[2001:db8::7]:51821", "off"),
+        key(C): ("10.0.2.0/24,10.0.1.0/24", "(none)", "off"),
+    }
+    assert wg("syncconf", name, path).returncode == 0
+    assert dump(name).keys() == {key(A), key(B)}
+    assert dump(name)[key(B)][0] == "10.0.1.0/24"
+    assert wg("set", name, "peer", key(A), "remove").returncode == 0
+    assert dump(name).keys() == {key(B)}
+    assert wg("show", name, "fwmark").stdout == "0x1234\n"
+
+
+def words(text: str) -> list[str]:
+    """A configuration's lines within their sections, in an order of no meaning put into one."""
+    sections = re.split(r"\n(?=\[)", text.lower())
+    lines = ([re.sub(r"\s", "", line) for line in part.splitlines()] for part in sections)
+    return sorted(" ".join(sorted(part)) for part in lines)
+
+
+def dump(name: str) -> dict[str, tuple[str, str, str]]:
+    """public key -> allowed IPs, endpoint, keepalive, as `wg show dump` has them."""
+    lines = wg("show", name, "dump").stdout.splitlines()[1:]
+    fields = [line.split("\t") for line in lines]
+    return {f[0]: (f[3], f[2], f[7]) for f in fields}
+
+
+GOOD = (
+    f"private_key={PRIVATE}\nfwmark=7\nreplace_peers=true\npublic_key={A}\n"
+    "endpoint=192.0.2.1:9\nallowed_ip=10.0.0.0/8\npersistent_keepalive_interval=3\n"
+)
+OTHER = f"private_key={'5e' * 32}\nfwmark=9\nreplace_peers=true\npublic_key={B}\nallowed_ip=10.0.0.0/8\n"
+
+
+@pytest.mark.parametrize(
+    ("bad", "number"),
+    [
+        ("allowed_ip=10.0.0.0/33\n", errno.EINVAL),
+        ("endpoint=192.0.2.1\n", errno.EINVAL),
+        ("endpoint=[fe80::1%nosuchif0]:7\n", errno.ENODEV),
+        ("endpoint=[fe80::1%99999999999]:7\n", errno.ENODEV),
+        ("persistent_keepalive_interval=70000\n", errno.EINVAL),
+        ("nonsense=1\n", errno.EINVAL),
+        ("nonsense\n", errno.EINVAL),
+        ("preshared_key=00\n", errno.EINVAL),
+        ("".join(f"public_key={n:064x}\n" for n in range(1000, 1200)), errno.ENOSPC),
+        (
+            "".join(f"allowed_ip=10.{n // 256}.{n % 256}.0/24\n" for n in range(2000)),
+            errno.ENOSPC,
+        ),
+    ],
+)
+def test_a_set_is_whole_or_nothing(control: ControlProcess, bad: str, number: int) -> None:
+    assert set_(control, GOOD) == 0
+    before = get(control)
+    assert set_(control, OTHER + bad) == -number
+    assert get(control) == before
+    assert set_(control, OTHER) == 0, "and without the bad lines it is accepted"
+    assert f"public_key={B}\n" in get(control) and A not in get(control)
+
+
+def test_a_cut_set_changes_nothing(control: ControlProcess) -> None:
+    assert set_(control, GOOD) == 0
+    before = get(control)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        sock.connect(str(control.interface.path))
+        sock.sendall(f"set=1\n{OTHER}".encode())
+    assert get(control) == before
+
+
+def test_get_refuses_with_a_non_negative_errno(control: ControlProcess) -> None:
+    assert uapi(control.interface, "get=1\nprivate_key=1\n\n") == f"errno={errno.EPROTO}\n\n"
+
+
+def test_the_port_changes_by_the_supervisor(control: ControlProcess) -> None:
+    interface = control.interface
+    assert set_(control, f"private_key={PRIVATE}\nfwmark=5\n") == 0
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+        before = get(control)
+        refused = ask(interface, f"listen_port={port}\nfwmark=6\nprivate_key={'5e' * 32}\n")
+        assert control.answer_port() == errno.EADDRINUSE
+        assert answer_of(refused) == f"errno=-{errno.EADDRINUSE}\n\n"
+        assert get(control) == before
+    waiting = ask(interface, f"listen_port={port}\nfwmark=6\n")
+    assert control.answer_port() == 0
+    assert answer_of(waiting) == "errno=0\n\n"
+    assert f"listen_port={port}\n" in get(control)
+    for fd in interface.named_sockets().values():
+        with socket.socket(fileno=os.dup(fd)) as sock:
+            assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_MARK) == 6
+    assert set_(control, f"listen_port={port}\n") == 0, "the same port is no request"
+
+
+def ask(interface: Interface, text: str) -> socket.socket:
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    sock.settimeout(20)
+    sock.connect(str(interface.path))
+    sock.sendall(f"set=1\n{text}\n".encode())
+    return sock
+
+
+def answer_of(sock: socket.socket) -> str:
+    with sock:
+        return sock.recv(4096).decode()
+
+
+def test_several_operations_on_one_connection(control: ControlProcess) -> None:
+    text = f"set=1\n{GOOD}\nget=1\n\nset=1\npublic_key={A}\nremove=true\n\nget=1\n\n"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        sock.settimeout(20)
+        sock.connect(str(control.interface.path))
+        sock.sendall(text.encode())
+        sock.shutdown(socket.SHUT_WR)
+        answer = b""
+        while part := sock.recv(4096):
+            answer += part
+    first, shown, third, empty, rest = answer.decode().split("\n\n")
+    assert first == "errno=0" and third == "errno=0" and not rest
+    assert f"public_key={A}" in shown and "public_key" not in empty
+
+
+def test_a_client_that_does_not_read_holds_up_nobody(interface: Interface) -> None:
+    with ControlProcess(interface) as control:
+        peers = "".join(
+            f"public_key={n:064x}\n" + "".join(f"allowed_ip=10.{n}.{m}.0/24\n" for m in range(3))
+            for n in range(1, 60)
+        )
+        assert set_(control, peers) == 0
+        sleepy = []
+        for _ in range(3):
+            sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1024)
+            sock.connect(str(interface.path))
+            sock.sendall(b"get=1\n\n" * 200)
+            sleepy.append(sock)
+        assert get(control).count("public_key=") == 59
+        assert set_(control, f"public_key={1:064x}\nremove=true\n") == 0
+        assert get(control).count("public_key=") == 58
+        for sock in sleepy:
+            sock.close()
+        assert get(control).count("public_key=") == 58
+
+
+def test_a_set_waits_for_the_rows_of_the_peers_that_it_replaces(interface: Interface) -> None:
+    with ControlProcess(interface) as control, Holder(interface) as holder:
+        for turn in range(3):
+            peers = "".join(f"public_key={n + 100 * turn:064x}\n" for n in range(1, 65))
+            with ask(interface, "replace_peers=true\n" + peers) as waiting:
+                waiting.setblocking(False)
+
+                def answer(sock: socket.socket = waiting) -> bytes:
+                    holder.take_turns()
+                    try:
+                        return sock.recv(100)
+                    except BlockingIOError:
+                        return b""
+
+                assert wait_for(answer, "the set to be applied") == b"errno=0\n\n"
+            assert get(control).count("public_key=") == 64
+        assert set_(control, f"public_key={A}\n") == -errno.ENOSPC
+
+
+def test_a_persistent_keepalive_is_sent_at_once(control: ControlProcess) -> None:
+    segment = control.interface.segment
+
+    def ordered() -> bool:
+        return bool(int(lib.orders_read(segment, 0)) & lib.ORDER_KEEPALIVE)
+
+    assert set_(control, f"public_key={A}\nendpoint=192.0.2.1:9\n") == 0
+    assert not ordered()
+    assert set_(control, f"public_key={A}\npersistent_keepalive_interval=20\n") == 0
+    assert ordered()
+
+
+def test_restart_shows_the_same(interface: Interface) -> None:
+    with ControlProcess(interface) as control:
+        assert set_(control, GOOD) == 0
+        before = get(control)
+    with ControlProcess(interface) as control:
+        assert get(control) == before
+        assert control.stop() == 0
+
+
+def test_the_end_of_the_socket_file_is_told(control: ControlProcess) -> None:
+    control.interface.path.unlink()
+    message = control.receive()
+    assert message["kind"] == "ended" and str(control.interface.path) in message["reason"]
+
+
+def test_control_ends_with_its_channel(control: ControlProcess) -> None:
+    control.channel.close()
+    assert control.process.wait(20) == 0
+
+
+def test_a_vault_of_another_layout_is_a_clear_failure(interface: Interface) -> None:
+    os.ftruncate(interface.vault_fd, 4096)
+    os.pwrite(interface.vault_fd, b"not a vault", 0)
+    failed = ControlProcess(interface)
+    try:
+        assert failed.first_words["kind"] == "failed"
+        assert "vault" in failed.first_words["why"]
+    finally:
+        failed.kill()
