@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import NoReturn
 
@@ -35,6 +36,8 @@ class Plait(click.Group):
             raise  # click ends quietly: the reader has seen enough
         except OSError as error:
             click.echo(f"plait: {ctx.invoked_subcommand}: {error}", err=True)
+            # What could not be written stays in stdout's buffer; Python would try again at its end.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             ctx.exit(1)
 
 
