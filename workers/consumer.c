@@ -9,7 +9,6 @@
 #include "shm/bell.h"
 #include "shm/epoch.h"
 #include "shm/ready.h"
-#include "shm/token.h"
 
 #include <poll.h>
 #include <stdlib.h>
@@ -61,7 +60,7 @@ static int take_next(struct consumer *consumer, uint64_t now)
         /* Moved to another consumer after its bit was set here. */
         ready_set(s, 1 + owner, row);
         bell_ring(s, WORKER_CONSUMER + owner, -1);
-    } else if (token_take(s, row, holder->mark)) {
+    } else if (holder_take(holder, row)) {
         holder_take_turn(holder, row, now);
     }
     return 1;

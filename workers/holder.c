@@ -90,20 +90,34 @@ static int holder_can_send(const struct holder *holder, uint32_t row, uint64_t n
     return session_is_usable(&session, now);
 }
 
+/* For the watchdog's message, and for repair: set before the token is taken and cleared after
+ * it was given, so that a wake that dies in between is found by the row in it. */
+static void note_in_hand(const struct holder *holder, uint32_t value)
+{
+    __atomic_store_n(&holder->segment->workers[holder->worker].peer_in_hand, value, __ATOMIC_RELEASE);
+}
+
+int holder_take(const struct holder *holder, uint32_t row)
+{
+    note_in_hand(holder, row + 1);
+    if (token_take(holder->segment, row, holder->mark))
+        return 1;
+    note_in_hand(holder, 0);
+    return 0;
+}
+
 uint32_t holder_take_turn(struct holder *holder, uint32_t row, uint64_t now)
 {
     const struct segment *s = holder->segment;
-    struct worker *self = &s->workers[holder->worker];
     uint32_t orders, in, out = 0;
     int usable;
 
-    __atomic_store_n(&self->peer_in_hand, row + 1, __ATOMIC_RELAXED);
     orders = holder_apply_orders(holder, row, now);
     if (orders & ORDER_RETIRE) {
         holder_drop_all(holder, row);
         holder_ring_starving(holder);
-        __atomic_store_n(&self->peer_in_hand, 0, __ATOMIC_RELAXED);
         token_give_dead(s, row);
+        note_in_hand(holder, 0);
         holder_tell(holder, row, 0, EVENT_RETIRED);
         return 0;
     }
@@ -121,10 +135,10 @@ uint32_t holder_take_turn(struct holder *holder, uint32_t row, uint64_t now)
         holder_send_keepalive(holder, row, now);
     if (in | out)
         holder_ring_starving(holder);
-    __atomic_store_n(&self->peer_in_hand, 0, __ATOMIC_RELAXED);
     if (!queue_is_empty(s, 2 * row + INBOUND) || (usable && !queue_is_empty(s, 2 * row + OUTBOUND)))
         peer_give_back(s, row);
     else
         peer_give(s, row, !usable);
+    note_in_hand(holder, 0);
     return in + out;
 }

@@ -18,6 +18,8 @@ struct holder {
 /* aead from aead_new; the fds stay the caller's. Fills in defaults: no fds. */
 void holder_initialise(struct holder *holder, const struct segment *segment, struct aead *aead,
                        uint32_t worker);
+/* Takes a queued peer's token; 1 when this worker holds it now. */
+int holder_take(const struct holder *holder, uint32_t row);
 /* One turn of a peer whose token this worker holds: orders first, then up to TAKE_BUDGET
  * packets each way, then the token is given. `now` in ns of clock_now. Returns the packets
  * dealt with. */

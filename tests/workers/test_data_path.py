@@ -117,7 +117,7 @@ class Path:
         """Everything that is waiting moves on by one batch."""
         lib.receiver_run(self.receiver, 0)
         for row in (0, 1):
-            if lib.token_take(self.segment, row, self.holder.mark):
+            if lib.holder_take(self.holder, row):
                 lib.holder_take_turn(self.holder, row, lib.clock_now())
 
     def carry(self, packets: list[bytes]) -> list[bytes]:

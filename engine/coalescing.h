@@ -1,0 +1,28 @@
+/* coalescing: packets that belong together joined into one super-packet for the TUN, as a
+ * network card's receive offload would (kernel: tcp_offload.c, udp_offload.c). */
+#ifndef ENGINE_COALESCING_H
+#define ENGINE_COALESCING_H
+
+#include "session.h"
+
+/* cdef begin */
+/* What goes into the vnet header before a joined packet. */
+struct joined {
+    uint32_t packets;         /* how many were joined, at least 1 */
+    uint32_t length;          /* of the whole, headers once */
+    uint32_t header;          /* bytes of headers: left out of all packets but the first */
+    uint8_t flags;            /* VNET_* (segmentation.h) */
+    uint8_t gso_type;
+    uint16_t segment;
+    uint16_t checksum_start;
+    uint16_t checksum_offset;
+};
+
+/* Looks how many of packets[0..count), all to be delivered, follow each other in one TCP or
+ * UDP flow, and rewrites the first one's headers to stand for all. Only packets whose checksum
+ * is right are joined, or a wrong one would be hidden. A packet that stands alone is not
+ * touched. */
+void coalescing_join(struct packet *packets, uint32_t count, struct joined *joined);
+/* cdef end */
+
+#endif
