@@ -1,0 +1,312 @@
+"""`plait bench queue`: what a packet's way through a peer's queue costs, in nanoseconds and in bytes.
+
+Real processes over a real POSIX segment, running the C that ships (shm/bench_queue.c says what is between two
+looks at the clock). Each process is this module, started with the segments' descriptors and a plan of runs;
+they meet in shared memory before each section of a run. Designs take turns within a round and rounds follow
+each other, so that a machine whose speed drifts slows all of them alike: compare within one table.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from typing import IO, Any
+
+import click
+
+from plait.failure import Failure
+
+BURSTS = (1, 32, 64)
+ROUNDS = 7
+SECTIONS = 64  # of one run: each is BENCH_SECTION packets of each producer
+NOBODY = 0xFFFFFFFF
+
+# In the order of enum bench_design.
+TITLES = (
+    "Plait's queue",
+    "Plait's queue, counted per packet",
+    "ring of 1,024 as the kernel's",
+    "ring of 1,024, both ends locked",
+    "no queue: slots and nodes alone",
+)
+
+
+@dataclass(frozen=True)
+class Topology:
+    """Who runs: for each process its receiver number (NOBODY: it does not push) and whether it takes."""
+
+    title: str
+    roles: tuple[tuple[int, bool], ...]
+
+    @property
+    def producers(self) -> int:
+        """How many processes push."""
+        return sum(receiver != NOBODY for receiver, _ in self.roles)
+
+
+TOPOLOGIES = (
+    Topology("1 process", ((0, True),)),
+    Topology("1 producer", ((0, False), (NOBODY, True))),
+    Topology("2 producers", ((0, False), (1, True))),
+)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One design with bursts of one size."""
+
+    design: int
+    burst: int
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Nanoseconds a packet. A round's figure is the median of its sections; here are those of all rounds."""
+
+    design: str
+    burst: int
+    topology: str
+    median: float
+    least: float
+    most: float
+
+
+def plan(topology: Topology) -> list[Run]:
+    """Return the runs of one round. What has no queue needs only one process."""
+    from shm._shm import lib
+
+    designs = range(lib.BENCH_DESIGNS if len(topology.roles) == 1 else lib.BENCH_POOL)
+    return [Run(design, burst) for burst in BURSTS for design in designs]
+
+
+def costs(rounds: int, report: Callable[[str], None]) -> list[Cost]:
+    """Measure everything; raises Failure when a run fails. The first round warms up and does not count."""
+    from statistics import median
+
+    found: list[Cost] = []
+    for topology in TOPOLOGIES:
+        report(topology.title)
+        runs = plan(topology)
+        columns: list[list[float]] = [[] for _ in runs]
+        for at, cost in enumerate(_rounds(topology, runs * (rounds + 1))):
+            if at >= len(runs):
+                columns[at % len(runs)].append(cost)
+        for run, column in zip(runs, columns, strict=True):
+            found.append(
+                Cost(
+                    TITLES[run.design],
+                    run.burst,
+                    topology.title,
+                    median(column),
+                    min(column),
+                    max(column),
+                )
+            )
+    return found
+
+
+def cores() -> list[int]:
+    """Return the cores that this process may use."""
+    return sorted(os.sched_getaffinity(0))
+
+
+@contextmanager
+def _segments() -> Iterator[tuple[Any, Any]]:
+    """Make the segment with one peer and its producers' pools, and the area where processes meet."""
+    from shm._shm import ffi, lib
+    from shm.segment import SegmentError, create, create_plain
+
+    geometry = {
+        "max_peers": 64,
+        "max_keypairs": 64,
+        "max_receivers": 2,
+        "max_consumers": 1,
+        "nodes_a_pool": 4097,
+        "small_slots": 4096,
+        "train_slots": 1,
+        "mailbox_cells": 64,
+        "max_trie_nodes": 64,
+        "public_key_buckets": 64,
+    }
+    with ExitStack() as stack:
+        try:
+            data = create(geometry, "bench")
+            stack.callback(data.close)
+            area = create_plain(ffi.sizeof("struct bench_area"), "bench")
+            stack.callback(area.close)
+            area.ensure(0, area.bytes)
+        except SegmentError as error:
+            raise Failure(error.what, error.why, error.next) from error
+        for queue in range(lib.DIRECTIONS):
+            lib.queue_initialise(data.segment, queue)
+        yield data, area
+
+
+def _rounds(topology: Topology, runs: list[Run]) -> Iterator[float]:
+    """Yield the nanoseconds a packet of each run. All processes live as long as this plan."""
+    from shm._shm import ffi, lib
+
+    packets = lib.BENCH_SECTION * topology.producers
+    with _segments() as (data, area), ExitStack() as stack:
+        free = cores()
+        for number, (receiver, takes) in enumerate(topology.roles):
+            roles = [
+                {
+                    **asdict(run),
+                    "producers": topology.producers,
+                    "processes": len(topology.roles),
+                    "receiver": receiver,
+                    "takes": takes,
+                }
+                for run in runs
+            ]
+            orders = {
+                "data": [data.fd, data.bytes],
+                "area": [area.fd, area.bytes],
+                "core": free[number] if len(free) >= len(topology.roles) else None,
+                "sections": SECTIONS,
+                "roles": roles,
+            }
+            process = subprocess.Popen(
+                [sys.executable, "-m", "plait.bench", json.dumps(orders)],
+                stdout=subprocess.PIPE if takes else subprocess.DEVNULL,
+                pass_fds=(data.fd, area.fd),
+            )
+            stack.callback(_end, process)
+        # The consumer is the last process of each topology, and the only one that has times to tell.
+        stream: IO[bytes] | None = process.stdout
+        assert stream is not None
+        for run in runs:
+            line = stream.readline()
+            if not line:
+                raise _failure(run, ffi.cast("struct bench_area *", area.address).failed)
+            yield float(line) / packets
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.kill()
+    process.wait()
+    if process.stdout:
+        process.stdout.close()
+
+
+def _failure(run: Run, failed: int) -> Failure:
+    from shm._shm import lib
+
+    why = "one of its processes ended"
+    if failed == lib.BENCH_STUCK:
+        why = "nothing moved for 20 seconds"
+    if failed == lib.BENCH_DISORDER:
+        why = "a producer's packets did not come out once each and in order"
+    return Failure(
+        f"cannot measure {TITLES[run.design]} in bursts of {run.burst}",
+        why,
+        "Run it again on an idle machine; if it stays, report it as a bug.",
+    )
+
+
+def work(orders: dict[str, Any]) -> None:
+    """Be one process of a plan: attach, pin, do every run; the consumer prints each one's median section."""
+    from statistics import median
+
+    from shm._shm import ffi, lib
+    from shm.segment import DataSegment, PlainSegment
+
+    data = DataSegment.attach(*orders["data"])
+    plain = PlainSegment.attach(*orders["area"])
+    area = ffi.cast("struct bench_area *", plain.address)
+    if orders["core"] is not None:
+        os.sched_setaffinity(0, [orders["core"]])
+    times = ffi.new("int64_t[]", orders["sections"])
+    for role in orders["roles"]:
+        how = ffi.new("struct bench_role *", role)
+        if lib.bench_sections(data.segment, area, how, len(times), times) != 0:
+            raise SystemExit(1)
+        if role["takes"]:
+            print(median(times), flush=True)
+
+
+def bytes_a_peer() -> dict[str, int]:
+    """Return what both directions of one peer occupy, by design, packets not counted."""
+    from shm._shm import ffi
+
+    words = ffi.sizeof("struct queue_producers") + ffi.sizeof("struct queue_holder")
+    return {"Plait's queue": 2 * words, "ring of 1,024": 2 * ffi.sizeof("struct bench_ring")}
+
+
+def queue_table(found: list[Cost], rounds: int) -> list[str]:
+    """Return the costs lined up, and how to read them, line by line."""
+    by_place = {(cost.burst, cost.design, cost.topology): cost for cost in found}
+    titles = [topology.title for topology in TOPOLOGIES]
+    width = max(map(len, TITLES))
+    lines = [
+        f"{'ns per packet':<{7 + width}}" + "".join(f"{title:>26}" for title in titles),
+        f"{'burst':>5}  {'':<{width}}" + f"{'median    min..max':>26}" * len(titles),
+    ]
+    for burst in BURSTS:
+        lines.append("")
+        for design in TITLES:
+            cells = [by_place.get((burst, design, title)) for title in titles]
+            row = f"{burst:>5}  {design:<{width}}"
+            for c in cells:
+                spread = f"{c.least:.1f}..{c.most:.1f}" if c else ""
+                row += f"{f'{c.median:.1f}' if c else '':>11}{spread:>15}"
+            lines.append(row.rstrip())
+    return [*lines, "", *_notes(rounds), "", *_sizes()]
+
+
+def _notes(rounds: int) -> list[str]:
+    """Return what rows and columns are, for a reader who has the table alone."""
+    pinned = "each on a core of its own" if len(cores()) >= 2 else "both on this machine's one core"
+    return [
+        f"Wall time per packet: push, pop, a look at the node, the way home. Medians of {rounds} rounds; the",
+        "order of every producer is verified. Slots and nodes are taken before the clock starts: last row.",
+        "1 process: pushes a burst, then pops it, by turns.",
+        f"1 producer: a producer and a consumer, {pinned}.",
+        f"2 producers: one, and another that is also the consumer, by turns; {pinned}.",
+        "A burst is one chain for the queue; a ring takes packets singly. As the kernel's: producers lock it",
+        "for each packet, the only consumer does not. Counted per packet: what ships, and beside it a count",
+        "that both ends change for each packet, as in the kernel's list.",
+    ]
+
+
+def _sizes() -> list[str]:
+    sizes = bytes_a_peer().items()
+    return [f"{design:<14}{size:>8,} bytes a peer, both directions" for design, size in sizes]
+
+
+@click.group(short_help="Measure parts of the engine on this machine.")
+def bench() -> None:
+    """Measure parts of the engine on this machine."""
+
+
+@bench.command(short_help="A peer's queue beside a spin-locked ring of 1,024.")
+@click.option("--rounds", type=click.IntRange(1, 1000), default=ROUNDS, show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="The same as JSON.")
+def queue(rounds: int, as_json: bool) -> None:
+    """Measure what a packet costs in bursts of 1, 32 and 64, with 1 and 2 producers; and a peer's bytes."""
+
+    def report(text: str) -> None:
+        if sys.stderr.isatty():
+            click.echo(f"measuring: {text}", err=True)
+
+    found = costs(rounds, report)
+    if not as_json:
+        click.echo("\n".join(queue_table(found, rounds)))
+        return
+    answer = {
+        "cores": len(cores()),
+        "rounds": rounds,
+        "ns_per_packet": [asdict(cost) for cost in found],
+        "bytes_per_peer": bytes_a_peer(),
+    }
+    click.echo(json.dumps(answer, indent=2))
+
+
+if __name__ == "__main__":
+    work(json.loads(sys.argv[1]))

@@ -1,0 +1,66 @@
+"""`plait bench queue`: every figure is there; a queue that mixes up its packets is refused, not measured."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from plait import bench
+from plait.failure import Failure
+from shm._shm import ffi, lib
+
+
+@pytest.fixture(autouse=True)
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sections enough for a median, not for a figure."""
+    monkeypatch.setattr(bench, "SECTIONS", 3)
+
+
+def test_the_table_has_every_figure() -> None:
+    """Each design, burst and topology once, as JSON and lined up; all processes ended well."""
+    answer = CliRunner().invoke(bench.bench, ["queue", "--rounds", "1", "--json"], catch_exceptions=False)
+    found = json.loads(answer.stdout)
+    costs = [bench.Cost(**cost) for cost in found["ns_per_packet"]]
+    assert len({(c.design, c.burst, c.topology) for c in costs}) == len(costs) == 3 * (5 + 4 + 4)
+    assert all(0 < c.least <= c.median <= c.most for c in costs)
+
+    lines = bench.queue_table(costs, 1)
+    rows = [line for line in lines if line.lstrip().startswith(("1  ", "32  ", "64  "))]
+    assert len(rows) == 3 * len(bench.TITLES)
+    assert len({len(row) for row in rows if "alone" not in row}) == 1
+
+
+def test_the_bytes_are_those_of_the_layout() -> None:
+    """Two queues live in words of the peer's row; two rings have 1,024 pointers each."""
+    sizes = bench.bytes_a_peer()
+    row = ffi.typeof("struct peer_row").fields
+    words = sum(ffi.sizeof(f.type) for name, f in row if name in ("ends", "heads"))
+    assert sizes["Plait's queue"] == words
+    assert sizes["ring of 1,024"] >= 2 * 1024 * 8
+
+
+def test_disorder_is_refused() -> None:
+    """A packet that no producer of the run has pushed comes out of the queue: no figure, and the reason."""
+    with bench._segments() as (data, plain):
+        area = ffi.cast("struct bench_area *", plain.address)
+        stray = data.segment.nodes  # the last node of the last pool
+        data.segment.node[stray].packets = 1
+        data.segment.node[stray].receiver_index = 7
+        assert lib.queue_push_mpsc(data.segment, lib.WORKER_RECEIVER, 0, stray, stray, 1) == 0
+        role = ffi.new(
+            "struct bench_role *",
+            {"design": 0, "burst": 1, "producers": 1, "processes": 1, "receiver": 0, "takes": 1},
+        )
+        assert lib.bench_sections(data.segment, area, role, 1, ffi.new("int64_t[]", 1)) == -1
+        assert area.failed == lib.BENCH_DISORDER
+        failure = bench._failure(bench.Run(lib.BENCH_QUEUE, 1), area.failed)
+        assert "in order" in failure.why
+
+
+def test_a_worker_that_dies_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No figure and no waiting: the sentence says that a process ended."""
+    monkeypatch.setattr(bench, "plan", lambda topology: [bench.Run(0, 65)])  # longer than any burst may be
+    with pytest.raises(Failure, match="one of its processes ended"):
+        bench.costs(1, lambda text: None)
