@@ -297,7 +297,8 @@ uint32_t allowedips_remove_peer(struct allowedips *ips, uint32_t peer, uint8_t *
     uint32_t removed = 0;
     const uint32_t *head = head_of(first, stride, peer);
 
-    for (; *head; removed++)
+    /* The peer is looked at so that a damaged list ends the loop. */
+    for (; *head && ips->nodes[*head].peer == peer + 1; removed++)
         remove_node(ips, *head, first, stride);
     return removed;
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -130,3 +131,13 @@ def test_looking_makes_the_next_arming_known() -> None:
     lib.timers_look(memory, ffi.new("uint32_t[]", [2, 3]), 2)
     assert [memory[lib.NEXT_DUE * ROWS + row] for row in range(ROWS)] == [NEVER] * ROWS
     assert lib.timers_data_sent(memory, ROWS, 2, 8) == 1
+
+
+@pytest.mark.parametrize("jitter", [0, 1, 20])
+def test_reported_only_when_control_would_come_too_late(jitter: int) -> None:
+    for event, after in (("data_sent", 895 + jitter), ("data_received", 597)):
+        for late in (0, 1):
+            memory = fresh()
+            memory[lib.JITTER * ROWS + 1] = jitter
+            memory[lib.NEXT_DUE * ROWS + 1] = 50 + after + late
+            assert getattr(lib, f"timers_{event}")(memory, ROWS, 1, 50) == late

@@ -128,3 +128,36 @@ def test_a_refusal_writes_nothing() -> None:
     for counter in (20_000, 20_000 - USABLE - 1, 0, LIMIT, 2**64 - 1):
         assert not lib.window_accept(window, counter)
     assert bytes(ffi.buffer(window)) == before
+
+
+def full_ring() -> Any:
+    """A window in which each of the 8,192 bits is set."""
+    window = ffi.new("struct window *")
+    for counter in range(2 * lib.WINDOW_BITS):
+        assert lib.window_accept(window, counter)
+    return window
+
+
+@pytest.mark.parametrize("words", [1, 2, 64, 126, 127, 128, 129, 200])
+@pytest.mark.parametrize("within", [0, 1, 63])
+def test_a_jump_leaves_no_bit_of_before(words: int, within: int) -> None:
+    """All positions that the window moved over are usable, once."""
+    window = full_ring()
+    old = window.top - 1
+    top = old + 64 * words + within
+    assert lib.window_accept(window, top)
+    fresh = range(max(old + 1, top - USABLE), top)
+    assert [lib.window_accept(window, counter) for counter in fresh] == [1] * len(fresh)
+    assert [lib.window_accept(window, counter) for counter in fresh] == [0] * len(fresh)
+
+
+@pytest.mark.parametrize("ahead", [1, 63, 64, 65, 5000, 8128, 8192, 20_000])
+@pytest.mark.parametrize("cleared", [0, 1, 60, 128])
+def test_the_next_holder_finishes_a_sweep(ahead: int, cleared: int) -> None:
+    """Even when its first packet is an old one, which moves nothing."""
+    window, model = full_ring(), Window(top=2 * lib.WINDOW_BITS)
+    old = window.top - 1
+    die_in_sweep(window, model, ahead, cleared)
+    fresh = range(max(old + 1, old + ahead - USABLE), old + ahead + 1)
+    assert [lib.window_accept(window, counter) for counter in fresh] == [1] * len(fresh)
+    assert window.swept == window.top == old + ahead + 1
