@@ -8,7 +8,8 @@ constants that are to be others. The supervisor's word "ready" is a file of that
 actor called TITLE ("receiver 0") does at its start what TITLE.start says: `fail`, `crash`, `exit`
 or `hang`. It writes each message it gets to TITLE.heard, one line of JSON with the ports of
 the UDP sockets it holds then. It obeys what is sent to its datagram socket TITLE.cue:
-{"say": MESSAGE} on its channel, {"raw": TEXT} likewise, {"close": true}, {"deaf": true} (to `stop`).
+{"say": MESSAGE} on its channel, {"raw": TEXT} likewise, {"close": true}, {"sleep": true},
+{"deaf": true} (to `stop`).
 """
 
 from __future__ import annotations
@@ -68,6 +69,9 @@ def act(kind: str, directory: Path) -> None:
                 start.channel.socket.send(order["raw"].encode())
             elif "close" in order:
                 start.channel.socket.shutdown(socket.SHUT_RDWR)
+                time.sleep(60)
+            elif "sleep" in order:
+                note({"kind": "asleep"})
                 time.sleep(60)
             deaf = deaf or "deaf" in order
         if start.channel in ready:

@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from plait.lab import Host, Lab, Process
+from plait.lab import Host, Lab, Process, process_stat
 
 pytestmark = pytest.mark.network
 
@@ -242,6 +242,31 @@ def test_words_of_a_worker_are_logged(running: Stage) -> None:
     until(lambda: "consumer 1: a line of its own" in running.words(), "the line")
 
 
+def test_last_words_of_a_worker_are_heard(running: Stage) -> None:
+    """Both lines wait in the channel when the supervisor learns that their author is dead."""
+    process, author = running.process, running.pids()["consumer 1"]
+    assert process is not None
+
+    def speak_and_die() -> None:
+        running.signal(signal.SIGSTOP)
+        # nsenter, which waits for the supervisor, stops with it and goes on with it.
+        both = (process.pid, process.session)
+        until(lambda: [process_stat(pid)[1][0] for pid in both] == ["T", "T"], "a stopped supervisor")
+        try:
+            for line in ("first", "second"):
+                text = f"{line} last word"
+                running.cue("consumer 1", say={"kind": "log", "level": "error", "text": text})
+            running.cue("consumer 1", sleep=True)
+            until(lambda: running.heard("consumer 1")[-1]["kind"] == "asleep", "all is said")
+            os.kill(author, signal.SIGKILL)
+            until(lambda: process_stat(author)[1][0] == "Z", "a dead author")
+        finally:
+            os.kill(process.session, signal.SIGCONT)
+
+    running.expect_replacement("consumer 1", speak_and_die)
+    assert "first last word" in running.words() and "second last word" in running.words()
+
+
 def test_listen_port_changes_for_everybody(running: Stage) -> None:
     old = running.port()
     wanted = old + 1 if old < 65535 else old - 1
@@ -365,7 +390,9 @@ def test_patience_with_a_start_ends(stage: Stage) -> None:
 
 def test_workers_die_with_the_supervisor(stage: Stage) -> None:
     stage.play()
+    stage.cue("consumer 0", sleep=True)  # and does not notice that its channel closes
+    until(lambda: stage.heard("consumer 0")[-1]["kind"] == "asleep", "a sleeping consumer")
     stage.signal(signal.SIGKILL)
-    until(lambda: not stage.pids(), "no worker")
+    until(lambda: not stage.pids(), "no worker", 5)
     assert stage.leftovers() == ["t0.sock"]  # nobody is left to remove it; the next start replaces it
     stage.play()

@@ -1,0 +1,44 @@
+"""Segments have no name while they live, and no content when they end."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from shm.segment import create_plain
+from workers.segments import discard, open_segments
+from workers.settings import Settings
+
+SMALL = Settings(receivers=1, consumers=1, cores=(0,), max_peers=64, small_slots=64, train_slots=1)
+
+
+def test_segments_are_nameless() -> None:
+    before = set(os.listdir("/dev/shm"))
+    data, vault = open_segments("t0", SMALL)
+    assert set(os.listdir("/dev/shm")) <= before
+    assert os.fstat(data.fd).st_nlink == os.fstat(vault.fd).st_nlink == 0
+    assert data.segment.geometry.small_slots == 64
+    discard(data)
+    discard(vault)
+
+
+@pytest.mark.parametrize("size", [4096, 5 << 20])
+def test_discard_overwrites_everything(size: int) -> None:
+    """Also what lies between holes, at the end, and in what was added after the mapping."""
+    segment = create_plain(size)
+    os.ftruncate(segment.fd, size + 8192)
+    for offset in {0, size // 2, size - 7, size + 8192 - 7}:
+        os.pwrite(segment.fd, b"secret!", offset)
+    watch = os.dup(segment.fd)
+    discard(segment)
+    assert os.pread(watch, size + 8192, 0) == bytes(size + 8192)
+    os.close(watch)
+
+
+def test_discard_of_nothing() -> None:
+    segment = create_plain(1 << 20)
+    watch = os.dup(segment.fd)
+    discard(segment)
+    assert os.fstat(watch).st_blocks == 0  # a hole needs no zeros
+    os.close(watch)

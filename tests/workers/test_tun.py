@@ -1,0 +1,103 @@
+"""TUN queues, opened for real in a host of their own (a program runs there and asserts)."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from plait.lab import Host, Lab
+from workers import tun
+from workers.failure import Exit, Failure
+
+pytestmark = pytest.mark.network
+
+PRELUDE = """
+import fcntl, os, struct, subprocess
+from workers import tun
+from workers.failure import Failure
+
+def link():
+    return subprocess.run(["ip", "-d", "link", "show", "t0"], capture_output=True, text=True).stdout
+"""
+
+
+@pytest.fixture(scope="module")
+def host() -> Iterator[Host]:
+    with Lab() as lab:
+        yield lab.host("tun")
+
+
+def run(host: Host, program: str) -> str:
+    return host.run([sys.executable, "-c", PRELUDE + program]).stdout
+
+
+def test_queues_beyond_those_in_use_are_detached(host: Host) -> None:
+    run(host, """
+fds = tun.open_queues("t0", 4, 2)
+assert len(fds) == 4 and "numqueues 2 numdisabled 2" in link(), link()
+assert "mtu 1420" in link() and "vnet_hdr on" in link() and "pi off" in link() and "persist off" in link()
+for fd in fds:
+    assert not os.get_blocking(fd) and not os.get_inheritable(fd)
+    assert struct.unpack("i", fcntl.ioctl(fd, 0x800454d7, bytes(4)))[0] == 10  # TUNGETVNETHDRSZ
+tun.use_queue(fds[2], True)
+assert "numqueues 3 numdisabled 1" in link()
+tun.use_queue(fds[0], False)
+assert "numqueues 2 numdisabled 2" in link()
+for fd in fds:
+    os.close(fd)
+assert link() == ""
+""")  # fmt: skip
+
+
+def test_failure_leaves_nothing(host: Host) -> None:
+    run(host, """
+before = os.listdir("/proc/self/fd")
+tun.set_mtu = lambda name, mtu: (_ for _ in ()).throw(OSError(22, "no"))
+try:
+    tun.open_queues("t0", 3, 1)
+except OSError:
+    assert os.listdir("/proc/self/fd") == before and link() == ""
+else:
+    raise SystemExit("no error")
+""")  # fmt: skip
+
+
+def test_second_engine_gets_no_queue(host: Host) -> None:
+    """Without IFF_TUN_EXCL the kernel would add its queue to the first engine's interface."""
+    run(host, """
+first = tun.open_queues("t0", 1, 1)
+try:
+    tun.open_queues("t0", 1, 1)
+except Failure as failure:
+    assert failure.errno == 16 and "numqueues 1 " in link()
+else:
+    raise SystemExit("no error")
+""")  # fmt: skip
+
+
+def test_adopted_queue_must_fit(host: Host) -> None:
+    run(host, """
+fd = os.open(tun.DEVICE, os.O_RDWR)
+fcntl.ioctl(fd, tun.TUNSETIFF, struct.pack("16sH22x", b"t0", tun.IFF_TUN | tun.IFF_NO_PI))
+try:
+    tun.adopt_queue(fd)
+except Failure as failure:
+    assert "IFF_VNET_HDR" in str(failure), failure
+else:
+    raise SystemExit("no error")
+os.close(fd)
+fd, = tun.open_queues("t0", 1, 1)
+os.set_blocking(fd, True)
+assert tun.adopt_queue(fd) == ("t0", [fd]) and not os.get_blocking(fd)
+""")  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "wg%d", "a b", "a:b", "ä", "x" * 16, "t0\n"])
+def test_impossible_names(name: str) -> None:
+    with pytest.raises(Failure) as caught:
+        tun.check_name(name)
+    assert caught.value.code == Exit.USAGE
+    tun.check_name("x" * 15)
+    tun.check_name("wg-0.a_b=c+d")
