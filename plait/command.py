@@ -8,6 +8,7 @@ from typing import NoReturn
 
 import click
 
+from plait.bench import bench
 from plait.failure import Failure
 
 EXAMPLES = """\b
@@ -18,6 +19,7 @@ Examples:
   plait up /etc/wireguard/wg0.conf
   plait doctor                   what this host lacks, and how to mend it
   plait demo                     two hosts and one tunnel, on this machine alone
+  plait bench queue              what a packet's way through a queue costs
 
 The engine itself is started by `plaitd wg0`, and configured by wg(8).
 """
@@ -131,6 +133,9 @@ def demo(as_json: bool, seconds: int) -> None:
     from plait import demo
 
     sys.exit(demo.run(as_json=as_json, seconds=seconds))
+
+
+plait.add_command(bench)
 
 
 def main() -> NoReturn:
