@@ -173,11 +173,11 @@ class Configuration:
         if operation.replace_peers:
             for first in range(0, self.peers.used, ROWS_A_LOOK):
                 self._remove(self.peers.live_rows(first, first + ROWS_A_LOOK))
-                yield
+                yield None
         for number, change in enumerate(operation.peers):
             yield from self._change_peer(change)
             if number % SLICE == SLICE - 1:
-                yield
+                yield None
 
     def _change_private_key(self, private_key: bytes) -> Iterator[None]:
         if any(private_key):

@@ -126,11 +126,12 @@ class Control:
 
     def turn(self, now: int) -> bool:
         """A piece of everything that waits. True when there is more."""
-        is_busy = self.handshakes.take_messages(now) > 0
-        is_busy |= self._take_events(now)
+        # Timers first: what was due before a message came has no say in what the message brings.
         if self.handshakes.is_up:
             for row, action in self.stamps.due(now):
                 self._act(row, action, now)
+        is_busy = self.handshakes.take_messages(now) > 0
+        is_busy |= self._take_events(now)
         self.uapi.step()
         is_busy |= self.uapi.has_work
         if now >= self.next_second:
