@@ -229,3 +229,19 @@ def test_save_config_writes_what_wg_quick_writes(hosts: Host) -> None:
         assert quick(hosts, program, "down", "/run/wg0.conf")[0] == 0
     assert saved[0] == saved[1]
     assert "ListenPort = 777" in saved[1] and "Address = 10.77.0.1/30" in saved[1]
+
+
+def test_without_wg_quicks_variable_the_engine_is_plaitd(hosts: Host) -> None:
+    before = fresh(hosts)
+    write(hosts, FILES["everything"])
+    code, said = quick(hosts, "plait", "up", "/run/wg0.conf", engine="")
+    assert code == 0, said
+    assert json.loads(hosts.run(["plait", "show", "--engine", "--json"]).stdout)["wg0"]["peers"] == 1
+    during = state(hosts)
+    assert "51820" in json.dumps(during["rules4"]) and "51820" in json.dumps(during["rules6"])
+    code, said = quick(hosts, "plait", "down", "/run/wg0.conf", engine="")
+    assert code == 0, said
+    after = state(hosts)
+    after.pop("src_valid_mark"), before.pop("src_valid_mark")
+    assert after == before
+    assert not (hosts.root / "run/wireguard/wg0.sock").exists()
