@@ -143,8 +143,8 @@ def create_initiation(
 ) -> tuple[bytes, InitiationSent]:
     """An initiation without its macs (116 bytes) and the state that its response needs.
 
-    timestamp: 12 bytes of tai64n. ephemeral: a private key for tests with recorded messages;
-    None draws one. LowOrder when the peer's public key is of low order.
+    timestamp: 12 bytes of tai64n. ephemeral: a private key that the caller drew, for a key log or a
+    test with recorded messages; None draws one. LowOrder when the peer's public key is of low order.
     """
     body, state = write_first(identity, peer, sender_index, timestamp, ephemeral)
     return _WORDS.pack(messages.INITIATION, sender_index) + body, state

@@ -17,6 +17,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 
 from workers.failure import Exit, Failure
+from workers.keylog import VARIABLE, WARNING
 
 DESCRIPTION = """\
 Run the engine of one WireGuard interface. The interface exists as long as the engine runs:
@@ -40,6 +41,8 @@ environment:
   WG_PROCESS_FOREGROUND  1: as --foreground
   WG_TUN_FD, WG_UAPI_FD  use these inherited descriptors: a TUN queue, a listening socket
   WG_THREADS             receivers and consumers, where the settings do not say it
+  PLAIT_KEYLOG           append the keys of every handshake to this file, for Wireshark: whoever
+                         reads it can read the traffic
 
 In the background nothing is printed unless LOG_LEVEL or WG_LOG_FILE is set.
 
@@ -70,6 +73,7 @@ def serve(interface: str, on_ready: Callable[[], None]) -> None:
     import setproctitle
 
     from workers import tun
+    from workers.keylog import open_keylog
     from workers.launch import PR_SET_DUMPABLE, configure_log, set_process_option
     from workers.resources import Resources
     from workers.settings import load
@@ -78,6 +82,9 @@ def serve(interface: str, on_ready: Callable[[], None]) -> None:
 
     tun.check_name(interface)
     settings = load(interface)
+    keylog = open_keylog(os.environ)
+    if keylog is not None:
+        keylog.close()
     if os.environ.get("WG_TUN_FD"):  # one queue was given, and one queue has one reader
         settings = msgspec.structs.replace(settings, receivers=1)
     setproctitle.setproctitle(f"plait: {interface} supervisor")
@@ -90,6 +97,8 @@ def serve(interface: str, on_ready: Callable[[], None]) -> None:
 
 def start_in_background(interface: str) -> int:
     """Fork the engine off and wait until it is ready, or has said why not."""
+    if os.environ.get(VARIABLE):  # in the foreground control's own warning is seen
+        print(f"plaitd: {WARNING.format(os.environ[VARIABLE])}", file=sys.stderr)
     reader, writer = os.pipe()
     sys.stdout.flush()
     sys.stderr.flush()
@@ -138,7 +147,7 @@ class _Parent:
 
 def _leave_directory() -> None:
     """Hold no directory busy. Paths in the environment keep their meaning."""
-    for name in ("PLAIT_CONFIG", "PLAIT_CLOCK"):
+    for name in ("PLAIT_CONFIG", "PLAIT_CLOCK", VARIABLE):
         if os.environ.get(name):
             os.environ[name] = os.path.abspath(os.environ[name])
     os.chdir("/")

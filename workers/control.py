@@ -25,9 +25,11 @@ from workers._workers import ffi, lib
 from workers.channel import ChannelClosed
 from workers.configuration import Configuration
 from workers.endpoints import EndpointOrders
+from workers.failure import Failure
 from workers.grace import Graces
 from workers.handshakes import Handshakes
 from workers.interface import Interface, InterfaceState
+from workers.keylog import WARNING, KeyLog, open_keylog
 from workers.keypairs import Keypairs
 from workers.launch import WorkerStart, begin_worker
 from workers.memory import Memory
@@ -66,7 +68,9 @@ class Control:
         self.stamps = Stamps(self.memory)
         self.endpoints = EndpointOrders(self.segment)
         self.outgoing = Outgoing(*self._own_sockets())
-        self.handshakes = Handshakes(self.peers, self.stamps, self.endpoints, self.outgoing)
+        self.handshakes = Handshakes(
+            self.peers, self.stamps, self.endpoints, self.outgoing, self._open_keylog()
+        )
         self.configuration = Configuration(
             self.peers, self.handshakes, self.stamps, self.endpoints, self._udp_fds
         )
@@ -106,6 +110,18 @@ class Control:
             self.device.index_key[0] = secrets.randbits(64)
         self.device.receivers = self.start.receivers
         self.device.consumers = self.start.consumers
+
+    @staticmethod
+    def _open_keylog() -> KeyLog | None:
+        """plaitd looked at the file before it started; if it went bad since, the tunnel matters more."""
+        try:
+            keylog = open_keylog(os.environ)
+        except Failure as failure:
+            log.error("there is no key log: %s", failure)
+            return None
+        if keylog is not None:
+            log.error(WARNING.format(keylog.path))
+        return keylog
 
     def _own_sockets(self) -> list[int | None]:
         found = [self.start.fds.get(name) for name in ("udp4:0", "udp6:0")]

@@ -18,6 +18,7 @@ from typing import Any
 from engine import constants, cookie, messages, noise, ratelimiter, tai64n
 from workers._workers import ffi, lib
 from workers.endpoints import Endpoint, EndpointOrders
+from workers.keylog import KeyLog
 from workers.keypairs import NoKeypair
 from workers.outgoing import Outgoing
 from workers.peers import HANDSHAKE_RX, HANDSHAKE_TX, OUTBOUND_SEEN, Peers
@@ -50,7 +51,14 @@ class PeerCookie:
 class Handshakes:
     """All handshakes of the interface. `now` is ns of lib.clock_now throughout."""
 
-    def __init__(self, peers: Peers, stamps: Stamps, endpoints: EndpointOrders, outgoing: Outgoing) -> None:
+    def __init__(
+        self,
+        peers: Peers,
+        stamps: Stamps,
+        endpoints: EndpointOrders,
+        outgoing: Outgoing,
+        keylog: KeyLog | None = None,
+    ) -> None:
         self.peers = peers
         self.segment = peers.segment
         self.vault = peers.vault
@@ -58,6 +66,7 @@ class Handshakes:
         self.stamps = stamps
         self.endpoints = endpoints
         self.outgoing = outgoing
+        self.keylog = keylog
         self.identity: noise.Identity | None = None
         self.in_progress: dict[int, InProgress] = {}  # by keypair number
         self.numbers: dict[int, int] = {}  # row -> keypair number in progress
@@ -173,8 +182,10 @@ class Handshakes:
             number, index = self.keypairs.reserve(row)
         except NoKeypair as error:
             return self._refuse_for_room(error)
+        psk = self.vault.preshared_key(row)
+        ephemeral = self._ephemeral(identity, opened.peer_public_key, psk)
         try:
-            body, session = noise.create_response(opened, self.vault.preshared_key(row), index)
+            body, session = noise.create_response(opened, psk, index, ephemeral)
         except noise.LowOrder:
             self.keypairs.release(row, number)
             return int(lib.HS_LOW_ORDER)
@@ -229,8 +240,9 @@ class Handshakes:
         keys = noise.PeerKeys(identity, self.peers.public_key(row), secret)
         stamp = tai64n.next_stamp(int(lib.clock_wall()), self.vault.timestamp_sent(row))
         self.vault.store_timestamp_sent(row, stamp)
+        ephemeral = self._ephemeral(identity, keys.public_key, self.vault.preshared_key(row))
         try:
-            body, state = noise.create_initiation(identity, keys, index, stamp)
+            body, state = noise.create_initiation(identity, keys, index, stamp, ephemeral)
         except noise.LowOrder:
             self.keypairs.release(row, number)
             return False
@@ -324,6 +336,15 @@ class Handshakes:
                 secret = bytes(constants.KEY_BYTES)
             self.vault.store_static_static(row, secret)
         return secret
+
+    def _ephemeral(self, identity: noise.Identity, public_key: bytes, psk: bytes) -> bytes | None:
+        """The ephemeral key of a message that we are about to make; None, and engine.noise draws it and
+        keeps it to itself, unless a key log was asked for."""
+        if self.keylog is None:
+            return None
+        ephemeral = self.keylog.ephemeral()
+        self.keylog.write(identity.private_key, public_key, ephemeral, psk)
+        return ephemeral
 
     def _install(self, row: int, number: int, session: noise.Session, now: int, orders: int) -> None:
         self.keypairs.fill(

@@ -7,7 +7,7 @@ import json
 import struct
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -117,15 +117,16 @@ def check_words(process: Process) -> None:
 
 def two_hosts(lab: Lab, initiator: Sequence[str], responder: Sequence[str], *, version: int = 4,
               psk: bool = False, settings: str | None = None, keepalive: int = 0,
-              stepped: bool = False) -> Tunnel:
+              stepped: bool = False, environment: Mapping[str, str] | None = None) -> Tunnel:
     """A tunnel 10.0.0.1 -- 10.0.0.2, fd01::1 -- fd01::2; version: of the outer addresses.
 
     settings: of Plait engines. stepped: their clocks can be stepped, those of the initiator first.
+    environment: of both engines, besides.
     """
     hosts = lab.add_hosts(["initiator", "responder"])
     link = lab.link(*hosts)
     clocks = [Clock(host) for host in hosts] if stepped else []
-    environment = {"PLAIT_CLOCK": Clock.PATH} if stepped else None
+    environment = {**(environment or {}), **({"PLAIT_CLOCK": Clock.PATH} if stepped else {})}
     engines = [host.engine("wg0", command, settings=settings, environment=environment, wait=False)
                for host, command in zip(hosts, (initiator, responder), strict=True)]
     sides = []
