@@ -25,6 +25,7 @@ BURSTS = (1, 32, 64)
 ROUNDS = 7
 SECTIONS = 64  # of one run: each is BENCH_SECTION packets of each producer
 NOBODY = 0xFFFFFFFF
+WORKER = [sys.executable, "-m", "plait.bench"]
 
 # In the order of enum bench_design.
 TITLES = (
@@ -173,7 +174,7 @@ def _rounds(topology: Topology, runs: list[Run]) -> Iterator[float]:
                 "roles": roles,
             }
             process = subprocess.Popen(
-                [sys.executable, "-m", "plait.bench", json.dumps(orders)],
+                [*WORKER, json.dumps(orders)],
                 stdout=subprocess.PIPE if takes else subprocess.DEVNULL,
                 pass_fds=(data.fd, area.fd),
             )
@@ -210,11 +211,14 @@ def _failure(run: Run, failed: int) -> Failure:
     )
 
 
-def work(orders: dict[str, Any]) -> None:
-    """Be one process of a plan: attach, pin, do every run; the consumer prints each one's median section."""
+def work(orders: dict[str, Any], lib: Any) -> None:
+    """Be one process of a plan: attach, pin, do every run; the consumer prints each one's median section.
+
+    `lib` has what is measured: `shm._shm.lib`, or a test's own.
+    """
     from statistics import median
 
-    from shm._shm import ffi, lib
+    from shm._shm import ffi
     from shm.segment import DataSegment, PlainSegment
 
     data = DataSegment.attach(*orders["data"])
@@ -309,4 +313,6 @@ def queue(rounds: int, as_json: bool) -> None:
 
 
 if __name__ == "__main__":
-    work(json.loads(sys.argv[1]))
+    from shm._shm import lib
+
+    work(json.loads(sys.argv[1]), lib)

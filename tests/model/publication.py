@@ -223,7 +223,7 @@ def scenarios(candidate: str, large: bool = False) -> list[Scenario]:
     return [
         Scenario(candidate, TWO_ONE, (2, 1), kills=2),
         Scenario(candidate, TWO_AGAIN, (2, 1), holders=1, kills=1),
-        Scenario(candidate, AGAIN, (1, 1), holders=2, batch=1, kills=2),
+        Scenario(candidate, AGAIN, (1, 1), holders=1, batch=1, kills=2),
         Scenario(candidate, ELSEWHERE, (1, 1), queues=2, holders=1, batch=1, kills=1),
     ]
 

@@ -1,0 +1,95 @@
+"""`plait bench queue` around the rejected candidate, for docs/adr/0001-publication-of-a-chain.md.
+
+The first two rows of the table are then the journalled queue's; the others are measured once more, so that
+two tables can be compared. Compiles tests/bench/journalled.c beside the shipped sources into a directory that
+it removes.
+
+usage: python -m tests.bench.journalled [--rounds N] [--json]
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import sys
+import tempfile
+from pathlib import Path
+from types import ModuleType
+
+ROOT = Path(__file__).resolve().parents[2]
+NAME = "_journalled"
+HERE = "PLAIT_JOURNALLED"  # the built module, for the worker processes
+
+
+def build(directory: str) -> Path:
+    """Compile the candidate with cffi; returns the module's path."""
+    from cffi import FFI
+
+    sys.path.insert(0, str(ROOT / "scripts"))
+    from cdef import cdef  # type: ignore[import-not-found]
+
+    ffi = FFI()
+    text = "\n".join(cdef(ROOT / "shm" / f"{name}.h") for name in ("layout", "segment", "bench_queue"))
+    ffi.cdef(text.replace("bench_sections", "journalled_sections"))
+    sources = sorted(p for p in (ROOT / "shm").glob("*.c") if p.name != "bench_queue.c")
+    ffi.set_source(
+        NAME,
+        "#define bench_sections journalled_sections\n"
+        '#include "shm/segment.h"\n#include "shm/bench_queue.h"\n',
+        sources=[str(p) for p in [*sources, ROOT / "tests/bench/journalled.c"]],
+        include_dirs=[str(ROOT)],
+        extra_compile_args=["-O3", "-std=gnu11", "-fno-strict-aliasing"],
+    )
+    return Path(ffi.compile(tmpdir=directory))
+
+
+def load(path: str) -> ModuleType:
+    """Import the built module."""
+    spec = importlib.util.spec_from_file_location(NAME, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def work(orders: dict[str, object]) -> None:
+    """Be a worker of `plait.bench`, with the candidate's sections in place of the shipped ones."""
+    import shm._shm
+    from plait import bench
+
+    built = load(os.environ[HERE])
+
+    class Library:
+        """shm._shm.lib, one function of it replaced."""
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(shm._shm.lib, name)
+
+        def bench_sections(self, *arguments: object) -> int:
+            number = shm._shm.ffi.cast
+            own = [
+                a if isinstance(a, int) else built.ffi.cast("void *", int(number("uintptr_t", a)))
+                for a in arguments
+            ]
+            return int(built.lib.journalled_sections(*own))
+
+    bench.work(orders, Library())
+
+
+def main(arguments: list[str]) -> None:
+    """Build, then measure with workers of this module."""
+    from plait import bench
+
+    with tempfile.TemporaryDirectory() as directory:
+        os.environ[HERE] = str(build(directory))
+        bench.WORKER = [sys.executable, "-m", "tests.bench.journalled", "work"]
+        bench.TITLES = ("journalled queue", "journalled, counted per packet", *bench.TITLES[2:])
+        bench.bench(["queue", *arguments], standalone_mode=False)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["work"]:
+        work(json.loads(sys.argv[2]))
+    else:
+        main(sys.argv[1:])
