@@ -247,20 +247,20 @@ def queue_table(found: list[Cost], rounds: int) -> list[str]:
     """Return the costs lined up, and how to read them, line by line."""
     by_place = {(cost.burst, cost.design, cost.topology): cost for cost in found}
     titles = [topology.title for topology in TOPOLOGIES]
+    places = {place: (f"{c.median:.1f}", f"{c.least:.1f}..{c.most:.1f}") for place, c in by_place.items()}
+    middle = max(8, *(len(median) for median, _ in places.values()))
+    spread = max(10, *(len(text) for _, text in places.values()))
     width = max(map(len, TITLES))
     lines = [
-        f"{'ns per packet':<{7 + width}}" + "".join(f"{title:>26}" for title in titles),
-        f"{'burst':>5}  {'':<{width}}" + f"{'median    min..max':>26}" * len(titles),
+        f"{'ns per packet':<{7 + width}}" + "".join(f"{title:>{middle + spread + 4}}" for title in titles),
+        f"{'burst':>5}  {'':<{width}}" + f"  {'median':>{middle}}  {'min..max':>{spread}}" * len(titles),
     ]
     for burst in BURSTS:
         lines.append("")
         for design in TITLES:
-            cells = [by_place.get((burst, design, title)) for title in titles]
-            row = f"{burst:>5}  {design:<{width}}"
-            for c in cells:
-                spread = f"{c.least:.1f}..{c.most:.1f}" if c else ""
-                row += f"{f'{c.median:.1f}' if c else '':>11}{spread:>15}"
-            lines.append(row.rstrip())
+            cells = [places.get((burst, design, title), ("", "")) for title in titles]
+            row = "".join(f"  {median:>{middle}}  {text:>{spread}}" for median, text in cells)
+            lines.append(f"{burst:>5}  {design:<{width}}{row}".rstrip())
     return [*lines, "", *_notes(rounds), "", *_sizes()]
 
 
@@ -299,12 +299,20 @@ def queue(rounds: int, as_json: bool) -> None:
         if sys.stderr.isatty():
             click.echo(f"measuring: {text}", err=True)
 
+    load = os.getloadavg()[0]
+    if load > len(cores()) / 2:
+        click.echo(
+            f"plait: bench: other work is running (load {load:.1f} on {len(cores())} cores). Where two "
+            "processes run, waiting for a core is measured too. Trust the column of 1 process, or run it later.",
+            err=True,
+        )
     found = costs(rounds, report)
     if not as_json:
         click.echo("\n".join(queue_table(found, rounds)))
         return
     answer = {
         "cores": len(cores()),
+        "load_at_start": round(load, 2),
         "rounds": rounds,
         "ns_per_packet": [asdict(cost) for cost in found],
         "bytes_per_peer": bytes_a_peer(),
