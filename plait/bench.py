@@ -303,7 +303,7 @@ def queue(rounds: int, as_json: bool) -> None:
     if load > len(cores()) / 2:
         click.echo(
             f"plait: bench: other work is running (load {load:.1f} on {len(cores())} cores). Where two "
-            "processes run, waiting for a core is measured too. Trust the column of 1 process, or run it later.",
+            "processes run, waiting for a core is measured too: trust the column of 1 process alone.",
             err=True,
         )
     found = costs(rounds, report)
