@@ -45,6 +45,7 @@ SECOND = 1_000_000_000
 EVENTS_A_TURN = 256
 SWEEP_ROWS = 1 << 16  # looked through for lost wakes at once
 NOBODY = 0xFFFFFFFF
+SCAN_INTERVAL = 50_000_000  # ns between two scans of the timer column, however busy the loop is
 SHORT_WAIT = 0.002  # seconds; grace periods and endpoints that wait for a holder
 NAP_TICK = (1 << lib.TIMER_TICK_SHIFT) / SECOND
 
@@ -82,6 +83,7 @@ class Control:
         self.stopping = False
         self.ended = False
         self.next_second = 0
+        self.scanned_at = 0
         self.sweep_at = NOBODY  # row that the sweep has come to; NOBODY: it rests until the next second
 
     # -- the start ----------------------------------------------------------------------------
@@ -143,7 +145,8 @@ class Control:
     def turn(self, now: int) -> bool:
         """A piece of everything that waits. True when there is more."""
         # Timers first: what was due before a message came has no say in what the message brings.
-        if self.handshakes.is_up:
+        if self.handshakes.is_up and now >= self.scanned_at + SCAN_INTERVAL:
+            self.scanned_at = now
             for row, action in self.stamps.due(now):
                 self._act(row, action, now)
         is_busy = self.handshakes.take_messages(now) > 0
@@ -167,7 +170,8 @@ class Control:
         if used and self.handshakes.is_up:
             due = int(self.memory.columns[lib.NEXT_DUE, :used].min())
             if due != lib.TIMER_NEVER:
-                nap = min(nap, (due - timers.tick(now)) * NAP_TICK)
+                scan = (self.scanned_at + SCAN_INTERVAL - now) / SECOND
+                nap = min(nap, max((due - timers.tick(now)) * NAP_TICK, scan))
         return max(nap, 0.001)
 
     def _sleep(self, seconds: float) -> None:

@@ -54,17 +54,16 @@ class Keypairs:
         if ready <= 1:
             return
         self.used = ready
-        entries = np.frombuffer(ffi.buffer(self.table, ready * ffi.sizeof("struct index_entry")), "<u4")
-        entries = entries.reshape(ready, 4)
+        in_use = self._column(self.table, "struct index_entry", "in_use", "<u4", ready) != 0
+        births = self._column(self.slab, "struct keypair", "birth", "<u8", ready)
+        is_free = ~in_use & (births == 0)
+        is_free[0] = False
+        self.free = array("I", np.flatnonzero(is_free)[::-1].astype(np.uint32).tobytes())
         leaving = []
-        for number in range(ready - 1, 0, -1):
-            in_use, row = int(entries[number, 1]), int(entries[number, 2])
-            birth = self.birth(number)
-            if not in_use and not birth:
-                self.free.append(number)
-                continue
-            keypair = self.slab[number]
-            if in_use and birth and is_live(row, int(keypair.peer_generation)) and keypair.peer == row:
+        for number in np.flatnonzero(~is_free)[:0:-1].tolist():
+            keypair, row = self.slab[number], int(self.table[number].peer)
+            is_whole = bool(in_use[number]) and births[number] and keypair.peer == row
+            if is_whole and is_live(row, int(keypair.peer_generation)):
                 self._list(row, number)
             else:
                 leaving.append(number)
@@ -203,6 +202,14 @@ class Keypairs:
                     raise LookupError(f"keypair {number} is not one of peer row {row}'s")
             self.follow[before] = self.follow[number]
         self.follow[number] = 0
+
+    @staticmethod
+    def _column(base: Any, kind: str, field: str, dtype: str, count: int) -> np.ndarray[Any, Any]:
+        """One field of an array of structs."""
+        size = ffi.sizeof(kind)
+        raw = np.frombuffer(ffi.buffer(base, count * size), np.uint8).reshape(count, size)
+        offset = ffi.offsetof(kind, field)
+        return raw[:, offset : offset + np.dtype(dtype).itemsize].copy().view(dtype)[:, 0]
 
     def _free(self, numbers: list[int]) -> None:
         for number in numbers:
