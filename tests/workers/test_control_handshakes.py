@@ -295,6 +295,7 @@ def test_our_timestamps_only_rise_whatever_the_clock_says(world: World) -> None:
         opened = noise.open_initiation(world.other.identity, initiation)
         secret = world.other.identity.static_static(opened.peer_public_key)
         stamps.append(noise.open_timestamp(opened, secret)[0])
+        assert world.parts.vault.timestamp_sent(world.row) == stamps[-1]
         # As after a wall clock set back: the stamp sent last lies in the future.
         ahead = tai64n.stamp(int(lib.clock_wall()) + 3600 * SECOND * (1 + len(stamps)))
         world.parts.vault.store_timestamp_sent(world.row, ahead)

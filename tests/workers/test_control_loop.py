@@ -1,0 +1,224 @@
+"""Turns of the control loop with a given clock: timers, interface up and down, a set cut by a kill."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from control_harness import Holder, Interface, Parts
+
+from engine import constants, noise, timers
+from engine.uapi import parse_set
+from workers import configuration
+from workers._workers import lib
+from workers.channel import Channel
+from workers.control import Control
+from workers.endpoints import Endpoint
+from workers.interface import InterfaceState
+from workers.launch import WorkerStart
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: the harness makes a UAPI socket")
+
+SECOND = constants.SECOND
+PEER = noise.Identity(b"\x21" * 32)
+OURS = noise.Identity(b"\x22" * 32)
+
+
+class Loop:
+    """A Control in this process; its supervisor is the other end of `channel`."""
+
+    def __init__(self, interface: Interface) -> None:
+        self.interface = interface
+        self.channel, theirs = Channel.pair()
+        fds = {name: os.dup(fd) for name, fd in interface.fds().items()}
+        start = WorkerStart(
+            message={},
+            interface=interface.name,
+            worker=1,
+            number=0,
+            incarnation=1,
+            cpu=None,
+            receivers=1,
+            consumers=1,
+            fds=fds,
+            segment=interface.segment,
+            channel=theirs,
+            mapping=interface.mapping,
+        )
+        self.control = Control(start)
+        self.control.begin()
+        self.now = int(lib.clock_now())
+        self.heard = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.heard.bind(("127.0.0.1", 0))
+        self.heard.setblocking(False)
+        self.endpoint = Endpoint(b"\x7f\0\0\1", self.heard.getsockname()[1])
+
+    def set(self, text: str) -> int:
+        for_end = self.control.configuration.apply(parse_set("set=1\n" + text))
+        try:
+            while True:
+                next(for_end)
+        except StopIteration as end:
+            return int(end.value)
+
+    def add_peer(self, more: str = "") -> int:
+        text = f"private_key={OURS.private_key.hex()}\npublic_key={PEER.public_key.hex()}\n"
+        assert self.set(f"{text}endpoint=127.0.0.1:{self.endpoint.port}\n{more}") == 0
+        row = self.control.peers.find(PEER.public_key)
+        assert row is not None
+        return row
+
+    def turn(self, later: int = 0) -> None:
+        self.now += later
+        self.control.turn(self.now)
+
+    def messages(self) -> list[int]:
+        """Types of the messages that the peer heard."""
+        types = []
+        while True:
+            try:
+                types.append(self.heard.recv(2048)[0])
+            except BlockingIOError:
+                return types
+
+    def orders(self, row: int) -> int:
+        return int(lib.orders_read(self.interface.segment, row)) & 0xFFFFFFFF
+
+
+@pytest.fixture
+def loop() -> Iterator[Loop]:
+    with Interface(f"pll{os.getpid()}") as interface:
+        loop = Loop(interface)
+        yield loop
+        loop.channel.close()
+        loop.heard.close()
+
+
+def wanted(loop: Loop, row: int) -> None:
+    lib.events_give(loop.interface.segment, row, lib.EVENT_HANDSHAKE_WANTED)
+
+
+def test_twenty_initiations_then_it_gives_up(loop: Loop) -> None:
+    row = loop.add_peer()
+    wanted(loop, row)
+    loop.turn()
+    assert loop.messages() == [1]
+    loop.turn(4 * SECOND)
+    assert loop.messages() == []
+    sent = 1
+    for _ in range(constants.MAX_INITIATIONS):
+        assert not loop.orders(row) & lib.ORDER_PURGE_STAGED
+        loop.turn(6 * SECOND)
+        sent += len(loop.messages())
+    assert loop.orders(row) & lib.ORDER_PURGE_STAGED
+    assert sent == constants.MAX_INITIATIONS
+    assert (
+        not loop.control.handshakes.numbers and loop.control.keypairs.out == 0
+    ) or loop.control.graces.waiting
+    loop.turn(6 * SECOND)
+    assert loop.messages() == []
+    assert loop.control.keypairs.out == 0
+    wanted(loop, row)
+    loop.turn(6 * SECOND)
+    assert loop.messages() == [1], "a later wish begins again"
+
+
+def test_a_persistent_keepalive_without_a_session_asks_for_one(loop: Loop) -> None:
+    row = loop.add_peer("persistent_keepalive_interval=25\n")
+    with Holder(loop.interface) as holder:
+        holder.take_turns()
+        loop.turn()
+        assert loop.messages() == [1]
+        # Each keepalive is a new wish, so the handshake is never given up.
+        for _ in range(3 * constants.MAX_INITIATIONS):
+            loop.turn(6 * SECOND)
+            holder.take_turns()
+            assert loop.messages() == [1]
+            assert loop.control.stamps.is_retrying(row)
+
+
+def test_interface_down_and_up(loop: Loop) -> None:
+    row = loop.add_peer("persistent_keepalive_interval=25\n")
+    with Holder(loop.interface) as holder:
+        holder.take_turns()
+        loop.turn()
+        assert loop.messages() == [1]
+        states: list[InterfaceState | None] = [InterfaceState(1300, False)]
+
+        class Watched:
+            def look(self) -> InterfaceState | None:
+                return states[0]
+
+        control: Any = loop.control
+        control.interface = Watched()
+        loop.turn(2 * SECOND)
+        device = loop.interface.segment.device
+        assert device.mtu == 1300 and not device.up
+        assert not loop.control.handshakes.numbers
+        wanted(loop, row)
+        loop.turn(60 * SECOND)
+        message = b"\x01\0\0\0" + bytes(144)
+        taken = loop.control.handshakes.take_message(message, loop.endpoint, False, loop.now)
+        assert taken == lib.HS_DOWN
+        assert loop.messages() == []
+        states[0] = InterfaceState(1420, True)
+        loop.turn(2 * SECOND)
+        assert loop.orders(row) & lib.ORDER_KEEPALIVE
+        holder.take_turns()
+        loop.turn(2 * SECOND)
+        assert loop.messages() == [1]
+        assert device.mtu == 1420 and device.up
+        states[0] = None
+        loop.turn(2 * SECOND)
+        assert loop.channel.receive()[0]["kind"] == "ended"
+
+
+def test_expired_and_old_keys(loop: Loop) -> None:
+    row = loop.add_peer()
+    stamps = loop.control.stamps
+    stamps.session_derived(row, loop.now)
+    loop.turn(179 * SECOND)
+    assert not loop.orders(row) & lib.ORDER_EXPIRE
+    loop.turn(2 * SECOND)
+    assert loop.orders(row) & lib.ORDER_EXPIRE and not loop.orders(row) & lib.ORDER_ZERO
+    loop.turn(360 * SECOND)
+    assert loop.orders(row) & lib.ORDER_ZERO
+    assert int(loop.interface.segment.columns[lib.NEXT_DUE * 64 + row]) == timers.NEVER
+
+
+@pytest.mark.parametrize("stop_after", [1, 2, 4, 6])
+def test_a_set_that_a_kill_cut_short_is_finished(monkeypatch: pytest.MonkeyPatch, stop_after: int) -> None:
+    monkeypatch.setattr(configuration, "SLICE", 1)
+    old = noise.Identity(b"\x6d" * 32).private_key.hex()
+    new = noise.Identity(b"\x5e" * 32).private_key.hex()
+    first = f"private_key={old}\n" + "".join(
+        f"public_key={n:064x}\nallowed_ip=10.0.0.{n}/32\n" for n in range(1, 6)
+    )
+    second = f"private_key={new}\nreplace_peers=true\n" + "".join(
+        f"public_key={n:064x}\nallowed_ip=10.0.0.{n}/32\nendpoint=192.0.2.1:{n}\n" for n in range(4, 9)
+    )
+    with Interface(f"plr{os.getpid()}") as interface:
+        parts = Parts(interface)
+        assert parts.set("set=1\n" + first) == 0
+        before = parts.get()
+        steps = parts.configuration.apply(parse_set("set=1\n" + second))
+        while not parts.vault.read_redo():
+            next(steps)
+        for _ in range(stop_after - 1):
+            next(steps, None)
+        cut = parts.get()
+        parts.close()
+        parts = Parts(interface)
+        after = parts.get()
+        assert after != before
+        assert [line for line in after.splitlines() if line.startswith("public_key")] == [
+            f"public_key={n:064x}" for n in range(4, 9)
+        ]
+        assert after.count("endpoint=192.0.2.1:") == 5 and after.count("allowed_ip=") == 5
+        assert after.startswith(f"private_key={new}\n")
+        assert not parts.vault.read_redo()
+        assert cut != after, "it was cut before its end"
+        parts.close()
