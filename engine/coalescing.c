@@ -138,14 +138,14 @@ static void rewrite(struct packet *first, const struct flow *flow, struct joined
     joined->checksum_offset = flow->tcp ? 16 : 6;
 }
 
-void coalescing_join(struct packet *packets, uint32_t count, struct joined *joined)
+void coalescing_join(struct packet *packets, uint32_t count, uint32_t kinds, struct joined *joined)
 {
     struct flow flow, next;
     uint8_t push;
 
     *joined = (struct joined){ .packets = 1, .length = packets[0].length, .flags = VNET_DATA_VALID };
     if (count < 2 || !flow_read(&packets[0], &flow) || !flow_read(&packets[1], &next) ||
-        !follows(&packets[0], &flow, &packets[1], &next, 1))
+        !(kinds & (flow.tcp ? JOIN_TCP : JOIN_UDP)) || !follows(&packets[0], &flow, &packets[1], &next, 1))
         return;
     push = flow.tcp ? packets[0].data[flow.ip + 13] & TCP_PSH : 0;
     if (push || !checksum_is_right(&packets[0], &flow))

@@ -6,6 +6,9 @@
 #include "session.h"
 
 /* cdef begin */
+#define JOIN_TCP 1
+#define JOIN_UDP 2
+
 /* What goes into the vnet header before a joined packet. */
 struct joined {
     uint32_t packets;         /* how many were joined, at least 1 */
@@ -19,10 +22,10 @@ struct joined {
 };
 
 /* Looks how many of packets[0..count), all to be delivered, follow each other in one TCP or
- * UDP flow, and rewrites the first one's headers to stand for all. Only packets whose checksum
+ * UDP flow (kinds: JOIN_*, what the kernel takes), and rewrites the first one's headers to stand for all. Only packets whose checksum
  * is right are joined, or a wrong one would be hidden. A packet that stands alone is not
  * touched. */
-void coalescing_join(struct packet *packets, uint32_t count, struct joined *joined);
+void coalescing_join(struct packet *packets, uint32_t count, uint32_t kinds, struct joined *joined);
 /* cdef end */
 
 #endif

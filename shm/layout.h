@@ -209,7 +209,7 @@ struct node {
     uint16_t packets;       /* wire-size packets */
     uint8_t ecn;            /* inbound: outer ECN bits */
     uint8_t gso_type;       /* outbound: of the vnet header */
-    uint16_t header_length; /* outbound: of the vnet header */
+    uint16_t vnet_flags;    /* outbound: of the vnet header, as the next three */
     uint16_t checksum_start;
     uint16_t checksum_offset;
     uint32_t reserved[4];

@@ -16,7 +16,7 @@
 
 #define NONE 0xffffffffu
 #define NO_PEER 0xffffffffu
-#define TRAINS_AT_LEAST 8
+#define TRAINS_AT_LEAST 24 /* a full queue (QUEUE_LIMIT) of trains of 45 */
 #define MISSES 16 /* nodes still out before a sweep gives up */
 
 static uint32_t slots_of(const struct pool *pool)

@@ -1,10 +1,12 @@
-/* A burst of up to 64 packets is sorted by peer in arrival order: per peer one private chain,
- * one publication, one look at its token. */
+/* A burst is sorted by peer in arrival order: per peer one private chain, one publication, one
+ * look at its token. */
 #include "workers/receiver.h"
 
 #include "shm/counters.h"
 #include "shm/queue.h"
 #include "shm/schedule.h"
+#include "workers/clock.h"
+#include "workers/holder.h"
 
 #include <string.h>
 
@@ -18,14 +20,16 @@ void burst_begin(struct burst *burst, uint32_t direction)
 struct burst_chain *burst_chain(struct burst *burst, uint32_t peer)
 {
     /* Fibonacci hashing: rows are dense numbers, so any odd spread does. */
-    uint32_t at = (peer * 2654435769u) >> 25;
+    uint32_t at = (peer * 2654435769u) >> 23;
 
-    for (;; at = (at + 1) % (2 * BURST_MAX)) {
+    for (;; at = (at + 1) % (2 * BURST_PEERS)) {
         struct burst_chain *chain;
 
         if (!burst->table[at]) {
-            burst->table[at] = (uint8_t)(++burst->chains);
-            chain = &burst->chain[burst->chains - 1];
+            if (burst->chains == BURST_PEERS)
+                return NULL;
+            chain = &burst->chain[burst->chains];
+            burst->table[at] = (uint16_t)(++burst->chains);
             *chain = (struct burst_chain){ .peer = peer };
             return chain;
         }
@@ -35,11 +39,8 @@ struct burst_chain *burst_chain(struct burst *burst, uint32_t peer)
     }
 }
 
-void burst_add(struct burst *burst, const struct segment *segment, uint32_t node, uint32_t peer,
-               uint32_t packets)
+void burst_add(const struct segment *segment, struct burst_chain *chain, uint32_t node, uint32_t packets)
 {
-    struct burst_chain *chain = burst_chain(burst, peer);
-
     if (chain->count)
         queue_link(segment, chain->last, node);
     else
@@ -49,7 +50,21 @@ void burst_add(struct burst *burst, const struct segment *segment, uint32_t node
     chain->packets += packets;
 }
 
-void burst_push(struct burst *burst, const struct segment *segment, uint32_t worker, struct pool *pool)
+/* The queue was full: the chain's nodes serve again. */
+static void withdraw(const struct burst_chain *chain, const struct segment *segment, struct pool *pool)
+{
+    uint32_t node = chain->first;
+
+    for (uint32_t n = 0; n < chain->count; n++) {
+        uint32_t next = (uint32_t)segment->node[node].next;
+
+        pool_withdraw(pool, node);
+        node = next;
+    }
+}
+
+void burst_push(struct burst *burst, const struct segment *segment, uint32_t worker, struct pool *pool,
+                struct holder *lender)
 {
     for (uint32_t i = 0; i < burst->chains; i++) {
         struct burst_chain *chain = &burst->chain[i];
@@ -58,19 +73,15 @@ void burst_push(struct burst *burst, const struct segment *segment, uint32_t wor
         if (!chain->count)
             continue;
         if (queue_push_mpsc(segment, worker, queue, chain->first, chain->last, chain->packets)) {
-            uint32_t node = chain->first;
-
             counter_add(segment, worker,
                         burst->direction == INBOUND ? DROP_QUEUE_FULL_INBOUND : DROP_QUEUE_FULL_OUTBOUND,
                         chain->packets);
-            for (uint32_t n = 0; n < chain->count; n++) {
-                uint32_t next = (uint32_t)segment->node[node].next;
-
-                pool_withdraw(pool, node);
-                node = next;
-            }
+            withdraw(chain, segment, pool);
         }
         /* Also after a refusal: whoever found the queue full makes sure somebody empties it. */
-        peer_schedule(segment, chain->peer);
+        if (lender && holder_take_idle(lender, chain->peer))
+            holder_take_turn(lender, chain->peer, clock_now());
+        else
+            peer_schedule(segment, chain->peer);
     }
 }

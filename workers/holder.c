@@ -13,22 +13,30 @@
 #include "shm/token.h"
 #include "workers/clock.h"
 
+#include <stdlib.h>
+
 _Static_assert(sizeof(struct keypair) == KEYPAIR_BYTES, "shm/layout.h and engine/keypair.h disagree");
 _Static_assert(sizeof(struct trie_node) == TRIE_NODE_BYTES, "shm/layout.h and engine/allowedips.h disagree");
 _Static_assert(sizeof(struct peer_row) == PEER_ROW_BYTES, "a peer row is not what it says");
 _Static_assert(sizeof(struct node) == 64 && sizeof(struct worker) == 128, "a line is not a line");
 _Static_assert((int)TIMER_COLUMN_COUNT <= TIMER_COLUMNS, "more timer columns than the layout has");
 
-void holder_initialise(struct holder *holder, const struct segment *segment, struct aead *aead,
-                       uint32_t worker)
+int holder_initialise(struct holder *holder, const struct segment *segment, struct aead *aead,
+                      uint32_t worker)
 {
-    holder->segment = segment;
-    holder->aead = aead;
-    holder->worker = worker;
+    *holder = (struct holder){ .segment = segment, .aead = aead, .worker = worker, .budget = TAKE_BUDGET,
+                               .udp4 = -1, .udp6 = -1, .tun = -1 };
     holder->mark = worker_mark(worker, segment->workers[worker].incarnation);
-    holder->udp4 = holder->udp6 = holder->tun = -1;
     for (int i = 0; i < MAX_WORKERS; i++)
         holder->bells[i] = -1;
+    holder->cuttings = malloc(CUTTINGS_BYTES);
+    return holder->cuttings ? 0 : -1;
+}
+
+void holder_release(struct holder *holder)
+{
+    free(holder->cuttings);
+    holder->cuttings = NULL;
 }
 
 void holder_count(const struct holder *holder, uint32_t counter, uint64_t n)
@@ -106,10 +114,19 @@ int holder_take(const struct holder *holder, uint32_t row)
     return 0;
 }
 
+int holder_take_idle(const struct holder *holder, uint32_t row)
+{
+    note_in_hand(holder, row + 1);
+    if (token_take_idle(holder->segment, row, holder->mark))
+        return 1;
+    note_in_hand(holder, 0);
+    return 0;
+}
+
 uint32_t holder_take_turn(struct holder *holder, uint32_t row, uint64_t now)
 {
     const struct segment *s = holder->segment;
-    uint32_t orders, in, out = 0;
+    uint32_t orders, in = 0, out = 0, batch;
     int usable;
 
     orders = holder_apply_orders(holder, row, now);
@@ -121,10 +138,12 @@ uint32_t holder_take_turn(struct holder *holder, uint32_t row, uint64_t now)
         holder_tell(holder, row, 0, EVENT_RETIRED);
         return 0;
     }
-    in = holder_open_batch(holder, row, now);
+    while (in < holder->budget && (batch = holder_open_batch(holder, row, now)))
+        in += batch;
     usable = holder_can_send(holder, row, now);
     if (usable) {
-        out = holder_seal_batch(holder, row, now);
+        while (out < holder->budget && (batch = holder_seal_batch(holder, row, now)))
+            out += batch;
     } else if (!queue_is_empty(s, 2 * row + OUTBOUND)) {
         /* Staged: they wait in their queue for a session, the newest 128 at most. */
         holder_trim_staged(holder, row, orders & ORDER_PURGE_STAGED ? 0 : STAGED_LIMIT, DROP_STAGED);

@@ -12,19 +12,31 @@ struct holder {
     struct aead *aead;
     uint32_t worker;
     uint32_t mark;             /* shm/token.h */
+    uint32_t budget;           /* wire-size packets of a peer, each way, in one turn */
     int32_t udp4, udp6, tun;   /* -1 = none */
+    uint32_t joins;            /* JOIN_* (engine/coalescing.h): what the TUN takes as super-packets */
+    uint32_t trains;           /* 1: the UDP sockets take trains; cleared where a device refuses */
     int32_t bells[66];         /* eventfd of each worker, -1 = none */
+    uint8_t *cuttings;         /* packets cut from super-packets, until they are sent */
 };
-/* aead from aead_new; the fds stay the caller's. Fills in defaults: no fds. */
-void holder_initialise(struct holder *holder, const struct segment *segment, struct aead *aead,
-                       uint32_t worker);
+/* aead from aead_new; the fds stay the caller's. Fills in defaults: no fds, no offloads, a
+ * consumer's budget. 0, or -1 when memory is refused. */
+int holder_initialise(struct holder *holder, const struct segment *segment, struct aead *aead,
+                      uint32_t worker);
+void holder_release(struct holder *holder);
 /* Takes a queued peer's token; 1 when this worker holds it now. */
 int holder_take(const struct holder *holder, uint32_t row);
-/* One turn of a peer whose token this worker holds: orders first, then up to TAKE_BUDGET
+/* The same of an idle peer's token: lending, right after a push. */
+int holder_take_idle(const struct holder *holder, uint32_t row);
+/* One turn of a peer whose token this worker holds: orders first, then up to the budget's
  * packets each way, then the token is given. `now` in ns of clock_now. Returns the packets
  * dealt with. */
 uint32_t holder_take_turn(struct holder *holder, uint32_t row, uint64_t now);
 /* cdef end */
+
+/* Room for the packets cut from super-packets before they are sent: a whole one with all that
+ * sealing adds to its packets, and what was cut before it. */
+#define CUTTINGS_BYTES (3u << 17)
 
 /* holder_orders.c: applies and clears what control ordered. Returns the bits that are the
  * caller's to finish in this turn: ORDER_KEEPALIVE, ORDER_PURGE_STAGED, ORDER_RETIRE. */
@@ -41,12 +53,12 @@ void holder_count(const struct holder *holder, uint32_t counter, uint64_t n);
 uint8_t *holder_node_read(const struct segment *segment, uint32_t number, uint32_t room_before,
                           struct node *copy);
 
-/* holder_inbound.c and holder_outbound.c: one batch each; return the wire-size packets taken. */
-uint32_t holder_open_batch(const struct holder *holder, uint32_t row, uint64_t now);
-uint32_t holder_seal_batch(const struct holder *holder, uint32_t row, uint64_t now);
+/* holder_inbound.c and holder_outbound.c: about TAKE_BUDGET packets each; return how many. */
+uint32_t holder_open_batch(struct holder *holder, uint32_t row, uint64_t now);
+uint32_t holder_seal_batch(struct holder *holder, uint32_t row, uint64_t now);
 /* Drops the oldest waiting outbound packets until at most `keep` are left. */
 void holder_trim_staged(const struct holder *holder, uint32_t row, uint32_t keep, uint32_t counter);
-void holder_send_keepalive(const struct holder *holder, uint32_t row, uint64_t now);
+void holder_send_keepalive(struct holder *holder, uint32_t row, uint64_t now);
 /* Drops both queues (the peer is gone). */
 void holder_drop_all(const struct holder *holder, uint32_t row);
 

@@ -1,4 +1,5 @@
-/* From the peer's inbound queue to the TUN: pop, open in place, check, write, bring home. */
+/* From the peer's inbound queue to the TUN: pop, open in place, check, join, write, bring home. */
+#include "engine/coalescing.h"
 #include "engine/packet.h"
 #include "shm/counters.h"
 #include "shm/orders.h"
@@ -31,67 +32,133 @@ uint8_t *holder_node_read(const struct segment *s, uint32_t number, uint32_t roo
     return (uint8_t *)s->base + copy->offset;
 }
 
+/* The start of the slot that these bytes stand in, where their sender's endpoint is. */
+static const uint8_t *slot_of(const struct segment *s, const uint8_t *data)
+{
+    if (data >= s->train_slots)
+        return data - (uint64_t)(data - s->train_slots) % TRAIN_SLOT_BYTES;
+    return data - (uint64_t)(data - s->small_slots) % SMALL_SLOT_BYTES;
+}
+
 /* The endpoint moves to where the latest authenticated packet came from. */
-static void move_endpoint(const struct holder *holder, uint32_t row, const uint8_t *data)
+static void move_endpoint(const struct holder *holder, uint32_t row, const uint8_t *message)
 {
     struct endpoint now_at, from;
 
-    memcpy(&from, data - SLOT_ROOM, sizeof from);
+    memcpy(&from, slot_of(holder->segment, message), sizeof from);
     endpoint_load(holder->segment, row, &now_at);
     if (memcmp(&now_at, &from, sizeof from))
         endpoint_store(holder->segment, row, &from);
 }
 
-uint32_t holder_open_batch(const struct holder *holder, uint32_t row, uint64_t now)
+/* Messages of a peer on their way to the TUN. */
+struct opening {
+    struct holder *holder;
+    uint32_t row;
+    uint64_t now;
+    struct session session;
+    struct packet packets[SESSION_BATCH];
+    uint8_t *messages[SESSION_BATCH];   /* where each message began */
+    uint32_t lengths[SESSION_BATCH];    /* and its bytes */
+    uint32_t count;
+    uint32_t news;
+};
+
+/* packets[first..last) are to be delivered, in order; neighbours of one flow as one. */
+static void deliver(const struct holder *holder, struct packet *packets, uint32_t first, uint32_t last)
+{
+    uint32_t delivered = 0;
+
+    while (first < last) {
+        struct joined joined;
+        int refused;
+
+        coalescing_join(&packets[first], last - first, holder->joins, &joined);
+        refused = joined.packets == 1 ? tun_write(holder->tun, packets[first].data, packets[first].length)
+                                      : tun_write_joined(holder->tun, &packets[first], &joined);
+        if (refused)
+            holder_count(holder, DROP_TUN_WRITE, joined.packets);
+        else
+            delivered += joined.packets;
+        first += joined.packets;
+    }
+    holder_count(holder, TUN_SENT, delivered);
+}
+
+static void open_and_deliver(struct opening *opening)
+{
+    const struct holder *holder = opening->holder;
+    struct peer_row *peer = &holder->segment->rows[opening->row];
+    struct packet *packets = opening->packets;
+    uint64_t bytes = 0;
+
+    if (!opening->count)
+        return;
+    session_open(&opening->session, holder->aead, packets, opening->count, opening->now);
+    opening->news |= opening->session.news;
+    if (opening->session.news & SESSION_AUTHENTICATED)
+        move_endpoint(holder, opening->row, opening->messages[opening->session.last_authenticated]);
+    for (uint32_t i = 0; i < opening->count;) {
+        uint32_t run = i;
+
+        while (run < opening->count && packets[run].verdict == VERDICT_DELIVER)
+            bytes += opening->lengths[run++];
+        if (run > i) {
+            deliver(holder, packets, i, run);
+            i = run;
+            continue;
+        }
+        if (packets[i].verdict == VERDICT_KEEPALIVE)
+            bytes += opening->lengths[i];
+        holder_count(holder, verdict_counters[packets[i].verdict], 1);
+        i++;
+    }
+    if (bytes)
+        __atomic_store_n(&peer->rx_bytes, peer->rx_bytes + bytes, __ATOMIC_RELAXED);
+    opening->count = 0;
+}
+
+/* The messages of a node join the batch, which is dealt with whenever it is full. */
+static void add_messages(struct opening *opening, uint8_t *data, const struct node *node)
+{
+    uint32_t segment = node->segment >= DATA_OVERHEAD ? node->segment : node->length;
+
+    for (uint32_t at = 0; at < node->length; at += segment) {
+        uint32_t length = node->length - at < segment ? node->length - at : segment;
+
+        if (opening->count == SESSION_BATCH)
+            open_and_deliver(opening);
+        opening->packets[opening->count] =
+            (struct packet){ .data = data + at, .length = length, .ecn = node->ecn };
+        opening->messages[opening->count] = data + at;
+        opening->lengths[opening->count++] = length;
+    }
+}
+
+uint32_t holder_open_batch(struct holder *holder, uint32_t row, uint64_t now)
 {
     const struct segment *s = holder->segment;
-    struct peer_row *peer = &s->rows[row];
-    uint32_t numbers[SESSION_BATCH], kept[SESSION_BATCH];
-    uint8_t *messages[SESSION_BATCH];
-    struct packet packets[SESSION_BATCH];
-    uint32_t lengths[SESSION_BATCH];
-    uint32_t count, used = 0, delivered = 0;
-    uint64_t bytes = 0;
-    struct session session;
+    struct opening opening = { .holder = holder, .row = row, .now = now };
+    uint32_t numbers[TAKE_BUDGET];
+    uint32_t count, packets = 0;
 
-    count = queue_pop_sc(s, holder->mark, 2 * row + INBOUND, numbers, SESSION_BATCH, TAKE_BUDGET);
+    count = queue_pop_sc(s, holder->mark, 2 * row + INBOUND, numbers, TAKE_BUDGET, TAKE_BUDGET);
     if (!count)
         return 0;
-    holder_session(holder, row, &session);
+    holder_session(holder, row, &opening.session);
     for (uint32_t i = 0; i < count; i++) {
         struct node node;
         uint8_t *data = holder_node_read(s, numbers[i], SLOT_ROOM, &node);
 
-        if (!data || node.length < DATA_OVERHEAD || node.peer_generation != session.peer_generation) {
-            holder_count(holder, DROP_PEER_GONE, 1);
-            node_bring_home(s, numbers[i]);
-            continue;
-        }
-        packets[used] = (struct packet){ .data = data, .length = node.length, .ecn = node.ecn };
-        messages[used] = data;
-        lengths[used] = node.length;
-        kept[used++] = numbers[i];
-    }
-    if (used)
-        session_open(&session, holder->aead, packets, used, now);
-    if (session.news & SESSION_AUTHENTICATED)
-        move_endpoint(holder, row, messages[session.last_authenticated]);
-    for (uint32_t i = 0; i < used; i++) {
-        uint32_t verdict = packets[i].verdict;
-
-        if (verdict == VERDICT_DELIVER || verdict == VERDICT_KEEPALIVE)
-            bytes += lengths[i];
-        if (verdict != VERDICT_DELIVER)
-            holder_count(holder, verdict_counters[verdict], 1);
-        else if (tun_write(holder->tun, packets[i].data, packets[i].length) == 0)
-            delivered++;
+        packets += node.packets;
+        if (!data || node.length < DATA_OVERHEAD || node.peer_generation != opening.session.peer_generation)
+            holder_count(holder, DROP_PEER_GONE, node.packets);
         else
-            holder_count(holder, DROP_TUN_WRITE, 1);
-        node_bring_home(s, kept[i]);
+            add_messages(&opening, data, &node);
     }
-    holder_count(holder, TUN_SENT, delivered);
-    if (bytes)
-        __atomic_store_n(&peer->rx_bytes, peer->rx_bytes + bytes, __ATOMIC_RELAXED);
-    holder_tell(holder, row, session.news, 0);
-    return count;
+    open_and_deliver(&opening);
+    for (uint32_t i = 0; i < count; i++)
+        node_bring_home(s, numbers[i]);
+    holder_tell(holder, row, opening.news, 0);
+    return packets ? packets : count;
 }

@@ -1,5 +1,6 @@
-/* From the peer's outbound queue to the UDP socket: pop, seal in place, send, bring home. */
+/* From the peer's outbound queue to the UDP socket: pop, cut, seal, send, bring home. */
 #include "engine/packet.h"
+#include "engine/segmentation.h"
 #include "shm/counters.h"
 #include "shm/orders.h"
 #include "shm/queue.h"
@@ -8,6 +9,10 @@
 
 #include <netinet/in.h>
 #include <string.h>
+
+#define PADDING_MOST 15
+
+_Static_assert(SESSION_BATCH <= UDP_SEND_MOST, "a batch is sent in one call");
 
 static void drop_nodes(const struct holder *holder, const uint32_t *numbers, uint32_t count, uint32_t counter)
 {
@@ -21,7 +26,7 @@ static void drop_nodes(const struct holder *holder, const uint32_t *numbers, uin
 }
 
 /* Sends sealed messages to the peer and notes bytes and refusals. */
-static void send_to_peer(const struct holder *holder, uint32_t row, const struct udp_message *messages,
+static void send_to_peer(struct holder *holder, uint32_t row, const struct udp_message *messages,
                          uint32_t count, uint32_t sent_counter)
 {
     struct peer_row *peer = &holder->segment->rows[row];
@@ -35,7 +40,9 @@ static void send_to_peer(const struct holder *holder, uint32_t row, const struct
         holder_count(holder, to.family ? DROP_UDP_SEND : DROP_NO_ENDPOINT, count);
         return;
     }
-    udp_send(fd, &to, messages, count, &sent);
+    udp_send(fd, &to, messages, count, (int)holder->trains, &sent);
+    if (sent.trains_refused)
+        holder->trains = 0;
     if (sent.source_refused) {
         memset(to.source, 0, sizeof to.source);
         to.source_ifindex = 0;
@@ -47,58 +54,117 @@ static void send_to_peer(const struct holder *holder, uint32_t row, const struct
     holder_count(holder, DROP_UDP_SEND, sent.refused);
 }
 
-uint32_t holder_seal_batch(const struct holder *holder, uint32_t row, uint64_t now)
+/* Inner packets of a peer on their way to the UDP socket. */
+struct sealing {
+    struct holder *holder;
+    uint32_t row;
+    uint64_t now;
+    struct session session;
+    struct packet packets[SESSION_BATCH];
+    uint32_t count;
+    uint32_t cut_bytes;         /* of the holder's cuttings in use */
+    uint32_t news;
+};
+
+static void seal_and_send(struct sealing *sealing)
+{
+    struct holder *holder = sealing->holder;
+    struct udp_message messages[SESSION_BATCH];
+
+    if (!sealing->count)
+        return;
+    if (session_seal(&sealing->session, holder->aead, sealing->packets, sealing->count, sealing->now)) {
+        /* The session ran out between the look and now. Their place in the order is gone. */
+        holder_count(holder, DROP_STAGED, sealing->count);
+    } else {
+        for (uint32_t i = 0; i < sealing->count; i++)
+            messages[i] = (struct udp_message){ .data = sealing->packets[i].data,
+                                                .length = sealing->packets[i].length,
+                                                .ecn = sealing->packets[i].ecn };
+        send_to_peer(holder, sealing->row, messages, sealing->count, UDP_SENT);
+    }
+    sealing->news |= sealing->session.news;
+    sealing->count = 0;
+    sealing->cut_bytes = 0;
+}
+
+/* A packet that is as it shall be is sealed where it stands. */
+static void add_whole(struct sealing *sealing, uint8_t *data, uint32_t length)
+{
+    if (sealing->count == SESSION_BATCH)
+        seal_and_send(sealing);
+    sealing->packets[sealing->count++] = (struct packet){ .data = data, .length = length };
+}
+
+/* A super-packet is cut into the cuttings, each packet where the message before it will end. */
+static void add_cuttings(struct sealing *sealing, const struct super_packet *super)
+{
+    struct holder *holder = sealing->holder;
+    struct segmentation plan;
+
+    if (segmentation_plan(super, &plan)) {
+        holder_count(holder, DROP_TUN_HEADER, 1);
+        return;
+    }
+    for (uint32_t which = 0; which < plan.packets; which++) {
+        uint32_t most = plan.largest + DATA_OVERHEAD + PADDING_MOST;
+        uint8_t *place;
+        uint32_t length;
+
+        if (sealing->count == SESSION_BATCH || sealing->cut_bytes + most > CUTTINGS_BYTES)
+            seal_and_send(sealing);
+        place = holder->cuttings + sealing->cut_bytes + DATA_HEADER_BYTES;
+        length = segmentation_cut(super, &plan, which, place);
+        sealing->packets[sealing->count++] = (struct packet){ .data = place, .length = length };
+        sealing->cut_bytes += length + packet_padding(length, sealing->session.mtu) + DATA_OVERHEAD;
+    }
+}
+
+uint32_t holder_seal_batch(struct holder *holder, uint32_t row, uint64_t now)
 {
     const struct segment *s = holder->segment;
-    uint32_t numbers[SESSION_BATCH], kept[SESSION_BATCH];
-    struct packet packets[SESSION_BATCH];
-    struct udp_message messages[SESSION_BATCH];
-    uint32_t count, used = 0;
-    struct session session;
+    struct sealing sealing = { .holder = holder, .row = row, .now = now };
+    uint32_t numbers[TAKE_BUDGET];
+    uint32_t count, packets = 0;
 
-    count = queue_pop_sc(s, holder->mark, 2 * row + OUTBOUND, numbers, SESSION_BATCH, TAKE_BUDGET);
+    count = queue_pop_sc(s, holder->mark, 2 * row + OUTBOUND, numbers, TAKE_BUDGET, TAKE_BUDGET);
     if (!count)
         return 0;
-    holder_session(holder, row, &session);
+    holder_session(holder, row, &sealing.session);
     for (uint32_t i = 0; i < count; i++) {
         struct node node;
         uint8_t *data = holder_node_read(s, numbers[i], DATA_HEADER_BYTES, &node);
+        struct super_packet super = { .data = data, .length = node.length, .flags = (uint8_t)node.vnet_flags,
+                                      .gso_type = node.gso_type, .segment = node.segment,
+                                      .checksum_start = node.checksum_start,
+                                      .checksum_offset = node.checksum_offset };
 
-        if (!data || !node.length || node.peer_generation != session.peer_generation) {
-            drop_nodes(holder, &numbers[i], 1, DROP_PEER_GONE);
-            continue;
-        }
-        packets[used] = (struct packet){ .data = data, .length = node.length };
-        kept[used++] = numbers[i];
+        packets += node.packets;
+        if (!data || !node.length || node.peer_generation != sealing.session.peer_generation)
+            holder_count(holder, DROP_PEER_GONE, node.packets);
+        else if (super.gso_type == VNET_GSO_NONE && !(super.flags & VNET_NEEDS_CSUM))
+            add_whole(&sealing, data, node.length);
+        else
+            add_cuttings(&sealing, &super);
     }
-    if (!used)
-        return count;
-    if (session_seal(&session, holder->aead, packets, used, now)) {
-        /* The session ran out between the look and now. Their place in the order is gone. */
-        drop_nodes(holder, kept, used, DROP_STAGED);
-    } else {
-        for (uint32_t i = 0; i < used; i++)
-            messages[i] = (struct udp_message){ .data = packets[i].data, .length = packets[i].length,
-                                                .ecn = packets[i].ecn };
-        send_to_peer(holder, row, messages, used, UDP_SENT);
-        for (uint32_t i = 0; i < used; i++)
-            node_bring_home(s, kept[i]);
-    }
-    holder_tell(holder, row, session.news, 0);
-    return count;
+    seal_and_send(&sealing);
+    for (uint32_t i = 0; i < count; i++)
+        node_bring_home(s, numbers[i]);
+    holder_tell(holder, row, sealing.news, 0);
+    return packets ? packets : count;
 }
 
 void holder_trim_staged(const struct holder *holder, uint32_t row, uint32_t keep, uint32_t counter)
 {
     const struct segment *s = holder->segment;
     uint32_t queue = 2 * row + OUTBOUND;
-    uint32_t numbers[SESSION_BATCH];
+    uint32_t numbers[TAKE_BUDGET];
     uint32_t waiting;
 
     while ((waiting = queue_packets(s, queue)) > keep) {
         uint32_t surplus = waiting - keep;
         uint32_t count = queue_pop_sc(s, holder->mark, queue, numbers,
-                                      surplus < SESSION_BATCH ? surplus : SESSION_BATCH, surplus);
+                                      surplus < TAKE_BUDGET ? surplus : TAKE_BUDGET, surplus);
 
         if (!count)
             break;
@@ -108,16 +174,16 @@ void holder_trim_staged(const struct holder *holder, uint32_t row, uint32_t keep
 
 void holder_drop_all(const struct holder *holder, uint32_t row)
 {
-    uint32_t numbers[SESSION_BATCH];
+    uint32_t numbers[TAKE_BUDGET];
     uint32_t count;
 
     for (uint32_t direction = 0; direction < DIRECTIONS; direction++)
         while ((count = queue_pop_sc(holder->segment, holder->mark, 2 * row + direction, numbers,
-                                     SESSION_BATCH, QUEUE_LIMIT)))
+                                     TAKE_BUDGET, QUEUE_LIMIT)))
             drop_nodes(holder, numbers, count, DROP_PEER_GONE);
 }
 
-void holder_send_keepalive(const struct holder *holder, uint32_t row, uint64_t now)
+void holder_send_keepalive(struct holder *holder, uint32_t row, uint64_t now)
 {
     uint8_t room[DATA_HEADER_BYTES + AEAD_TAG_BYTES];
     struct packet packet = { .data = room + DATA_HEADER_BYTES, .length = 0 };

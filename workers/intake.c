@@ -1,9 +1,11 @@
-/* Slots are taken before the receive call, because the kernel writes straight into them;
- * those whose packet went nowhere (a handshake, a drop) serve again in the next call. */
+/* Slots are taken before the receive call, because the kernel writes straight into them. A message
+ * begins in a small slot, where almost all that come alone fit; the rest of a larger one lands in
+ * a train slot just where it belongs, so that only its first bytes are copied there. Slots whose
+ * packets went nowhere (a handshake, a drop) serve again in the next call. */
 #include "workers/receiver.h"
 
-#include "engine/packet.h"
 #include "engine/aead.h"
+#include "engine/packet.h"
 #include "shm/counters.h"
 
 #include <string.h>
@@ -15,15 +17,14 @@
 
 uint32_t intake_refill(struct intake *intake, uint32_t count)
 {
+    uint32_t slot;
+
     /* Each time: the shares of peers are counted by what came home, too. */
     pool_sweep(intake->pool);
-    while (intake->slots_held < count) {
-        uint32_t slot = pool_take_small(intake->pool);
-
-        if (slot == NO_SLOT)
-            break;
+    while (intake->slots_held < count && (slot = pool_take_small(intake->pool)) != NO_SLOT)
         intake->slots[intake->slots_held++] = slot;
-    }
+    while (intake->trains_held < INTAKE_TRAINS && (slot = pool_take_train(intake->pool)) != NO_SLOT)
+        intake->trains[intake->trains_held++] = slot;
     return intake->slots_held;
 }
 
@@ -33,56 +34,98 @@ uint8_t *intake_place(const struct intake *intake, uint32_t i, uint32_t *room)
     return pool_slot(intake->pool, intake->slots[i]) + SLOT_ROOM;
 }
 
-uint32_t intake_issue(struct intake *intake, uint32_t i, uint32_t length, uint32_t room,
-                      const uint8_t *spill, uint32_t peer, uint32_t direction)
+uint8_t *intake_rest(const struct intake *intake, uint32_t i, uint32_t room)
+{
+    return i < intake->trains_held ? pool_slot(intake->pool, intake->trains[i]) + SLOT_ROOM + room : NULL;
+}
+
+void intake_count_no_slot(const struct intake *intake, uint32_t direction, uint32_t packets)
+{
+    counter_add(intake->segment, intake->worker, direction == INBOUND ? DROP_NO_SLOT : DROP_NO_SLOT_OUTBOUND,
+                packets);
+}
+
+int intake_accept(struct intake *intake, uint32_t i, uint32_t length, uint32_t room, const uint8_t *rest,
+                  struct arrival *arrival)
+{
+    uint8_t *small = pool_slot(intake->pool, intake->slots[i]);
+
+    *arrival = (struct arrival){ .data = small + SLOT_ROOM, .length = length, .slot = intake->slots[i], .at = i };
+    if (length <= room)
+        return 0;
+    arrival->slot = i < intake->trains_held ? intake->trains[i] : pool_take_train(intake->pool);
+    if (arrival->slot == NO_SLOT)
+        return -1;
+    arrival->data = pool_slot(intake->pool, arrival->slot) + SLOT_ROOM;
+    memcpy(arrival->data - SLOT_ROOM, small, SLOT_ROOM + room);
+    if (rest != arrival->data + room)
+        memcpy(arrival->data + room, rest, length - room);
+    return 0;
+}
+
+uint32_t intake_issue(struct intake *intake, struct arrival *arrival, uint32_t offset, uint32_t length,
+                      uint32_t segment, uint32_t packets, uint32_t peer, uint32_t direction)
 {
     const struct segment *s = intake->segment;
-    struct pool *pool = intake->pool;
-    uint32_t slot = intake->slots[i];
-    uint8_t *start;
-    uint32_t number;
     struct node *node;
+    uint32_t number;
 
-    if (pool_share_is_spent(pool, peer)) {
-        counter_add(s, intake->worker, direction == INBOUND ? DROP_PEER_SHARE : DROP_PEER_SHARE_OUTBOUND, 1);
+    if (pool_share_is_spent(intake->pool, peer)) {
+        counter_add(s, intake->worker, direction == INBOUND ? DROP_PEER_SHARE : DROP_PEER_SHARE_OUTBOUND, packets);
         return NODE_NIL;
     }
-    if (length > room)
-        slot = pool_take_train(pool);
-    number = slot == NO_SLOT ? NODE_NIL : pool_issue(pool, slot, peer);
+    number = pool_issue(intake->pool, arrival->slot, peer);
     if (!number) {
-        if (length > room && slot != NO_SLOT)
-            pool_put_slot(pool, slot);
-        counter_add(s, intake->worker, direction == INBOUND ? DROP_NO_SLOT : DROP_NO_SLOT_OUTBOUND, 1);
+        intake_count_no_slot(intake, direction, packets);
         return NODE_NIL;
     }
-    start = pool_slot(pool, slot);
-    if (length > room) {
-        const uint8_t *small = pool_slot(pool, intake->slots[i]);
-
-        memcpy(start, small, SLOT_ROOM + room);
-        memcpy(start + SLOT_ROOM + room, spill, length - room);
-    } else {
-        intake->slots[i] = NO_SLOT;
-    }
+    arrival->nodes++;
     node = &s->node[number];
-    node->offset = (uint64_t)(start + SLOT_ROOM - (uint8_t *)s->base);
+    node->offset = (uint64_t)(arrival->data + offset - (uint8_t *)s->base);
     node->length = length;
     node->peer = peer;
     node->peer_generation = __atomic_load_n(&s->rows[peer].generation, __ATOMIC_RELAXED);
-    node->segment = (uint16_t)(length < 65535 ? length : 65535);
-    node->packets = 1;
+    node->segment = (uint16_t)segment;
+    node->packets = (uint16_t)packets;
     node->ecn = 0;
     node->gso_type = 0;
+    node->vnet_flags = 0;
     return number;
+}
+
+void intake_finish(struct intake *intake, const struct arrival *arrival)
+{
+    int is_small = arrival->slot == intake->slots[arrival->at];
+    int is_held = !is_small && arrival->at < intake->trains_held && arrival->slot == intake->trains[arrival->at];
+
+    if (arrival->nodes && is_small)
+        intake->slots[arrival->at] = NO_SLOT;
+    else if (arrival->nodes && is_held)
+        intake->trains[arrival->at] = NO_SLOT;
+    else if (!arrival->nodes && !is_small && !is_held)
+        pool_put_slot(intake->pool, arrival->slot);
+}
+
+/* The used ones leave, the others keep their order. */
+static uint32_t settle(uint32_t *slots, uint32_t held)
+{
+    uint32_t kept = 0;
+
+    for (uint32_t i = 0; i < held; i++)
+        if (slots[i] != NO_SLOT)
+            slots[kept++] = slots[i];
+    return kept;
 }
 
 void intake_settle(struct intake *intake)
 {
-    uint32_t kept = 0;
+    intake->slots_held = settle(intake->slots, intake->slots_held);
+    intake->trains_held = settle(intake->trains, intake->trains_held);
+}
 
-    for (uint32_t i = 0; i < intake->slots_held; i++)
-        if (intake->slots[i] != NO_SLOT)
-            intake->slots[kept++] = intake->slots[i];
-    intake->slots_held = kept;
+struct holder *intake_lender(const struct intake *intake, uint32_t got, uint32_t most)
+{
+    /* A full call means that more is waiting outside: receiving comes first then, and the
+     * other core may as well do the rest. */
+    return intake->handoff == HANDOFF_AUTO && got == most ? NULL : intake->lender;
 }

@@ -7,10 +7,14 @@
 #include "engine/allowedips.h"
 #include "engine/icmp.h"
 #include "engine/packet.h"
+#include "engine/segmentation.h"
 #include "shm/counters.h"
 #include "shm/orders.h"
 
 #include <errno.h>
+
+/* Of a transport header that must lie in a packet's small slot. */
+#define HEADERS_MOST 60
 
 /* As many ICMP errors as the kernel's own default lets out: 1,000 a second, 50 at once. */
 #define ANSWER_NS 1000000u
@@ -41,7 +45,7 @@ static void answer_unreachable(struct intake *intake, int fd, const uint8_t *dat
 
 /* The peer that the packet's destination belongs to, if it can be sent to; else a counted drop. */
 static int sort_packet(struct intake *intake, int fd, const uint8_t *data, uint32_t length,
-                       uint32_t room, uint32_t *peer)
+                       uint32_t room, uint32_t packets, uint32_t *peer)
 {
     const struct segment *s = intake->segment;
     const uint8_t *destination;
@@ -50,55 +54,98 @@ static int sort_packet(struct intake *intake, int fd, const uint8_t *data, uint3
     const uint32_t *root = version == 4 ? &s->device->trie_root4 : &s->device->trie_root6;
 
     if (!version) {
-        counter_add(s, intake->worker, DROP_TUN_HEADER, 1);
+        counter_add(s, intake->worker, DROP_TUN_HEADER, packets);
         return 0;
     }
     /* acquire: the nodes that the root leads to were written before it */
     *peer = allowedips_lookup((const struct trie_node *)s->trie, s->geometry.max_trie_nodes,
                               __atomic_load_n(root, __ATOMIC_ACQUIRE), destination, version == 4 ? 32 : 128);
     if (*peer >= s->geometry.max_peers) {
-        counter_add(s, intake->worker, DROP_NO_PEER, 1);
+        counter_add(s, intake->worker, DROP_NO_PEER, packets);
         answer_unreachable(intake, fd, data, length < room ? length : room);
         return 0;
     }
     endpoint_load(s, *peer, &endpoint);
     if (!endpoint.family) {
-        counter_add(s, intake->worker, DROP_NO_ENDPOINT, 1);
+        counter_add(s, intake->worker, DROP_NO_ENDPOINT, packets);
         answer_unreachable(intake, fd, data, length < room ? length : room);
         return 0;
     }
     return 1;
 }
 
-int32_t receive_tun(struct intake *intake, int fd, uint8_t *spill)
+/* The packet, whole, becomes a node for peer; how the holder will cut it stands in the node. */
+static void accept_packet(struct intake *intake, struct burst *burst, struct arrival *arrival,
+                          const struct super_packet *super, const struct segmentation *plan, uint32_t peer)
 {
     const struct segment *s = intake->segment;
+    struct burst_chain *chain = burst_chain(burst, peer);
+    uint32_t number;
+    struct node *node;
+
+    number = chain ? intake_issue(intake, arrival, 0, arrival->length, super->segment, plan->packets, peer,
+                                  OUTBOUND)
+                   : NODE_NIL;
+    if (!number)
+        return;
+    node = &s->node[number];
+    node->gso_type = super->gso_type;
+    node->vnet_flags = super->flags;
+    node->checksum_start = super->checksum_start;
+    node->checksum_offset = super->checksum_offset;
+    burst_add(s, chain, number, plan->packets);
+}
+
+/* Packet i of the burst, `length` bytes, of which `room` stand in its small slot. */
+static void sort_arrival(struct intake *intake, int fd, struct burst *burst, uint32_t i, uint32_t length,
+                         uint32_t room, const uint8_t *rest)
+{
+    const struct segment *s = intake->segment;
+    struct arrival arrival;
+    struct super_packet super;
+    struct segmentation plan;
+    uint32_t peer, packets;
+
+    tun_describe(pool_slot(intake->pool, intake->slots[i]) + SLOT_ROOM, length, &super);
+    /* Headers lie in the first bytes, so the plan can be made before the packet is one piece. */
+    packets = (uint32_t)super.checksum_start + HEADERS_MOST > room || segmentation_plan(&super, &plan) ? 0 : plan.packets;
+    counter_add(s, intake->worker, TUN_RECEIVED, packets ? packets : 1);
+    if (!packets || packets > UINT16_MAX) {
+        counter_add(s, intake->worker, DROP_TUN_HEADER, packets ? packets : 1);
+        return;
+    }
+    if (!sort_packet(intake, fd, super.data, length, room, packets, &peer))
+        return;
+    if (intake_accept(intake, i, length, room, rest, &arrival)) {
+        intake_count_no_slot(intake, OUTBOUND, packets);
+        return;
+    }
+    accept_packet(intake, burst, &arrival, &super, &plan, peer);
+    intake_finish(intake, &arrival);
+}
+
+int32_t receive_tun(struct intake *intake, int fd, uint8_t *spill)
+{
     uint32_t count = intake_refill(intake, BURST_MAX);
-    uint32_t got = 0, room;
+    uint32_t got = 0;
     int gone = 0;
     struct burst burst;
 
     burst_begin(&burst, OUTBOUND);
     while (got < count) {
+        uint32_t room;
         uint8_t *place = intake_place(intake, got, &room);
-        int64_t length = tun_read(fd, place, room, spill, UDP_SPILL_BYTES);
-        uint32_t peer, node;
+        uint8_t *rest = intake_rest(intake, got, room);
+        int64_t length = tun_read(fd, place, room, rest ? rest : spill, UDP_SPILL_BYTES);
 
         if (length <= 0) {
             gone = length < 0 ? errno : 0;
             break;
         }
-        /* The header fields looked at lie in the first bytes; a packet cut by the slot is whole
-         * once intake_issue has put its parts together. */
-        if (sort_packet(intake, fd, place, (uint32_t)length, room, &peer)) {
-            node = intake_issue(intake, got, (uint32_t)length, room, spill, peer, OUTBOUND);
-            if (node)
-                burst_add(&burst, s, node, peer, 1);
-        }
+        sort_arrival(intake, fd, &burst, got, (uint32_t)length, room, rest ? rest : spill);
         got++;
     }
-    counter_add(s, intake->worker, TUN_RECEIVED, got);
-    burst_push(&burst, s, intake->worker, intake->pool);
+    burst_push(&burst, intake->segment, intake->worker, intake->pool, intake_lender(intake, got, count));
     intake_settle(intake);
     return gone ? -gone : (int32_t)got;
 }

@@ -1,4 +1,7 @@
-/* From the UDP socket to the peers' inbound queues; handshake messages to control's mailbox. */
+/* From the UDP socket to the peers' inbound queues; handshake messages to control's mailbox.
+ *
+ * A train is one sender's datagrams of one size, not one peer's: after a rekey, or by ill will, it
+ * holds several receiver indices. It is cut into runs of one index, a node for each. */
 #include "workers/receiver.h"
 #include "workers/udp.h"
 
@@ -12,87 +15,141 @@
 
 _Static_assert(INITIATION_BYTES <= MAILBOX_MESSAGE_BYTES, "an initiation does not fit in a mailbox cell");
 
-/* A data message: which peer's is it? A node for it, or 0 and a counted drop. */
-static uint32_t sort_data(struct intake *intake, struct udp_inbox *inbox, uint32_t i, uint32_t length,
-                          uint32_t room, uint32_t *peer)
-{
-    const struct segment *s = intake->segment;
-    uint8_t *data = inbox->vectors[i][0].iov_base;
-    uint32_t index = data_receiver_index(data);
-    uint32_t number = index_lookup((const struct index_entry *)s->index, s->geometry.max_keypairs,
-                                   s->device->index_key, index, peer);
+/* What one receive call has found out so far. */
+struct sorting {
+    struct intake *intake;
+    struct burst burst;
     struct endpoint from;
     uint8_t ecn;
-    uint32_t node;
+    int handshakes;             /* some went to control */
+};
 
-    if (!number || *peer >= s->geometry.max_peers) {
-        counter_add(s, intake->worker, DROP_INDEX_UNKNOWN, 1);
-        return NODE_NIL;
+/* Datagrams [offset, offset + length) of the arrival, all data messages to one index. */
+static void sort_run(struct sorting *sorting, struct arrival *arrival, uint32_t offset, uint32_t length,
+                     uint32_t segment, uint32_t packets)
+{
+    struct intake *intake = sorting->intake;
+    const struct segment *s = intake->segment;
+    uint32_t index = data_receiver_index(arrival->data + offset);
+    struct burst_chain *chain;
+    uint32_t peer, node;
+
+    if (!index_lookup((const struct index_entry *)s->index, s->geometry.max_keypairs, s->device->index_key,
+                      index, &peer) || peer >= s->geometry.max_peers) {
+        counter_add(s, intake->worker, DROP_INDEX_UNKNOWN, packets);
+        return;
     }
-    udp_sender(inbox, i, &from, &ecn);
-    /* The endpoint travels at the start of the slot. */
-    memcpy(data - SLOT_ROOM, &from, sizeof from);
-    node = intake_issue(intake, i, length, room, inbox->vectors[i][1].iov_base, *peer, INBOUND);
-    if (node) {
-        s->node[node].receiver_index = index;
-        s->node[node].ecn = ecn;
+    chain = burst_chain(&sorting->burst, peer);
+    if (!chain) {
+        intake_count_no_slot(intake, INBOUND, packets);
+        return;
     }
-    return node;
+    node = intake_issue(intake, arrival, offset, length, segment, packets, peer, INBOUND);
+    if (!node)
+        return;
+    s->node[node].receiver_index = index;
+    s->node[node].ecn = sorting->ecn;
+    burst_add(s, chain, node, packets);
 }
 
-static void forward_handshake(struct intake *intake, struct udp_inbox *inbox, uint32_t i, uint32_t length)
+static void forward_handshake(struct sorting *sorting, const uint8_t *message, uint32_t length)
 {
-    const struct segment *s = intake->segment;
-    struct endpoint from;
-    uint8_t ecn;
+    const struct intake *intake = sorting->intake;
 
-    udp_sender(inbox, i, &from, &ecn);
-    if (mailbox_put(s, intake->number, &from, inbox->vectors[i][0].iov_base, length))
-        counter_add(s, intake->worker, DROP_MAILBOX_FULL, 1);
-    else
-        counter_add(s, intake->worker, HANDSHAKE_TO_CONTROL, 1);
+    if (mailbox_put(intake->segment, intake->number, &sorting->from, message, length)) {
+        counter_add(intake->segment, intake->worker, DROP_MAILBOX_FULL, 1);
+    } else {
+        counter_add(intake->segment, intake->worker, HANDSHAKE_TO_CONTROL, 1);
+        sorting->handshakes = 1;
+    }
+}
+
+/* An arrival of datagrams of `segment` bytes, the last one perhaps shorter. */
+static void sort_arrival(struct sorting *sorting, struct arrival *arrival, uint32_t segment)
+{
+    const struct intake *intake = sorting->intake;
+    uint32_t run_start = 0, run_packets = 0;
+
+    for (uint32_t at = 0; at < arrival->length; at += segment) {
+        uint32_t length = arrival->length - at < segment ? arrival->length - at : segment;
+        uint8_t *datagram = arrival->data + at;
+        int why;
+        uint32_t type = message_type(datagram, length, &why);
+
+        if (run_packets && (type != MESSAGE_DATA ||
+                            memcmp(datagram + 4, arrival->data + run_start + 4, 4))) {
+            sort_run(sorting, arrival, run_start, at - run_start, segment, run_packets);
+            run_packets = 0;
+        }
+        if (type == MESSAGE_DATA) {
+            if (!run_packets++)
+                run_start = at;
+        } else if (type) {
+            forward_handshake(sorting, datagram, length);
+        } else {
+            counter_add(intake->segment, intake->worker, why == 1 ? DROP_MESSAGE_SHORT : DROP_MESSAGE_TYPE, 1);
+        }
+    }
+    if (run_packets)
+        sort_run(sorting, arrival, run_start, arrival->length - run_start, segment, run_packets);
+}
+
+/* Message i of the call. */
+static void sort_message(struct sorting *sorting, struct udp_inbox *inbox, uint32_t i, uint32_t room)
+{
+    struct intake *intake = sorting->intake;
+    uint32_t length = inbox->headers[i].msg_len;
+    uint32_t segment = udp_sender(inbox, i, &sorting->from, &sorting->ecn);
+    uint32_t packets;
+    struct arrival arrival;
+
+    if (!segment || segment > length)
+        segment = length;
+    packets = length ? (length + segment - 1) / segment : 1;
+    counter_add(intake->segment, intake->worker, UDP_RECEIVED, packets);
+    if (!length) {
+        counter_add(intake->segment, intake->worker, DROP_MESSAGE_SHORT, 1);
+        return;
+    }
+    if (intake_accept(intake, i, length, room, inbox->vectors[i][1].iov_base, &arrival)) {
+        intake_count_no_slot(intake, INBOUND, packets);
+        return;
+    }
+    /* The endpoint travels at the start of the slot. */
+    memcpy(arrival.data - SLOT_ROOM, &sorting->from, sizeof sorting->from);
+    sort_arrival(sorting, &arrival, segment);
+    intake_finish(intake, &arrival);
 }
 
 int32_t receive_udp(struct intake *intake, int fd, struct udp_inbox *inbox)
 {
     const struct segment *s = intake->segment;
     uint32_t room = 0, count = intake_refill(intake, UDP_BATCH), got;
-    int handshakes = 0;
-    struct burst burst;
+    struct sorting sorting = { .intake = intake };
 
     if (!count)
         return 0;
     for (uint32_t i = 0; i < count; i++) {
         uint8_t *place = intake_place(intake, i, &room);
 
-        udp_inbox_place(inbox, i, place, room);
+        udp_inbox_place(inbox, i, place, room, intake_rest(intake, i, room));
     }
     got = udp_receive(fd, inbox, count);
     if (!got)
         return 0;
-    counter_add(s, intake->worker, UDP_RECEIVED, got);
-    burst_begin(&burst, INBOUND);
+    burst_begin(&sorting.burst, INBOUND);
     for (uint32_t i = 0; i < got; i++) {
-        uint32_t length = inbox->headers[i].msg_len;
-        int why;
-        uint32_t type = message_type(inbox->vectors[i][0].iov_base, length, &why);
-
-        if (type == MESSAGE_DATA) {
-            uint32_t peer;
-            uint32_t node = sort_data(intake, inbox, i, length, room, &peer);
-
-            if (node)
-                burst_add(&burst, s, node, peer, 1);
-        } else if (type) {
-            forward_handshake(intake, inbox, i, length);
-            handshakes = 1;
-        } else {
-            counter_add(s, intake->worker, why == 1 ? DROP_MESSAGE_SHORT : DROP_MESSAGE_TYPE, 1);
+        /* A train may be of as many peers as it has datagrams. Pushed between messages only: all
+         * nodes of a slot are issued before one may be withdrawn. */
+        if (sorting.burst.chains + TRAIN_PEERS_MOST > BURST_PEERS) {
+            burst_push(&sorting.burst, s, intake->worker, intake->pool, intake_lender(intake, got, count));
+            burst_begin(&sorting.burst, INBOUND);
         }
+        sort_message(&sorting, inbox, i, room);
     }
-    burst_push(&burst, s, intake->worker, intake->pool);
+    burst_push(&sorting.burst, s, intake->worker, intake->pool, intake_lender(intake, got, count));
     intake_settle(intake);
-    if (handshakes)
+    if (sorting.handshakes)
         bell_ring(s, WORKER_CONTROL, intake->bells[WORKER_CONTROL]);
     return (int32_t)got;
 }

@@ -95,12 +95,22 @@ void receiver_free(struct receiver *receiver)
             continue;
         while (receiver->intakes[d].slots_held)
             pool_put_slot(&receiver->pools[d], receiver->intakes[d].slots[--receiver->intakes[d].slots_held]);
+        while (receiver->intakes[d].trains_held)
+            pool_put_slot(&receiver->pools[d], receiver->intakes[d].trains[--receiver->intakes[d].trains_held]);
         pool_close(&receiver->pools[d]);
     }
     udp_inbox_close(&receiver->inbox);
     if (receiver->epoll >= 0)
         close(receiver->epoll);
     free(receiver);
+}
+
+void receiver_hand_off(struct receiver *receiver, int handoff, struct holder *lender)
+{
+    for (uint32_t d = 0; d < DIRECTIONS; d++) {
+        receiver->intakes[d].handoff = handoff;
+        receiver->intakes[d].lender = handoff == HANDOFF_SPLIT ? NULL : lender;
+    }
 }
 
 int receiver_use_sockets(struct receiver *receiver, int udp4, int udp6)

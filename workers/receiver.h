@@ -7,6 +7,7 @@
 
 /* cdef begin */
 struct receiver;
+struct holder;
 
 /* A receiver over an attached segment. fds: -1 where there is none. bells[n] is worker n's
  * eventfd or -1 (MAX_WORKERS of them). NULL when memory or epoll is refused (errno). */
@@ -15,6 +16,14 @@ struct receiver *receiver_new(const struct segment *segment, uint32_t number, in
 void receiver_free(struct receiver *receiver);
 /* Sockets from now on; the old fds are the caller's to close. 0, or -1 with errno. */
 int receiver_use_sockets(struct receiver *receiver, int udp4, int udp6);
+
+/* How a peer's queue comes to its holder: all to the consumers; drained by the receiver itself
+ * where nobody holds the peer; or that only while its own input is short. */
+#define HANDOFF_SPLIT 0
+#define HANDOFF_LEND 1
+#define HANDOFF_AUTO 2
+/* lender stays the caller's; needed but for HANDOFF_SPLIT. */
+void receiver_hand_off(struct receiver *receiver, int handoff, struct holder *lender);
 
 #define RECEIVER_CHANNEL 1  /* the channel has a message */
 #define RECEIVER_TIME 2     /* `until` has come */
@@ -31,49 +40,81 @@ struct burst_chain {
     uint32_t packets;       /* wire-size packets */
 };
 
-#define BURST_MAX 64
+#define BURST_MAX 64        /* messages of one receive call */
+#define BURST_PEERS 256     /* a train has up to 128 datagrams (UDP_MAX_SEGMENTS) */
+#define TRAIN_PEERS_MOST 128
 
 struct burst {
     uint32_t direction;
     uint32_t chains;
-    struct burst_chain chain[BURST_MAX];
-    uint8_t table[2 * BURST_MAX];  /* open addressing: chain number + 1 */
+    struct burst_chain chain[BURST_PEERS];
+    uint16_t table[2 * BURST_PEERS];  /* open addressing: chain number + 1 */
 };
 
 void burst_begin(struct burst *burst, uint32_t direction);
-/* The chain of that peer, new with count 0 if this is its first packet; the burst has had
- * fewer than BURST_MAX packets. */
+/* The chain of that peer, new with count 0 if this is its first packet; NULL when there are
+ * BURST_PEERS chains of others. */
 struct burst_chain *burst_chain(struct burst *burst, uint32_t peer);
-void burst_add(struct burst *burst, const struct segment *segment, uint32_t node, uint32_t peer,
-               uint32_t packets);
-/* Pushes each chain and schedules its peer; refused chains go back to the pool, counted. */
-void burst_push(struct burst *burst, const struct segment *segment, uint32_t worker, struct pool *pool);
+void burst_add(const struct segment *segment, struct burst_chain *chain, uint32_t node, uint32_t packets);
+/* Pushes each chain; refused chains go back to the pool, counted. Each peer is then scheduled, or
+ * drained on the spot if a lender is given and nobody holds it. */
+void burst_push(struct burst *burst, const struct segment *segment, uint32_t worker, struct pool *pool,
+                struct holder *lender);
 
-/* receive_udp.c and receive_tun.c: one batch; packets received, or a negative errno. */
-struct udp_inbox;
+/* intake.c: slots that packets are received into, and the nodes that they become. */
+#define INTAKE_TRAINS 16
+
 struct intake {
     const struct segment *segment;
     uint32_t worker;
     uint32_t number;
     const int32_t *bells;
     struct pool *pool;
-    uint32_t slots[BURST_MAX];  /* taken, not yet used: packets are received into them */
+    struct holder *lender;      /* drains what was pushed on the spot; NULL: consumers do */
+    int handoff;                /* HANDOFF_* */
+    uint32_t slots[BURST_MAX];  /* small ones, taken and not yet used: message i begins in slots[i] */
     uint32_t slots_held;
+    uint32_t trains[INTAKE_TRAINS];  /* large ones: message i goes on in trains[i] */
+    uint32_t trains_held;
     uint32_t answers;           /* ICMP errors that may still be written */
     uint64_t answers_since;     /* ns; when `answers` was last topped up */
 };
 
-/* Takes slots until `count` are held or none is free; returns how many are held. */
-uint32_t intake_refill(struct intake *intake, uint32_t count);
-/* The bytes where packet i of the next call goes, and how many fit there. */
-uint8_t *intake_place(const struct intake *intake, uint32_t i, uint32_t *room);
-/* A packet in slots[i] (its first `room` bytes) and in spill becomes a node for peer: as it
- * stands, or copied into a train slot if it is larger. 0 when there is no room (counted). */
-uint32_t intake_issue(struct intake *intake, uint32_t i, uint32_t length, uint32_t room,
-                      const uint8_t *spill, uint32_t peer, uint32_t direction);
-/* Slots used up by nodes leave the list. */
-void intake_settle(struct intake *intake);
+/* A received message whose bytes stand in one piece. */
+struct arrival {
+    uint8_t *data;              /* SLOT_ROOM bytes stand before it */
+    uint32_t length;
+    uint32_t slot;
+    uint32_t nodes;             /* issued so far */
+    uint32_t at;                /* its number in the receive call */
+};
 
+/* Takes slots until `count` small ones and some large ones are held or none is free; returns how
+ * many small ones are held. */
+uint32_t intake_refill(struct intake *intake, uint32_t count);
+/* The bytes where message i of the next call begins, and how many fit there. */
+uint8_t *intake_place(const struct intake *intake, uint32_t i, uint32_t *room);
+/* Where its rest goes: behind the place of a large slot's first `room` bytes; NULL if none is held. */
+uint8_t *intake_rest(const struct intake *intake, uint32_t i, uint32_t room);
+/* Message i has length bytes, what did not fit its place stands at rest: makes it one piece.
+ * 0, or -1 when it needs a large slot and none is free (not counted yet). */
+int intake_accept(struct intake *intake, uint32_t i, uint32_t length, uint32_t room, const uint8_t *rest,
+                  struct arrival *arrival);
+/* A node for bytes [offset, offset + length) of the arrival, packets of `segment` bytes each but
+ * the last; 0 when the peer or the pool has none to give (counted). */
+uint32_t intake_issue(struct intake *intake, struct arrival *arrival, uint32_t offset, uint32_t length,
+                      uint32_t segment, uint32_t packets, uint32_t peer, uint32_t direction);
+/* The arrival is dealt with: its slot is used up if it has nodes. */
+void intake_finish(struct intake *intake, const struct arrival *arrival);
+/* After the call: slots used up leave the lists. */
+void intake_settle(struct intake *intake);
+/* Who drains after a call that brought `got` of at most `most` messages: the lender or NULL. */
+struct holder *intake_lender(const struct intake *intake, uint32_t got, uint32_t most);
+/* Counts packets dropped for want of a slot. */
+void intake_count_no_slot(const struct intake *intake, uint32_t direction, uint32_t packets);
+
+/* receive_udp.c and receive_tun.c: one batch; packets received, or a negative errno. */
+struct udp_inbox;
 int32_t receive_udp(struct intake *intake, int fd, struct udp_inbox *inbox);
 int32_t receive_tun(struct intake *intake, int fd, uint8_t *spill);
 

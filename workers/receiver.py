@@ -11,17 +11,9 @@ from typing import Any
 from workers._workers import ffi, lib
 from workers.channel import ChannelClosed
 from workers.launch import WorkerStart, begin_worker
+from workers.holder import bells_of, free_holder, new_holder, use_fds
 
 TURN_NS = 1_000_000_000  # how long one crossing into C lasts when nothing interrupts it
-
-
-def bells_of(start: WorkerStart) -> list[int]:
-    """The bells' eventfds by worker number; -1 where there is none."""
-    bells = [-1] * int(lib.MAX_WORKERS)
-    for name, fd in start.fds.items():
-        if name.startswith("bell:"):
-            bells[int(name.removeprefix("bell:"))] = fd
-    return bells
 
 
 def main() -> None:
@@ -38,17 +30,25 @@ def main() -> None:
             "look at this process's limits on memory and open files",
         )
     use_sockets(start, receiver)
+    lender = None
+    handoff = start.message["handoff"]
+    if handoff != "split":
+        lender = new_holder(start)
+        lender.budget = lib.QUEUE_LIMIT
+        lib.receiver_hand_off(receiver, {"lend": lib.HANDOFF_LEND, "auto": lib.HANDOFF_AUTO}[handoff], lender)
     start.ready()
     while True:
         reason = lib.receiver_run(receiver, lib.clock_now() + TURN_NS)
         if reason & lib.RECEIVER_TUN_GONE:
             start.log("debug", f"receiver {start.number}: the TUN queue is gone")
-        if reason & lib.RECEIVER_CHANNEL and not obey(start, receiver):
+        if reason & lib.RECEIVER_CHANNEL and not obey(start, receiver, lender):
             break
     lib.receiver_free(receiver)
+    if lender is not None:
+        free_holder(lender)
 
 
-def obey(start: WorkerStart, receiver: Any) -> bool:
+def obey(start: WorkerStart, receiver: Any, lender: Any) -> bool:
     """Apply one message of the supervisor; False when it was the last."""
     try:
         message, fds = start.channel.receive()
@@ -58,6 +58,8 @@ def obey(start: WorkerStart, receiver: Any) -> bool:
         lib.receiver_use_sockets(receiver, -1, -1)
         start.replace_sockets(message, fds)
         use_sockets(start, receiver)
+        if lender is not None:
+            use_fds(start, lender)
     return bool(message["kind"] != "stop")
 
 

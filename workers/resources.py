@@ -7,6 +7,7 @@ interface.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -16,15 +17,18 @@ from workers._workers import ffi, lib
 from workers.failure import Exit, Failure
 from workers.segments import discard, open_segments
 from workers.settings import Settings
-from workers.sockets import Pair, close_sockets, open_sockets, port_of
+from workers.sockets import Pair, close_sockets, open_sockets, port_of, receive_trains
 from workers.uapi_socket import adopt_uapi, open_uapi
+
+log = logging.getLogger(__name__)
 
 
 class Resources:
     """Every fd of one interface. Opened all or none: raises Failure and leaves nothing behind.
 
     bells maps worker numbers (control and receivers) to eventfds. sockets has one (IPv4, IPv6)
-    pair for each receiver and changes with the listen port.
+    pair for each receiver and changes with the listen port. joins and trains say which
+    offloads the kernel granted.
     """
 
     def __init__(self, interface: str, settings: Settings, environment: Mapping[str, str]) -> None:
@@ -50,8 +54,14 @@ class Resources:
             given = fd_of(environment, "WG_UAPI_FD")
             self.uapi = open_uapi(interface) if given is None else adopt_uapi(given)
             stack.callback(self.uapi.close)
+            self.joins = tun.offload(self.queues[0]) if settings.tun_offload else 0
+            if settings.tun_offload and not self.joins:
+                log.info("the kernel takes no super-packets from a TUN: packets go one by one")
             self.sockets: list[Pair] = open_sockets(0, self.receivers)
             stack.callback(lambda: close_sockets(self.sockets))
+            self.trains = settings.udp_offload and receive_trains(self.sockets)
+            if settings.udp_offload and not self.trains:
+                log.info("the kernel has no UDP_GRO: datagrams go one by one")
             self.bells: dict[int, int] = {}
             for worker in (lib.WORKER_CONTROL, *(lib.WORKER_RECEIVER + i for i in range(self.receivers))):
                 self.bells[worker] = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -88,6 +98,8 @@ class Resources:
             return []
         old = self.sockets
         self.sockets = open_sockets(port, self.receivers, int(self.segment.device.fwmark))
+        if self.trains:
+            receive_trains(self.sockets)
         return old
 
     def fds_for(self, kind: str, number: int) -> tuple[list[str], list[int]]:

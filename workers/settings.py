@@ -37,7 +37,10 @@ KEYS = {
     "sessions": f"a number from 64 to {MAX_SESSIONS}: session keys that can be live at once",
     "small_slots": f"a number from 64 to {MAX_SMALL_SLOTS}: packet buffers of 2 KiB, for each pool",
     "train_slots": f"a number from 1 to {MAX_TRAIN_SLOTS}: buffers of 68 KiB for trains, for each pool",
-    "handoff": 'the word "split": every packet goes to the consumer process of its peer',
+    "handoff": '"split" (every packet goes to its peer\'s consumer), "lend" (the receiver drains a peer '
+    'that nobody holds) or "auto" (lend, while its own input is short)',
+    "tun_offload": "true or false: super-packets between the kernel and the engine",
+    "udp_offload": "true or false: trains of datagrams between the kernel and the engine",
 }
 
 _Workers = Annotated[int, msgspec.Meta(ge=1, le=MAX_WORKERS_OF_A_KIND)]
@@ -53,8 +56,10 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     max_peers: Annotated[int, msgspec.Meta(ge=1, le=MAX_PEERS)] = 1 << 16
     sessions: Annotated[int, msgspec.Meta(ge=64, le=MAX_SESSIONS)] | None = None
     small_slots: Annotated[int, msgspec.Meta(ge=64, le=MAX_SMALL_SLOTS)] = 4096
-    train_slots: Annotated[int, msgspec.Meta(ge=1, le=MAX_TRAIN_SLOTS)] = 16
-    handoff: Literal["split"] = "split"
+    train_slots: Annotated[int, msgspec.Meta(ge=1, le=MAX_TRAIN_SLOTS)] = 128
+    handoff: Literal["split", "lend", "auto"] = "split"
+    tun_offload: bool = True
+    udp_offload: bool = True
 
     def core_of(self, number: int) -> int:
         """The CPU of receiver or consumer `number`."""

@@ -27,6 +27,8 @@ SO_SNDBUFFORCE = 32
 SO_RCVBUFFORCE = 33
 SO_MARK = 36
 
+UDP_GRO = 104  # linux/udp.h
+
 Pair = tuple[int | None, int | None]
 
 
@@ -53,6 +55,19 @@ def port_of(pairs: list[Pair]) -> int:
     fd = next(fd for pair in pairs for fd in pair if fd is not None)
     with socket.socket(fileno=os.dup(fd)) as sock:
         return int(sock.getsockname()[1])
+
+
+def receive_trains(pairs: list[Pair]) -> bool:
+    """Let trains of datagrams arrive in one piece (UDP_GRO). False where the kernel cannot."""
+    try:
+        for pair in pairs:
+            for fd in pair:
+                if fd is not None:
+                    with socket.socket(fileno=os.dup(fd)) as sock:
+                        sock.setsockopt(socket.IPPROTO_UDP, UDP_GRO, 1)
+    except OSError:
+        return False
+    return True
 
 
 def close_sockets(pairs: list[Pair]) -> None:

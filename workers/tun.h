@@ -17,4 +17,13 @@ int64_t tun_read(int fd, uint8_t *place, uint32_t room, uint8_t *spill, uint32_t
  * to segment, checksums vouched for by the sender's tag. 0, or -1 when the kernel refused. */
 int tun_write(int fd, uint8_t *data, uint32_t length);
 
+/* Writes packets that were joined (engine/coalescing.h) as one super-packet, likewise. */
+struct packet;
+struct joined;
+int tun_write_joined(int fd, const struct packet *packets, const struct joined *joined);
+
+/* What the vnet header right before a packet says of it (engine/segmentation.h). */
+struct super_packet;
+void tun_describe(const uint8_t *packet, uint32_t length, struct super_packet *super);
+
 #endif

@@ -1,10 +1,15 @@
-/* Theory. A receive call brings up to 64 datagrams, each with its sender (msg_name), the
- * address of ours that it was sent to and the outer ECN bits (control messages). A send call
- * takes up to 64 sealed messages to one endpoint. ECN differs from message to message, so the
- * control messages do; there are four of them, built once a call. */
+/* Theory. A receive call brings up to 64 datagrams or trains of datagrams of one size
+ * (UDP_GRO), each with its sender (msg_name), the address of ours that it was sent to, the
+ * outer ECN bits and the train's segment size (control messages).
+ *
+ * A send call takes sealed messages to one endpoint. Neighbours of one size and ECN leave as one
+ * train (UDP_SEGMENT: all segments equal, the last may be shorter), wherever their bytes stand: a
+ * run of messages is one system message with an element for each stretch of memory. Where
+ * the kernel refuses a train, its messages leave one by one. */
 #include "workers/udp.h"
 
 #include <errno.h>
+#include <netinet/udp.h>
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,6 +18,12 @@
 /* A full socket buffer drains within microseconds on any live link; a link that does not in
  * this time loses packets, as a full device queue would. */
 #define SEND_WAIT_MS 20
+/* Of a train: the kernel's UDP_MAX_SEGMENTS, and UDP's own limit over IPv4. */
+#define SEGMENTS_MOST 64
+#define TRAIN_BYTES_MOST 65507
+#ifndef UDP_GRO
+#define UDP_GRO 104
+#endif
 
 int udp_inbox_open(struct udp_inbox *inbox)
 {
@@ -44,10 +55,11 @@ void udp_inbox_close(struct udp_inbox *inbox)
     inbox->spill = NULL;
 }
 
-void udp_inbox_place(struct udp_inbox *inbox, uint32_t i, uint8_t *place, uint32_t room)
+void udp_inbox_place(struct udp_inbox *inbox, uint32_t i, uint8_t *place, uint32_t room, uint8_t *rest)
 {
     inbox->vectors[i][0].iov_base = place;
     inbox->vectors[i][0].iov_len = room;
+    inbox->vectors[i][1].iov_base = rest ? rest : inbox->spill + (size_t)i * UDP_SPILL_BYTES;
 }
 
 uint32_t udp_receive(int fd, struct udp_inbox *inbox, uint32_t count)
@@ -66,8 +78,9 @@ uint32_t udp_receive(int fd, struct udp_inbox *inbox, uint32_t count)
     return got < 0 ? 0 : (uint32_t)got;
 }
 
-void udp_sender(const struct udp_inbox *inbox, uint32_t i, struct endpoint *from, uint8_t *ecn)
+uint32_t udp_sender(const struct udp_inbox *inbox, uint32_t i, struct endpoint *from, uint8_t *ecn)
 {
+    uint32_t segment = 0;
     const struct sockaddr_in6 *name = &inbox->names[i];
     struct msghdr *h = (struct msghdr *)&inbox->headers[i].msg_hdr;
 
@@ -109,8 +122,14 @@ void udp_sender(const struct udp_inbox *inbox, uint32_t i, struct endpoint *from
             else
                 value = *CMSG_DATA(c);
             *ecn = (uint8_t)(value & 3);
+        } else if (c->cmsg_level == SOL_UDP && c->cmsg_type == UDP_GRO) {
+            int value;
+
+            memcpy(&value, CMSG_DATA(c), sizeof value);
+            segment = value > 0 ? (uint32_t)value : 0;
         }
     }
+    return segment;
 }
 
 static socklen_t endpoint_name(const struct endpoint *to, struct sockaddr_in6 *name)
@@ -138,86 +157,128 @@ static int endpoint_has_source(const struct endpoint *to)
     return memcmp(to->source, none, 16) != 0;
 }
 
-/* Control messages for replies from the address the peer knows, and for the ECN bits.
- * Returns their length. */
-static size_t control_write(uint8_t *control, const struct endpoint *to, int with_source, uint8_t ecn)
+/* A message to the kernel under construction: a run of sealed messages. */
+struct run {
+    uint32_t first, count;
+    uint64_t bytes;
+};
+
+/* The longest run that begins at messages[first]. */
+static struct run run_of(const struct udp_message *messages, uint32_t first, uint32_t count, int trains)
 {
-    struct msghdr h = { .msg_control = control, .msg_controllen = UDP_CONTROL_BYTES };
-    struct cmsghdr *c = CMSG_FIRSTHDR(&h);
+    const struct udp_message *head = &messages[first];
+    struct run run = { .first = first, .count = 1, .bytes = head->length };
+
+    for (uint32_t i = first + 1; trains && i < count && run.count < SEGMENTS_MOST; i++) {
+        if (messages[i].length > head->length || messages[i].ecn != head->ecn ||
+            run.bytes + messages[i].length > TRAIN_BYTES_MOST)
+            break;
+        run.count++;
+        run.bytes += messages[i].length;
+        if (messages[i].length < head->length)
+            break;
+    }
+    return run;
+}
+
+static uint8_t *control_add(struct msghdr *h, int level, int type, const void *value, size_t bytes)
+{
+    struct cmsghdr *c = (struct cmsghdr *)((uint8_t *)h->msg_control + h->msg_controllen);
+
+    c->cmsg_level = level;
+    c->cmsg_type = type;
+    c->cmsg_len = CMSG_LEN(bytes);
+    h->msg_controllen += CMSG_SPACE(bytes);
+    return memcpy(CMSG_DATA(c), value, bytes);
+}
+
+/* Control messages: from the address that the peer knows, with the ECN bits, cut like so. */
+static void control_write(struct msghdr *h, uint8_t *control, const struct endpoint *to, int with_source,
+                          uint8_t ecn, uint16_t segment)
+{
     int ip4 = to->family == AF_INET;
     int tos = ecn;
-    size_t length = 0;
 
-    memset(control, 0, UDP_CONTROL_BYTES);
-    if (ecn) {
-        c->cmsg_level = ip4 ? IPPROTO_IP : IPPROTO_IPV6;
-        c->cmsg_type = ip4 ? IP_TOS : IPV6_TCLASS;
-        c->cmsg_len = CMSG_LEN(sizeof tos);
-        memcpy(CMSG_DATA(c), &tos, sizeof tos);
-        length += CMSG_SPACE(sizeof tos);
-        c = (struct cmsghdr *)(control + length);
-    }
+    h->msg_control = control;
+    h->msg_controllen = 0;
+    if (ecn)
+        control_add(h, ip4 ? IPPROTO_IP : IPPROTO_IPV6, ip4 ? IP_TOS : IPV6_TCLASS, &tos, sizeof tos);
+    if (segment)
+        control_add(h, SOL_UDP, UDP_SEGMENT, &segment, sizeof segment);
     if (with_source && ip4) {
         struct in_pktinfo info = { .ipi_ifindex = (int)to->source_ifindex };
 
         memcpy(&info.ipi_spec_dst, to->source, 4);
-        c->cmsg_level = IPPROTO_IP;
-        c->cmsg_type = IP_PKTINFO;
-        c->cmsg_len = CMSG_LEN(sizeof info);
-        memcpy(CMSG_DATA(c), &info, sizeof info);
-        length += CMSG_SPACE(sizeof info);
+        control_add(h, IPPROTO_IP, IP_PKTINFO, &info, sizeof info);
     } else if (with_source) {
         struct in6_pktinfo info = { .ipi6_ifindex = to->source_ifindex };
 
         memcpy(&info.ipi6_addr, to->source, 16);
-        c->cmsg_level = IPPROTO_IPV6;
-        c->cmsg_type = IPV6_PKTINFO;
-        c->cmsg_len = CMSG_LEN(sizeof info);
-        memcpy(CMSG_DATA(c), &info, sizeof info);
-        length += CMSG_SPACE(sizeof info);
+        control_add(h, IPPROTO_IPV6, IPV6_PKTINFO, &info, sizeof info);
     }
-    return length;
+    if (!h->msg_controllen)
+        h->msg_control = NULL;
+}
+
+/* Elements for the run's bytes, messages that touch each other in one. Returns how many. */
+static uint32_t vectors_write(struct iovec *vectors, const struct udp_message *messages, const struct run *run)
+{
+    uint32_t used = 0;
+
+    for (uint32_t i = run->first; i < run->first + run->count; i++) {
+        if (used && (uint8_t *)vectors[used - 1].iov_base + vectors[used - 1].iov_len == messages[i].data)
+            vectors[used - 1].iov_len += messages[i].length;
+        else
+            vectors[used++] = (struct iovec){ .iov_base = (void *)messages[i].data,
+                                              .iov_len = messages[i].length };
+    }
+    return used;
+}
+
+/* The errors that say that the source address is not ours (any more). */
+static int is_about_source(int error)
+{
+    return error == EINVAL || error == ENETUNREACH || error == ENODEV || error == EADDRNOTAVAIL ||
+           error == EHOSTUNREACH;
 }
 
 void udp_send(int fd, const struct endpoint *to, const struct udp_message *messages,
-              uint32_t count, struct udp_sent *sent)
+              uint32_t count, int trains, struct udp_sent *sent)
 {
-    struct mmsghdr headers[UDP_BATCH];
-    struct iovec vectors[UDP_BATCH];
-    _Alignas(struct cmsghdr) uint8_t control[4][UDP_CONTROL_BYTES];
-    size_t control_length[4];
+    struct mmsghdr headers[UDP_SEND_MOST];
+    struct iovec vectors[UDP_SEND_MOST];
+    struct run runs[UDP_SEND_MOST];
+    _Alignas(struct cmsghdr) uint8_t control[UDP_SEND_MOST][UDP_CONTROL_BYTES];
     struct sockaddr_in6 name;
     socklen_t name_length = endpoint_name(to, &name);
     int with_source = endpoint_has_source(to);
-    uint32_t done = 0;
+    uint32_t next = 0;
     int waited = 0;
 
     memset(sent, 0, sizeof *sent);
-    if (count > UDP_BATCH)
-        count = UDP_BATCH;
-    for (uint8_t ecn = 0; ecn < 4; ecn++)
-        control_length[ecn] = control_write(control[ecn], to, with_source, ecn);
-    memset(headers, 0, count * sizeof headers[0]);
-    for (uint32_t i = 0; i < count; i++) {
-        struct msghdr *h = &headers[i].msg_hdr;
+    if (count > UDP_SEND_MOST)
+        count = UDP_SEND_MOST;
+    while (next < count) {
+        uint32_t used = 0, elements = 0;
+        int n;
 
-        vectors[i].iov_base = (void *)messages[i].data;
-        vectors[i].iov_len = messages[i].length;
-        h->msg_iov = &vectors[i];
-        h->msg_iovlen = 1;
-        h->msg_name = &name;
-        h->msg_namelen = name_length;
-        h->msg_control = control_length[messages[i].ecn & 3] ? control[messages[i].ecn & 3] : NULL;
-        h->msg_controllen = control_length[messages[i].ecn & 3];
-    }
-    while (done < count) {
-        int n = sendmmsg(fd, headers + done, count - done, MSG_DONTWAIT);
+        for (uint32_t i = next; i < count; i += runs[used++].count) {
+            struct msghdr *h = &headers[used].msg_hdr;
 
+            runs[used] = run_of(messages, i, count, trains);
+            *h = (struct msghdr){ .msg_name = &name, .msg_namelen = name_length, .msg_iov = &vectors[elements] };
+            h->msg_iovlen = vectors_write(&vectors[elements], messages, &runs[used]);
+            elements += (uint32_t)h->msg_iovlen;
+            control_write(h, control[used], to, with_source, messages[i].ecn & 3,
+                          runs[used].count > 1 ? (uint16_t)messages[i].length : 0);
+        }
+        n = sendmmsg(fd, headers, used, MSG_DONTWAIT);
         if (n > 0) {
-            for (int i = 0; i < n; i++)
-                sent->bytes += messages[done + (uint32_t)i].length;
-            sent->messages += (uint32_t)n;
-            done += (uint32_t)n;
+            for (int i = 0; i < n; i++) {
+                sent->bytes += runs[i].bytes;
+                sent->messages += runs[i].count;
+                next += runs[i].count;
+            }
             waited = 0;
         } else if (errno == EINTR) {
             continue;
@@ -226,24 +287,20 @@ void udp_send(int fd, const struct endpoint *to, const struct udp_message *messa
 
             poll(&writable, 1, SEND_WAIT_MS);
             waited = 1;
-        } else if (with_source && (errno == EINVAL || errno == ENETUNREACH || errno == ENODEV ||
-                                   errno == EADDRNOTAVAIL || errno == EHOSTUNREACH)) {
+        } else if (runs[0].count > 1 && errno != EAGAIN && errno != ENOBUFS) {
+            /* A device without checksum offload says EIO; EINVAL also where a segment is
+             * larger than the route's MTU. One by one they may be sent. */
+            sent->trains_refused |= errno == EIO;
+            trains = 0;
+        } else if (with_source && is_about_source(errno)) {
             /* The address the peer knew us by is gone: the route decides from here on. */
             with_source = 0;
             sent->source_refused = 1;
-            for (uint8_t ecn = 0; ecn < 4; ecn++)
-                control_length[ecn] = control_write(control[ecn], to, 0, ecn);
-            for (uint32_t i = done; i < count; i++) {
-                uint8_t ecn = messages[i].ecn & 3;
-
-                headers[i].msg_hdr.msg_control = control_length[ecn] ? control[ecn] : NULL;
-                headers[i].msg_hdr.msg_controllen = control_length[ecn];
-            }
         } else {
-            /* Only the first unsent message is refused; the next may be smaller, or the
-             * error was a pending ICMP of an earlier one, now cleared. */
-            sent->refused++;
-            done++;
+            /* Only the first unsent one is refused; the next may be smaller, or the error was a
+             * pending ICMP of an earlier one, now cleared. */
+            sent->refused += runs[0].count;
+            next += runs[0].count;
         }
     }
 }

@@ -12,12 +12,12 @@
 #include <sys/socket.h>
 #include <sys/uio.h>
 
-#define UDP_CONTROL_BYTES 96
+#define UDP_CONTROL_BYTES 128
 /* What does not fit a small slot is received here first. */
 #define UDP_SPILL_BYTES 65536
 
-/* The receiving side's arrays, built once. Message i goes to places[i] (at most room[i]
- * bytes), the rest of a larger one to the i-th part of spill. */
+/* The receiving side's arrays, built once. The start of message i goes to its place, the rest
+ * of a larger one to its rest: a train slot, or the i-th part of spill. */
 struct udp_inbox {
     struct mmsghdr headers[UDP_BATCH];
     struct iovec vectors[UDP_BATCH][2];
@@ -28,13 +28,15 @@ struct udp_inbox {
 
 int udp_inbox_open(struct udp_inbox *inbox);
 void udp_inbox_close(struct udp_inbox *inbox);
-/* Where message i is to be put before the next call. */
-void udp_inbox_place(struct udp_inbox *inbox, uint32_t i, uint8_t *place, uint32_t room);
+/* Where message i is to be put in the next call: `room` bytes at place, the rest at rest, which
+ * has room for UDP_SPILL_BYTES (NULL: in spill). */
+void udp_inbox_place(struct udp_inbox *inbox, uint32_t i, uint8_t *place, uint32_t room, uint8_t *rest);
 /* Receives up to count messages without waiting; returns how many, 0 when there are none or
  * the socket reported an error of its own (an ICMP from a peer; it is then cleared). */
 uint32_t udp_receive(int fd, struct udp_inbox *inbox, uint32_t count);
-/* Who sent message i, and to which of our addresses; *ecn the outer ECN bits. */
-void udp_sender(const struct udp_inbox *inbox, uint32_t i, struct endpoint *from, uint8_t *ecn);
+/* Who sent message i, and to which of our addresses; *ecn the outer ECN bits; returns the bytes
+ * of each datagram of a train (UDP_GRO), 0 where one came alone. */
+uint32_t udp_sender(const struct udp_inbox *inbox, uint32_t i, struct endpoint *from, uint8_t *ecn);
 
 /* One message to be sent. */
 struct udp_message {
@@ -49,11 +51,14 @@ struct udp_sent {
     uint64_t bytes;
     uint32_t refused;         /* not sent: each one lost and to be counted */
     uint32_t source_refused;  /* 1: the sticky source was not ours any more; sent without it */
+    uint32_t trains_refused;  /* 1: this device takes no trains at all (EIO) */
 };
 
-/* Sends up to UDP_BATCH messages to one endpoint in order, waiting briefly when the socket's
- * buffer is full. */
+#define UDP_SEND_MOST 128
+
+/* Sends up to UDP_SEND_MOST messages to one endpoint in order, neighbours of one size as a train
+ * (UDP_SEGMENT) if trains is 1, waiting briefly when the socket's buffer is full. */
 void udp_send(int fd, const struct endpoint *to, const struct udp_message *messages,
-              uint32_t count, struct udp_sent *sent);
+              uint32_t count, int trains, struct udp_sent *sent);
 
 #endif

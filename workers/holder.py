@@ -1,0 +1,50 @@
+"""What a process needs to hold peers: an AEAD context, sockets, a TUN queue (workers/holder.h)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from workers._workers import ffi, lib
+from workers.launch import WorkerStart
+
+
+def bells_of(start: WorkerStart) -> list[int]:
+    """The bells' eventfds by worker number; -1 where there is none."""
+    bells = [-1] * int(lib.MAX_WORKERS)
+    for name, fd in start.fds.items():
+        if name.startswith("bell:"):
+            bells[int(name.removeprefix("bell:"))] = fd
+    return bells
+
+
+def new_holder(start: WorkerStart) -> Any:
+    """A `struct holder *` with this worker's fds. Ends the process if no AEAD provider works."""
+    aead = lib.aead_new(-1)
+    if aead == ffi.NULL:
+        start.fail(
+            f"worker {start.worker} cannot start",
+            "no provider of ChaCha20-Poly1305 works here",
+            "check that libcrypto is OpenSSL 3 and that its default provider is not disabled",
+        )
+    holder = ffi.new("struct holder *")
+    if lib.holder_initialise(holder, start.segment, aead, start.worker) != 0:
+        raise MemoryError("no memory for the holder's own state")
+    holder.bells = bells_of(start)
+    holder.joins = start.message["joins"]
+    holder.trains = start.message["trains"]
+    use_fds(start, holder)
+    return holder
+
+
+def use_fds(start: WorkerStart, holder: Any) -> None:
+    """Send through the sockets and queue of the receiver with this worker's number, round robin."""
+    number = start.number % start.receivers
+    holder.udp4 = start.fds.get(f"udp4:{number}", -1)
+    holder.udp6 = start.fds.get(f"udp6:{number}", -1)
+    holder.tun = start.fds.get(f"tun:{number}", -1)
+
+
+def free_holder(holder: Any) -> None:
+    """Give back what new_holder took."""
+    lib.aead_free(holder.aead)
+    lib.holder_release(holder)
