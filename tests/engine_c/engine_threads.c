@@ -76,6 +76,30 @@ static void read_index(void)
         check(peer == index % 1009);
 }
 
+/* One entry, given out again as fast as can be. */
+static void *index_reader(void *unused)
+{
+    (void)unused;
+    while (!__atomic_load_n(&done, __ATOMIC_RELAXED))
+        read_index();
+    return NULL;
+}
+
+static void busy_index(void)
+{
+    pthread_t thread;
+
+    check(pthread_create(&thread, NULL, index_reader, NULL) == 0);
+    for (uint32_t i = 0; i < 20 * rounds; i++) {
+        uint32_t index = index_of(key, 1, entries[1].generation + 1);
+        check(index_publish(entries, key, 1, index % 1009) == index);
+        __atomic_store_n(&newest, index, __ATOMIC_RELAXED);
+    }
+    __atomic_store_n(&done, 1, __ATOMIC_RELAXED);
+    pthread_join(thread, NULL);
+    done = 0;
+}
+
 static void *reader(void *argument)
 {
     uint32_t *epoch = argument;
@@ -217,6 +241,7 @@ int main(int count, char **words)
 {
     if (count > 1)
         rounds = (uint32_t)strtoul(words[1], NULL, 10);
+    busy_index();
     tables();
     due();
     return 0;
