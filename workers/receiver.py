@@ -10,8 +10,8 @@ from typing import Any
 
 from workers._workers import ffi, lib
 from workers.channel import ChannelClosed
-from workers.launch import WorkerStart, begin_worker
 from workers.holder import bells_of, free_holder, new_holder, use_fds
+from workers.launch import WorkerStart, begin_worker
 
 TURN_NS = 1_000_000_000  # how long one crossing into C lasts when nothing interrupts it
 
