@@ -55,9 +55,6 @@ def test_responder_whose_session_expired_initiates_itself() -> None:
         initiator, responder = tunnel.sides
         assert initiator.echo(responder.address4, 3) == 3
         tunnel.clocks[1].step(181)
-        assert initiator.echo(responder.address4, 1, timeout=0.3) == 0
-        gone = ("drop_keypair_expired", "drop_keypair_gone", "drop_index_unknown")
-        eventually(lambda: sum(responder.counters()[name] for name in gone) >= 1)
         assert responder.echo(initiator.address4, 3) == 3
         assert responder.counters()["hs_response_accepted"] == 1
         assert initiator.echo(responder.address4, 3) == 3
