@@ -15,7 +15,7 @@
 
 #define NOBODY 0xffffffff
 #define SPIN_NS 5000
-/* A message on the channel comes with a ring; this bounds the wait where that is lost. */
+/* Work and messages on the channel come with a ring; this bounds the wait where one is lost. */
 #define SLEEP_NS 500000000
 /* While busy: turns a round, and rounds between looks at the channel. */
 #define TURNS_A_ROUND 256
@@ -88,13 +88,13 @@ static int spin(const struct consumer *consumer)
     return 0;
 }
 
-static void sleep_until_rung(const struct consumer *consumer)
+static void sleep_until_rung(struct consumer *consumer)
 {
     const struct segment *s = consumer->holder->segment;
     uint32_t worker = consumer->holder->worker;
 
     bell_announce(s, worker);
-    if (!ready_is_empty(s, 1 + consumer->number)) {
+    if (!ready_is_empty(s, 1 + consumer->number) || poll(&consumer->channel, 1, 0) > 0) {
         bell_cancel(s, worker);
         return;
     }

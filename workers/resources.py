@@ -7,8 +7,10 @@ interface.
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
+import time
 from collections.abc import Mapping
 from contextlib import ExitStack
 
@@ -22,6 +24,8 @@ from workers.uapi_socket import adopt_uapi, open_uapi
 
 log = logging.getLogger(__name__)
 
+CLOSE_SECONDS = 1.0  # for workers to close the sockets of a port that was left
+
 
 class Resources:
     """Every fd of one interface. Opened all or none: raises Failure and leaves nothing behind.
@@ -33,6 +37,7 @@ class Resources:
 
     def __init__(self, interface: str, settings: Settings, environment: Mapping[str, str]) -> None:
         self.interface = interface
+        self._left: dict[int, float] = {}  # ports that workers may still hold, and until when
         self.receivers = settings.receivers
         self.consumers = settings.consumers
         with ExitStack() as stack:
@@ -96,11 +101,25 @@ class Resources:
         """
         if port == self.port:
             return []
-        old = self.sockets
-        self.sockets = open_sockets(port, self.receivers, int(self.segment.device.fwmark))
+        old, left = self.sockets, self.port
+        self.sockets = self._open_port(port)
         if self.trains:
             receive_trains(self.sockets)
+        now = time.monotonic()
+        self._left = {p: end for p, end in self._left.items() if end > now} | {left: now + CLOSE_SECONDS}
         return old
+
+    def _open_port(self, port: int) -> list[Pair]:
+        """Sockets on this port. One that we left a moment ago is waited for: workers close their copies
+        of the old sockets when they come to it, and until then the kernel takes it for another's."""
+        while True:
+            try:
+                return open_sockets(port, self.receivers, int(self.segment.device.fwmark))
+            except Failure as failure:
+                is_ours = failure.errno == errno.EADDRINUSE and time.monotonic() < self._left.get(port, 0.0)
+                if not is_ours:
+                    raise
+            time.sleep(0.002)
 
     def fds_for(self, kind: str, number: int) -> tuple[list[str], list[int]]:
         """Names and fds of a worker's start message."""

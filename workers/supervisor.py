@@ -301,6 +301,8 @@ class Supervisor:
             return
         try:
             worker.channel.send(message, fds)
+            if worker.kind == "consumer":  # it sleeps on its bell, not on its channel
+                lib.bell_ring(self.resources.segment, worker.line, -1)
         except ChannelClosed:
             pass  # it ends, or has: the pidfd tells
         except TimeoutError:
