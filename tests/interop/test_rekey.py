@@ -66,9 +66,12 @@ def test_idle_session_is_forgotten_and_made_again() -> None:
         tunnel = two_hosts(lab, PLAIT, PLAIT, stepped=True)
         initiator, responder = tunnel.sides
         assert initiator.echo(responder.address4, 3) == 3
+        before = initiator.handshake()
         for clock in tunnel.clocks:
             clock.step(541)
+        # Nothing may travel under the old keys. Who begins is open: the side whose last data went
+        # unanswered is due to ask as well, and the clocks did not step at one instant.
         assert initiator.echo(responder.address6, 3) == 3
-        assert initiator.counters()["hs_response_accepted"] == 2
-        assert responder.counters()["hs_initiation_accepted"] == 2
+        assert initiator.handshake() > before
+        assert sum(side.counters()["hs_response_accepted"] for side in tunnel.sides) >= 2
         tunnel.check()
