@@ -197,6 +197,8 @@ class Configuration:
         self.handshakes.load_identity()
         for first in range(0, self.peers.used, ROWS_A_LOOK):
             rows = self.peers.memory.rows[first : min(first + ROWS_A_LOOK, self.peers.used)]
+            # The new key may introduce itself at once (kernel: noise.c).
+            self.stamps.forget_sent(slice(first, first + len(rows)))
             with_orders = (rows["key_word"] != 0) | (rows["orders"] & 0xFFFFFFFF != 0)
             for place in np.flatnonzero(with_orders):
                 if self.peers.is_live(first + int(place)):

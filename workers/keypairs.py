@@ -144,7 +144,10 @@ class Keypairs:
         if installing and not int(self.slab[installing].flags) & lib.KEYPAIR_INITIATOR:
             installing = 0
         return any(
-            number < self.limit and int(self.slab[number].peer) == row and now < self.birth(number) + age
+            number < self.limit
+            and int(self.slab[number].peer) == row
+            and now < self.birth(number) + age
+            and int(self.slab[number].send_counter) < lib.REJECT_AFTER_MESSAGES  # else: our key changed
             for number in (current, installing)
             if number
         )

@@ -88,8 +88,8 @@ class Stamps:
         if due < int(self.columns[lib.NEXT_DUE, row]):
             self.columns[lib.NEXT_DUE, row] = due
 
-    def forget_sent(self, row: int) -> None:
-        """The interface went down: the next handshake need not wait for the 5 s."""
+    def forget_sent(self, row: int | slice) -> None:
+        """The interface went down or our key changed: the next handshake need not wait for the 5 s."""
         self.columns[lib.LAST_HANDSHAKE_SENT, row] = 0
 
     def keepalive_changed(self, row: int, now: int, seconds: int) -> None:
