@@ -117,14 +117,15 @@ def check_words(process: Process) -> None:
 
 def two_hosts(lab: Lab, initiator: Sequence[str], responder: Sequence[str], *, version: int = 4,
               psk: bool = False, settings: str | None = None, keepalive: int = 0,
-              stepped: bool = False, environment: Mapping[str, str] | None = None) -> Tunnel:
+              stepped: bool = False, environment: Mapping[str, str] | None = None,
+              mtu: int = 1420, link_mtu: int = 1500) -> Tunnel:
     """A tunnel 10.0.0.1 -- 10.0.0.2, fd01::1 -- fd01::2; version: of the outer addresses.
 
     settings: of Plait engines. stepped: their clocks can be stepped, those of the initiator first.
-    environment: of both engines, besides.
+    environment: of both engines, besides. mtu: of wg0; link_mtu: of the cable.
     """
     hosts = lab.add_hosts(["initiator", "responder"])
-    link = lab.link(*hosts)
+    link = lab.link(*hosts, mtu=link_mtu)
     clocks = [Clock(host) for host in hosts] if stepped else []
     environment = {**(environment or {}), **({"PLAIT_CLOCK": Clock.PATH} if stepped else {})}
     engines = [host.engine("wg0", command, settings=settings, environment=environment, wait=False)
@@ -138,7 +139,8 @@ def two_hosts(lab: Lab, initiator: Sequence[str], responder: Sequence[str], *, v
         endpoint = link.endpoint(other.host, PORT, version) if side is sides[0] else None
         peer = Peer(other.public_key, [f"{other.address4}/32", f"{other.address6}/128"], endpoint, shared,
                     keepalive if side is sides[0] else 0)
-        side.engine.configure(side.private_key, [peer], [f"{side.address4}/24", f"{side.address6}/64"], PORT)
+        addresses = [f"{side.address4}/24", f"{side.address6}/64"]
+        side.engine.configure(side.private_key, [peer], addresses, PORT, mtu)
     return Tunnel(sides[0], sides[1], link, clocks)
 
 

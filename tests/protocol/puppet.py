@@ -43,6 +43,7 @@ class Stage:
         self.engine.configure(b64encode(self.identity.private_key).decode(), [],
                               ["10.0.0.1/24", "fd01::1/64"], PORT, mtu)
         self.numbers = itertools.count(2)
+        self.sink = udp_socket(self.plait, "::", 9)  # else each packet from inside is answered with ICMP
 
     def set(self, text: str) -> None:
         """A set operation that must work."""
@@ -53,6 +54,11 @@ class Stage:
         line = self.engine.uapi("get_engine=1\n\n").splitlines()[0]
         counters: dict[str, int] = json.loads(line.partition("=")[2])["counters"]
         return counters
+
+    def count(self, *names: str) -> int:
+        """The sum of these counters."""
+        counters = self.counters()
+        return sum(counters[name] for name in names)
 
     def peer(self, puppet: Puppet) -> dict[str, str]:
         """What get=1 says of this peer (allowed_ip: the last)."""
@@ -126,11 +132,18 @@ class Puppet:
         body, state = noise.create_initiation(self.identity, keys, 77, tai64n.stamp(self.wall))
         return cookie.add_macs(body, keys.mac1_key, cookie_), state
 
-    def initiate(self) -> Message:
+    def initiate(self, tries: int = 1) -> Message:
         """A handshake of ours, confirmed with a keepalive; returns the response."""
-        message, state = self.initiation()
-        self.send_raw(message)
-        response = self.hear(2)
+        while True:
+            message, state = self.initiation()
+            self.send_raw(message)
+            tries -= 1
+            try:
+                response = self.hear(2, 0.5 if tries else 5)
+                break
+            except TimeoutError:
+                if not tries:
+                    raise
         self.session = noise.consume_response(self.identity, state, response.data, noise.NO_PSK)
         self.counter = itertools.count()
         self.send(b"")

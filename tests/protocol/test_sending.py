@@ -81,18 +81,18 @@ def test_no_peer_or_no_endpoint_is_icmp_unreachable(stage: Stage, version: int, 
     assert struct.unpack_from("=IBBB", controls[-1][2]) == (
         (errno.EHOSTUNREACH, 3, 1, 3) if version == 6 else (errno.EHOSTUNREACH, 2, 3, 1))
     inner.close()
-    eventually(lambda: stage.counters()["icmp_sent"] == before["icmp_sent"] + 1)
-    assert stage.counters()[counter] == before[counter] + 1
+    eventually(lambda: stage.count("icmp_sent") == before["icmp_sent"] + 1)
+    assert stage.count(counter) == before[counter] + 1
 
 
 def test_the_newest_128_packets_wait_for_a_session(stage: Stage) -> None:
     puppet = Puppet(stage)
     inner = stage.inner_socket(puppet.inner4)
-    before = stage.counters()["drop_staged"]
+    before = stage.count("drop_staged")
     for number in range(200):
         inner.send(struct.pack("!I", number))
     initiation = puppet.hear(1)
-    eventually(lambda: stage.counters()["drop_staged"] == before + 72)
+    eventually(lambda: stage.count("drop_staged") == before + 72)
     puppet.respond(initiation)
     assert [struct.unpack_from("!I", puppet.hear(4).opened, 28)[0] for _ in range(128)] == [*range(72, 200)]
     assert puppet.hears_nothing()
@@ -171,12 +171,12 @@ def test_fwmark_at_any_time(stage: Stage) -> None:
     before = stage.counters()
     inner.send(b"x")
     inner_other.send(b"x")
-    eventually(lambda: stage.counters()["drop_udp_send"] > before["drop_udp_send"])
-    eventually(lambda: stage.counters()["hs_send_failed"] > before["hs_send_failed"])
+    eventually(lambda: stage.count("drop_udp_send") > before["drop_udp_send"])
+    eventually(lambda: stage.count("hs_send_failed") > before["hs_send_failed"])
     assert puppet.hears_nothing() and other.hears_nothing(0.01)
     stage.set("listen_port=41235\n")  # new sockets are marked as well
     inner.send(b"x")
-    eventually(lambda: stage.counters()["drop_udp_send"] > before["drop_udp_send"] + 1)
+    eventually(lambda: stage.count("drop_udp_send") > before["drop_udp_send"] + 1)
     assert puppet.hears_nothing()
     stage.set(f"fwmark=0\nlisten_port={PORT}\n")
     inner.send(b"y")

@@ -22,6 +22,7 @@ from plait.lab import Host
 ETH_P_ALL = 3
 CLONE_NEWNET = 0x40000000
 PACKET_OUTGOING = 4
+SO_RCVBUFFORCE = 33
 Made = TypeVar("Made")
 
 
@@ -58,6 +59,7 @@ def udp_socket(host: Host, address: str = "", port: int = 0) -> socket.socket:
         made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVTCLASS, 1)
     else:
         made.setsockopt(socket.IPPROTO_IP, socket.IP_RECVTOS, 1)
+    made.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 1 << 25)
     made.bind((address, port))
     made.settimeout(5)
     return made

@@ -1,0 +1,93 @@
+"""The TUN interface under the engine: its MTU, and its end, also in another network namespace."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+
+import pytest
+from puppet import Puppet, Stage
+from tunnel import check_words, eventually, two_hosts
+
+from plait.lab import PLAIT, Host, Lab, search_path
+
+pytestmark = pytest.mark.network
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_jumbo_mtu(version: int) -> None:
+    """9,000 bytes inside, 9,100 outside: packets of every size up to the MTU, whole, both ways."""
+    with Lab() as lab:
+        tunnel = two_hosts(lab, PLAIT, PLAIT, version=version, mtu=9000, link_mtu=9100)
+        one, two = tunnel.sides
+        assert one.echo(two.address4) == 3
+        for there, header in ((two.address4, 28), (two.address6, 48)):
+            for size in (1420, 1421, 2048, 4096, 8999, 9000):
+                arguments = f"ping -n -c 3 -i 0.01 -W 5 -M do -s {size - header} {there}"
+                done = one.host.run(arguments.split(), check=False)
+                assert " 3 received" in done.stdout, (size, done.stdout)
+        stream = one.host.iperf3(two.host, two.address4, 1)
+        assert stream.bytes > 1 << 20
+        tunnel.check()
+
+
+def lengths(stage: Stage, puppet: Puppet, size: int) -> int:
+    """On the wire, of a packet of so many bytes inside."""
+    inner = stage.inner_socket(puppet.inner4)
+    inner.send(bytes(size - 28))
+    length = len(puppet.hear(4).data)
+    inner.close()
+    return length
+
+
+@pytest.mark.parametrize("place", ["at home", "in another namespace"])
+def test_mtu_change_is_noticed_within_a_second(place: str) -> None:
+    """Seen by the padding: 1 to 15 bytes up to a multiple of 16, but never past the MTU."""
+    with Lab() as lab:
+        stage = Stage(lab)
+        host = stage.plait
+        if place == "in another namespace":
+            host = move(lab, stage)
+        puppet = Puppet(stage)
+        puppet.initiate(tries=4)  # that it is up in its new place is noticed within a second as well
+        home, stage.plait = stage.plait, host  # inner sockets are made where the interface is
+        for mtu in (1401, 1420, 1403):
+            host.ip(f"link set wg0 mtu {mtu}")
+            expected = 32 + min(1408, mtu)
+            eventually(lambda expected=expected: lengths(stage, puppet, 1400) == expected, 1.5)
+        stage.plait = home
+        check_words(stage.engine.process)
+
+
+def move(lab: Lab, stage: Stage) -> Host:
+    """The TUN interface moves to a host of its own; its addresses come with it."""
+    other = lab.host("moved")
+    subprocess.run(["nsenter", "-t", str(stage.plait.pid), "-n", "ip", "link", "set", "wg0", "netns",
+                    str(other.pid)], check=True, env={**os.environ, "PATH": search_path()})
+    other.ip("link set wg0 mtu 1420 up", "address add 10.0.0.1/24 dev wg0",
+             "address add fd01::1/64 dev wg0 nodad")
+    return other
+
+
+@pytest.mark.parametrize("place", ["at home", "in another namespace"])
+def test_removal_of_the_tun_ends_the_engine(place: str) -> None:
+    """Also after it moved; nothing is left, and the end is a clean one."""
+    with Lab() as lab:
+        stage = Stage(lab)
+        puppet = Puppet(stage)
+        puppet.initiate()
+        host = move(lab, stage) if place == "in another namespace" else stage.plait
+        host.ip("link delete wg0")
+        assert stage.engine.process.wait(5) == 0
+        assert not stage.engine.socket_path.exists()
+        assert stage.engine.processes() == []
+        check_words(stage.engine.process)
+
+
+def test_deleting_the_socket_file_ends_the_engine(stage: Stage) -> None:
+    """The last test with this stage."""
+    puppet = Puppet(stage)
+    puppet.initiate()
+    stage.engine.socket_path.unlink()
+    assert stage.engine.process.wait(5) == 0
+    assert "wg0" not in stage.plait.run(["ip", "link"]).stdout
