@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import ctypes
 import ipaddress
 import json
 import os
@@ -31,12 +32,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
 PLAIT = ("plaitd", "-f", "{iface}")
+CLONE_NEWNET = 0x40000000  # sched.h
 WIREGUARD_GO = ("wireguard-go", "-f", "{iface}")
 
 # Runs as process 1 of the host. Orphans of the host are reaped by the kernel (SIG_IGN).
@@ -372,6 +375,23 @@ class Host:
         process = self.popen([part.format(iface=interface) for part in command], environment=extra)
         engine = Engine(self, interface, process)
         return engine.wait_ready() if wait else engine
+
+    def socket(self, family: int = socket.AF_INET, kind: int = socket.SOCK_DGRAM,
+               protocol: int = 0) -> socket.socket:
+        """A socket of ours that lives in the host's network: the caller speaks from there, without a process.
+
+        A network namespace belongs to a thread (setns(2)), so a thread of its own goes there, makes the
+        socket, and ends.
+        """
+        libc = ctypes.CDLL(None, use_errno=True)
+        with open(f"/proc/{self.pid}/ns/net") as namespace, ThreadPoolExecutor(1) as thread:
+
+            def make() -> socket.socket:
+                if libc.setns(namespace.fileno(), CLONE_NEWNET):
+                    raise OSError(ctypes.get_errno(), "setns")
+                return socket.socket(family, kind, protocol)
+
+            return thread.submit(make).result()
 
     def usage(self, session: int | None = None) -> list[Usage]:
         """CPU seconds and PSS of the host's processes (of one session), its holder left out."""

@@ -1,0 +1,152 @@
+"""The engine under test: paced sending, counters by cause, and signs of life."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import struct
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from initiator import Initiator
+
+from plait.lab import Engine
+
+# Far fewer than a peer's share of a receiver's slots (512, those not yet swept in included), than a
+# queue's limit (1,024), and than the handshake messages that mean load (512): what is paced by
+# this loses nothing and meets no cookie.
+WINDOW = 192
+TIMEOUT = 60.0
+# Where a datagram can end, of shm/counters.h, other than by an error of the test's pacing.
+ENDS = (
+    "drop_message_short", "drop_message_type", "drop_mailbox_full", "drop_index_unknown", "drop_peer_share",
+    "drop_queue_full_inbound", "drop_keypair_gone", "drop_keypair_expired", "drop_data_tag", "drop_replay",
+    "keepalive_received", "drop_inner_header", "drop_inner_source", "drop_ecn", "drop_tun_write", "tun_sent",
+    "drop_peer_gone", "drop_killed", "hs_message_length", "hs_mac1_bad", "hs_cookie_sent", "hs_rate_limited",
+    "hs_unknown_peer", "hs_initiation_tag", "hs_timestamp_replayed", "hs_initiation_flood", "hs_low_order",
+    "hs_initiation_accepted", "hs_response_unknown", "hs_response_tag", "hs_response_accepted",
+    "hs_cookie_unexpected", "hs_cookie_tag", "hs_cookie_accepted",
+)  # fmt: skip
+# The kernel of the engine's host sends router solicitations into the TUN now and then.
+UNRELATED = ("tun_received", "drop_no_peer")
+
+
+class Target:
+    """An engine and what it has counted."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self._before = self.counters()
+
+    def report(self) -> dict[str, Any]:
+        lines = self.engine.uapi("get_engine=1\n\n", timeout=TIMEOUT).splitlines()
+        line = next(line for line in lines if line.startswith("engine="))
+        report: dict[str, Any] = json.loads(line.partition("=")[2])
+        return report
+
+    def counters(self) -> dict[str, int]:
+        counters: dict[str, int] = self.report()["counters"]
+        return counters
+
+    def mark(self) -> None:
+        """From here on, delta() counts."""
+        self._before = self.counters()
+
+    def delta(self) -> dict[str, int]:
+        """Counters that have changed since mark(), by how much."""
+        now = self.counters()
+        return {name: now[name] - before for name, before in self._before.items()
+                if now[name] != before and name not in UNRELATED}
+
+    def send(self, initiator: Initiator, datagrams: Iterable[bytes]) -> int:
+        """Send all, never more under way than the engine can hold; returns how many, all dealt with."""
+        start, sent = self._ended(), 0
+        iterator = iter(datagrams)
+        socks = initiator.sockets
+        while batch := list(itertools.islice(iterator, WINDOW)):
+            for number, datagram in enumerate(batch):
+                socks[number % len(socks)].send(datagram)
+            sent += len(batch)
+            self._await(start + sent)
+        return sent
+
+    def _ended(self) -> int:
+        counters = self.counters()
+        return sum(counters[name] for name in ENDS)
+
+    def _await(self, ended: int) -> None:
+        deadline = time.monotonic() + TIMEOUT
+        while (got := self._ended()) < ended:
+            assert time.monotonic() < deadline, f"{ended - got} datagrams are not dealt with: {self.delta()}"
+            time.sleep(0.0005)
+
+    def socket_drops(self) -> int:
+        """Datagrams that the kernel dropped because a socket of the engine was full."""
+        drops = 0
+        for table in ("udp", "udp6"):
+            for line in Path(f"/proc/{self.engine.host.pid}/net/{table}").read_text().splitlines()[1:]:
+                drops += int(line.split()[-1])
+        return drops
+
+    def assert_unharmed(self, initiator: Initiator) -> None:
+        """No process was replaced, no datagram lost before it was counted, and traffic still passes."""
+        report = self.report()
+        assert {row["incarnation"] for row in report["processes"] if row["role"] != "supervisor"} == {1}
+        assert report["counters"]["lost_wakes"] == 0
+        assert self.socket_drops() == 0
+        initiator.handshake()
+        request = echo_request()
+        initiator.sockets[0].send(initiator.seal(request))
+
+        def is_reply(answer: bytes) -> bool:
+            packet = initiator.open(answer)
+            return bool(packet) and packet is not None and packet[20] == 0 and packet[24:44] == request[24:44]
+
+        initiator.await_answer(is_reply)
+        initiator.sockets[0].send(initiator.seal(b""))  # so the engine waits for nothing
+        words = self.engine.process.output()
+        assert "Traceback" not in words and "Sanitizer" not in words, words[-4000:]
+
+
+def checksum(data: bytes) -> int:
+    """The internet checksum of RFC 1071; data of even length."""
+    total = sum(struct.unpack(f"!{len(data) // 2}H", data))
+    total = (total >> 16) + (total & 0xFFFF)
+    return ~(total + (total >> 16)) & 0xFFFF
+
+
+def ipv4(source: bytes, target: bytes, protocol: int, payload: bytes) -> bytes:
+    """An IPv4 packet without options."""
+    head = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 20 + len(payload), 1, 0, 64, protocol, 0, source, target)
+    return head[:10] + struct.pack("!H", checksum(head)) + head[12:] + payload
+
+
+def ipv6(source: bytes, target: bytes, protocol: int, payload: bytes) -> bytes:
+    """An IPv6 packet without extension headers."""
+    return struct.pack("!IHBB16s16s", 6 << 28, len(payload), protocol, 64, source, target) + payload
+
+
+def udp(source_port: int, target_port: int, payload: bytes) -> bytes:
+    """A UDP datagram without a checksum, which IPv4 allows."""
+    return struct.pack("!HHHH", source_port, target_port, 8 + len(payload), 0) + payload
+
+
+def echo_request() -> bytes:
+    """An ICMP echo request from our inner address to the engine's."""
+    body = struct.pack("!BBHHH", 8, 0, 0, 77, 1) + b"is there anybody"
+    body = body[:2] + struct.pack("!H", checksum(body)) + body[4:]
+    return ipv4(OUR_ADDRESS, ENGINE_ADDRESS, 1, body)
+
+
+def assert_only_keepalives(initiator: Initiator, answers: Sequence[bytes], most: int) -> None:
+    """Every answer is an authentic, empty message of a session, and there are not more than `most`."""
+    assert all(initiator.open(answer) == b"" for answer in answers), [answer[:16] for answer in answers]
+    assert len(answers) <= most
+
+
+OUR_ADDRESS = bytes((10, 0, 0, 2))
+ENGINE_ADDRESS = bytes((10, 0, 0, 1))
+OUR_ADDRESS6 = bytes.fromhex("fd010000000000000000000000000002")
+ENGINE_ADDRESS6 = bytes.fromhex("fd010000000000000000000000000001")
