@@ -232,33 +232,45 @@ void pool_withdraw(struct pool *pool, uint32_t number)
         pool->order_put--;
 }
 
-uint32_t pool_sweep(struct pool *pool)
+/* Collects what has come home from place `*at` of the order on, until MISSES nodes that are still
+ * out (limit 0: any number) have been met since the last find. Moves *at to where the next sweep
+ * goes on: the first that was met after a find, or the end of the look. */
+static uint32_t sweep_from(struct pool *pool, uint32_t *at, uint32_t limit)
 {
-    uint32_t out = pool->order_put - pool->order_got, collected = 0, misses = 0, first_miss = 0;
-    int everything = pool->free_nodes == 0 || pool->free_small == 0 ||
-                     (pool->free_trains == 0 && pool->segment->geometry.train_slots != 0);
-    if (pool->cursor - pool->order_got >= out || everything)
-        pool->cursor = pool->order_got;
-    uint32_t at = pool->cursor;
-    for (; at != pool->order_put && (everything || misses < MISSES); at++) {
-        uint32_t *entry = &pool->order[at & pool->order_mask];
+    uint32_t collected = 0, misses = 0, first_miss = 0, place = *at;
+    for (; place != pool->order_put && (!limit || misses < limit); place++) {
+        uint32_t *entry = &pool->order[place & pool->order_mask];
         if (*entry == 0)
             continue;
         /* acquire: the holder is done with node and slot */
         if (__atomic_load_n(&pool->segment->states[*entry], __ATOMIC_ACQUIRE) != NODE_HOME) {
             if (misses++ == 0)
-                first_miss = at;
+                first_miss = place;
             continue;
         }
         node_unbook(pool, *entry - pool->first_node);
         *entry = 0;
         collected++;
-        if (!everything)
-            misses = misses > 0 ? 1 : 0; /* a find lets it go on */
+        misses = misses > 0 ? 1 : 0; /* a find lets it go on */
     }
-    pool->cursor = collected && misses ? first_miss : at;
+    *at = collected && misses ? first_miss : place;
     while (pool->order_got != pool->order_put && pool->order[pool->order_got & pool->order_mask] == 0)
         pool->order_got++;
+    return collected;
+}
+
+uint32_t pool_sweep(struct pool *pool)
+{
+    int everything = pool->free_nodes == 0 || pool->free_small == 0 ||
+                     (pool->free_trains == 0 && pool->segment->geometry.train_slots != 0);
+    /* The oldest first, each time: those come home first, and whoever waits for the cursor to come
+     * round again would be charged for them all the while. */
+    uint32_t at = pool->order_got, collected = sweep_from(pool, &at, everything ? 0 : MISSES);
+    /* Then on from where the last sweep stopped, past what one slow peer holds up. */
+    if (everything || pool->cursor - pool->order_got >= pool->order_put - pool->order_got)
+        pool->cursor = at;
+    else
+        collected += sweep_from(pool, &pool->cursor, MISSES);
     return collected;
 }
 
