@@ -9,6 +9,7 @@ import contextlib
 import errno
 import os
 import socket
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from workers.failure import Exit, Failure
 
 DIRECTORY = Path("/var/run/wireguard")
 BACKLOG = 128
+ENDING_SECONDS = 2  # an engine whose interface was just deleted needs a moment to end
 
 
 @dataclass
@@ -51,7 +53,7 @@ def open_uapi(interface: str, directory: Path = DIRECTORY) -> UapiSocket:
         if not directory.is_dir():
             directory.mkdir(parents=True, exist_ok=True)
             directory.chmod(0o755)
-        if _is_live(path):
+        if not _wait_for_its_end(path):
             raise Failure(
                 what,
                 f"a running engine for {interface} listens there already",
@@ -108,6 +110,16 @@ def adopt_uapi(fd: int) -> UapiSocket:
         return UapiSocket(fd, path, _identity(path))
     except OSError:  # its file is gone already, or stands elsewhere
         return UapiSocket(fd, None, (0, 0))
+
+
+def _wait_for_its_end(path: Path) -> bool:
+    """Whether nobody listens at the path, now or soon: scripts delete a link and go straight on."""
+    deadline = time.monotonic() + ENDING_SECONDS
+    while _is_live(path):
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(0.02)
+    return True
 
 
 def _is_live(path: Path) -> bool:
