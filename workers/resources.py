@@ -8,8 +8,10 @@ interface.
 from __future__ import annotations
 
 import errno
+import errno
 import logging
 import os
+import time
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -23,6 +25,8 @@ from workers.sockets import Pair, close_sockets, open_sockets, port_of, receive_
 from workers.uapi_socket import adopt_uapi, open_uapi
 
 log = logging.getLogger(__name__)
+
+LEAVING_SECONDS = 2  # a worker that is busy or being replaced holds the old sockets so long at most
 
 CLOSE_SECONDS = 1.0  # for workers to close the sockets of a port that was left
 
@@ -67,6 +71,7 @@ class Resources:
             self.trains = settings.udp_offload and receive_trains(self.sockets)
             if settings.udp_offload and not self.trains:
                 log.info("the kernel has no UDP_GRO: datagrams go one by one")
+            self.left_port, self.left_at = 0, 0.0  # the port before the present one, and until when
             self.bells: dict[int, int] = {}
             for worker in (lib.WORKER_CONTROL, *(lib.WORKER_RECEIVER + i for i in range(self.receivers))):
                 self.bells[worker] = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -120,6 +125,17 @@ class Resources:
                 if not is_ours:
                     raise
             time.sleep(0.002)
+
+    def _open_port(self, port: int) -> list[Pair]:
+        """New sockets. The port that was just left may be back before every worker has let go of it."""
+        patience = self.left_at + LEAVING_SECONDS if port == self.left_port else 0.0
+        while True:
+            try:
+                return open_sockets(port, self.receivers, int(self.segment.device.fwmark))
+            except Failure as failure:
+                if failure.errno != errno.EADDRINUSE or time.monotonic() >= patience:
+                    raise
+            time.sleep(0.01)
 
     def fds_for(self, kind: str, number: int) -> tuple[list[str], list[int]]:
         """Names and fds of a worker's start message."""
