@@ -47,11 +47,11 @@ void holder_tell(const struct holder *holder, uint32_t row, uint32_t session_new
 void holder_session(const struct holder *holder, uint32_t row, struct session *session);
 void holder_count(const struct holder *holder, uint32_t counter, uint64_t n);
 
-/* Copies node `number` once and returns its bytes if they stay inside the packet slots with
- * room_before bytes before them; else NULL. Whatever a receiver wrote there, the holder
- * reads nothing else. */
+/* Copies node `number` once and returns its bytes if they stand inside one packet slot, with
+ * room_before bytes before them and room_after behind; else NULL. Whatever a receiver wrote there,
+ * the holder reads and writes nothing else. */
 uint8_t *holder_node_read(const struct segment *segment, uint32_t number, uint32_t room_before,
-                          struct node *copy);
+                          uint32_t room_after, struct node *copy);
 
 /* holder_inbound.c and holder_outbound.c: about TAKE_BUDGET packets each; return how many. */
 uint32_t holder_open_batch(struct holder *holder, uint32_t row, uint64_t now);

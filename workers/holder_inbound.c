@@ -20,14 +20,34 @@ static const uint8_t verdict_counters[] = {
     [VERDICT_ECN] = DROP_ECN,
 };
 
-uint8_t *holder_node_read(const struct segment *s, uint32_t number, uint32_t room_before,
-                          struct node *copy)
+/* The slot that holds byte `offset` of the segment: where it begins, and its bytes; 0 when none does. */
+static uint64_t slot_at(const struct segment *s, uint64_t offset, uint32_t *bytes)
 {
-    uint64_t first = (uint64_t)(s->small_slots - (uint8_t *)s->base);
+    const struct geometry *g = &s->geometry;
+    uint64_t small = (uint64_t)(s->small_slots - (uint8_t *)s->base);
+    uint64_t trains = (uint64_t)(s->train_slots - (uint8_t *)s->base);
+
+    if (offset >= trains && offset - trains < (uint64_t)g->train_slots * s->pools * TRAIN_SLOT_BYTES) {
+        *bytes = TRAIN_SLOT_BYTES;
+        return offset - (offset - trains) % TRAIN_SLOT_BYTES;
+    }
+    if (offset >= small && offset - small < (uint64_t)g->small_slots * s->pools * SMALL_SLOT_BYTES) {
+        *bytes = SMALL_SLOT_BYTES;
+        return offset - (offset - small) % SMALL_SLOT_BYTES;
+    }
+    return 0;
+}
+
+uint8_t *holder_node_read(const struct segment *s, uint32_t number, uint32_t room_before,
+                          uint32_t room_after, struct node *copy)
+{
+    uint64_t slot;
+    uint32_t bytes;
 
     memcpy(copy, (const void *)&s->node[number], sizeof *copy);
-    if (copy->offset < first + room_before || copy->offset > s->bytes ||
-        copy->length > s->bytes - copy->offset)
+    slot = slot_at(s, copy->offset, &bytes);
+    if (!slot || copy->offset - slot < room_before ||
+        copy->offset - slot + copy->length + room_after > bytes)
         return NULL;
     return (uint8_t *)s->base + copy->offset;
 }
@@ -35,9 +55,9 @@ uint8_t *holder_node_read(const struct segment *s, uint32_t number, uint32_t roo
 /* The start of the slot that these bytes stand in, where their sender's endpoint is. */
 static const uint8_t *slot_of(const struct segment *s, const uint8_t *data)
 {
-    if (data >= s->train_slots)
-        return data - (uint64_t)(data - s->train_slots) % TRAIN_SLOT_BYTES;
-    return data - (uint64_t)(data - s->small_slots) % SMALL_SLOT_BYTES;
+    uint32_t bytes;
+
+    return (const uint8_t *)s->base + slot_at(s, (uint64_t)(data - (const uint8_t *)s->base), &bytes);
 }
 
 /* The endpoint moves to where the latest authenticated packet came from. */
@@ -148,7 +168,7 @@ uint32_t holder_open_batch(struct holder *holder, uint32_t row, uint64_t now)
     holder_session(holder, row, &opening.session);
     for (uint32_t i = 0; i < count; i++) {
         struct node node;
-        uint8_t *data = holder_node_read(s, numbers[i], SLOT_ROOM, &node);
+        uint8_t *data = holder_node_read(s, numbers[i], SLOT_ROOM, 0, &node);
 
         packets += node.packets;
         if (!data || node.length < DATA_OVERHEAD || node.peer_generation != opening.session.peer_generation)

@@ -133,7 +133,8 @@ uint32_t holder_seal_batch(struct holder *holder, uint32_t row, uint64_t now)
     holder_session(holder, row, &sealing.session);
     for (uint32_t i = 0; i < count; i++) {
         struct node node;
-        uint8_t *data = holder_node_read(s, numbers[i], DATA_HEADER_BYTES, &node);
+        uint8_t *data = holder_node_read(s, numbers[i], DATA_HEADER_BYTES, PADDING_MOST + AEAD_TAG_BYTES,
+                                         &node);
         struct super_packet super = { .data = data, .length = node.length, .flags = (uint8_t)node.vnet_flags,
                                       .gso_type = node.gso_type, .segment = node.segment,
                                       .checksum_start = node.checksum_start,

@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -248,3 +248,54 @@ def test_an_endpoint_follows_authenticated_packets_only(path: Path) -> None:
     assert path.carry([packet]) == [packet]
     lib.endpoint_load(path.segment, 1, endpoint)
     assert socket.ntohs(endpoint.port) == path.udp.getsockname()[1]
+
+
+def slots_begin(path: Path) -> int:
+    return int(ffi.cast("char *", path.segment.small_slots) - ffi.cast("char *", path.segment.base))
+
+
+def trains_begin(path: Path) -> int:
+    return int(ffi.cast("char *", path.segment.train_slots) - ffi.cast("char *", path.segment.base))
+
+
+@pytest.mark.parametrize("direction", ["INBOUND", "OUTBOUND"])
+@pytest.mark.parametrize(
+    ("place", "length", "packets"),
+    [
+        (lambda path: slots_begin(path) + 4 * lib.SMALL_SLOT_BYTES + lib.SLOT_ROOM, 1921, 1),  # its end
+        (lambda path: slots_begin(path) + 4 * lib.SMALL_SLOT_BYTES + lib.SLOT_ROOM, 5000, 1),
+        (lambda path: slots_begin(path) + 4 * lib.SMALL_SLOT_BYTES + 8, 100, 1),  # no room before it
+        (lambda path: slots_begin(path) - 4096 + 128, 100, 1),  # in the nodes
+        (lambda path: trains_begin(path) + lib.SLOT_ROOM, 3 * lib.TRAIN_SLOT_BYTES, 40),
+        (lambda path: int(path.segment.bytes) - 8, 4, 1),
+        (lambda path: int(path.segment.bytes), 100, 1),
+        (lambda path: (1 << 64) - 64, 128, 1),
+        (lambda path: slots_begin(path) + lib.SLOT_ROOM, 0xFFFFFFFF, 1),
+    ],
+)
+def test_a_node_that_a_bad_receiver_wrote_leads_to_nothing_outside_its_slot(
+    path: Path, place: Callable[[Path], int], length: int, packets: int, direction: str
+) -> None:
+    path.inside.send(bytes(10) + ipv4(b"honest"))
+    lib.receiver_run(path.receiver, 0)
+    if direction == "INBOUND":
+        lib.holder_take(path.holder, 0)
+        lib.holder_take_turn(path.holder, 0, lib.clock_now())
+        lib.receiver_run(path.receiver, 0)
+    [number] = [n for n in range(1, path.segment.nodes + 1) if path.segment.states[n] == lib.NODE_QUEUED]
+    node = path.segment.node[number]
+    node.offset, node.length, node.packets = place(path), length, packets
+    first = slots_begin(path) - 8192  # nodes, and all slots
+    whole = ffi.buffer(ffi.cast("char *", path.segment.base) + first, int(path.segment.bytes) - first)
+    before, counters = bytes(whole), path.counters()
+    node_at = int(ffi.cast("char *", ffi.addressof(node)) - ffi.cast("char *", path.segment.base)) - first
+    row = 0 if direction == "OUTBOUND" else 1
+    assert lib.holder_take(path.holder, row)
+    lib.holder_take_turn(path.holder, row, lib.clock_now())
+    after = bytes(whole)
+    changed = [at for at in range(0, len(after), 64) if after[at : at + 64] != before[at : at + 64]]
+    assert changed in ([], [node_at])
+    assert path.counters()["DROP_PEER_GONE"] - counters["DROP_PEER_GONE"] == packets
+    assert path.counters()["UDP_SENT"] == counters["UDP_SENT"]
+    assert path.carry([]) == []
+    assert_whole(path)
