@@ -8,10 +8,8 @@ interface.
 from __future__ import annotations
 
 import errno
-import errno
 import logging
 import os
-import time
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -27,8 +25,6 @@ from workers.uapi_socket import adopt_uapi, open_uapi
 log = logging.getLogger(__name__)
 
 LEAVING_SECONDS = 2  # a worker that is busy or being replaced holds the old sockets so long at most
-
-CLOSE_SECONDS = 1.0  # for workers to close the sockets of a port that was left
 
 
 class Resources:
@@ -71,7 +67,6 @@ class Resources:
             self.trains = settings.udp_offload and receive_trains(self.sockets)
             if settings.udp_offload and not self.trains:
                 log.info("the kernel has no UDP_GRO: datagrams go one by one")
-            self.left_port, self.left_at = 0, 0.0  # the port before the present one, and until when
             self.bells: dict[int, int] = {}
             for worker in (lib.WORKER_CONTROL, *(lib.WORKER_RECEIVER + i for i in range(self.receivers))):
                 self.bells[worker] = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -111,7 +106,7 @@ class Resources:
         if self.trains:
             receive_trains(self.sockets)
         now = time.monotonic()
-        self._left = {p: end for p, end in self._left.items() if end > now} | {left: now + CLOSE_SECONDS}
+        self._left = {p: end for p, end in self._left.items() if end > now} | {left: now + LEAVING_SECONDS}
         return old
 
     def _open_port(self, port: int) -> list[Pair]:
@@ -125,17 +120,6 @@ class Resources:
                 if not is_ours:
                     raise
             time.sleep(0.002)
-
-    def _open_port(self, port: int) -> list[Pair]:
-        """New sockets. The port that was just left may be back before every worker has let go of it."""
-        patience = self.left_at + LEAVING_SECONDS if port == self.left_port else 0.0
-        while True:
-            try:
-                return open_sockets(port, self.receivers, int(self.segment.device.fwmark))
-            except Failure as failure:
-                if failure.errno != errno.EADDRINUSE or time.monotonic() >= patience:
-                    raise
-            time.sleep(0.01)
 
     def fds_for(self, kind: str, number: int) -> tuple[list[str], list[int]]:
         """Names and fds of a worker's start message."""
