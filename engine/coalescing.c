@@ -67,11 +67,14 @@ static int flow_read(const struct packet *packet, struct flow *flow)
     return 1;
 }
 
-static int checksum_is_right(const struct packet *packet, const struct flow *flow)
+/* Of the transport, and of the IPv4 header: either is made anew for a joined packet. */
+static int checksums_are_right(const struct packet *packet, const struct flow *flow)
 {
     uint32_t length = packet->length - flow->ip;
     uint64_t sum = checksum_pseudo(packet->data, length, flow->tcp ? PROTOCOL_TCP : PROTOCOL_UDP);
 
+    if (flow->ip == 20 && checksum_fold(checksum_add(0, packet->data, 20)) != 0xffff)
+        return 0;
     return checksum_fold(checksum_add(sum, packet->data + flow->ip, length)) == 0xffff;
 }
 
@@ -148,11 +151,11 @@ void coalescing_join(struct packet *packets, uint32_t count, uint32_t kinds, str
         !(kinds & (flow.tcp ? JOIN_TCP : JOIN_UDP)) || !follows(&packets[0], &flow, &packets[1], &next, 1))
         return;
     push = flow.tcp ? packets[0].data[flow.ip + 13] & TCP_PSH : 0;
-    if (push || !checksum_is_right(&packets[0], &flow))
+    if (push || !checksums_are_right(&packets[0], &flow))
         return;
     for (uint32_t n = 1; n < count; n++) {
         if (!flow_read(&packets[n], &next) || !follows(&packets[0], &flow, &packets[n], &next, n) ||
-            joined->length + next.payload > MOST_BYTES || !checksum_is_right(&packets[n], &next))
+            joined->length + next.payload > MOST_BYTES || !checksums_are_right(&packets[n], &next))
             break;
         joined->packets++;
         joined->length += next.payload;

@@ -22,9 +22,9 @@ struct joined {
 };
 
 /* Looks how many of packets[0..count), all to be delivered, follow each other in one TCP or
- * UDP flow (kinds: JOIN_*, what the kernel takes), and rewrites the first one's headers to stand for all. Only packets whose checksum
- * is right are joined, or a wrong one would be hidden. A packet that stands alone is not
- * touched. */
+ * UDP flow (kinds: JOIN_*, what the kernel takes), and rewrites the first one's headers to stand
+ * for all. Only packets whose checksums are right are joined, or a wrong one would be hidden. A
+ * packet that stands alone is not touched. */
 void coalescing_join(struct packet *packets, uint32_t count, uint32_t kinds, struct joined *joined);
 /* cdef end */
 

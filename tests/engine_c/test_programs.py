@@ -55,6 +55,7 @@ def built(directory: Path, name: str, sanitizer: str) -> Path:
     ("name", "sanitizer", "rounds"),
     [
         ("engine_inputs", "address", 3000),
+        ("engine_trains", "address", 20_000),
         ("engine_threads", "thread", 1000),
         ("engine_threads", "plain", 20_000),
         ("engine_kills", "plain", 0),
