@@ -16,7 +16,7 @@
 
 #define NONE 0xffffffffu
 #define NO_PEER 0xffffffffu
-#define TRAINS_AT_LEAST 24 /* a full queue (QUEUE_LIMIT) of trains of 45 */
+#define TRAINS_AT_LEAST 8
 #define MISSES 16 /* nodes still out before a sweep gives up */
 
 static uint32_t slots_of(const struct pool *pool)
@@ -55,6 +55,7 @@ static void node_book(struct pool *pool, uint32_t place, uint32_t slot, uint32_t
     if (pool->slot_peers[slot] != peer) {
         pool->slot_peers[slot] = peer;
         pool->node_peers[place] = peer;
+        pool->peers_out += pool->peer_slots[peer] == 0 && pool->peer_trains[peer] == 0;
         (*share_of(pool, slot, peer))++;
     }
 }
@@ -65,8 +66,10 @@ static void node_unbook(struct pool *pool, uint32_t place)
     pool->node_stack[pool->free_nodes++] = pool->first_node + place;
     if (slot == NONE)
         return;
-    if (peer != NO_PEER)
+    if (peer != NO_PEER) {
         (*share_of(pool, slot, peer))--;
+        pool->peers_out -= pool->peer_slots[peer] == 0 && pool->peer_trains[peer] == 0;
+    }
     if (--pool->slot_nodes[slot] == 0)
         slot_free(pool, slot);
 }
@@ -286,6 +289,8 @@ int pool_share_is_spent(const struct pool *pool, uint32_t peer)
     const struct geometry *g = &pool->segment->geometry;
     if (peer >= g->max_peers)
         return 1;
+    if (pool->peers_out - (pool->peer_slots[peer] != 0 || pool->peer_trains[peer] != 0) == 0)
+        return 0; /* nobody else wants any */
     return pool->peer_slots[peer] >= (g->small_slots + 7) / 8 ||
            (g->train_slots != 0 && pool->peer_trains[peer] >= trains_share(g->train_slots));
 }

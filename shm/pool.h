@@ -20,6 +20,7 @@ struct pool {
     uint32_t *train_stack;    /* small_slots.. */
     uint16_t *slot_nodes;     /* nodes out, per slot */
     uint32_t *slot_peers;     /* peer that the slot was last charged to */
+    uint32_t peers_out;       /* peers that hold any slot */
     uint16_t *peer_slots;     /* small slots held by each peer row, for the 1/8 share */
     uint16_t *peer_trains;    /* train slots likewise */
     uint32_t *node_slots;     /* slot of each node that is out */

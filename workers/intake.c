@@ -28,6 +28,18 @@ uint32_t intake_refill(struct intake *intake, uint32_t count)
     return intake->slots_held;
 }
 
+uint32_t intake_room(const struct intake *intake, uint32_t direction, uint32_t most)
+{
+    uint32_t room = intake->slots_held < most ? intake->slots_held : most;
+
+    /* Trains wait outside for large slots, which are never away for long: in the socket, or in
+     * the TUN where TCP sees that they wait. Not so when other peers hold slots of the TUN's: what
+     * waits for a session may do so for long, and the rest must go on. */
+    if (intake->saw_trains && intake->trains_held < room && (direction == INBOUND || intake->pool->peers_out <= 1))
+        room = intake->trains_held;
+    return room;
+}
+
 uint8_t *intake_place(const struct intake *intake, uint32_t i, uint32_t *room)
 {
     *room = SMALL_SLOT_BYTES - SLOT_ROOM - SLOT_TAIL;

@@ -114,6 +114,8 @@ static void sort_arrival(struct intake *intake, int fd, struct burst *burst, uin
         counter_add(s, intake->worker, DROP_TUN_HEADER, packets ? packets : 1);
         return;
     }
+    if (length > room)
+        intake->saw_trains = TRAINS_REMEMBERED;
     if (!sort_packet(intake, fd, super.data, length, room, packets, &peer))
         return;
     if (intake_accept(intake, i, length, room, rest, &arrival)) {
@@ -126,11 +128,13 @@ static void sort_arrival(struct intake *intake, int fd, struct burst *burst, uin
 
 int32_t receive_tun(struct intake *intake, int fd, uint8_t *spill)
 {
-    uint32_t count = intake_refill(intake, BURST_MAX);
-    uint32_t got = 0;
+    uint32_t got = 0, count;
     int gone = 0;
     struct burst burst;
 
+    intake_refill(intake, BURST_MAX);
+    count = intake_room(intake, OUTBOUND, BURST_MAX);
+    intake->saw_trains -= intake->saw_trains > 0;
     burst_begin(&burst, OUTBOUND);
     while (got < count) {
         uint32_t room;

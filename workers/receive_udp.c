@@ -111,6 +111,8 @@ static void sort_message(struct sorting *sorting, struct udp_inbox *inbox, uint3
         counter_add(intake->segment, intake->worker, DROP_MESSAGE_SHORT, 1);
         return;
     }
+    if (length > room)
+        intake->saw_trains = TRAINS_REMEMBERED;
     if (intake_accept(intake, i, length, room, inbox->vectors[i][1].iov_base, &arrival)) {
         intake_count_no_slot(intake, INBOUND, packets);
         return;
@@ -124,9 +126,11 @@ static void sort_message(struct sorting *sorting, struct udp_inbox *inbox, uint3
 int32_t receive_udp(struct intake *intake, int fd, struct udp_inbox *inbox)
 {
     const struct segment *s = intake->segment;
-    uint32_t room = 0, count = intake_refill(intake, UDP_BATCH), got;
+    uint32_t room = 0, count, got;
     struct sorting sorting = { .intake = intake };
 
+    intake_refill(intake, UDP_BATCH);
+    count = intake_room(intake, INBOUND, UDP_BATCH);
     if (!count)
         return 0;
     for (uint32_t i = 0; i < count; i++) {
@@ -137,6 +141,7 @@ int32_t receive_udp(struct intake *intake, int fd, struct udp_inbox *inbox)
     got = udp_receive(fd, inbox, count);
     if (!got)
         return 0;
+    intake->saw_trains -= intake->saw_trains > 0;
     burst_begin(&sorting.burst, INBOUND);
     for (uint32_t i = 0; i < got; i++) {
         /* A train may be of as many peers as it has datagrams. Pushed between messages only: all

@@ -137,16 +137,22 @@ static void set_starving(struct receiver *receiver, uint32_t direction, int star
                 (uint32_t)(receiver->starving[INBOUND] | receiver->starving[OUTBOUND]));
 }
 
+static int has_slots(struct receiver *receiver, uint32_t direction)
+{
+    return intake_refill(&receiver->intakes[direction], BURST_MAX) &&
+           intake_room(&receiver->intakes[direction], direction, BURST_MAX);
+}
+
 /* A direction without slots announces it, looks once more, and is fed when there are some. */
 static void feed(struct receiver *receiver)
 {
     for (uint32_t d = 0; d < DIRECTIONS; d++) {
-        if (intake_refill(&receiver->intakes[d], BURST_MAX)) {
+        if (has_slots(receiver, d)) {
             set_starving(receiver, d, 0);
             continue;
         }
         set_starving(receiver, d, 1);
-        if (intake_refill(&receiver->intakes[d], BURST_MAX))
+        if (has_slots(receiver, d))
             set_starving(receiver, d, 0);
     }
 }

@@ -63,6 +63,7 @@ void burst_push(struct burst *burst, const struct segment *segment, uint32_t wor
 
 /* intake.c: slots that packets are received into, and the nodes that they become. */
 #define INTAKE_TRAINS 16
+#define TRAINS_REMEMBERED 64
 
 struct intake {
     const struct segment *segment;
@@ -76,6 +77,7 @@ struct intake {
     uint32_t slots_held;
     uint32_t trains[INTAKE_TRAINS];  /* large ones: message i goes on in trains[i] */
     uint32_t trains_held;
+    int saw_trains;             /* calls for which a train is still expected (intake_room) */
     uint32_t answers;           /* ICMP errors that may still be written */
     uint64_t answers_since;     /* ns; when `answers` was last topped up */
 };
@@ -92,6 +94,9 @@ struct arrival {
 /* Takes slots until `count` small ones and some large ones are held or none is free; returns how
  * many small ones are held. */
 uint32_t intake_refill(struct intake *intake, uint32_t count);
+/* How many messages, `most` at the most, to receive into the slots held: 0 means to wait for some to
+ * come home. */
+uint32_t intake_room(const struct intake *intake, uint32_t direction, uint32_t most);
 /* The bytes where message i of the next call begins, and how many fit there. */
 uint8_t *intake_place(const struct intake *intake, uint32_t i, uint32_t *room);
 /* Where its rest goes: behind the place of a large slot's first `room` bytes; NULL if none is held. */

@@ -56,7 +56,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     max_peers: Annotated[int, msgspec.Meta(ge=1, le=MAX_PEERS)] = 1 << 16
     sessions: Annotated[int, msgspec.Meta(ge=64, le=MAX_SESSIONS)] | None = None
     small_slots: Annotated[int, msgspec.Meta(ge=64, le=MAX_SMALL_SLOTS)] = 2048
-    train_slots: Annotated[int, msgspec.Meta(ge=1, le=MAX_TRAIN_SLOTS)] = 64
+    train_slots: Annotated[int, msgspec.Meta(ge=1, le=MAX_TRAIN_SLOTS)] = 22
     handoff: Literal["split", "lend", "auto"] = "split"
     tun_offload: bool = True
     udp_offload: bool = True

@@ -157,12 +157,13 @@ class QueuesAndPools(RuleBasedStateMachine):
             self.check_shares(number, pool)
 
     def check_shares(self, number: int, pool: Any) -> None:
+        peers = {self.peer(node) for node, (n, _, _) in self.books.items() if n == number}
         for row in range(self.ROWS):
             slots = [s for node, (n, s, _) in self.books.items() if n == number and self.peer(node) == row]
             small = sum(slot < GEOMETRY["small_slots"] for slot in slots)
-            trains = max(min(24, GEOMETRY["train_slots"]), -(-GEOMETRY["train_slots"] // 8))
+            trains = max(min(8, GEOMETRY["train_slots"]), -(-GEOMETRY["train_slots"] // 8))
             spent = small >= GEOMETRY["small_slots"] / 8 or len(slots) - small >= trains
-            assert bool(lib.pool_share_is_spent(pool, row)) == spent
+            assert bool(lib.pool_share_is_spent(pool, row)) == (spent and bool(peers - {row}))
 
     def peer(self, node: int) -> int:
         peer: int = self.segment.node[node].peer
