@@ -125,7 +125,7 @@ class Path:
         out = []
         for packet in packets:
             self.inside.send(bytes(10) + packet)
-        for _ in range(6 + 2 * len(packets) // 64):
+        for _ in range(20 + len(packets) // 8):
             self.turn()
             try:
                 while True:
