@@ -159,10 +159,13 @@ LIES: dict[str, tuple[bytes, dict[str, int]]] = {
     "IP header of 16 bytes": (b"\x44" + tcp().partial(bytes(90))[1:], vnet(tcp(), 40)),
     "IP header longer than all": (b"\x4f" + tcp().partial(bytes(5))[1:], vnet(tcp(), 2)),
     "half an IPv6 header": (tcp(6).partial(b"")[:39], vnet(tcp(6), 2)),
-    "transport inside the IP header": (tcp().partial(bytes(90)), vnet(tcp(), 40) | {"checksum_start": 19}),
+    "transport inside the IP header": (
+        tcp(protocol=UDP).partial(bytes(90)),
+        vnet(tcp(protocol=UDP), 40) | {"checksum_start": 19},
+    ),
     "transport inside the IPv6 header": (
-        tcp(6).partial(bytes(90)),
-        vnet(tcp(6), 40) | {"checksum_start": 39},
+        tcp(6, protocol=UDP).partial(bytes(90)),
+        vnet(tcp(6, protocol=UDP), 40) | {"checksum_start": 39},
     ),
     "transport behind the end": (tcp().partial(bytes(90)), vnet(tcp(), 40) | {"checksum_start": 60000}),
     "transport header cut short": (tcp().partial(bytes(90)), vnet(tcp(), 40) | {"checksum_start": 111}),

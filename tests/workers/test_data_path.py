@@ -56,6 +56,7 @@ class Path:
         self.segment = ffi.cast("struct segment *", self.data.segment_address)
         self.device = self.segment.device
         self.device.mtu = MTU
+        self.device.rows_used = 2
         self.inside, tun = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.tun = tun
         self.udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
