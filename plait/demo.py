@@ -309,12 +309,10 @@ def _last_words(engine: Engine) -> str:
 
 
 def _print(result: Result) -> None:
-    from rich.console import Console
-
+    from plait.engine_view import console as table_console
     from plait.engine_view import mebibytes, table
 
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else 100)
-
+    console = table_console()
     tunnel = table("Tunnel", ("measured", "path"), ("min", "avg", "p99", "answers", ""))
     tunnel.add_row("handshake", "a -> b", "", f"{result.handshake_ms:.2f} ms")
     for ping in result.pings:

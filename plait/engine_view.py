@@ -15,9 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 from plait import uapi_client
 from plait.lab import process_stat, pss_bytes
+from plait.show import is_coloured
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
+
+WIDTH = 200  # columns: more than any table has, so that none is cut to a terminal or to a pipe's 80
 
 
 def run(interface: str | None, *, as_json: bool) -> None:
@@ -28,14 +32,12 @@ def run(interface: str | None, *, as_json: bool) -> None:
         json.dump(reports, sys.stdout, indent=2)
         sys.stdout.write("\n")
         return
-    from rich.console import Console
-
-    console = Console(soft_wrap=not sys.stdout.isatty())
+    printer = console()
     for name, report in reports.items():
         provider = report["aead"]
-        console.print(f"[bold]interface[/bold]: {name}   [bold]AEAD[/bold]: {provider}", highlight=False)
-        for table in tables(report):
-            console.print(table)
+        printer.print(f"[bold]interface[/bold]: {name}   [bold]AEAD[/bold]: {provider}")
+        for made in tables(report):
+            printer.print(made)
 
 
 def with_usage(report: dict[str, Any]) -> dict[str, Any]:
@@ -52,6 +54,13 @@ def with_usage(report: dict[str, Any]) -> dict[str, Any]:
 def tables(report: dict[str, Any]) -> list[Table]:
     """The report as tables: processes, queues, slots, counters."""
     return [_processes(report), _queues(report), _slots(report), _counters(report)]
+
+
+def console() -> Console:
+    """Standard output for tables, with bold heads where `plait show` would have colours."""
+    from rich.console import Console
+
+    return Console(highlight=False, width=WIDTH, color_system="auto" if is_coloured() else None)
 
 
 def table(title: str, left: tuple[str, ...], right: tuple[str, ...]) -> Table:
@@ -94,7 +103,7 @@ def _processes(report: dict[str, Any]) -> Table:
 
 
 def _queues(report: dict[str, Any]) -> Table:
-    title = f"Queues of {report['peers']} peers"
+    title = f"Queues of {report['peers']} peer{'' if report['peers'] == 1 else 's'}"
     made = table(title, ("direction",), ("packets", "peers waiting", "longest"))
     for direction, queue in report["queues"].items():
         made.add_row(direction, str(queue["waiting"]), str(queue["peers"]), str(queue["longest"]))
@@ -106,12 +115,16 @@ def _queues(report: dict[str, Any]) -> Table:
 def _slots(report: dict[str, Any]) -> Table:
     made = table(
         "Slots in use, and where their packets are",
-        ("receiver", "direction"),
-        ("small", "of", "trains", "of", "receiver's", "queued", "in hand", "free nodes"),
+        ("receiver",),
+        ("small", "trains", "its own", "queued", "in hand", "free nodes"),
     )
     for pool in report["pools"]:
-        keys = ("small_out", "small_slots", "train_out", "train_slots", "mine", "queued", "in_hand", "home")
-        made.add_row(str(pool["receiver"]), pool["direction"], *(str(pool[key]) for key in keys))
+        made.add_row(
+            f"{pool['receiver']} {pool['direction']}",
+            f"{pool['small_out']} of {pool['small_slots']}",
+            f"{pool['train_out']} of {pool['train_slots']}",
+            *(str(pool[key]) for key in ("mine", "queued", "in_hand", "home")),
+        )
     return made
 
 
