@@ -13,7 +13,7 @@ from plait.failure import Failure
 
 EXAMPLES = """\b
 Examples:
-  plait genkey | tee private.key | plait pubkey > public.key
+  (umask 077; plait genkey > private.key); plait pubkey < private.key
   plait show                     all interfaces, as `wg show` prints them
   plait show --engine wg0        processes, queues, slots and drops by cause
   plait up /etc/wireguard/wg0.conf

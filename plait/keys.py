@@ -26,7 +26,7 @@ def decode(text: str) -> bytes:
         raise ValueError("not base64") from error
     # Only the canonical text of a key is a key: base64 leaves two bits of the last character unused.
     if len(key) != KEY_BYTES or encode(key) != text:
-        raise ValueError("not 32 bytes in base64")
+        raise ValueError("wrong length or last character")
     return key
 
 

@@ -314,7 +314,7 @@ class Host:
             why = self._holder.stderr.read().decode(errors="replace").strip()
             self.close()
             raise LabError(f"cannot make host {self.name}", why or "the holder ended",
-                           "Run as root with CAP_SYS_ADMIN; bind-mount a chroot's root onto itself first")
+                           "Run as root with CAP_SYS_ADMIN (a chroot: bind-mount its root onto itself first)")
         self.pid = next(iter(children(self._holder.pid)))
 
     @property

@@ -39,7 +39,9 @@ def read(config: str) -> tuple[str, Path, Conf]:
         raise Failure(f"{path} is refused", f"it is not UTF-8 text ({error})", "Write it anew.") from error
     except OSError as error:
         why = error.strerror or str(error)
-        raise Failure(f"{path} cannot be read", why, "Give a wg-quick file or its interface.") from error
+        denied = isinstance(error, PermissionError)
+        mend = "Run this as root." if denied else "Give a wg-quick file or its interface."
+        raise Failure(f"{path} cannot be read", why, mend) from error
     if everybody:
         print(f"Warning: {path} is world accessible. Mend it: chmod 600 {path}", file=sys.stderr)
     return name, path, conf

@@ -32,10 +32,12 @@ def run(interface: str | None, field: str | None, *, engine: bool, as_json: bool
                 "--engine takes no field", f"`{field}` belongs to the other tables", "Leave one of them out."
             )
         engine_view.run(interface, as_json=as_json)
+    elif field is not None and as_json:
+        raise Failure("--json takes no field", f"it has `{field}` and all others", "Leave one of them out.")
     elif interface == "interfaces" and field is None:
         names = uapi_client.interfaces()
         sys.stdout.write(json.dumps(names) + "\n" if as_json else " ".join(names) + "\n" if names else "")
-    elif field is not None and not as_json:
+    elif field is not None:
         _print_field(interface, field)
     else:
         devices = (uapi_client.get(name) for name in _names(interface))

@@ -72,6 +72,8 @@ def is_live(name: str) -> bool:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
         try:
             sock.connect(os.fspath(SOCKETS / f"{name}.sock"))
+        except PermissionError:
+            return True  # only an ask tells more, and it says whose the socket is
         except OSError:
             return False
         return True
@@ -186,7 +188,10 @@ def _pairs(name: str, lines: Iterable[str]) -> Iterator[tuple[str, str]]:
         raise Failure(what, "the answer ended early", "Its engine may have stopped; look at its log.")
     if code:
         why = f"its engine answered {os.strerror(code)} ({errno.errorcode.get(code, code)})"
-        raise Failure(what, why, "Look at the engine's log; it names the line that is wrong.")
+        mend = "Look at the engine's log (WG_LOG_FILE names one); it names the line that is wrong."
+        if code == errno.EADDRINUSE:
+            mend = "Choose another UDP port, or see who has it: ss -lunp"
+        raise Failure(what, why, mend)
 
 
 @contextmanager
@@ -195,9 +200,8 @@ def _explained(name: str, what: str) -> Iterator[None]:
     try:
         yield
     except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError) as error:
-        raise Failure(
-            what, f"nobody listens on {SOCKETS / name}.sock", f"Start its engine first: plaitd {name}"
-        ) from error
+        mend = f"Start its engine first: plaitd {name} (those that run: plait show interfaces)."
+        raise Failure(what, f"nobody listens on {SOCKETS / name}.sock", mend) from error
     except PermissionError as error:
         raise Failure(what, f"{SOCKETS / name}.sock is root's", "Run this as root.") from error
     except TimeoutError as error:

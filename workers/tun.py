@@ -155,7 +155,7 @@ def _attach(fd: int, name: str, flags: int) -> None:
             raise Failure(
                 f"cannot create the interface {name}",
                 "an interface of that name exists already",
-                f"choose another name, or remove it first with `ip link delete {name}`",
+                f"choose another name, or `ip link delete {name}` if nobody needs that interface",
                 Exit.INTERFACE,
                 error.errno,
             ) from error

@@ -157,6 +157,8 @@ def test_the_command_in_a_host_with_two_engines() -> None:
         assert absent.returncode == 1 and "plaitd wg7" in absent.stderr
         other = a.run(["plait", "show", "--engine", "wg0"], check=False)
         assert other.returncode == 1 and other.stderr.startswith("plait: wg0 ")
+        both = a.run(["plait", "show", "wg0", "transfer", "--json"], check=False)
+        assert both.returncode == 1 and both.stdout == "" and "`transfer`" in both.stderr
 
 
 def test_colours_are_for_terminals_that_want_them(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -182,6 +184,7 @@ def test_colours_are_for_terminals_that_want_them(monkeypatch: pytest.MonkeyPatc
     ("listen_port=1\n", "ended early"),
     ("errno=1\n\n", "EPERM"),
     ("errno=-22\n\n", "EINVAL"),
+    ("errno=98\n\n", "another UDP port"),
 ])  # fmt: skip
 def test_an_answer_that_is_cut_short_or_an_error_is_told(answer: str, said: str) -> None:
     with pytest.raises(Exception, match=said):
