@@ -127,7 +127,7 @@ uint32_t holder_take_turn(struct holder *holder, uint32_t row, uint64_t now)
 {
     const struct segment *s = holder->segment;
     uint32_t orders, in = 0, out = 0, batch;
-    int usable;
+    int usable, staged = 0;
 
     orders = holder_apply_orders(holder, row, now);
     if (orders & ORDER_RETIRE) {
@@ -147,7 +147,8 @@ uint32_t holder_take_turn(struct holder *holder, uint32_t row, uint64_t now)
     } else if (!queue_is_empty(s, 2 * row + OUTBOUND)) {
         /* Staged: they wait in their queue for a session, the newest 128 at most. */
         holder_trim_staged(holder, row, orders & ORDER_PURGE_STAGED ? 0 : STAGED_LIMIT, DROP_STAGED);
-        if (!(orders & ORDER_PURGE_STAGED))
+        staged = !(orders & ORDER_PURGE_STAGED);
+        if (staged)
             holder_tell(holder, row, SESSION_HANDSHAKE_WANTED, 0);
     }
     if ((orders & ORDER_KEEPALIVE) && !out)
@@ -157,7 +158,9 @@ uint32_t holder_take_turn(struct holder *holder, uint32_t row, uint64_t now)
     if (!queue_is_empty(s, 2 * row + INBOUND) || (usable && !queue_is_empty(s, 2 * row + OUTBOUND)))
         peer_give_back(s, row);
     else
-        peer_give(s, row, !usable);
+        /* What comes into an empty queue after the look above is not staged yet: nobody has asked
+         * for a handshake on its behalf, so it is worth another turn. */
+        peer_give(s, row, staged);
     note_in_hand(holder, 0);
     return in + out;
 }

@@ -230,6 +230,31 @@ def test_without_a_session_the_newest_128_wait_and_then_go(path: Path) -> None:
     assert_whole(path)
 
 
+def test_a_packet_that_comes_at_the_end_of_a_turn_without_a_session_is_not_forgotten(path: Path) -> None:
+    peer = path.segment.rows[0]
+    word = peer.key_word
+    peer.key_word = 0
+    lib.orders_give(path.segment, 0, lib.ORDER_LOOK)
+    lib.peer_schedule(path.segment, 0)
+    path.turn()  # with nothing to send
+    lib.events_clear(path.segment, 0, lib.events_read(path.segment, 0))
+    # The next turn has looked at the queue and not yet given the token when the packet comes.
+    assert lib.token_take_idle(path.segment, 0, path.holder.mark)
+    packet = ipv4(b"first")
+    path.inside.send(bytes(10) + packet)
+    lib.receiver_run(path.receiver, 0)
+    lib.token_give_idle(path.segment, 0)
+    assert [lib.schedule_sweep(path.segment, 0, 1) for _ in range(3)] == [0, 1, 0]
+    path.turn()
+    assert lib.events_read(path.segment, 0) & lib.EVENT_HANDSHAKE_WANTED
+    assert lib.schedule_sweep(path.segment, 0, 1) + lib.schedule_sweep(path.segment, 0, 1) == 0
+    peer.key_word = word
+    lib.orders_give(path.segment, 0, lib.ORDER_LOOK)
+    lib.peer_schedule(path.segment, 0)
+    assert path.carry([]) == [packet]
+    assert_whole(path)
+
+
 def test_an_endpoint_follows_authenticated_packets_only(path: Path) -> None:
     endpoint = ffi.new("struct endpoint *")
     endpoint.family = socket.AF_INET
