@@ -12,9 +12,12 @@
 /* initiator, once a session, when a packet arrives in its last quarter of a minute */
 #define REFRESH_SECONDS (REJECT_AFTER_SECONDS - KEEPALIVE_SECONDS - REKEY_TIMEOUT_SECONDS)
 
+/* Never 0, which means not armed: as engine/timers.py has it, also right after boot. */
 static uint32_t tick_of(uint64_t now)
 {
-    return (uint32_t)(now >> TIMER_TICK_SHIFT);
+    uint32_t tick = (uint32_t)(now >> TIMER_TICK_SHIFT);
+
+    return tick ? tick : 1;
 }
 
 /* The keypair if this number can be one of this peer's, else NULL. */
