@@ -359,7 +359,8 @@ class Handshakes:
         )
         self.peers.rows[row].installing = number
         self.stamps.session_derived(row, now)
-        self.peers.order(row, lib.ORDER_INSTALL | orders)
+        # Also rid of what is too old to be used: while handshakes go on, no timer would do it.
+        self.peers.order(row, lib.ORDER_INSTALL | lib.ORDER_EXPIRE | orders)
 
     def _close(self, row: int, body: bytes, mac1_key: bytes, now: int) -> bytes:
         """Body and macs; remembers mac1 in case a cookie reply comes."""
