@@ -1,0 +1,40 @@
+"""Random lives of two engines: every moment as the kernel's timers and sessions would have it."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+
+from engine.timers import Action
+
+from .reference import SECOND
+from .schedule import Plan, live
+
+SEEDS = 20
+LENGTH = 600 * SECOND
+
+
+@pytest.mark.parametrize("seed", range(SEEDS))
+def test_a_life(seed: int) -> None:
+    tally = live(seed, LENGTH)
+    assert tally.delivered and tally.sessions
+
+
+def test_what_is_rare_happens_in_these_lives() -> None:
+    """Each timer fires, in some life that is not too long to look at."""
+    fired: Counter[Action] = Counter()
+    for seed in (9, 15):
+        for actions, count in live(seed, LENGTH).fired.items():
+            for action in Action:
+                fired[action] += count * bool(actions & action)
+    assert all(fired[action] for action in Action), fired
+
+
+def test_a_seed_is_one_life() -> None:
+    logs = []
+    for _ in range(2):
+        plan = Plan(7, 200 * SECOND)
+        plan.world.is_logging = True
+        logs.append(plan.run().log)
+    assert logs[0] == logs[1] and len(logs[0]) > 100
