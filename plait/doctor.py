@@ -123,11 +123,14 @@ def lab_privilege() -> Finding:
 
 def needed_memory() -> int:
     """Bytes of /dev/shm that an engine with this host's default settings takes at its start."""
+    from shm._shm import ffi, lib
+    from shm.segment import EXTENT
     from workers.settings import geometry, load
 
-    plan = geometry(load("doctor", environment={}))
-    packets = plan["small_slots"] * 2048 + plan["train_slots"] * (68 << 10) + plan["nodes_a_pool"] * 68
-    return 2 * plan["max_receivers"] * packets
+    plan = ffi.new("struct geometry *", geometry(load("doctor", environment={})))
+    growing = (lib.REGION_ROWS, lib.REGION_TRIE, lib.REGION_KEYPAIRS)
+    sizes = [(region, int(lib.segment_region_bytes(plan, region))) for region in range(lib.REGIONS)]
+    return sum(min(size, EXTENT) if region in growing else size for region, size in sizes) + (1 << 20)
 
 
 def shared_memory(path: Path = Path("/dev/shm")) -> Finding:
