@@ -6,14 +6,19 @@ import base64
 import errno
 import os
 import re
+import selectors
 import shutil
 import socket
 from collections.abc import Iterator
+from pathlib import Path
+from typing import cast
 
 import pytest
-from control_harness import ControlProcess, Holder, Interface, uapi, wait_for, wg
+from control_harness import PATIENCE, ControlProcess, Holder, Interface, uapi, wait_for, wg
 
 from workers._workers import lib
+from workers.configuration import Configuration
+from workers.uapi_server import CHUNKS_A_TURN, UapiServer
 
 pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root: sockets in /var/run/wireguard"),
@@ -230,6 +235,40 @@ def test_a_client_that_does_not_read_holds_up_nobody(interface: Interface) -> No
         for sock in sleepy:
             sock.close()
         assert get(control).count("public_key=") == 58
+
+
+def test_a_long_answer_to_a_fast_reader_is_sent_in_turns(tmp_path: Path) -> None:
+    made: list[int] = []
+
+    class Answering:
+        def show(self) -> Iterator[bytes]:
+            for number in range(50):
+                made.append(number)
+                yield b"%d\n" % number
+
+    with (
+        selectors.DefaultSelector() as selector,
+        socket.socket(socket.AF_UNIX) as listener,
+        socket.socket(socket.AF_UNIX) as client,
+    ):
+        listener.bind(str(tmp_path / "socket"))
+        listener.listen()
+        server = UapiServer(listener, selector, cast(Configuration, Answering()), lambda port: None)
+        client.connect(str(tmp_path / "socket"))
+        client.sendall(b"get=1\n\n")
+        client.settimeout(PATIENCE)
+        answer, most = b"", 0
+        while answer.count(b"\n") < 50:
+            before = len(made)
+            for key_, mask in selector.select(PATIENCE):
+                key_.data(mask)
+            server.step()
+            most = max(most, len(made) - before)
+            if len(made) > before:
+                answer += client.recv(1 << 16)
+        assert answer == b"".join(b"%d\n" % number for number in range(50))
+        assert most <= 2 * CHUNKS_A_TURN
+        server.close()
 
 
 def test_a_set_waits_for_the_rows_of_the_peers_that_it_replaces(interface: Interface) -> None:
