@@ -1,0 +1,92 @@
+"""Every combination of offloads and hand-offs carries the same bytes.
+
+Without trouble on the way, a TCP stream also arrives in the order in which it was sent: the
+receiving kernel never has to put a segment aside (TCPOFOQueue).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tunnel import PYTHON, Side, Transfer, Tunnel, eventually, transfer_each_way, two_hosts
+
+from plait.lab import PLAIT, Host, Lab
+
+pytestmark = pytest.mark.network
+
+MEGABYTE = 10**6
+DATAGRAMS = str(Path(__file__).with_name("datagrams.py"))
+PORT = 6999
+WAYS = {
+    "split": 'handoff = "split"\n',
+    "lend": 'handoff = "lend"\n',
+    "auto": 'handoff = "auto"\n',
+    "split-no-tun": 'handoff = "split"\ntun_offload = false\n',
+    "auto-no-udp": 'handoff = "auto"\nudp_offload = false\n',
+    "lend-none": 'handoff = "lend"\ntun_offload = false\nudp_offload = false\n',
+}
+
+
+def kernel_counter(host: Host, table: str, group: str, name: str) -> int:
+    """One number of /proc/net/netstat or snmp of the host."""
+    rows = [line.split() for line in Path(f"/proc/{host.pid}/net/{table}").read_text().splitlines()]
+    names, numbers = (row for row in rows if row[0] == f"{group}:")
+    return int(numbers[names.index(name)])
+
+
+def out_of_order(side: Side) -> int:
+    return kernel_counter(side.host, "netstat", "TcpExt", "TCPOFOQueue")
+
+
+def losses(tunnel: Tunnel) -> dict[str, int]:
+    """Packets that the engines or the kernels beneath and above them dropped so far."""
+    lost = {}
+    for side in tunnel.sides:
+        for name, count in side.counters().items():
+            if name.startswith("drop_") and count:
+                lost[f"{side.host.name} {name}"] = count
+        statistics = side.host.root / f"sys/class/net/{side.interface}/statistics/tx_dropped"
+        lost[f"{side.host.name} tun"] = int(statistics.read_text())
+        lost[f"{side.host.name} sockets"] = kernel_counter(side.host, "snmp", "Udp", "RcvbufErrors")
+    return {name: count for name, count in lost.items() if count}
+
+
+def packets(side: Side, interface: str, direction: str) -> int:
+    """What the kernel counted there; a super-packet or train that passes in one piece is one."""
+    path = side.host.root / f"sys/class/net/{interface}/statistics/{direction}_packets"
+    return int(path.read_text())
+
+
+def check_offloads(source: Side, target: Side, way: str) -> None:
+    """After a transfer: the offloads that are on were used, and none that is off."""
+    written, delivered = packets(target, target.interface, "rx"), target.counters()["tun_sent"]
+    assert written < delivered / 2 if "tun_offload" not in WAYS[way] else written == delivered
+    left, sent = packets(source, "eth0", "tx"), source.counters()["udp_sent"]
+    if "udp_offload" in WAYS[way]:
+        assert left >= sent
+    elif "tun_offload" not in WAYS[way]:
+        assert left < sent / 2
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_same_bytes_whatever_carries_them(way: str) -> None:
+    with Lab() as lab:
+        tunnel = two_hosts(lab, PLAIT, PLAIT, settings=WAYS[way])
+        one, two = tunnel.sides
+        assert one.echo(two.address4, 1) == 1
+        before = losses(tunnel)
+        for source, target in ((one, two), (two, one)):
+            Transfer(source.host, target.host, target.address4, 20 * MEGABYTE).finish()
+            assert out_of_order(target) == 0 or losses(tunnel) != before
+            if source is one:
+                check_offloads(source, target, way)
+        transfer_each_way(one, two, 20 * MEGABYTE, 6)
+        server = two.host.popen([*PYTHON, DATAGRAMS, "serve", str(PORT)])
+        ports = Path(f"/proc/{two.host.pid}/net/udp6")
+        eventually(lambda: f":{PORT:04X} " in ports.read_text())
+        for address in (two.address4, two.address6):
+            returned, total = one.host.run([*PYTHON, DATAGRAMS, "send", address, str(PORT)]).stdout.split()
+            assert int(returned) == int(total) > 500
+        server.stop()
+        tunnel.check()
