@@ -297,10 +297,10 @@ FLOODS = {
     "share": ([["to 1", "to 0"] * 30] * 4 + [["to 1", "to 0"] * 6] * 4, {"DROP_PEER_SHARE"}),
     "queue": ([["to 0"] * 12] * 30 + [["to 0"] * 60] * 14, {"DROP_QUEUE_FULL_INBOUND"}),
     "queue of one": (
-        [["to 0"] * 12] * 30 + [["to 0"] * 60] * 11 + [["to 0"] * 5] + [["to 0"] * 30 + ["to 1"] * 30] * 4,
+        [["to 0"] * 12] * 62 + [["to 0"] * 60] * 5 + [["to 0"] * 30 + ["to 1"] * 30] * 3,
         {"DROP_QUEUE_FULL_INBOUND"},
     ),
-    "slots": ([["to 1"] * 30 + ["to 0"] * 30] * 18, {"DROP_NO_SLOT"}),
+    "slots": ([["to 1"] * 30] * 20, set()),  # what finds no large slot waits in the socket
     "nodes": (
         [["to 1", "type"] * 6] * 60 + [["to 1", "unknown"] * 30] * 14,
         {"DROP_NO_SLOT", "DROP_INDEX_UNKNOWN", "DROP_MESSAGE_TYPE"},
@@ -328,6 +328,7 @@ def test_refusals_in_the_middle_of_a_train_leave_the_pool_whole(path: TrainPath,
         refused = {name: n for name, n in path.gained(before).items() if name.startswith("DROP")}
         out = by_row([packet for message in path.settle() for packet in cut(message)])
         gained = path.gained(before)
+        assert gained.pop("SLOTS_STARVED", 0) == (flood == "slots")
         assert gained.pop("UDP_RECEIVED") == sum(map(len, kinds)) == sum(gained.values())
         assert gained.pop("TUN_SENT") == len(out[0]) + len(out[1])
         assert gained == refused
