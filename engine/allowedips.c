@@ -169,35 +169,48 @@ static uint32_t *head_of(uint8_t *first, uint32_t stride, uint32_t row)
     return (uint32_t *)(void *)(first + (uint64_t)row * stride);
 }
 
-static void list_add(struct trie_node *nodes, uint32_t *head, uint32_t number)
+/* A list's first node. Its number stands in the peer's row, which every process may write: one that
+ * is not a node of this peer (row + 1) counts as none. */
+static uint32_t first_of(const struct allowedips *ips, const uint32_t *head, uint32_t peer)
 {
-    struct trie_node *node = &nodes[number];
+    uint32_t number = __atomic_load_n(head, __ATOMIC_RELAXED);  /* once: what is checked is what is used */
+
+    return number < ips->max_nodes && ips->nodes[number].peer == peer ? number : 0;
+}
+
+/* The node's peer is set already. */
+static void list_add(struct allowedips *ips, uint32_t *head, uint32_t number)
+{
+    struct trie_node *nodes = ips->nodes, *node = &nodes[number];
+    uint32_t first = first_of(ips, head, node->peer);
 
     node->peer_next = 0;
-    if (*head) {
-        struct trie_node *first = &nodes[*head];
-        node->peer_previous = first->peer_previous;
-        nodes[first->peer_previous].peer_next = number;
-        first->peer_previous = number;
+    if (first && first != number) {
+        node->peer_previous = nodes[first].peer_previous;
+        nodes[node->peer_previous].peer_next = number;
+        nodes[first].peer_previous = number;
     } else {
         node->peer_previous = number;
         *head = number;
     }
 }
 
-static void list_remove(struct trie_node *nodes, uint32_t *head, uint32_t number)
+/* The node's peer is still set. */
+static void list_remove(struct allowedips *ips, uint32_t *head, uint32_t number)
 {
+    struct trie_node *nodes = ips->nodes;
     const struct trie_node *node = &nodes[number];
-    uint32_t next = node->peer_next, previous = node->peer_previous;
+    uint32_t next = node->peer_next, previous = node->peer_previous, first;
 
     if (*head == number)
         *head = next;
     else
         nodes[previous].peer_next = next;
+    first = first_of(ips, head, node->peer);
     if (next)
         nodes[next].peer_previous = previous;
-    else if (*head)
-        nodes[*head].peer_previous = previous;
+    else if (first)
+        nodes[first].peer_previous = previous;
 }
 
 /* Row + 1, or 0. One store for readers: a prefix that moves always belongs to somebody. */
@@ -208,10 +221,10 @@ static void set_peer(struct allowedips *ips, uint32_t number, uint32_t peer, uin
     if (node->peer == peer)
         return;
     if (node->peer)
-        list_remove(ips->nodes, head_of(first, stride, node->peer - 1), number);
+        list_remove(ips, head_of(first, stride, node->peer - 1), number);
     __atomic_store_n(&node->peer, peer, __ATOMIC_RELAXED);  /* see the reader's load */
     if (peer)
-        list_add(ips->nodes, head_of(first, stride, peer - 1), number);
+        list_add(ips, head_of(first, stride, peer - 1), number);
 }
 
 /* ---- the writer: changes ---- */
@@ -294,12 +307,12 @@ int allowedips_remove(struct allowedips *ips, const uint8_t *address, uint32_t b
 
 uint32_t allowedips_remove_peer(struct allowedips *ips, uint32_t peer, uint8_t *first, uint32_t stride)
 {
-    uint32_t removed = 0;
+    uint32_t removed = 0, number;
     const uint32_t *head = head_of(first, stride, peer);
 
-    /* The peer is looked at so that a damaged list ends the loop. */
-    for (; *head && ips->nodes[*head].peer == peer + 1; removed++)
-        remove_node(ips, *head, first, stride);
+    /* A damaged list ends the loop. */
+    for (; (number = first_of(ips, head, peer + 1)); removed++)
+        remove_node(ips, number, first, stride);
     return removed;
 }
 
@@ -374,7 +387,7 @@ void allowedips_recover(struct allowedips *ips, uint32_t rows, uint8_t *first, u
             ips->live++;  /* let_wait counts it off again */
             let_wait(ips, number);
         } else if (node->state == NODE_LIVE && node->peer) {
-            list_add(ips->nodes, head_of(first, stride, node->peer - 1), number);
+            list_add(ips, head_of(first, stride, node->peer - 1), number);
         }
     }
     for (uint32_t number = 1; number <= ips->used; number++)

@@ -141,7 +141,7 @@ class Keypairs:
         peer = self.segment.rows[row]
         current = int(lib.key_word_current(int(peer.key_word)))
         installing = int(peer.installing)
-        if installing and not int(self.slab[installing].flags) & lib.KEYPAIR_INITIATOR:
+        if installing < self.limit and not int(self.slab[installing].flags) & lib.KEYPAIR_INITIATOR:
             installing = 0
         return any(
             number < self.limit

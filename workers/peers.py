@@ -251,7 +251,7 @@ class Peers:
         found: list[tuple[bytes, int]] = []
         number, limit = int(self.rows[row].first_allowed), self.memory.max_trie_nodes
         nodes = self.ips.nodes
-        while number and len(found) < limit:
+        while 0 < number < limit and len(found) < limit:
             node = nodes[number]
             found.append((bytes(ffi.buffer(node.address, node.bits // 8)), int(node.cidr)))
             number = int(node.peer_next)

@@ -222,3 +222,30 @@ def test_a_set_that_a_kill_cut_short_is_finished(monkeypatch: pytest.MonkeyPatch
         assert not parts.vault.read_redo()
         assert cut != after, "it was cut before its end"
         parts.close()
+
+
+def test_numbers_that_a_bad_worker_wrote_into_a_row_lead_control_nowhere() -> None:
+    """Every worker may write rows; control alone writes the trie and has the private key."""
+    text = "".join(
+        f"public_key={n:064x}\nallowed_ip=10.0.0.{n}/32\nallowed_ip=fd00::{n}/128\n" for n in (1, 2)
+    )
+    with Interface(f"plr{os.getpid()}") as interface:
+        parts = Parts(interface)
+        assert parts.set("set=1\n" + text) == 0
+        first, second = (parts.peers.find(n.to_bytes(32)) for n in (1, 2))
+        assert first is not None and second is not None
+        row, other = parts.segment.rows[first], parts.segment.rows[second]
+        for number in (0x7FFFFFFF, 0xFFFFFFFF, int(other.first_allowed)):
+            row.first_allowed = number
+            row.installing = number
+            assert not parts.keypairs.has_fresh(first, lib.clock_now(), 1)
+            if number != other.first_allowed:
+                assert parts.peers.allowed(first) == []
+            assert parts.set(f"set=1\npublic_key={1:064x}\nallowed_ip=10.1.0.0/16\n") == 0
+            assert parts.set(f"set=1\npublic_key={1:064x}\nallowed_ip=-10.1.0.0/16\n") == 0
+            row.first_allowed = number
+            assert parts.set(f"set=1\npublic_key={1:064x}\nreplace_allowed_ips=true\nremove=true\n") == 0
+            assert parts.set(f"set=1\n{text}") == 0
+            row = parts.segment.rows[parts.peers.find((1).to_bytes(32))]
+            assert len(parts.peers.allowed(second)) == 2
+        parts.close()
