@@ -55,6 +55,13 @@ class Stage:
         counters: dict[str, int] = json.loads(line.partition("=")[2])["counters"]
         return counters
 
+    def step(self, seconds: float) -> None:
+        """The engine's clock jumps ahead, once what happened was noted by all its processes; asked
+        something, control looks at the clock at once."""
+        time.sleep(0.02)
+        self.clock.step(seconds)
+        self.counters()
+
     def count(self, *names: str) -> int:
         """The sum of these counters."""
         counters = self.counters()

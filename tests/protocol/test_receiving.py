@@ -135,10 +135,10 @@ def test_a_session_of_180_seconds_receives_no_more(stage: Stage) -> None:
     puppet = Puppet(stage)
     puppet.initiate()
     before = stage.counters()
-    stage.clock.step(174)
+    stage.step(174)
     puppet.send(puppet.packet(b"old"))
     eventually(lambda: gained(stage, before, "tun_sent") == 1)
-    stage.clock.step(6)
+    stage.step(6)
     puppet.send(puppet.packet(b"too old"))
     gone = ("drop_keypair_expired", "drop_keypair_gone", "drop_index_unknown")
     eventually(lambda: sum(gained(stage, before, name) for name in gone) == 1)
@@ -194,7 +194,7 @@ def test_a_cookie_reply_never_moves_the_endpoint(stage: Stage) -> None:
     assert stage.peer(puppet)["endpoint"] == known
     puppet.socket.close()
     puppet.socket = there
-    stage.clock.step(5.4)
+    stage.step(5.4)
     retry = puppet.hear(1)
     assert cookie.mac2_is_right(bytes(32), retry.data, bytes(map(int, address.split("."))), port)
     assert cookie.mac1_is_right(noise.mac1_key(puppet.identity.public_key), retry.data)

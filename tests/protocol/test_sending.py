@@ -136,11 +136,11 @@ def test_sticky_source_is_dropped_on_retries(stage: Stage) -> None:
     first, second = puppet.engine[0], second_address(stage, 4)
     puppet.engine = (second, PORT)
     puppet.initiate()
-    stage.clock.step(181)  # the session is over, what we know of the peer is not
+    stage.step(181)  # the session is over, what we know of the peer is not
     inner = stage.inner_socket(puppet.inner4)
     inner.send(b"x")
     assert puppet.hear(1).source == (second, PORT)
-    stage.clock.step(5.4)
+    stage.step(5.4)
     assert puppet.hear(1).source == (first, PORT)
     inner.close()
 
