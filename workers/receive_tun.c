@@ -43,6 +43,19 @@ static void answer_unreachable(struct intake *intake, int fd, const uint8_t *dat
     }
 }
 
+/* An endpoint that control has ordered counts: the holder applies orders before it sends. It clears
+ * the order after it stored the endpoint, so what the first look missed the second one finds. */
+static int has_endpoint(const struct segment *s, uint32_t peer)
+{
+    struct endpoint endpoint;
+
+    endpoint_load(s, peer, &endpoint);
+    if (endpoint.family || (orders_read(s, peer) & ORDER_ENDPOINT))
+        return 1;
+    endpoint_load(s, peer, &endpoint);
+    return endpoint.family != 0;
+}
+
 /* The peer that the packet's destination belongs to, if it can be sent to; else a counted drop. */
 static int sort_packet(struct intake *intake, int fd, const uint8_t *data, uint32_t length,
                        uint32_t room, uint32_t packets, uint32_t *peer)
@@ -50,7 +63,6 @@ static int sort_packet(struct intake *intake, int fd, const uint8_t *data, uint3
     const struct segment *s = intake->segment;
     const uint8_t *destination;
     int version = packet_destination(data, length, &destination);
-    struct endpoint endpoint;
     const uint32_t *root = version == 4 ? &s->device->trie_root4 : &s->device->trie_root6;
 
     if (!version) {
@@ -65,8 +77,7 @@ static int sort_packet(struct intake *intake, int fd, const uint8_t *data, uint3
         answer_unreachable(intake, fd, data, length < room ? length : room);
         return 0;
     }
-    endpoint_load(s, *peer, &endpoint);
-    if (!endpoint.family) {
+    if (!has_endpoint(s, *peer)) {
         counter_add(s, intake->worker, DROP_NO_ENDPOINT, packets);
         answer_unreachable(intake, fd, data, length < room ? length : room);
         return 0;
