@@ -4,6 +4,7 @@
 Times are ns of CLOCK_BOOTTIME; a time is up when ``birth + time <= now``.
 Sources are files of drivers/net/wireguard in Linux, or the protocol's paper (wireguard.com/papers).
 What C decides per packet has its number in engine/*.h; such numbers are taken from there.
+Where implementations differ, the number is the kernel's, and the reason stands above it.
 """
 
 from __future__ import annotations
@@ -35,10 +36,12 @@ DATA_HEADER_BYTES: Final[int] = lib.DATA_HEADER_BYTES  # Semantics: messages.h; 
 DATA_MINIMUM_BYTES: Final[int] = lib.DATA_OVERHEAD  # Semantics: messages.h; 32, a keepalive
 
 REKEY_AFTER_MESSAGES: Final[int] = lib.REKEY_AFTER_MESSAGES  # Semantics: messages.h; 2^60
+# wireguard-go stops 63 messages earlier. With the greater of both, nothing is refused that anybody may send.
 REJECT_AFTER_MESSAGES: Final[int] = lib.REJECT_AFTER_MESSAGES  # Semantics: messages.h; 2^64 - 8130
 REKEY_AFTER_TIME: Final[int] = lib.REKEY_AFTER_SECONDS * SECOND  # Semantics: messages.h; 120 s
 REJECT_AFTER_TIME: Final[int] = lib.REJECT_AFTER_SECONDS * SECOND  # Semantics: messages.h; 180 s
 REKEY_TIMEOUT: Final[int] = lib.REKEY_TIMEOUT_SECONDS * SECOND  # Semantics: messages.h; 5 s
+# HZ / 3 depends on the kernel's configuration; 333 ms is what its authors mean, and what wireguard-go draws.
 REKEY_TIMEOUT_JITTER_MAX: Final = 333 * MILLISECOND  # Semantics: messages.h says HZ / 3; 0 to this, inclusive
 KEEPALIVE_TIMEOUT: Final[int] = lib.KEEPALIVE_SECONDS * SECOND  # Semantics: messages.h; 10 s
 NEW_HANDSHAKE_TIME: Final = KEEPALIVE_TIMEOUT + REKEY_TIMEOUT  # Semantics: timers.c; without jitter
@@ -47,6 +50,8 @@ MAX_TIMER_HANDSHAKES: Final = 18  # Semantics: messages.h, 90 s / 5 s; given up 
 MAX_INITIATIONS: Final = MAX_TIMER_HANDSHAKES + 2  # Semantics: what that makes: the first and 19 more
 COOKIE_SECRET_MAX_AGE: Final = 120 * SECOND  # Semantics: messages.h
 COOKIE_SECRET_LATENCY: Final = 5 * SECOND  # Semantics: messages.h
+# 5 s less than the secret lives, for the way back: wireguard-go shows a cookie for 120 s, which the responder
+# may have forgotten by then.
 COOKIE_USABLE_TIME: Final = COOKIE_SECRET_MAX_AGE - COOKIE_SECRET_LATENCY  # Semantics: cookie.c, 115 s
 TIMESTAMP_WHITENING: Final = (1 << 24) - 1  # Semantics: noise.c; ns bits that are cleared
 
@@ -55,11 +60,14 @@ TIMESTAMP_WHITENING: Final = (1 << 24) - 1  # Semantics: noise.c; ns bits that a
 INITIATION_FLOOD_TIME: Final = SECOND // 50  # Performance: noise.c; 50 initiations a second and peer
 RATE_A_SECOND: Final = 20  # Performance: ratelimiter.c; handshake messages of one address under load
 RATE_BURST: Final = 5  # Performance: ratelimiter.c
+# An attacker with many addresses must not grow the table without end, as it grows in wireguard-go.
 RATE_MAX_ENTRIES: Final = 65_536  # Performance: ratelimiter.c, its figure on a large machine
 RATE_IDLE_TIME: Final = SECOND  # Performance: ratelimiter.c; an entry idle for longer is collected
 UNDER_LOAD_TIME: Final = SECOND  # Performance: receive.c; under load stays so for this long
+# Four times wireguard-go's: as many initiations as a gateway hears when its peers come back all at once.
 HANDSHAKE_QUEUE: Final = 4096  # Performance: messages.h; handshake messages that may wait
 UNDER_LOAD_QUEUE: Final = HANDSHAKE_QUEUE // 8  # Performance: receive.c; as many waiting mean under load
+# wireguard-go stops at 2^16. Keypair numbers of 21 bits (engine/keypair.h) allow two sessions for each peer.
 MAX_PEERS: Final = 1 << 20  # Performance: messages.h
 DEFAULT_MTU: Final = 1420  # Performance: device.c; 1500 less the 80 bytes of IPv6, UDP and a data message
 TIMER_TICK_SHIFT: Final[int] = lib.TIMER_TICK_SHIFT  # Performance: a tick is 2^24 ns, 16.8 ms

@@ -7,10 +7,12 @@
 #include <stdint.h>
 
 /* cdef begin */
+/* As the kernel and wireguard-go have it, so that reordering is forgiven alike both ways (boringtun: 1,024). */
 #define WINDOW_BITS 8192
 #define WINDOW_USABLE 8128
 #define WINDOW_WORDS 128
-#define REJECT_AFTER_MESSAGES 0xffffffffffffe03eull  /* 2^64 - 8130, the kernel's */
+#define REJECT_AFTER_MESSAGES 0xffffffffffffe03eull  /* 2^64 - 8130, the kernel's: no counter that is still in
+                                                      * use elsewhere (wireguard-go: up to 2^64 - 8194) is refused */
 #define REKEY_AFTER_MESSAGES 0x1000000000000000ull  /* 2^60 */
 
 struct window {
