@@ -9,6 +9,7 @@ import struct
 import pytest
 from puppet import PORT, Puppet, Stage
 from tunnel import eventually
+from wire import Wire
 
 pytestmark = pytest.mark.network
 
@@ -28,6 +29,18 @@ def test_padding_to_16_capped_at_the_mtu(stage: Stage, version: int) -> None:
         assert len(message.data) == 32 + padded, size
         assert message.opened[2:4] == size.to_bytes(2, "big")
         assert message.opened[size:] == bytes(padded - size)
+    inner.close()
+
+
+@pytest.mark.parametrize(("version", "overhead"), [(4, 60), (6, 80)])
+def test_overhead_is_60_bytes_on_ipv4_and_80_on_ipv6(stage: Stage, version: int, overhead: int) -> None:
+    puppet = Puppet(stage, version)
+    puppet.initiate()
+    inner = stage.inner_socket(puppet.inner4)
+    with Wire(stage.strings, "eth0") as wire:
+        inner.send(bytes(1420 - 28))  # no padding: the packet has the length of the MTU
+        packet = wire.next(lambda packet: packet.version == version and packet.payload[:4] == b"\4\0\0\0")
+    assert len(packet.data) == 1420 + overhead
     inner.close()
 
 

@@ -32,7 +32,7 @@ def test_under_a_flood_cookies_are_asked_for_and_open_the_door(stage: Stage, ver
     thread.start()
     try:
         eventually(lambda: stage.count("hs_cookie_sent") > before["hs_cookie_sent"], 20)
-        message, state = peer.initiation()
+        message, _ = peer.initiation()
         held = cookie.CookieHolder()
         reply = None
         while reply is None:
