@@ -119,7 +119,9 @@ int receiver_use_sockets(struct receiver *receiver, int udp4, int udp6)
     watch(receiver, WATCH_UDP6, 0);
     receiver->fds[WATCH_UDP4] = udp4;
     receiver->fds[WATCH_UDP6] = udp6;
-    return watch(receiver, WATCH_UDP4, 1) || watch(receiver, WATCH_UDP6, 1) ? -1 : 0;
+    /* A starving receiver comes to them when it is fed. */
+    return !receiver->starving[INBOUND] && (watch(receiver, WATCH_UDP4, 1) || watch(receiver, WATCH_UDP6, 1))
+               ? -1 : 0;
 }
 
 /* Reads on or stops reading in one direction. */
