@@ -1,8 +1,8 @@
 """The cross-platform configuration protocol: text over a stream socket (wireguard.com/xplatform).
 
 A client writes operations, each ended by an empty line: ``get=1``, or ``set=1`` and the
-changes, one ``key=value`` a line; ``get_engine=1`` is Plait's own. Reader turns bytes into whole
-operations. A `set` is either valid to its last line or refused as a whole, and then names the
+changes, one ``key=value`` a line; ``get_engine=1`` and ``events=1`` are Plait's own. Reader turns bytes
+into whole operations. A `set` is either valid to its last line or refused as a whole, and then names the
 first bad line; lines after that one are skipped up to the empty line, so that the client can
 still read its answer.
 
@@ -156,6 +156,16 @@ class GetEngine(NamedTuple):
     """A `get_engine` operation: Plait's own, answered by one line `engine=JSON`."""
 
 
+class Events(NamedTuple):
+    """An `events` operation: Plait's own, answered by lines `event=JSON` (workers/events.py).
+
+    follow: ``events=1``, whose answer goes on until the client closes; ``events=0`` is answered with
+    what is remembered, and errno.
+    """
+
+    follow: bool
+
+
 class Refused(NamedTuple):
     """An operation that must not be applied; answer `set` (was_set) or `get` with error.errno."""
 
@@ -163,7 +173,7 @@ class Refused(NamedTuple):
     was_set: bool
 
 
-Operation = Get | GetEngine | Set | Refused
+Operation = Get | GetEngine | Events | Set | Refused
 
 
 # --- reading operations -------------------------------------------------------------------------
@@ -200,6 +210,7 @@ class Reader:
     def _begin(self) -> None:
         self._number = 0
         self._verb = ""
+        self._follow = False
         self._set = Set()
         self._peer: PeerChange | None = None
         self._spent = 0
@@ -230,16 +241,18 @@ class Reader:
         if not self._verb:
             self._start(key, value)
         elif self._verb != "set":
-            raise _Bad("a line after get=1", "get takes no more", "end it with an empty line", errno.EPROTO)
+            why = f"{self._verb} takes no more"
+            raise _Bad("a line after the first", why, "end it with an empty line", errno.EPROTO)
         else:
             self._change(key, value)
 
     def _start(self, key: str, value: str) -> None:
-        if key not in ("get", "set", "get_engine"):
+        if key not in ("get", "set", "get_engine", "events"):
             why = "the first line is neither get=1 nor set=1"
             raise _Bad("no operation", why, "begin with one of them", errno.EPROTO)
         self._verb = key
-        if value != "1":
+        self._follow = value == "1"
+        if value != "1" and not (key == "events" and value == "0"):
             raise _Bad("an unknown version", f"only {key}=1 exists", f"write {key}=1", errno.EPROTO)
 
     def _change(self, key: str, value: str) -> None:
@@ -292,15 +305,17 @@ class Reader:
             raise _Bad("a set too large", why, "send the peers in several operations", errno.E2BIG)
 
     def _end(self) -> Operation:
-        error, verb = self._error, self._verb
+        error, verb, follow = self._error, self._verb, self._follow
         if error is None and self._peer is not None:
             self._set.add_peer(self._peer)
         done = self._set
         self._begin()
         if error is not None:
-            return Refused(error, verb not in ("get", "get_engine"))
+            return Refused(error, verb not in ("get", "get_engine", "events"))
         if verb == "get_engine":
             return GetEngine()
+        if verb == "events":
+            return Events(follow)
         return Get() if verb == "get" else done
 
 
@@ -525,6 +540,11 @@ def answer_get(device: DeviceRecord, peers: Iterable[PeerRecord]) -> Iterator[by
 def answer_get_engine(report: str) -> bytes:
     """The answer to a get_engine; report: JSON of one line."""
     return b"engine=%s\nerrno=0\n\n" % report.encode("ascii")
+
+
+def answer_events(lines: Iterable[bytes]) -> bytes:
+    """The answer to ``events=0``; lines: each whole, its key before it."""
+    return b"".join(lines) + b"errno=0\n\n"
 
 
 def answer_get_refused(code: int) -> bytes:

@@ -16,6 +16,7 @@ Examples:
   (umask 077; plait genkey > private.key); plait pubkey < private.key
   plait show                     all interfaces, as `wg show` prints them
   plait show --engine wg0        processes, queues, slots and drops by cause
+  plait events wg0               why nothing happens: refusals by cause, milestones
   plait up /etc/wireguard/wg0.conf
   plait doctor                   what this host lacks, and how to mend it
   plait demo                     two hosts and one tunnel, on this machine alone
@@ -90,6 +91,23 @@ def show(interface: str | None, field: str | None, engine: bool, as_json: bool) 
     from plait import show
 
     show.run(interface, field, engine=engine, as_json=as_json)
+
+
+@plait.command(short_help="Follow what handshakes come to, and why nothing happens.")
+@click.argument("interface", required=False)
+@click.option("--since", metavar="TIME", help="From 90s, 10m, 2h or 1d ago, 2026-01-31T12:00, or now.")
+@click.option("--no-follow", is_flag=True, help="End after what is remembered.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+def events(interface: str | None, since: str | None, no_follow: bool, as_json: bool) -> None:
+    """Show why a tunnel is silent: each refused handshake with its cause, each milestone of each peer.
+
+    First what the engine remembers (the last 1,000), then what comes, until Ctrl-C. INTERFACE is a name or
+    `all` (the default). Each line says what happened, why, and what to do. Of many events of one
+    kind 5 are shown at once, then one a second, and the others counted.
+    """
+    from plait import events
+
+    events.run(interface, since=since, follow=not no_follow, as_json=as_json)
 
 
 @plait.command(short_help="Set up an interface from a wg-quick file.")

@@ -114,6 +114,30 @@ def engine(name: str) -> dict[str, Any]:
     return _report(name, _ask(name, b"get_engine=1\n\n"))
 
 
+def events(name: str) -> list[dict[str, Any]]:
+    """What the engine remembers of events (workers/events.py says their shape), oldest first."""
+    return [json.loads(value) for key, value in _ask(name, b"events=0\n\n") if key == "event"]
+
+
+def ask(name: str, operation: bytes) -> socket.socket:
+    """A connection on which this operation was sent; its answer is the caller's to read."""
+    with _explained(name, f"{name} cannot be asked"):
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            sock.connect(os.fspath(SOCKETS / f"{name}.sock"))
+            sock.sendall(operation)
+        except BaseException:
+            sock.close()
+            raise
+        return sock
+
+
+def no_events(name: str) -> Failure:
+    """The engine refused to tell its events."""
+    why = "its engine does not know what is asked"
+    return Failure(f"{name} tells no events", why, "Is it an engine other than plaitd, or an older one?")
+
+
 def parse_engine(name: str, answer: str) -> dict[str, Any]:
     """The engine's report in a `get_engine` answer that was received some other way."""
     return _report(name, _pairs(name, answer.splitlines(keepends=True)))

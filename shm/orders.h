@@ -28,6 +28,7 @@
 #define EVENT_TIMER 4          /* next_due must be worked out anew */
 #define EVENT_KEYS 8           /* a keypair left the key word */
 #define EVENT_RETIRED 16
+#define EVENT_ENDPOINT 32      /* the endpoint moved to where data came from */
 
 void orders_give(const struct segment *segment, uint32_t row, uint32_t bits);  /* then peer_schedule */
 uint64_t orders_read(const struct segment *segment, uint32_t row);             /* acquire */

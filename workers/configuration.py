@@ -26,6 +26,7 @@ from engine import noise, uapi
 from workers import engine_report
 from workers._workers import lib
 from workers.endpoints import Endpoint, EndpointOrders
+from workers.events import Event
 from workers.handshakes import Handshakes
 from workers.outgoing import mark_sockets
 from workers.peers import HANDSHAKE_RX, HANDSHAKE_TX, NoRoom, Peers
@@ -69,6 +70,7 @@ class Configuration:
         self.stamps = stamps
         self.endpoints = endpoints
         self.udp_fds = udp_fds
+        self.events = handshakes.events
 
     # -- set ----------------------------------------------------------------------------------
 
@@ -163,6 +165,7 @@ class Configuration:
                 return code
             if int(self.device.fwmark):
                 mark_sockets(self.udp_fds(), int(self.device.fwmark))
+            self.events.tell(Event.LISTEN_PORT_CHANGED, count=self.listen_port())
         if operation.listen_port is not None or operation.fwmark is not None:
             yield from self._clear_sources()
         return 0
@@ -188,10 +191,12 @@ class Configuration:
             if row is not None:
                 self._remove([row])
             self.vault.store_private_key(identity.private_key, identity.public_key)
+            self.events.tell(Event.PRIVATE_KEY_CHANGED, key=identity.public_key)
         else:
             if self.vault.private_key is None:
                 return
             self.vault.store_private_key(None, None)
+            self.events.tell(Event.PRIVATE_KEY_REMOVED)
         self.vault.make_stale(self.peers.used)
         self.handshakes.forget_in_progress()
         self.handshakes.load_identity()
@@ -220,6 +225,7 @@ class Configuration:
             while not peers.has_row:
                 yield Pause()
             row = peers.add(change.public_key)
+            self.events.tell(Event.PEER_ADDED, row)
         if change.preshared_key is not None:
             self.vault.store_preshared_key(row, change.preshared_key)
         orders = 0
@@ -259,6 +265,7 @@ class Configuration:
 
     def _remove(self, rows: list[int]) -> None:
         for row in rows:
+            self.events.tell(Event.PEER_REMOVED, row)
             self.handshakes.removed(row)
         if rows:
             self.peers.remove(rows)

@@ -25,6 +25,7 @@ from workers._workers import ffi, lib
 from workers.channel import ChannelClosed
 from workers.configuration import Configuration
 from workers.endpoints import EndpointOrders
+from workers.events import Event, Events
 from workers.failure import Failure
 from workers.grace import Graces
 from workers.handshakes import Handshakes
@@ -32,6 +33,7 @@ from workers.interface import Interface, InterfaceState
 from workers.keylog import WARNING, KeyLog, open_keylog
 from workers.keypairs import Keypairs
 from workers.launch import WorkerStart, begin_worker
+from workers.losses import Losses
 from workers.memory import Memory
 from workers.outgoing import Outgoing
 from workers.peers import Peers
@@ -69,8 +71,10 @@ class Control:
         self.stamps = Stamps(self.memory)
         self.endpoints = EndpointOrders(self.segment)
         self.outgoing = Outgoing(*self._own_sockets())
+        self.events = Events(self.peers.public_key, lib.clock_now, lib.clock_wall, start.incarnation)
+        self.losses = Losses(self.peers, self.endpoints, self.events)
         self.handshakes = Handshakes(
-            self.peers, self.stamps, self.endpoints, self.outgoing, self._open_keylog()
+            self.peers, self.stamps, self.endpoints, self.outgoing, self.events, self._open_keylog()
         )
         self.configuration = Configuration(
             self.peers, self.handshakes, self.stamps, self.endpoints, self._udp_fds
@@ -90,6 +94,7 @@ class Control:
 
     def begin(self) -> None:
         """Find what a control before this one left, then listen."""
+        self.events.tell(Event.STARTED if self.start.incarnation <= 1 else Event.RESTARTED)
         self.peers.recover()
         self.endpoints.recover(self.peers.live_rows())
         self.handshakes.load_identity()
@@ -100,6 +105,7 @@ class Control:
             self.selector,
             self.configuration,
             lambda port: self.channel.send({"kind": "listen_port", "port": port}),
+            self.events,
         )
         self.selector.register(self.bell, selectors.EVENT_READ, self._rung)
         self.selector.register(self.channel.fileno(), selectors.EVENT_READ, self._told)
@@ -159,6 +165,7 @@ class Control:
         is_busy |= self._sweep()
         self.graces.poll()
         self.endpoints.poll()
+        self.uapi.push_events()
         return is_busy
 
     def _nap(self, now: int) -> float:
@@ -245,6 +252,8 @@ class Control:
             return
         if bits & lib.EVENT_CONFIRMED:
             self.handshakes.confirmed(row)
+        if bits & lib.EVENT_ENDPOINT:
+            self.events.tell(Event.ENDPOINT_MOVED, row, self.endpoints.read(row))
         if bits & lib.EVENT_KEYS:
             self.keypairs.collect(row, self.handshakes.reserved(row))
         if not self.handshakes.is_up:
@@ -261,7 +270,7 @@ class Control:
             return
         orders = 0
         if action & timers.Action.GIVE_UP:
-            self.handshakes.forget(row)
+            self.handshakes.give_up(row)
             orders |= lib.ORDER_PURGE_STAGED
         if action & (timers.Action.RETRY_HANDSHAKE | timers.Action.START_HANDSHAKE) and (
             self.stamps.may_send_handshake(row, now)
@@ -272,8 +281,10 @@ class Control:
             self.stamps.handshake_wanted(row)
             orders |= lib.ORDER_KEEPALIVE
         if action & timers.Action.EXPIRE_KEYS:
+            self.events.tell(Event.KEYS_EXPIRED, row)
             orders |= lib.ORDER_EXPIRE
         if action & timers.Action.ZERO_KEYS:
+            self.events.tell(Event.KEYS_ZEROED, row)
             self.handshakes.forget(row)
             orders |= lib.ORDER_ZERO
         if orders:
@@ -295,6 +306,7 @@ class Control:
         self.handshakes.is_up = state.is_up
         if was_up != state.is_up:
             self.device.up = state.is_up
+            self.events.tell(Event.INTERFACE_UP if state.is_up else Event.INTERFACE_DOWN)
             if state.is_up:
                 self._came_up()
             else:
@@ -326,6 +338,7 @@ class Control:
     def _end(self, reason: str) -> None:
         if not self.ended:
             self.ended = True
+            self.events.tell(Event.ENDING, reason=reason)
             self.channel.send({"kind": "ended", "reason": reason})
 
     # -- once a second ------------------------------------------------------------------------
@@ -333,6 +346,8 @@ class Control:
     def _each_second(self, now: int) -> None:
         self.peers.look_for_retired()
         self.handshakes.collect_cookies(now)
+        self.losses.look()
+        self.events.tell_held_back()
         if self.interface is not None:
             self._look_at_interface()
         if self.socket_inode and self._inode(self.socket_path) != self.socket_inode:

@@ -7,6 +7,7 @@
 #include "workers/holder.h"
 #include "workers/tun.h"
 
+#include <stddef.h>
 #include <string.h>
 
 static const uint8_t verdict_counters[] = {
@@ -60,8 +61,9 @@ static const uint8_t *slot_of(const struct segment *s, const uint8_t *data)
     return (const uint8_t *)s->base + slot_at(s, (uint64_t)(data - (const uint8_t *)s->base), &bytes);
 }
 
-/* The endpoint moves to where the latest authenticated packet came from. */
-static void move_endpoint(const struct holder *holder, uint32_t row, const uint8_t *message)
+/* The endpoint moves to where the latest authenticated packet came from. EVENT_ENDPOINT when that is
+ * another place, 0 when at most our own address is another. */
+static uint32_t move_endpoint(const struct holder *holder, uint32_t row, const uint8_t *message)
 {
     struct endpoint now_at, from;
 
@@ -69,6 +71,7 @@ static void move_endpoint(const struct holder *holder, uint32_t row, const uint8
     endpoint_load(holder->segment, row, &now_at);
     if (memcmp(&now_at, &from, sizeof from))
         endpoint_store(holder->segment, row, &from);
+    return memcmp(&now_at, &from, offsetof(struct endpoint, source)) ? EVENT_ENDPOINT : 0;
 }
 
 /* Messages of a peer on their way to the TUN. */
@@ -82,6 +85,7 @@ struct opening {
     uint32_t lengths[SESSION_BATCH];    /* and its bytes */
     uint32_t count;
     uint32_t news;
+    uint32_t events;
 };
 
 /* packets[first..last) are to be delivered, in order; neighbours of one flow as one. */
@@ -117,7 +121,8 @@ static void open_and_deliver(struct opening *opening)
     session_open(&opening->session, holder->aead, packets, opening->count, opening->now);
     opening->news |= opening->session.news;
     if (opening->session.news & SESSION_AUTHENTICATED)
-        move_endpoint(holder, opening->row, opening->messages[opening->session.last_authenticated]);
+        opening->events |=
+            move_endpoint(holder, opening->row, opening->messages[opening->session.last_authenticated]);
     for (uint32_t i = 0; i < opening->count;) {
         uint32_t run = i;
 
@@ -179,6 +184,6 @@ uint32_t holder_open_batch(struct holder *holder, uint32_t row, uint64_t now)
     open_and_deliver(&opening);
     for (uint32_t i = 0; i < count; i++)
         node_bring_home(s, numbers[i]);
-    holder_tell(holder, row, opening.news, 0);
+    holder_tell(holder, row, opening.news, opening.events);
     return packets ? packets : count;
 }

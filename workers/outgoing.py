@@ -36,6 +36,7 @@ class Outgoing:
 
     def __init__(self, udp4: int | None, udp6: int | None) -> None:
         self.sockets: dict[int, socket.socket] = {}
+        self.errno = 0  # of the latest message that was not sent
         self.replace(udp4, udp6)
 
     def replace(self, udp4: int | None, udp6: int | None) -> None:
@@ -61,6 +62,7 @@ class Outgoing:
         """(whether the kernel took it, whether it refused the sticky source)."""
         sock = self.sockets.get(to.family)
         if sock is None:
+            self.errno = errno.EAFNOSUPPORT
             return False, False
         refused_source = False
         target: tuple[str, int] | tuple[str, int, int, int]
@@ -78,11 +80,13 @@ class Outgoing:
                 return True, False
             except OSError as error:
                 if error.errno not in _SOURCE_GONE:
+                    self.errno = error.errno or errno.EIO
                     return False, False
                 refused_source = True
         try:
             sock.sendmsg([message], control, socket.MSG_DONTWAIT, target)
-        except OSError:
+        except OSError as error:
+            self.errno = error.errno or errno.EIO
             return False, refused_source
         return True, refused_source
 

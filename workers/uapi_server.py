@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 
 from engine import uapi
 from workers.configuration import Configuration, Pause, PortRequest, Steps
+from workers.events import Events, Follower
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +37,7 @@ class Connection:
         self.is_waiting = False  # for its set, or for a set before its get
         self.is_ended = False  # the client sends no more
         self.interest = 0
+        self.follower: Follower | None = None  # it follows events, and says nothing more
 
     def fileno(self) -> int:
         return self.socket.fileno()
@@ -45,9 +47,9 @@ class Connection:
         try:
             if mask & selectors.EVENT_READ and not self.is_waiting:
                 data = self.socket.recv(RECEIVE_BYTES)
-                if data:
+                if data and self.follower is None:
                     self.operations = self.reader.feed(data)
-                else:
+                elif not data:
                     self.is_ended = True
             self.go_on()
         except BlockingIOError:
@@ -82,6 +84,8 @@ class Connection:
 
     def close(self) -> None:
         self._want(0)
+        if self.follower is not None:
+            self.server.events.leave(self.follower)
         self.server.connections.discard(self)
         self.socket.close()
         self.server.listen_again()
@@ -91,8 +95,19 @@ class Connection:
             log.error("a configuration is refused: %s", operation.error)
             self.answer = iter((uapi.answer_refused(operation),))
             return
+        if isinstance(operation, uapi.Events):
+            self._begin_events(operation)
+            return
         self.is_waiting = True
         self.server.enqueue(self, operation)
+
+    def _begin_events(self, operation: uapi.Events) -> None:
+        events = self.server.events
+        if operation.follow:
+            self.answer = self.follower = events.follow()
+            self.operations = iter(())
+        else:
+            self.answer = iter((uapi.answer_events(events.remembered()),))
 
     def _send(self) -> bool:
         """True when everything is sent; else it goes on when the socket is writable, in another turn."""
@@ -129,12 +144,14 @@ class UapiServer:
         selector: selectors.BaseSelector,
         configuration: Configuration,
         ask_port: Callable[[int], None],
+        events: Events,
     ) -> None:
         self.listener = listener
         self.listener.setblocking(False)
         self.selector = selector
         self.configuration = configuration
         self.ask_port = ask_port
+        self.events = events
         self.connections: set[Connection] = set()
         self.waiting: deque[tuple[Connection, uapi.Operation]] = deque()
         self.steps: Steps | None = None  # the set that is being applied
@@ -193,6 +210,18 @@ class UapiServer:
             self.client, self.steps = connection, self.configuration.apply(operation)
         elif not self.is_asking:
             self._advance(None)
+
+    def push_events(self) -> None:
+        """Send followers what has come; who does not read is left."""
+        if not self.events.followers:
+            return
+        for connection in [each for each in self.connections if each.follower is not None]:
+            assert connection.follower is not None
+            if connection.follower.is_lost:
+                log.warning("a client that follows events does not read them; its connection is closed")
+                connection.close()
+            elif connection.follower.unread and connection.interest != selectors.EVENT_WRITE:
+                connection.handle(0)
 
     def port_answered(self, code: int) -> None:
         """The supervisor changed the port (0), or could not (its errno)."""

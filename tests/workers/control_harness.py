@@ -23,6 +23,7 @@ from workers._workers import ffi, lib
 from workers.channel import Channel
 from workers.configuration import Configuration
 from workers.endpoints import EndpointOrders
+from workers.events import Events
 from workers.grace import Graces
 from workers.handshakes import Handshakes
 from workers.keypairs import Keypairs
@@ -282,7 +283,8 @@ class Parts:
         self.stamps = Stamps(self.memory)
         self.endpoints = EndpointOrders(self.segment)
         self.outgoing = Outgoing(*(None if fd is None else os.dup(fd) for fd in interface.pairs[0]))
-        self.handshakes = Handshakes(self.peers, self.stamps, self.endpoints, self.outgoing)
+        self.events = Events(self.peers.public_key, lib.clock_now, lib.clock_wall)
+        self.handshakes = Handshakes(self.peers, self.stamps, self.endpoints, self.outgoing, self.events)
         self.configuration = Configuration(
             self.peers,
             self.handshakes,

@@ -1,0 +1,233 @@
+"""The words of each event: what happened, why, and what to do next.
+
+Words in braces are filled in from the event: {from} is " from ADDRESS:PORT (unproven)", since anybody can
+write any source on a packet that is refused; {peer} is the start of a public key, {at} " at ADDRESS:PORT".
+Some causes cannot be told apart from here; then the likelier one stands first.
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+from workers.events import Event
+
+
+class Words(NamedTuple):
+    """The three parts; of what is just as it should be, `why` and `next` are empty."""
+
+    what: str
+    why: str = ""
+    next: str = ""
+
+
+WORDS: Final[dict[Event, Words]] = {
+    Event.MESSAGE_LENGTH: Words(
+        "a handshake message{from} refused",
+        "its length or type is none that the protocol has",
+        "it was damaged, or something else than WireGuard is sent to this port",
+    ),
+    Event.MAC1_WRONG: Words(
+        "{message}{from} refused",
+        "its mac1 was made for another public key",
+        "check the PublicKey that this peer has configured for us against ours (plait show)",
+    ),
+    Event.NO_KEY_TO_ANSWER: Words(
+        "{message}{from} refused",
+        "this interface has no private key",
+        "set one: wg set {interface} private-key FILE",
+    ),
+    Event.ARRIVED_WHILE_DOWN: Words(
+        "{message}{from} refused",
+        "the interface is down",
+        "ip link set {interface} up",
+    ),
+    Event.UNDER_LOAD: Words(
+        "under load: {count} handshake messages wait",
+        "more come than can be answered at once, as in a flood or after many peers restarted",
+        "nothing is needed: senders are asked to prove their address until it is over",
+    ),
+    Event.COOKIE_ASKED: Words(
+        "{message}{from} put off with a cookie reply",
+        "we are under load, and it did not prove its address",
+        "a peer does so with its next try, 5 s later; if it never succeeds, look at its way back",
+    ),
+    Event.RATE_LIMITED: Words(
+        "{message} from {source} refused",
+        "more than 20 a second came from that address while we are under load",
+        "peers behind one address share this; else somebody there sends too many",
+    ),
+    Event.LOW_ORDER: Words(
+        "{message}{from} refused",
+        "a public key in it is of low order, and nothing would be secret",
+        "no honest peer makes such a key; look at who sends it",
+    ),
+    Event.INITIATION_TAG: Words(
+        "initiation{from} refused",
+        "it does not decrypt{claiming}: altered on its way, or forged by who knows our public key",
+        "if it goes on, look at the path; a peer in order never causes it",
+    ),
+    Event.UNKNOWN_PEER: Words(
+        "initiation{from} refused",
+        "it shows the public key {claimed_key}, which no peer of {interface} has",
+        "add it if you know it (wg set {interface} peer KEY allowed-ips …), "
+        "or check the PrivateKey of the other side",
+    ),
+    Event.TIMESTAMP_REPLAYED: Words(
+        "initiation of {peer}{from} refused",
+        "its timestamp is not later than the last: the clock of this peer went back, two hosts use its key, "
+        "or somebody replays it",
+        "check that peer's clock, and that its private key is on one host only",
+    ),
+    Event.INITIATION_FLOOD: Words(
+        "initiation of {peer}{from} refused",
+        "it came less than 20 ms after the one before",
+        "two hosts may use this key; a peer waits 5 s between its tries",
+    ),
+    Event.NO_ROOM_TO_ANSWER: Words(
+        "initiation of {peer}{from} refused",
+        "there is no room for another session",
+        "raise max_peers in the settings of {interface}, or enlarge /dev/shm",
+    ),
+    Event.RESPONSE_UNKNOWN: Words(
+        "response{from} refused",
+        "it answers no handshake that is in progress: it came too late, twice, or from before a restart",
+        "nothing is needed unless it goes on; then the way there and back takes longer than 5 s",
+    ),
+    Event.RESPONSE_TAG: Words(
+        "response of {peer}{from} refused",
+        "it does not decrypt: most likely the preshared keys of the two sides differ",
+        "compare PresharedKey on both sides: the same on both, or none on both",
+    ),
+    Event.COOKIE_UNEXPECTED: Words(
+        "cookie reply{from} refused",
+        "it answers nothing that we sent",
+        "nothing is needed: late, or sent twice, or forged",
+    ),
+    Event.COOKIE_TAG: Words(
+        "cookie reply{from} refused",
+        "it does not decrypt: altered, or made by somebody who is not this peer",
+        "check the PublicKey that we have configured for the peer there",
+    ),
+    Event.MAILBOX_FULL: Words(
+        "{count} handshake messages dropped unseen",
+        "more came than control can take",
+        "a flood: those of peers come again; if it goes on, filter its sources before this host",
+    ),
+    Event.PACKETS_OF_NO_SESSION: Words(
+        "{count} packets from outside dropped",
+        "they name no session of ours: a peer still uses one from before a restart or change here",
+        "nothing is needed: a peer that hears no answer begins a new session after 15 s",
+    ),
+    Event.PACKETS_DAMAGED: Words(
+        "{count} packets from outside dropped",
+        "they name a session of ours and do not decrypt: damaged on the way, or forged",
+        "look at the path if it goes on",
+    ),
+    Event.PACKETS_NO_PEER: Words(
+        "{count} packets from inside dropped",
+        "no peer's AllowedIPs contain their destination",
+        "compare the routes into {interface} (ip route) with AllowedIPs (plait show {interface} allowed-ips)",
+    ),
+    Event.PACKETS_NO_ENDPOINT: Words(
+        "{count} packets from inside{to} dropped",
+        "it is not known where that peer is: it has no Endpoint and has not been heard of",
+        "give it an Endpoint, or have the other side begin (PersistentKeepalive there)",
+    ),
+    Event.PACKETS_WRONG_SOURCE: Words(
+        "{count} packets from a peer dropped after they were decrypted",
+        "their inner source is not among the AllowedIPs that we have for that peer",
+        "add it to AllowedIPs here, or mend the address that the other side sends from",
+    ),
+    Event.PACKETS_NOT_SENT: Words(
+        "{count} packets to peers dropped",
+        "the kernel refused to send them",
+        "look at the route to the endpoint (ip route get …) and at the firewall's output rules",
+    ),
+    Event.NO_PRIVATE_KEY: Words(
+        "no handshake with {peer}",
+        "this interface has no private key",
+        "set one: wg set {interface} private-key FILE",
+    ),
+    Event.NO_ENDPOINT: Words(
+        "no handshake with {peer}",
+        "it is not known where it is: it has no Endpoint and has not been heard of",
+        "give it an Endpoint, or have the other side begin (PersistentKeepalive there)",
+    ),
+    Event.PEER_KEY_USELESS: Words(
+        "no handshake with {peer}",
+        "its public key is of low order, and nothing would be secret",
+        "configure the key that `wg pubkey` gives on the other side",
+    ),
+    Event.NO_ROOM_TO_BEGIN: Words(
+        "no handshake with {peer}",
+        "there is no room for another session",
+        "raise max_peers in the settings of {interface}, or enlarge /dev/shm",
+    ),
+    Event.SEND_FAILED: Words(
+        "handshake message to {peer}{at} not sent",
+        "the kernel says: {reason}",
+        "look at the route to it (ip route get …) and at the firewall's output rules",
+    ),
+    Event.UNANSWERED: Words(
+        "another initiation to {peer}{at}",
+        "{tries} before it not answered in 5 s: nobody listens there, a firewall drops it, or it is refused",
+        "check Endpoint here and ListenPort there, UDP on the path, and our public key there; "
+        "the other side's events say if it arrives",
+    ),
+    Event.GIVEN_UP: Words(
+        "handshake with {peer}{at} given up",
+        "{tries} initiations were not answered",
+        "check Endpoint here and ListenPort there, UDP on the path, and our public key there; "
+        "the next packet to it begins anew",
+    ),
+    Event.UNCONFIRMED: Words(
+        "{peer}{at} begins anew",
+        "it took up no session that we offered ({tries}): our answers get lost, or the preshared keys differ",
+        "check the way back to it (firewall, NAT), and compare PresharedKey on both sides",
+    ),
+    Event.HANDSHAKE_BEGUN: Words("initiation sent to {peer}{at}"),
+    Event.HANDSHAKE_ANSWERED: Words("{peer}{at} began a handshake, which was answered"),
+    Event.HANDSHAKE_COMPLETE: Words("handshake with {peer}{at} complete ({reason})"),
+    Event.COOKIE_RECEIVED: Words(
+        "{peer}{at} put us off with a cookie",
+        "that side is under load",
+        "nothing is needed: the next initiation carries the cookie",
+    ),
+    Event.ENDPOINT_MOVED: Words("{peer} is{at} now{was}"),
+    Event.KEYS_EXPIRED: Words(
+        "session with {peer} expired",
+        "it is 180 s old, and no packets asked for another",
+        "nothing is needed: the next packet begins one",
+    ),
+    Event.KEYS_ZEROED: Words(
+        "keys of {peer} wiped",
+        "nothing new was agreed for 540 s",
+        "nothing is needed: the next packet begins a session",
+    ),
+    Event.PEER_ADDED: Words("peer {peer} added"),
+    Event.PEER_REMOVED: Words("peer {peer} removed"),
+    Event.PRIVATE_KEY_CHANGED: Words(
+        "the private key is another; our public key is {public_key}",
+        "it was set",
+        "every peer must have that PublicKey for us",
+    ),
+    Event.PRIVATE_KEY_REMOVED: Words(
+        "the private key was removed",
+        "it was set to nothing",
+        "no handshake is possible until there is one",
+    ),
+    Event.LISTEN_PORT_CHANGED: Words("the listen port is {count} now"),
+    Event.INTERFACE_UP: Words("the interface is up"),
+    Event.INTERFACE_DOWN: Words(
+        "the interface is down",
+        "ip link set {interface} down, or the like",
+        "all sessions ended; ip link set {interface} up",
+    ),
+    Event.STARTED: Words("the engine started"),
+    Event.RESTARTED: Words(
+        "the control process was restarted; events before this one are lost",
+        "it died or was killed",
+        "look at the engine's log; sessions and peers are as they were",
+    ),
+    Event.ENDING: Words("the engine ends", "{reason}", "start it again: plaitd {interface}"),
+}

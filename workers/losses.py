@@ -1,0 +1,57 @@
+"""Packets that were dropped for a reason that somebody can mend, from counters to events.
+
+The processes that carry packets tell control nothing of those that they drop; they count them. Once a
+second control looks whether a count has moved.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from workers._workers import lib
+from workers.endpoints import EndpointOrders
+from workers.events import Event, Events
+from workers.peers import Peers
+
+LOOKED_THROUGH: Final = 256  # rows, for the peer without an endpoint
+
+WATCHED: Final = (
+    (Event.MAILBOX_FULL, lib.DROP_MAILBOX_FULL),
+    (Event.PACKETS_OF_NO_SESSION, lib.DROP_INDEX_UNKNOWN),
+    (Event.PACKETS_DAMAGED, lib.DROP_DATA_TAG),
+    (Event.PACKETS_NO_PEER, lib.DROP_NO_PEER),
+    (Event.PACKETS_NO_ENDPOINT, lib.DROP_NO_ENDPOINT),
+    (Event.PACKETS_WRONG_SOURCE, lib.DROP_INNER_SOURCE),
+    (Event.PACKETS_NOT_SENT, lib.DROP_UDP_SEND),
+)
+
+
+class Losses:
+    """The counts as they were when they were last told; what came before control's life is not told."""
+
+    def __init__(self, peers: Peers, endpoints: EndpointOrders, events: Events) -> None:
+        self.segment = peers.segment
+        self.peers = peers
+        self.endpoints = endpoints
+        self.events = events
+        self.told = [self._count(counter) for _, counter in WATCHED]
+
+    def look(self) -> None:
+        """Tell what has been dropped since it was told last. A count that may not be told yet grows on."""
+        for i, (event, counter) in enumerate(WATCHED):
+            count = self._count(counter)
+            if count == self.told[i] or not self.events.has_token(event):
+                continue
+            row = self._without_endpoint() if event is Event.PACKETS_NO_ENDPOINT else None
+            self.events.tell(event, row, count=count - self.told[i])
+            self.told[i] = count
+
+    def _count(self, counter: int) -> int:
+        return int(lib.counter_sum(self.segment, counter))
+
+    def _without_endpoint(self) -> int | None:
+        """The peer that it must be: the only one without an endpoint, in a small table."""
+        if self.peers.used > LOOKED_THROUGH:
+            return None
+        rows = [row for row in self.peers.live_rows() if self.endpoints.read(row) is None]
+        return rows[0] if len(rows) == 1 else None
