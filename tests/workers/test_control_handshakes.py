@@ -206,7 +206,9 @@ def test_within_five_seconds_a_wish_waits(world: World) -> None:
 def test_refused_messages_get_no_answer(world: World, message, counter: str) -> None:  # type: ignore[no-untyped-def]
     bytes_ = message(world)
     before = world.parts.get()
+    events = len(world.parts.events.remembered())
     assert world.take(bytes_) == counter
+    assert len(world.parts.events.remembered()) == events + 1
     assert world.other.hears_nothing()
     assert world.parts.get() == before
     assert not world.bits() & lib.ORDER_INSTALL
@@ -267,6 +269,7 @@ def test_under_load_a_cookie_is_asked_for_and_the_limiter_counts(world: World) -
         results.append(world.take(world.other.initiation(cookie_=right), under_load=True))
     # 5 at once and 20 a second: what 21 ms bring, 0.42, and a burst of 5 last for seven.
     assert results == ["HS_INITIATION_ACCEPTED"] * 7 + ["HS_RATE_LIMITED"]
+    assert b'"event": "rate_limited", "source": "127.0.0.1:' in world.parts.events.remembered()[-1]
     assert world.take(world.other.initiation(cookie_=b"\3" * 16), under_load=True) == "HS_COOKIE_SENT"
     elsewhere = world.other.endpoint._replace(port=world.other.endpoint.port ^ 1)
     message = world.other.initiation(cookie_=right)
