@@ -11,6 +11,8 @@
  */
 #include "pool.h"
 
+#include "schedule.h"
+
 #include <stdlib.h>
 #include <string.h>
 
@@ -43,6 +45,11 @@ static uint16_t *share_of(const struct pool *pool, uint32_t slot, uint32_t peer)
     return slot_is_small(pool, slot) ? &pool->peer_slots[peer] : &pool->peer_trains[peer];
 }
 
+static uint32_t *out_of(struct pool *pool, uint32_t slot)
+{
+    return slot_is_small(pool, slot) ? &pool->smalls_out : &pool->trains_out;
+}
+
 /* Books a node out: its slot, and the peer that the slot is charged to. A slot is charged once
  * to each peer in a row of nodes. */
 static void node_book(struct pool *pool, uint32_t place, uint32_t slot, uint32_t peer)
@@ -51,7 +58,8 @@ static void node_book(struct pool *pool, uint32_t place, uint32_t slot, uint32_t
     pool->node_peers[place] = NO_PEER;
     if (slot == NONE)
         return;
-    pool->slot_nodes[slot]++;
+    if (pool->slot_nodes[slot]++ == 0)
+        (*out_of(pool, slot))++;
     if (pool->slot_peers[slot] != peer) {
         pool->slot_peers[slot] = peer;
         pool->node_peers[place] = peer;
@@ -70,8 +78,10 @@ static void node_unbook(struct pool *pool, uint32_t place)
         (*share_of(pool, slot, peer))--;
         pool->peers_out -= pool->peer_slots[peer] == 0 && pool->peer_trains[peer] == 0;
     }
-    if (--pool->slot_nodes[slot] == 0)
+    if (--pool->slot_nodes[slot] == 0) {
+        (*out_of(pool, slot))--;
         slot_free(pool, slot);
+    }
 }
 
 /* The ring of outstanding nodes holds holes (0) where nodes came home out of order. */
@@ -284,10 +294,19 @@ static uint32_t trains_share(uint32_t trains)
     return (trains + 7) / 8 > least ? (trains + 7) / 8 : least;
 }
 
+/* Packets that wait for a session may do so for long: peers that have some get more slots only
+ * while less than half of the pool is out, so that what waits leaves room for what moves. */
+static int waits_too_long(const struct pool *pool, uint32_t peer)
+{
+    const struct geometry *g = &pool->segment->geometry;
+    return pool->number % DIRECTIONS == OUTBOUND && peer_is_staged(pool->segment, peer) &&
+           (2 * pool->smalls_out >= g->small_slots || (g->train_slots && 2 * pool->trains_out >= g->train_slots));
+}
+
 int pool_share_is_spent(const struct pool *pool, uint32_t peer)
 {
     const struct geometry *g = &pool->segment->geometry;
-    if (peer >= g->max_peers)
+    if (peer >= g->max_peers || waits_too_long(pool, peer))
         return 1;
     if (pool->peers_out - (pool->peer_slots[peer] != 0 || pool->peer_trains[peer] != 0) == 0)
         return 0; /* nobody else wants any */

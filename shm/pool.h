@@ -21,6 +21,7 @@ struct pool {
     uint16_t *slot_nodes;     /* nodes out, per slot */
     uint32_t *slot_peers;     /* peer that the slot was last charged to */
     uint32_t peers_out;       /* peers that hold any slot */
+    uint32_t smalls_out, trains_out;  /* slots with nodes that are not home */
     uint16_t *peer_slots;     /* small slots held by each peer row, for the 1/8 share */
     uint16_t *peer_trains;    /* train slots likewise */
     uint32_t *node_slots;     /* slot of each node that is out */
@@ -50,8 +51,9 @@ uint32_t pool_issue(struct pool *pool, uint32_t slot, uint32_t peer);
 void pool_withdraw(struct pool *pool, uint32_t number);
 /* Collects what came home; returns the number of nodes collected. */
 uint32_t pool_sweep(struct pool *pool);
-/* Whether the peer holds 1/8 of this pool's small slots or of its train slots, or more; of trains
- * eight are always allowed (all, if there are fewer). */
+/* Whether the peer may have no more. A share is 1/8 of the small slots and 1/8 of the train slots
+ * (eight at least); it binds a peer while others hold slots too: one that is alone may have all.
+ * A peer with packets that wait for a session may not have more once half of the pool is out. */
 int pool_share_is_spent(const struct pool *pool, uint32_t peer);
 /* cdef end */
 

@@ -46,6 +46,12 @@ void peer_schedule(const struct segment *segment, uint32_t row)
         consumer_call(segment, row);
 }
 
+int peer_is_staged(const struct segment *segment, uint32_t row)
+{
+    return row < segment->geometry.max_peers &&
+           (__atomic_load_n(&segment->rows[row].holder_flags, __ATOMIC_RELAXED) & FLAG_STAGED) != 0;
+}
+
 static int has_work(const struct segment *segment, uint32_t row, int staged)
 {
     return (uint32_t)__atomic_load_n(&segment->rows[row].orders, __ATOMIC_RELAXED) != 0 ||

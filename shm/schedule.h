@@ -14,6 +14,8 @@ void peer_schedule(const struct segment *segment, uint32_t row);
 void peer_give(const struct segment *segment, uint32_t row, int staged);
 /* Holder, budget spent: held -> queued with the ready bit, so that it has its turn again. */
 void peer_give_back(const struct segment *segment, uint32_t row);
+/* Whether the last holder left outbound packets waiting for a session. A hint: it may change. */
+int peer_is_staged(const struct segment *segment, uint32_t row);
 /* Control, once a second: mends wakes that were lost: a row of first..last-1 whose token is idle
  * although it has orders, inbound packets, or outbound ones that are not staged; a queued token
  * without a ready bit anywhere. Acts on what two sweeps in a row have seen without progress

@@ -7,6 +7,7 @@
 #include "engine/aead.h"
 #include "engine/packet.h"
 #include "shm/counters.h"
+#include "shm/schedule.h"
 
 #include <string.h>
 
@@ -32,10 +33,12 @@ uint32_t intake_room(const struct intake *intake, uint32_t direction, uint32_t m
 {
     uint32_t room = intake->slots_held < most ? intake->slots_held : most;
 
-    /* Trains wait outside for large slots, which are never away for long: in the socket, or in
-     * the TUN where TCP sees that they wait. Not so when other peers hold slots of the TUN's: what
-     * waits for a session may do so for long, and the rest must go on. */
-    if (intake->saw_trains && intake->trains_held < room && (direction == INBOUND || intake->pool->peers_out <= 1))
+    /* Trains wait outside for large slots, which are not away for long: in the socket, or in the
+     * TUN, where TCP sees that they wait. Not so when others hold slots of the TUN's, or when what
+     * is out waits for a session: the rest must go on. */
+    if (intake->saw_trains && intake->trains_held < room &&
+        (direction == INBOUND ||
+         (intake->pool->peers_out <= 1 && !peer_is_staged(intake->segment, intake->latest_peer))))
         room = intake->trains_held;
     return room;
 }
@@ -92,6 +95,7 @@ uint32_t intake_issue(struct intake *intake, struct arrival *arrival, uint32_t o
         return NODE_NIL;
     }
     arrival->nodes++;
+    intake->latest_peer = peer;
     node = &s->node[number];
     node->offset = (uint64_t)(arrival->data + offset - (uint8_t *)s->base);
     node->length = length;

@@ -78,6 +78,7 @@ struct intake {
     uint32_t trains[INTAKE_TRAINS];  /* large ones: message i goes on in trains[i] */
     uint32_t trains_held;
     int saw_trains;             /* calls for which a train is still expected (intake_room) */
+    uint32_t latest_peer;       /* that got a node */
     uint32_t answers;           /* ICMP errors that may still be written */
     uint64_t answers_since;     /* ns; when `answers` was last topped up */
 };

@@ -322,3 +322,20 @@ def test_a_node_that_a_bad_receiver_wrote_leads_to_nothing_outside_its_slot(
     assert path.counters()["UDP_SENT"] == counters["UDP_SENT"]
     assert path.carry([]) == []
     assert_whole(path)
+
+
+def test_what_waits_for_a_session_does_not_stop_the_tun_for_others(path: Path) -> None:
+    """Large packets of one waiting peer, more than there are large slots, then one of another peer."""
+    peer, path.device.mtu = path.segment.rows[0], 9000
+    word, peer.key_word = peer.key_word, 0
+    waiting = [ipv4(os.urandom(2000)) for _ in range(GEOMETRY["train_slots"] + 8)]
+    for packet in waiting:
+        path.carry([packet])
+    before = path.counters()["UDP_SENT"]
+    path.carry([ipv4(os.urandom(2000), source="10.0.0.2", destination="10.0.0.1")])
+    assert path.counters()["UDP_SENT"] - before == 1
+    peer.key_word, path.device.mtu = word, MTU
+    lib.orders_give(path.segment, 0, lib.ORDER_LOOK)
+    lib.peer_schedule(path.segment, 0)
+    assert set(path.carry([])) <= set(waiting)
+    assert_whole(path)
