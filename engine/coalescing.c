@@ -3,6 +3,7 @@
  * shorter), and, in TCP, sequence numbers that follow each other. */
 #include "coalescing.h"
 
+#include "bytes.h"
 #include "checksum.h"
 #include "segmentation.h"
 
@@ -18,22 +19,6 @@ struct flow {
     uint32_t payload;
     int tcp;
 };
-
-static uint32_t load_be16(const uint8_t *from)
-{
-    return (uint32_t)from[0] << 8 | from[1];
-}
-
-static uint32_t load_be32(const uint8_t *from)
-{
-    return load_be16(from) << 16 | load_be16(from + 2);
-}
-
-static void store_be16(uint8_t *to, uint32_t value)
-{
-    to[0] = (uint8_t)(value >> 8);
-    to[1] = (uint8_t)value;
-}
 
 /* Describes a packet that could be joined to another; 0 when it is none: fragments, options,
  * extension headers, control flags, no payload. Headers are whole (engine/packet.c). */

@@ -1,28 +1,14 @@
 /* packet: bytes at their offsets; no struct is laid over a packet, which may stand anywhere. */
 #include "packet.h"
 
+#include "bytes.h"
+
 #include <stddef.h>
 
 #define IPV4_HEADER_BYTES 20
 #define IPV6_HEADER_BYTES 40
 
 enum ecn { NOT_ECT = 0, ECT_1 = 1, ECT_0 = 2, CE = 3 };
-
-static uint32_t load_le32(const uint8_t *from)
-{
-    return (uint32_t)from[0] | (uint32_t)from[1] << 8 | (uint32_t)from[2] << 16 | (uint32_t)from[3] << 24;
-}
-
-static void store_le32(uint8_t *to, uint32_t value)
-{
-    for (int i = 0; i < 4; i++)
-        to[i] = (uint8_t)(value >> (8 * i));
-}
-
-static uint32_t load_be16(const uint8_t *from)
-{
-    return (uint32_t)from[0] << 8 | from[1];
-}
 
 uint32_t message_type(const uint8_t *data, uint32_t length, int *why)
 {

@@ -3,34 +3,13 @@
  * and the checksum; of UDP the length and the checksum. All else is copied. */
 #include "segmentation.h"
 
+#include "bytes.h"
 #include "checksum.h"
 
 #define PROTOCOL_TCP 6
 #define PROTOCOL_UDP 17
 #define TCP_LAST_ONLY 0x09   /* FIN, PSH */
 #define TCP_FIRST_ONLY 0x80  /* CWR */
-
-static uint32_t load_be16(const uint8_t *from)
-{
-    return (uint32_t)from[0] << 8 | from[1];
-}
-
-static void store_be16(uint8_t *to, uint32_t value)
-{
-    to[0] = (uint8_t)(value >> 8);
-    to[1] = (uint8_t)value;
-}
-
-static uint32_t load_be32(const uint8_t *from)
-{
-    return load_be16(from) << 16 | load_be16(from + 2);
-}
-
-static void store_be32(uint8_t *to, uint32_t value)
-{
-    store_be16(to, value >> 16);
-    store_be16(to + 2, value & 0xffff);
-}
 
 static void store_sum(uint8_t *to, uint64_t sum)
 {
