@@ -1,0 +1,212 @@
+"""The interop matrix: Plait and wireguard-go, each combination of what may differ, bytes checked by hash.
+
+    python -m tests.interop.matrix [--only NAME]... [--covering] [--megabytes 100] [--json]
+
+    initiator 10.200.1.1 fd00:200:1::1 ──── 10.200.1.2 fd00:200:1::2 responder
+     wg0 10.0.0.1 fd01::1                               wg0 10.0.0.2 fd01::2
+
+In every cell bytes flow both ways over TCP, and in their midst something happens:
+
+    rekey          Plait's clock is stepped: by 121 s where Plait initiated, so that it takes new keys when it
+                   sends; by 181 s where wireguard-go did, so that Plait refuses the session and asks itself
+    roam           the initiator's address changes; wireguard-go's port does, for when a sticky source is
+                   gone kernels since about 6.17 say ENETUNREACH, and 0.0.20220316 knows only EINVAL
+    restart-plait  the engine ends and is started again with what showconf said, and speaks first:
+    restart-go     the other would notice only after 15 s without an answer
+
+The connections must survive it and both hashes must be right. Needs root, as all tests with namespaces.
+Exit code: 0 when all cells pass, 1 when one fails, 2 when nothing could be run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from tunnel import PORT, Side, Transfer, Tunnel, eventually, two_hosts
+
+from plait.lab import PLAIT, WIREGUARD_GO, Lab, LabError, missing
+
+EVENTS = ("rekey", "roam", "restart-plait", "restart-go")
+MEGABYTE = 10**6
+MOVED = {4: "10.200.1.77", 6: "fd00:200:1::77"}
+
+
+class Cell(NamedTuple):
+    """One combination. version: of the outer addresses."""
+
+    initiator: str
+    version: int
+    psk: bool
+    event: str
+
+    @property
+    def name(self) -> str:
+        """As --only wants it: plait-IPv4-psk-roam, with who initiates in front."""
+        return f"{self.initiator}-IPv{self.version}-{'psk' if self.psk else 'none'}-{self.event}"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a cell went. why: empty when it passed."""
+
+    cell: str
+    passed: bool
+    seconds: float
+    megabytes: int  # that arrived with the right hash, both ways together
+    why: str
+
+
+CELLS = [Cell(*factors) for factors in
+         itertools.product(("plait", "go"), (4, 6), (False, True), EVENTS)]
+
+
+def covering(cells: Sequence[Cell]) -> list[Cell]:
+    """A small selection in which every pair of values of cells occurs (greedy, always the same)."""
+
+    def pairs(cell: Cell) -> set[tuple[tuple[int, object], ...]]:
+        return set(itertools.combinations(enumerate(cell), 2))
+
+    missing_pairs = set().union(*map(pairs, cells))
+    chosen = []
+    while missing_pairs:
+        best = max(cells, key=lambda cell: len(pairs(cell) & missing_pairs))
+        missing_pairs -= pairs(best)
+        chosen.append(best)
+    return chosen
+
+
+def run(cell: Cell, count: int) -> int:
+    """One cell, at least count bytes each way. How many in all; AssertionError, LabError: it failed."""
+    engines = {"plait": PLAIT, "go": WIREGUARD_GO}
+    other = "go" if cell.initiator == "plait" else "plait"
+    with Lab() as lab:
+        tunnel = two_hosts(lab, engines[cell.initiator], engines[other], version=cell.version, psk=cell.psk,
+                           stepped=True)
+        initiator, responder = tunnel.sides
+        plait, go = tunnel.sides if cell.initiator == "plait" else (responder, initiator)
+        assert initiator.echo(responder.address4) == 3, "no handshake"
+        flows = [Transfer(initiator.host, responder.host, responder.address4, count, endless=True),
+                 Transfer(responder.host, initiator.host, initiator.address6, count, endless=True)]
+        eventually(lambda: min(initiator.transfer()) > count // 10, 60)
+        match cell.event:
+            case "rekey":
+                rekey(tunnel, plait, 121 if plait is initiator else 181)
+            case "roam":
+                roam(tunnel, cell)
+            case "restart-plait":
+                restart(plait, go, PLAIT)
+            case "restart-go":
+                restart(go, plait, WIREGUARD_GO)
+        before = initiator.transfer()
+        eventually(lambda: min(map(int.__sub__, initiator.transfer(), before)) > count // 20, 60)
+        assert all(flow.is_flowing for flow in flows), "a connection broke"
+        for flow in flows:
+            flow.finish(300)
+        assert initiator.echo(responder.address6) == 3, "no answer to the initiator at the end"
+        assert responder.echo(initiator.address4) == 3, "no answer to the responder at the end"
+        tunnel.check()
+        return sum(int(flow.receiver.output().split()[0]) for flow in flows)
+
+
+def rekey(tunnel: Tunnel, plait: Side, seconds: int) -> None:
+    """New keys."""
+    before = plait.handshake()
+    for clock in tunnel.clocks:
+        clock.step(seconds)
+    eventually(lambda: plait.handshake() > before, 30)
+
+
+def roam(tunnel: Tunnel, cell: Cell) -> None:
+    """The initiator is elsewhere, and the responder hears of it from its packets alone."""
+    initiator, responder = tunnel.sides
+    handshake = responder.handshake()
+    if cell.initiator == "plait":
+        address, length = MOVED[cell.version], 64 if cell.version == 6 else 24
+        old = tunnel.link.address(initiator.host, cell.version)
+        initiator.host.ip(f"address del {old}/{length} dev eth0",
+                          f"address add {address}/{length} dev eth0" + " nodad" * (cell.version == 6))
+        there = f"[{address}]:{PORT}" if cell.version == 6 else f"{address}:{PORT}"
+    else:
+        initiator.engine.wg("set", "wg0", "listen-port", "40000")
+        there = tunnel.link.endpoint(initiator.host, 40000, cell.version)
+    eventually(lambda: responder.get()["endpoint"] == there, 30)
+    assert responder.handshake() == handshake, "the session did not survive"
+
+
+def restart(side: Side, other: Side, command: Sequence[str]) -> None:
+    """The engine of side ends; a new one gets the configuration."""
+    text = side.engine.wg("showconf", "wg0")
+    before = other.handshake()
+    code = side.engine.stop()
+    assert code == 0 or command is WIREGUARD_GO, f"Plait ended with {code}"
+    side.engine = side.host.engine("wg0", command, environment={"PLAIT_CLOCK": "/run/clock"})
+    side.engine.wg("setconf", "wg0", "/dev/stdin", text=text)
+    side.host.ip("link set wg0 mtu 1420 up", f"address add {side.address4}/24 dev wg0",
+                 f"address add {side.address6}/64 dev wg0 nodad")
+    assert side.echo(other.address4, timeout=15) == 3, "no answer after the restart"
+    assert other.handshake() > before, "no new session"
+
+
+def outcome(cell: Cell, count: int) -> Outcome:
+    """Run a cell whatever happens in it."""
+    started, arrived, why = time.monotonic(), 0, ""
+    try:
+        arrived = run(cell, count)
+    except (AssertionError, LabError, OSError, ValueError, KeyError) as error:
+        why = f"{type(error).__name__}: {error}".strip()
+    return Outcome(cell.name, not why, round(time.monotonic() - started, 1), arrived // MEGABYTE, why)
+
+
+def table(outcomes: Sequence[Outcome]) -> str:
+    """Columns for people; why a cell failed on a line of its own below it."""
+    lines = [f"{'initiator':9}  {'outer':5}  {'key':4}  {'event':13}  {'':4}  {'s':>6}  {'MB':>6}"]
+    for each in outcomes:
+        initiator, outer, key, event = each.cell.split("-", 3)
+        lines.append(f"{initiator:9}  {outer:5}  {key:4}  {event:13}  {'pass' if each.passed else 'FAIL'}  "
+                     f"{each.seconds:6.1f}  {each.megabytes:6}")
+        lines += [f"    {line}" for line in each.why.splitlines()[:20]]
+    passed = sum(each.passed for each in outcomes)
+    seconds = sum(each.seconds for each in outcomes)
+    return "\n".join([*lines, f"{passed} of {len(outcomes)} cells pass, {seconds:.0f} s"])
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.interop.matrix", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", action="append", default=[], metavar="NAME",
+                        help="cells whose name has this part, as 'go-IPv6' or 'roam'; several: all of them")
+    parser.add_argument("--covering", action="store_true", help="a selection with every pair of values")
+    parser.add_argument("--megabytes", type=float, default=100, help="to send each way (default: 100)")
+    parser.add_argument("--json", action="store_true", help="print the outcomes as JSON")
+    options = parser.parse_args(arguments)
+    lacks = missing("wg", "wireguard-go")
+    for error in lacks:
+        print(f"matrix: {error}", file=sys.stderr)
+    cells = [cell for cell in (covering(CELLS) if options.covering else CELLS)
+             if all(part in cell.name for part in options.only)]
+    if not cells:
+        print(f"matrix: no cell has {' and '.join(options.only)} in its name: they are named as "
+              f"{CELLS[0].name}. Leave --only out to run all", file=sys.stderr)
+    if lacks or not cells:
+        return 2
+    outcomes = []
+    for cell in cells:
+        outcomes.append(outcome(cell, int(options.megabytes * MEGABYTE)))
+        print(f"matrix: {len(outcomes)}/{len(cells)} {cell.name} {'pass' if outcomes[-1].passed else 'FAIL'}",
+              file=sys.stderr, flush=True)
+    print(json.dumps([asdict(each) for each in outcomes], indent=2) if options.json else table(outcomes))
+    return 0 if all(each.passed for each in outcomes) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

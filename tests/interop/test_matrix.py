@@ -1,0 +1,52 @@
+"""The interop matrix in little: every pair of values, few bytes. `python -m tests.interop.matrix` is whole.
+
+    initiator wg0 10.0.0.1 fd01::1 ── eth0 ──── eth0 ── wg0 10.0.0.2 fd01::2 responder
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+
+import matrix
+import pytest
+from matrix import CELLS, Cell, Outcome, covering
+
+COUNT = 4 * matrix.MEGABYTE
+
+
+@pytest.mark.network
+@pytest.mark.parametrize("cell", covering(CELLS), ids=lambda cell: cell.name)
+def test_cell(cell: Cell) -> None:
+    assert matrix.run(cell, COUNT) >= 2 * COUNT
+
+
+def test_selection_has_every_pair_of_values_and_is_small() -> None:
+    def pairs(cells: list[Cell]) -> set[object]:
+        return {pair for cell in cells for pair in itertools.combinations(enumerate(cell), 2)}
+
+    assert len(CELLS) == 32
+    assert pairs(covering(CELLS)) == pairs(CELLS)
+    assert len(covering(CELLS)) <= 10
+
+
+@pytest.mark.network
+def test_exit_code_and_table_tell_what_failed(monkeypatch: pytest.MonkeyPatch,
+                                              capsys: pytest.CaptureFixture[str]) -> None:
+    def run(cell: Cell, count: int) -> int:
+        assert cell.event != "roam", "lost on the way"
+        return 2 * count
+
+    monkeypatch.setattr(matrix, "run", run)
+    assert matrix.main(["--only", "go-IPv6", "--only", "psk-re"]) == 0
+    assert "3 of 3 cells pass" in capsys.readouterr().out
+    assert matrix.main(["--only", "plait-IPv4-none", "--megabytes", "7"]) == 1
+    out = capsys.readouterr().out
+    assert "3 of 4 cells pass" in out and "AssertionError: lost on the way" in out
+    lines = out.splitlines()
+    assert len({line.index("pass") for line in lines[1:-1] if "pass" in line}) == 1
+    assert matrix.main(["--only", "roam", "--json"]) == 1
+    outcomes = [Outcome(**each) for each in json.loads(capsys.readouterr().out)]
+    assert [each.passed for each in outcomes] == [False] * 8
+    assert matrix.main(["--only", "carrier pigeon"]) == 2
+    assert capsys.readouterr().out == ""

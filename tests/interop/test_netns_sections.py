@@ -1,0 +1,656 @@
+"""The kernel's WireGuard selftest (tools/testing/selftests/wireguard/netns.sh), section by section.
+
+What stands here in its place; our hosts and addresses are our own. Sections that other tests hold are named,
+too, and those that no engine behind a TUN device can pass, with the reason.
+
+| Section | Held by |
+|---|---|
+| interface moved away from its sockets | all tests with `bare`, below |
+| byte counts after ten pings: `wg show transfer`, handshake time | test_pairs: test_handshake_and_exact_bytes |
+| byte counts after ten pings: `ip -stats link` | cannot: the kernel's own device counts what is on the wire, a \
+TUN device what is inside, and nobody else can write its counters |
+| pings, TCP and UDP, both families, IPv4 and IPv6 outside, MTU 1420 and large | test_pings_and_streams |
+| streams in parallel (the selftest: on Linux 5.4 alone) | test_pings_and_streams, \
+test_many_streams_with_several_peers; test_gateway: twenty peers |
+| route MTU with padding | cannot: what is read from a TUN device does not say which route brought it, so \
+padding ends at the interface's MTU; that: tests/protocol, test_padding_to_16_capped_at_the_mtu |
+| roaming over IPv4 and IPv6 | test_roaming_of_the_transport_itself; test_roaming: with wireguard-go |
+| crypto-RP filter | test_source_of_a_more_specific_peer_is_refused |
+| private key change, handshake at once | test_private_key_changes_and_the_handshake_is_immediate |
+| wg through wg | test_tunnel_through_a_tunnel |
+| routing loop between namespaces | test_routing_loop_of_two_tunnels |
+| NAT, persistent keepalive | test_persistent_keepalive_keeps_the_mapping |
+| packets bound to the interface, mark changed on output | \
+test_packets_bound_to_the_interface_and_marked_on_the_way |
+| onion routing, and its loop | test_onion_and_its_loop |
+| policy routing as wg-quick's | test_mark_and_policy_routing |
+| ICMP error through NAT | test_icmp_error_finds_its_way_back_through_nat, but for the error's source: the \
+selftest wants the gateway's address, and the kernel drops packets that come out of a TUN device with a source \
+of its own as martians; ours is the address that cannot be reached |
+| source address not too sticky | test_source_is_not_too_sticky |
+| reply to sender | test_reply_to_sender; test_roaming: with wireguard-go |
+| asked address of another interface (dummy) | test_asked_address_belongs_to_another_interface: a bridge |
+| another interface's route takes precedence | test_route_that_takes_precedence |
+| configurations that take several answers | test_configurations_whose_answers_are_long |
+| a device that does not exist | test_configuration: test_wg_says_no_such_device_for_what_is_not_there |
+| keys set, removed, our own as a peer, clamped; overlapping allowed IPs | test_keys_of_every_kind |
+| public keys of low order | test_public_keys_of_low_order_are_kept_and_sent_nothing |
+| nothing outlives its network namespace | test_interface_goes_with_its_namespace |
+| no circle of references | test_interfaces_in_each_others_namespaces |
+| objects created and destroyed by the kernel log | cannot: the module's own debug messages |
+
+The sections need no netem and no vrf; `ip link set up` and `down` is held by tests/protocol.
+
+    host left           host transport (wg1, wg2: plaitd; sockets)         host right
+     └─ wg1 10.0.0.1 ───── lo 127.0.0.1, ::1 ────────────────────── wg2 10.0.0.2 ─┘
+        fd01::1                                                         fd01::2
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from ipaddress import IPv6Address
+
+import pytest
+from tunnel import PORT, Side, check_words, eventually
+
+from plait.lab import PLAIT, WIREGUARD_GO, Engine, Host, Lab, Link, Peer, keypair, preshared_key, search_path
+
+pytestmark = pytest.mark.network
+
+BIG_MTU = 34816 - 1500 + 1420  # the selftest's own
+_ports = itertools.count(6000)
+
+
+def move(engine: Engine, host: Host) -> None:
+    """The interface goes to another host; the engine and its sockets stay."""
+    subprocess.run(["nsenter", "-t", str(engine.host.pid), "-n", "ip", "link", "set", engine.interface,
+                    "netns", str(host.pid)], check=True, env={"PATH": search_path()})
+
+
+def set_peer(side: Side, other: Side | str, *what: str, text: str | None = None) -> None:
+    """`wg set` of one peer."""
+    key = other if isinstance(other, str) else other.public_key
+    side.engine.wg("set", side.interface, "peer", key, *what, text=text)
+
+
+def endpoint_of(side: Side, other: Side) -> str:
+    """Where side believes other to be."""
+    lines = side.engine.wg("show", side.interface, "endpoints").splitlines()
+    return dict(line.split("\t") for line in lines)[other.public_key]
+
+
+def joined(engines: Sequence[Engine], homes: Sequence[Host], ports: Sequence[int] = (PORT, PORT), *,
+           inner4: str = "10.0.0", inner6: str = "fd01::", mtu: int = 1420) -> tuple[Side, Side]:
+    """Both engines configured as each other's peer, without endpoints; homes: where the interfaces are."""
+    sides = [Side(home, engine, *keypair(), f"{inner4}.{n}", f"{inner6}{n}")
+             for n, (engine, home) in enumerate(zip(engines, homes, strict=True), 1)]
+    shared = preshared_key()
+    for side, other, port in zip(sides, reversed(sides), ports, strict=True):
+        text = (f"[Interface]\nPrivateKey = {side.private_key}\nListenPort = {port}\n"
+                + Peer(other.public_key, [f"{other.address4}/32", f"{other.address6}/128"],
+                       preshared_key=shared).section())
+        side.engine.wg("setconf", side.interface, "/dev/stdin", text=text)
+        side.host.ip(f"address add {side.address4}/24 dev {side.interface}",
+                     f"address add {side.address6}/112 dev {side.interface} nodad",
+                     f"link set {side.interface} mtu {mtu} up")
+    return sides[0], sides[1]
+
+
+def floods_and_streams(one: Side, two: Side, udp: int | None = None) -> None:
+    """Ten pings each way and family; two TCP streams each way; UDP as fast as it will go (of family udp)."""
+    for version in (4, 6):
+        assert one.echo(two.address(version), 10) == 10
+        assert two.echo(one.address(version), 10) == 10
+    with ThreadPoolExecutor(2) as pool:
+        runs = [pool.submit(stream, *pair) for pair in ((one, two, 4), (two, one, 6))]
+    for run in runs:
+        run.result()
+    # One after the other: a flood may push aside the one datagram by which iperf3 opens a stream.
+    for version in (4, 6) if udp is None else (udp,):
+        stream(*((two, one) if version == 4 else (one, two)), version, "-u", "-b", "0")
+
+
+def stream(source: Side, target: Side, version: int, *extra: str) -> None:
+    """iperf3, two streams side by side; both must have brought something."""
+    run = source.host.iperf3(target.host, target.address(version), 1, streams=2, port=next(_ports),
+                             extra=extra)
+    got = [each.get("receiver") or each["udp"] for each in run.report["end"]["streams"]]
+    assert len(got) == 2 and all(each["bytes"] > 0 for each in got), got
+
+
+@dataclass
+class Bare:
+    """Two sides whose transport is another host's loopback."""
+
+    transport: Host
+    left: Side
+    right: Side
+
+    def meet(self, version: int) -> None:
+        """Both are told the other's endpoint."""
+        there = "[::1]" if version == 6 else "127.0.0.1"
+        set_peer(self.left, self.right, "endpoint", f"{there}:2")
+        set_peer(self.right, self.left, "endpoint", f"{there}:1")
+
+
+@pytest.fixture(scope="module")
+def bare() -> Iterator[Bare]:
+    with Lab() as lab:
+        transport, left, right = lab.add_hosts(["transport", "left", "right"])
+        engines = [transport.engine(name, PLAIT, wait=False) for name in ("wg1", "wg2")]
+        for engine, host in zip(engines, (left, right), strict=True):
+            move(engine.wait_ready(), host)
+        made = Bare(transport, *joined(engines, (left, right), (1, 2)))
+        time.sleep(1)  # what changes in another namespace is noticed within a second
+        made.meet(4)
+        # What changes in another namespace is noticed within a second.
+        eventually(lambda: made.left.echo(made.right.address4, 1, timeout=0.2), 15)
+        yield made
+        for engine in engines:
+            check_words(engine.process)
+            assert engine.process.poll() is None
+
+
+@pytest.mark.parametrize("mtu", [1420, BIG_MTU])
+@pytest.mark.parametrize("version", [4, 6])
+def test_pings_and_streams(bare: Bare, version: int, mtu: int) -> None:
+    """version: of the outer transport."""
+    bare.meet(version)
+    for side in (bare.left, bare.right):
+        side.host.ip(f"link set {side.interface} mtu {mtu}")
+    floods_and_streams(bare.left, bare.right, version)
+    # The largest packet goes whole.
+    eventually(lambda: bare.left.host.ping(bare.right.address4, 1, size=mtu - 28).received)
+    for side in (bare.left, bare.right):
+        side.host.ip(f"link set {side.interface} mtu 1420")
+
+
+def test_roaming_of_the_transport_itself(bare: Bare) -> None:
+    bare.meet(4)
+    assert bare.left.echo(bare.right.address4) == 3
+    bare.transport.ip("address del 127.0.0.1/8 dev lo", "address add 127.212.121.99/8 dev lo")
+    bare.left.engine.wg("set", "wg1", "listen-port", "9999")
+    set_peer(bare.left, bare.right, "endpoint", "127.0.0.1:2")
+    assert bare.left.echo(bare.right.address6) == 3
+    assert endpoint_of(bare.right, bare.left) == "127.212.121.99:9999"
+    bare.left.engine.wg("set", "wg1", "listen-port", "9998")
+    set_peer(bare.left, bare.right, "endpoint", "[::1]:2")
+    assert bare.left.echo(bare.right.address4) == 3
+    assert endpoint_of(bare.right, bare.left) == "[::1]:9998"
+    bare.transport.ip("address del 127.212.121.99/8 dev lo", "address add 127.0.0.1/8 dev lo")
+    bare.left.engine.wg("set", "wg1", "listen-port", "1")
+
+
+def arrives(source: Side, target: Side) -> bool:
+    """Whether one UDP datagram gets there."""
+    with closing(target.host.socket()) as there, closing(source.host.socket()) as here:
+        there.bind((target.address4, 1111))
+        there.settimeout(0.5)
+        here.sendto(b"X", (target.address4, 1111))
+        try:
+            return there.recv(16) == b"X"
+        except TimeoutError:
+            return False
+
+
+def test_source_of_a_more_specific_peer_is_refused(bare: Bare) -> None:
+    """And yet the endpoint has moved: the outer packet was authentic."""
+    bare.meet(6)
+    left, right = bare.left, bare.right
+    set_peer(left, right, "allowed-ips", "10.0.0.0/24,fd01::2/128")
+    assert eventually(lambda: arrives(right, left))
+    other = keypair()[1]
+    set_peer(left, other, "allowed-ips", "10.0.0.2/32")
+    right.engine.wg("set", "wg2", "listen-port", "9997")
+    assert not arrives(right, left)
+    assert endpoint_of(left, right) == "[::1]:9997"
+    set_peer(left, other, "remove")
+    assert arrives(right, left)
+    set_peer(left, right, "allowed-ips", "10.0.0.2/32,fd01::2/128")
+    right.engine.wg("set", "wg2", "listen-port", "2")
+
+
+def test_private_key_changes_and_the_handshake_is_immediate(bare: Bare) -> None:
+    bare.meet(4)
+    left, right = bare.left, bare.right
+    assert left.echo(right.address4) == 3
+    shared = preshared_key()
+    secret, public = keypair()
+    left.engine.wg("set", "wg1", "private-key", "/dev/stdin", text=secret)
+    set_peer(left, right, "preshared-key", "/dev/stdin", text=shared)
+    right.engine.wg("set", "wg2", "peer", left.public_key, "remove")
+    set_peer(right, public, "preshared-key", "/dev/stdin", "allowed-ips",
+             f"{left.address4}/32,{left.address6}/128", text=shared)
+    left.private_key, left.public_key = secret, public
+    assert left.echo(right.address4, timeout=3) == 3
+    assert endpoint_of(right, left) == "127.0.0.1:1"
+
+
+@dataclass
+class Natted:
+    """client 10.200.1.1 ── router (masquerade to 10.200.2.1) ── 10.200.2.2 server"""
+
+    router: Host
+    client: Side
+    server: Side
+    outside: Link
+
+    def mappings(self) -> int:
+        """UDP mappings that the router knows."""
+        return len(self.router.run(["conntrack", "-L", "-p", "udp"]).stdout.splitlines())
+
+
+def nft(host: Host, text: str) -> None:
+    host.run(["nft", "-f", "-"], text=text)
+
+
+@pytest.fixture(scope="module")
+def natted() -> Iterator[Natted]:
+    with Lab() as lab:
+        client, router, server = lab.add_hosts(["client", "router", "server"])
+        engines = [host.engine("wg0", PLAIT, wait=False) for host in (client, server)]
+        lab.link(client, router)
+        outside = lab.link(router, server)
+        client.ip("route add default via 10.200.1.2", "route add default via fd00:200:1::2")
+        for host in (router, server):
+            host.run(["sysctl", "-qw", "net.ipv4.ip_forward=1"])
+        router.run(["sysctl", "-qw", "net.netfilter.nf_conntrack_udp_timeout=2",
+                    "net.netfilter.nf_conntrack_udp_timeout_stream=2"])
+        nft(router, """table ip nat { chain out { type nat hook postrouting priority 100;
+            ip saddr 10.200.1.0/24 ip daddr 10.200.2.0/24 masquerade; }; }""")
+        for engine in engines:
+            engine.wait_ready()
+        made = Natted(router, *joined(engines, (client, server)), outside)
+        set_peer(made.client, made.server, "endpoint", f"10.200.2.2:{PORT}")
+        yield made
+        for engine in engines:
+            check_words(engine.process)
+            assert engine.process.poll() is None
+
+
+def test_persistent_keepalive_keeps_the_mapping(natted: Natted) -> None:
+    """Without it the mapping expires after two seconds, and nobody reaches the client any more."""
+    client, server = natted.client, natted.server
+    set_peer(client, server, "persistent-keepalive", "1")
+    assert client.echo(server.address4) == 3
+    assert endpoint_of(server, client) == f"10.200.2.1:{PORT}"
+    before = server.transfer()[0]
+    eventually(lambda: server.transfer()[0] >= before + 3 * 32)
+    assert server.echo(client.address4) == 3
+    set_peer(client, server, "persistent-keepalive", "0")
+    eventually(lambda: natted.mappings() == 0)
+    assert server.echo(client.address4, 1, timeout=0.5) == 0
+    assert client.echo(server.address4) == 3
+    assert server.echo(client.address4) == 3
+
+
+def test_packets_bound_to_the_interface_and_marked_on_the_way(natted: Natted) -> None:
+    """ping -I wg0; then with a mark set on output, so that the packet is routed a second time."""
+    client, there = natted.client, natted.server.address4
+    assert client.echo(there) == 3
+    bound = ["ping", "-n", "-c", "1", "-W", "2", "-I", "wg0", there]
+    client.host.run(bound)
+    nft(client.host, "table ip m { chain o { type route hook output priority mangle; meta mark set 1; }; }")
+    assert client.echo(there) == 3
+    client.host.run(bound)
+    nft(client.host, "delete table ip m")
+
+
+def test_onion_and_its_loop(natted: Natted) -> None:
+    """A peer of wg0 whose endpoint is reached through another peer of wg0; then through itself."""
+    client, server = natted.client, natted.server
+    assert client.echo(server.address4) == 3
+    secret, public = keypair()
+    inner = server.host.engine("wg1", PLAIT)
+    inner.configure(secret, [Peer(client.public_key, ["10.1.0.1/32"])], ["10.1.0.2/24"], 5)
+    set_peer(client, public, "allowed-ips", "10.1.0.2/32", "endpoint", f"{server.address4}:5")
+    client.host.ip("address add 10.1.0.1/24 dev wg0")
+    assert client.echo("10.1.0.2") == 3
+    assert inner.stop() == 0
+    set_peer(client, public, "endpoint", "10.1.0.2:5")
+    assert client.echo("10.1.0.2", 1, timeout=0.3) == 0
+    set_peer(client, public, "remove")
+    client.host.ip("address del 10.1.0.1/24 dev wg0")
+    assert client.echo(server.address4) == 3
+
+
+def test_mark_and_policy_routing(natted: Natted) -> None:
+    """The default route goes through the tunnel, what is marked goes past it: as wg-quick does it."""
+    client, server = natted.client, natted.server
+    server.host.ip("address add 192.168.99.7/32 dev wg0", "address add abab::1111/128 dev wg0 nodad")
+    allowed = f"{server.address4}/32,{server.address6}/128,192.168.99.7/32,abab::1111/128"
+    client.engine.wg("set", "wg0", "fwmark", "51820")
+    set_peer(client, server, "allowed-ips", allowed)
+    client.host.run(["sysctl", "-qw", "net.ipv4.conf.all.src_valid_mark=1", "net.ipv4.conf.all.rp_filter=0"])
+    for version in (4, 6):
+        client.host.run(["ip", f"-{version}", "-batch", "-"], text=(
+            "route add default dev wg0 table 51820\nrule add not fwmark 51820 table 51820\n"
+            "rule add table main suppress_prefixlength 0\n"))
+    assert client.echo("192.168.99.7", 100) == 100
+    assert client.echo("abab::1111", 100) == 100
+    # It was the mark: without it the engine's own messages go into the tunnel.
+    client.engine.wg("set", "wg0", "fwmark", "0")
+    assert client.echo("192.168.99.7", 1, timeout=0.3) == 0
+    client.engine.wg("set", "wg0", "fwmark", "51820")
+    assert client.echo("192.168.99.7") == 3
+
+
+def test_icmp_error_finds_its_way_back_through_nat(natted: Natted) -> None:
+    """The router's packet goes into the server's tunnel under the server's own address."""
+    router, client, server = natted.router, natted.client, natted.server
+    nft(server.host, f"""table ip nat {{ chain out {{ type nat hook postrouting priority 100;
+        ip saddr 10.200.2.0/24 ip daddr 10.0.0.0/24 snat to {server.address4}; }}; }}""")
+    router.ip(f"route add {client.address4} via 10.200.2.2")
+    server.engine.wg("set", "wg0", "peer", client.public_key, "remove")
+    said = router.run(["ping", "-n", "-c", "1", "-W", "2", client.address4], check=False).stdout
+    assert "Destination Host Unreachable" in said
+
+
+@dataclass
+class Cabled:
+    """Two sides with eth0 between them, and eth1, a second cable, where a test lays one."""
+
+    lab: Lab
+    one: Side
+    two: Side
+
+
+@pytest.fixture
+def cabled() -> Iterator[Cabled]:
+    """Addresses of eth0 are the test's own: the default ones are flushed."""
+    with Lab() as lab:
+        hosts = lab.add_hosts(["one", "two"])
+        engines = [host.engine("wg0", PLAIT, wait=False) for host in hosts]
+        lab.link(*hosts)
+        for engine, host in zip(engines, hosts, strict=True):
+            engine.wait_ready()
+            host.ip("address flush dev eth0")
+            host.run(["sysctl", "-qw", "net.ipv4.conf.eth0.promote_secondaries=1",
+                      "net.ipv4.conf.all.rp_filter=0", "net.ipv4.conf.eth0.rp_filter=0"])
+        made = Cabled(lab, *joined(engines, hosts))
+        yield made
+        for engine in engines:
+            check_words(engine.process)
+
+
+def test_source_is_not_too_sticky(cabled: Cabled) -> None:
+    """An address that goes is replaced by the one that came, in both families."""
+    one, two = cabled.one, cabled.two
+    for version, first, second, there, length in ((4, "10.9.0.1", "10.9.0.10", "10.9.0.2", 24),
+                                                  (6, "fd09::1", "fd09::10", "fd09::2", 96)):
+        nodad = " nodad" * (version == 6)
+        one.host.ip(f"address add {first}/{length} dev eth0" + nodad)
+        two.host.ip(f"address add {there}/{length} dev eth0" + nodad)
+        set_peer(one, two, "endpoint", f"[{there}]:{PORT}" if version == 6 else f"{there}:{PORT}")
+        assert one.echo(two.address4) == 3
+        one.host.ip(f"address add {second}/{length} dev eth0" + nodad,
+                    f"address del {first}/{length} dev eth0")
+        assert one.echo(two.address4) == 3
+        assert second in endpoint_of(two, one)
+
+
+def test_reply_to_sender(cabled: Cabled) -> None:
+    """Each address that is asked answers itself: the asker's endpoint stays what it was told."""
+    one, two = cabled.one, cabled.two
+    one.host.ip("address add 10.9.0.1/24 dev eth0", "address add 10.9.0.2/24 dev eth0",
+                "address add fd09::1/96 dev eth0 nodad", "address add fd09::2/96 dev eth0 nodad")
+    two.host.ip("address add 10.9.0.3/24 dev eth0", "address add fd09::3/96 dev eth0 nodad")
+    for address in ("10.9.0.1", "[fd09::1]", "10.9.0.2", "[fd09::2]"):
+        set_peer(two, one, "endpoint", f"{address}:{PORT}")
+        assert two.echo(one.address4) == 3
+        assert endpoint_of(two, one) == f"{address}:{PORT}"
+
+
+def test_asked_address_belongs_to_another_interface(cabled: Cabled) -> None:
+    """The selftest uses a dummy interface for it; a bridge without ports does as well."""
+    one, two = cabled.one, cabled.two
+    one.host.ip("address add 10.9.0.1/24 dev eth0", "link add br0 type bridge", "link set br0 up",
+                "address add 10.50.0.1/24 dev br0")
+    two.host.ip("address add 10.9.0.3/24 dev eth0", "route add 10.50.0.0/24 dev eth0 via 10.9.0.1")
+    set_peer(two, one, "endpoint", f"10.50.0.1:{PORT}")
+    assert two.echo(one.address4) == 3
+    assert endpoint_of(two, one) == f"10.50.0.1:{PORT}"
+
+
+def test_route_that_takes_precedence(cabled: Cabled) -> None:
+    """A better route by another interface: packets leave there, from its address."""
+    one, two = cabled.one, cabled.two
+    cabled.lab.link(one.host, two.host)
+    for host in (one.host, two.host):
+        host.ip("address flush dev eth1")
+        host.run(["sysctl", "-qw", "net.ipv4.conf.eth1.rp_filter=0"])
+    one.host.ip("address add 10.9.0.1/24 dev eth0", "address add 10.9.0.3/24 dev eth1",
+                "route flush dev eth0", "route flush dev eth1",
+                "route add 10.9.0.0/24 dev eth0 src 10.9.0.1 metric 2")
+    two.host.ip("address add 10.9.0.2/24 dev eth0")
+    set_peer(one, two, "endpoint", f"10.9.0.2:{PORT}")
+    assert one.echo(two.address4) == 3
+    assert endpoint_of(two, one) == f"10.9.0.1:{PORT}"
+    one.host.ip("route add 10.9.0.0/24 dev eth1 src 10.9.0.3 metric 1")
+    assert one.echo(two.address4) == 3
+    assert endpoint_of(two, one) == f"10.9.0.3:{PORT}"
+
+
+def nested(cabled: Cabled) -> tuple[Side, Side]:
+    """wg1 through wg0."""
+    one, two = cabled.one, cabled.two
+    one.host.ip("address add 10.9.0.1/24 dev eth0")
+    two.host.ip("address add 10.9.0.2/24 dev eth0")
+    set_peer(one, two, "endpoint", f"10.9.0.2:{PORT}")
+    set_peer(two, one, "endpoint", f"10.9.0.1:{PORT}")
+    engines = [side.host.engine("wg1", PLAIT, wait=False) for side in (one, two)]
+    for engine in engines:
+        engine.wait_ready()
+    inner = joined(engines, (one.host, two.host), (5, 5), inner4="10.5.0", inner6="fd05::", mtu=1340)
+    for side, other, there in ((inner[0], inner[1], two), (inner[1], inner[0], one)):
+        set_peer(side, other, "endpoint", f"[{there.address6}]:5")
+    return inner
+
+
+def test_tunnel_through_a_tunnel(cabled: Cabled) -> None:
+    inner = nested(cabled)
+    floods_and_streams(*inner)
+    # All that arrived came through wg0, and was longer there.
+    assert inner[1].transfer()[0] + 60 < cabled.two.transfer()[0]
+    for side in inner:
+        check_words(side.engine.process)
+
+
+def test_routing_loop_of_two_tunnels(cabled: Cabled) -> None:
+    """wg1 through wg0 and wg0 through wg1: nothing arrives, the engines live, and it can be undone."""
+    one, two = cabled.one, cabled.two
+    inner = nested(cabled)
+    assert inner[0].echo(inner[1].address4) == 3
+    set_peer(one, two, "endpoint", f"{inner[1].address4}:7")
+    assert inner[0].echo(inner[1].address4, 1, timeout=0.3) == 0
+    set_peer(one, two, "endpoint", f"10.9.0.2:{PORT}")
+    assert one.echo(two.address4) == 3
+    assert inner[0].echo(inner[1].address4) == 3
+    for side in inner:
+        check_words(side.engine.process)
+
+
+@pytest.fixture(scope="module")
+def alone() -> Iterator[Engine]:
+    """An engine without any peer to speak with."""
+    with Lab() as lab:
+        engine = lab.host("alone").engine("wg0", PLAIT)
+        yield engine
+        check_words(engine.process)
+
+
+CONFIGURATIONS = {
+    "one peer, 130,560 allowed IPs": [[f"{a}.{b}.0.0/16, {IPv6Address(f'{a:x}::{b:x}')}/128"
+                                       for a in range(1, 256) for b in range(256)]],
+    "40 peers, 52 allowed IPs each": [[f"{a}.{b}.0.0/16" for b in range(1, 53)] for a in range(1, 41)],
+    "29 bare peers and one": [[]] * 29 + [["255.2.3.4/32, abcd::255/128"]],
+    "197 allowed IPs and none": [[], [f"abcd::{n:x}/128" for n in range(1, 198)]],
+}
+
+
+@pytest.mark.parametrize("name", CONFIGURATIONS)
+def test_configurations_whose_answers_are_long(alone: Engine, name: str) -> None:
+    text = f"[Interface]\nPrivateKey = {keypair()[0]}\n"
+    expected = []
+    for ips in CONFIGURATIONS[name]:
+        public = keypair()[1]
+        text += Peer(public, ips).section() if ips else f"[Peer]\nPublicKey = {public}\n"
+        expected.append((public, sorted(", ".join(ips).split(", ")) if ips else ["(none)"]))
+    alone.wg("setconf", "wg0", "/dev/stdin", text=text)
+
+    def shown() -> list[tuple[str, list[str]]]:
+        lines = alone.wg("show", "wg0", "allowed-ips").splitlines()
+        return sorted((line.split("\t")[0], sorted(line.split("\t")[1].split())) for line in lines)
+
+    assert shown() == sorted(expected)
+    again = alone.wg("showconf", "wg0")
+    alone.wg("setconf", "wg0", "/dev/stdin", text=f"[Interface]\nPrivateKey = {keypair()[0]}\n")
+    assert shown() == []
+    alone.wg("setconf", "wg0", "/dev/stdin", text=again)
+    assert shown() == sorted(expected)
+
+
+def test_keys_of_every_kind(alone: Engine) -> None:
+    (secret, own), (second, second_public), shared = keypair(), keypair(), preshared_key()
+
+    def show(what: str) -> str:
+        return alone.wg("show", "wg0", what).strip()
+
+    def set_key(text: str) -> None:
+        alone.wg("set", "wg0", "private-key", "/dev/stdin", text=text)
+
+    alone.wg("setconf", "wg0", "/dev/stdin", text=f"[Interface]\nPrivateKey = {secret}\n")
+    assert show("public-key") == own
+    alone.wg("set", "wg0", "peer", second_public, "preshared-key", "/dev/stdin", text=shared)
+    assert show("private-key") == secret
+    assert show("preshared-keys") == f"{second_public}\t{shared}"
+    alone.wg("set", "wg0", "private-key", "/dev/null", "peer", second_public, "preshared-key", "/dev/null")
+    assert show("private-key") == "(none)"
+    assert show("preshared-keys") == f"{second_public}\t(none)"
+    set_key(second)  # the peer is now ourselves, and goes; it does not come back
+    assert show("public-key") == second_public
+    assert show("peers") == ""
+    alone.wg("set", "wg0", "peer", second_public)
+    assert show("peers") == ""
+    set_key(secret)
+    alone.wg("set", "wg0", "peer", second_public)
+    assert show("peers") == second_public
+    set_key("/" + secret[1:])  # stored clamped
+    assert show("private-key") == "+" + secret[1:]
+    for ips in ("0.0.0.0/0,10.0.0.0/8,100.0.0.0/10,172.16.0.0/12,192.168.0.0/16", "0.0.0.0/0",
+                "::/0,1700::/111,5000::/4,e000::/37,9000::/75", "::/0"):
+        alone.wg("set", "wg0", "peer", second_public, "allowed-ips", ips)
+        assert sorted(show("allowed-ips").split("\t")[1].split()) == sorted(ips.split(","))
+    alone.wg("set", "wg0", "peer", second_public, "remove")
+
+
+# RFC 7748 section 7, "contributory behaviour"; the points of low order on the curve and its twist.
+LOW_ORDER = ["00" * 32, "01" + "00" * 31,
+             "e0eb7a7c3b41b8ae1656e3faf19fc46ada098deb9c32b1fd866205165f49b800",
+             "5f9c95bca3508c24b1d0b1559c83ef5b04445cc4581c8e86d8224eddd09f1157",
+             "ec" + "ff" * 30 + "7f", "ed" + "ff" * 30 + "7f", "ee" + "ff" * 30 + "7f"]
+
+
+def test_public_keys_of_low_order_are_kept_and_sent_nothing(alone: Engine) -> None:
+    good = keypair()[1]
+    with closing(alone.host.socket()) as bad_end, closing(alone.host.socket()) as good_end:
+        for end, port in ((bad_end, 1111), (good_end, 1112)):
+            end.bind(("127.0.0.1", port))
+        alone.wg("setconf", "wg0", "/dev/stdin", text=f"[Interface]\nPrivateKey = {keypair()[0]}\n")
+        for key in LOW_ORDER:
+            answer = alone.uapi(f"set=1\npublic_key={key}\nendpoint=127.0.0.1:1111\n"
+                                "persistent_keepalive_interval=1\n\n")
+            assert answer == "errno=0\n\n"
+        assert len(alone.wg("show", "wg0", "peers").split()) == len(LOW_ORDER)
+        alone.host.ip("link set wg0 up")
+        # A good peer that is added last is greeted at once, so the bad ones had their turn.
+        alone.wg("set", "wg0", "peer", good, "endpoint", "127.0.0.1:1112", "persistent-keepalive", "1")
+        good_end.settimeout(5)
+        assert len(good_end.recv(200)) == 148
+        bad_end.settimeout(1.5)
+        with pytest.raises(TimeoutError):
+            bad_end.recv(200)
+    alone.host.ip("link set wg0 down")
+
+
+def test_interface_goes_with_its_namespace() -> None:
+    """Two engines whose interfaces are in each other's host: the hosts end, so do the engines and tunnels."""
+    with Lab() as lab:
+        transport, left, right = lab.add_hosts(["transport", "left", "right"])
+        engines = [transport.engine(name, PLAIT, wait=False) for name in ("wg1", "wg2")]
+        for engine, host in zip(engines, (left, right), strict=True):
+            move(engine.wait_ready(), host)
+        left_side, right_side = joined(engines, (left, right), (1, 2))
+        for side, other, port in ((left_side, right_side, 2), (right_side, left_side, 1)):
+            set_peer(side, other, "endpoint", f"[::1]:{port}")
+        time.sleep(1)  # as above
+        eventually(lambda: left_side.echo(right_side.address6, 1, timeout=0.2), 15)
+        for engine, host in zip(engines, (left, right), strict=True):
+            host.close()
+            assert engine.process.wait(10) == 0
+            assert engine.processes() == []
+            assert not engine.socket_path.exists()
+            check_words(engine.process)
+
+
+def test_interfaces_in_each_others_namespaces() -> None:
+    """No circle keeps anything alive when both hosts end."""
+    with Lab() as lab:
+        one, two = lab.add_hosts(["one", "two"])
+        engines = [one.engine("wg1", PLAIT), two.engine("wg2", PLAIT)]
+        move(engines[0], two)
+        move(engines[1], one)
+        namespaces = {f"/proc/{host.pid}/ns/net" for host in (one, two)}
+        inodes = {os.stat(path).st_ino for path in namespaces}
+        assert holders(inodes)
+        two.close()
+        assert engines[0].process.wait(10) == 0  # its interface has gone
+        one.close()
+        eventually(lambda: not holders(inodes))
+
+
+def holders(inodes: set[int]) -> list[str]:
+    """Processes in these network namespaces."""
+    found = []
+    for entry in os.listdir("/proc"):
+        with suppress(OSError):
+            if entry.isdigit() and os.stat(f"/proc/{entry}/ns/net").st_ino in inodes:
+                found.append(entry)
+    return found
+
+
+@pytest.mark.parametrize("engines", [(PLAIT, WIREGUARD_GO, PLAIT)], ids=["plait-go-plait"])
+def test_many_streams_with_several_peers(engines: Sequence[Sequence[str]]) -> None:
+    """A hub and three peers, two of them reached over IPv6: eight TCP streams with each at once."""
+    with Lab() as lab:
+        hub, *hosts = lab.add_hosts(["hub", "a", "b", "c"])
+        secret, public = keypair()
+        server = hub.engine("wg0", PLAIT, settings="receivers = 2\nconsumers = 2\n", wait=False)
+        clients = [host.engine("wg0", command, wait=False)
+                   for host, command in zip(hosts, engines, strict=True)]
+        peers = []
+        for number, client in enumerate(clients, 11):
+            link = lab.link(hub, client.host)
+            own, own_public = keypair()
+            endpoint = link.endpoint(hub, PORT, 6 if number > 11 else 4)
+            client.wait_ready().configure(own, [Peer(public, ["10.0.0.1/32"], endpoint)],
+                                          [f"10.0.0.{number}/32"])
+            peers.append(Peer(own_public, [f"10.0.0.{number}/32"]))
+        server.wait_ready().configure(secret, peers, ["10.0.0.1/24"], PORT)
+        with ThreadPoolExecutor(3) as pool:
+            runs = [pool.submit(host.iperf3, hub, "10.0.0.1", 1, streams=8, port=next(_ports),
+                                reverse=host is hosts[0]) for host in hosts]
+        for run in runs:
+            streams = run.result().report["end"]["streams"]
+            assert len(streams) == 8
+            assert all(stream["receiver"]["bytes"] > 0 for stream in streams)
+        for engine in (server, clients[0], clients[2]):
+            check_words(engine.process)
