@@ -37,6 +37,7 @@ from workers.losses import Losses
 from workers.memory import Memory
 from workers.outgoing import Outgoing
 from workers.peers import Peers
+from workers.routes import Routes
 from workers.stamps import Stamps
 from workers.uapi_server import UapiServer
 from workers.vault import Vault
@@ -81,6 +82,7 @@ class Control:
         )
         self.selector = selectors.DefaultSelector()
         self.interface = Interface(start.fds["tun:0"]) if "tun:0" in start.fds else None
+        self.routes = Routes(self.peers, self.endpoints)
         self.bell = start.fds["bell:1"]
         self.socket_path, self.socket_inode = self._socket_file(start.fds["uapi"])
         self.cursor = ffi.new("uint32_t *")
@@ -109,6 +111,7 @@ class Control:
         )
         self.selector.register(self.bell, selectors.EVENT_READ, self._rung)
         self.selector.register(self.channel.fileno(), selectors.EVENT_READ, self._told)
+        self.selector.register(self.routes.news, selectors.EVENT_READ, self._routes_changed)
         if self.interface is not None:
             self.selector.register(self.interface.news, selectors.EVENT_READ, self._links_changed)
 
@@ -163,6 +166,7 @@ class Control:
             self.next_second = now + SECOND
             self._each_second(now)
         is_busy |= self._sweep()
+        is_busy |= self.routes.step(now)
         self.graces.poll()
         self.endpoints.poll()
         self.uapi.push_events()
@@ -225,6 +229,9 @@ class Control:
         assert self.interface is not None
         self.interface.drain()
         self._look_at_interface()
+
+    def _routes_changed(self, mask: int) -> None:
+        self.routes.drain()
 
     # -- peers --------------------------------------------------------------------------------
 

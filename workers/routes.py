@@ -1,0 +1,117 @@
+"""Sticky sources against the routing table: a better route must not be missed for an old habit.
+
+Replies leave from the address and interface at which a peer was heard. The kernel module asks the routing
+table for each packet, and forgets the source when the route goes by another interface (socket.c, send4 and
+send6). Here the question is asked when routes or rules change: of each peer that has a source, in slices,
+at most once a second however often they change.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import socket
+import struct
+
+from workers._workers import lib
+from workers.endpoints import Endpoint, EndpointOrders
+from workers.peers import Peers
+
+SECOND = 1_000_000_000
+SLICE = 256  # rows in a turn of control
+NOBODY = 0xFFFFFFFF
+
+# linux/rtnetlink.h, linux/netlink.h
+RTMGRP_IPV4_ROUTE = 0x40
+RTMGRP_IPV4_RULE = 0x80
+RTMGRP_IPV6_ROUTE = 0x400
+RTMGRP_IPV6_RULE = 0x40000
+RTM_NEWROUTE, RTM_GETROUTE = 24, 26
+NLM_F_REQUEST = 1
+RTA_DST, RTA_SRC, RTA_OIF, RTA_MARK = 1, 2, 4, 16
+_HEAD = struct.Struct("=IHHII")  # struct nlmsghdr: length, type, flags, sequence, port
+_ROUTE = struct.Struct("=BBBBBBBBI")  # struct rtmsg: family, both prefix lengths, six more, flags
+_ATTRIBUTE = struct.Struct("=HH")  # struct rtattr: length, type; values here are whole words
+
+
+class Routes:
+    """The watch over routes. `news` is to be selected for; then `drain`, and `step` in each turn."""
+
+    def __init__(self, peers: Peers, endpoints: EndpointOrders) -> None:
+        self.peers = peers
+        self.endpoints = endpoints
+        kind = socket.SOCK_RAW | socket.SOCK_NONBLOCK
+        self.news = socket.socket(socket.AF_NETLINK, kind, socket.NETLINK_ROUTE)
+        self.news.bind((0, RTMGRP_IPV4_ROUTE | RTMGRP_IPV4_RULE | RTMGRP_IPV6_ROUTE | RTMGRP_IPV6_RULE))
+        self.questions = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
+        self.questions.settimeout(1)  # the kernel answers within the call that asks
+        self.sequence = 0
+        self.changed = False
+        self.at = NOBODY
+        self.next = 0  # ns; not before this
+
+    def close(self) -> None:
+        self.news.close()
+        self.questions.close()
+
+    def drain(self) -> None:
+        """Something changed. What it was does not matter; an overflow (ENOBUFS) says no less."""
+        self.changed = True
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                try:
+                    self.news.recv(1 << 16)
+                except OSError as error:
+                    if error.errno != errno.ENOBUFS:
+                        raise
+
+    def step(self, now: int) -> bool:
+        """A slice of the peers. True while there is more."""
+        if self.at == NOBODY:
+            if not self.changed or now < self.next:
+                return False
+            self.changed, self.at, self.next = False, 0, now + SECOND
+        last = min(self.at + SLICE, self.peers.used)
+        for row in self.peers.live_rows(self.at, last):
+            endpoint = self.endpoints.read(row)
+            if endpoint is not None and endpoint.source and not self.agrees(endpoint):
+                self.peers.order(row, lib.ORDER_CLEAR_SOURCE)
+        self.at = last if last < self.peers.used else NOBODY
+        return self.at != NOBODY
+
+    def agrees(self, endpoint: Endpoint) -> bool:
+        """Whether the route from the source to the endpoint leaves by the source's interface."""
+        if endpoint.scope:
+            return True  # the address itself names the interface
+        interface = self.interface(endpoint, int(self.peers.memory.device.fwmark))
+        return interface is None or interface == endpoint.ifindex
+
+    def interface(self, endpoint: Endpoint, mark: int) -> int | None:
+        """The interface that packets leave by; 0 when there is no such route, None without an answer."""
+        bits = 8 * len(endpoint.address)
+        self.sequence += 1
+        body = _ROUTE.pack(endpoint.family, bits, bits, 0, 0, 0, 0, 0, 0)
+        for kind, value in ((RTA_DST, endpoint.address), (RTA_SRC, endpoint.source),
+                            (RTA_MARK, struct.pack("=I", mark))):
+            body += _ATTRIBUTE.pack(_ATTRIBUTE.size + len(value), kind) + value
+        head = _HEAD.pack(_HEAD.size + len(body), RTM_GETROUTE, NLM_F_REQUEST, self.sequence, 0)
+        try:
+            self.questions.send(head + body)
+            while True:
+                answer = self.questions.recv(1 << 13)
+                _, kind, _, sequence, _ = _HEAD.unpack_from(answer)
+                if sequence == self.sequence:
+                    return _oif(answer) if kind == RTM_NEWROUTE else 0
+        except OSError:
+            return None
+
+
+def _oif(answer: bytes) -> int:
+    """The outgoing interface in an RTM_NEWROUTE message; 0 when it names none."""
+    at = _HEAD.size + _ROUTE.size
+    while at + _ATTRIBUTE.size <= len(answer):
+        size, kind = _ATTRIBUTE.unpack_from(answer, at)
+        if kind == RTA_OIF:
+            return int.from_bytes(answer[at + _ATTRIBUTE.size : at + size], "little")
+        at += max((size + 3) & ~3, _ATTRIBUTE.size)
+    return 0
