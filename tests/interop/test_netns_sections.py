@@ -319,7 +319,7 @@ def test_onion_and_its_loop(natted: Natted) -> None:
     assert client.echo("10.1.0.2", 1, timeout=0.3) == 0
     set_peer(client, public, "remove")
     client.host.ip("address del 10.1.0.1/24 dev wg0")
-    assert client.echo(server.address4) == 3
+    eventually(lambda: client.echo(server.address4, timeout=0.5) == 3)  # what went round is still in queues
 
 
 def test_mark_and_policy_routing(natted: Natted) -> None:
@@ -403,16 +403,16 @@ def test_reply_to_sender(cabled: Cabled) -> None:
     one.host.ip("address add 10.9.0.1/24 dev eth0", "address add 10.9.0.2/24 dev eth0",
                 "address add fd09::1/96 dev eth0 nodad", "address add fd09::2/96 dev eth0 nodad")
     two.host.ip("address add 10.9.0.3/24 dev eth0", "address add fd09::3/96 dev eth0 nodad")
-    for address in ("10.9.0.1", "[fd09::1]", "10.9.0.2", "[fd09::2]"):
+    for address in ("10.9.0.1", "[fd09::2]", "10.9.0.2", "[fd09::1]"):
         set_peer(two, one, "endpoint", f"{address}:{PORT}")
         assert two.echo(one.address4) == 3
         assert endpoint_of(two, one) == f"{address}:{PORT}"
-        # Other routes come and go: the source, which is not the one that the route prefers, stays.
-        one.host.ip("route add 10.77.0.0/16 dev eth0", "route add fd77::/64 dev eth0",
-                    "route del 10.77.0.0/16 dev eth0", "route del fd77::/64 dev eth0")
-        time.sleep(1.1)  # routes are looked at once a second at most
-        assert one.echo(two.address4) == 3
-        assert endpoint_of(two, one) == f"{address}:{PORT}"
+        if address in ("10.9.0.2", "[fd09::1]"):  # not what the route prefers
+            one.host.ip("route add 10.77.0.0/16 dev eth0", "route add fd77::/64 dev eth0",
+                        "route del 10.77.0.0/16 dev eth0", "route del fd77::/64 dev eth0")
+            time.sleep(1.1)  # routes are looked at once a second at most
+            assert one.echo(two.address4) == 3
+            assert endpoint_of(two, one) == f"{address}:{PORT}"
 
 
 def test_asked_address_belongs_to_another_interface(cabled: Cabled) -> None:
@@ -482,7 +482,7 @@ def test_routing_loop_of_two_tunnels(cabled: Cabled) -> None:
     set_peer(one, two, "endpoint", f"{inner[1].address4}:7")
     assert inner[0].echo(inner[1].address4, 1, timeout=0.3) == 0
     set_peer(one, two, "endpoint", f"10.9.0.2:{PORT}")
-    assert one.echo(two.address4) == 3
+    eventually(lambda: one.echo(two.address4, timeout=0.5) == 3)  # what went round is still in queues
     assert inner[0].echo(inner[1].address4) == 3
     for side in inner:
         check_words(side.engine.process)
