@@ -12,7 +12,7 @@ import matrix
 import pytest
 from matrix import CELLS, Cell, Outcome, covering
 
-COUNT = 4 * matrix.MEGABYTE
+COUNT = 2 * matrix.MEGABYTE
 
 
 @pytest.mark.network

@@ -104,7 +104,7 @@ def joined(engines: Sequence[Engine], homes: Sequence[Host], ports: Sequence[int
     return sides[0], sides[1]
 
 
-def floods_and_streams(one: Side, two: Side, udp: int | None = None) -> None:
+def floods_and_streams(one: Side, two: Side, udp: int) -> None:
     """Ten pings each way and family; two TCP streams each way; UDP as fast as it will go (of family udp)."""
     for version in (4, 6):
         assert one.echo(two.address(version), 10) == 10
@@ -113,9 +113,8 @@ def floods_and_streams(one: Side, two: Side, udp: int | None = None) -> None:
         runs = [pool.submit(stream, *pair) for pair in ((one, two, 4), (two, one, 6))]
     for run in runs:
         run.result()
-    # One after the other: a flood may push aside the one datagram by which iperf3 opens a stream.
-    for version in (4, 6) if udp is None else (udp,):
-        stream(*((two, one) if version == 4 else (one, two)), version, "-u", "-b", "0")
+    # Alone: a flood may push aside the one datagram by which iperf3 opens a stream.
+    stream(*((two, one) if udp == 4 else (one, two)), udp, "-u", "-b", "0")
 
 
 def stream(source: Side, target: Side, version: int, *extra: str) -> None:
@@ -467,7 +466,7 @@ def nested(cabled: Cabled) -> tuple[Side, Side]:
 
 def test_tunnel_through_a_tunnel(cabled: Cabled) -> None:
     inner = nested(cabled)
-    floods_and_streams(*inner)
+    floods_and_streams(*inner, 6)
     # All that arrived came through wg0, and was longer there.
     assert inner[1].transfer()[0] + 60 < cabled.two.transfer()[0]
     for side in inner:
@@ -521,6 +520,8 @@ def test_configurations_whose_answers_are_long(alone: Engine, name: str) -> None
         return sorted((line.split("\t")[0], sorted(line.split("\t")[1].split())) for line in lines)
 
     assert shown() == sorted(expected)
+    if len(expected) == 1:
+        return  # showconf is made of the same answer, and there is much of it
     again = alone.wg("showconf", "wg0")
     alone.wg("setconf", "wg0", "/dev/stdin", text=f"[Interface]\nPrivateKey = {keypair()[0]}\n")
     assert shown() == []
