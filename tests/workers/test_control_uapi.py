@@ -18,6 +18,7 @@ from control_harness import PATIENCE, ControlProcess, Holder, Interface, uapi, w
 
 from workers._workers import lib
 from workers.configuration import Configuration
+from workers.events import Events
 from workers.uapi_server import CHUNKS_A_TURN, UapiServer
 
 pytestmark = [
@@ -253,7 +254,8 @@ def test_a_long_answer_to_a_fast_reader_is_sent_in_turns(tmp_path: Path) -> None
     ):
         listener.bind(str(tmp_path / "socket"))
         listener.listen()
-        server = UapiServer(listener, selector, cast(Configuration, Answering()), lambda port: None)
+        events = Events(lambda row: bytes(32), lambda: 0, lambda: 0)
+        server = UapiServer(listener, selector, cast(Configuration, Answering()), lambda port: None, events)
         client.connect(str(tmp_path / "socket"))
         client.sendall(b"get=1\n\n")
         client.settimeout(PATIENCE)
