@@ -19,6 +19,7 @@ from workers.peers import Peers
 
 SECOND = 1_000_000_000
 SLICE = 256  # rows in a turn of control
+LOOKS = 3  # after a change: an answer to what left before it brings the old source back
 NOBODY = 0xFFFFFFFF
 
 # linux/rtnetlink.h, linux/netlink.h
@@ -46,7 +47,7 @@ class Routes:
         self.questions = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
         self.questions.settimeout(1)  # the kernel answers within the call that asks
         self.sequence = 0
-        self.changed = False
+        self.looks = 0
         self.at = NOBODY
         self.next = 0  # ns; not before this
 
@@ -56,7 +57,7 @@ class Routes:
 
     def drain(self) -> None:
         """Something changed. What it was does not matter; an overflow (ENOBUFS) says no less."""
-        self.changed = True
+        self.looks = LOOKS
         with contextlib.suppress(BlockingIOError):
             while True:
                 try:
@@ -68,9 +69,9 @@ class Routes:
     def step(self, now: int) -> bool:
         """A slice of the peers. True while there is more."""
         if self.at == NOBODY:
-            if not self.changed or now < self.next:
+            if not self.looks or now < self.next:
                 return False
-            self.changed, self.at, self.next = False, 0, now + SECOND
+            self.looks, self.at, self.next = self.looks - 1, 0, now + SECOND
         last = min(self.at + SLICE, self.peers.used)
         for row in self.peers.live_rows(self.at, last):
             endpoint = self.endpoints.read(row)
