@@ -111,7 +111,7 @@ def run(*, as_json: bool, seconds: int, command: Sequence[str] = lab.PLAIT) -> i
         raise Failure(f"the demo cannot start: {first.what}", first.why, mend)
     result = Result()
     try:
-        with _interruptible(), _progress() as step:
+        with interruptible(), _progress() as step:
             _measure(result, step, seconds, command)
     except lab.LabError as error:
         raise Failure(error.what, error.why, error.next_step) from error
@@ -126,7 +126,7 @@ def run(*, as_json: bool, seconds: int, command: Sequence[str] = lab.PLAIT) -> i
 
 
 @contextlib.contextmanager
-def _interruptible() -> Iterator[None]:
+def interruptible() -> Iterator[None]:
     """SIGTERM and SIGHUP end the demo as Ctrl-C does: by an exception, so that all is taken down."""
 
     def stop(number: int, frame: FrameType | None) -> NoReturn:

@@ -54,9 +54,9 @@ def load(path: str) -> ModuleType:
 
 
 def work(orders: dict[str, object]) -> None:
-    """Be a worker of `plait.bench`, with the candidate's sections in place of the shipped ones."""
+    """Be a worker of `plait.bench.queue`, with the candidate's sections in place of the shipped ones."""
     import shm._shm
-    from plait import bench
+    from plait.bench import queue as bench
 
     built = load(os.environ[HERE])
 
@@ -79,13 +79,14 @@ def work(orders: dict[str, object]) -> None:
 
 def main(arguments: list[str]) -> None:
     """Build, then measure with workers of this module."""
-    from plait import bench
+    from plait.bench import bench as command
+    from plait.bench import queue as bench
 
     with tempfile.TemporaryDirectory() as directory:
         os.environ[HERE] = str(build(directory))
         bench.WORKER = [sys.executable, "-m", "tests.bench.journalled", "work"]
         bench.TITLES = ("journalled queue", "journalled, counted per packet", *bench.TITLES[2:])
-        bench.bench(["queue", *arguments], standalone_mode=False)
+        command(["queue", *arguments], standalone_mode=False)
 
 
 if __name__ == "__main__":

@@ -22,10 +22,9 @@ import click
 from plait.failure import Failure
 
 BURSTS = (1, 32, 64)
-ROUNDS = 7
 SECTIONS = 64  # of one run: each is BENCH_SECTION packets of each producer
 NOBODY = 0xFFFFFFFF
-WORKER = [sys.executable, "-m", "plait.bench"]
+WORKER = [sys.executable, "-m", "plait.bench.queue"]
 
 # In the order of enum bench_design.
 TITLES = (
@@ -284,16 +283,8 @@ def _sizes() -> list[str]:
     return [f"{design:<14}{size:>8,} bytes a peer, both directions" for design, size in sizes]
 
 
-@click.group(short_help="Measure parts of the engine on this machine.")
-def bench() -> None:
-    """Measure parts of the engine on this machine."""
-
-
-@bench.command(short_help="A peer's queue beside a spin-locked ring of 1,024.")
-@click.option("--rounds", type=click.IntRange(1, 1000), default=ROUNDS, show_default=True)
-@click.option("--json", "as_json", is_flag=True, help="The same as JSON.")
-def queue(rounds: int, as_json: bool) -> None:
-    """Measure what a packet costs in bursts of 1, 32 and 64, with 1 and 2 producers; and a peer's bytes."""
+def run(rounds: int, *, as_json: bool) -> None:
+    """Measure, then print the table or JSON on stdout."""
 
     def report(text: str) -> None:
         if sys.stderr.isatty():

@@ -7,7 +7,8 @@ import json
 import pytest
 from click.testing import CliRunner
 
-from plait import bench
+from plait.bench import bench as command
+from plait.bench import queue as bench
 from plait.failure import Failure
 from shm._shm import ffi, lib
 
@@ -20,7 +21,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_table_has_every_figure() -> None:
     """Each design, burst and topology once, as JSON and lined up; all processes ended well."""
-    answer = CliRunner().invoke(bench.bench, ["queue", "--rounds", "1", "--json"], catch_exceptions=False)
+    answer = CliRunner().invoke(command, ["queue", "--rounds", "1", "--json"], catch_exceptions=False)
     found = json.loads(answer.stdout)
     costs = [bench.Cost(**cost) for cost in found["ns_per_packet"]]
     assert len({(c.design, c.burst, c.topology) for c in costs}) == len(costs) == 3 * (5 + 4 + 4)

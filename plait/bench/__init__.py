@@ -1,0 +1,86 @@
+"""`plait bench`: what the engine costs on this machine. Only click is imported before a command runs."""
+
+from __future__ import annotations
+
+import click
+
+FIGURE_NAMES = ("tcp1", "tcp4", "udp64", "ping", "pingtcp", "memory")  # of plait/bench/figures.py
+QUEUE_ROUNDS = 7
+
+EXAMPLES = """\b
+Examples:
+  plait bench tunnel
+  plait bench tunnel --vs 'wireguard-go -f {iface}' --runs 5
+  plait bench tunnel --handoff split --handoff lend --only tcp1 --only ping
+  plait bench queue
+"""
+
+
+@click.group(short_help="Measure the engine, or parts of it, on this machine.", epilog=EXAMPLES)
+def bench() -> None:
+    """Measure the engine, or parts of it, on this machine."""
+
+
+@bench.command("tunnel", short_help="The whole tunnel beside other engines and the bare cable.")
+@click.option(
+    "--vs",
+    "others",
+    multiple=True,
+    metavar="COMMAND",
+    help="Another engine, as it is started: 'wireguard-go -f {iface}'. May be given again.",
+)
+@click.option(
+    "--handoff",
+    "handoffs",
+    multiple=True,
+    type=click.Choice(["split", "lend", "auto"]),
+    help="Plait in this mode; several are compared with each other. Default: its default.",
+)
+@click.option(
+    "--seconds",
+    type=click.IntRange(1, 600),
+    default=3,
+    show_default=True,
+    help="Of each stream, ping and confirmed rate.",
+)
+@click.option("--runs", type=click.IntRange(1, 100), default=3, show_default=True)
+@click.option(
+    "--only", multiple=True, type=click.Choice(FIGURE_NAMES), help="This figure; may be given again."
+)
+@click.option("--json", "json_file", metavar="FILE", help="Write the result there as JSON; - is stdout.")
+@click.option("--plot", metavar="DIR", help="Write a plot of each figure there (needs plait[report]).")
+def tunnel_command(
+    others: tuple[str, ...],
+    handoffs: tuple[str, ...],
+    seconds: int,
+    runs: int,
+    only: tuple[str, ...],
+    json_file: str | None,
+    plot: str | None,
+) -> None:
+    """Compare Plait with other engines in the same lab: two network namespaces, a cable, MTU 1420.
+
+    TCP with 1 and 4 streams each way, CPU, UDP packets of 64 bytes, ping, memory; medians, spreads, ratios.
+    Needs root. It touches nothing outside its own namespaces, and cleans up however it ends.
+    """
+    from plait.bench import tunnel
+
+    tunnel.run(
+        others=others,
+        handoffs=list(dict.fromkeys(handoffs)),
+        seconds=seconds,
+        runs=runs,
+        only=only,
+        json_file=json_file,
+        plot=plot,
+    )
+
+
+@bench.command("queue", short_help="A peer's queue beside a spin-locked ring of 1,024.")
+@click.option("--rounds", type=click.IntRange(1, 1000), default=QUEUE_ROUNDS, show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="The same as JSON.")
+def queue_command(rounds: int, as_json: bool) -> None:
+    """Measure what a packet costs in bursts of 1, 32 and 64, with 1 and 2 producers; and a peer's bytes."""
+    from plait.bench import queue
+
+    queue.run(rounds, as_json=as_json)
