@@ -6,6 +6,7 @@ import click
 
 FIGURE_NAMES = ("tcp1", "tcp4", "udp64", "ping", "pingtcp", "memory")  # of plait/bench/figures.py
 QUEUE_ROUNDS = 7
+AEAD_ROUNDS = 7
 
 EXAMPLES = """\b
 Examples:
@@ -13,6 +14,7 @@ Examples:
   plait bench tunnel --vs 'wireguard-go -f {iface}' --runs 5
   plait bench tunnel --handoff split --handoff lend --only tcp1 --only ping
   plait bench queue
+  plait bench aead
 """
 
 
@@ -84,3 +86,13 @@ def queue_command(rounds: int, as_json: bool) -> None:
     from plait.bench import queue
 
     queue.run(rounds, as_json=as_json)
+
+
+@bench.command("aead", short_help="Sealing and opening a packet, by provider and size.")
+@click.option("--rounds", type=click.IntRange(1, 1000), default=AEAD_ROUNDS, show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="The same as JSON.")
+def aead_command(rounds: int, as_json: bool) -> None:
+    """Measure ChaCha20-Poly1305 as the engine calls it: nanoseconds a packet of 64 to 8,920 bytes."""
+    from plait.bench import aead
+
+    aead.run(rounds, as_json=as_json)

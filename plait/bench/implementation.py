@@ -52,7 +52,7 @@ def chosen(others: Sequence[str], handoffs: Sequence[str]) -> list[Implementatio
         title = f"plait {handoff}" if handoff else "plait"
         release = version("plait") + ("" if handoff else f" ({default})")
         found.append(Implementation(title, release, lab.PLAIT, handoff, is_plait=True))
-    for text in others:
+    for text in dict.fromkeys(others):
         found.append(_other(text, {one.title for one in found}))
     return [*found, Implementation(CABLE, "", None)]
 
@@ -60,7 +60,9 @@ def chosen(others: Sequence[str], handoffs: Sequence[str]) -> list[Implementatio
 def _other(text: str, taken: set[str]) -> Implementation:
     try:
         command = tuple(shlex.split(text))
-        program = shutil.which(_replaced(command)[0], path=lab.search_path())
+        if command == (replaced := tuple(part.format(iface=INTERFACE) for part in command)):
+            raise ValueError(text)
+        program = shutil.which(replaced[0], path=lab.search_path())
     except (ValueError, KeyError, IndexError) as error:
         mend = "Write it as in --vs 'wireguard-go -f {iface}'."
         why = "it is not one command with {iface} in it"
@@ -72,10 +74,6 @@ def _other(text: str, taken: set[str]) -> Implementation:
     if title in taken:
         title = text
     return Implementation(title, program_version(program), command)
-
-
-def _replaced(command: Sequence[str]) -> list[str]:
-    return [part.format(iface=INTERFACE) for part in command]
 
 
 def program_version(program: str) -> str:

@@ -24,6 +24,7 @@ from plait.failure import Failure
 BURSTS = (1, 32, 64)
 SECTIONS = 64  # of one run: each is BENCH_SECTION packets of each producer
 NOBODY = 0xFFFFFFFF
+MOST_OF_SINGLY = 0.25  # what a packet in chains of 32 may cost of one pushed alone, 2 producers
 WORKER = [sys.executable, "-m", "plait.bench.queue"]
 
 # In the order of enum bench_design.
@@ -260,7 +261,27 @@ def queue_table(found: list[Cost], rounds: int) -> list[str]:
             cells = [places.get((burst, design, title), ("", "")) for title in titles]
             row = "".join(f"  {median:>{middle}}  {text:>{spread}}" for median, text in cells)
             lines.append(f"{burst:>5}  {design:<{width}}{row}".rstrip())
-    return [*lines, "", *_notes(rounds), "", *_sizes()]
+    return [*lines, "", *_chains(found), "", *_notes(rounds), "", *_sizes()]
+
+
+def chain_ratio(found: list[Cost]) -> tuple[float, float]:
+    """Return ns a packet with 2 producers: in chains of 32, and singly with a count per packet."""
+    chains, singly = (
+        cost.median
+        for place in ((32, TITLES[0]), (1, TITLES[1]))
+        for cost in found
+        if (cost.burst, cost.design, cost.topology) == (*place, TOPOLOGIES[-1].title)
+    )
+    return chains, singly
+
+
+def _chains(found: list[Cost]) -> list[str]:
+    chains, singly = chain_ratio(found)
+    share, word = chains / singly, "within" if chains / singly <= MOST_OF_SINGLY else "NOT WITHIN"
+    return [
+        f"2 producers, chains of 32: {chains:.1f} ns a packet. Singly, with a shared count: {singly:.1f} ns.",
+        f"Ratio {share:.3f}: {word} the {MOST_OF_SINGLY} that is wanted.",
+    ]
 
 
 def _notes(rounds: int) -> list[str]:
@@ -301,11 +322,13 @@ def run(rounds: int, *, as_json: bool) -> None:
     if not as_json:
         click.echo("\n".join(queue_table(found, rounds)))
         return
+    chains, singly = chain_ratio(found)
     answer = {
         "cores": len(cores()),
         "load_at_start": round(load, 2),
         "rounds": rounds,
         "ns_per_packet": [asdict(cost) for cost in found],
+        "chains_over_singly": {"ratio": chains / singly, "wanted": MOST_OF_SINGLY},
         "bytes_per_peer": bytes_a_peer(),
     }
     click.echo(json.dumps(answer, indent=2))

@@ -27,7 +27,14 @@ def test_the_table_has_every_figure() -> None:
     assert len({(c.design, c.burst, c.topology) for c in costs}) == len(costs) == 3 * (5 + 4 + 4)
     assert all(0 < c.least <= c.median <= c.most for c in costs)
 
+    chains, singly = bench.chain_ratio(costs)
+    by_place = {(c.burst, c.design, c.topology): c.median for c in costs}
+    assert chains == by_place[32, "Plait's queue", "2 producers"]
+    assert singly == by_place[1, "Plait's queue, counted per packet", "2 producers"]
+    assert found["chains_over_singly"]["ratio"] == pytest.approx(chains / singly)
+
     lines = bench.queue_table(costs, 1)
+    assert sum(line.startswith("Ratio ") for line in lines) == 1
     rows = [line for line in lines if line.lstrip().startswith(("1  ", "32  ", "64  "))]
     assert len(rows) == 3 * len(bench.TITLES)
     assert len({len(row) for row in rows if "alone" not in row}) == 1
