@@ -15,6 +15,7 @@ Examples:
   plait bench tunnel --handoff split --handoff lend --only tcp1 --only ping
   plait bench queue
   plait bench aead
+  plait bench scale
 """
 
 
@@ -96,3 +97,18 @@ def aead_command(rounds: int, as_json: bool) -> None:
     from plait.bench import aead
 
     aead.run(rounds, as_json=as_json)
+
+
+@bench.command("scale", short_help="Receivers x consumers, from 1 to the number of cores.")
+@click.option("--seconds", type=click.IntRange(1, 600), default=3, show_default=True, help="Of each stream.")
+@click.option("--runs", type=click.IntRange(1, 100), default=3, show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="The same as JSON.")
+def scale_command(seconds: int, runs: int, as_json: bool) -> None:
+    """Measure one gateway with 1, 2, … receivers and consumers, and as many clients as there are cores.
+
+    Clients and iperf3 run on the cores that a step leaves over. Needs root; it touches nothing outside
+    its own namespaces.
+    """
+    from plait.bench import scale
+
+    scale.run(seconds=seconds, runs=runs, as_json=as_json)

@@ -98,6 +98,12 @@ def _output(arguments: Sequence[str]) -> str:
     return done.stdout if done.returncode == 0 else ""
 
 
+def cpu_seconds(pids: Sequence[int]) -> float:
+    """CPU time that processes have used so far, to the nanosecond; OSError when one has ended."""
+    # include/linux/posix-timers.h: the clock of a whole process is ~pid << 3 | CPUCLOCK_SCHED.
+    return sum(time.clock_gettime_ns(~pid << 3 | 2) for pid in pids) / 1e9
+
+
 class Tunnel:
     """One implementation at work between two hosts of a lab. A context manager."""
 
@@ -165,10 +171,9 @@ class Tunnel:
         return [usage for host in self.hosts for usage in host.usage()] if self.engines else []
 
     def cpu_seconds(self) -> float:
-        """CPU time that all processes of both engines have used so far, in nanoseconds' resolution."""
+        """CPU time that all processes of both engines have used so far."""
         try:
-            # sched.h: the clock of a whole process is ~pid << 3 | CPUCLOCK_SCHED.
-            return sum(time.clock_gettime_ns(~pid << 3 | 2) for pid in self._pids) / 1e9
+            return cpu_seconds(self._pids)
         except OSError as error:
             raise Failure(
                 f"cannot measure {self.implementation.title}",
