@@ -16,6 +16,7 @@ Examples:
   plait bench queue
   plait bench aead
   plait bench scale
+  plait bench profile --handoff lend
 """
 
 
@@ -112,3 +113,19 @@ def scale_command(seconds: int, runs: int, as_json: bool) -> None:
     from plait.bench import scale
 
     scale.run(seconds=seconds, runs=runs, as_json=as_json)
+
+
+@bench.command("profile", short_help="Where the engine's CPU goes, by stage (needs linux-perf).")
+@click.option("--seconds", type=click.IntRange(1, 60), default=5, show_default=True, help="Of the recording.")
+@click.option(
+    "--handoff", type=click.Choice(["split", "lend", "auto"]), help="Default: the engine's default."
+)
+@click.option("--json", "as_json", is_flag=True, help="The same as JSON.")
+def profile_command(seconds: int, handoff: str | None, as_json: bool) -> None:
+    """Record one TCP stream with perf: nanoseconds a packet and microseconds a super-packet, by stage.
+
+    Needs root and linux-perf, no hardware counters; the engine runs as it ships.
+    """
+    from plait.bench import profile
+
+    profile.run(seconds=seconds, handoff=handoff or "", as_json=as_json)
