@@ -213,9 +213,10 @@ def _show(found: Profile) -> None:
     row("all", total)
     console().print(made)
     cores = len(os.sched_getaffinity(0))
-    click.echo(
-        f"One TCP stream, {found.gbit:.2f} Gbit/s while it was recorded; {found.packets:,} packets in\n"
-        f"{found.super_packets:,} super-packets from a to b in {found.seconds:.1f} s; what their answers cost is\n"
-        f"in the figures. CPU of {cores} cores: engines {total:.2f} s, idle {found.idle_seconds:.2f} s,\n"
-        f"iperf3 and all else {found.other_seconds:.2f} s. 1 % stands on {total * FREQUENCY / 100:.0f} samples."
+    lines = (
+        f"One TCP stream, {found.gbit:.2f} Gbit/s recorded for {found.seconds:.1f} s. From a to b:",
+        f"{found.packets:,} packets in {found.super_packets:,} super-packets; answers included.",
+        f"CPU of {cores} cores: engines {total:.2f} s, idle {found.idle_seconds:.2f} s, all else",
+        f"{found.other_seconds:.2f} s. A share of 1 % stands on {total * FREQUENCY / 100:.0f} samples.",
     )
+    click.echo("\n".join(lines))

@@ -1,0 +1,151 @@
+"""The smaller benches: `aead`, `scale` and `profile`, and the plots."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from engine._engine import lib
+from plait.bench import aead, figures, plot, profile, scale, stages
+from plait.bench import bench as command
+from plait.bench.stages import Frame, stage_of
+from plait.failure import Failure
+
+
+def test_aead_has_every_figure(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each provider of this build and each size once, sealed and opened; larger packets cost more."""
+    monkeypatch.setattr(aead, "BYTES_A_MEASUREMENT", 0)
+    answer = CliRunner().invoke(command, ["aead", "--rounds", "1", "--json"], catch_exceptions=False)
+    found = json.loads(answer.stdout)
+    costs = [aead.Cost(**cost) for cost in found["ns_per_packet"]]
+    assert {(c.provider, c.size) for c in costs} == {(p, s) for p in aead.providers() for s in aead.SIZES}
+    assert "OpenSSL EVP" in aead.providers() and found["used"] in aead.providers()
+    assert all(0 < c.seal_least <= c.seal <= c.seal_most and 0 < c.open_least <= c.open for c in costs)
+    for provider in aead.providers():
+        small, large = (next(c for c in costs if (c.provider, c.size) == (provider, s)) for s in (64, 8920))
+        assert large.seal > small.seal and large.open > small.open
+
+
+def test_aead_refuses_what_does_not_open() -> None:
+    """A provider that opens wrongly would be a figure of something else."""
+    batch = aead.Batch(64)
+    state = next(iter(aead.providers().values()))
+    batch.seal(state)
+    batch.jobs[7].data[3] ^= 1
+    with pytest.raises(Failure, match="does not open"):
+        batch.open(state)
+    assert [batch.jobs[n].refused for n in (6, 7, 8)] == [0, -1, 0]
+    assert batch.jobs[0].length == 64 + lib.AEAD_TAG_BYTES
+
+
+def test_the_load_has_cores_of_its_own_where_there_are_some() -> None:
+    """Beside the gateway's n first cores; on the same ones where none is left."""
+    assert scale.cores_of_load([0, 1, 4, 5], 1) == ([1, 4, 5], True)
+    assert scale.cores_of_load([0, 1, 4, 5], 3) == ([5], True)
+    assert scale.cores_of_load([0, 1, 4, 5], 4) == ([0, 1, 4, 5], False)
+    assert scale.clients_of([3]) == 2 and scale.clients_of([0, 1, 2]) == 3
+    addresses = {scale._address(number) for number in range(300)}
+    assert len(addresses) == 300 and scale.GATEWAY not in addresses
+
+
+def test_busy_time_goes_on() -> None:
+    """Of the whole machine: at least what this process burns."""
+    before, own = scale._busy_seconds(), os.times().user
+    while os.times().user - own < 0.1:
+        pass
+    assert scale._busy_seconds() - before >= 0.05
+
+
+KERNEL = "[kernel.kallsyms]"
+WORKERS = "/x/workers/_workers.cpython-311-x86_64-linux-gnu.so"
+
+
+def chain(*kernel: str) -> list[Frame]:
+    """Innermost first, then the function of libc that made the call."""
+    return [*((symbol, KERNEL) for symbol in kernel), ("__sendmmsg", "/usr/lib/libc.so.6")]
+
+
+@pytest.mark.parametrize(
+    ("stage", "frames"),
+    [
+        (stages.CIPHER, [("[unknown]", "/usr/lib/libcrypto.so.3")]),
+        (stages.CIPHER, [("[unknown]", "/usr/lib/libIPSec_MB.so.1")]),
+        (stages.CIPHER, [("evp_seal", WORKERS), ("[unknown]", "[unknown]")]),
+        (stages.CIPHER, [("__strcmp_avx2", "/usr/lib/libc.so.6")]),
+        (stages.COPIES, [("__memmove_avx_unaligned_erms", "/usr/lib/libc.so.6")]),
+        (stages.CUT_AND_JOIN, [("checksums_are_right.isra.0", WORKERS)]),
+        (stages.QUEUE, [("queue_push_mpsc", WORKERS)]),
+        (stages.LOOPS, [("consumer_run", WORKERS)]),
+        (stages.OTHER, [("_PyEval_EvalFrameDefault", "/usr/bin/python3.11")]),
+        (stages.OTHER, [("__vdso_clock_gettime", "[vdso]")]),
+        (stages.OTHER, []),
+        (stages.UDP_SEND, chain("udp_sendmsg", "____sys_sendmsg", "__sys_sendmmsg", "do_syscall_64")),
+        (stages.UDP_RECEIVE, chain("udp_recvmsg", "do_recvmmsg", "__x64_sys_recvmmsg")),
+        (stages.UDP_RECEIVE, chain("__udp4_lib_rcv", "net_rx_action", "udp_sendmsg", "__sys_sendmmsg")),
+        (stages.WAKES, chain("try_to_wake_up", "net_rx_action", "udp_sendmsg", "__sys_sendmmsg")),
+        (stages.WAKES, chain("finish_task_switch.isra.0", "__schedule", "schedule", "do_epoll_wait")),
+        (stages.TUN_WRITE, chain("tcp_v4_rcv", "net_rx_action", "tun_chr_write_iter", "do_writev")),
+        (stages.TUN_READ, chain("skb_copy_datagram_iter", "tun_chr_read_iter.constprop.0", "do_readv")),
+        (stages.KERNEL, chain("handle_softirqs", "sysvec_apic_timer_interrupt")),
+    ],
+)
+def test_stages(stage: str, frames: list[Frame]) -> None:
+    assert stage_of(frames) == stage
+
+
+SCRIPT = """plait: wg0 cons 4711/4712 
+\tffffffff81c84b1c udp_sendmsg ([kernel.kallsyms])
+\tffffffff816e8054 __sys_sendmmsg ([kernel.kallsyms])
+\t           f9ab7 __sendmmsg (/usr/lib/x86_64-linux-gnu/libc.so.6)
+
+swapper     0/0     
+\tffffffff81c84b1c pv_native_safe_halt ([kernel.kallsyms])
+
+plait: wg0 cons  4711/4711 
+\t   7f0f506088d8 [unknown] (/usr/lib/x86_64-linux-gnu/libcrypto.so.3)
+
+iperf3  99/99 
+\tffffffff81c84b1c tcp_sendmsg ([kernel.kallsyms])
+
+"""  # noqa: W291
+
+
+def test_samples_are_read_as_perf_prints_them() -> None:
+    """By process: the engines' by stage, idle cores, all else."""
+    found, idle, rest = profile._stages(SCRIPT, {4711})
+    one = 1 / profile.FREQUENCY
+    assert {stage: seconds for stage, seconds in found.items() if seconds} == {
+        stages.UDP_SEND: one,
+        stages.CIPHER: one,
+    }
+    assert (idle, rest) == (one, one)
+    assert tuple(found) == stages.STAGES
+
+
+def result() -> dict[str, Any]:
+    metric = figures.FIGURES[0].metrics[0]
+    found = {
+        title: {"median": 2.0, "min": 1.0, "max": 3.0, "values": [1.0, 2.0, 3.0]} for title in ("plait", "x")
+    }
+    names = [{"title": "plait", "name": "plait 0.1.0"}, {"title": "x", "name": "x 1"}]
+    described = {"key": metric.key, "title": metric.title, "unit": metric.unit, "better": metric.better}
+    return {"implementations": names, "figures": [described | {"found": found}]}
+
+
+def test_a_plot_a_figure(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="the extra plait[report] is not installed")
+    (file,) = plot.tunnel(result(), tmp_path / "plots")
+    assert file.name == "tcp1.ab.gbit.png"
+    assert file.read_bytes().startswith(b"\x89PNG") and file.stat().st_size > 5000
+
+
+def test_without_matplotlib_it_says_so_before_it_measures(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(Failure, match=r"matplotlib is not installed.*pip install 'plait\[report\]'"):
+        plot.require()
