@@ -215,8 +215,8 @@ def _show(found: Profile) -> None:
     cores = len(os.sched_getaffinity(0))
     lines = (
         f"One TCP stream, {found.gbit:.2f} Gbit/s recorded for {found.seconds:.1f} s. From a to b:",
-        f"{found.packets:,} packets in {found.super_packets:,} super-packets; answers included.",
-        f"CPU of {cores} cores: engines {total:.2f} s, idle {found.idle_seconds:.2f} s, all else",
-        f"{found.other_seconds:.2f} s. A share of 1 % stands on {total * FREQUENCY / 100:.0f} samples.",
+        f"{found.packets:,} packets in {found.super_packets:,} super-packets, and ACKs back.",
+        f"CPU of {cores} cores: engines {total:.2f} s, idle {found.idle_seconds:.2f} s,",
+        f"all else (iperf3 too) {found.other_seconds:.2f} s. 1 % is {total * FREQUENCY / 100:.0f} samples.",
     )
     click.echo("\n".join(lines))

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import errno
+import os
 import socket
 import struct
+import subprocess
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +18,7 @@ from hypothesis import strategies as st
 
 from plait.bench._load import ffi, lib
 
+ROOT = Path(__file__).resolve().parents[2]
 RUN = 0x1122334455667788
 BYTES = 64
 PACKETS = 200
@@ -90,3 +94,16 @@ def test_what_cannot_be_sent_is_an_error(pair: tuple[socket.socket, socket.socke
     load.error = 0
     assert lib.load_receive(-1, load, ffi.new("uint64_t[4]"), 1000) == -1
     assert load.error == errno.EBADF
+
+
+@pytest.mark.parametrize("sanitizers", ["address,undefined", "thread"])
+def test_under_sanitizers(sanitizers: str, tmp_path: Path) -> None:
+    """Both threads at once: nothing is written beside its place, and done hands sent and ns over."""
+    program = tmp_path / "load_threads"
+    flags = ["-std=gnu11", "-g", "-O1", "-D_GNU_SOURCE", f"-I{ROOT}", f"-fsanitize={sanitizers}"]
+    sources = [ROOT / "tests/plait/load_threads.c", ROOT / "plait/bench/load.c"]
+    command = ["cc", *flags, "-fno-sanitize-recover=all", *sources, "-o", program, "-lpthread"]
+    subprocess.run(command, check=True)
+    environment = os.environ | {"TSAN_OPTIONS": "halt_on_error=1"}
+    done = subprocess.run([program], capture_output=True, text=True, env=environment, timeout=60, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
