@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from plait.bench.rate import BORNE, CLOSE, CONFIRMATIONS, Trial, highest_rate
+from plait.bench.rate import BORNE, CONFIRMATIONS, Trial, highest_rate
 
 START, CEILING = 20_000.0, 2_000_000.0
 
@@ -30,11 +30,11 @@ class Link:
 @settings(deadline=None, max_examples=200)
 @given(st.floats(START / 25, CEILING / 2))
 def test_the_limit_is_found_from_below(limit: float) -> None:
-    """Within the width of the bisection, never above what loses more than is borne, in few trials."""
+    """Within 7 % below it, never above what loses more than is borne, in few trials."""
     link = Link(limit)
     found = highest_rate(link.attempt, START, CEILING)
     assert found is not None
-    assert limit / CLOSE * 0.99 <= found.trial.rate <= limit / (1 - BORNE) + 1
+    assert limit * 0.93 <= found.trial.rate <= limit / (1 - BORNE) + 1
     assert found.trial.loss <= BORNE
     assert not found.at_sender
     assert found.trials == len(link.rates) <= 36
