@@ -184,10 +184,11 @@ def _stream_all(
     return gbit, used / total if total else float("nan"), share
 
 
-def _busy_seconds() -> float:
-    """Of all cores, since the machine started."""
+def _busy_seconds(stat: str | None = None) -> float:
+    """Of all cores, since the machine started. stat: the text of /proc/stat, read when not given."""
     # proc(5): user nice system idle iowait irq softirq steal, then guests, which are in user and nice.
-    fields = [int(field) for field in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
+    words = (stat or Path("/proc/stat").read_text()).split("\n", 1)[0].split()
+    fields = [int(word) for word in words[1:9]]
     return (sum(fields) - fields[3] - fields[4]) / os.sysconf("SC_CLK_TCK")
 
 
