@@ -126,7 +126,7 @@ int holder_take_idle(const struct holder *holder, uint32_t row)
 uint32_t holder_take_turn(struct holder *holder, uint32_t row, uint64_t now)
 {
     const struct segment *s = holder->segment;
-    uint32_t orders, in = 0, out = 0, batch;
+    uint32_t orders, in = 0, out = 0, moved, batch;
     int usable, staged = 0;
 
     orders = holder_apply_orders(holder, row, now);
@@ -138,13 +138,17 @@ uint32_t holder_take_turn(struct holder *holder, uint32_t row, uint64_t now)
         holder_tell(holder, row, 0, EVENT_RETIRED);
         return 0;
     }
-    while (in < holder->budget && (batch = holder_open_batch(holder, row, now)))
-        in += batch;
-    usable = holder_can_send(holder, row, now);
-    if (usable) {
-        while (out < holder->budget && (batch = holder_seal_batch(holder, row, now)))
+    /* Each way as long as anything comes and the budget lasts: who lends has a large one, and what
+     * was pushed meanwhile is drained here rather than by waking a consumer for it. */
+    do {
+        moved = in + out;
+        while (in < holder->budget && (batch = holder_open_batch(holder, row, now)))
+            in += batch;
+        usable = holder_can_send(holder, row, now);
+        while (usable && out < holder->budget && (batch = holder_seal_batch(holder, row, now)))
             out += batch;
-    } else if (!queue_is_empty(s, 2 * row + OUTBOUND)) {
+    } while (in + out > moved && in < holder->budget && out < holder->budget);
+    if (!usable && !queue_is_empty(s, 2 * row + OUTBOUND)) {
         /* Staged: they wait in their queue for a session, the newest 128 at most. */
         holder_trim_staged(holder, row, orders & ORDER_PURGE_STAGED ? 0 : STAGED_LIMIT, DROP_STAGED);
         staged = !(orders & ORDER_PURGE_STAGED);

@@ -57,7 +57,6 @@ class WorkerStart:
     worker: int  # worker number, shm/layout.h
     number: int  # of its kind, from 0
     incarnation: int
-    cpu: int | None
     receivers: int
     consumers: int
     fds: dict[str, int]
@@ -124,9 +123,8 @@ def begin_worker(kind: str) -> WorkerStart:
     title = f"{interface} {kind}" if kind == "control" else f"{interface} {kind} {number}"
     setproctitle.setproctitle(f"plait: {title}")
     configure_log(title)
-    cpu: int | None = message["cpu"]
-    if cpu is not None:
-        os.sched_setaffinity(0, {cpu})
+    if message["cpus"]:
+        os.sched_setaffinity(0, message["cpus"])
 
     named = dict(zip(message["fds"], fds, strict=True))
     mapping, segment = map_segment(named["data"], int(message["segment_bytes"]))
@@ -140,7 +138,6 @@ def begin_worker(kind: str) -> WorkerStart:
         worker=int(message["worker"]),
         number=number,
         incarnation=int(message["incarnation"]),
-        cpu=cpu,
         receivers=int(message["receivers"]),
         consumers=int(message["consumers"]),
         fds=named,

@@ -198,12 +198,10 @@ int receiver_run(struct receiver *receiver, uint64_t until)
 
         epoch_turn(s, receiver->worker, now);
         feed(receiver);
-        ready = epoll_wait(receiver->epoll, events, WATCHES, 0);
-        if (ready == 0 && now < until) {
-            epoch_sleep(s, receiver->worker);
-            ready = epoll_wait(receiver->epoll, events, WATCHES, SLEEP_MS);
-            epoch_wake(s, receiver->worker);
-        }
+        /* Asleep for those who wait for a grace period: nothing of the turn before is held any more. */
+        epoch_sleep(s, receiver->worker);
+        ready = epoll_wait(receiver->epoll, events, WATCHES, now < until ? SLEEP_MS : 0);
+        epoch_wake(s, receiver->worker);
         for (int i = 0; i < ready; i++)
             reasons |= serve(receiver, events[i].data.u32);
         if (!reasons && now >= until)

@@ -63,7 +63,7 @@ class Worker:
     kind: str  # control, receiver, consumer: the module workers.KIND
     number: int  # of its kind, from 0
     line: int  # worker number in the segment, shm/layout.h
-    cpu: int | None
+    cpus: tuple[int, ...]  # where it may run; () = anywhere
     life: Life = Life.WAITING
     start_at: float = 0.0
     kill_at: float | None = None
@@ -100,14 +100,15 @@ class Supervisor:
         self.announced = False
         self.stopping = False
         self.deadline: float | None = None
-        self.workers = [Worker("control", 0, lib.WORKER_CONTROL, None)]
+        self.workers = [Worker("control", 0, lib.WORKER_CONTROL, ())]
         self.workers += [
-            Worker("receiver", i, lib.WORKER_RECEIVER + i, settings.core_of(i))
+            Worker("receiver", i, lib.WORKER_RECEIVER + i, (settings.core_of(i),))
             for i in range(settings.receivers)
         ]
+        # Not pinned: which consumer a busy peer belongs to says nothing of which core has time for it.
+        cores = tuple(sorted(set(settings.cores)))
         self.workers += [
-            Worker("consumer", j, lib.WORKER_CONSUMER + j, settings.core_of(j))
-            for j in range(settings.consumers)
+            Worker("consumer", j, lib.WORKER_CONSUMER + j, cores) for j in range(settings.consumers)
         ]
 
     def run(self) -> None:
@@ -202,7 +203,7 @@ class Supervisor:
         worker.life = Life.STARTING
         worker.ready_at = None
         line.pid = worker.process.pid
-        line.cpu = NO_CPU if worker.cpu is None else worker.cpu
+        line.cpu = worker.cpus[0] if len(worker.cpus) == 1 else NO_CPU
         line.state = lib.WORKER_STARTING
         self.selector.register(worker.pidfd, selectors.EVENT_READ, lambda: self._reap(worker))
         self.selector.register(ours, selectors.EVENT_READ, lambda: self._receive(worker))
@@ -214,7 +215,7 @@ class Supervisor:
             "number": worker.number,
             "incarnation": int(line.incarnation),
             "segment_bytes": self.resources.data.bytes,
-            "cpu": worker.cpu,
+            "cpus": worker.cpus,
             "handoff": self.settings.handoff,
             "joins": self.resources.joins,
             "trains": int(self.resources.trains),

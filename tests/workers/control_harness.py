@@ -166,7 +166,7 @@ class ControlProcess:
             "number": 0,
             "incarnation": interface.incarnation,
             "segment_bytes": interface.data_bytes,
-            "cpu": None,
+            "cpus": [],
             "receivers": 1,
             "consumers": 1,
             "fds": list(named),

@@ -40,7 +40,6 @@ class Loop:
             worker=1,
             number=0,
             incarnation=1,
-            cpu=None,
             receivers=1,
             consumers=1,
             fds=fds,
