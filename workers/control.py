@@ -166,7 +166,7 @@ class Control:
             self.next_second = now + SECOND
             self._each_second(now)
         is_busy |= self._sweep()
-        is_busy |= self.routes.step(now)
+        self.routes.step(now)
         self.graces.poll()
         self.endpoints.poll()
         self.uapi.push_events()
@@ -177,6 +177,9 @@ class Control:
         if self.graces.running or self.graces.waiting or self.endpoints.waiting or self.uapi.is_pausing:
             return SHORT_WAIT
         nap = (self.next_second - now) / SECOND
+        look = self.routes.due_in(now)
+        if look is not None:
+            nap = min(nap, look)
         used = self.peers.used
         if used and self.handshakes.is_up:
             due = int(self.memory.columns[lib.NEXT_DUE, :used].min())

@@ -69,11 +69,11 @@ class Outgoing:
         if to.family == socket.AF_INET:
             target = (socket.inet_ntoa(to.address), to.port)
             control = [(socket.IPPROTO_IP, socket.IP_TOS, _TOS)]
-            source = (socket.IPPROTO_IP, IP_PKTINFO, _PKTINFO4.pack(to.ifindex, to.source or b"", b""))
+            source = (socket.IPPROTO_IP, IP_PKTINFO, _PKTINFO4.pack(0, to.source or b"", b""))
         else:
             target = (socket.inet_ntop(socket.AF_INET6, to.address), to.port, 0, to.scope)
             control = [(socket.IPPROTO_IPV6, socket.IPV6_TCLASS, _TOS)]
-            source = (socket.IPPROTO_IPV6, socket.IPV6_PKTINFO, _PKTINFO6.pack(to.source or b"", to.ifindex))
+            source = (socket.IPPROTO_IPV6, socket.IPV6_PKTINFO, _PKTINFO6.pack(to.source or b"", 0))
         if to.source:
             try:
                 sock.sendmsg([message], [*control, source], socket.MSG_DONTWAIT, target)

@@ -192,7 +192,8 @@ static uint8_t *control_add(struct msghdr *h, int level, int type, const void *v
     return memcpy(CMSG_DATA(c), value, bytes);
 }
 
-/* Control messages: from the address that the peer knows, with the ECN bits, cut like so. */
+/* Control messages: from the address that the peer knows, with the ECN bits, cut like so. The interface is
+ * the routing table's to say, packet by packet (see workers/routes.py). */
 static void control_write(struct msghdr *h, uint8_t *control, const struct endpoint *to, int with_source,
                           uint8_t ecn, uint16_t segment)
 {
@@ -206,12 +207,12 @@ static void control_write(struct msghdr *h, uint8_t *control, const struct endpo
     if (segment)
         control_add(h, SOL_UDP, UDP_SEGMENT, &segment, sizeof segment);
     if (with_source && ip4) {
-        struct in_pktinfo info = { .ipi_ifindex = (int)to->source_ifindex };
+        struct in_pktinfo info = { .ipi_ifindex = 0 };
 
         memcpy(&info.ipi_spec_dst, to->source, 4);
         control_add(h, IPPROTO_IP, IP_PKTINFO, &info, sizeof info);
     } else if (with_source) {
-        struct in6_pktinfo info = { .ipi6_ifindex = to->source_ifindex };
+        struct in6_pktinfo info = { .ipi6_ifindex = 0 };
 
         memcpy(&info.ipi6_addr, to->source, 16);
         control_add(h, IPPROTO_IPV6, IPV6_PKTINFO, &info, sizeof info);
