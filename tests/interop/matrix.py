@@ -250,7 +250,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     outcomes = []
     for cell in cells:
         outcomes.append(outcome(cell, int(options.megabytes * MEGABYTE)))
-        print(f"matrix: {len(outcomes)}/{len(cells)} {cell.name} {'pass' if outcomes[-1].passed else 'FAIL'}",
+        last = outcomes[-1]
+        print(f"matrix: {len(outcomes)}/{len(cells)} {cell.name} {'pass' if last.passed else 'FAIL'}, "
+              f"{last.seconds} s: {', '.join(f'{part} {took}' for part, took in last.parts.items())}",
               file=sys.stderr, flush=True)
     print(json.dumps([asdict(each) for each in outcomes], indent=2) if options.json else table(outcomes))
     return 0 if all(each.passed for each in outcomes) else 1
