@@ -183,7 +183,7 @@ class Plan:
         world.run(world.time + 20 * SECOND)  # what is under way has arrived, but for recordings
         world.weather = [Weather(), Weather()]
         begin = world.time
-        step = self.random.choice([1, 5, 9, 9, 14, 14, 14]) * SECOND
+        step = self.random.choice([5, 9, 14]) * SECOND
         for time in range(begin, begin + FINALE, step):
             for number in range(2):
                 world.at(time + number * step // 2, lambda number=number: world.send(number))  # type: ignore[misc]
