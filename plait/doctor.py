@@ -137,8 +137,8 @@ def settings(files: Sequence[Path] | None = None) -> Finding:
 
     files = settings_files() if files is None else files
     try:
-        for path in files or [None]:
-            load("doctor", {**os.environ, "PLAIT_CONFIG": str(path or "")})
+        for path in [str(path) for path in files] or [""]:  # "": the defaults
+            load("doctor", {**os.environ, "PLAIT_CONFIG": path})
     except Failure as failure:
         return Finding("settings", "missing", f"{failure.what}: {failure.why}", failure.next_step)
     return Finding("settings", "ok", ", ".join(map(str, files)) or "the defaults, there is no file")
