@@ -355,6 +355,7 @@ class Control:
         self.handshakes.collect_cookies(now)
         self.losses.look()
         self.events.tell_held_back()
+        self.configuration.busiest.rest(now)
         if self.interface is not None:
             self._look_at_interface()
         if self.socket_inode and self._inode(self.socket_path) != self.socket_inode:

@@ -1,0 +1,143 @@
+"""Which peers carry most: the answer to `get_busiest=N`, for whoever watches a running engine.
+
+    {"interval_ms": 1000.2,           what the rates are of; null in the first answer, which has no rates
+     "active": 3,                     peers with bytes in it
+     "rx_rate": 1800.0, "tx_rate": 925.5,     bytes a second, of all peers together
+     "peers": [{"public_key": "base64", "endpoint": "192.0.2.1:51820" | null, "allowed_ips": ["10.0.0.2/32"],
+                "allowed_ips_more": 0, "latest_handshake": 1764000000, "rx_bytes": 123, "tx_bytes": 456,
+                "rx_rate": 0.0, "tx_rate": 0.0, "waiting_in": 0, "waiting_out": 0}, …]}
+
+The busiest come first, then those heard of last; allowed_ips has the first of many.
+
+Rates are differences, so something must remember what was: one sample of every peer's bytes, 16 bytes a
+peer in control's own memory, shared by all who ask and dropped when nobody does any more. After the first
+sample only peers that sent or received since the one before are looked at: their stamps stand
+in one dense column (engine/timers.h), so that idle peers cost 4 bytes to read. Askers in quick succession get
+the same sample: many of them cost no more than one.
+"""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from engine import timers
+from workers._workers import lib
+from workers.engine_report import field
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from engine.uapi import PeerRecord
+    from workers.memory import Memory
+
+SECOND = 1_000_000_000
+SAMPLE_INTERVAL = SECOND * 2 // 5  # ns; who asks again within it gets the same sample
+FORGET = 30 * SECOND  # a sample is dropped when nobody asked for so long
+MARGIN = SECOND  # bytes are counted a little after the stamp of their packet, within this
+SHOWN_IPS = 3
+_NAMES = ("rx_bytes", "tx_bytes")  # of struct peer_row, in the order of _known and _rates
+WHOLE = 4096  # up to so many rows, all are looked through for a place in the list
+
+
+class Busiest:
+    """Samples of all peers' byte counters. Times are ns of lib.clock_now, rates bytes a second."""
+
+    def __init__(self, memory: Memory) -> None:
+        self.memory = memory
+        self.interval = 0  # ns that the rates are of; 0 = there are none
+        self._at = 0  # when the sample was taken; 0 = there is none
+        self._asked = 0
+        self._forget()
+
+    def sample(self, now: int) -> None:
+        """Take a new sample, unless the one before is young."""
+        self._asked = now
+        if self._at and now - self._at < SAMPLE_INTERVAL:
+            return
+        used = min(int(self.memory.device.rows_used), self.memory.max_peers)
+        counters = self._counters(used)
+        if not self._at:
+            self._known = np.stack(counters)
+        else:
+            self._compare(now, used, counters)
+        self._at = now
+
+    def rest(self, now: int) -> None:
+        """Forget everything when nobody asks any more. To be called once a second or so."""
+        if self._at and now - self._asked > FORGET:
+            self._at = 0
+            self._forget()
+
+    def rows(self, count: int) -> list[int]:
+        """Up to count rows, the busiest first, then those heard of last. Some may be unused."""
+        order = np.argsort(-self._rates.sum(axis=0), kind="stable")[:count]
+        busiest = self._active[order]
+        heard = self.memory.columns[lib.LAST_AUTHENTICATED, : self._known.shape[1]]
+        if len(heard) <= max(WHOLE, count):
+            latest = np.argsort(heard, kind="stable")[::-1]
+        else:  # of those never heard of any will do
+            some = np.argpartition(heard, -count)[-count:] if count else np.array([], np.int64)
+            latest = some[np.argsort(heard[some], kind="stable")[::-1]]
+        latest = latest[~np.isin(latest, busiest)]
+        live = self.memory.rows["state"][latest] != 0
+        return [int(row) for row in (*busiest, *latest[live])][:count]
+
+    def report(self, peers: list[tuple[int, PeerRecord]]) -> dict[str, Any]:
+        """The latest sample with these peers, ready for json.dumps."""
+        receiving, sending = self._rates.sum(axis=1)
+        rates = {int(row): pair for row, pair in zip(self._active, self._rates.T, strict=True)}
+        return {
+            "interval_ms": round(self.interval / 1e6, 1) if self.interval else None,
+            "active": len(self._active),
+            "rx_rate": round(float(receiving), 1),
+            "tx_rate": round(float(sending), 1),
+            "peers": [self._peer(row, record, *rates.get(row, (0.0, 0.0))) for row, record in peers],
+        }
+
+    def _peer(self, row: int, record: PeerRecord, receiving: float, sending: float) -> dict[str, Any]:
+        ips = [str(ip) for ip in record.allowed_ips]
+        peer = self.memory.segment.rows[row]
+        depth = [(peer.ends[d].produced - peer.heads[d].consumed) & 0xFFFFFFFF for d in range(lib.DIRECTIONS)]
+        waiting = [each if each < 1 << 31 else 0 for each in depth]  # taken before it was counted: none
+        return {
+            "public_key": b64encode(record.public_key).decode(),
+            "endpoint": str(record.endpoint) if record.endpoint else None,
+            "allowed_ips": ips[:SHOWN_IPS],
+            "allowed_ips_more": max(len(ips) - SHOWN_IPS, 0),
+            "latest_handshake": record.handshake_sec,
+            "rx_bytes": record.rx_bytes,
+            "tx_bytes": record.tx_bytes,
+            "rx_rate": round(float(receiving), 1),
+            "tx_rate": round(float(sending), 1),
+            "waiting_in": waiting[lib.INBOUND],
+            "waiting_out": waiting[lib.OUTBOUND],
+        }
+
+    def _counters(self, used: int) -> list[NDArray[np.uint64]]:
+        """Received and sent bytes of rows 0..used-1 where they stand: 8 bytes of every 512."""
+        rows = self.memory.segment.rows
+        return [field("struct peer_row", rows, used, (name,), "<u8") for name in _NAMES]
+
+    def _compare(self, now: int, used: int, counters: list[NDArray[np.uint64]]) -> None:
+        """Find who sent or received since the sample before, and how much."""
+        grown = np.zeros((len(counters), max(used - self._known.shape[1], 0)), np.uint64)
+        self._known = np.concatenate([self._known, grown], axis=1)
+        heard = self.memory.columns[lib.LAST_AUTHENTICATED, :used]
+        rows = np.flatnonzero(heard >= timers.tick(max(self._at - MARGIN, 1)))
+        latest = np.stack([column[rows] for column in counters])
+        before = self._known[:, rows]
+        self._known[:, rows] = latest
+        moved = np.where(latest >= before, latest - before, latest)  # less: another peer has the row now
+        busy = moved.any(axis=0)
+        self.interval = now - self._at
+        self._active = rows[busy]
+        self._rates = moved[:, busy] * (SECOND / self.interval)
+
+    def _forget(self) -> None:
+        self.interval = 0
+        self._known = np.zeros((2, 0), np.uint64)
+        self._active = np.zeros(0, np.int64)
+        self._rates = np.zeros((2, 0))
