@@ -39,7 +39,8 @@ FORGET = 30 * SECOND  # a sample is dropped when nobody asked for so long
 MARGIN = SECOND  # bytes are counted a little after the stamp of their packet, within this
 SHOWN_IPS = 3
 _NAMES = ("rx_bytes", "tx_bytes")  # of struct peer_row, in the order of _known and _rates
-WHOLE = 4096  # up to so many rows, all are looked through for a place in the list
+LATELY = (10 * SECOND, 600 * SECOND, 1 << 62)  # ages that are tried until there are rows enough
+WHOLE = 4096  # rows that are sorted by when they were heard of, at most
 
 
 class Busiest:
@@ -75,27 +76,40 @@ class Busiest:
         """Up to count rows, the busiest first, then those heard of last. Some may be unused."""
         order = np.argsort(-self._rates.sum(axis=0), kind="stable")[:count]
         busiest = self._active[order]
-        heard = self.memory.columns[lib.LAST_AUTHENTICATED, : self._known.shape[1]]
-        if len(heard) <= max(WHOLE, count):
-            latest = np.argsort(heard, kind="stable")[::-1]
-        else:  # of those never heard of any will do
-            some = np.argpartition(heard, -count)[-count:] if count else np.array([], np.int64)
-            latest = some[np.argsort(heard[some], kind="stable")[::-1]]
-        latest = latest[~np.isin(latest, busiest)]
-        live = self.memory.rows["state"][latest] != 0
+        if len(busiest) == count:
+            return [int(row) for row in busiest]
+        latest = self._heard_lately(count)
+        live = ~np.isin(latest, busiest) & (self.memory.rows["state"][latest] != 0)
         return [int(row) for row in (*busiest, *latest[live])][:count]
+
+    def _heard_lately(self, count: int) -> NDArray[np.int64]:
+        """Rows with a stamp, the latest first, then others. Of many, some: a sort of all is not worth it."""
+        heard = self.memory.columns[lib.LAST_AUTHENTICATED, : self._known.shape[1]]
+        rows = np.zeros(0, np.int64)
+        for age in LATELY:
+            rows = np.flatnonzero(heard >= timers.tick(max(self._at - age, 1)))
+            if len(rows) >= 2 * count:  # twice: the busiest may be among them
+                break
+        rows = rows[:WHOLE]
+        latest = rows[np.argsort(heard[rows], kind="stable")[::-1]]
+        return np.concatenate([latest, np.flatnonzero(heard[:WHOLE] == 0)])
 
     def report(self, peers: list[tuple[int, PeerRecord]]) -> dict[str, Any]:
         """The latest sample with these peers, ready for json.dumps."""
         receiving, sending = self._rates.sum(axis=1)
-        rates = {int(row): pair for row, pair in zip(self._active, self._rates.T, strict=True)}
         return {
             "interval_ms": round(self.interval / 1e6, 1) if self.interval else None,
             "active": len(self._active),
             "rx_rate": round(float(receiving), 1),
             "tx_rate": round(float(sending), 1),
-            "peers": [self._peer(row, record, *rates.get(row, (0.0, 0.0))) for row, record in peers],
+            "peers": [self._peer(row, record, *self._rates_of(row)) for row, record in peers],
         }
+
+    def _rates_of(self, row: int) -> tuple[float, float]:
+        place = int(np.searchsorted(self._active, row))  # ascending
+        if place < len(self._active) and self._active[place] == row:
+            return float(self._rates[0, place]), float(self._rates[1, place])
+        return 0.0, 0.0
 
     def _peer(self, row: int, record: PeerRecord, receiving: float, sending: float) -> dict[str, Any]:
         ips = [str(ip) for ip in record.allowed_ips]
@@ -110,8 +124,8 @@ class Busiest:
             "latest_handshake": record.handshake_sec,
             "rx_bytes": record.rx_bytes,
             "tx_bytes": record.tx_bytes,
-            "rx_rate": round(float(receiving), 1),
-            "tx_rate": round(float(sending), 1),
+            "rx_rate": round(receiving, 1),
+            "tx_rate": round(sending, 1),
             "waiting_in": waiting[lib.INBOUND],
             "waiting_out": waiting[lib.OUTBOUND],
         }
@@ -123,8 +137,9 @@ class Busiest:
 
     def _compare(self, now: int, used: int, counters: list[NDArray[np.uint64]]) -> None:
         """Find who sent or received since the sample before, and how much."""
-        grown = np.zeros((len(counters), max(used - self._known.shape[1], 0)), np.uint64)
-        self._known = np.concatenate([self._known, grown], axis=1)
+        if used > self._known.shape[1]:
+            new = np.zeros((len(counters), used - self._known.shape[1]), np.uint64)
+            self._known = np.concatenate([self._known, new], axis=1)
         heard = self.memory.columns[lib.LAST_AUTHENTICATED, :used]
         rows = np.flatnonzero(heard >= timers.tick(max(self._at - MARGIN, 1)))
         latest = np.stack([column[rows] for column in counters])

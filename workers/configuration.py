@@ -294,7 +294,7 @@ class Configuration:
 
     def show_engine(self) -> Iterator[bytes]:
         """The answer to a get_engine."""
-        found = engine_report.report(self.peers.segment, int(lib.clock_now()))
+        found = engine_report.report(self.peers.segment, int(lib.clock_now()), self.peers.count)
         return iter((uapi.answer_get_engine(json.dumps(found)),))
 
     def show_busiest(self, count: int) -> Iterator[bytes]:

@@ -1,6 +1,6 @@
 """`plait exporter` and `plait top` against engines that carry traffic, and metrics of made-up reports.
 
-    host initiator   wg0 -- plaitd -- eth0 ---- eth0 -- plaitd -- wg0   host responder
+host initiator   wg0 -- plaitd -- eth0 ---- eth0 -- plaitd -- wg0   host responder
 """
 
 from __future__ import annotations
@@ -108,9 +108,10 @@ def test_metrics_are_what_the_engine_and_wg_say(tunnel: Tunnel, exporter: Proces
         name: value(found["plait_packets_total"], flow=name) - value(before["plait_packets_total"], flow=name)
         for name in ("tun_received", "udp_sent", "udp_received", "tun_sent")
     }
-    assert grown == {"tun_received": 23, "udp_sent": 20, "udp_received": 20, "tun_sent": 20}
     drops = [each["plait_drops_total"] for each in (before, found)]
-    assert value(drops[1], cause="no_peer") - value(drops[0], cause="no_peer") == 3
+    lost = value(drops[1], cause="no_peer") - value(drops[0], cause="no_peer")
+    assert 3 <= lost < 9, "three pings, and what the kernel of the host says to all routers"
+    assert grown == {"tun_received": 20 + lost, "udp_sent": 20, "udp_received": 20, "tun_sent": 20}
     counters = side.counters()
     assert {s.labels["cause"]: s.value for s in drops[1]} == {
         name[5:]: count for name, count in counters.items() if name.startswith("drop_")
@@ -122,14 +123,17 @@ def test_metrics_are_what_the_engine_and_wg_say(tunnel: Tunnel, exporter: Proces
     assert workers == {("supervisor", "0"), ("control", "0"), ("receiver", "0"), ("consumer", "0")}
     assert all(s.value > 1 << 20 for s in found["plait_worker_pss_bytes"])
     assert value(found["plait_up"]) == value(found["plait_peers"]) == 1
-    assert value(found["plait_lost_wakes_total"]) == value(found["plait_queue_packets"], direction="inbound") == 0
+    assert value(found["plait_lost_wakes_total"]) == 0
+    assert value(found["plait_queue_packets"], direction="inbound") == 0
     # Every metric is on the page, and every metric of the page is there.
     page = (Path(__file__).parents[2] / "docs/observe.md").read_text()
     assert set(re.findall(r"^\| `((?:plait|wireguard)_\w+)", page, re.M)) == set(found)
 
 
 @pytest.mark.network
-def test_it_listens_on_loopback_alone_and_a_taken_port_is_one_sentence(tunnel: Tunnel, exporter: Process) -> None:
+def test_it_listens_on_loopback_alone_and_a_taken_port_is_one_sentence(
+    tunnel: Tunnel, exporter: Process
+) -> None:
     host = tunnel.initiator.host
     listening = host.run(["ss", "-Hltn"]).stdout.split()
     assert [word for word in listening if word.endswith(":9586")] == ["127.0.0.1:9586"]
@@ -185,11 +189,15 @@ def test_top_on_a_terminal_follows_keys_and_size_and_leaves_it_as_it_was(tunnel:
 
 
 @pytest.mark.network
-def test_an_engine_that_does_not_answer_is_down_and_the_scrape_goes_on(tunnel: Tunnel, exporter: Process) -> None:
+def test_an_engine_that_does_not_answer_is_down_and_the_scrape_goes_on(
+    tunnel: Tunnel, exporter: Process
+) -> None:
     """A socket whose listener refuses what it is asked, beside the engine."""
     host = tunnel.initiator.host
-    deaf = ("import os, socket; s = socket.socket(socket.AF_UNIX); s.bind('/run/wireguard/deaf.sock'); s.listen()\n"
-            "while True: s.accept()[0].close()")  # fmt: skip
+    deaf = (
+        "import socket; s = socket.socket(socket.AF_UNIX); s.bind('/run/wireguard/deaf.sock'); s.listen()\n"
+    )
+    deaf += "while True: s.accept()[0].close()"
     process = host.popen([sys.executable, "-c", deaf])
     eventually(lambda: (host.root / "run/wireguard/deaf.sock").exists())
     time.sleep(1.1)
@@ -201,13 +209,20 @@ def test_an_engine_that_does_not_answer_is_down_and_the_scrape_goes_on(tunnel: T
 
 @pytest.mark.parametrize(
     ("text", "parsed"),
-    [("127.0.0.1:9586", ("127.0.0.1", 9586)), ("[::1]:80", ("::1", 80)), (":80", ("::", 80)), ("::1:80", ("::1", 80))],
+    [
+        ("127.0.0.1:9586", ("127.0.0.1", 9586)),
+        ("[::1]:80", ("::1", 80)),
+        (":80", ("::", 80)),
+        ("::1:80", ("::1", 80)),
+    ],
 )
 def test_addresses_to_listen_at(text: str, parsed: tuple[str, int]) -> None:
     assert parse_listen(text) == parsed
 
 
-@pytest.mark.parametrize("text", ["", "9586", "127.0.0.1", "127.0.0.1:", "127.0.0.1:x", "127.0.0.1:65536", "a:b:1"])
+@pytest.mark.parametrize(
+    "text", ["", "9586", "127.0.0.1", "127.0.0.1:", "127.0.0.1:x", "127.0.0.1:65536", "a:b:1"]
+)
 def test_addresses_that_are_none(text: str) -> None:
     with pytest.raises(Failure, match="is not understood"):
         parse_listen(text)

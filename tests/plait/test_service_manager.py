@@ -139,14 +139,22 @@ def control_of(host: Host) -> int:
 def test_systemd_understands_the_units(tmp_path: Path) -> None:
     """With the path of this installation's programs, which systemd looks for in its own places."""
     for unit in UNITS.glob("*.service"):
-        text = re.sub(r"^ExecStart=", f"ExecStart={Path(sys.executable).parent}/", unit.read_text(), flags=re.M)
+        text = re.sub(
+            r"^ExecStart=", f"ExecStart={Path(sys.executable).parent}/", unit.read_text(), flags=re.M
+        )
         (tmp_path / unit.name.replace("@", "@wg0")).write_text(text)
     (tmp_path / "wg-quick@wg0.service").write_text("[Service]\nType=oneshot\nExecStart=/bin/true\n")
     shutil.copytree(UNITS / "wg-quick@.service.d", tmp_path / "wg-quick@wg0.service.d")
     units = sorted(str(path) for path in tmp_path.glob("*.service"))
     assert len(units) == 3
     said = subprocess.run(
-        ["systemd-analyze", "verify", "--man=no", *units], capture_output=True, text=True, timeout=60, check=False
+        ["systemd-analyze", "verify", "--man=no", *units],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
-    ours = [line for line in said.stderr.splitlines() if str(tmp_path) in line or "wg0" in line or "plait" in line]
+    ours = [
+        line for line in said.stderr.splitlines() if str(tmp_path) in line or "wg0" in line or "plait" in line
+    ]
     assert (said.returncode, ours) == (0, [])

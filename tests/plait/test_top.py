@@ -56,7 +56,9 @@ BUSIEST = {
 @pytest.fixture
 def shown() -> dict[str, Any]:
     before = report(100.0, udp_received=50, drop_no_peer=4)
-    now = report(102.0, udp_received=250, drop_no_peer=4, drop_replay=6, hs_mac1_bad=9, hs_response_accepted=3)
+    now = report(
+        102.0, udp_received=250, drop_no_peer=4, drop_replay=6, hs_mac1_bad=9, hs_response_accepted=3
+    )
     now["processes"][1] = process("receiver", 0, 11, udp_received=200) | {"cpu_seconds": 1.5}
     now["processes"][2] = process("consumer", 0, 99) | {"cpu_seconds": 0.1}
     return picture("wg0", now, BUSIEST, before)
@@ -77,7 +79,9 @@ def test_no_rates_at_first_and_across_a_restart() -> None:
     first = picture("wg0", report(1.0), BUSIEST | {"interval_ms": None}, None)
     again = picture("wg0", report(2.0, udp_received=3), BUSIEST, report(1.0, udp_received=9))
     assert first["interval"] is again["interval"] is None
-    assert first["rates"]["udp_received"] is first["rates"]["rx_bytes"] is again["rates"]["udp_received"] is None
+    assert (
+        first["rates"]["udp_received"] is first["rates"]["rx_bytes"] is again["rates"]["udp_received"] is None
+    )
 
 
 @settings(max_examples=60, deadline=None)
@@ -108,9 +112,7 @@ def test_narrow_tables_lose_whole_columns_by_rank() -> None:
     assert heads == [["A", "B", "C"], ["A", "C"], ["A", "C"], ["A"], ["A"]]
 
 
-@pytest.mark.parametrize(
-    ("key", "first"), [("b", 1), ("i", 1), ("o", 2), ("t", 3), ("h", 2), ("w", 2)]
-)
+@pytest.mark.parametrize(("key", "first"), [("b", 1), ("i", 1), ("o", 2), ("t", 3), ("h", 2), ("w", 2)])
 def test_sorting(shown: dict[str, Any], key: str, first: int) -> None:
     choice = Choice(scroll=3)
     press(choice, key)
@@ -132,7 +134,14 @@ def test_a_filter_is_typed_kept_and_dropped(shown: dict[str, Any]) -> None:
 
 
 def test_keys_of_a_terminal() -> None:
-    assert list(split(b"a\x1b[A\x1bOB\x1b[5~\x1b[1;5C\t\x1b")) == ["a", "up", "down", "page up", "tab", "escape"]
+    assert list(split(b"a\x1b[A\x1bOB\x1b[5~\x1b[1;5C\t\x1b")) == [
+        "a",
+        "up",
+        "down",
+        "page up",
+        "tab",
+        "escape",
+    ]
     assert list(split("é\x00z".encode())) == ["z"]
 
 

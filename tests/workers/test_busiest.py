@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import pytest
 from control_harness import Interface, Parts
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from engine import timers
@@ -56,9 +56,10 @@ def quiet(parts: Parts) -> list[int]:
 
 
 CARRY = st.tuples(st.integers(0, PEERS - 1), st.integers(0, 1 << 40), st.integers(0, 1 << 40))
-STEPS = st.lists(st.one_of(CARRY, st.integers(1, 3 * SECOND)), max_size=40)
+STEPS = st.lists(st.one_of(CARRY, st.sampled_from((5, SECOND // 3, SECOND // 2, 3 * SECOND))), max_size=40)
 
 
+@example(steps=[(2, 7, 0), SECOND, (5, 1, 9), (2, 0, 1), SECOND // 2, 5], count=PEERS)
 @given(steps=STEPS, count=st.integers(0, PEERS + 3))
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_rates_are_those_of_a_dictionary(
@@ -67,7 +68,7 @@ def test_rates_are_those_of_a_dictionary(
     """A number in steps: so much time passes, then somebody asks. A tuple: traffic of one peer."""
     rows = quiet(parts)
     busiest = Busiest(parts.memory)
-    total = {row: (0, 0) for row in rows}
+    total = dict.fromkeys(rows, (0, 0))
     now = sampled = START
     busiest.sample(now)
     known, rates = dict(total), {}
