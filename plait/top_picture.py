@@ -8,7 +8,8 @@ drops, handshakes and CPU are compared here. `Watch.take` gives a picture, ready
      "rates": {"rx_bytes": 0.0, "tx_bytes": 0.0, "udp_received": 0.0, "udp_sent": 0.0, "tun_received": 0.0,
                "tun_sent": 0.0, "handshakes": 0.0, "drops": 0.0},
      "processes": [{"role": "receiver", "number": 0, "pid": 4711, "core": 0, "state": "running",
-                    "restarts": 0, "cpu_percent": 12.5, "pss_bytes": 9000000, "rates": {"udp_received": 0.0, …}}, …],
+                    "restarts": 0, "cpu_percent": 12.5, "pss_bytes": 9000000,
+                    "rates": {"udp_received": 0.0, …}}, …],
      "queues": …, as in the engine's report,
      "slots": {"inbound": {"small": [used, all], "train": [used, all]}, "outbound": …},
      "drops": [{"cause": "no_peer", "total": 7, "rate": 0.5}, …],       those ever met, most first

@@ -18,8 +18,9 @@ from plait.top_view import Choice, Column, amount, bits, chosen_peers, lines, nu
 def process(role: str, count: int, pid: int, **packets: int) -> dict[str, Any]:
     flows = dict.fromkeys(("udp_received", "udp_sent", "tun_received", "tun_sent"), 0)
     return {
-        "role": role, "number": count, "pid": pid, "cpu": 0, "state": "running", "asleep": True, "incarnation": 2,
-        "beat_ms": 1.0, "packets": flows | packets, "cpu_seconds": 1.0, "pss_bytes": 9 << 20,
+        "role": role, "number": count, "pid": pid, "cpu": 0, "state": "running", "asleep": True,
+        "incarnation": 2, "beat_ms": 1.0, "packets": flows | packets,
+        "cpu_seconds": 1.0, "pss_bytes": 9 << 20,
     }  # fmt: skip
 
 
@@ -56,10 +57,11 @@ BUSIEST = {
 @pytest.fixture
 def shown() -> dict[str, Any]:
     before = report(100.0, udp_received=50, drop_no_peer=4)
+    before["processes"][1] = process("receiver", 0, 11, udp_received=40)
     now = report(
         102.0, udp_received=250, drop_no_peer=4, drop_replay=6, hs_mac1_bad=9, hs_response_accepted=3
     )
-    now["processes"][1] = process("receiver", 0, 11, udp_received=200) | {"cpu_seconds": 1.5}
+    now["processes"][1] = process("receiver", 0, 11, udp_received=240) | {"cpu_seconds": 1.5}
     now["processes"][2] = process("consumer", 0, 99) | {"cpu_seconds": 0.1}
     return picture("wg0", now, BUSIEST, before)
 
