@@ -31,7 +31,7 @@ from engine._engine import ffi, lib
 LINE_BYTES: Final = 4096  # the longest line that is looked at; a real one has under 150
 OPERATION_BYTES: Final = 1 << 28  # of records: 2^20 peers with ten allowed IPs each
 ALLOWED_IPS: Final = 1 << 20  # after one public_key line
-CHUNK_BYTES: Final = 1 << 16  # of a `get` answer
+CHUNK_BYTES: Final = 1 << 16  # of a `get` answer, a piece
 SECTION_BYTES: Final = 1 << 16  # of text that is kept until the peer it belongs to is whole
 
 _ZERO_KEY = bytes(32)
@@ -127,16 +127,19 @@ class Set:
 
     def to_bytes(self) -> bytes:
         """The whole operation as bytes that from_bytes understands: a redo record. Holds secrets."""
+        return self.head() + self.records
+
+    def head(self) -> bytes:
+        """What to_bytes puts before the records."""
         flags = (
             (self.private_key is not None)
             | (self.listen_port is not None) << 1
             | (self.fwmark is not None) << 2
             | self.replace_peers << 3
         )
-        head = _SET.pack(
+        return _SET.pack(
             flags, self.private_key or _ZERO_KEY, self.listen_port or 0, self.fwmark or 0, self.peer_count
         )
-        return head + self.records
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Set:
@@ -521,29 +524,35 @@ def _pack_peer(peer: PeerChange) -> bytes:
     return _PEER.pack(peer.public_key, flags, len(peer.allowed_ips)) + tail + ips
 
 
+def unpack_peer(records: bytes | bytearray, at: int) -> tuple[PeerChange, int]:
+    """The peer whose record begins at a place, and the place of the next one."""
+    public_key, flags, count = _PEER.unpack_from(records, at)
+    at += _PEER.size
+    peer = PeerChange(public_key, bool(flags & _REMOVE), bool(flags & _UPDATE_ONLY))
+    peer.replace_allowed_ips = bool(flags & _REPLACE)
+    if flags & _PSK:
+        peer.preshared_key = bytes(records[at : at + 32])
+        at += 32
+    if flags & _HAS_ENDPOINT:
+        address, port, length, zone = _ENDPOINT.unpack_from(records, at)
+        at += _ENDPOINT.size
+        peer.endpoint = Endpoint(address[:length], port, records[at : at + zone].decode("ascii"))
+        at += zone
+    if flags & _KEEPALIVE:
+        peer.keepalive = int.from_bytes(records[at : at + 2], "little")
+        at += 2
+    for _ in range(count):
+        address, cidr, kind = _ALLOWED.unpack_from(records, at)
+        at += _ALLOWED.size
+        bits = 128 if kind & _IS_IPV6 else 32
+        peer.allowed_ips.append(AllowedIP(address[: bits // 8], bits, cidr, bool(kind & _IS_REMOVED)))
+    return peer, at
+
+
 def _unpack_peers(records: bytes | bytearray) -> Iterator[PeerChange]:
     at = 0
     while at < len(records):
-        public_key, flags, count = _PEER.unpack_from(records, at)
-        at += _PEER.size
-        peer = PeerChange(public_key, bool(flags & _REMOVE), bool(flags & _UPDATE_ONLY))
-        peer.replace_allowed_ips = bool(flags & _REPLACE)
-        if flags & _PSK:
-            peer.preshared_key = bytes(records[at : at + 32])
-            at += 32
-        if flags & _HAS_ENDPOINT:
-            address, port, length, zone = _ENDPOINT.unpack_from(records, at)
-            at += _ENDPOINT.size
-            peer.endpoint = Endpoint(address[:length], port, records[at : at + zone].decode("ascii"))
-            at += zone
-        if flags & _KEEPALIVE:
-            peer.keepalive = int.from_bytes(records[at : at + 2], "little")
-            at += 2
-        for _ in range(count):
-            address, cidr, kind = _ALLOWED.unpack_from(records, at)
-            at += _ALLOWED.size
-            bits = 128 if kind & _IS_IPV6 else 32
-            peer.allowed_ips.append(AllowedIP(address[: bits // 8], bits, cidr, bool(kind & _IS_REMOVED)))
+        peer, at = unpack_peer(records, at)
         yield peer
 
 
@@ -572,8 +581,8 @@ class PeerRecord(NamedTuple):
     allowed_ips: Iterable[AllowedIP]
 
 
-def answer_get(device: DeviceRecord, peers: Iterable[PeerRecord]) -> Iterator[bytes]:
-    """The whole answer to a get, in chunks of about 64 KiB; peers are asked for one at a time."""
+def answer_get(device: DeviceRecord, peers: Iterable[bytes]) -> Iterator[bytes]:
+    """The whole answer to a get. peers: the text of all of them, in pieces, asked for one at a time."""
     head = []
     if device.private_key is not None and any(device.private_key):
         head.append(f"private_key={device.private_key.hex()}\n")
@@ -581,13 +590,12 @@ def answer_get(device: DeviceRecord, peers: Iterable[PeerRecord]) -> Iterator[by
         head.append(f"listen_port={device.listen_port}\n")
     if device.fwmark:
         head.append(f"fwmark={device.fwmark}\n")
-    chunk = bytearray("".join(head), "ascii")
-    for peer in peers:
-        chunk += format_peer(peer).encode("ascii")
-        if len(chunk) >= CHUNK_BYTES:
-            yield bytes(chunk)
-            chunk.clear()
-    yield bytes(chunk) + b"errno=0\n\n"
+    if head:
+        yield "".join(head).encode("ascii")
+    for piece in peers:
+        if piece:
+            yield piece
+    yield b"errno=0\n\n"
 
 
 def answer_get_engine(report: str) -> bytes:

@@ -98,7 +98,7 @@ class Control:
         """Find what a control before this one left, then listen."""
         self.events.tell(Event.STARTED if self.start.incarnation <= 1 else Event.RESTARTED)
         self.peers.recover()
-        self.endpoints.recover(self.peers.live_rows())
+        self.endpoints.recover(self.peers.rows_with_wish())
         self.handshakes.load_identity()
         self._look_at_interface(first=True)
         self.configuration.redo()
@@ -158,7 +158,9 @@ class Control:
             self.scanned_at = now
             for row, action in self.stamps.due(now):
                 self._act(row, action, now)
-        is_busy = self.handshakes.take_messages(now) > 0
+            if self.stamps.has_due:
+                self.scanned_at = 0
+        is_busy = self.handshakes.take_messages(now) > 0 or self.stamps.has_due
         is_busy |= self._take_events(now)
         self.uapi.step()
         is_busy |= self.uapi.has_work
@@ -177,9 +179,8 @@ class Control:
         if self.graces.running or self.graces.waiting or self.endpoints.waiting or self.uapi.is_pausing:
             return SHORT_WAIT
         nap = (self.next_second - now) / SECOND
-        used = self.peers.used
-        if used and self.handshakes.is_up:
-            due = int(self.memory.columns[lib.NEXT_DUE, :used].min())
+        if self.peers.used and self.handshakes.is_up:
+            due = self.stamps.next_due()
             if due != lib.TIMER_NEVER:
                 scan = (self.scanned_at + SCAN_INTERVAL - now) / SECOND
                 nap = min(nap, max((due - timers.tick(now)) * NAP_TICK, scan))
@@ -322,7 +323,7 @@ class Control:
     def _came_up(self) -> None:
         """What was staged may go; persistent keepalives begin (kernel: device.c)."""
         now = int(lib.clock_now())
-        for row in self.peers.live_rows():
+        for row in self.peers.active_rows(is_down=False):
             seconds = int(self.peers.rows[row].keepalive)
             orders = 0
             if seconds:
@@ -335,11 +336,11 @@ class Control:
 
     def _went_down(self) -> None:
         """No session survives, nothing stays staged (kernel: device.c)."""
-        for row in self.peers.live_rows():
-            self.stamps.handshake_dropped(row)
-            self.stamps.forget_sent(row)
-            if self.peers.rows[row].key_word or not lib.queue_is_empty(self.segment, 2 * row + lib.OUTBOUND):
-                self.peers.order(row, lib.ORDER_ZERO | lib.ORDER_PURGE_STAGED)
+        used = slice(0, self.peers.used)
+        self.stamps.handshake_dropped(used)
+        self.stamps.forget_sent(used)
+        for row in self.peers.active_rows(is_down=True):
+            self.peers.order(row, lib.ORDER_ZERO | lib.ORDER_PURGE_STAGED)
         self.handshakes.forget_in_progress()
 
     def _end(self, reason: str) -> None:

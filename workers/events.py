@@ -204,10 +204,7 @@ class Events:
         bucket = self._buckets[event]
         now = self._now()
         if not bucket.has_token(now):
-            if not bucket.held_back:
-                bucket.since = now
-                self._holding_back.add(event)
-            bucket.held_back += 1
+            self._hold_back(event, 1, now)
             return
         bucket.take(now)
         told: dict[str, Any] = {}
@@ -228,6 +225,18 @@ class Events:
         if reason:
             told["reason"] = reason
         self._keep(event, told)
+
+    def hold_back(self, event: Event, count: int) -> None:
+        """It happened so many times more, at once with what was told: they are only counted."""
+        if count:
+            self._hold_back(event, count, self._now())
+
+    def _hold_back(self, event: Event, count: int, now: int) -> None:
+        bucket = self._buckets[event]
+        if not bucket.held_back:
+            bucket.since = now
+            self._holding_back.add(event)
+        bucket.held_back += count
 
     def has_token(self, event: Event) -> bool:
         """Whether `tell` would keep it now; for counts, which need not be told until it would."""

@@ -382,6 +382,15 @@ class Handshakes:
         for row in [row for row, kept in self.cookies.items() if kept.sent + 2 * COOKIE_MEMORY <= now]:
             del self.cookies[row]
 
+    def knows(self, row: int) -> bool:
+        """Whether anything of the peer is kept here, so that `removed` has something to do."""
+        return (
+            row in self.numbers
+            or row in self.cookies
+            or row in self.unconfirmed
+            or row in self.endpoints.waiting
+        )
+
     def removed(self, row: int) -> None:
         """The peer is being removed."""
         self.forget(row)

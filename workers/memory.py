@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from workers._workers import ffi, lib
+from workers.endpoints import WISH
 from workers.vault import Vault
 
 ROWS_A_STEP = 1024
@@ -101,11 +102,12 @@ def _row_dtype() -> np.dtype[Any]:
         "orders": "<u8",
         "events": "<u8",
     }
+    wish = fields["control_reserved"].offset + 8 * WISH
     return np.dtype(
         {
-            "names": list(kinds),
-            "formats": [kinds[name] for name in kinds],
-            "offsets": [fields[name].offset for name in kinds],
+            "names": [*kinds, "wish"],
+            "formats": [*kinds.values(), "<u8"],
+            "offsets": [*(fields[name].offset for name in kinds), wish],
             "itemsize": ffi.sizeof("struct peer_row"),
         }
     )
