@@ -46,7 +46,7 @@ log = logging.getLogger(__name__)
 
 SECOND = 1_000_000_000
 EVENTS_A_TURN = 256
-SWEEP_ROWS = 1 << 16  # looked through for lost wakes at once
+SWEEP_ROWS = 1 << 16  # looked through for lost wakes in a second
 NOBODY = 0xFFFFFFFF
 SCAN_INTERVAL = 50_000_000  # ns between two scans of the timer column, however busy the loop is
 SHORT_WAIT = 0.002  # seconds; grace periods and endpoints that wait for a holder
@@ -90,7 +90,7 @@ class Control:
         self.ended = False
         self.next_second = 0
         self.scanned_at = 0
-        self.sweep_at = NOBODY  # row that the sweep has come to; NOBODY: it rests until the next second
+        self.swept = 0  # row that the sweep for lost wakes has come to
 
     # -- the start ----------------------------------------------------------------------------
 
@@ -167,7 +167,6 @@ class Control:
         if now >= self.next_second:
             self.next_second = now + SECOND
             self._each_second(now)
-        is_busy |= self._sweep()
         is_busy |= self.routes.step(now)
         self.graces.poll()
         self.endpoints.poll()
@@ -360,20 +359,21 @@ class Control:
             self._look_at_interface()
         if self.socket_inode and self._inode(self.socket_path) != self.socket_inode:
             self._end(f"the socket file {self.socket_path} was deleted")
-        if self.sweep_at == NOBODY:
-            self.sweep_at = 0
+        self._sweep()
 
-    def _sweep(self) -> bool:
-        """A slice of the search for wakes that were lost. True while there is more."""
-        if self.sweep_at == NOBODY:
-            return False
-        last = min(self.sweep_at + SWEEP_ROWS, self.peers.used)
-        mended = int(lib.schedule_sweep(self.segment, self.sweep_at, last)) if last > self.sweep_at else 0
+    def _sweep(self) -> None:
+        """Once a second: wakes that were lost. Rows with packets or a queued token are always looked at; all
+        others, which could miss an order of ours at most, by turns, SWEEP_ROWS a second."""
+        used = self.peers.used
+        first = self.swept if self.swept < used else 0
+        last = self.swept = min(first + SWEEP_ROWS, used)
+        mended = int(lib.schedule_sweep(self.segment, first, last))
+        if used > last - first:
+            seen = ffi.new("uint64_t[]", (used + 63) // 64)
+            mended += int(lib.schedule_sweep_waiting(self.segment, first, last, seen))
         if mended:
             log.info("%d lost wakes mended", mended)
             lib.counter_add(self.segment, lib.WORKER_CONTROL, lib.LOST_WAKES, mended)
-        self.sweep_at = last if last < self.peers.used else NOBODY
-        return self.sweep_at != NOBODY
 
     # -- the socket file ----------------------------------------------------------------------
 
