@@ -86,7 +86,8 @@ static int is_own(const struct peer_changes *changes, const struct record *recor
 
 static const struct trie_node *node_of(const struct allowedips *ips, uint32_t number)
 {
-    return number && number < ips->max_nodes ? &ips->nodes[number] : NULL;
+    /* The first number stands in a row, which every process may write. */
+    return number && number <= ips->used ? &ips->nodes[number] : NULL;
 }
 
 static uint32_t count_allowed(const struct peer_table *table, uint32_t row)

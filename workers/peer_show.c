@@ -68,7 +68,7 @@ static uint64_t write_whole(const struct peer_table *table, uint32_t row, char *
     if (bytes < UAPI_PEER_TEXT)
         return 0;
     used = write_peer(table, row, text);
-    while (number && number < ips->max_nodes) {
+    while (number && number <= ips->used) {  /* the first stands in a row, which every process may write */
         const struct trie_node *node = &ips->nodes[number];
         if (bytes - used < UAPI_ALLOWED_TEXT)
             return 0;  /* a ring of nodes ends here too */

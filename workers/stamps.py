@@ -29,8 +29,8 @@ class Stamps:
     def due(self, now: int) -> Iterator[tuple[int, timers.Action]]:
         """Some rows whose timers fired, with what they ask for. `has_due` tells whether there are more.
 
-        The column is scanned only when something in it may be due: after a change, or when the earliest of the
-        last scan is reached. What one scan finds is worked out in slices.
+        The column is scanned only when something in it may be due: after a change, or when the earliest
+        of the last scan is reached. What one scan finds is worked out in slices.
         """
         tick = timers.tick(now)
         if not len(self.found) and tick >= self.earliest:
