@@ -236,10 +236,13 @@ class Control:
     # -- peers --------------------------------------------------------------------------------
 
     def _take_events(self, now: int) -> bool:
+        timed: dict[int, int] = {}  # rows whose timers are worked out together, and their words
+        is_busy = True
         for _ in range(EVENTS_A_TURN):
             row = int(lib.ready_take(self.segment, 0, self.cursor))
             if row == NOBODY:
-                return False
+                is_busy = False
+                break
             if row >= self.peers.used:
                 continue
             while True:
@@ -248,9 +251,17 @@ class Control:
                 if not bits:
                     break
                 self._take_event(row, bits, now)
+                if bits & lib.EVENT_TIMER and self.handshakes.is_up and self.peers.is_live(row):
+                    timed[row] = word
+                    break
                 if lib.events_clear(self.segment, row, word):
                     break
-        return True
+        for row, action in self.stamps.look(list(timed), now):
+            self._act(row, action, now)
+        for row, word in timed.items():
+            if not lib.events_clear(self.segment, row, word):
+                lib.ready_set(self.segment, 0, row)  # more came meanwhile: in the next turn
+        return is_busy
 
     def _take_event(self, row: int, bits: int, now: int) -> None:
         if bits & lib.EVENT_RETIRED:
@@ -267,9 +278,6 @@ class Control:
             return
         if bits & lib.EVENT_HANDSHAKE_WANTED:
             self.handshakes.wanted(row, now)
-        if bits & lib.EVENT_TIMER:
-            for due_row, action in self.stamps.look(row, now):
-                self._act(due_row, action, now)
 
     def _act(self, row: int, action: timers.Action, now: int) -> None:
         """Timers fired."""

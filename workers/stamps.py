@@ -59,9 +59,9 @@ class Stamps:
         """NEXT_DUE of some row may be earlier than it was."""
         self.earliest = 0
 
-    def look(self, row: int, now: int) -> Iterator[tuple[int, timers.Action]]:
-        """EVENT_TIMER: work out this row now."""
-        yield from self._evaluate(np.array([row], np.uint32), timers.tick(now))
+    def look(self, rows: list[int], now: int) -> Iterator[tuple[int, timers.Action]]:
+        """EVENT_TIMER: work out these rows now. Each at most once."""
+        yield from self._evaluate(np.array(rows, np.uint32), timers.tick(now))
 
     def _evaluate(self, rows: timers.Rows, tick: int) -> Iterator[tuple[int, timers.Action]]:
         if not len(rows):
