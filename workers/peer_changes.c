@@ -164,11 +164,11 @@ static uint32_t hash_of(const uint8_t key[32])
     uint64_t words[4], sum = 0;
 
     memcpy(words, key, sizeof words);
-    for (int i = 0; i < 4; i++) {
-        sum = (sum ^ words[i]) * 0x9e3779b97f4a7c15ull;
-        sum ^= sum >> 29;
+    for (int i = 0; i < 4; i++) {  /* the upper half comes down before each product: keys may be small numbers */
+        sum ^= words[i];
+        sum = (sum ^ sum >> 32) * 0x9e3779b97f4a7c15ull;
     }
-    return (uint32_t)(sum >> 32);
+    return (uint32_t)(sum ^ sum >> 32);
 }
 
 /* The slot of a key that the set mentions: its own, or the empty one where it goes. */

@@ -2,11 +2,11 @@
 
     python -m simulator.day [--sessions 100000] [--hours 24]      (in tests/)
 
-Each peer sends one packet every two hours, at a moment of its own. By then its session is long gone, so it
-shakes hands first; nine of ten packets are answered. What ships is driven: control's Stamps over timer columns
-(workers/stamps.py, engine/timers.py) and the holder's notes in C (engine/timers.c). Control scans once a simulated
-second, so a timer may fire up to a second late, never early. After the day an hour of silence must leave
-nothing armed.
+Each peer sends one packet every two hours, at a moment of its own. By then its session is long gone, so
+it shakes hands first; nine of ten packets are answered. What ships is driven: control's Stamps over timer
+columns (workers/stamps.py, engine/timers.py) and the holder's notes in C (engine/timers.c). Control scans
+once a simulated second, so a timer may fire up to a second late, never early. After the day an hour of
+silence must leave nothing armed.
 """
 
 from __future__ import annotations
