@@ -35,7 +35,7 @@ from workers.stamps import Stamps
 log = logging.getLogger(__name__)
 
 PAUSE = 0.001  # seconds
-SLICE = 1024  # peers between two yields
+SLICE = 512  # peers between two yields
 ROWS_A_LOOK = 4096  # rows looked through at once
 
 

@@ -49,7 +49,7 @@ EVENTS_A_TURN = 256
 SWEEP_ROWS = 1 << 16  # looked through for lost wakes in a second
 NOBODY = 0xFFFFFFFF
 SCAN_INTERVAL = 50_000_000  # ns between two scans of the timer column, however busy the loop is
-SHORT_WAIT = 0.002  # seconds; grace periods and endpoints that wait for a holder
+SHORT_WAIT = 0.002  # seconds; grace periods, endpoints that wait for a holder, a set that rests
 NAP_TICK = (1 << lib.TIMER_TICK_SHIFT) / SECOND
 
 
@@ -175,7 +175,9 @@ class Control:
 
     def _nap(self, now: int) -> float:
         """Seconds until something is due."""
-        if self.graces.running or self.graces.waiting or self.endpoints.waiting or self.uapi.is_pausing:
+        if self.graces.running or self.graces.waiting or self.endpoints.waiting:
+            return SHORT_WAIT
+        if self.uapi.is_pausing or self.uapi.rests:
             return SHORT_WAIT
         nap = (self.next_second - now) / SECOND
         if self.peers.used and self.handshakes.is_up:

@@ -24,6 +24,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
+from types import SimpleNamespace
 from typing import Any
 
 import click
@@ -39,6 +40,7 @@ INSIDE = ("10.201.0.1", "10.201.0.2")
 WIREGUARD_GO_MOST = 65_535  # its limit is 65,536, and one is the tunnel's
 PING_INTERVAL = 0.002
 GETS = 5
+MAX_PEERS = 1 << 20
 ALONE_SECONDS = 3.0
 IDLE_SECONDS = 10.0
 SESSIONS = 50_000
@@ -90,7 +92,7 @@ def run(*, peers: int, others: Sequence[str], as_json: bool) -> None:
         raise Failure(error.what, error.why, error.next_step) from error
     answer = {
         "engines": [asdict(one) for one in found],
-        "bytes_by_part": parts(peers),
+        "bytes_by_part": parts(),
         "session_bytes": sessions,
         "lookup_ns": lookups,
     }
@@ -98,7 +100,7 @@ def run(*, peers: int, others: Sequence[str], as_json: bool) -> None:
         json.dump(answer, sys.stdout, indent=2)
         sys.stdout.write("\n")
     else:
-        click.echo("\n".join(tables(found, parts(peers), sessions, lookups)))
+        click.echo("\n".join(tables(found, parts(), sessions, lookups)))
 
 
 # -- the gateway --------------------------------------------------------------------------------
@@ -141,7 +143,7 @@ def gateway(name: str, command: Sequence[str], peers: int, is_plait: bool, told:
 def _tunnel(hosts: Lab, client: Host, host: Host, command: Sequence[str], is_plait: bool) -> Engine:
     cable = hosts.link(client, host)
     keys = {one.name: lab.keypair() for one in (client, host)}
-    settings = "max_peers = 1048576\n" if is_plait else None
+    settings = f"max_peers = {MAX_PEERS}\n" if is_plait else None
     engine = host.engine(INTERFACE, command, settings=settings)
     other = client.engine(INTERFACE)
     engine.configure(
@@ -306,29 +308,15 @@ def pinging(client: Host) -> Iterator[Pinging]:
 # -- apart from any engine ----------------------------------------------------------------------
 
 
-def parts(peers: int, consumers: int = 0) -> dict[str, dict[str, float]]:
+def parts() -> dict[str, dict[str, float]]:
     """Bytes a peer by part, worked out from the layout: idle, and what a session adds."""
-    from workers._workers import ffi, lib
+    from workers.engine_report import bytes_per_peer
+    from workers.settings import Settings, geometry
 
-    consumers = consumers or len(os.sched_getaffinity(0))
-    idle = {
-        "row, both queues included": lib.PEER_ROW_BYTES,
-        "token": 4,
-        "timer columns": 4 * lib.TIMER_COLUMNS,
-        "allowed IP: at most two trie nodes": 2 * lib.TRIE_NODE_BYTES,
-        "public-key buckets": 4 * (1 << 20) / peers if peers > 1 << 18 else 8.0,
-        "ready sets": (1 + consumers) / 8,
-        "vault row": ffi.sizeof("struct vault_row"),
-    }
-    session = {
-        "keypair, window included": lib.KEYPAIR_BYTES,
-        "index entry": lib.INDEX_ENTRY_BYTES,
-        "control's list of keypairs": 4 + 4,
-    }
-    return {
-        "idle": {**idle, "sum": sum(idle.values())},
-        "session": {**session, "sum": sum(session.values())},
-    }
+    workers = len(os.sched_getaffinity(0))
+    settings = Settings(receivers=workers, consumers=workers, cores=(0,), max_peers=MAX_PEERS)
+    found = bytes_per_peer(SimpleNamespace(**geometry(settings)))
+    return {name: {**rows, "sum": sum(rows.values())} for name, rows in found.items()}
 
 
 def _apart(what: str, count: int) -> dict[str, float]:
@@ -361,12 +349,12 @@ def _table(peers: int) -> Iterator[Any]:
     from workers.vault import Vault
 
     settings = Settings(
-        receivers=1, consumers=1, cores=(0,), max_peers=1 << 20, small_slots=64, train_slots=1
+        receivers=1, consumers=1, cores=(0,), max_peers=MAX_PEERS, small_slots=64, train_slots=1
     )
     data = shm.segment.create(geometry(settings))
     plain = shm.segment.create_plain(4096)
     mapping, segment = map_segment(data.fd, data.bytes)
-    vault = Vault(os.dup(plain.fd), 1 << 20)
+    vault = Vault(os.dup(plain.fd), MAX_PEERS)
     held = Memory(data.fd, mapping, segment, vault)
     held.ensure_tables()
     segment.device.index_key = [1, 2]
