@@ -35,7 +35,7 @@ from workers.stamps import Stamps
 log = logging.getLogger(__name__)
 
 PAUSE = 0.001  # seconds
-SLICE = 512  # peers between two yields
+SLICE = 256  # peers between two yields
 ROWS_A_LOOK = 4096  # rows looked through at once
 
 
@@ -139,7 +139,7 @@ class Configuration:
                     _place(change.endpoint)
                 need.zone_is_known = work.changes.at + 1
             yield
-        peers.room(int(need.peak), int(need.fresh), int(need.nodes))
+        yield from peers.room(int(need.peak), int(need.fresh), int(need.nodes))
 
     def _change_sockets(self, operation: uapi.Set) -> Steps:
         mark = int(self.device.fwmark)

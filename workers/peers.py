@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,8 @@ from workers.memory import Memory
 
 UNUSED, LIVE, RETIRING = lib.PEER_UNUSED, lib.PEER_LIVE, lib.PEER_RETIRING
 NOBODY = 0xFFFFFFFF
+ROWS_AT_ONCE = 1 << 14  # grown between two yields, about 11 MB
+NODES_AT_ONCE = 1 << 17
 
 # control_reserved[]: bytes of handshake messages (the holder counts data in tx_bytes and rx_bytes), and
 # what was `produced` in the outbound queue when a handshake was last wanted.
@@ -132,8 +135,8 @@ class Peers:
 
     # -- adding -------------------------------------------------------------------------------
 
-    def room(self, peak: int, new: int, nodes: int) -> None:
-        """Make sure of memory for what a set will add. NoRoom when it cannot fit.
+    def room(self, peak: int, new: int, nodes: int) -> Iterator[None]:
+        """Make sure of memory for what a set will add, in slices. NoRoom when it cannot fit.
 
         peak: the most peers there will be at once; new: of them not yet there; nodes: the most trie
         nodes there will be. Rows and nodes that removed peers give back count as free: who
@@ -153,9 +156,17 @@ class Peers:
             )
         rows = self.used + max(new - int(self.table.free_count), 0)
         try:
-            self.memory.ensure_rows(min(rows, self.memory.max_peers))
+            rows = min(rows, self.memory.max_peers)
+            for some in range(self.vault.ready("rows_ready") + ROWS_AT_ONCE, rows, ROWS_AT_ONCE):
+                self.memory.ensure_rows(some)
+                yield
+            self.memory.ensure_rows(rows)
             most = int(self.ips.used) + nodes - int(self.ips.live) + 1
-            self.memory.ensure_trie(min(max(most, 1), self.memory.max_trie_nodes))
+            most = min(max(most, 1), self.memory.max_trie_nodes)
+            for some in range(self.vault.ready("trie_ready") + NODES_AT_ONCE, most, NODES_AT_ONCE):
+                self.memory.ensure_trie(some)
+                yield
+            self.memory.ensure_trie(most)
         except OSError as error:
             raise NoRoom(
                 "more peers",

@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 RECEIVE_BYTES = 1 << 16
 MAX_CONNECTIONS = 128  # more wait in the listening socket
 REST_FROM = 500_000  # ns; a shorter slice is no burden
+REST_MOST = 2_000_000
 CHUNKS_A_TURN = 4  # of an answer, about 800 peers: a client that reads as fast as we write is not alone
 
 
@@ -221,7 +222,8 @@ class UapiServer:
             begun = int(lib.clock_now())
             self._advance(None)
             ended = int(lib.clock_now())
-            self.rest_until = 2 * ended - begun if ended - begun > REST_FROM else 0
+            took = ended - begun
+            self.rest_until = ended + min(took, REST_MOST) if took > REST_FROM else 0
 
     def push_events(self) -> None:
         """Send followers what has come; who does not read is left."""

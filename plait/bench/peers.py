@@ -361,7 +361,8 @@ def _table(peers: int) -> Iterator[Any]:
     graces = Graces(segment)
     table = Peers(held, graces, Keypairs(held, graces), 1)
     table.recover()
-    table.room(peers, peers, 2 * peers)
+    for _ in table.room(peers, peers, 2 * peers):
+        pass
     for key, _ in peer_keys(peers):
         lib.table_add(table.table, ffi.from_buffer("uint8_t[]", key))
     yield table
