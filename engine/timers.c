@@ -71,6 +71,15 @@ void timers_look(uint32_t *columns, const uint32_t *rows, uint32_t count)
     __atomic_thread_fence(__ATOMIC_SEQ_CST);  /* before the stamps are read: see the top */
 }
 
+void timers_keepalive_changed(uint32_t *columns, uint32_t stride, uint32_t row, uint32_t tick, uint16_t seconds)
+{
+    uint64_t ticks = (seconds * 1000000000ull + (1u << TIMER_TICK_SHIFT) - 1) >> TIMER_TICK_SHIFT;
+
+    store(columns, stride, row, PERSISTENT_ORDERED, tick);
+    if (tick + ticks < load(columns, stride, row, NEXT_DUE))
+        store(columns, stride, row, NEXT_DUE, (uint32_t)(tick + ticks));
+}
+
 void timers_initialise(uint32_t *columns, uint32_t stride, uint32_t row)
 {
     for (enum timer_column column = 0; column < TIMER_COLUMN_COUNT; column++)

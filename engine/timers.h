@@ -54,6 +54,8 @@ int timers_authenticated_received(uint32_t *columns, uint32_t stride, uint32_t r
 /* Control, before it reads stamps of these rows and stores a new NEXT_DUE: sets NEXT_DUE to
  * TIMER_NEVER, so that a stamp armed from now on is reported, and fences (timers.c). */
 void timers_look(uint32_t *columns, const uint32_t *rows, uint32_t count);
+/* Control: the persistent interval was set (kernel: netlink.c), or the interface came up with it. */
+void timers_keepalive_changed(uint32_t *columns, uint32_t stride, uint32_t row, uint32_t tick, uint16_t seconds);
 /* Control, at birth of a row. */
 void timers_initialise(uint32_t *columns, uint32_t stride, uint32_t row);
 /* cdef end */

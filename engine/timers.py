@@ -238,7 +238,7 @@ def handshake_complete(columns: Columns, row: int) -> None:
     columns[lib.ATTEMPTS, row] = 0
 
 
-def handshake_dropped(columns: Columns, row: int) -> None:
+def handshake_dropped(columns: Columns, row: int | slice) -> None:
     """The handshake in progress is void: private key changed, interface down, control restarted."""
     columns[lib.RETRY_DUE, row] = 0
     columns[lib.ATTEMPTS, row] = 0
@@ -247,8 +247,8 @@ def handshake_dropped(columns: Columns, row: int) -> None:
 def keepalive_changed(columns: Columns, row: int, now: int, seconds: int) -> None:
     """The persistent interval was set while the interface is up. From 0 to more, also order one at once."""
     if seconds:
-        columns[lib.PERSISTENT_ORDERED, row] = now
-        _look_by(columns, row, now + ticks(seconds * constants.SECOND))
+        where = ffi.cast("uint32_t *", columns.ctypes.data)
+        lib.timers_keepalive_changed(where, columns.shape[1], row, now, seconds)
 
 
 def initiation_is_flood(columns: Columns, rows: Rows, now: int) -> npt.NDArray[np.bool_]:

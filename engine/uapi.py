@@ -8,7 +8,8 @@ that the client can still read its answer.
 
 A validated `set` is kept as compact records, about 50 bytes a peer and 18 an allowed IP,
 because one operation may carry a million peers; PeerChange objects are made one at a
-time while iterating. The same records, `Set.to_bytes`, serve as a redo record.
+time while iterating. The same records, `Set.to_bytes`, serve as a redo record. Peers whose lines are plainly
+right are taken by engine/uapi_sections.c, whole ones at a time; all that is out of the ordinary comes here.
 
 Two lines about the same thing: the later one counts, as in wireguard-go. Lines of one
 peer mean the same in any order, except that replace_allowed_ips forgets the allowed_ip
@@ -25,10 +26,13 @@ from dataclasses import dataclass, field
 from socket import AF_INET, AF_INET6, inet_ntop, inet_pton  # conversions of text, no sockets
 from typing import Final, NamedTuple
 
+from engine._engine import ffi, lib
+
 LINE_BYTES: Final = 4096  # the longest line that is looked at; a real one has under 150
 OPERATION_BYTES: Final = 1 << 28  # of records: 2^20 peers with ten allowed IPs each
 ALLOWED_IPS: Final = 1 << 20  # after one public_key line
-CHUNK_BYTES: Final = 1 << 16  # of a `get` answer
+CHUNK_BYTES: Final = 1 << 16  # of a `get` answer, a piece
+SECTION_BYTES: Final = 1 << 16  # of text that is kept until the peer it belongs to is whole
 BUSIEST_PEERS: Final = 1000  # the most that a `get_busiest` may ask for
 
 _ZERO_KEY = bytes(32)
@@ -125,16 +129,19 @@ class Set:
 
     def to_bytes(self) -> bytes:
         """The whole operation as bytes that from_bytes understands: a redo record. Holds secrets."""
+        return self.head() + self.records
+
+    def head(self) -> bytes:
+        """What to_bytes puts before the records."""
         flags = (
             (self.private_key is not None)
             | (self.listen_port is not None) << 1
             | (self.fwmark is not None) << 2
             | self.replace_peers << 3
         )
-        head = _SET.pack(
+        return _SET.pack(
             flags, self.private_key or _ZERO_KEY, self.listen_port or 0, self.fwmark or 0, self.peer_count
         )
-        return head + self.records
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Set:
@@ -201,17 +208,30 @@ class Reader:
     def __init__(self, limit_bytes: int = OPERATION_BYTES) -> None:
         self._limit = limit_bytes
         self._rest = b""
+        self._waits = False  # the rest is the beginning of a peer
         self._begin()
 
     def feed(self, data: bytes) -> Iterator[Operation]:
         """Operations that are whole now; consume the iterator before feeding more."""
-        lines = (self._rest + data).split(b"\n")
-        self._rest = lines.pop()
-        self._rest = self._rest[: LINE_BYTES + 1]  # enough to know that it is too long
-        for line in lines:
-            operation = self._line(line)
+        known = len(self._rest)
+        data = self._rest + data
+        at, waits = 0, self._waits and len(data) < SECTION_BYTES
+        waits = waits and not _ends_section(data, max(known - len(_PEER_KEY), 0))
+        while not waits:
+            if self._verb == "set" and self._error is None and data.startswith(_PEER_KEY, at):
+                at, waits = self._sections(data, at)
+                if waits:
+                    break
+            end = data.find(b"\n", at)
+            if end < 0:
+                break
+            operation = self._line(data[at:end])
+            at = end + 1
             if operation is not None:
                 yield operation
+        self._waits = waits
+        # Of a line that is cut, enough to know that it is too long.
+        self._rest = data[at:] if waits else data[at : at + LINE_BYTES + 1]
 
     @property
     def is_idle(self) -> bool:
@@ -227,6 +247,30 @@ class Reader:
         self._peer: PeerChange | None = None
         self._spent = 0
         self._error: UapiError | None = None
+
+    def _sections(self, data: bytes, at: int) -> tuple[int, bool]:
+        """Take whole peers that are plainly right, from a public_key line on.
+
+        Returns where they end, and whether what follows is kept until there is more of it.
+        """
+        if self._peer is not None:
+            self._set.add_peer(self._peer)
+            self._peer = None
+        while True:
+            end = min(at + SECTION_BYTES, len(data))
+            text = ffi.from_buffer("uint8_t[]", data)[at:end]
+            lib.uapi_take_sections(text, len(text), _RECORDS, _PEER_MOST, self._limit - self._spent, _TAKEN)
+            at += _TAKEN.text_bytes
+            self._set.records += ffi.buffer(_RECORDS, _TAKEN.record_bytes)
+            self._set.peer_count += _TAKEN.peers
+            self._number += _TAKEN.lines
+            self._spent += _TAKEN.spent
+            if not _TAKEN.is_cut:
+                return at, False
+            if end == len(data) and end - at < SECTION_BYTES:
+                return at, True
+            if not _TAKEN.peers:
+                return at, False  # a peer larger than what is kept: line by line
 
     def _line(self, raw: bytes) -> Operation | None:
         if not raw:
@@ -334,6 +378,11 @@ class Reader:
         if verb == "events":
             return Events(follow)
         return Get() if verb == "get" else done
+
+
+def _ends_section(data: bytes, first: int) -> bool:
+    """Whether an empty line or another peer begins at or behind a place: what waited may be whole now."""
+    return data.find(b"\n\n", first) >= 0 or data.find(b"\n" + _PEER_KEY, first) >= 0
 
 
 def parse_set(text: str | bytes) -> Set:
@@ -461,8 +510,15 @@ _ALLOWED = struct.Struct("<16sBB")  # address, cidr, flags
 _ENDPOINT = struct.Struct("<16sHBB")  # address, port, address bytes, zone bytes
 _PEER_MOST = _PEER.size + 32 + 2 + _ENDPOINT.size + 15
 
-_REMOVE, _UPDATE_ONLY, _REPLACE, _PSK, _HAS_ENDPOINT, _KEEPALIVE = 1, 2, 4, 8, 16, 32
-_IS_IPV6, _IS_REMOVED = 1, 2
+_REMOVE, _UPDATE_ONLY, _REPLACE, _PSK = (
+    lib.RECORD_REMOVE, lib.RECORD_UPDATE_ONLY, lib.RECORD_REPLACE, lib.RECORD_PSK,
+)  # fmt: skip
+_HAS_ENDPOINT, _KEEPALIVE = lib.RECORD_ENDPOINT, lib.RECORD_KEEPALIVE
+_IS_IPV6, _IS_REMOVED = lib.ALLOWED_IPV6, lib.ALLOWED_REMOVED
+
+_PEER_KEY = b"public_key="
+_RECORDS = ffi.new("uint8_t[]", 2 * SECTION_BYTES)
+_TAKEN = ffi.new("struct uapi_taken *")
 
 
 def _pack_peer(peer: PeerChange) -> bytes:
@@ -485,29 +541,35 @@ def _pack_peer(peer: PeerChange) -> bytes:
     return _PEER.pack(peer.public_key, flags, len(peer.allowed_ips)) + tail + ips
 
 
+def unpack_peer(records: bytes | bytearray, at: int) -> tuple[PeerChange, int]:
+    """The peer whose record begins at a place, and the place of the next one."""
+    public_key, flags, count = _PEER.unpack_from(records, at)
+    at += _PEER.size
+    peer = PeerChange(public_key, bool(flags & _REMOVE), bool(flags & _UPDATE_ONLY))
+    peer.replace_allowed_ips = bool(flags & _REPLACE)
+    if flags & _PSK:
+        peer.preshared_key = bytes(records[at : at + 32])
+        at += 32
+    if flags & _HAS_ENDPOINT:
+        address, port, length, zone = _ENDPOINT.unpack_from(records, at)
+        at += _ENDPOINT.size
+        peer.endpoint = Endpoint(address[:length], port, records[at : at + zone].decode("ascii"))
+        at += zone
+    if flags & _KEEPALIVE:
+        peer.keepalive = int.from_bytes(records[at : at + 2], "little")
+        at += 2
+    for _ in range(count):
+        address, cidr, kind = _ALLOWED.unpack_from(records, at)
+        at += _ALLOWED.size
+        bits = 128 if kind & _IS_IPV6 else 32
+        peer.allowed_ips.append(AllowedIP(address[: bits // 8], bits, cidr, bool(kind & _IS_REMOVED)))
+    return peer, at
+
+
 def _unpack_peers(records: bytes | bytearray) -> Iterator[PeerChange]:
     at = 0
     while at < len(records):
-        public_key, flags, count = _PEER.unpack_from(records, at)
-        at += _PEER.size
-        peer = PeerChange(public_key, bool(flags & _REMOVE), bool(flags & _UPDATE_ONLY))
-        peer.replace_allowed_ips = bool(flags & _REPLACE)
-        if flags & _PSK:
-            peer.preshared_key = bytes(records[at : at + 32])
-            at += 32
-        if flags & _HAS_ENDPOINT:
-            address, port, length, zone = _ENDPOINT.unpack_from(records, at)
-            at += _ENDPOINT.size
-            peer.endpoint = Endpoint(address[:length], port, records[at : at + zone].decode("ascii"))
-            at += zone
-        if flags & _KEEPALIVE:
-            peer.keepalive = int.from_bytes(records[at : at + 2], "little")
-            at += 2
-        for _ in range(count):
-            address, cidr, kind = _ALLOWED.unpack_from(records, at)
-            at += _ALLOWED.size
-            bits = 128 if kind & _IS_IPV6 else 32
-            peer.allowed_ips.append(AllowedIP(address[: bits // 8], bits, cidr, bool(kind & _IS_REMOVED)))
+        peer, at = unpack_peer(records, at)
         yield peer
 
 
@@ -536,8 +598,8 @@ class PeerRecord(NamedTuple):
     allowed_ips: Iterable[AllowedIP]
 
 
-def answer_get(device: DeviceRecord, peers: Iterable[PeerRecord]) -> Iterator[bytes]:
-    """The whole answer to a get, in chunks of about 64 KiB; peers are asked for one at a time."""
+def answer_get(device: DeviceRecord, peers: Iterable[bytes]) -> Iterator[bytes]:
+    """The whole answer to a get. peers: the text of all of them, in pieces, asked for one at a time."""
     head = []
     if device.private_key is not None and any(device.private_key):
         head.append(f"private_key={device.private_key.hex()}\n")
@@ -545,13 +607,12 @@ def answer_get(device: DeviceRecord, peers: Iterable[PeerRecord]) -> Iterator[by
         head.append(f"listen_port={device.listen_port}\n")
     if device.fwmark:
         head.append(f"fwmark={device.fwmark}\n")
-    chunk = bytearray("".join(head), "ascii")
-    for peer in peers:
-        chunk += format_peer(peer).encode("ascii")
-        if len(chunk) >= CHUNK_BYTES:
-            yield bytes(chunk)
-            chunk.clear()
-    yield bytes(chunk) + b"errno=0\n\n"
+    if head:
+        yield "".join(head).encode("ascii")
+    for piece in peers:
+        if piece:
+            yield piece
+    yield b"errno=0\n\n"
 
 
 def answer_get_engine(report: str) -> bytes:

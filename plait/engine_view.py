@@ -52,8 +52,8 @@ def with_usage(report: dict[str, Any]) -> dict[str, Any]:
 
 
 def tables(report: dict[str, Any]) -> list[Table]:
-    """The report as tables: processes, queues, slots, counters."""
-    return [_processes(report), _queues(report), _slots(report), _counters(report)]
+    """The report as tables: processes, queues, slots, bytes, counters."""
+    return [_processes(report), _queues(report), _slots(report), _bytes(report), _counters(report)]
 
 
 def console() -> Console:
@@ -125,6 +125,17 @@ def _slots(report: dict[str, Any]) -> Table:
             f"{pool['train_out']} of {pool['train_slots']}",
             *(str(pool[key]) for key in ("mine", "queued", "in_hand", "home")),
         )
+    return made
+
+
+def _bytes(report: dict[str, Any]) -> Table:
+    made = table("Bytes of shared memory", ("part",), ("an idle peer", "a session more"))
+    columns = report.get("bytes_per_peer", {"idle": {}, "session": {}})  # an older engine tells none
+    for name, count in columns["idle"].items():
+        made.add_row(name, f"{count:,.1f}", "")
+    for name, count in columns["session"].items():
+        made.add_row(name, "", f"{count:,.1f}")
+    made.add_row("sum", *(f"{sum(columns[kind].values()):,.1f}" for kind in ("idle", "session")))
     return made
 
 

@@ -120,30 +120,65 @@ static uint64_t progress_of(const struct segment *segment, uint32_t row)
     return (in ^ out << 31 ^ orders * 0x9e3779b97f4a7c15ull) & ~SUSPECTED;
 }
 
+/* Returns 1 when it mended the row. */
+static uint32_t row_sweep(const struct segment *segment, uint32_t row)
+{
+    uint64_t *swept = &segment->rows[row].swept; /* the sweeper's own word */
+    if (!wake_is_missing(segment, row)) {
+        if (*swept != 0)
+            *swept = 0;
+        return 0;
+    }
+    uint64_t suspicion = SUSPECTED | progress_of(segment, row);
+    if (*swept != suspicion) {
+        *swept = suspicion;
+        return 0;
+    }
+    *swept = 0;
+    peer_mend(segment, row);
+    return 1;
+}
+
+/* A ring lost with its ringer: the set has members, its consumer sleeps. */
+static void consumers_ring(const struct segment *segment)
+{
+    for (uint32_t consumer = 0; consumer < segment->geometry.max_consumers; consumer++)
+        if (!ready_is_empty(segment, 1 + consumer))
+            bell_ring(segment, WORKER_CONSUMER + consumer, -1);
+}
+
 uint32_t schedule_sweep(const struct segment *segment, uint32_t first, uint32_t last)
 {
     uint32_t mended = 0;
     if (last > segment->geometry.max_peers)
         last = segment->geometry.max_peers;
-    for (uint32_t row = first; row < last; row++) {
-        uint64_t *swept = &segment->rows[row].swept; /* the sweeper's own word */
-        if (!wake_is_missing(segment, row)) {
-            if (*swept != 0)
-                *swept = 0;
+    for (uint32_t row = first; row < last; row++)
+        mended += row_sweep(segment, row);
+    consumers_ring(segment);
+    return mended;
+}
+
+uint32_t schedule_sweep_waiting(const struct segment *segment, uint32_t first, uint32_t last, uint64_t *seen)
+{
+    uint32_t mended = 0, rows = segment->device->rows_used;
+    if (rows > segment->geometry.max_peers)
+        rows = segment->geometry.max_peers;
+    for (uint32_t row = 0; row < rows; row++)
+        if (__atomic_load_n(&segment->tokens[row], __ATOMIC_RELAXED) == TOKEN_QUEUED)
+            seen[row / 64] |= 1ull << row % 64;
+    for (uint32_t number = 1; number <= segment->nodes; number++) {
+        if (__atomic_load_n(&segment->states[number], __ATOMIC_ACQUIRE) != NODE_QUEUED)
             continue;
-        }
-        uint64_t suspicion = SUSPECTED | progress_of(segment, row);
-        if (*swept != suspicion) {
-            *swept = suspicion;
-            continue;
-        }
-        *swept = 0;
-        mended++;
-        peer_mend(segment, row);
+        uint32_t row = __atomic_load_n(&segment->node[number].peer, __ATOMIC_RELAXED);
+        if (row < rows)
+            seen[row / 64] |= 1ull << row % 64;
     }
-    /* A ring lost with its ringer: the set has members, its consumer sleeps. */
-    for (uint32_t consumer = 0; consumer < segment->geometry.max_consumers; consumer++)
-        if (!ready_is_empty(segment, 1 + consumer))
-            bell_ring(segment, WORKER_CONSUMER + consumer, -1);
+    for (uint32_t word = 0; word < (rows + 63) / 64; word++)
+        for (uint64_t bits = seen[word]; bits; bits &= bits - 1) {
+            uint32_t row = word * 64 + (uint32_t)__builtin_ctzll(bits);
+            if (row < first || row >= last)
+                mended += row_sweep(segment, row);
+        }
+    consumers_ring(segment);
     return mended;
 }

@@ -21,6 +21,9 @@ int peer_is_staged(const struct segment *segment, uint32_t row);
  * without a ready bit anywhere. Acts on what two sweeps in a row have seen without progress
  * between them, so allow two periods. Returns how many it mended (LOST_WAKES). */
 uint32_t schedule_sweep(const struct segment *segment, uint32_t first, uint32_t last);
+/* Likewise over those rows outside first..last-1 that have a queued token, or packets in a queue as the nodes
+ * tell: no row without either is read. seen: a zeroed bit for each peer, to see none twice. */
+uint32_t schedule_sweep_waiting(const struct segment *segment, uint32_t first, uint32_t last, uint64_t *seen);
 /* Repair: the row's wake may be missing; schedules it, or sets its bit and rings again. */
 void peer_mend(const struct segment *segment, uint32_t row);
 /* cdef end */

@@ -18,13 +18,13 @@ import os
 import socket
 import time
 from collections.abc import Callable, Generator, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from engine import noise, uapi
+from engine import noise, timers, uapi
 from workers import engine_report
-from workers._workers import lib
+from workers._workers import ffi, lib
 from workers.busiest import Busiest
 from workers.endpoints import Endpoint, EndpointOrders
 from workers.events import Event
@@ -51,6 +51,21 @@ class Pause(NamedTuple):
 
 
 Steps = Generator[PortRequest | Pause | None, int | None, int]
+
+
+class _Work:
+    """The records of a set as workers/peer_changes.c goes through them, and what it must find alive."""
+
+    def __init__(self, peers: Peers, operation: uapi.Set, own_key: bytes | None) -> None:
+        self.records = ffi.from_buffer("uint8_t[]", operation.records)
+        self.own_key = ffi.NULL if own_key is None else ffi.new("uint8_t[]", own_key)
+        self.kept = np.zeros(peers.memory.max_peers, np.uint8) if operation.replace_peers else None
+        self.changes = ffi.new("struct peer_changes *")
+        self.changes.table = peers.table
+        self.changes.records, self.changes.bytes = self.records, len(self.records)
+        self.changes.own_key = self.own_key
+        if self.kept is not None:
+            self.changes.kept = ffi.cast("uint8_t *", self.kept.ctypes.data)
 
 
 class Configuration:
@@ -80,18 +95,10 @@ class Configuration:
         """Apply a parsed set; returns 0 or the errno of what cannot be done, nothing changed then."""
         try:
             yield from self._check(operation)
-            redo = uapi.Set(
-                private_key=operation.private_key,
-                replace_peers=operation.replace_peers,
-                peer_count=operation.peer_count,
-                records=operation.records,
-            )
-            self.vault.prepare_redo(redo.to_bytes())
-        except NoRoom as error:
+            yield from self.vault.prepare_redo(operation.head(), operation.records)
+        except (NoRoom, OSError) as error:
             log.error("the set is refused: %s", error)
-            return error.errno
-        except OSError as error:
-            log.error("the set is refused: %s", error)
+            self.vault.clear_redo()
             return error.errno or errno.EIO
         code = yield from self._change_sockets(operation)
         if code:
@@ -120,33 +127,21 @@ class Configuration:
         if operation.private_key is not None:
             own = noise.Identity(operation.private_key).public_key if any(operation.private_key) else None
         peers = self.peers
-        seen: dict[bytes, bool] = {}  # by key that the set mentions: is it a peer at this point?
-        count = peak = 0 if operation.replace_peers else peers.count
-        nodes = 0 if operation.replace_peers else int(peers.ips.live)
-        new = 0
-        for number, change in enumerate(operation.peers):
-            if number % SLICE == 0:
-                yield
-            if change.endpoint is not None:
-                _place(change.endpoint)
-            if change.public_key == own:
-                continue
-            row = None if operation.replace_peers else peers.find(change.public_key)
-            is_there = seen.get(change.public_key, row is not None)
-            if change.remove:
-                seen[change.public_key] = False
-                count -= is_there
-                continue
-            if not is_there:
-                if change.update_only:
-                    continue
-                new, count = new + 1, count + 1
-                peak = max(peak, count)
-            elif change.replace_allowed_ips and row is not None and change.public_key not in seen:
-                nodes -= len(peers.allowed(row))
-            seen[change.public_key] = True
-            nodes += 2 * sum(not ip.removed for ip in change.allowed_ips)
-        peers.room(peak, new, nodes)
+        work = _Work(peers, operation, own)
+        need = ffi.new("struct changes_need *")
+        slots = np.zeros(1 << (2 * operation.peer_count).bit_length(), np.uint32)
+        need.slots, need.slot_mask = ffi.cast("uint32_t *", slots.ctypes.data), len(slots) - 1
+        if not operation.replace_peers:
+            need.count = need.peak = peers.count
+            need.nodes = peers.ips.live
+        while (stop := lib.changes_measure(work.changes, need, SLICE)) != lib.CHANGES_DONE:
+            if stop == lib.CHANGES_RARE:
+                change, _ = uapi.unpack_peer(operation.records, work.changes.at)
+                if change.endpoint is not None:
+                    _place(change.endpoint)
+                need.zone_is_known = work.changes.at + 1
+            yield
+        yield from peers.room(int(need.peak), int(need.fresh), int(need.nodes))
 
     def _change_sockets(self, operation: uapi.Set) -> Steps:
         mark = int(self.device.fwmark)
@@ -175,14 +170,38 @@ class Configuration:
     def _apply_whole(self, operation: uapi.Set) -> Iterator[Pause | None]:
         if operation.private_key is not None:
             yield from self._change_private_key(operation.private_key)
-        if operation.replace_peers:
-            for first in range(0, self.peers.used, ROWS_A_LOOK):
-                self._remove(self.peers.live_rows(first, first + ROWS_A_LOOK))
+        work = _Work(self.peers, operation, self.vault.public_key)
+        if work.kept is not None:
+            while lib.changes_mark(work.changes, SLICE) != lib.CHANGES_DONE:
                 yield None
-        for number, change in enumerate(operation.peers):
-            yield from self._change_peer(change)
-            if number % SLICE == SLICE - 1:
+            work.changes.at = 0
+            for first in range(0, self.peers.used, SLICE):
+                rows = self.peers.live_rows(first, first + SLICE)
+                self._remove([row for row in rows if not work.kept[row]])
                 yield None
+        while True:
+            work.changes.tick = timers.tick(int(lib.clock_now()))
+            work.changes.interface_is_up = int(self.device.up)
+            stop = lib.changes_apply(work.changes, SLICE)
+            self._tell_added(work.changes)
+            self.peers.reclaim_later()
+            self.stamps.changed()
+            if stop == lib.CHANGES_DONE:
+                return
+            if stop == lib.CHANGES_RARE:
+                change, work.changes.at = uapi.unpack_peer(operation.records, work.changes.at)
+                row = self.peers.find(change.public_key)
+                if row is not None and work.kept is not None and work.kept[row]:
+                    work.kept[row] = 0
+                    self._remove([row])
+                yield from self._change_peer(change)
+            yield None
+
+    def _tell_added(self, changes: Any) -> None:
+        told = min(int(changes.added), lib.CHANGES_TOLD)
+        for row in changes.told[0:told]:
+            self.events.tell(Event.PEER_ADDED, row)
+        self.events.hold_back(Event.PEER_ADDED, int(changes.added) - told)
 
     def _change_private_key(self, private_key: bytes) -> Iterator[None]:
         if any(private_key):
@@ -266,9 +285,12 @@ class Configuration:
         return 0
 
     def _remove(self, rows: list[int]) -> None:
-        for row in rows:
+        for row in rows[: lib.CHANGES_TOLD]:
             self.events.tell(Event.PEER_REMOVED, row)
-            self.handshakes.removed(row)
+        self.events.hold_back(Event.PEER_REMOVED, max(len(rows) - lib.CHANGES_TOLD, 0))
+        for row in rows:
+            if self.handshakes.knows(row):
+                self.handshakes.removed(row)
         if rows:
             self.peers.remove(rows)
 
@@ -290,7 +312,7 @@ class Configuration:
     def show(self) -> Iterator[bytes]:
         """The answer to a get, in pieces, made while it is sent."""
         device = uapi.DeviceRecord(self.vault.private_key, self.listen_port(), int(self.device.fwmark))
-        return uapi.answer_get(device, self._records())
+        return uapi.answer_get(device, self._shown())
 
     def show_engine(self) -> Iterator[bytes]:
         """The answer to a get_engine."""
@@ -303,13 +325,18 @@ class Configuration:
         peers = [(row, self._record(row)) for row in self.busiest.rows(count) if self.peers.is_live(row)]
         return iter((uapi.answer_get_busiest(json.dumps(self.busiest.report(peers))),))
 
-    def _records(self) -> Iterator[uapi.PeerRecord]:
-        for first in range(0, self.peers.memory.max_peers, ROWS_A_LOOK):
-            if first >= self.peers.used:
-                return
-            for row in self.peers.live_rows(first, first + ROWS_A_LOOK):
-                if self.peers.is_live(row):  # still: this runs while other things happen
-                    yield self._record(row)
+    def _shown(self) -> Iterator[bytes]:
+        """The peers, in pieces; this runs while other things happen, so a row may come and go."""
+        text = ffi.new("char[]", uapi.CHUNK_BYTES)
+        row = ffi.new("uint32_t *")
+        while row[0] < self.peers.used:
+            last = min(row[0] + ROWS_A_LOOK, self.peers.used)
+            written = lib.table_show(self.peers.table, row, last, text, uapi.CHUNK_BYTES)
+            if written or row[0] == last:
+                yield ffi.buffer(text, written)[:]
+            else:  # it has more allowed IPs than a piece has room for
+                yield uapi.format_peer(self._record(row[0])).encode("ascii")
+                row[0] += 1
 
     def _record(self, row: int) -> uapi.PeerRecord:
         peer = self.peers.rows[row]

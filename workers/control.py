@@ -47,10 +47,10 @@ log = logging.getLogger(__name__)
 SECOND = 1_000_000_000
 EVENTS_A_TURN = 256
 INITIATIONS_A_TURN = 64
-SWEEP_ROWS = 1 << 16  # looked through for lost wakes at once
+SWEEP_ROWS = 1 << 16  # looked through for lost wakes in a second
 NOBODY = 0xFFFFFFFF
 SCAN_INTERVAL = 50_000_000  # ns between two scans of the timer column, however busy the loop is
-SHORT_WAIT = 0.002  # seconds; grace periods and endpoints that wait for a holder
+SHORT_WAIT = 0.002  # seconds; grace periods, endpoints that wait for a holder, a set that rests
 NAP_TICK = (1 << lib.TIMER_TICK_SHIFT) / SECOND
 
 
@@ -91,7 +91,7 @@ class Control:
         self.ended = False
         self.next_second = 0
         self.scanned_at = 0
-        self.sweep_at = NOBODY  # row that the sweep has come to; NOBODY: it rests until the next second
+        self.swept = 0  # row that the sweep for lost wakes has come to
 
     # -- the start ----------------------------------------------------------------------------
 
@@ -99,7 +99,7 @@ class Control:
         """Find what a control before this one left, then listen."""
         self.events.tell(Event.STARTED if self.start.incarnation <= 1 else Event.RESTARTED)
         self.peers.recover()
-        self.endpoints.recover(self.peers.live_rows())
+        self.endpoints.recover(self.peers.rows_with_wish())
         self.handshakes.load_identity()
         self._look_at_interface(first=True)
         self.configuration.redo()
@@ -159,14 +159,15 @@ class Control:
             self.scanned_at = now
             for row, action in self.stamps.due(now):
                 self._act(row, action, now)
-        is_busy = self.handshakes.take_messages(now) > 0
+            if self.stamps.has_due:
+                self.scanned_at = 0
+        is_busy = self.handshakes.take_messages(now) > 0 or self.stamps.has_due
         is_busy |= self._take_events(now)
         self.uapi.step()
         is_busy |= self.uapi.has_work
         if now >= self.next_second:
             self.next_second = now + SECOND
             self._each_second(now)
-        is_busy |= self._sweep()
         self.routes.step(now)
         self.graces.poll()
         self.endpoints.poll()
@@ -175,15 +176,16 @@ class Control:
 
     def _nap(self, now: int) -> float:
         """Seconds until something is due."""
-        if self.graces.running or self.graces.waiting or self.endpoints.waiting or self.uapi.is_pausing:
+        if self.graces.running or self.graces.waiting or self.endpoints.waiting:
+            return SHORT_WAIT
+        if self.uapi.is_pausing or self.uapi.rests:
             return SHORT_WAIT
         nap = (self.next_second - now) / SECOND
         look = self.routes.due_in(now)
         if look is not None:
             nap = min(nap, look)
-        used = self.peers.used
-        if used and self.handshakes.is_up:
-            due = int(self.memory.columns[lib.NEXT_DUE, :used].min())
+        if self.peers.used and self.handshakes.is_up:
+            due = self.stamps.next_due()
             if due != lib.TIMER_NEVER:
                 scan = (self.scanned_at + SCAN_INTERVAL - now) / SECOND
                 nap = min(nap, max((due - timers.tick(now)) * NAP_TICK, scan))
@@ -241,12 +243,15 @@ class Control:
 
     def _take_events(self, now: int) -> bool:
         begun = self.handshakes.begun
+        timed: dict[int, int] = {}  # rows whose timers are worked out together, and their words
+        is_busy = True
         for _ in range(EVENTS_A_TURN):
             if self.handshakes.begun - begun >= INITIATIONS_A_TURN:
                 break
             row = int(lib.ready_take(self.segment, 0, self.cursor))
             if row == NOBODY:
-                return False
+                is_busy = False
+                break
             if row >= self.peers.used:
                 continue
             while True:
@@ -255,9 +260,17 @@ class Control:
                 if not bits:
                     break
                 self._take_event(row, bits, now)
+                if bits & lib.EVENT_TIMER and self.handshakes.is_up and self.peers.is_live(row):
+                    timed[row] = word
+                    break
                 if lib.events_clear(self.segment, row, word):
                     break
-        return True
+        for row, action in self.stamps.look(list(timed), now):
+            self._act(row, action, now)
+        for row, word in timed.items():
+            if not lib.events_clear(self.segment, row, word):
+                lib.ready_set(self.segment, 0, row)  # more came meanwhile: in the next turn
+        return is_busy
 
     def _take_event(self, row: int, bits: int, now: int) -> None:
         if bits & lib.EVENT_RETIRED:
@@ -274,9 +287,6 @@ class Control:
             return
         if bits & lib.EVENT_HANDSHAKE_WANTED:
             self.handshakes.wanted(row, now)
-        if bits & lib.EVENT_TIMER:
-            for due_row, action in self.stamps.look(row, now):
-                self._act(due_row, action, now)
 
     def _act(self, row: int, action: timers.Action, now: int) -> None:
         """Timers fired."""
@@ -329,7 +339,7 @@ class Control:
     def _came_up(self) -> None:
         """What was staged may go; persistent keepalives begin (kernel: device.c)."""
         now = int(lib.clock_now())
-        for row in self.peers.live_rows():
+        for row in self.peers.active_rows(is_down=False):
             seconds = int(self.peers.rows[row].keepalive)
             orders = 0
             if seconds:
@@ -342,11 +352,11 @@ class Control:
 
     def _went_down(self) -> None:
         """No session survives, nothing stays staged (kernel: device.c)."""
-        for row in self.peers.live_rows():
-            self.stamps.handshake_dropped(row)
-            self.stamps.forget_sent(row)
-            if self.peers.rows[row].key_word or not lib.queue_is_empty(self.segment, 2 * row + lib.OUTBOUND):
-                self.peers.order(row, lib.ORDER_ZERO | lib.ORDER_PURGE_STAGED)
+        used = slice(0, self.peers.used)
+        self.stamps.handshake_dropped(used)
+        self.stamps.forget_sent(used)
+        for row in self.peers.active_rows(is_down=True):
+            self.peers.order(row, lib.ORDER_ZERO | lib.ORDER_PURGE_STAGED)
         self.handshakes.forget_in_progress()
 
     def _end(self, reason: str) -> None:
@@ -366,20 +376,21 @@ class Control:
             self._look_at_interface()
         if self.socket_inode and self._inode(self.socket_path) != self.socket_inode:
             self._end(f"the socket file {self.socket_path} was deleted")
-        if self.sweep_at == NOBODY:
-            self.sweep_at = 0
+        self._sweep()
 
-    def _sweep(self) -> bool:
-        """A slice of the search for wakes that were lost. True while there is more."""
-        if self.sweep_at == NOBODY:
-            return False
-        last = min(self.sweep_at + SWEEP_ROWS, self.peers.used)
-        mended = int(lib.schedule_sweep(self.segment, self.sweep_at, last)) if last > self.sweep_at else 0
+    def _sweep(self) -> None:
+        """Once a second: wakes that were lost. Rows with packets or a queued token are always looked at; all
+        others, which could miss an order of ours at most, by turns, SWEEP_ROWS a second."""
+        used = self.peers.used
+        first = self.swept if self.swept < used else 0
+        last = self.swept = min(first + SWEEP_ROWS, used)
+        mended = int(lib.schedule_sweep(self.segment, first, last))
+        if used > last - first:
+            seen = ffi.new("uint64_t[]", (used + 63) // 64)
+            mended += int(lib.schedule_sweep_waiting(self.segment, first, last, seen))
         if mended:
             log.info("%d lost wakes mended", mended)
             lib.counter_add(self.segment, lib.WORKER_CONTROL, lib.LOST_WAKES, mended)
-        self.sweep_at = last if last < self.peers.used else NOBODY
-        return self.sweep_at != NOBODY
 
     # -- the socket file ----------------------------------------------------------------------
 

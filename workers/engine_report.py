@@ -11,6 +11,7 @@
      "pools": [{"receiver": 0, "direction": "inbound", "nodes": 2048, "home": 2040, "mine": 8,
                 "queued": 0, "in_hand": 0, "small_slots": 1024, "small_out": 8,
                 "train_slots": 16, "train_out": 0}, …],
+     "bytes_per_peer": {"idle": {"peer row": 512, …}, "session": {"keypair": 1152, …}},   by the layout
      "counters": {"udp_received": 10, "drop_data_tag": 0, …}}      sums over all workers, every cause
 
 beat_ms: since the process's latest turn (asleep ones do not turn); null before its first. cpu: null
@@ -54,6 +55,7 @@ def report(segment: Any, now: int, peers: int) -> dict[str, Any]:
         "queues": _queues(segment, used),
         "tokens": _tokens(segment, used),
         "pools": _pools(segment),
+        "bytes_per_peer": bytes_per_peer(segment.geometry),
         "counters": counters(segment),
     }
 
@@ -65,6 +67,26 @@ def counters(segment: Any) -> dict[str, int]:
         name.lower(): int(lib.counter_sum(segment, number))
         for number, name in sorted(names.items())
         if number < lib.COUNTERS
+    }
+
+
+def bytes_per_peer(geometry: Any) -> dict[str, dict[str, float]]:
+    """Bytes by part: of an idle peer with one allowed IP, and what a session adds. struct geometry."""
+    return {
+        "idle": {
+            "peer row, both queues": lib.PEER_ROW_BYTES,
+            "token": 4,
+            "timer columns": 4 * lib.TIMER_COLUMNS,
+            "allowed IP, two trie nodes": 2 * lib.TRIE_NODE_BYTES,
+            "public-key buckets": 4 * int(geometry.public_key_buckets) / int(geometry.max_peers),
+            "ready sets": (1 + int(geometry.max_consumers)) / 8,
+            "vault row": ffi.sizeof("struct vault_row"),
+        },
+        "session": {
+            "keypair, replay window": lib.KEYPAIR_BYTES,
+            "index entry": lib.INDEX_ENTRY_BYTES,
+            "control's list": 8,
+        },
     }
 
 

@@ -18,23 +18,29 @@ from __future__ import annotations
 
 import errno
 import os
-from array import array
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from workers._workers import ffi, lib
+from workers.endpoints import WISH
 from workers.grace import Graces
 from workers.keypairs import Keypairs
 from workers.memory import Memory
 
-UNUSED, LIVE, RETIRING = 0, 1, 2
+UNUSED, LIVE, RETIRING = lib.PEER_UNUSED, lib.PEER_LIVE, lib.PEER_RETIRING
 NOBODY = 0xFFFFFFFF
-NO_ROW = bytes(lib.PEER_ROW_BYTES)
+ROWS_AT_ONCE = 1 << 14  # grown between two yields, about 11 MB
+NODES_AT_ONCE = 1 << 17
 
 # control_reserved[]: bytes of handshake messages (the holder counts data in tx_bytes and rx_bytes), and
 # what was `produced` in the outbound queue when a handshake was last wanted.
 HANDSHAKE_TX, HANDSHAKE_RX, OUTBOUND_SEEN = 0, 1, 2  # 3 to 5: workers/endpoints.py
+
+
+Rows = npt.NDArray[np.uint32]
 
 
 class NoRoom(Exception):
@@ -57,16 +63,26 @@ class Peers:
         self.consumers = max(consumers, 1)
         self.rows = self.segment.rows
         self.device = self.segment.device
-        self.count = 0
-        self.free = array("I")
         self.retiring: set[int] = set()  # ordered to retire, token not yet dead
         self.retired: set[int] = set()  # in the second grace period
         self.tables = self._open_public_keys()
         self.ips = ffi.new("struct allowedips *")
+        self.free_rows = np.zeros(memory.max_peers, np.uint32)
+        self.table = self._open_table()
         self.reclaiming = 0  # head of the removed trie nodes in a grace period
         self.is_reclaiming = False
 
     # -- looking up ---------------------------------------------------------------------------
+
+    @property
+    def count(self) -> int:
+        """Live peers."""
+        return int(self.table.count)
+
+    @property
+    def free(self) -> Rows:
+        """Rows to use again, the last first."""
+        return self.free_rows[: int(self.table.free_count)]
 
     @property
     def used(self) -> int:
@@ -92,6 +108,18 @@ class Peers:
         states = self.memory.rows["state"][first:last]
         return [int(row) + first for row in np.flatnonzero(states == LIVE)]
 
+    def rows_with_wish(self) -> list[int]:
+        """Live rows whose endpoint waits (workers/endpoints.py)."""
+        rows = self.memory.rows[: self.used]
+        wishes = rows["control_reserved"][:, WISH] != 0
+        return [int(row) for row in np.flatnonzero(wishes & (rows["state"] == LIVE))]
+
+    def active_rows(self, is_down: bool) -> list[int]:
+        """Live rows with something outbound or with keys (is_down), or with a persistent interval."""
+        found = np.empty(self.used, np.uint32)
+        count = lib.table_find_active(self.table, 0, self.used, is_down, _pointer(found))
+        return [int(row) for row in found[:count]]
+
     def public_key(self, row: int) -> bytes:
         return bytes(ffi.buffer(self.rows[row].public_key))
 
@@ -109,8 +137,8 @@ class Peers:
 
     # -- adding -------------------------------------------------------------------------------
 
-    def room(self, peak: int, new: int, nodes: int) -> None:
-        """Make sure of memory for what a set will add. NoRoom when it cannot fit.
+    def room(self, peak: int, new: int, nodes: int) -> Iterator[None]:
+        """Make sure of memory for what a set will add, in slices. NoRoom when it cannot fit.
 
         peak: the most peers there will be at once; new: of them not yet there; nodes: the most trie
         nodes there will be. Rows and nodes that removed peers give back count as free: who
@@ -128,11 +156,19 @@ class Peers:
                 f"this interface has room for {self.memory.max_trie_nodes // 2}",
                 "raise max_peers in its settings and start it anew",
             )
-        rows = self.used + max(new - len(self.free), 0)
+        rows = self.used + max(new - int(self.table.free_count), 0)
         try:
-            self.memory.ensure_rows(min(rows, self.memory.max_peers))
+            rows = min(rows, self.memory.max_peers)
+            for some in range(self.vault.ready("rows_ready") + ROWS_AT_ONCE, rows, ROWS_AT_ONCE):
+                self.memory.ensure_rows(some)
+                yield
+            self.memory.ensure_rows(rows)
             most = int(self.ips.used) + nodes - int(self.ips.live) + 1
-            self.memory.ensure_trie(min(max(most, 1), self.memory.max_trie_nodes))
+            most = min(max(most, 1), self.memory.max_trie_nodes)
+            for some in range(self.vault.ready("trie_ready") + NODES_AT_ONCE, most, NODES_AT_ONCE):
+                self.memory.ensure_trie(some)
+                yield
+            self.memory.ensure_trie(most)
         except OSError as error:
             raise NoRoom(
                 "more peers",
@@ -140,11 +176,12 @@ class Peers:
                 "enlarge /dev/shm or free memory",
                 error.errno or errno.ENOMEM,
             ) from error
+        self._note_room()
 
     @property
     def has_row(self) -> bool:
         """Whether `add` can be called now; else a removed peer's row will come free."""
-        return bool(self.free) or self.used < self.memory.max_peers
+        return bool(self.table.free_count) or self.used < self.memory.max_peers
 
     @property
     def has_node(self) -> bool:
@@ -158,54 +195,30 @@ class Peers:
 
     def add(self, public_key: bytes) -> int:
         """A new peer; returns its row. Room was made sure of before (`room`)."""
-        if self.free:
-            row = self.free.pop()
-        else:
-            row = self.used
-            self.memory.ensure_rows(row + 1)
-            lib.token_give_dead(self.segment, row)
-            self.device.rows_used = row + 1
-        peer = self.rows[row]
-        generation = (int(peer.generation) + 1) & 0xFFFFFFFF or 1
-        ffi.memmove(self.rows + row, NO_ROW, lib.PEER_ROW_BYTES)
-        peer.generation = generation
-        peer.consumer = row % self.consumers
-        lib.queue_initialise(self.segment, 2 * row + lib.INBOUND)
-        lib.queue_initialise(self.segment, 2 * row + lib.OUTBOUND)
-        lib.timers_initialise(self.segment.columns, self.memory.max_peers, row)
-        self.vault.wipe(row)
-        ffi.memmove(peer.public_key, public_key, 32)
-        lib.token_initialise(self.segment, row)
-        peer.state = LIVE
-        lib.publickeys_insert(self.tables, row)
-        self.count += 1
-        return row
+        if not self.table.free_count:
+            self.memory.ensure_rows(self.used + 1)
+            self._note_room()
+        return int(lib.table_add(self.table, public_key))
 
     # -- removing -----------------------------------------------------------------------------
 
     def remove(self, rows: list[int]) -> None:
         """Take peers away; their rows are free again some grace periods later."""
-        for row in rows:
-            self._take_away(row)
-        self._reclaim_later()
-        rows = list(rows)
-        self.graces.after(lambda: self._retire(rows))
+        order = np.array(rows, np.uint32)
+        for row in order[self.keypairs.first[order] != 0].tolist():
+            self.keypairs.withdraw_all(row)
+        lib.table_take_away(self.table, _pointer(order), len(order))
+        self.reclaim_later()
+        self.graces.after(lambda: self._retire(order))
 
-    def _take_away(self, row: int) -> None:
-        peer = self.rows[row]
-        lib.allowedips_remove_peer(self.ips, row, *self._first())
-        lib.publickeys_remove(self.tables, row)
-        self.keypairs.withdraw_all(row)
-        peer.state = RETIRING
-        self.memory.columns[lib.NEXT_DUE, row] = lib.TIMER_NEVER
-        self.vault.wipe(row)
-        self.count -= 1
+    def _retire(self, rows: Rows) -> None:
+        self.retiring.update(rows.tolist())
+        lib.table_retire(self.table, _pointer(rows), len(rows))
+        self._take_dead(rows)  # they may have been ordered in control's life before this one
 
-    def _retire(self, rows: list[int]) -> None:
-        for row in rows:
-            self.retiring.add(row)
-            self.order(row, lib.ORDER_RETIRE)
-            self.holder_retired(row)  # it may have been ordered in control's life before this one
+    def _take_dead(self, rows: Rows) -> None:
+        for row in rows[self.memory.tokens[rows] == lib.TOKEN_DEAD].tolist():
+            self.holder_retired(row)
 
     def holder_retired(self, row: int) -> None:
         """EVENT_RETIRED, or the token was seen dead: one more grace period, then the row is free."""
@@ -217,17 +230,13 @@ class Peers:
 
     def look_for_retired(self) -> None:
         """Once a second: a holder killed between setting the token dead and telling it."""
-        for row in list(self.retiring):
-            self.holder_retired(row)
+        if self.retiring:
+            self._take_dead(np.fromiter(self.retiring, np.uint32, len(self.retiring)))
 
     def _free(self, row: int) -> None:
         self.keypairs.release_all(row)
         self.retired.discard(row)
-        peer = self.rows[row]
-        generation = int(peer.generation)
-        ffi.memmove(self.rows + row, NO_ROW, lib.PEER_ROW_BYTES)
-        peer.generation = generation
-        self.free.append(row)
+        lib.table_free(self.table, ffi.new("uint32_t[]", [row]), 1)
 
     # -- allowed IPs --------------------------------------------------------------------------
 
@@ -240,11 +249,11 @@ class Peers:
     def disallow(self, row: int, address: bytes, cidr: int) -> None:
         """Exactly that prefix is no longer this peer's; nothing happens when it was not."""
         if lib.allowedips_remove(self.ips, address, 8 * len(address), cidr, row, *self._first()):
-            self._reclaim_later()
+            self.reclaim_later()
 
     def disallow_all(self, row: int) -> None:
         if lib.allowedips_remove_peer(self.ips, row, *self._first()):
-            self._reclaim_later()
+            self.reclaim_later()
 
     def allowed(self, row: int) -> list[tuple[bytes, int]]:
         """The peer's prefixes as (address, cidr), first given first."""
@@ -269,8 +278,9 @@ class Peers:
                 raise NoRoom(
                     "an allowed IP", f"no memory ({error.strerror})", "enlarge /dev/shm or free memory"
                 ) from error
+            self._note_room()
 
-    def _reclaim_later(self) -> None:
+    def reclaim_later(self) -> None:
         """Removed trie nodes are used again after a grace period; later ones wait for the next."""
         if self.is_reclaiming or not self.ips.waiting_head:
             return
@@ -283,7 +293,7 @@ class Peers:
         lib.allowedips_reclaim(self.ips)
         self.ips.waiting_head, self.reclaiming = since, 0
         self.is_reclaiming = False
-        self._reclaim_later()
+        self.reclaim_later()
 
     # -- orders -------------------------------------------------------------------------------
 
@@ -298,6 +308,7 @@ class Peers:
         """Find everything as a killed control left it; with an empty segment there is nothing."""
         used = self.used
         self.memory.ensure_trie(1)
+        self._note_room()
         lib.allowedips_open(
             self.ips,
             ffi.cast("struct trie_node *", self.segment.trie),
@@ -308,19 +319,31 @@ class Peers:
         if used:
             lib.allowedips_recover(self.ips, used, *self._first())
         states = self.memory.rows["state"][:used]
-        for row in np.flatnonzero(states == LIVE):
-            lib.publickeys_insert(self.tables, int(row))
-            self.count += 1
+        lib.table_recover(self.table)
         retiring = []
         for row in np.flatnonzero(states == RETIRING):
             lib.allowedips_remove_peer(self.ips, int(row), *self._first())
             retiring.append(int(row))
-        for row in np.flatnonzero((states != LIVE) & (states != RETIRING))[::-1]:
-            self.free.append(int(row))
+        free = np.flatnonzero((states != LIVE) & (states != RETIRING))[::-1]
+        self.free_rows[: len(free)] = free
+        self.table.free_count = len(free)
         self.keypairs.recover(self.is_generation)
         if retiring:
-            self.graces.after(lambda: self._retire(retiring))
-        self._reclaim_later()
+            self.graces.after(lambda: self._retire(np.array(retiring, np.uint32)))
+        self.reclaim_later()
+
+    def _note_room(self) -> None:
+        self.table.rows_ready = self.vault.ready("rows_ready")
+        self.table.trie_ready = self.vault.ready("trie_ready")
+
+    def _open_table(self) -> Any:
+        """What the C of many rows works with (workers/peer_table.h)."""
+        table = ffi.new("struct peer_table *")
+        table.segment, table.keys, table.ips = self.segment, self.tables, self.ips
+        table.vault = ffi.cast("struct vault_row *", self.vault.rows.ctypes.data)
+        table.free = _pointer(self.free_rows)
+        table.consumers = self.consumers
+        return table
 
     def _open_public_keys(self) -> Any:
         """The buckets are filled anew by each control, under a fresh key: they need no repair."""
@@ -338,3 +361,8 @@ class Peers:
         tables.chain_offset = ffi.offsetof("struct peer_row", "key_chain")
         tables.max_rows = self.memory.max_peers
         return tables
+
+
+def _pointer(rows: Rows) -> Any:
+    """As C takes it; the array must stay alive meanwhile."""
+    return ffi.cast("uint32_t *", rows.ctypes.data)

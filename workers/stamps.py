@@ -14,6 +14,8 @@ from engine import timers
 from workers._workers import lib
 from workers.memory import Memory
 
+DUE_A_TURN = 128  # rows: each may begin a handshake, and messages wait meanwhile
+
 
 class Stamps:
     """The timer columns of one interface. `now` is ns of lib.clock_now."""
@@ -22,21 +24,50 @@ class Stamps:
         self.memory = memory
         self.columns = memory.columns
         self.random = np.random.default_rng()
+        self.earliest = 0  # tick; 0: not known
+        self.found: timers.Rows = np.zeros(0, np.uint32)  # by a scan, not worked out yet
 
     def due(self, now: int) -> Iterator[tuple[int, timers.Action]]:
-        """Rows whose timers fired, with what they ask for."""
-        tick = timers.tick(now)
-        used = int(self.memory.device.rows_used)
-        if used:
-            yield from self._evaluate(timers.due_rows(self.columns, used, tick), tick)
+        """Some rows whose timers fired, with what they ask for. `has_due` tells whether there are more.
 
-    def look(self, row: int, now: int) -> Iterator[tuple[int, timers.Action]]:
-        """EVENT_TIMER: work out this row now."""
-        yield from self._evaluate(np.array([row], np.uint32), timers.tick(now))
+        The column is scanned only when something in it may be due: after a change, or when the earliest
+        of the last scan is reached. What one scan finds is worked out in slices.
+        """
+        tick = timers.tick(now)
+        if not len(self.found) and tick >= self.earliest:
+            self._scan(tick)
+        rows, self.found = self.found[:DUE_A_TURN], self.found[DUE_A_TURN:]
+        still = self.columns[lib.NEXT_DUE, rows] <= tick  # removed or worked out meanwhile?
+        yield from self._evaluate(rows[still], tick)
+
+    @property
+    def has_due(self) -> bool:
+        """Whether rows wait that a scan found due."""
+        return len(self.found) > 0
+
+    def next_due(self) -> int:
+        """The tick at which `due` is to be asked again; timers.NEVER: not before something changes."""
+        return self.earliest
+
+    def _scan(self, tick: int) -> None:
+        due = self.columns[lib.NEXT_DUE, : int(self.memory.device.rows_used)]
+        self.earliest = int(due.min(initial=timers.NEVER))
+        if self.earliest <= tick:
+            self.found = timers.due_rows(self.columns, len(due), tick)
+            self.earliest = 0  # not known before they are worked out
+
+    def changed(self) -> None:
+        """NEXT_DUE of some row may be earlier than it was."""
+        self.earliest = 0
+
+    def look(self, rows: list[int], now: int) -> Iterator[tuple[int, timers.Action]]:
+        """EVENT_TIMER: work out these rows now. Each at most once."""
+        yield from self._evaluate(np.array(rows, np.uint32), timers.tick(now))
 
     def _evaluate(self, rows: timers.Rows, tick: int) -> Iterator[tuple[int, timers.Action]]:
         if not len(rows):
             return
+        self.changed()
         keepalive = self.memory.rows["keepalive"][rows]
         jitter = timers.draw_jitter(len(rows), self.random)
         actions = timers.evaluate(self.columns, rows, tick, keepalive, jitter)
@@ -59,17 +90,19 @@ class Stamps:
     def initiation_sent(self, row: int, now: int) -> None:
         jitter = int(timers.draw_jitter(1, self.random)[0])
         timers.initiation_sent(self.columns, row, timers.tick(now), jitter)
+        self.changed()
 
     def response_sent(self, row: int | timers.Rows, now: int) -> None:
         timers.response_sent(self.columns, row, timers.tick(now))
 
     def session_derived(self, row: int | timers.Rows, now: int) -> None:
         timers.session_derived(self.columns, row, timers.tick(now))
+        self.changed()
 
     def handshake_complete(self, row: int) -> None:
         timers.handshake_complete(self.columns, row)
 
-    def handshake_dropped(self, row: int) -> None:
+    def handshake_dropped(self, row: int | slice) -> None:
         timers.handshake_dropped(self.columns, row)
 
     def handshake_wanted(self, row: int) -> None:
@@ -88,6 +121,7 @@ class Stamps:
         self.columns[lib.RETRY_DUE, row] = due
         if due < int(self.columns[lib.NEXT_DUE, row]):
             self.columns[lib.NEXT_DUE, row] = due
+            self.changed()
 
     def forget_sent(self, row: int | slice) -> None:
         """The interface went down or our key changed: the next handshake need not wait for the 5 s."""
@@ -96,3 +130,4 @@ class Stamps:
     def keepalive_changed(self, row: int, now: int, seconds: int) -> None:
         """The persistent interval was set, or the interface came up with it."""
         timers.keepalive_changed(self.columns, row, timers.tick(now), seconds)
+        self.changed()

@@ -11,8 +11,10 @@ cut between two stores is harmless (the word that makes the others valid comes l
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -52,6 +54,7 @@ ROW = np.dtype(
 )
 
 ZERO_KEY = bytes(32)
+REDO_SLICE = 1 << 20  # bytes of the redo record between two yields
 
 
 def vault_bytes(max_peers: int) -> int:
@@ -185,14 +188,19 @@ class Vault:
 
     # -- the redo record ----------------------------------------------------------------------
 
-    def prepare_redo(self, record: bytes) -> None:
-        """Store what `commit_redo` will make valid. OSError (ENOSPC) when there is no room."""
+    def prepare_redo(self, *parts: bytes | bytearray) -> Iterator[None]:
+        """Store what `commit_redo` will make valid, in slices. OSError (ENOSPC) when there is no room."""
         os.ftruncate(self.fd, self.bytes)
-        os.posix_fallocate(self.fd, self.bytes, len(record))
-        view = memoryview(record)
-        done = 0
-        while done < len(record):
-            done += os.pwrite(self.fd, view[done:], self.bytes + done)
+        at = self.bytes
+        for part in parts:
+            with memoryview(part) as view:
+                for first in range(0, len(view), REDO_SLICE):
+                    piece = view[first : first + REDO_SLICE]
+                    os.posix_fallocate(self.fd, at, len(piece))
+                    if os.pwrite(self.fd, piece, at) != len(piece):
+                        raise OSError(errno.EIO, "the redo record was cut short")
+                    at += len(piece)
+                    yield
 
     def commit_redo(self) -> None:
         """From here to `clear_redo` a new control finishes what this one began."""

@@ -16,6 +16,7 @@ Examples:
   plait bench queue
   plait bench aead
   plait bench scale
+  plait bench peers --peers 500000
   plait bench profile --handoff lend
 """
 
@@ -113,6 +114,26 @@ def scale_command(seconds: int, runs: int, as_json: bool) -> None:
     from plait.bench import scale
 
     scale.run(seconds=seconds, runs=runs, as_json=as_json)
+
+
+@bench.command("peers", short_help="What many configured peers cost: bytes, times, a tunnel beside them.")
+@click.option("--peers", type=click.IntRange(1000, 1_000_000), default=100_000, show_default=True)
+@click.option(
+    "--vs",
+    "others",
+    multiple=True,
+    metavar="COMMAND",
+    help="Another engine, with at most 65,535 of the peers: 'wireguard-go -f {iface}'. May be given again.",
+)
+@click.option("--json", "as_json", is_flag=True, help="The same as JSON.")
+def peers_command(peers: int, others: tuple[str, ...], as_json: bool) -> None:
+    """Configure many peers beside a tunnel in use: bytes a peer, set and get, idle CPU, ping, TCP, lookups.
+
+    Needs root, and about 1 GB of memory for 500,000 peers. It touches nothing outside its own namespaces.
+    """
+    from plait.bench import peers as measured
+
+    measured.run(peers=peers, others=others, as_json=as_json)
 
 
 @bench.command("profile", short_help="Where the engine's CPU goes, by stage (needs linux-perf).")

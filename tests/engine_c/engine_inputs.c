@@ -5,6 +5,7 @@
 #include "engine/handshake.h"
 #include "engine/publickeys.h"
 #include "engine/session.h"
+#include "engine/uapi_sections.h"
 
 #include <string.h>
 
@@ -236,6 +237,31 @@ static void handshakes(struct handshake_crypto *crypto)
     free(private_keys), free(secret), free(reply);
 }
 
+/* Text of pieces that make sections, right and wrong; the records must end within 2 * bytes. */
+static void configuration_text(void)
+{
+    static const char *const pieces[] = {
+        "public_key=", "00", "ffffffffffffffffffffffffffffffff", "\n", "\n", "allowed_ip=", "1.2.3.4", "/32", "-", "::",
+        "preshared_key=", "endpoint=", "[", "]:7", ":9", "replace_allowed_ips=true\n", "remove=true\n", "/", ".", "%",
+        "persistent_keepalive_interval=25\n", "allowed_ip=::1/12\n", "allowed_ip=9.9.9.9/7\n", "allowed_ip=\n",
+    };
+    char made[1200] = "";
+    uint32_t parts = draw_below(&seed, 24);
+    struct uapi_taken taken;
+
+    if (draw_below(&seed, 4))
+        strcat(made, "public_key=ffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff\n");
+    for (uint32_t i = 0; i < parts; i++)
+        strcat(made, pieces[draw_below(&seed, sizeof pieces / sizeof *pieces)]);
+    uint64_t length = strlen(made);
+    uint8_t *text = malloc(length), *records = malloc(2 * length);
+    memcpy(text, made, length);
+    uapi_take_sections(text, length, records, 109, draw_below(&seed, 1000), &taken);
+    check(taken.text_bytes <= length && taken.record_bytes <= 2 * length && taken.lines >= taken.peers);
+    free(text);
+    free(records);
+}
+
 int main(int count, char **words)
 {
     uint32_t rounds = count > 1 ? (uint32_t)strtoul(words[1], NULL, 10) : 4000;
@@ -269,6 +295,7 @@ int main(int count, char **words)
         garbage_recovery();
         garbage_chains();
         windows(window);
+        configuration_text();
     }
     free(columns);
     free(window);

@@ -397,7 +397,7 @@ def test_text_as_wg_showconf(interface: Interface, text: str) -> None:
         )
         for peer in read.peers
     ]
-    interface.answer = b"".join(uapi.answer_get(device, peers))
+    interface.answer = b"".join(uapi.answer_get(device, (uapi.format_peer(peer).encode() for peer in peers)))
     done = wg("showconf", NAME)
     assert done.returncode == 0, done.stderr
     for peer in read.peers:  # showconf prints what the endpoint means, not how it was written

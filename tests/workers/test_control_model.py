@@ -31,6 +31,7 @@ class Peer:
     psk: bytes = bytes(32)
     endpoint: str = ""
     keepalive: int = 0
+    heard: int = 0  # bytes: what it had is gone when all peers are replaced
     allowed: list[str] = field(default_factory=list)
 
 
@@ -120,6 +121,13 @@ class Configured(RuleBasedStateMachine):
                         other.allowed.remove(prefix)
                 peer.allowed.append(prefix)
 
+    @rule(key=st.sampled_from(KEYS))
+    def hears(self, key: bytes) -> None:
+        row = self.parts.peers.find(key)
+        if row is not None:
+            self.parts.segment.rows[row].rx_bytes += 32
+            self.model[key].heard += 32
+
     @rule()
     def holder_turns(self) -> None:
         self.holder.take_turns()
@@ -155,6 +163,8 @@ class Configured(RuleBasedStateMachine):
                 peer.endpoint = value
             elif key == "persistent_keepalive_interval":
                 peer.keepalive = int(value)
+            elif key == "rx_bytes":
+                peer.heard = int(value)
             elif key == "allowed_ip":
                 peer.allowed.append(value)
         for each in [*shown.values(), *self.model.values()]:

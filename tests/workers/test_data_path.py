@@ -244,7 +244,11 @@ def test_a_packet_that_comes_at_the_end_of_a_turn_without_a_session_is_not_forgo
     path.inside.send(bytes(10) + packet)
     lib.receiver_run(path.receiver, 0)
     lib.token_give_idle(path.segment, 0)
-    assert [lib.schedule_sweep(path.segment, 0, 1) for _ in range(3)] == [0, 1, 0]
+    def sweep_waiting(last: int) -> int:
+        return int(lib.schedule_sweep_waiting(path.segment, 0, last, ffi.new("uint64_t[]", 1)))
+
+    assert [sweep_waiting(1) for _ in range(3)] == [0, 0, 0], "its row is the other sweep's"
+    assert [sweep_waiting(0) for _ in range(3)] == [0, 1, 0], "its node tells of it"
     path.turn()
     assert lib.events_read(path.segment, 0) & lib.EVENT_HANDSHAKE_WANTED
     assert lib.schedule_sweep(path.segment, 0, 1) + lib.schedule_sweep(path.segment, 0, 1) == 0

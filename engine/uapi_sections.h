@@ -1,0 +1,43 @@
+/* uapi_sections: the peers of a `set` from text into records, as many as stand whole in a buffer.
+ *
+ * Only what is plainly right is taken: a section (a public_key line and what follows it up to the next one or
+ * the empty line) with one line out of the ordinary is left, from its first byte, to engine/uapi.py, which
+ * knows every rule and names every mistake. So there is one judge of what is refused, and this is
+ * its fast hand; the records are byte for byte those that it would have made. */
+#ifndef ENGINE_UAPI_SECTIONS_H
+#define ENGINE_UAPI_SECTIONS_H
+
+#include <stdint.h>
+
+/* cdef begin */
+/* A record: 32 bytes public key, u16 flags, u32 allowed IPs; preshared key; address (16), port (u16), bytes
+ * of address and of zone (u8 each), zone; keepalive (u16); the allowed IPs, 18 bytes each: address (16), length
+ * and flags (u8 each). Little-endian, packed; what a flag does not announce is not there. */
+#define RECORD_HEAD_BYTES 38
+#define RECORD_ENDPOINT_BYTES 20
+#define RECORD_ALLOWED_BYTES 18
+#define RECORD_REMOVE 1
+#define RECORD_UPDATE_ONLY 2
+#define RECORD_REPLACE 4
+#define RECORD_PSK 8
+#define RECORD_ENDPOINT 16
+#define RECORD_KEEPALIVE 32
+#define ALLOWED_IPV6 1
+#define ALLOWED_REMOVED 2
+
+struct uapi_taken {
+    uint64_t text_bytes;    /* of the text that are done with: whole sections */
+    uint64_t record_bytes;  /* written */
+    uint64_t spent;         /* memory as engine/uapi.py counts it against the limit of an operation */
+    uint32_t peers;
+    uint32_t lines;
+    uint32_t is_cut;        /* the next section is plain so far, but the text ends within it */
+};
+
+/* text: begins with a public_key line. records: room for 2 * bytes. most_a_peer: what a peer is counted as,
+ * its allowed IPs not included; budget: the most that `spent` may come to. */
+void uapi_take_sections(const uint8_t *text, uint64_t bytes, uint8_t *records, uint32_t most_a_peer,
+                        uint64_t budget, struct uapi_taken *taken);
+/* cdef end */
+
+#endif

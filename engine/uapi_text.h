@@ -1,0 +1,30 @@
+/* uapi_text: a peer as the answer to a `get` shows it (engine/uapi.py format_peer says the same in Python). */
+#ifndef ENGINE_UAPI_TEXT_H
+#define ENGINE_UAPI_TEXT_H
+
+#include <stdint.h>
+
+/* cdef begin */
+#define UAPI_PEER_TEXT 512     /* the most that uapi_write_peer writes */
+#define UAPI_ALLOWED_TEXT 64   /* likewise uapi_write_allowed */
+
+struct uapi_shown {
+    const uint8_t *public_key;     /* 32 bytes */
+    const uint8_t *preshared_key;
+    const uint8_t *address;        /* of the endpoint, 4 or 16 bytes */
+    const char *zone;              /* of a 16-byte address, "" for none; at most 15 characters */
+    uint32_t address_bytes;        /* 0 = no endpoint */
+    uint32_t port;
+    uint64_t handshake_sec;
+    uint64_t handshake_nsec;
+    uint64_t tx_bytes;
+    uint64_t rx_bytes;
+    uint64_t keepalive;
+};
+/* All lines but those of allowed IPs. Returns the bytes written; no end is put behind them. */
+uint32_t uapi_write_peer(char *to, const struct uapi_shown *shown);
+/* One line. bits: 32 or 128. */
+uint32_t uapi_write_allowed(char *to, const uint8_t *address, uint32_t bits, uint32_t cidr);
+/* cdef end */
+
+#endif

@@ -1,0 +1,371 @@
+/* peer_changes: the records of a set, measured, marked and applied a slice at a time.
+ *
+ * A set that replaces all peers takes those away that stand, then adds its own: so says the protocol, and so
+ * a session ends with it. But a peer that never had one and would come back the same shows no
+ * difference, and most peers of a large set are such. They are marked as kept: not taken away; and the first
+ * record that would add one anew makes it what it would be (`claim`). What came before that in the
+ * kernel's order (a record with update_only, which finds nobody) finds nobody here either. */
+#include <string.h>
+#include <sys/socket.h>
+
+#include "engine/timers.h"
+#include "engine/uapi_sections.h"
+#include "shm/orders.h"
+#include "shm/queue.h"
+#include "shm/schedule.h"
+#include "workers/peer_table.h"
+
+#define NOBODY 0xffffffffu
+#define IS_THERE 0x80000000u
+#define WISH 3  /* control_reserved[]: an endpoint that waits (workers/endpoints.py) */
+
+/* A record, its parts pointed at; NULL = not given. */
+struct record {
+    const uint8_t *public_key;
+    const uint8_t *preshared_key;
+    const uint8_t *endpoint;
+    const uint8_t *keepalive;
+    const uint8_t *ips;
+    uint32_t ip_count;
+    uint16_t flags;
+    uint8_t zone_bytes;
+    uint64_t bytes;
+};
+
+static uint16_t load16(const uint8_t *from)
+{
+    return (uint16_t)(from[0] | from[1] << 8);
+}
+
+/* 0 when the records end within it: they are ours, but a damaged redo record must not lead astray. */
+static int read_record(const uint8_t *from, uint64_t left, struct record *record)
+{
+    *record = (struct record){ .public_key = from };
+    uint64_t at = RECORD_HEAD_BYTES;
+
+    if (left < at)
+        return 0;
+    record->flags = load16(from + 32);
+    record->ip_count = (uint32_t)load16(from + 34) | (uint32_t)load16(from + 36) << 16;
+    if (record->flags & RECORD_PSK) {
+        record->preshared_key = from + at;
+        at += 32;
+    }
+    if (record->flags & RECORD_ENDPOINT) {
+        record->endpoint = from + at;
+        at += RECORD_ENDPOINT_BYTES;
+        if (left < at)
+            return 0;
+        record->zone_bytes = record->endpoint[19];
+        at += record->zone_bytes;
+    }
+    if (record->flags & RECORD_KEEPALIVE) {
+        record->keepalive = from + at;
+        at += 2;
+    }
+    record->ips = from + at;
+    record->bytes = at + RECORD_ALLOWED_BYTES * (uint64_t)record->ip_count;
+    return record->bytes <= left;
+}
+
+static uint32_t added_ips(const struct record *record)
+{
+    uint32_t count = 0;
+
+    for (uint32_t i = 0; i < record->ip_count; i++)
+        count += !(record->ips[RECORD_ALLOWED_BYTES * (uint64_t)i + 17] & ALLOWED_REMOVED);
+    return count;
+}
+
+static int is_own(const struct peer_changes *changes, const struct record *record)
+{
+    return changes->own_key && memcmp(record->public_key, changes->own_key, 32) == 0;
+}
+
+/* ---- allowed IPs of a row, in the order in which they were given ---- */
+
+static const struct trie_node *node_of(const struct allowedips *ips, uint32_t number)
+{
+    /* The first number stands in a row, which every process may write. */
+    return number && number <= ips->used ? &ips->nodes[number] : NULL;
+}
+
+static uint32_t count_allowed(const struct peer_table *table, uint32_t row)
+{
+    uint32_t count = 0;
+    const struct trie_node *node = node_of(table->ips, table->segment->rows[row].first_allowed);
+
+    for (; node && count < table->ips->max_nodes; count++)
+        node = node_of(table->ips, node->peer_next);
+    return count;
+}
+
+static int has_same_allowed(const struct peer_table *table, uint32_t row, const struct record *record)
+{
+    const struct trie_node *node = node_of(table->ips, table->segment->rows[row].first_allowed);
+
+    for (uint32_t i = 0; i < record->ip_count; i++) {
+        const uint8_t *ip = record->ips + RECORD_ALLOWED_BYTES * (uint64_t)i;
+        uint32_t bits = ip[17] & ALLOWED_IPV6 ? 128 : 32;
+        if (!node || ip[17] & ALLOWED_REMOVED || node->bits != bits || node->cidr != ip[16] ||
+            memcmp(node->address, ip, bits / 8) != 0)
+            return 0;
+        node = node_of(table->ips, node->peer_next);
+    }
+    return !node;
+}
+
+static int has_room(const struct peer_table *table, uint32_t wanted)
+{
+    const struct allowedips *ips = table->ips;
+    uint32_t limit = table->trie_ready < ips->max_nodes ? table->trie_ready : ips->max_nodes;
+
+    if ((uint64_t)ips->used + wanted + 1 <= limit)
+        return 1;
+    uint32_t found = 0;
+    for (uint32_t number = ips->free_head; number && found < wanted; found++)
+        number = ips->nodes[number].child[0];
+    return found >= wanted;
+}
+
+/* ---- before anything is changed ---- */
+
+/* Whether a peer has only what a set gave it; its token may be with a holder, which has nothing to do. */
+static int is_untouched(const struct peer_table *table, uint32_t row)
+{
+    const struct peer_row *peer = &table->segment->rows[row];
+    const struct vault_row *secrets = &table->vault[row];
+    static const uint8_t none[12];
+    struct endpoint endpoint;
+
+    if (peer->key_word || peer->tx_bytes || peer->rx_bytes || peer->handshake_sec ||
+        (uint32_t)__atomic_load_n(&peer->orders, __ATOMIC_RELAXED) || peer->control_reserved[0] ||
+        peer->control_reserved[1] || peer->control_reserved[WISH] ||
+        memcmp(secrets->timestamp_seen, none, 12) != 0 || memcmp(secrets->timestamp_sent, none, 12) != 0 ||
+        !queue_is_empty(table->segment, 2 * row + INBOUND) || !queue_is_empty(table->segment, 2 * row + OUTBOUND))
+        return 0;
+    endpoint_load(table->segment, row, &endpoint);
+    return memcmp(endpoint.source, (uint8_t[16]){ 0 }, 16) == 0;
+}
+
+/* Whether `claim` can make the row what the record says of a new peer. No order takes an endpoint away. */
+static int is_keepable(const struct peer_table *table, uint32_t row, const struct record *record)
+{
+    struct endpoint endpoint;
+
+    if (record->flags & (RECORD_REMOVE | RECORD_UPDATE_ONLY) || !is_untouched(table, row))
+        return 0;
+    endpoint_load(table->segment, row, &endpoint);
+    return record->endpoint || !endpoint.family;
+}
+
+static uint32_t hash_of(const uint8_t key[32])
+{
+    uint64_t words[4], sum = 0;
+
+    memcpy(words, key, sizeof words);
+    for (int i = 0; i < 4; i++) {  /* the upper half comes down before each product: keys may be small numbers */
+        sum ^= words[i];
+        sum = (sum ^ sum >> 32) * 0x9e3779b97f4a7c15ull;
+    }
+    return (uint32_t)(sum ^ sum >> 32);
+}
+
+/* The slot of a key that the set mentions: its own, or the empty one where it goes. */
+static uint32_t *slot_of(const struct peer_changes *changes, struct changes_need *need, const uint8_t key[32])
+{
+    uint32_t place = hash_of(key) & need->slot_mask;
+
+    for (;; place = (place + 1) & need->slot_mask) {
+        uint32_t *slot = &need->slots[place];
+        if (!*slot || memcmp(changes->records + (*slot & ~IS_THERE) - 1, key, 32) == 0)
+            return slot;
+    }
+}
+
+static void measure(const struct peer_changes *changes, struct changes_need *need, const struct record *record)
+{
+    const struct peer_table *table = changes->table;
+    uint32_t row = publickeys_lookup(table->keys, record->public_key);
+    uint32_t *slot = slot_of(changes, need, record->public_key);
+    int is_first = !*slot, was_there = row != NOBODY && !changes->kept;
+    int is_there = is_first ? was_there : (*slot & IS_THERE) != 0;
+    uint32_t place = (uint32_t)changes->at + 1;
+
+    if (record->flags & RECORD_REMOVE) {
+        need->count -= (uint32_t)is_there;
+        *slot = place;
+        return;
+    }
+    if (!is_there) {
+        if (record->flags & RECORD_UPDATE_ONLY)
+            return;
+        if (row == NOBODY || !changes->kept || !is_first || !is_keepable(table, row, record))
+            need->fresh++;
+        if (++need->count > need->peak)
+            need->peak = need->count;
+    } else if (record->flags & RECORD_REPLACE && is_first) {
+        need->nodes -= count_allowed(table, row);
+    }
+    *slot = place | IS_THERE;
+    need->nodes += 2ull * added_ips(record);
+}
+
+int changes_measure(struct peer_changes *changes, struct changes_need *need, uint32_t most)
+{
+    struct record record;
+
+    for (; most && changes->at < changes->bytes; most--, changes->at += record.bytes) {
+        if (!read_record(changes->records + changes->at, changes->bytes - changes->at, &record))
+            return CHANGES_RARE;
+        if (record.zone_bytes && need->zone_is_known != changes->at + 1)
+            return CHANGES_RARE;
+        if (!is_own(changes, &record))
+            measure(changes, need, &record);
+    }
+    return changes->at < changes->bytes ? CHANGES_SLICE : CHANGES_DONE;
+}
+
+int changes_mark(struct peer_changes *changes, uint32_t most)
+{
+    struct record record;
+
+    for (; most && changes->at < changes->bytes; most--, changes->at += record.bytes) {
+        if (!read_record(changes->records + changes->at, changes->bytes - changes->at, &record))
+            return CHANGES_RARE;
+        uint32_t row = publickeys_lookup(changes->table->keys, record.public_key);
+        if (row != NOBODY && !is_own(changes, &record) && is_keepable(changes->table, row, &record))
+            changes->kept[row] = 1;
+    }
+    return changes->at < changes->bytes ? CHANGES_SLICE : CHANGES_DONE;
+}
+
+/* ---- the changes ---- */
+
+/* Bits to order, or -1 when the wish would have to wait. */
+static int64_t move_endpoint(const struct peer_changes *changes, uint32_t row, const uint8_t *endpoint)
+{
+    const struct segment *segment = changes->table->segment;
+    struct peer_row *peer = &segment->rows[row];
+    struct endpoint wanted = { .family = endpoint[18] == 4 ? AF_INET : AF_INET6 }, present;
+
+    if (peer->control_reserved[WISH] || orders_read(segment, row) & ORDER_ENDPOINT)
+        return -1;
+    memcpy(&wanted.port, (uint8_t[2]){ endpoint[17], endpoint[16] }, 2);  /* to network order */
+    memcpy(wanted.address, endpoint, endpoint[18]);
+    endpoint_load(segment, row, &present);
+    if (present.family == wanted.family && present.port == wanted.port && present.scope == wanted.scope &&
+        memcmp(present.address, wanted.address, 16) == 0)
+        return 0;  /* the same place keeps the source that it was heard at */
+    peer->ordered_endpoint = wanted;
+    return ORDER_ENDPOINT;
+}
+
+static uint32_t change_keepalive(const struct peer_changes *changes, uint32_t row, uint16_t seconds)
+{
+    const struct segment *segment = changes->table->segment;
+    struct peer_row *peer = &segment->rows[row];
+    uint16_t before = peer->keepalive;
+    uint32_t stride = segment->geometry.max_peers;
+
+    peer->keepalive = seconds;
+    if (seconds)
+        timers_keepalive_changed(segment->columns, stride, row, changes->tick, seconds);
+    return seconds && !before && changes->interface_is_up ? ORDER_KEEPALIVE : 0;
+}
+
+static void change_allowed(const struct peer_changes *changes, uint32_t row, const struct record *record)
+{
+    struct allowedips *ips = changes->table->ips;
+    uint8_t *first = (uint8_t *)&changes->table->segment->rows[0].first_allowed;
+
+    for (uint32_t i = 0; i < record->ip_count; i++) {
+        const uint8_t *ip = record->ips + RECORD_ALLOWED_BYTES * (uint64_t)i;
+        uint32_t bits = ip[17] & ALLOWED_IPV6 ? 128 : 32;
+        if (ip[17] & ALLOWED_REMOVED)
+            allowedips_remove(ips, ip, bits, ip[16], row, first, PEER_ROW_BYTES);
+        else
+            allowedips_insert(ips, ip, bits, ip[16], row, first, PEER_ROW_BYTES);
+    }
+}
+
+/* A kept row is made what a new one would be, but for what the record goes on to give. */
+static void claim(const struct peer_changes *changes, uint32_t row, const struct record *record)
+{
+    struct peer_table *table = changes->table;
+
+    changes->kept[row] = 0;
+    if (!record->preshared_key)
+        memset(table->vault[row].preshared_key, 0, 32);
+    table->segment->rows[row].keepalive = 0;
+    if (!has_same_allowed(table, row, record))
+        allowedips_remove_peer(table->ips, row, (uint8_t *)&table->segment->rows[0].first_allowed, PEER_ROW_BYTES);
+}
+
+static void note_added(struct peer_changes *changes, uint32_t row)
+{
+    if (changes->added < CHANGES_TOLD)
+        changes->told[changes->added] = row;
+    changes->added++;
+}
+
+/* 0 when it is out of the ordinary: nothing is changed then. */
+static int apply(struct peer_changes *changes, const struct record *record)
+{
+    struct peer_table *table = changes->table;
+    const struct segment *segment = table->segment;
+    uint32_t row = publickeys_lookup(table->keys, record->public_key), orders = 0;
+    int is_kept = row != NOBODY && changes->kept && changes->kept[row];
+
+    if (record->flags & RECORD_REMOVE)
+        return row == NOBODY;
+    if (record->flags & RECORD_UPDATE_ONLY && (row == NOBODY || is_kept))
+        return 1;
+    if (record->zone_bytes || !has_room(table, 2 * added_ips(record)))
+        return 0;
+    if (row == NOBODY) {
+        if (!table->free_count && segment->device->rows_used >= table->rows_ready)
+            return 0;
+    } else if (record->endpoint) {
+        int64_t bits = move_endpoint(changes, row, record->endpoint);
+        if (bits < 0)
+            return 0;
+        orders = (uint32_t)bits;
+    }
+    if (row == NOBODY) {
+        row = table_add(table, record->public_key);
+        note_added(changes, row);
+        if (record->endpoint)
+            orders = (uint32_t)move_endpoint(changes, row, record->endpoint);
+    } else if (is_kept) {
+        claim(changes, row, record);
+    }
+    if (record->preshared_key)
+        memcpy(table->vault[row].preshared_key, record->preshared_key, 32);
+    if (record->flags & RECORD_REPLACE && !has_same_allowed(table, row, record))
+        allowedips_remove_peer(table->ips, row, (uint8_t *)&segment->rows[0].first_allowed, PEER_ROW_BYTES);
+    change_allowed(changes, row, record);
+    if (record->keepalive)
+        orders |= change_keepalive(changes, row, load16(record->keepalive));
+    if (!queue_is_empty(segment, 2 * row + OUTBOUND))
+        orders |= ORDER_LOOK;
+    if (orders) {
+        orders_give(segment, row, orders);
+        peer_schedule(segment, row);
+    }
+    return 1;
+}
+
+int changes_apply(struct peer_changes *changes, uint32_t most)
+{
+    struct record record;
+
+    changes->added = 0;
+    for (; most && changes->at < changes->bytes; most--, changes->at += record.bytes) {
+        if (!read_record(changes->records + changes->at, changes->bytes - changes->at, &record))
+            return CHANGES_RARE;
+        if (!is_own(changes, &record) && !apply(changes, &record))
+            return CHANGES_RARE;
+    }
+    return changes->at < changes->bytes ? CHANGES_SLICE : CHANGES_DONE;
+}

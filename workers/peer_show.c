@@ -1,0 +1,94 @@
+/* peer_show: live peers as the text of a `get`, a buffer at a time. */
+#include <net/if.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/socket.h>
+
+#include "engine/uapi_text.h"
+#include "shm/orders.h"
+#include "workers/peer_table.h"
+
+#define HANDSHAKE_TX 0  /* control_reserved[], as in workers/peers.py */
+#define HANDSHAKE_RX 1
+#define WISH 3
+
+/* Where the peer is reached, as workers/endpoints.py `read` says: wished for, ordered, or not yet either. */
+static void read_endpoint(const struct segment *segment, uint32_t row, struct endpoint *endpoint)
+{
+    const struct peer_row *peer = &segment->rows[row];
+
+    if (peer->control_reserved[WISH]) {
+        memset(endpoint, 0, sizeof *endpoint);
+        memcpy(endpoint, &peer->control_reserved[WISH], 3 * sizeof(uint64_t));
+    } else if (orders_read(segment, row) & ORDER_ENDPOINT) {
+        memcpy(endpoint, &peer->ordered_endpoint, sizeof *endpoint);
+    } else {
+        endpoint_load(segment, row, endpoint);
+    }
+}
+
+static void name_zone(const struct endpoint *endpoint, char zone[IF_NAMESIZE])
+{
+    zone[0] = 0;
+    if (endpoint->scope && !if_indextoname(endpoint->scope, zone))
+        snprintf(zone, IF_NAMESIZE, "%u", endpoint->scope);
+}
+
+static uint32_t write_peer(const struct peer_table *table, uint32_t row, char *text)
+{
+    const struct peer_row *peer = &table->segment->rows[row];
+    struct endpoint endpoint;
+    char zone[IF_NAMESIZE];
+
+    read_endpoint(table->segment, row, &endpoint);
+    name_zone(&endpoint, zone);
+    struct uapi_shown shown = {
+        .public_key = peer->public_key,
+        .preshared_key = table->vault[row].preshared_key,
+        .address = endpoint.address,
+        .zone = zone,
+        .address_bytes = endpoint.family == AF_INET ? 4 : endpoint.family == AF_INET6 ? 16 : 0,
+        .port = (uint32_t)(((uint8_t *)&endpoint.port)[0] << 8 | ((uint8_t *)&endpoint.port)[1]),
+        .handshake_sec = peer->handshake_sec,
+        .handshake_nsec = peer->handshake_nsec,
+        .tx_bytes = __atomic_load_n(&peer->tx_bytes, __ATOMIC_RELAXED) + peer->control_reserved[HANDSHAKE_TX],
+        .rx_bytes = __atomic_load_n(&peer->rx_bytes, __ATOMIC_RELAXED) + peer->control_reserved[HANDSHAKE_RX],
+        .keepalive = peer->keepalive,
+    };
+    return uapi_write_peer(text, &shown);
+}
+
+/* 0 when it does not fit. */
+static uint64_t write_whole(const struct peer_table *table, uint32_t row, char *text, uint64_t bytes)
+{
+    const struct allowedips *ips = table->ips;
+    uint32_t number = table->segment->rows[row].first_allowed;
+    uint64_t used;
+
+    if (bytes < UAPI_PEER_TEXT)
+        return 0;
+    used = write_peer(table, row, text);
+    while (number && number <= ips->used) {  /* the first stands in a row, which every process may write */
+        const struct trie_node *node = &ips->nodes[number];
+        if (bytes - used < UAPI_ALLOWED_TEXT)
+            return 0;  /* a ring of nodes ends here too */
+        used += uapi_write_allowed(text + used, node->address, node->bits == 32 ? 32 : 128, node->cidr);
+        number = node->peer_next;
+    }
+    return used;
+}
+
+uint64_t table_show(const struct peer_table *table, uint32_t *row, uint32_t last, char *text, uint64_t bytes)
+{
+    uint64_t used = 0;
+
+    for (; *row < last; ++*row) {
+        if (table->segment->rows[*row].state != PEER_LIVE)
+            continue;
+        uint64_t written = write_whole(table, *row, text + used, bytes - used);
+        if (!written)
+            break;
+        used += written;
+    }
+    return used;
+}

@@ -1,0 +1,113 @@
+/* peer_table: rows from unused to unused (workers/peers.py tells a row's life). */
+#include "workers/peer_table.h"
+
+#include <string.h>
+
+#include "engine/timers.h"
+#include "shm/orders.h"
+#include "shm/queue.h"
+#include "shm/schedule.h"
+#include "shm/token.h"
+
+_Static_assert(sizeof(struct vault_row) == 96, "a vault row has 96 bytes");
+
+static uint8_t *first_of(const struct peer_table *table)
+{
+    return (uint8_t *)&table->segment->rows[0].first_allowed;
+}
+
+static void wipe(struct peer_table *table, uint32_t row)
+{
+    struct peer_row *peer = &table->segment->rows[row];
+    uint32_t generation = peer->generation;
+
+    memset(peer, 0, sizeof *peer);
+    peer->generation = generation;
+}
+
+uint32_t table_add(struct peer_table *table, const uint8_t public_key[32])
+{
+    const struct segment *segment = table->segment;
+    uint32_t row;
+
+    if (table->free_count) {
+        row = table->free[--table->free_count];
+    } else {
+        row = segment->device->rows_used;
+        token_give_dead(segment, row);
+        __atomic_store_n(&segment->device->rows_used, row + 1, __ATOMIC_RELEASE);
+    }
+    struct peer_row *peer = &segment->rows[row];
+    wipe(table, row);
+    if (++peer->generation == 0)
+        peer->generation = 1;
+    peer->consumer = row % table->consumers;
+    queue_initialise(segment, 2 * row + INBOUND);
+    queue_initialise(segment, 2 * row + OUTBOUND);
+    timers_initialise(segment->columns, segment->geometry.max_peers, row);
+    memset(&table->vault[row], 0, sizeof table->vault[row]);
+    memcpy(peer->public_key, public_key, 32);
+    token_initialise(segment, row);
+    /* Release: whoever finds the row live, a control after a kill too, finds it whole. */
+    __atomic_store_n(&peer->state, PEER_LIVE, __ATOMIC_RELEASE);
+    publickeys_insert(table->keys, row);
+    table->count++;
+    return row;
+}
+
+void table_take_away(struct peer_table *table, const uint32_t *rows, uint32_t count)
+{
+    const struct segment *segment = table->segment;
+
+    for (uint32_t i = 0; i < count; i++) {
+        uint32_t row = rows[i];
+        allowedips_remove_peer(table->ips, row, first_of(table), PEER_ROW_BYTES);
+        publickeys_remove(table->keys, row);
+        __atomic_store_n(&segment->rows[row].state, PEER_RETIRING, __ATOMIC_RELEASE);
+        __atomic_store_n(&segment->columns[(uint64_t)NEXT_DUE * segment->geometry.max_peers + row], TIMER_NEVER,
+                         __ATOMIC_RELAXED);
+        memset(&table->vault[row], 0, sizeof table->vault[row]);
+        table->count--;
+    }
+}
+
+void table_retire(const struct peer_table *table, const uint32_t *rows, uint32_t count)
+{
+    for (uint32_t i = 0; i < count; i++) {
+        orders_give(table->segment, rows[i], ORDER_RETIRE);
+        peer_schedule(table->segment, rows[i]);
+    }
+}
+
+void table_free(struct peer_table *table, const uint32_t *rows, uint32_t count)
+{
+    for (uint32_t i = 0; i < count; i++) {
+        wipe(table, rows[i]);
+        table->free[table->free_count++] = rows[i];
+    }
+}
+
+void table_recover(struct peer_table *table)
+{
+    for (uint32_t row = 0; row < table->segment->device->rows_used; row++) {
+        if (table->segment->rows[row].state != PEER_LIVE)
+            continue;
+        publickeys_insert(table->keys, row);
+        table->count++;
+    }
+}
+
+uint32_t table_find_active(const struct peer_table *table, uint32_t first, uint32_t last, int is_down,
+                           uint32_t *found)
+{
+    uint32_t count = 0;
+
+    for (uint32_t row = first; row < last; row++) {
+        const struct peer_row *peer = &table->segment->rows[row];
+        if (peer->state == PEER_LIVE &&
+            ((is_down ? __atomic_load_n(&peer->key_word, __ATOMIC_RELAXED) != 0 : peer->keepalive != 0) ||
+             !queue_is_empty(table->segment, 2 * row + OUTBOUND)))
+            found[count++] = row;
+    }
+    return count;
+}
