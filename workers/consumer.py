@@ -16,9 +16,8 @@ from workers.launch import WorkerStart, begin_worker
 TURN_NS = 1_000_000_000
 
 
-def main() -> None:
+def work(start: WorkerStart) -> None:
     """Take the turns of this consumer's peers until the supervisor says stop."""
-    start = begin_worker("consumer")
     holder = new_holder(start)
     consumer = lib.consumer_new(holder, start.number, start.channel.fileno())
     if consumer == ffi.NULL:
@@ -45,4 +44,4 @@ def obey(start: WorkerStart, holder: Any) -> bool:
 
 
 if __name__ == "__main__":
-    main()
+    work(begin_worker("consumer"))

@@ -54,7 +54,7 @@ NAP_TICK = (1 << lib.TIMER_TICK_SHIFT) / SECOND
 
 
 class Control:
-    """Everything that the process works with. `run` returns when the supervisor says so, or is gone."""
+    """Everything that the process works with. `run` returns when the supervisor says so."""
 
     def __init__(self, start: WorkerStart) -> None:
         self.start = start
@@ -144,7 +144,7 @@ class Control:
     # -- the loop -----------------------------------------------------------------------------
 
     def run(self) -> None:
-        """Until the supervisor says stop or is gone."""
+        """Until the supervisor says stop. ChannelClosed when it is gone."""
         while not self.stopping:
             now = int(lib.clock_now())
             self.line.beat = now
@@ -207,11 +207,7 @@ class Control:
 
     def _told(self, mask: int) -> None:
         """The supervisor has something to say."""
-        try:
-            message, fds = self.channel.receive()
-        except ChannelClosed:
-            self.stopping = True
-            return
+        message, fds = self.channel.receive()
         kind = message["kind"]
         if kind == "stop":
             self.stopping = True
@@ -409,6 +405,8 @@ def main() -> None:
     start.ready()
     try:
         control.run()
+    except ChannelClosed:
+        start.lost()
     except Exception:
         log.exception("the control process ends on an error that nobody expected")
         sys.exit(1)

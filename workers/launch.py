@@ -2,9 +2,12 @@
 
 The supervisor calls `spawn`: a fresh Python by exec, that inherits nothing but its end of the
 channel. The worker calls `begin_worker` first of all: it ties its life to the supervisor's,
-takes its CPU, receives the start message with all its fds and maps the data segment. It
+waits for the start message with all its fds, takes its CPU and maps the data segment. It
 answers with `WorkerStart.ready` when it can work, or `WorkerStart.fail` when it never will;
 an exception that nobody catches before that is told to the supervisor too.
+
+Whoever loses its supervisor is killed by the kernel (PR_SET_PDEATHSIG). Control alone is sent another
+signal, that removes the socket file before it ends the process (orphan.h).
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ import socket
 import struct
 import subprocess
 import sys
+import time
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, NoReturn
@@ -32,6 +36,8 @@ from workers.channel import Channel, ChannelClosed
 
 PR_SET_PDEATHSIG = 1
 PR_SET_DUMPABLE = 4
+ORPHANED = signal.SIGRTMIN + 4  # what tells control that its supervisor is gone
+ORPHAN_SECONDS = 5  # for that signal to come, or for the supervisor to kill
 
 LOG_LEVELS = {
     "silent": logging.CRITICAL + 1,
@@ -53,6 +59,7 @@ class WorkerStart:
     """
 
     message: dict[str, Any]
+    kind: str  # control, receiver, consumer
     interface: str
     worker: int  # worker number, shm/layout.h
     number: int  # of its kind, from 0
@@ -79,6 +86,11 @@ class WorkerStart:
         """Have the supervisor log a line (level: error, info or debug)."""
         self.channel.send({"kind": "log", "level": level, "text": text})
 
+    def lost(self) -> NoReturn:
+        """The channel is closed: the supervisor is gone, or about to kill us. Wait for either."""
+        time.sleep(ORPHAN_SECONDS)
+        sys.exit(1)
+
     def replace_sockets(self, message: dict[str, Any], fds: list[int]) -> None:
         """Apply a `sockets` message: the new UDP sockets by name, the old ones closed."""
         old = [name for name in self.fds if name.startswith("udp")]
@@ -87,31 +99,39 @@ class WorkerStart:
         self.fds.update(zip(message["fds"], fds, strict=True))
 
 
-def spawn(kind: str, channel: Channel) -> subprocess.Popen[bytes]:
-    """Start a worker (kind: control, receiver, consumer) that inherits `channel` alone.
+def spawn(kind: str, interface: str, channel: Channel) -> subprocess.Popen[bytes]:
+    """Start a worker (kind: control, receiver, consumer, standby) that inherits `channel` alone.
 
     The caller closes its copy of the channel. The worker gets a process group of its own, so
     that Ctrl-C at a terminal reaches the supervisor only; -P keeps a directory that plaitd
     happens to be started in from being searched for modules.
     """
-    command = [sys.executable, "-P", "-m", f"workers.{kind}", "--channel", str(channel.fileno())]
+    command = [sys.executable, "-P", "-m", f"workers.{kind}", *arguments_for(interface, channel)]
     return subprocess.Popen(
         command, stdin=subprocess.DEVNULL, pass_fds=(channel.fileno(),), process_group=0, env=os.environ
     )
 
 
+def arguments_for(interface: str, channel: Channel) -> list[str]:
+    """What begin_worker finds on its command line."""
+    return ["--channel", str(channel.fileno()), "--interface", interface]
+
+
 def begin_worker(kind: str) -> WorkerStart:
-    """Begin this process as a worker; kind (control, receiver, consumer) is for its title.
+    """Begin this process as a worker. kind is for its title until the start message says what it is.
 
     Never returns when the supervisor is gone. Raises ValueError for a data segment of another
     build of Plait.
     """
     parser = argparse.ArgumentParser(description=f"A worker of plaitd, started by it ({kind}).")
     parser.add_argument("--channel", type=int, required=True, metavar="FD")
-    channel = Channel.inherited(parser.parse_args().channel)
+    parser.add_argument("--interface", required=True, metavar="IFACE")
+    arguments = parser.parse_args()
+    channel = Channel.inherited(arguments.channel)
     channel.socket.set_inheritable(False)
 
-    _die_with_supervisor(channel)
+    supervisor = _die_with_supervisor(channel)
+    setproctitle.setproctitle(f"plait: {arguments.interface} {kind}")
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     _report_failure(channel, kind)
@@ -119,7 +139,7 @@ def begin_worker(kind: str) -> WorkerStart:
         message, fds = channel.receive()
     except ChannelClosed:
         sys.exit(1)
-    interface, number = str(message["interface"]), int(message["number"])
+    kind, interface, number = str(message["role"]), str(message["interface"]), int(message["number"])
     title = f"{interface} {kind}" if kind == "control" else f"{interface} {kind} {number}"
     setproctitle.setproctitle(f"plait: {title}")
     configure_log(title)
@@ -132,8 +152,11 @@ def begin_worker(kind: str) -> WorkerStart:
         raise OSError(ffi.errno, f"mprotect: {os.strerror(ffi.errno)}")
     if os.environ.get("PLAIT_CLOCK") and lib.clock_open_steps(os.environ["PLAIT_CLOCK"].encode()) != 0:
         raise ValueError(f"PLAIT_CLOCK={os.environ['PLAIT_CLOCK']} is not a file of 16 bytes")
+    if kind == "control":
+        _leave_no_socket(supervisor, message["socket"])
     start = WorkerStart(
         message=message,
+        kind=kind,
         interface=interface,
         worker=int(message["worker"]),
         number=number,
@@ -184,14 +207,31 @@ def set_process_option(option: int, value: int) -> None:
         raise OSError(number, os.strerror(number))
 
 
-def _die_with_supervisor(channel: Channel) -> None:
+def _die_with_supervisor(channel: Channel) -> int:
+    """Have the kernel kill us when the supervisor dies; its pid."""
     set_process_option(PR_SET_PDEATHSIG, signal.SIGKILL)
-    # The supervisor made the socket pair, so its credentials name it. If it died before the
-    # line above, the signal will never come.
+    # The supervisor made the socket pair, so its credentials name it.
     peer, _, _ = struct.unpack("3i", channel.socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
-    if os.getppid() != peer:
-        sys.exit(1)
+    _end_if_orphaned(peer)
     set_process_option(PR_SET_DUMPABLE, 0)
+    return int(peer)
+
+
+def _end_if_orphaned(supervisor: int) -> None:
+    """It may have died before its death would have been told: the signal will never come then."""
+    if os.getppid() != supervisor:
+        sys.exit(1)
+
+
+def _leave_no_socket(supervisor: int, socket_file: tuple[str, int, int] | None) -> None:
+    """From now on the supervisor's death removes this file (path, device, inode) and ends us."""
+    path, device, inode = socket_file or (None, 0, 0)
+    name = ffi.NULL if path is None else os.fsencode(path)
+    if lib.orphan_prepare(ORPHANED, supervisor, name, device, inode) != 0:
+        raise OSError(ffi.errno, os.strerror(ffi.errno))
+    set_process_option(PR_SET_PDEATHSIG, ORPHANED)
+    if os.getppid() != supervisor:
+        os.kill(os.getpid(), ORPHANED)
 
 
 def _report_failure(channel: Channel, kind: str, start: WorkerStart | None = None) -> None:

@@ -16,9 +16,8 @@ from workers.launch import WorkerStart, begin_worker
 TURN_NS = 1_000_000_000  # how long one crossing into C lasts when nothing interrupts it
 
 
-def main() -> None:
+def work(start: WorkerStart) -> None:
     """Receive packets until the supervisor says stop."""
-    start = begin_worker("receiver")
     bells = ffi.new("int32_t[]", bells_of(start))
     receiver = lib.receiver_new(
         start.segment, start.number, start.channel.fileno(), start.fds.get(f"tun:{start.number}", -1), bells
@@ -71,4 +70,4 @@ def use_sockets(start: WorkerStart, receiver: Any) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    work(begin_worker("receiver"))
