@@ -2,6 +2,7 @@
 
     python -m plait.soak_stream receive PORT
     python -m plait.soak_stream send ADDRESS PORT FILE [BYTES_A_SECOND]
+    python -m plait.soak_stream echo PORT        sends every UDP datagram back, until it is killed
 
 The sender goes on until FILE exists. Each prints one line of JSON: bytes, sha256, and where it receives
 `stalls`: [end, seconds] of every pause of at least STALL_SECONDS, by CLOCK_MONOTONIC.
@@ -9,6 +10,7 @@ The sender goes on until FILE exists. Each prints one line of JSON: bytes, sha25
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -55,7 +57,20 @@ def send(address: str, port: int, until: str, rate: float | None = None) -> dict
     return {"bytes": total, "sha256": hashed.hexdigest()}
 
 
+def echo(port: int) -> None:
+    """Send every datagram back to where it came from."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 22)
+        sock.bind(("", port))
+        while True:
+            data, source = sock.recvfrom(1 << 16)
+            with contextlib.suppress(OSError):  # the peer was just removed, or the interface is away
+                sock.sendto(data, source)
+
+
 if __name__ == "__main__":
+    if sys.argv[1] == "echo":
+        echo(int(sys.argv[2]))
     if sys.argv[1] == "receive":
         answer = receive(int(sys.argv[2]))
     else:

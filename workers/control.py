@@ -62,6 +62,7 @@ class Control:
         self.channel = start.channel
         self.line = self.segment.workers[lib.WORKER_CONTROL]
         self.vault = Vault(start.fds["vault"], int(self.segment.geometry.max_peers))
+        assert start.mapping is not None
         self.memory = Memory(start.fds["data"], start.mapping, self.segment, self.vault)
         self.memory.ensure_tables()
         self.device = self.memory.device
@@ -402,6 +403,7 @@ def main() -> None:
             f"{error.strerror or error}",
             "look at the free space of /dev/shm and the privileges of this process",
         )
+    start.confine()
     start.ready()
     try:
         control.run()

@@ -2,7 +2,8 @@
 
 The supervisor calls `spawn`: a fresh Python by exec, that inherits nothing but its end of the
 channel. The worker calls `begin_worker` first of all: it ties its life to the supervisor's,
-waits for the start message with all its fds, takes its CPU and maps the data segment. It
+waits for the start message with all its fds, takes its CPU and maps the data segment. When it
+has all that it needs, `WorkerStart.confine` gives up the rest: capabilities, files, system calls. It
 answers with `WorkerStart.ready` when it can work, or `WorkerStart.fail` when it never will;
 an exception that nobody catches before that is told to the supervisor too.
 
@@ -36,6 +37,12 @@ from workers.channel import Channel, ChannelClosed
 
 PR_SET_PDEATHSIG = 1
 PR_SET_DUMPABLE = 4
+CAP_NET_ADMIN = 12
+CONFINED = {
+    lib.CONFINE_CAPABILITIES: "capabilities",
+    lib.CONFINE_FILES: "files (Landlock)",
+    lib.CONFINE_SYSTEM_CALLS: "system calls (seccomp)",
+}
 ORPHANED = signal.SIGRTMIN + 4  # what tells control that its supervisor is gone
 ORPHAN_SECONDS = 5  # for that signal to come, or for the supervisor to kill
 
@@ -54,8 +61,9 @@ class WorkerStart:
     """What the supervisor gave a worker to work with.
 
     fds maps the names of the start message (`data`, `bell:1`, `udp4:0`, `tun:0`, …) to fds.
-    segment is a `struct segment *` of workers._workers on mapping, the data segment. Where
-    this is not control, trie and index are read-only in it and public keys unreachable.
+    segment is a `struct segment *` of workers._workers on the data segment. Control has it as mapping,
+    and its fd. Elsewhere trie and index are read-only in it, public keys unreachable, and so are
+    session keys in a receiver that hands all packets off.
     """
 
     message: dict[str, Any]
@@ -69,13 +77,34 @@ class WorkerStart:
     fds: dict[str, int]
     segment: Any
     channel: Channel
-    mapping: mmap.mmap = field(repr=False)
+    mapping: mmap.mmap | None = field(repr=False)
+    kept: list[str] = field(default_factory=list)  # what the kernel refused to take away
     _ready: bool = False
+
+    def confine(self) -> None:
+        """Give up for ever what this worker needs no more (confine.h), as far as the kernel takes it.
+
+        A receiver or consumer keeps no capability, no way to a file, and the system calls of its
+        loop. Control keeps CAP_NET_ADMIN, for fwmark and for interfaces in other namespaces; it may
+        read Python's modules, which are loaded when first needed, and remove its socket's file.
+        """
+        is_control = self.kind == "control"
+        threads = len(os.listdir("/proc/self/task"))
+        readable = [path for path in {*sys.path, sys.prefix, sys.base_prefix + "/lib"} if path]
+        socket_file = self.message.get("socket")
+        removable = [os.path.dirname(socket_file[0])] if socket_file else []
+        keep, lists = (1 << CAP_NET_ADMIN, (readable, removable)) if is_control else (0, ([], []))
+        texts = [[ffi.new("char[]", os.fsencode(path)) for path in paths] for paths in lists]
+        arrays = [ffi.new("char *[]", [*paths, ffi.NULL]) for paths in texts]
+        refused = lib.confine(keep, *arrays, not is_control)
+        self.kept = [words for bit, words in CONFINED.items() if refused & bit]
+        if threads > 1:
+            self.kept.append(f"what {threads - 1} threads besides the first may do")
 
     def ready(self) -> None:
         """Tell the supervisor that this worker works from now on."""
         self._ready = True
-        self.channel.send({"kind": "ready"})
+        self.channel.send({"kind": "ready", "kept": self.kept})
 
     def fail(self, what: str, why: str, next_step: str) -> NoReturn:
         """Tell the supervisor why this worker cannot start, and end."""
@@ -104,11 +133,13 @@ def spawn(kind: str, interface: str, channel: Channel) -> subprocess.Popen[bytes
 
     The caller closes its copy of the channel. The worker gets a process group of its own, so
     that Ctrl-C at a terminal reaches the supervisor only; -P keeps a directory that plaitd
-    happens to be started in from being searched for modules.
+    happens to be started in from being searched for modules. It has one thread: numpy's linear algebra, which
+    nobody needs, would start more, and what a worker gives up it gives up for one thread.
     """
+    environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-P", "-m", f"workers.{kind}", *arguments_for(interface, channel)]
     return subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, pass_fds=(channel.fileno(),), process_group=0, env=os.environ
+        command, stdin=subprocess.DEVNULL, pass_fds=(channel.fileno(),), process_group=0, env=environment
     )
 
 
@@ -147,9 +178,15 @@ def begin_worker(kind: str) -> WorkerStart:
         os.sched_setaffinity(0, message["cpus"])
 
     named = dict(zip(message["fds"], fds, strict=True))
-    mapping, segment = map_segment(named["data"], int(message["segment_bytes"]))
-    if kind != "control" and lib.segment_protect(segment) != 0:
-        raise OSError(ffi.errno, f"mprotect: {os.strerror(ffi.errno)}")
+    data, size = named["data"], int(message["segment_bytes"])
+    mapping = None
+    if kind == "control":
+        mapping, segment = map_segment(data, size)
+    else:
+        segment = map_what_packets_need(data, size, kind == "receiver" and message["handoff"] == "split")
+        os.close(named.pop("data"))
+    if segment.keypairs:
+        lib.segment_lock_keys(segment)  # refused where the limit on locked memory is low
     if os.environ.get("PLAIT_CLOCK") and lib.clock_open_steps(os.environ["PLAIT_CLOCK"].encode()) != 0:
         raise ValueError(f"PLAIT_CLOCK={os.environ['PLAIT_CLOCK']} is not a file of 16 bytes")
     if kind == "control":
@@ -180,11 +217,26 @@ def map_segment(fd: int, size: int) -> tuple[mmap.mmap, Any]:
     mapping = mmap.mmap(fd, size)
     with contextlib.suppress(OSError):  # a kernel without it dumps more, no reason to stop
         mapping.madvise(mmap.MADV_DONTDUMP)
+    return mapping, _attach(ffi.from_buffer(mapping), size)
+
+
+def map_what_packets_need(fd: int, size: int, without_keys: bool) -> Any:
+    """A `struct segment *` for a receiver or consumer, mapped as long as the process lives."""
+    base = lib.segment_map(fd, size)
+    if base == ffi.NULL:
+        raise OSError(ffi.errno, f"mmap: {os.strerror(ffi.errno)}")
+    segment = _attach(base, size)
+    if lib.segment_protect(segment) != 0 or (without_keys and lib.segment_forget_keys(segment) != 0):
+        raise OSError(ffi.errno, f"cannot protect the tables: {os.strerror(ffi.errno)}")
+    return segment
+
+
+def _attach(base: Any, size: int) -> Any:
     segment = ffi.new("struct segment *")
-    attached = lib.segment_attach(segment, ffi.from_buffer(mapping), size) == 0
+    attached = lib.segment_attach(segment, base, size) == 0
     if not attached or segment.header.layout_hash != layout_hash():
         raise ValueError("the data segment has another layout than this build of Plait")
-    return mapping, segment
+    return segment
 
 
 def configure_log(title: str) -> None:

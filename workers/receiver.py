@@ -35,6 +35,7 @@ def work(start: WorkerStart) -> None:
         lender = new_holder(start)
         lender.budget = lib.QUEUE_LIMIT
         lib.receiver_hand_off(receiver, {"lend": lib.HANDOFF_LEND, "auto": lib.HANDOFF_AUTO}[handoff], lender)
+    start.confine()
     start.ready()
     while True:
         reason = lib.receiver_run(receiver, lib.clock_now() + TURN_NS)

@@ -104,6 +104,7 @@ class Supervisor:
         self.selector = selectors.DefaultSelector()
         self.failure: Failure | None = None
         self.announced = False
+        self.noted_kept = False
         self.stopping = False
         self.deadline: float | None = None
         self.watchdog = Watchdog(resources.segment, resources.bells)
@@ -422,6 +423,7 @@ class Supervisor:
         match str(message["kind"]):
             case "ready" if worker.life is Life.STARTING:
                 self._ready(worker)
+                self._note_kept(", ".join(map(str, message["kept"])))
             case "failed":
                 self._failed(worker, str(message["what"]), str(message["why"]), str(message["next"]))
             case "log":
@@ -435,6 +437,12 @@ class Supervisor:
                 self.stop(str(message["reason"]))
             case kind:
                 raise ValueError(f"message of kind {kind!r}")
+
+    def _note_kept(self, kept: str) -> None:
+        """Once: the kernel is the same for all."""
+        if kept and not self.noted_kept:
+            self.noted_kept = True
+            log.info("this kernel does not let workers give up %s", kept)
 
     def _failed(self, worker: Worker, what: str, why: str, next_step: str) -> None:
         if worker.was_ready or self.stopping:  # a later start: the reaper tries again

@@ -1,7 +1,7 @@
 """The watchdog: which running worker is stuck, and why we think so.
 
-Every worker notes its turns in its line of the segment (epoch and beat), sleepers at least every half
-second; whoever has not moved since the last look is rung, which moves a healthy sleeper at once. What
+Every worker notes its turns in its line of the segment (epoch and beat), sleepers about every half
+second; whoever has not moved for two looks is rung, which moves a healthy sleeper at once. What
 then still does not move has one of these reasons, and the kernel tells which:
 
 - it is stopped (T, t), or waits (S) and has not run since the last look although it was rung: stuck
@@ -72,8 +72,15 @@ class Watchdog:
             return None
         if cpu - seen.cpu >= BUSY_SECONDS[kind] * NANOSECONDS:
             return f"it has run for {(cpu - seen.cpu) / NANOSECONDS:.1f} s without finishing a turn"
-        lib.bell_wake(self.segment, worker) if kind == "consumer" else os.eventfd_write(self.bells[worker], 1)
+        if seen.looks > 1:
+            self._ring(worker)
         return None
+
+    def _ring(self, worker: int) -> None:
+        if worker in self.bells:
+            os.eventfd_write(self.bells[worker], 1)
+        else:
+            lib.bell_wake(self.segment, worker)
 
 
 def process_state(pid: int) -> tuple[str, int]:

@@ -24,6 +24,7 @@ pytestmark = pytest.mark.network
 
 STREAM = str(plait.soak_stream.__file__)
 SETTINGS = 'receivers = 1\nconsumers = 1\nhandoff = "{}"\n'
+TITLES = ("control", "receiver 0", "consumer 0")
 STALL_SECONDS = 1.0  # asserted; what is seen on an idle machine stands in docs/reliability.md
 
 
@@ -62,7 +63,7 @@ def test_stream_survives_each_death(handoff: str) -> None:
         receiver = two.host.popen([*PYTHON, STREAM, "receive", "7000"])
         two.host.wait_listening(7000, receiver)
         sender = one.host.popen([*PYTHON, STREAM, "send", two.address4, "7000", "/run/enough"])
-        deaths = [kill(side, title) for title in ("control", "receiver 0", "consumer 0") for side in (one, two)]
+        deaths = [kill(side, title) for title in TITLES for side in (one, two)]
         (one.host.root / "run/enough").touch()
         assert (sender.wait(), receiver.wait()) == (0, 0), sender.output() + receiver.output()
         sent, got = json.loads(sender.output()), json.loads(receiver.output())
