@@ -112,7 +112,7 @@ def _ask(name: bytes) -> InterfaceState | None:
 
 
 def _ask_elsewhere(name: bytes, namespace: int) -> InterfaceState | None:
-    """By name in another network namespace, which is given an id here; None only when it has no such interface."""
+    """By name in another namespace, which is given an id here; None only when it has no such interface."""
     named = _attribute(IFLA_IFNAME, name.rstrip(b"\0") + b"\0")
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as sock:
         here = _attribute(NETNSA_FD, struct.pack("=I", namespace))

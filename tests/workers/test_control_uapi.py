@@ -320,7 +320,7 @@ def test_the_end_of_the_socket_file_is_told(control: ControlProcess) -> None:
 
 
 def test_control_ends_with_its_channel(control: ControlProcess) -> None:
-    """Without an answer to why: a supervisor that lives kills it, the death of one removes the socket file."""
+    """A supervisor that lives kills it then; the death of one removes the socket file."""
     control.channel.close()
     assert control.process.wait(20) == 1
 
