@@ -167,8 +167,8 @@ class Soak:
         _until(lambda: set(self._pids()) >= set(TITLES), 30)
         for host in (self.gateway, self.field, self.client):
             (host.root / "run/enough").touch()
+        got = [json.loads(_words(process, 90)) for process in self.receivers]  # their ends say more
         sent = [json.loads(_words(process, 90)) for process in self.senders]
-        got = [json.loads(_words(process, 90)) for process in self.receivers]
         peers = json.loads(_words(self.peers, 90))
         result.stream_bytes = sum(one["bytes"] for one in got)
         result.streams_intact = [one["sha256"] for one in sent] == [one["sha256"] for one in got]

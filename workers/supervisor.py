@@ -45,6 +45,7 @@ CLOSED_SECONDS = 1.0  # from a closed channel to being killed
 SEND_SECONDS = 1.0  # a worker that does not read its channel for so long is stuck
 STEADY_SECONDS = 10.0  # a worker that ran for so long starts again without a pause
 STANDBY_SECONDS = 0.2  # before the next standby is made ready: its start takes CPU from the traffic
+STANDBY_READY_SECONDS = 5.0  # for one that takes a place: it has loaded everything
 STANDBY_PAUSE = 5.0  # the same after one that died while it waited
 PAUSES = (0.0, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0)
 
@@ -180,6 +181,8 @@ class Supervisor:
                 elif worker.start_at <= now:
                     self._start(worker)
             if worker.kill_at is not None and worker.kill_at <= now:
+                if worker.life is Life.STARTING:
+                    log.error("%s did not become ready in time and is killed", worker.title)
                 self._kill(worker)
         if self.announced and not self.stopping:
             if self.standby.life is Life.WAITING and self.standby.start_at <= now:
@@ -226,7 +229,9 @@ class Supervisor:
         line = self.resources.segment.workers[worker.line]
         if line.incarnation == 0:
             line.incarnation = 1
+        patience = STANDBY_READY_SECONDS
         if not self._become(worker):
+            patience = START_SECONDS
             try:
                 self._spawn(worker)
             except OSError as error:
@@ -235,7 +240,7 @@ class Supervisor:
         assert worker.process is not None
         worker.life = Life.STARTING
         worker.ready_at = None
-        worker.kill_at = time.monotonic() + START_SECONDS if worker.was_ready else None
+        worker.kill_at = time.monotonic() + patience if worker.was_ready else None
         line.pid = worker.process.pid
         line.cpu = worker.cpus[0] if len(worker.cpus) == 1 else NO_CPU
         line.state = lib.WORKER_STARTING
