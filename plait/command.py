@@ -195,6 +195,22 @@ def demo(as_json: bool, seconds: int) -> None:
     sys.exit(demo.run(as_json=as_json, seconds=seconds))
 
 
+@plait.command(short_help="Kill a gateway's processes under traffic, and count what is lost.")
+@click.option("--minutes", type=click.FloatRange(0.1, 1440), default=10, show_default=True)
+@click.option("--handoff", type=click.Choice(["split", "lend", "auto"]), default="split", show_default=True)
+@click.option("--seed", type=int, help="Repeat the order of an earlier run.")
+@click.option("--json", "as_json", is_flag=True, help="The results as JSON.")
+def soak(minutes: float, handoff: str, seed: int | None, as_json: bool) -> None:
+    """A gateway with 200 peers on this machine: kills, roams, new keys and changes at random, then a table.
+
+    Exit code 1 when anything was lost beyond what docs/reliability.md allows. Needs root. It touches nothing
+    outside its own network namespaces.
+    """
+    from plait import soak
+
+    sys.exit(soak.run(minutes, handoff, seed, as_json=as_json))
+
+
 bench.add_command(floods_command, "floods")
 bench.add_command(handshakes)
 plait.add_command(bench)

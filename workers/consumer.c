@@ -6,6 +6,7 @@
 #include "workers/consumer.h"
 #include "workers/clock.h"
 
+#include "engine/aead.h"
 #include "shm/bell.h"
 #include "shm/epoch.h"
 #include "shm/ready.h"
@@ -99,7 +100,8 @@ static void sleep_until_rung(struct consumer *consumer)
         return;
     }
     epoch_sleep(s, worker);
-    bell_wait(s, worker, SLEEP_NS);
+    if (!bell_wait(s, worker, SLEEP_NS))
+        aead_forget(consumer->holder->aead);
     epoch_wake(s, worker);
 }
 

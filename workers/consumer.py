@@ -16,13 +16,13 @@ from workers.launch import WorkerStart, begin_worker
 TURN_NS = 1_000_000_000
 
 
-def main() -> None:
+def work(start: WorkerStart) -> None:
     """Take the turns of this consumer's peers until the supervisor says stop."""
-    start = begin_worker("consumer")
     holder = new_holder(start)
     consumer = lib.consumer_new(holder, start.number, start.channel.fileno())
     if consumer == ffi.NULL:
         raise MemoryError("no memory for the consumer's own state")
+    start.confine()
     start.ready()
     while True:
         reason = lib.consumer_run(consumer, lib.clock_now() + TURN_NS)
@@ -45,4 +45,4 @@ def obey(start: WorkerStart, holder: Any) -> bool:
 
 
 if __name__ == "__main__":
-    main()
+    work(begin_worker("consumer"))

@@ -55,7 +55,7 @@ NAP_TICK = (1 << lib.TIMER_TICK_SHIFT) / SECOND
 
 
 class Control:
-    """Everything that the process works with. `run` returns when the supervisor says so, or is gone."""
+    """Everything that the process works with. `run` returns when the supervisor says so."""
 
     def __init__(self, start: WorkerStart) -> None:
         self.start = start
@@ -63,6 +63,7 @@ class Control:
         self.channel = start.channel
         self.line = self.segment.workers[lib.WORKER_CONTROL]
         self.vault = Vault(start.fds["vault"], int(self.segment.geometry.max_peers))
+        assert start.mapping is not None
         self.memory = Memory(start.fds["data"], start.mapping, self.segment, self.vault)
         self.memory.ensure_tables()
         self.device = self.memory.device
@@ -145,7 +146,7 @@ class Control:
     # -- the loop -----------------------------------------------------------------------------
 
     def run(self) -> None:
-        """Until the supervisor says stop or is gone."""
+        """Until the supervisor says stop. ChannelClosed when it is gone."""
         while not self.stopping:
             now = int(lib.clock_now())
             self.line.beat = now
@@ -210,11 +211,7 @@ class Control:
 
     def _told(self, mask: int) -> None:
         """The supervisor has something to say."""
-        try:
-            message, fds = self.channel.receive()
-        except ChannelClosed:
-            self.stopping = True
-            return
+        message, fds = self.channel.receive()
         kind = message["kind"]
         if kind == "stop":
             self.stopping = True
@@ -421,9 +418,12 @@ def main() -> None:
             f"{error.strerror or error}",
             "look at the free space of /dev/shm and the privileges of this process",
         )
+    start.confine()
     start.ready()
     try:
         control.run()
+    except ChannelClosed:
+        start.lost()
     except Exception:
         log.exception("the control process ends on an error that nobody expected")
         sys.exit(1)

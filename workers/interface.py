@@ -1,8 +1,8 @@
 """The TUN interface as control watches it: does it still exist, is it up, what is its MTU.
 
 rtnetlink only says that something about links changed; the answer comes from ioctls on the queue and on
-a socket. An interface that was moved to another network namespace is asked there, by a thread that enters
-it; that namespace is given an id here, and the news of all that have one are listened to
+a socket. An interface that was moved to another network namespace is asked for by rtnetlink with that
+namespace's id, which it is given here, and the news of all that have one are listened to
 (NETLINK_LISTEN_ALL_NSID). A socket opened in that namespace would tell as much, but keep it alive for as
 long as the engine lives, which is as long as the interface. Everything is looked at once a second, too:
 news may be lost, and those of other namespaces want CAP_NET_BROADCAST.
@@ -11,13 +11,11 @@ news may be lost, and those of other namespaces want CAP_NET_BROADCAST.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import fcntl
 import os
 import socket
 import struct
-import threading
 from typing import NamedTuple
 
 TUNGETIFF = 0x800454D2  # linux/if_tun.h
@@ -26,15 +24,14 @@ SIOCGIFFLAGS = 0x8913  # linux/sockios.h
 SIOCGIFMTU = 0x8921
 IFF_UP = 1
 RTMGRP_LINK = 1
-CLONE_NEWNET = 0x40000000
 SOL_NETLINK = 270  # linux/socket.h
 NETLINK_LISTEN_ALL_NSID = 8  # linux/netlink.h
-NLM_F_REQUEST, NLM_F_ACK = 1, 4
-RTM_NEWNSID = 88  # linux/rtnetlink.h
+NLMSG_ERROR, NLM_F_REQUEST, NLM_F_ACK = 2, 1, 4
+RTM_GETLINK, RTM_NEWNSID, RTM_GETNSID = 18, 88, 90  # linux/rtnetlink.h
+IFLA_IFNAME, IFLA_MTU, IFLA_TARGET_NETNSID = 3, 4, 46  # linux/if_link.h
 NETNSA_NSID, NETNSA_FD = 1, 3  # linux/net_namespace.h
 MOVES = 3  # an interface may move again between two questions
-# struct nlmsghdr, struct rtgenmsg, then two attributes of a word: the id (-1: any), and the namespace's fd.
-_NEW_ID = struct.Struct("=IHHII B3x HHi HHi")
+_HEAD = struct.Struct("=IHHII")  # struct nlmsghdr: length, type, flags, sequence, port
 _IFREQ = struct.Struct("16sI20x")
 
 
@@ -53,8 +50,9 @@ class Interface:
         kind = socket.SOCK_RAW | socket.SOCK_NONBLOCK
         self.news = socket.socket(socket.AF_NETLINK, kind, socket.NETLINK_ROUTE)
         self.news.bind((0, RTMGRP_LINK))
+        with contextlib.suppress(OSError):  # now, since the capability does not stay
+            self.news.setsockopt(SOL_NETLINK, NETLINK_LISTEN_ALL_NSID, 1)
         self.home = os.stat("/proc/self/ns/net").st_ino
-        self.heard = self.home  # the namespace whose news reach us
 
     def close(self) -> None:
         self.news.close()
@@ -92,26 +90,11 @@ class Interface:
         except OSError:  # an old kernel, or no privilege: assume that nobody moved it
             return _ask(name)
         try:
-            inode = os.fstat(namespace).st_ino
-            if inode == self.home:
+            if os.fstat(namespace).st_ino == self.home:
                 return _ask(name)
-            if inode != self.heard:
-                self.heard = inode
-                with contextlib.suppress(OSError):
-                    self._listen_in(namespace)
             return _ask_elsewhere(name, namespace)
         finally:
             os.close(namespace)
-
-    def _listen_in(self, namespace: int) -> None:
-        """From now on `news` tells of changes there as well. OSError: it does not."""
-        self.news.setsockopt(SOL_NETLINK, NETLINK_LISTEN_ALL_NSID, 1)
-        head = (_NEW_ID.size, RTM_NEWNSID, NLM_F_REQUEST | NLM_F_ACK, 1, 0, socket.AF_UNSPEC)
-        request = _NEW_ID.pack(*head, 8, NETNSA_NSID, -1, 8, NETNSA_FD, namespace)
-        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as sock:
-            sock.settimeout(1)  # the kernel answers within the call that asks
-            sock.send(request)
-            sock.recv(1 << 12)  # done, or EEXIST: it has an id
 
 
 def _ask(name: bytes) -> InterfaceState | None:
@@ -129,23 +112,49 @@ def _ask(name: bytes) -> InterfaceState | None:
 
 
 def _ask_elsewhere(name: bytes, namespace: int) -> InterfaceState | None:
-    """By name in another network namespace; None only when it has no such interface."""
-    found: list[InterfaceState | None] = []
-    failed: list[OSError] = []
-
-    def ask() -> None:
-        libc = ctypes.CDLL(None, use_errno=True)
+    """By name in another namespace, which is given an id here; None only when it has no such interface."""
+    named = _attribute(IFLA_IFNAME, name.rstrip(b"\0") + b"\0")
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as sock:
+        here = _attribute(NETNSA_FD, struct.pack("=I", namespace))
+        with contextlib.suppress(FileExistsError):
+            _request(sock, RTM_NEWNSID, bytes(4) + here + _attribute(NETNSA_NSID, struct.pack("=i", -1)))
+        answer = _request(sock, RTM_GETNSID, bytes(4) + here)
+        number = _attributes(answer[4:])[NETNSA_NSID]
         try:
-            if libc.setns(namespace, CLONE_NEWNET):
-                number = ctypes.get_errno()
-                raise OSError(number, f"cannot enter the interface's namespace: {os.strerror(number)}")
-            found.append(_ask(name))
+            answer = _request(sock, RTM_GETLINK, bytes(16) + _attribute(IFLA_TARGET_NETNSID, number) + named)
         except OSError as error:
-            failed.append(error)
+            if error.errno == errno.ENODEV:
+                return None
+            raise
+    (flags,) = struct.unpack_from("=I", answer, 8)  # struct ifinfomsg
+    return InterfaceState(struct.unpack("=I", _attributes(answer[16:])[IFLA_MTU])[0], bool(flags & IFF_UP))
 
-    thread = threading.Thread(target=ask, name="namespace")
-    thread.start()
-    thread.join()
-    if failed:
-        raise failed[0]
-    return found[0]
+
+def _request(sock: socket.socket, kind: int, body: bytes) -> bytes:
+    """The body of the kernel's answer to one request; OSError with its errno. Acknowledgements have none."""
+    sock.settimeout(1)  # the kernel answers within the call that asks
+    sock.send(_HEAD.pack(_HEAD.size + len(body), kind, NLM_F_REQUEST | NLM_F_ACK, 0, 0) + body)
+    answer = b""
+    while True:
+        data = sock.recv(1 << 16)
+        length, what, *_ = _HEAD.unpack_from(data)
+        if what != NLMSG_ERROR:
+            answer = data[_HEAD.size : length]
+            continue
+        (number,) = struct.unpack_from("=i", data, _HEAD.size)
+        if number:
+            raise OSError(-number, os.strerror(-number))
+        return answer
+
+
+def _attribute(kind: int, value: bytes) -> bytes:
+    return struct.pack("=HH", 4 + len(value), kind) + value + bytes(-len(value) % 4)
+
+
+def _attributes(data: bytes) -> dict[int, bytes]:
+    found = {}
+    while len(data) >= 4:
+        length, kind = struct.unpack_from("=HH", data)
+        found[kind] = data[4:length]
+        data = data[(length + 3) // 4 * 4 :]
+    return found

@@ -5,8 +5,10 @@
  * hold the rest) until a holder that brought nodes home rings. */
 #include "workers/receiver.h"
 #include "workers/clock.h"
+#include "workers/holder.h"
 #include "workers/udp.h"
 
+#include "engine/aead.h"
 #include "shm/bell.h"
 #include "shm/counters.h"
 #include "shm/epoch.h"
@@ -202,6 +204,8 @@ int receiver_run(struct receiver *receiver, uint64_t until)
         epoch_sleep(s, receiver->worker);
         ready = epoll_wait(receiver->epoll, events, WATCHES, now < until ? SLEEP_MS : 0);
         epoch_wake(s, receiver->worker);
+        if (ready == 0 && receiver->intakes[INBOUND].lender)
+            aead_forget(receiver->intakes[INBOUND].lender->aead);
         for (int i = 0; i < ready; i++)
             reasons |= serve(receiver, events[i].data.u32);
         if (!reasons && now >= until)

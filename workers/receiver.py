@@ -16,9 +16,8 @@ from workers.launch import WorkerStart, begin_worker
 TURN_NS = 1_000_000_000  # how long one crossing into C lasts when nothing interrupts it
 
 
-def main() -> None:
+def work(start: WorkerStart) -> None:
     """Receive packets until the supervisor says stop."""
-    start = begin_worker("receiver")
     bells = ffi.new("int32_t[]", bells_of(start))
     receiver = lib.receiver_new(
         start.segment, start.number, start.channel.fileno(), start.fds.get(f"tun:{start.number}", -1), bells
@@ -36,6 +35,7 @@ def main() -> None:
         lender = new_holder(start)
         lender.budget = lib.QUEUE_LIMIT
         lib.receiver_hand_off(receiver, {"lend": lib.HANDOFF_LEND, "auto": lib.HANDOFF_AUTO}[handoff], lender)
+    start.confine()
     start.ready()
     while True:
         reason = lib.receiver_run(receiver, lib.clock_now() + TURN_NS)
@@ -71,4 +71,4 @@ def use_sockets(start: WorkerStart, receiver: Any) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    work(begin_worker("receiver"))

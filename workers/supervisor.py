@@ -7,13 +7,16 @@ It is a single-threaded loop over channels and pidfds. It touches no packet. Its
   is repaired before its replacement starts, with the same fds and the next incarnation.
 - A worker that cannot start is an error with a reason that ends everything. A worker that was
   ready once is started again, at once the first time, then with growing pauses.
-- A worker whose channel is stuck or nonsense is killed, and then treated as any dead one.
+- A worker whose channel is stuck or nonsense, or that the watchdog finds stuck, is killed, and then
+  treated as any dead one.
+- A standby (standby.py) waits beside the workers. The next receiver or consumer that dies is replaced by it.
 - The end is the same whatever the reason: all workers are told, waited for, then killed, and
   everything that was opened is given back.
 """
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import logging
 import os
@@ -35,12 +38,16 @@ from workers.resources import Resources
 from workers.settings import Settings
 from workers.signals import Signals
 from workers.sockets import close_sockets
+from workers.watchdog import LOOK_SECONDS, Watchdog
 
-START_SECONDS = 60.0  # for all workers together; a loaded machine takes its time
+START_SECONDS = 60.0  # for all together, and for each that starts again: a loaded machine takes its time
 STOP_SECONDS = 3.0  # from being told to being killed
 CLOSED_SECONDS = 1.0  # from a closed channel to being killed
 SEND_SECONDS = 1.0  # a worker that does not read its channel for so long is stuck
 STEADY_SECONDS = 10.0  # a worker that ran for so long starts again without a pause
+STANDBY_SECONDS = 0.2  # before the next standby is made ready: its start takes CPU from the traffic
+STANDBY_READY_SECONDS = 5.0  # for one that takes a place: it has loaded everything
+STANDBY_PAUSE = 5.0  # the same after one that died while it waited
 PAUSES = (0.0, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0)
 
 LEVELS = {"error": logging.ERROR, "info": logging.INFO}
@@ -61,9 +68,9 @@ class Life(Enum):
 class Worker:
     """One worker, through all its incarnations."""
 
-    kind: str  # control, receiver, consumer: the module workers.KIND
+    kind: str  # control, receiver, consumer, standby: the module workers.KIND
     number: int  # of its kind, from 0
-    line: int  # worker number in the segment, shm/layout.h
+    line: int  # worker number in the segment, shm/layout.h; -1: none
     cpus: tuple[int, ...]  # where it may run; () = anywhere
     life: Life = Life.WAITING
     start_at: float = 0.0
@@ -77,7 +84,7 @@ class Worker:
 
     @property
     def title(self) -> str:
-        return self.kind if self.kind == "control" else f"{self.kind} {self.number}"
+        return self.kind if self.kind in ("control", "standby") else f"{self.kind} {self.number}"
 
 
 class Supervisor:
@@ -105,8 +112,12 @@ class Supervisor:
         self.selector = selectors.DefaultSelector()
         self.failure: Failure | None = None
         self.announced = False
+        self.noted_kept = False
         self.stopping = False
         self.deadline: float | None = None
+        self.watchdog = Watchdog(resources.segment, resources.bells)
+        self.look_at = 0.0
+        self.standby = Worker("standby", 0, -1, (), life=Life.ENDED)
         self.workers = [Worker("control", 0, lib.WORKER_CONTROL, ())]
         self.workers += [
             Worker("receiver", i, lib.WORKER_RECEIVER + i, settings.cores_of(i))
@@ -159,9 +170,12 @@ class Supervisor:
 
     def _timeout(self, now: float) -> float | None:
         """Seconds until something is due; None when nothing is."""
-        due = [w.start_at for w in self.workers if w.life is Life.WAITING and not self.stopping]
+        everybody = (*self.workers, self.standby)
+        due = [w.start_at for w in everybody if w.life is Life.WAITING and not self.stopping]
         due += [w.kill_at for w in self.workers if w.kill_at is not None]
         due += [at for at in (self.deadline, self.manager.due) if at is not None]
+        if self.announced and not self.stopping:
+            due.append(self.look_at)
         return max(min(due) - now, 0.0) if due else None
 
     def _keep_time(self, now: float) -> None:
@@ -173,7 +187,15 @@ class Supervisor:
                 elif worker.start_at <= now:
                     self._start(worker)
             if worker.kill_at is not None and worker.kill_at <= now:
+                if worker.life is Life.STARTING:
+                    log.error("%s did not become ready in time and is killed", worker.title)
                 self._kill(worker)
+        if self.announced and not self.stopping:
+            if self.standby.life is Life.WAITING and self.standby.start_at <= now:
+                self._prepare_standby()
+            if self.look_at <= now:
+                self.look_at = now + LOOK_SECONDS
+                self._look_for_stuck()
         if self.deadline is None or self.deadline > now:
             return
         self.deadline = None
@@ -202,34 +224,52 @@ class Supervisor:
         s = self.settings
         return f"UDP port {self.resources.port}, {s.receivers} receivers, {s.consumers} consumers"
 
+    def _look_for_stuck(self) -> None:
+        for worker in self.workers:
+            if worker.process is None or worker.life not in (Life.STARTING, Life.RUNNING):
+                continue
+            is_starting = worker.life is Life.STARTING
+            why = self.watchdog.look(worker.kind, worker.line, worker.process.pid, is_starting)
+            if why is not None:
+                log.error("%s is stuck%s: %s; it is killed", worker.title, self._in_hand(worker), why)
+                self._kill(worker)
+
+    def _in_hand(self, worker: Worker) -> str:
+        """Which peer a worker holds, in words."""
+        segment = self.resources.segment
+        row = int(segment.workers[worker.line].peer_in_hand) - 1
+        if not 0 <= row < segment.geometry.max_peers:
+            return ""
+        key = bytes(ffi.buffer(segment.rows[row].public_key))
+        return f" with peer {base64.b64encode(key).decode()} in hand"
+
     # -- the life of a worker ---------------------------------------------------------------
 
     def _start(self, worker: Worker) -> None:
         line = self.resources.segment.workers[worker.line]
         if line.incarnation == 0:
             line.incarnation = 1
-        ours, theirs = Channel.pair()
-        ours.socket.settimeout(SEND_SECONDS)
-        try:
-            worker.process = spawn(worker.kind, theirs)
-        except OSError as error:
-            ours.close()
-            self._not_started(worker, f"it cannot be started: {error.strerror}")
-            return
-        finally:
-            theirs.close()
-        worker.pidfd = os.pidfd_open(worker.process.pid)
-        worker.channel = ours
+        patience = STANDBY_READY_SECONDS
+        if not self._become(worker):
+            patience = START_SECONDS
+            try:
+                self._spawn(worker)
+            except OSError as error:
+                self._not_started(worker, f"it cannot be started: {error.strerror}")
+                return
+        assert worker.process is not None
         worker.life = Life.STARTING
         worker.ready_at = None
+        worker.kill_at = time.monotonic() + patience if worker.was_ready else None
         line.pid = worker.process.pid
         line.cpu = worker.cpus[0] if len(worker.cpus) == 1 else NO_CPU
         line.state = lib.WORKER_STARTING
         self.selector.register(worker.pidfd, selectors.EVENT_READ, lambda: self._reap(worker))
-        self.selector.register(ours, selectors.EVENT_READ, lambda: self._receive(worker))
+        self.selector.register(_channel(worker), selectors.EVENT_READ, lambda: self._receive(worker))
         names, fds = self.resources.fds_for(worker.kind, worker.number)
         message = {
             "kind": "start",
+            "role": worker.kind,
             "interface": self.resources.interface,
             "worker": worker.line,
             "number": worker.number,
@@ -243,11 +283,65 @@ class Supervisor:
             "consumers": self.settings.consumers,
             "fds": names,
         }
+        if worker.kind == "control":
+            message["socket"] = self.resources.uapi.file
         self._send(worker, message, fds)
+
+    def _spawn(self, worker: Worker) -> None:
+        """A process for this worker, on a channel. OSError when there is none to be had."""
+        ours, theirs = Channel.pair()
+        ours.socket.settimeout(SEND_SECONDS)
+        try:
+            worker.process = spawn(worker.kind, self.resources.interface, theirs)
+        except OSError:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+        worker.pidfd = os.pidfd_open(worker.process.pid)
+        worker.channel = ours
+
+    def _prepare_standby(self) -> None:
+        standby = self.standby
+        try:
+            self._spawn(standby)
+        except OSError as error:
+            log.error("there is no standby: %s", error.strerror)
+            standby.start_at = time.monotonic() + STANDBY_PAUSE
+            return
+        standby.life = Life.STARTING
+        self.selector.register(standby.pidfd, selectors.EVENT_READ, self._reap_standby)
+
+    def _become(self, worker: Worker) -> bool:
+        """Have the standby take the place of this worker, which has no process. False without one."""
+        standby = self.standby
+        if standby.process is None or worker.kind == "control":
+            return False
+        self.selector.unregister(standby.pidfd)
+        worker.process, worker.pidfd, worker.channel = standby.process, standby.pidfd, standby.channel
+        self._without_standby(STANDBY_SECONDS)
+        return True
+
+    def _reap_standby(self) -> None:
+        """It ended while it waited."""
+        standby = self.standby
+        assert standby.process is not None
+        standby.process.wait()
+        log.error("the standby ended")
+        self.selector.unregister(standby.pidfd)
+        os.close(standby.pidfd)
+        _channel(standby).close()
+        self._without_standby(STANDBY_PAUSE)
+
+    def _without_standby(self, pause: float) -> None:
+        """There is none; the next one comes after a pause."""
+        start_at = time.monotonic() + pause
+        self.standby = Worker("standby", 0, -1, (), start_at=start_at)
 
     def _ready(self, worker: Worker) -> None:
         worker.life = Life.RUNNING
         worker.was_ready = True
+        worker.kill_at = None
         worker.ready_at = time.monotonic()
         self.resources.segment.workers[worker.line].state = lib.WORKER_RUNNING
         log.debug("%s is ready (pid %d)", worker.title, worker.process.pid if worker.process else 0)
@@ -258,6 +352,7 @@ class Supervisor:
             self.announced = True
             log.info("%s is ready, UDP port %d", self.resources.interface, self.resources.port)
             self.deadline = None
+            self.standby.life = Life.WAITING
             self.on_ready()
             self.manager.ready(self._status(), time.monotonic())
 
@@ -354,6 +449,7 @@ class Supervisor:
         match str(message["kind"]):
             case "ready" if worker.life is Life.STARTING:
                 self._ready(worker)
+                self._note_kept(", ".join(map(str, message["kept"])))
             case "failed":
                 self._failed(worker, str(message["what"]), str(message["why"]), str(message["next"]))
             case "log":
@@ -367,6 +463,12 @@ class Supervisor:
                 self.stop(str(message["reason"]))
             case kind:
                 raise ValueError(f"message of kind {kind!r}")
+
+    def _note_kept(self, kept: str) -> None:
+        """Once: the kernel is the same for all."""
+        if kept and not self.noted_kept:
+            self.noted_kept = True
+            log.info("this kernel does not let workers give up %s", kept)
 
     def _failed(self, worker: Worker, what: str, why: str, next_step: str) -> None:
         if worker.was_ready or self.stopping:  # a later start: the reaper tries again
@@ -442,10 +544,17 @@ class Supervisor:
 
     def _kill_all(self) -> None:
         """After the loop, and after a fault of our own: no worker outlives the supervisor."""
-        for worker in self.workers:
+        everybody = (*self.workers, self.standby)
+        for worker in everybody:
             self._kill(worker)
-        for worker in self.workers:
+        for worker in everybody:
             if worker.process is not None:
                 worker.process.wait()
                 os.close(worker.pidfd)
-                self._close_channel(worker)
+                if worker.channel is not None:
+                    worker.channel.close()
+
+
+def _channel(worker: Worker) -> Channel:
+    assert worker.channel is not None
+    return worker.channel

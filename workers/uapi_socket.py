@@ -28,6 +28,11 @@ class UapiSocket:
     path: Path | None  # None when it was given to us without a name
     identity: tuple[int, int]  # device and inode of the file: that of another engine stays
 
+    @property
+    def file(self) -> tuple[str, int, int] | None:
+        """Path, device and inode of our file, None without one."""
+        return None if self.path is None else (str(self.path), *self.identity)
+
     def is_gone(self) -> bool:
         """Whether somebody removed our file, or put another in its place."""
         if self.path is None:

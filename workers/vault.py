@@ -18,6 +18,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from workers._workers import ffi, lib
+
 VAULT_MAGIC = 0x746C756176  # "vault", little-endian
 HEADER_BYTES = 4096
 
@@ -74,6 +76,7 @@ class Vault:
         os.posix_fallocate(fd, 0, HEADER_BYTES)
         self.memory = mmap.mmap(fd, self.bytes, mmap.MAP_SHARED)
         self.memory.madvise(mmap.MADV_DONTDUMP)
+        lib.memory_lock(ffi.from_buffer(self.memory), self.bytes)  # refused where the limit is low
         self.header = np.frombuffer(self.memory, HEADER, 1)
         self.rows = np.frombuffer(self.memory, ROW, max_peers, HEADER_BYTES)
         header = self.header[0]

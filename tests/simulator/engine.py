@@ -213,6 +213,7 @@ class Engine:
         self.channels = Channel.pair()
         start = WorkerStart(
             message={},
+            kind="control",
             interface="simulated",
             worker=lib.WORKER_CONTROL,
             number=0,

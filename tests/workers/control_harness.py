@@ -156,12 +156,14 @@ class ControlProcess:
         line = interface.segment.workers[lib.WORKER_CONTROL]
         line.incarnation = interface.incarnation
         self.channel, theirs = Channel.pair()
-        self.process: subprocess.Popen[bytes] = spawn("control", theirs)
+        self.process: subprocess.Popen[bytes] = spawn("control", interface.name, theirs)
         theirs.close()
         named = interface.fds()
         start = {
             "kind": "start",
+            "role": "control",
             "interface": interface.name,
+            "socket": None,
             "worker": 1,
             "number": 0,
             "incarnation": interface.incarnation,

@@ -9,7 +9,7 @@ actor called TITLE ("receiver 0") does at its start what TITLE.start says: `fail
 or `hang`. It writes each message it gets to TITLE.heard, one line of JSON with the ports of
 the UDP sockets it holds then. It obeys what is sent to its datagram socket TITLE.cue:
 {"say": MESSAGE} on its channel, {"raw": TEXT} likewise, {"close": true}, {"sleep": true},
-{"deaf": true} (to `stop`).
+{"deaf": true} (to `stop`), {"spin": ROW + 1} (busy with that peer for ever).
 """
 
 from __future__ import annotations
@@ -24,12 +24,16 @@ import time
 from pathlib import Path
 from typing import Any
 
+BEAT_SECONDS = 0.1
+
 
 def act(kind: str, directory: Path) -> None:
+    from workers._workers import lib
+    from workers.channel import ChannelClosed
     from workers.launch import begin_worker
 
     start = begin_worker(kind)
-    title = kind if kind == "control" else f"{kind} {start.number}"
+    title = start.kind if start.kind == "control" else f"{start.kind} {start.number}"
     script = directory / f"{title}.start"
     match script.read_text() if script.exists() else "":
         case "fail":
@@ -60,7 +64,8 @@ def act(kind: str, directory: Path) -> None:
     start.ready()
     deaf = False
     while True:
-        ready, _, _ = select.select([cue, start.channel], [], [])
+        lib.epoch_turn(start.segment, start.worker, lib.clock_now())  # the watchdog sees that we live
+        ready, _, _ = select.select([cue, start.channel], [], [], BEAT_SECONDS)
         if cue in ready:
             order = json.loads(cue.recv(65536))
             if "say" in order:
@@ -73,9 +78,16 @@ def act(kind: str, directory: Path) -> None:
             elif "sleep" in order:
                 note({"kind": "asleep"})
                 time.sleep(60)
+            elif "spin" in order:
+                start.segment.workers[start.worker].peer_in_hand = order["spin"]
+                while True:
+                    pass
             deaf = deaf or "deaf" in order
         if start.channel in ready:
-            message, fds = start.channel.receive()
+            try:
+                message, fds = start.channel.receive()
+            except ChannelClosed:
+                start.lost()
             if fds:
                 start.replace_sockets(message, fds)
             note(message)
@@ -86,16 +98,15 @@ def act(kind: str, directory: Path) -> None:
 def supervise(directory: Path, interface: str) -> None:
     from workers import supervisor
     from workers.channel import Channel
-    from workers.launch import configure_log
+    from workers.launch import arguments_for, configure_log
     from workers.resources import Resources
     from workers.settings import load
     from workers.signals import Signals
 
-    def spawn(kind: str, channel: Channel) -> subprocess.Popen[bytes]:
-        fd = channel.fileno()
+    def spawn(kind: str, interface: str, channel: Channel) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
-            [sys.executable, __file__, kind, str(directory), "--channel", str(fd)],
-            pass_fds=(fd,),
+            [sys.executable, __file__, kind, str(directory), *arguments_for(interface, channel)],
+            pass_fds=(channel.fileno(),),
             process_group=0,
         )
 

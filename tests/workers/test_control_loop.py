@@ -36,6 +36,7 @@ class Loop:
         fds = {name: os.dup(fd) for name, fd in interface.fds().items()}
         start = WorkerStart(
             message={},
+            kind="control",
             interface=interface.name,
             worker=1,
             number=0,

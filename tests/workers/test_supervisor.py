@@ -175,13 +175,13 @@ def test_every_worker_gets_its_fds_and_its_place(running: Stage) -> None:
     udp = ["udp4:0", "udp4:1", "udp6:0", "udp6:1"]
     expected = {
         "control": (1, 0, ["data", "tun:0", "uapi", "vault", *bells, *udp]),
-        "receiver 0": (2, 0, ["data", "tun:0", *bells, *udp]),
-        "receiver 1": (3, 1, ["data", "tun:1", *bells, *udp]),
-        "consumer 0": (34, 0, ["data", "tun:0", "tun:1", *bells, *udp]),
-        "consumer 1": (35, 1, ["data", "tun:0", "tun:1", *bells, *udp]),
+        "receiver 0": (2, 0, ["tun:0", *bells, *udp]),
+        "receiver 1": (3, 1, ["tun:1", *bells, *udp]),
+        "consumer 0": (34, 0, ["tun:0", "tun:1", *bells, *udp]),
+        "consumer 1": (35, 1, ["tun:0", "tun:1", *bells, *udp]),
     }
-    pids = running.pids()
-    assert set(pids) == set(expected)
+    pids = until(lambda: len(running.pids()) > len(expected) and running.pids(), "everybody, and a standby")
+    assert set(pids) == {*expected, "standby"}
     cores = sorted(os.sched_getaffinity(0))
     for title, (worker, number, fds) in expected.items():
         message = running.heard(title)[0]
@@ -191,8 +191,9 @@ def test_every_worker_gets_its_fds_and_its_place(running: Stage) -> None:
         assert message["held"] == sorted(fds)
         assert len(set(message["ports"].values())) == 1
         assert os.sched_getaffinity(pids[title]) == set(cores)
-        # Nothing else was inherited: three, the channel, the mapping's copy, and the actor's cue.
-        assert len(os.listdir(f"/proc/{pids[title]}/fd")) == 3 + 1 + len(fds) + 1 + 1
+        # Nothing else was inherited: three, the channel, the actor's cue, in control the mapping's copy.
+        copies = 1 if title == "control" else 0
+        assert len(os.listdir(f"/proc/{pids[title]}/fd")) == 3 + 1 + len(fds) + 1 + copies
         assert os.getpgid(pids[title]) == pids[title]  # Ctrl-C does not reach it
 
 
@@ -202,7 +203,7 @@ def test_killed_worker_comes_back(running: Stage, title: str) -> None:
     second = running.expect_replacement(title, lambda: os.kill(before[title], signal.SIGKILL))
     assert second == {**first, "incarnation": first["incarnation"] + 1}  # same fds, same place
     after = running.pids()
-    assert {other for other in TITLES if after[other] != before[other]} == {title}
+    assert {other for other in TITLES if after.get(other) != before[other]} == {title}
     assert f"{title} was killed by SIGKILL" in running.words()
     assert f"{title} repaired" in running.words()
 
@@ -229,11 +230,62 @@ def test_closed_channel_costs_the_worker_its_life(running: Stage) -> None:
     running.expect_replacement("receiver 0", lambda: running.cue("receiver 0", close=True))
 
 
+@pytest.mark.parametrize("title", ["control", "receiver 0", "consumer 1"])
+def test_stopped_worker_is_replaced(running: Stage, title: str) -> None:
+    pid, at = running.pids()[title], time.monotonic()
+    running.expect_replacement(title, lambda: os.kill(pid, signal.SIGSTOP))
+    assert time.monotonic() - at < 4  # about 2 s, on a machine that has more to do
+    assert f"{title} is stuck: it is stopped; it is killed" in running.words()
+
+
+def test_worker_that_does_not_wake_up_is_replaced(running: Stage) -> None:
+    running.expect_replacement("receiver 1", lambda: running.cue("receiver 1", sleep=True))
+    assert "receiver 1 is stuck: it does not wake up; it is killed" in running.words()
+
+
+def test_worker_that_runs_in_circles_is_replaced(running: Stage) -> None:
+    """And named with the peer that it holds; the row of this one was never used."""
+    running.expect_replacement("consumer 0", lambda: running.cue("consumer 0", spin=8))
+    key = "A" * 43 + "="
+    words = [line for line in running.words().splitlines() if "consumer 0 is stuck" in line]
+    assert f"with peer {key} in hand: it has run for" in words[-1]
+
+
+def test_sleeping_busy_and_starved_workers_are_left_alone(running: Stage) -> None:
+    """The actors sleep for most of the time. One now shares its core with many that are busy."""
+    before = running.pids()
+    core = os.sched_getaffinity(before["consumer 1"])
+    code = f"import os, sys, time; os.sched_setaffinity(0, {core}); print('on', flush=True)\nwhile True: pass"
+    crowd = [running.host.popen([sys.executable, "-c", code]) for _ in range(6)]
+    try:
+        until(lambda: all(one.output() for one in crowd), "a crowd")
+        time.sleep(4)
+    finally:
+        for one in crowd:
+            one.stop()
+            one.close()
+    after = running.pids()
+    assert [after[title] for title in TITLES] == [before[title] for title in TITLES]
+
+
+def test_standby_becomes_the_next_that_is_needed(running: Stage) -> None:
+    """It waits as a process of its own; the supervisor makes another when it is used, or dies."""
+    for title in ("consumer 0", "receiver 1"):
+        standby = until(lambda: running.pids().get("standby"), "a standby")
+        running.expect_replacement(title, lambda title=title: running.kill(title))
+        assert running.pids()[title] == standby
+    standby = until(lambda: running.pids().get("standby"), "a standby")
+    running.kill("standby")
+    until(lambda: "the standby ended" in running.words(), "the word")
+    assert running.pids().get("standby") != standby
+
+
 def test_sighup_changes_nothing(running: Stage) -> None:
     before = running.pids()
     running.signal(signal.SIGHUP)
     until(lambda: "SIGHUP is ignored" in running.words(), "the word")
-    assert running.pids() == before
+    after = running.pids()
+    assert [after[title] for title in TITLES] == [before[title] for title in TITLES]
 
 
 def test_words_of_a_worker_are_logged(running: Stage) -> None:
@@ -387,11 +439,26 @@ def test_patience_with_a_start_ends(stage: Stage) -> None:
     assert stage.leftovers() == []
 
 
-def test_workers_die_with_the_supervisor(stage: Stage) -> None:
+def test_nothing_outlives_a_killed_supervisor(stage: Stage) -> None:
+    """One worker does not notice that its channel closes, and control does nothing but sleep either."""
     stage.play()
-    stage.cue("consumer 0", sleep=True)  # and does not notice that its channel closes
-    until(lambda: stage.heard("consumer 0")[-1]["kind"] == "asleep", "a sleeping consumer")
+    for title in ("consumer 0", "control"):
+        stage.cue(title, sleep=True)
+        until(lambda title=title: stage.heard(title)[-1]["kind"] == "asleep", "asleep")
+    at = time.monotonic()
+    stage.signal(signal.SIGKILL)
+    until(lambda: stage.leftovers() == [], "nothing left", 5)
+    assert time.monotonic() - at < 1.5  # a second, and what looking takes
+    stage.play()
+
+
+def test_socket_file_of_another_engine_stays(stage: Stage) -> None:
+    """Control compares before it removes: this one stands where its own was."""
+    stage.play(LOOK_SECONDS=60)
+    path = stage.host.root / "run/wireguard/t0.sock"
+    path.unlink()
+    path.touch()
     stage.signal(signal.SIGKILL)
     until(lambda: not stage.pids(), "no worker", 5)
-    assert stage.leftovers() == ["t0.sock"]  # nobody is left to remove it; the next start replaces it
-    stage.play()
+    assert stage.leftovers() == ["t0.sock"]
+    path.unlink()

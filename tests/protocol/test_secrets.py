@@ -1,0 +1,148 @@
+"""Where keys are while they are of use, and that they are nowhere afterwards.
+
+Looked for, byte by byte: in both shared segments, through the supervisor's descriptors; in the private
+memory of all receivers and consumers. Not in control's: what its Python heap held can not be wiped
+with certainty, and docs/reliability.md says so.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from puppet import Puppet, Stage
+
+
+def titles(stage: Stage) -> dict[str, int]:
+    found = {}
+    for row in stage.plait.usage():
+        words = Path(f"/proc/{row.pid}/cmdline").read_bytes().split(b"\0")[0].decode()
+        if words.startswith("plait: wg0 "):
+            found[words.removeprefix("plait: wg0 ")] = row.pid
+    return found
+
+
+def is_segment(path: str) -> bool:
+    return "plait-" in path and path.endswith("(deleted)")
+
+
+def data_of(fd: int) -> Iterator[tuple[int, bytes]]:
+    """Offset and content of each piece of a sparse file."""
+    at, size = 0, os.fstat(fd).st_size
+    while at < size:
+        try:
+            at = os.lseek(fd, at, os.SEEK_DATA)
+        except OSError:  # nothing but holes from here on
+            return
+        end = os.lseek(fd, at, os.SEEK_HOLE)
+        yield at, os.pread(fd, end - at, at)
+        at = end
+
+
+def in_segments(stage: Stage, secret: bytes) -> list[tuple[str, int]]:
+    """(segment, offset) of each copy in the two segments."""
+    found = []
+    directory = Path(f"/proc/{titles(stage)['supervisor']}/fd")
+    segments = {os.readlink(link): link for link in directory.iterdir() if is_segment(os.readlink(link))}
+    assert len(segments) == 2
+    for name, link in segments.items():
+        fd = os.open(link, os.O_RDONLY)
+        found += [(name, at + data.find(secret)) for at, data in data_of(fd) if secret in data]
+        os.close(fd)
+    return found
+
+
+def maps(pid: int) -> list[tuple[int, int, str, int, str]]:
+    """First and last address, permissions, offset in the file, path."""
+    found = []
+    for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
+        addresses, permissions, offset, _, _, *path = line.split(maxsplit=5)
+        first, last = (int(number, 16) for number in addresses.split("-"))
+        found.append((first, last, permissions, int(offset, 16), path[0] if path else ""))
+    return found
+
+
+def reaches(pid: int, segment: str, offset: int) -> bool:
+    """Whether the process has this byte of a segment in its memory."""
+    return any(path == segment and place <= offset < place + last - first and permissions[0] == "r"
+               for first, last, permissions, place, path in maps(pid))
+
+
+def in_private_memory(pid: int, secret: bytes) -> list[str]:
+    """The mappings of a process, segments left out, that have a copy."""
+    found = []
+    with open(f"/proc/{pid}/mem", "rb") as memory:
+        for first, last, permissions, _, path in maps(pid):
+            if permissions.startswith("rw") and not is_segment(path) and path not in ("[vvar]", "[vsyscall]"):
+                memory.seek(first)
+                if secret in memory.read(last - first):
+                    found.append(path or "anonymous")
+    return found
+
+
+def copies(stage: Stage, secret: bytes) -> list[tuple[str, object]]:
+    """All copies that there must not be when the secret has had its time."""
+    found: list[tuple[str, object]] = list(in_segments(stage, secret))
+    for title, pid in titles(stage).items():
+        if title not in ("supervisor", "control"):
+            found += [(title, where) for where in in_private_memory(pid, secret)]
+    return found
+
+
+def assert_gone(stage: Stage, secret: bytes) -> None:
+    """Within the few seconds that grace periods and a late turn of a consumer may take."""
+    deadline = time.monotonic() + 5
+    while found := copies(stage, secret):
+        assert time.monotonic() < deadline, found
+        time.sleep(0.05)
+
+
+def session_keys(stage: Stage) -> tuple[Puppet, list[bytes]]:
+    """A peer with a session that has carried packets both ways, and its two keys."""
+    peer = Puppet(stage)
+    peer.initiate()
+    peer.send(peer.packet(b"in"))
+    with stage.inner_socket(peer.inner4) as inner:
+        inner.send(b"out")
+        peer.hear(4)
+    assert peer.session is not None
+    return peer, [peer.session.send_key, peer.session.receive_key]
+
+
+def test_receivers_do_not_have_session_keys(stage: Stage) -> None:
+    _, keys = session_keys(stage)
+    for key in keys:
+        (place,) = in_segments(stage, key)
+        seen = {title: reaches(pid, *place) for title, pid in titles(stage).items()}
+        have = {title.split()[0] for title, sees in seen.items() if sees}
+        assert have == {"supervisor", "control", "consumer"}
+        assert {title.split()[0] for title, sees in seen.items() if not sees} >= {"receiver"}
+
+
+def test_a_removed_peer_leaves_no_key(stage: Stage) -> None:
+    peer, keys = session_keys(stage)
+    preshared = os.urandom(32)
+    name = f"public_key={peer.identity.public_key.hex()}\n"
+    stage.set(f"{name}preshared_key={preshared.hex()}\n")
+    secret = stage.identity.static_static(peer.identity.public_key)
+    assert all(in_segments(stage, key) for key in (*keys, preshared, secret))
+    stage.set(f"{name}remove=true\n")
+    for key in (*keys, preshared, secret):
+        assert_gone(stage, key)
+
+
+def test_an_expired_session_leaves_no_key(stage: Stage) -> None:
+    peer, keys = session_keys(stage)
+    stage.step(541)  # three times the age at which it is refused: everything is wiped (kernel: timers.c)
+    for key in keys:
+        assert_gone(stage, key)
+    peer.socket.close()
+
+
+def test_a_changed_private_key_is_gone(stage: Stage) -> None:
+    old = stage.identity.private_key
+    assert in_segments(stage, old)
+    stage.set(f"private_key={os.urandom(32).hex()}\n")
+    assert_gone(stage, old)
