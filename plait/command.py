@@ -10,6 +10,7 @@ import click
 
 from plait.bench import bench
 from plait.failure import Failure
+from plait.load import load
 
 EXAMPLES = """\b
 Examples:
@@ -154,6 +155,7 @@ def demo(as_json: bool, seconds: int) -> None:
 
 
 plait.add_command(bench)
+plait.add_command(load)
 
 
 def main() -> NoReturn:

@@ -144,11 +144,13 @@ struct load *load_new(const struct load_setup *setup, const int32_t *fds, struct
 void load_free(struct load *load);
 uint64_t load_bytes_per_peer(void);
 
-/* Keys of peers first to first + count: 32 bytes each, as the seed gives them. NULL: not wanted. */
-void load_keys(const uint8_t *seed, uint32_t first, uint32_t count, uint8_t *privates, uint8_t *publics,
-               uint8_t *psks);
+/* Keys of peers first to first + count: 32 bytes each, as the seed gives them. NULL: not wanted.
+ * 0, or -1 without memory. */
+int load_keys(const uint8_t *seed, uint32_t first, uint32_t count, uint8_t *privates, uint8_t *publics,
+              uint8_t *psks);
 /* The gateway's own private key. */
 void load_gateway_key(const uint8_t *seed, uint8_t *private_key);
+int load_gateway_public(const uint8_t *private_key, uint8_t *public_key);
 
 /* Before the clock starts: secrets of up to count peers more, ephemerals up to `wanted` in stock.
  * They return how many are still to be done. */

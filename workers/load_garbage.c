@@ -28,8 +28,8 @@ static void stranger_write(struct load *load, uint8_t *message, uint32_t number)
 
     if (noise_draw(load->noise, &self) || noise_draw(load->noise, &ephemeral))
         return;
-    noise_initiation(load->noise, message, &flight, self.public_key, self.secret, &ephemeral, number, stamp);
-    noise_macs(load->noise, message, INITIATION_BYTES, NULL);
+    noise_initiation(load->noise, message, &flight, self.public_key, self.secret, &ephemeral, number, stamp,
+                     NULL);
 }
 
 int load_garbage_open(struct load *load)

@@ -115,7 +115,7 @@ static void initiate(struct load *load, uint32_t i)
     struct noise_ephemeral ephemeral;
     uint8_t message[INITIATION_BYTES], stamp[12];
     const uint8_t *cookie = NULL;
-    uint64_t from = clock_now(), retry;
+    uint64_t from = thread_cpu(), retry;
 
     /* A gateway's key of low order is refused before the run; no other failure is left. */
     if (take_ephemeral(load, &ephemeral))
@@ -123,18 +123,17 @@ static void initiate(struct load *load, uint32_t i)
     peer->generation++;
     peer->index = (uint32_t)(peer->generation & 0xfff) << INDEX_BITS | i;
     stamp_time(load, stamp);
-    noise_initiation(load->noise, message, &peer->flight, peer->public_key, peer->static_static, &ephemeral,
-                     peer->index, stamp);
     if (peer->flags & PEER_HAS_COOKIE && load->now - peer->cookie_born < COOKIE_NS) {
         cookie = peer->cookie;
         count(load, LOAD_COOKIES_HONOURED);
     }
-    noise_macs(load->noise, message, sizeof message, cookie);
-    memcpy(peer->mac1, message + sizeof message - 32, NOISE_MAC);
+    noise_initiation(load->noise, message, &peer->flight, peer->public_key, peer->static_static, &ephemeral,
+                     peer->index, stamp, cookie);
+    memcpy(peer->mac1, message + sizeof message - 2 * MAC_BYTES, MAC_BYTES);
     peer->flags |= PEER_SHOWED_MAC1;
     peer->attempts++;
     peer->initiated = load->now;
-    count_many(load, LOAD_HANDSHAKE_NS, clock_now() - from);
+    count_many(load, LOAD_HANDSHAKE_NS, thread_cpu() - from);
     memcpy(load_out_place(load, peer->port, sizeof message, peer->source), message, sizeof message);
 
     retry = load->now + load->setup.retry;
@@ -171,7 +170,7 @@ void load_handshake_response(struct load *load, uint32_t i, const uint8_t *messa
     struct load_peer *peer = &load->peers[i];
     struct load_session session = { .local = peer->index, .remote = load_le32(message + 4) };
     uint8_t private_key[NOISE_KEY], psk[NOISE_KEY];
-    uint64_t from = clock_now();
+    uint64_t from = thread_cpu();
     int wrong;
 
     if (peer->state != PEER_INITIATED || peer->index != load_le32(message + 8)) {
@@ -181,9 +180,9 @@ void load_handshake_response(struct load *load, uint32_t i, const uint8_t *messa
     load_private_key(load->setup.seed, load->setup.first_peer + i, private_key);
     if (load->setup.psk)
         load_psk(load->setup.seed, load->setup.first_peer + i, psk);
-    wrong = noise_response(load->noise, message, &peer->flight, private_key, peer->public_key,
+    wrong = noise_response(load->noise, message, peer->index, &peer->flight, private_key,
                            load->setup.psk ? psk : NULL, session.send_key, session.receive_key);
-    count_many(load, LOAD_HANDSHAKE_NS, clock_now() - from);
+    count_many(load, LOAD_HANDSHAKE_NS, thread_cpu() - from);
     if (wrong) {
         count(load, LOAD_BAD_RESPONSE);
         return;

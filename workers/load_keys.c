@@ -3,6 +3,7 @@
  * They are for tests: whoever knows the seed has every key. */
 #include <string.h>
 
+#include "engine/blake2s.h"
 #include "engine/bytes.h"
 #include "workers/load_state.h"
 
@@ -12,7 +13,7 @@ static void derive(const uint8_t *seed, const char label[8], uint32_t number, ui
 
     memcpy(input, label, 8);
     store_le32(input + 8, number);
-    noise_blake2s(out, NOISE_KEY, seed, 32, input, sizeof input, NULL, 0);
+    blake2s(out, NOISE_KEY, seed, 32, input, sizeof input);
 }
 
 static void clamp(uint8_t key[NOISE_KEY])
@@ -38,9 +39,13 @@ void load_gateway_key(const uint8_t *seed, uint8_t *private_key)
     clamp(private_key);
 }
 
-void load_keys(const uint8_t *seed, uint32_t first, uint32_t count, uint8_t *privates, uint8_t *publics,
-               uint8_t *psks)
+int load_keys(const uint8_t *seed, uint32_t first, uint32_t count, uint8_t *privates, uint8_t *publics,
+              uint8_t *psks)
 {
+    struct handshake_crypto *crypto = handshake_crypto_new();
+
+    if (!crypto)
+        return -1;
     for (uint32_t i = 0; i < count; i++) {
         uint8_t private_key[NOISE_KEY];
 
@@ -48,8 +53,21 @@ void load_keys(const uint8_t *seed, uint32_t first, uint32_t count, uint8_t *pri
         if (privates)
             memcpy(privates + (size_t)i * NOISE_KEY, private_key, NOISE_KEY);
         if (publics)
-            noise_public(publics + (size_t)i * NOISE_KEY, private_key);
+            noise_public(crypto, publics + (size_t)i * NOISE_KEY, private_key);
         if (psks)
             load_psk(seed, first + i, psks + (size_t)i * NOISE_KEY);
     }
+    handshake_crypto_free(crypto);
+    return 0;
+}
+
+int load_gateway_public(const uint8_t *private_key, uint8_t *public_key)
+{
+    struct handshake_crypto *crypto = handshake_crypto_new();
+
+    if (!crypto)
+        return -1;
+    noise_public(crypto, public_key, private_key);
+    handshake_crypto_free(crypto);
+    return 0;
 }

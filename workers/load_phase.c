@@ -12,7 +12,6 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/prctl.h>
-#include <time.h>
 #include <unistd.h>
 
 #include <linux/sock_diag.h>
@@ -106,10 +105,8 @@ uint32_t load_prepare_peers(struct load *load, uint32_t count)
         uint8_t private_key[NOISE_KEY];
 
         load_private_key(load->setup.seed, load->setup.first_peer + load->prepared, private_key);
-        noise_public(peer->public_key, private_key);
-        /* Zero for a gateway's key of low order: it answers nothing, and that is what shows. */
-        if (noise_with_gateway(load->noise, peer->static_static, private_key, peer->public_key))
-            memset(peer->static_static, 0, NOISE_KEY);
+        /* Zeros for a gateway's key of low order: it answers nothing, and that is what shows. */
+        (void)noise_derive(load->noise, private_key, peer->public_key, peer->static_static);
     }
     return load->setup.peers - load->prepared;
 }
@@ -371,14 +368,6 @@ static void drain(struct load *load)
             rest(load, end);
     }
     load_handshakes_end(load);
-}
-
-static uint64_t thread_cpu(void)
-{
-    struct timespec t;
-
-    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
-    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
 }
 
 static uint64_t own_drops(const struct load *load)

@@ -7,6 +7,7 @@
 
 #include <stddef.h>
 #include <sys/socket.h>
+#include <time.h>
 
 #include "workers/load.h"
 #include "workers/load_noise.h"
@@ -41,7 +42,7 @@ enum peer_state { PEER_IDLE, PEER_INITIATED, PEER_CONFIRMING };
 struct load_peer {
     uint8_t public_key[NOISE_KEY], static_static[NOISE_KEY];
     struct noise_flight flight;
-    uint8_t mac1[NOISE_MAC], cookie[NOISE_MAC];
+    uint8_t mac1[MAC_BYTES], cookie[MAC_BYTES];
     uint64_t cookie_born;
     uint64_t intended;             /* when the handshake in flight was meant to begin */
     uint64_t initiated;            /* when its latest initiation left */
@@ -121,6 +122,15 @@ static inline void count_many(struct load *load, enum load_counter counter, uint
 static inline void note_time(struct load *load, enum load_histogram which, uint64_t from)
 {
     load->tally->histograms[which][load_bucket(load->now > from ? load->now - from : 0)]++;
+}
+
+/* Of this thread, ns; a call costs a system call's time. */
+static inline uint64_t thread_cpu(void)
+{
+    struct timespec t;
+
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
 }
 
 /* splitmix64: for jitter and garbage, not for keys. */
