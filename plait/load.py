@@ -51,21 +51,46 @@ def _cores(context: click.Context, parameter: click.Parameter, value: str | None
 @click.option("--ports", type=click.IntRange(1, 256), help="Source ports of each process.  [default: 1]")
 @click.option("--inner", metavar="NETWORK", help="Of the inner addresses.  [default: 10.64.0.0/10]")
 @click.option("--rate", type=float, help="Without a profile: echoes a second, after a storm of handshakes.")
-@click.option("--bytes", "size", type=click.IntRange(64, 1920), default=84, help="Of an echo.", show_default=True)
+@click.option(
+    "--bytes", "size", type=click.IntRange(64, 1920), default=84, help="Of an echo.", show_default=True
+)
 @click.option("--seconds", type=float, default=10, help="Of echoes.", show_default=True)
-@click.option("--outstanding", type=click.IntRange(1), default=64, help="Handshakes at once.", show_default=True)
-@click.option("--cores", callback=_cores, metavar="LIST", help="A process on each, e.g. 0,1.  [default: the last]")
-@click.option("--require", multiple=True, metavar="TEXT", help="e.g. 'loss<0.1%', 'steady:p99<5ms'; else exit 99.")
+@click.option(
+    "--outstanding", type=click.IntRange(1), default=64, help="Handshakes at once.", show_default=True
+)
+@click.option(
+    "--cores", callback=_cores, metavar="LIST", help="A process on each, e.g. 0,1.  [default: the last]"
+)
+@click.option(
+    "--require", multiple=True, metavar="TEXT", help="e.g. 'loss<0.1%', 'steady:p99<5ms'; else exit 99."
+)
 @click.option("--json", "json_file", metavar="FILE", help="Write everything there; - is standard output.")
 @click.option("--i-own-this-target", "owned", multiple=True, metavar="ADDRESS", help="It may be sent to.")
-@click.option("--lab", "engines", multiple=True, metavar="COMMAND", help="A gateway to start in a lab of namespaces; "
-              "repeat it to compare, e.g. 'plaitd -f {iface}'.")
-@click.option("--rounds", type=click.IntRange(1), default=1, help="Of a lab: engines take turns.", show_default=True)
+@click.option(
+    "--lab",
+    "engines",
+    multiple=True,
+    metavar="COMMAND",
+    help="A gateway to start in a lab of namespaces; repeat it to compare, e.g. 'plaitd -f {iface}'.",
+)
+@click.option(
+    "--rounds", type=click.IntRange(1), default=1, help="Of a lab: engines take turns.", show_default=True
+)
 @click.option("--gateway-cores", callback=_cores, metavar="LIST", help="Of a lab: where engines may run.")
 def run(
-    profile: str | None, rate: float | None, size: int, seconds: float, outstanding: int, cores: list[int] | None,
-    require: tuple[str, ...], json_file: str | None, owned: tuple[str, ...], engines: tuple[str, ...], rounds: int,
-    gateway_cores: list[int] | None, **given: Any,
+    profile: str | None,
+    rate: float | None,
+    size: int,
+    seconds: float,
+    outstanding: int,
+    cores: list[int] | None,
+    require: tuple[str, ...],
+    json_file: str | None,
+    owned: tuple[str, ...],
+    engines: tuple[str, ...],
+    rounds: int,
+    gateway_cores: list[int] | None,
+    **given: Any,
 ) -> None:
     """Run a profile, or what options say: a storm of handshakes, then echoes at a rate.
 
@@ -92,7 +117,9 @@ def run(
     sys.exit(code)
 
 
-def _run_one(made: Any, cores: list[int], owned: list[str], require: tuple[str, ...], json_file: str | None) -> int:
+def _run_one(
+    made: Any, cores: list[int], owned: list[str], require: tuple[str, ...], json_file: str | None
+) -> int:
     """One run against one target: screen, summary, JSON, thresholds. The exit code."""
     from plait import load_json, load_run, load_screen, load_thresholds
 
@@ -114,7 +141,9 @@ def _run_one(made: Any, cores: list[int], owned: list[str], require: tuple[str, 
 
 @load.command(short_help="Write the gateway's configuration.")
 @click.option("--peers", type=click.IntRange(1, 1 << 20), default=100, show_default=True)
-@click.option("--seed", default="plait", show_default=True, help="Keys follow from it: for tests, never for use.")
+@click.option(
+    "--seed", default="plait", show_default=True, help="Keys follow from it: for tests, never for use."
+)
 @click.option("--inner", metavar="NETWORK", default="10.64.0.0/10", show_default=True)
 @click.option("--listen-port", type=click.IntRange(1, 65535), default=51820, show_default=True)
 @click.option("--psk", is_flag=True, help="Each peer has a preshared key.")
@@ -135,7 +164,9 @@ def config(peers: int, seed: str, inner: str, listen_port: int, psk: bool, form:
 
 @load.command(short_help="A page with plots of a run.")
 @click.argument("run_json", metavar="RUN.json")
-@click.option("--output", "-o", metavar="FILE", help="A page (.html) or one plot of all (.png).  [default: stdout]")
+@click.option(
+    "--output", "-o", metavar="FILE", help="A page (.html) or one plot of all (.png).  [default: stdout]"
+)
 def report(run_json: str, output: str | None) -> None:
     """Write one self-contained HTML page: figures, and plots over time (needs matplotlib: plait[report])."""
     from plait import load_report

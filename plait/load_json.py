@@ -28,11 +28,13 @@ def judge(run: Run, thresholds: Sequence[Threshold]) -> list[dict[str, Any]]:
     for threshold in thresholds:
         measured = whole if threshold.phase is None else by_name.get(threshold.phase, {})
         value = measured.get(threshold.metric)
-        found.append({
-            "text": threshold.text,
-            "holds": threshold.holds(measured),
-            "found": "nothing measured" if value is None else round(value, 9),
-        })
+        found.append(
+            {
+                "text": threshold.text,
+                "holds": threshold.holds(measured),
+                "found": "nothing measured" if value is None else round(value, 9),
+            }
+        )
     return found
 
 
@@ -45,8 +47,11 @@ def document(run: Run, verdicts: list[dict[str, Any]]) -> dict[str, Any]:
         "cores": run.cores,
         "stopped_early": run.stopped,
         "bytes_per_peer": run.bytes_per_peer,
-        "precomputed": {"seconds": run.prepared_seconds, "ephemerals": run.ephemerals,
-                        "static_static": run.profile.peers},
+        "precomputed": {
+            "seconds": run.prepared_seconds,
+            "ephemerals": run.ephemerals,
+            "static_static": run.profile.peers,
+        },
         "profile": msgspec.to_builtins(run.profile),
         "phases": [phase.as_json() for phase in run.phases],
         "total": {"metrics": load_result.metrics(run.phases) if run.phases else {}},
@@ -68,10 +73,23 @@ def series(run: Run) -> list[dict[str, Any]]:
             return round((look.counters[name] - (past.counters[name] if past else 0)) / span, 3)
 
         buckets = look.round_trip - past.round_trip if past else look.round_trip
-        entry = {"at": round(look.at, 3), "phase": run.profile.phase[look.phase].name,
-                 "sessions": look.sessions, "outstanding": look.outstanding}
-        for name in ("initiations", "handshakes", "cookies", "asked", "answered", "datagrams_out",
-                     "datagrams_in", "inner_out", "inner_in"):
+        entry = {
+            "at": round(look.at, 3),
+            "phase": run.profile.phase[look.phase].name,
+            "sessions": look.sessions,
+            "outstanding": look.outstanding,
+        }
+        for name in (
+            "initiations",
+            "handshakes",
+            "cookies",
+            "asked",
+            "answered",
+            "datagrams_out",
+            "datagrams_in",
+            "inner_out",
+            "inner_in",
+        ):
             entry[name] = rate(name)
         entry["round_trip"] = load_result.times(buckets)
         found.append(entry)

@@ -67,7 +67,9 @@ def inner_network(text: str, peers: int) -> ipaddress.IPv4Network:
         mend = f"Give an IPv4 network such as {INNER}."
         raise Failure(f"cannot use inner network {text}", str(error), mend) from error
     if network.num_addresses < peers + 3:
-        why = f"it has {network.num_addresses} addresses, and {peers} peers and their gateway need {peers + 3}"
+        why = (
+            f"it has {network.num_addresses} addresses, and {peers} peers and their gateway need {peers + 3}"
+        )
         raise Failure(f"cannot use inner network {text}", why, "Give a larger one.")
     return network
 

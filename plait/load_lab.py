@@ -40,8 +40,13 @@ CONFIGURE_TIMEOUT = 600.0
 
 
 def run(
-    profile: Profile, engines: Sequence[str], rounds: int, cores: list[int] | None, gateway_cores: list[int] | None,
-    require: Sequence[str], json_file: str | None,
+    profile: Profile,
+    engines: Sequence[str],
+    rounds: int,
+    cores: list[int] | None,
+    gateway_cores: list[int] | None,
+    require: Sequence[str],
+    json_file: str | None,
 ) -> int:
     """Run it against each engine `rounds` times, in turns; print medians side by side. The exit code."""
     lacks = lab.missing("wg", *(shlex.split(engine)[0] for engine in engines))
@@ -105,8 +110,12 @@ def one_turn(
         after, busy = used(engine)
         if engine.process.poll() is not None:
             raise Failure(f"`{command}` ended", engine.process.output()[-2000:], "It did not bear the load.")
-        gateway_found = {"configure_seconds": seconds, "cpu_seconds": after - before,
-                         "pss_bytes_idle": idle, "pss_bytes_after": busy}
+        gateway_found = {
+            "configure_seconds": seconds,
+            "cpu_seconds": after - before,
+            "pss_bytes_idle": idle,
+            "pss_bytes_after": busy,
+        }
         return {"gateway": gateway_found, "run": found}
 
 
@@ -138,8 +147,15 @@ def run_inside(host: Host, profile: Profile, cores: list[int] | None, target: st
     with tempfile.TemporaryDirectory(prefix="plait-load-") as directory:
         given, found = Path(directory) / "profile.json", Path(directory) / "run.json"
         given.write_bytes(msgspec.json.encode(profile))
-        arguments = [sys.executable, "-m", "plait.load_lab", str(given), str(found), target,
-                     json.dumps(cores)]
+        arguments = [
+            sys.executable,
+            "-m",
+            "plait.load_lab",
+            str(given),
+            str(found),
+            target,
+            json.dumps(cores),
+        ]
         process = host.popen(arguments)
         shown = 0
         with contextlib.ExitStack() as stack:
@@ -164,7 +180,11 @@ def show(profile: Profile, engines: Sequence[str], turns: Sequence[dict[str, Any
     from plait.engine_view import console, table
 
     heads = [head for at, engine in enumerate(engines) for head in ((engine, "ratio") if at else (engine,))]
-    made = table(f"{profile.peers:,} peers, medians of {len(turns) // len(engines)} rounds", ("phase", "figure"), tuple(heads))
+    made = table(
+        f"{profile.peers:,} peers, medians of {len(turns) // len(engines)} rounds",
+        ("phase", "figure"),
+        tuple(heads),
+    )
     for place, metric, values in figures(profile, engines, turns):
         first = values[0]
         cells = [load_compare.text(metric, first)]
@@ -193,7 +213,9 @@ def figures(
         yield "gateway", key.replace("_", " "), medians(lambda turn, key=key: turn["gateway"][key])
     for at, phase in enumerate(profile.phase):
         for metric in load_thresholds.METRICS:
-            values = medians(lambda turn, at=at, metric=metric: turn["run"]["phases"][at]["metrics"].get(metric))
+            values = medians(
+                lambda turn, at=at, metric=metric: turn["run"]["phases"][at]["metrics"].get(metric)
+            )
             if any(values):
                 yield phase.name, metric, values
         for key in ("cpu_share", "us_per_handshake", "us_per_datagram"):
@@ -208,7 +230,9 @@ def main() -> None:
 
     given, found, target, cores = sys.argv[1:]
     profile = msgspec.json.decode(Path(given).read_bytes(), type=Profile)
-    done = load_run.execute(profile, json.loads(cores) or load_run.default_cores(), [target], load_screen.Lines())
+    done = load_run.execute(
+        profile, json.loads(cores) or load_run.default_cores(), [target], load_screen.Lines()
+    )
     for line in load_screen.notes(done):
         print(f"load: {line}", file=sys.stderr)
     load_json.write(found, load_json.document(done, []))

@@ -188,16 +188,31 @@ def _contradictions(profile: Profile, phase: Phase) -> list[tuple[str, str, str]
     if handshakes is not None:
         ways = [handshakes.outstanding, handshakes.rate, handshakes.within]
         if sum(way is not None for way in ways) != 1:
-            found.append(("handshakes", "it says not exactly one of outstanding, rate and within",
-                          "Write for example `handshakes = { outstanding = 64 }`."))
+            found.append(
+                (
+                    "handshakes",
+                    "it says not exactly one of outstanding, rate and within",
+                    "Write for example `handshakes = { outstanding = 64 }`.",
+                )
+            )
     if traffic is not None and (traffic.rate is None) == (traffic.outstanding is None):
-        found.append(("traffic", "it says not exactly one of rate and outstanding",
-                      "Write for example `traffic = { rate = 1000 }`."))
+        found.append(
+            (
+                "traffic",
+                "it says not exactly one of rate and outstanding",
+                "Write for example `traffic = { rate = 1000 }`.",
+            )
+        )
     if traffic is not None and traffic.peers is not None and traffic.peers > profile.peers:
         found.append(("traffic", f"it names {traffic.peers} of {profile.peers} peers", "Name fewer."))
     if phase.roaming is not None and profile.ports == 1 and profile.sources is None:
-        found.append(("roaming", "peers have one address and one port to be at",
-                      "Set ports = 2 or more, or sources, at the top."))
+        found.append(
+            (
+                "roaming",
+                "peers have one address and one port to be at",
+                "Set ports = 2 or more, or sources, at the top.",
+            )
+        )
     if phase.seconds is None and (handshakes is None or not phase.handshake_count(profile.peers)):
         found.append(("name", "nothing ends this phase", "Give it `seconds`."))
     return found

@@ -55,17 +55,19 @@ def page(run: dict[str, Any], image: bytes) -> str:
     ]
     profile = run["profile"]
     title = f"{profile['peers']:,} peers on {html.escape(profile['target'])}"
-    return "".join([
-        f"<!doctype html><meta charset=utf-8><title>{title}</title><style>{STYLE}</style><h1>{title}</h1>",
-        f"<p>{run['written']}, Linux {html.escape(run['kernel'])}, load on cores {run['cores']}. Times at a rate ",
-        "count from when an event was due. ",
-        f"{run['precomputed']['ephemerals']:,} ephemerals were computed before the clock started.</p>",
-        f"<table><tr><th></th>{heads}</tr>{''.join(rows)}</table>",
-        f"<h2>Requirements</h2><ul>{''.join(required)}</ul>" if required else "",
-        f"<h2>Limits of the generator</h2><ul>{''.join(limits)}</ul>" if limits else "",
-        f"<h2>Over time</h2><img alt='plots' src='data:image/png;base64,{base64.b64encode(image).decode()}'>",
-        "\n",
-    ])
+    return "".join(
+        [
+            f"<!doctype html><meta charset=utf-8><title>{title}</title><style>{STYLE}</style><h1>{title}</h1>",
+            f"<p>{run['written']}, Linux {html.escape(run['kernel'])}, load on cores {run['cores']}. Times at a rate ",
+            "count from when an event was due. ",
+            f"{run['precomputed']['ephemerals']:,} ephemerals were computed before the clock started.</p>",
+            f"<table><tr><th></th>{heads}</tr>{''.join(rows)}</table>",
+            f"<h2>Requirements</h2><ul>{''.join(required)}</ul>" if required else "",
+            f"<h2>Limits of the generator</h2><ul>{''.join(limits)}</ul>" if limits else "",
+            f"<h2>Over time</h2><img alt='plots' src='data:image/png;base64,{base64.b64encode(image).decode()}'>",
+            "\n",
+        ]
+    )
 
 
 def plots(run: dict[str, Any]) -> bytes:
@@ -78,13 +80,30 @@ def plots(run: dict[str, Any]) -> bytes:
     figure = Figure(figsize=(10, 13), layout="constrained")
     FigureCanvasAgg(figure)
     rates, echoes, trips, tails = figure.subplots(4, 1)
-    _over_time(run, rates, "handshakes", "a second", {"confirmed": lambda e: e["handshakes"],
-                                                      "cookies": lambda e: e["cookies"]})
-    _over_time(run, echoes, "echoes", "a second", {"asked": lambda e: e["asked"],
-                                                   "answered": lambda e: e["answered"]})
-    _over_time(run, trips, "round trip", "ms", {
-        name: lambda e, name=name: e["round_trip"][name] * 1e3 if name in e["round_trip"] else None
-        for name in ("p50", "p90", "p99")})
+    _over_time(
+        run,
+        rates,
+        "handshakes",
+        "a second",
+        {"confirmed": lambda e: e["handshakes"], "cookies": lambda e: e["cookies"]},
+    )
+    _over_time(
+        run,
+        echoes,
+        "echoes",
+        "a second",
+        {"asked": lambda e: e["asked"], "answered": lambda e: e["answered"]},
+    )
+    _over_time(
+        run,
+        trips,
+        "round trip",
+        "ms",
+        {
+            name: lambda e, name=name: e["round_trip"][name] * 1e3 if name in e["round_trip"] else None
+            for name in ("p50", "p90", "p99")
+        },
+    )
     _tails(run, tails)
     out = io.BytesIO()
     figure.savefig(out, format="png", dpi=90)
@@ -103,7 +122,14 @@ def _over_time(
     for entry in run["series"]:
         if entry["phase"] != last:
             axes.axvline(entry["at"], color="#bbb", linewidth=0.8)
-            axes.text(entry["at"], 1.0, entry["phase"], transform=axes.get_xaxis_transform(), fontsize=8, va="bottom")
+            axes.text(
+                entry["at"],
+                1.0,
+                entry["phase"],
+                transform=axes.get_xaxis_transform(),
+                fontsize=8,
+                va="bottom",
+            )
             last = entry["phase"]
     axes.set(ylabel=f"{title}, {unit}", xlabel="s")
     axes.set_ylim(bottom=0)

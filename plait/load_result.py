@@ -18,7 +18,16 @@ DIGITS = 3
 HISTOGRAMS = ("response", "handshake", "round_trip")  # enum load_histogram
 PERCENTILES = (("p50", 50.0), ("p90", 90.0), ("p99", 99.0), ("p99.9", 99.9), ("max", 100.0))
 # Messages that an honest gateway never causes.
-WRONG = ("bad_message", "bad_index", "bad_response", "bad_cookie", "bad_tag", "repeated", "wrong_peer", "strange")
+WRONG = (
+    "bad_message",
+    "bad_index",
+    "bad_response",
+    "bad_cookie",
+    "bad_tag",
+    "repeated",
+    "wrong_peer",
+    "strange",
+)
 GARBAGE = ("mac1", "stranger", "short", "random", "tag", "replayed_data", "replayed_initiation")
 
 Counts = Mapping[str, int]
@@ -88,8 +97,11 @@ class PhaseResult:
             "name": self.name,
             "seconds": self.seconds,
             "counters": self.counters,
-            "times": {name: {**times(row), "hdr": encoded(row)}
-                      for name, row in zip(HISTOGRAMS, self.histograms, strict=True) if row.any()},
+            "times": {
+                name: {**times(row), "hdr": encoded(row)}
+                for name, row in zip(HISTOGRAMS, self.histograms, strict=True)
+                if row.any()
+            },
             "metrics": metrics([self]),
             "generator": {**cost(self), "lag_most": self.lag_most, "limits": limits(self)},
         }
@@ -147,8 +159,10 @@ def limits(phase: PhaseResult) -> list[str]:
     if max(phase.cpu_shares, default=0.0) > 0.95:
         found.append("a process used its whole core: the generator is the limit, give it more --cores")
     if counters["behind"]:
-        found.append(f"{counters['behind']:,} events left more than 10 ms late, the latest "
-                     f"{phase.lag_most * 1e3:.0f} ms (their times count from when they were due)")
+        found.append(
+            f"{counters['behind']:,} events left more than 10 ms late, the latest "
+            f"{phase.lag_most * 1e3:.0f} ms (their times count from when they were due)"
+        )
     if counters["own_drops"]:
         found.append(f"{counters['own_drops']:,} datagrams were lost in the generator's own sockets")
     if counters["unprepared"]:

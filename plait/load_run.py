@@ -106,7 +106,11 @@ class Process:
         tally = self.area.tallies[phase]
         counters = np.frombuffer(ffi.buffer(tally.counters), dtype=np.uint64)[: lib.LOAD_COUNTERS]
         rows = np.frombuffer(ffi.buffer(tally.histograms), dtype=np.uint64)
-        return counters.copy(), rows.reshape(lib.LOAD_HISTOGRAMS, lib.LOAD_BUCKETS).copy(), int(tally.lag_most)
+        return (
+            counters.copy(),
+            rows.reshape(lib.LOAD_HISTOGRAMS, lib.LOAD_BUCKETS).copy(),
+            int(tally.lag_most),
+        )
 
     def end(self) -> None:
         """Stop it, by force when it does not heed the word."""
@@ -267,7 +271,8 @@ def _lead(run: Run, processes: list[Process], screen: Screen) -> None:
 
     def preparing() -> None:
         screen.preparing(
-            sum(process.area.steps for process in processes), sum(process.area.steps_all for process in processes)
+            sum(process.area.steps for process in processes),
+            sum(process.area.steps_all for process in processes),
         )
 
     _wait(processes, lambda process: process.area.prepared >= 1, preparing)

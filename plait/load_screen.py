@@ -39,14 +39,22 @@ def facts(run: Run, look: Look, before: Look | None) -> list[tuple[str, str]]:
         ("phase", f"{phase.name} ({look.phase + 1} of {len(run.profile.phase)})"),
         ("time left", "until done" if left is None else f"{left:.0f} s"),
         ("sessions", f"{look.sessions:,} of {run.profile.peers:,}"),
-        ("handshakes", f"{rate('handshakes'):,.0f}/s, {counters['handshakes']:,} done, {look.outstanding:,} open"),
+        (
+            "handshakes",
+            f"{rate('handshakes'):,.0f}/s, {counters['handshakes']:,} done, {look.outstanding:,} open",
+        ),
         ("cookies", f"{counters['cookies']:,} met, {counters['cookies_honoured']:,} honoured"),
         ("echoes", f"{rate('asked'):,.0f}/s asked, {rate('answered'):,.0f}/s answered"),
         ("datagrams", f"{rate('datagrams_out'):,.0f}/s out, {rate('datagrams_in'):,.0f}/s in"),
         ("inner", f"{rate('inner_out', 'inner_in') * 8e-9:.3f} Gbit/s"),
-        ("round trip", " ".join(
-            f"{name} {milliseconds(load_result.quantile(look.round_trip, share / 100))}"
-            for name, share in load_result.PERCENTILES[:4]) + " ms"),
+        (
+            "round trip",
+            " ".join(
+                f"{name} {milliseconds(load_result.quantile(look.round_trip, share / 100))}"
+                for name, share in load_result.PERCENTILES[:4]
+            )
+            + " ms",
+        ),
     ]
     garbage = sum(counters[f"garbage_{kind}"] for kind in GARBAGE)
     if garbage:
@@ -74,8 +82,11 @@ class Lines(Screen):
             self._before, self._last = None, -LINE_EVERY
         if look.at - self._last < LINE_EVERY and before is not None:
             return
-        words = [f"{name} {value}" for name, value in facts(run, look, self._before)[2:]
-                 if not value.startswith(("0/s, 0 done, 0 open", "0 met", "0/s asked, 0/s", "p50 -", "0.000 Gbit"))]
+        words = [
+            f"{name} {value}"
+            for name, value in facts(run, look, self._before)[2:]
+            if not value.startswith(("0/s, 0 done, 0 open", "0 met", "0/s asked, 0/s", "p50 -", "0.000 Gbit"))
+        ]
         name = run.profile.phase[look.phase].name
         print(f"load: {look.at:6.1f} s {name}: {'; '.join(words)}", file=sys.stderr, flush=True)
         self._last, self._before = look.at, look
@@ -138,7 +149,9 @@ def rows(phases: Sequence[PhaseResult]) -> list[tuple[str, list[str]]]:
     measured = [load_result.metrics([phase]) for phase in phases]
 
     def counted(name: str, *counters: str) -> None:
-        found.append((name, [f"{sum(phase.counters[counter] for counter in counters):,}" for phase in phases]))
+        found.append(
+            (name, [f"{sum(phase.counters[counter] for counter in counters):,}" for phase in phases])
+        )
 
     def metric(name: str, key: str, text: Any) -> None:
         found.append((name, ["-" if (value := each.get(key)) is None else text(value) for each in measured]))

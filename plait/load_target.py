@@ -42,7 +42,9 @@ def own_addresses() -> set[Address]:
 
     found: set[Address] = set()
     for interface in ip_json("address"):
-        found |= {ipaddress.ip_address(entry["local"]) for entry in interface["addr_info"] if "local" in entry}
+        found |= {
+            ipaddress.ip_address(entry["local"]) for entry in interface["addr_info"] if "local" in entry
+        }
     return found
 
 

@@ -42,8 +42,10 @@ UNITS: dict[str, dict[str, float]] = {
     TIME: {"ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1.0},
     NUMBER: {"": 1.0, "k": 1e3, "M": 1e6},
 }
-_PATTERN = re.compile(r"\s*(?:(?P<phase>[^:]+):)?\s*(?P<metric>[A-Za-z_][\w./]*)\s*"
-                      r"(?P<operator><=|>=|==|<|>)\s*(?P<value>\d+(?:\.\d+)?)\s*(?P<unit>[A-Za-z%]*)\s*")
+_PATTERN = re.compile(
+    r"\s*(?:(?P<phase>[^:]+):)?\s*(?P<metric>[A-Za-z_][\w./]*)\s*"
+    r"(?P<operator><=|>=|==|<|>)\s*(?P<value>\d+(?:\.\d+)?)\s*(?P<unit>[A-Za-z%]*)\s*"
+)
 
 
 @dataclass(frozen=True)
@@ -86,5 +88,7 @@ def check_phases(thresholds: Sequence[Threshold], phases: Sequence[str]) -> None
             raise _refused(threshold.text, why, f"Phases: {', '.join(phases)}.")
 
 
-def _refused(text: str, why: str, mend: str = "Write for example `loss<0.1%` or `steady:p99<5ms`.") -> Failure:
+def _refused(
+    text: str, why: str, mend: str = "Write for example `loss<0.1%` or `steady:p99<5ms`."
+) -> Failure:
     return Failure(f"cannot use --require '{text}'", why, mend)

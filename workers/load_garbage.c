@@ -8,6 +8,8 @@
 #include "engine/packet.h"
 #include "workers/load_state.h"
 
+#define SAMPLE_EVERY_NS 5000000ull
+
 enum { MAC1, STRANGER, SHORT, RANDOM, TAG, REPLAYED_DATA, REPLAYED_INITIATION };
 
 static void fill(struct load *load, uint8_t *data, uint32_t length)
@@ -46,15 +48,49 @@ int load_garbage_open(struct load *load)
     return 0;
 }
 
-void load_sample_keep(struct load *load, uint32_t which, const uint8_t *data, uint32_t length)
+void load_sample_keep(struct load *load, const struct load_out *out, uint32_t at)
+{
+    uint32_t which = out->data[at][0] == MESSAGE_DATA, slot;
+    struct load_sample *sample;
+
+    if (out->length[at] > SAMPLE_BYTES || (which && out->asker[at] == NOBODY))
+        return;
+    /* The samples of data shall live long enough to be answered. */
+    if (which && load->now - load->sampled_at < SAMPLE_EVERY_NS)
+        return;
+    slot = load->sampled[which]++ % SAMPLES;
+    sample = &load->samples[which][slot];
+    sample->length = out->length[at];
+    sample->answered = 0;
+    memcpy(sample->data, out->data[at], out->length[at]);
+    if (!which)
+        return;
+    load->sampled_at = load->now;
+    sample->asker = out->asker[at];
+    sample->sequence = out->sequence[at];
+    load->peers[sample->asker].sample = slot;
+}
+
+void load_sample_answered(struct load *load, const struct load_peer *peer, uint32_t sequence)
 {
     struct load_sample *sample;
 
-    if (!load->samples[which])
+    if (peer->sample >= SAMPLES)
         return;
-    sample = &load->samples[which][load->sampled[which]++ % SAMPLES];
-    sample->length = length;
-    memcpy(sample->data, data, length);
+    sample = &load->samples[1][peer->sample];
+    if (sample->asker == (uint32_t)(peer - load->peers) && sample->sequence == sequence)
+        sample->answered = 1;
+}
+
+/* Whether the gateway has taken the message: what it never saw would be no replay, but late. */
+static int was_taken(const struct load *load, uint32_t which, const struct load_sample *sample)
+{
+    uint32_t index = load_le32(sample->data + 4);
+    const struct load_peer *peer = &load->peers[index & (LOAD_PEERS_MOST - 1)];
+
+    return which ? sample->answered
+                 : (peer->current.born && peer->current.local == index) ||
+                   (peer->previous.born && peer->previous.local == index);
 }
 
 static uint8_t *place(struct load *load, uint32_t length)
@@ -72,6 +108,8 @@ static void replay(struct load *load, uint32_t which)
     if (!have)
         return;
     sample = &load->samples[which][draw_bits(load) % have];
+    if (!was_taken(load, which, sample))
+        return;
     memcpy(place(load, sample->length), sample->data, sample->length);
     count(load, which ? LOAD_GARBAGE_REPLAYED_DATA : LOAD_GARBAGE_REPLAYED_INITIATION);
 }

@@ -90,6 +90,7 @@ struct load *load_new(const struct load_setup *setup, const int32_t *fds, struct
         struct load_peer *peer = &load->peers[i];
 
         peer->timer_slot = NOBODY;
+        peer->sample = SAMPLES;
         peer->source = (setup->first_peer + i) % sources;
         peer->port = (uint16_t)((setup->first_peer + i) / sources % setup->ports);
     }

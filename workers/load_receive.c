@@ -62,6 +62,8 @@ static void answered(struct load *load, struct load_peer *peer, const uint8_t *i
         count(load, LOAD_WRONG_PEER);
         return;
     }
+    if (load->strangers)
+        load_sample_answered(load, peer, stamp.sequence);
     if (stamp.kind == STAMP_CONFIRM) {
         if (peer->state == PEER_CONFIRMING && stamp.intended == peer->intended)
             load_handshake_confirmed(load, peer, stamp.intended);

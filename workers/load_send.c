@@ -73,8 +73,8 @@ void load_flush(struct load *load, uint32_t port)
         headers[i].msg_hdr = (struct msghdr){ .msg_name = &name, .msg_namelen = name_length,
                                               .msg_iov = &vectors[i], .msg_iovlen = 1 };
         control_write(&load->setup, &headers[i].msg_hdr, control[i], out->source[i]);
-        if (out->length[i] <= SAMPLE_BYTES && port < load->setup.ports)
-            load_sample_keep(load, out->data[i][0] == MESSAGE_DATA, out->data[i], out->length[i]);
+        if (load->strangers && port < load->setup.ports)
+            load_sample_keep(load, out, i);
     }
     while (next < out->count) {
         int n = sendmmsg(load->fds[port], headers + next, out->count - next, MSG_DONTWAIT);
@@ -112,6 +112,7 @@ uint8_t *load_out_place(struct load *load, uint32_t port, uint32_t length, uint3
         load_flush(load, port);
     out->length[out->count] = length;
     out->source[out->count] = source;
+    out->asker[out->count] = NOBODY;
     return out->data[out->count++];
 }
 
@@ -153,8 +154,11 @@ void load_echo(struct load *load, struct load_peer *peer, uint32_t bytes, uint8_
     struct load_stamp stamp = { .magic = STAMP_MAGIC, .number = number, .intended = intended,
                                 .sequence = ++peer->sequence, .phase = (uint8_t)load->phase->number,
                                 .kind = kind };
+    struct load_out *out = &load->outs[peer->port];
     uint16_t sum;
 
+    out->asker[out->count - 1] = (uint32_t)(peer - load->peers);
+    out->sequence[out->count - 1] = peer->sequence;
     inner[0] = 0x45;
     store_be16(inner + 2, bytes);
     inner[8] = 64;

@@ -51,6 +51,7 @@ struct load_peer {
     struct load_session current, previous;
     uint32_t index;                /* of the handshake in flight */
     uint32_t sequence;             /* of the echo sent last */
+    uint32_t sample;               /* its echo kept to be replayed; SAMPLES: none */
     uint32_t timer_next, timer_previous, timer_slot;  /* NOBODY: in no slot */
     uint16_t generation;
     uint16_t port;
@@ -63,6 +64,7 @@ struct load_out {
     struct aead_job job[LOAD_BATCH];
     uint32_t length[LOAD_BATCH];
     uint32_t source[LOAD_BATCH];
+    uint32_t asker[LOAD_BATCH], sequence[LOAD_BATCH];  /* of an echo: whose, and its number; else NOBODY */
     uint8_t key[LOAD_BATCH][AEAD_KEY_BYTES];  /* of each job: a session may end before the batch leaves */
     uint8_t data[LOAD_BATCH][LOAD_MESSAGE_MOST];
 };
@@ -75,7 +77,8 @@ struct load_pacer {
 };
 
 struct load_sample {
-    uint32_t length;
+    uint32_t length, asker, sequence;
+    int answered;
     uint8_t data[SAMPLE_BYTES];
 };
 
@@ -105,6 +108,7 @@ struct load {
     uint64_t random;
     struct load_sample *samples[2];  /* initiations, data; each SAMPLES */
     uint32_t sampled[2];
+    uint64_t sampled_at;
     uint8_t (*strangers)[148];
     uint64_t swept;                /* when closed-loop echoes were last looked through */
 };
@@ -186,6 +190,8 @@ void load_timers_run(struct load *load);
 /* load_garbage.c */
 int load_garbage_open(struct load *load);
 void load_garbage_send(struct load *load, uint32_t kind);
-void load_sample_keep(struct load *load, uint32_t which, const uint8_t *data, uint32_t length);
+/* After sealing: message `at` of a batch may be worth keeping. And: this peer's echo was answered. */
+void load_sample_keep(struct load *load, const struct load_out *out, uint32_t at);
+void load_sample_answered(struct load *load, const struct load_peer *peer, uint32_t sequence);
 
 #endif
