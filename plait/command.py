@@ -22,6 +22,7 @@ Examples:
   plait doctor                   what this host lacks, and how to mend it
   plait demo                     two hosts and one tunnel, on this machine alone
   plait bench queue              what a packet's way through a queue costs
+  plait load --help              simulated peers against any gateway
 
 The engine itself is started by `plaitd wg0`, and configured by wg(8).
 """

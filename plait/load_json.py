@@ -70,7 +70,7 @@ def series(run: Run) -> list[dict[str, Any]]:
             continue
 
         def rate(name: str, past: Any = past, look: Any = look, span: float = span) -> float:
-            return round((look.counters[name] - (past.counters[name] if past else 0)) / span, 3)
+            return float(round((look.counters[name] - (past.counters[name] if past else 0)) / span, 3))
 
         buckets = look.round_trip - past.round_trip if past else look.round_trip
         entry = {

@@ -30,7 +30,7 @@ class Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """No unknown keys, no changes."""
 
 
-class Handshakes(Strict):
+class Handshakes(Strict, frozen=True):
     """How handshakes begin: one of outstanding (closed loop), rate and within (open loops).
 
     count: how many in all; by default each peer once, and without end where there is a rate.
@@ -44,7 +44,7 @@ class Handshakes(Strict):
     confirm: bool = True
 
 
-class Traffic(Strict):
+class Traffic(Strict, frozen=True):
     """Echo requests: rate (open loop) or outstanding (closed loop, one a peer)."""
 
     rate: _Ramp | None = None
@@ -53,19 +53,19 @@ class Traffic(Strict):
     peers: _Count | None = None
 
 
-class Keepalives(Strict):
+class Keepalives(Strict, frozen=True):
     """Each peer sends a keepalive every so many seconds."""
 
     every: _Seconds
 
 
-class Roaming(Strict):
+class Roaming(Strict, frozen=True):
     """So many peers a second move on to their next address and port."""
 
     rate: _Rate
 
 
-class Garbage(Strict):
+class Garbage(Strict, frozen=True):
     """Messages a second of each kind, in the order of enum load_counter (workers/load.h)."""
 
     mac1: _Rate = 0
@@ -77,7 +77,7 @@ class Garbage(Strict):
     replayed_initiation: _Rate = 0
 
 
-class Phase(Strict):
+class Phase(Strict, frozen=True):
     """What goes on together for so many seconds; without seconds, until its handshakes are over."""
 
     name: Annotated[str, msgspec.Meta(min_length=1, max_length=40)]
@@ -117,7 +117,7 @@ class Phase(Strict):
         return min(count, PEERS_MOST)
 
 
-class Profile(Strict):
+class Profile(Strict, frozen=True):
     """The whole run. target and public_key may come from the command line or the seed instead."""
 
     phase: Annotated[tuple[Phase, ...], msgspec.Meta(min_length=1, max_length=PHASES_MOST)]

@@ -55,16 +55,17 @@ def page(run: dict[str, Any], image: bytes) -> str:
     ]
     profile = run["profile"]
     title = f"{profile['peers']:,} peers on {html.escape(profile['target'])}"
+    encoded = base64.b64encode(image).decode()
     return "".join(
         [
             f"<!doctype html><meta charset=utf-8><title>{title}</title><style>{STYLE}</style><h1>{title}</h1>",
-            f"<p>{run['written']}, Linux {html.escape(run['kernel'])}, load on cores {run['cores']}. Times at a rate ",
-            "count from when an event was due. ",
-            f"{run['precomputed']['ephemerals']:,} ephemerals were computed before the clock started.</p>",
+            f"<p>{run['written']}, Linux {html.escape(run['kernel'])}, load on cores {run['cores']}. ",
+            f"Times at a rate count from when an event was due. {run['precomputed']['ephemerals']:,} ",
+            "ephemerals were computed before the clock started.</p>",
             f"<table><tr><th></th>{heads}</tr>{''.join(rows)}</table>",
             f"<h2>Requirements</h2><ul>{''.join(required)}</ul>" if required else "",
             f"<h2>Limits of the generator</h2><ul>{''.join(limits)}</ul>" if limits else "",
-            f"<h2>Over time</h2><img alt='plots' src='data:image/png;base64,{base64.b64encode(image).decode()}'>",
+            f"<h2>Over time</h2><img alt='plots' src='data:image/png;base64,{encoded}'>",
             "\n",
         ]
     )
@@ -99,10 +100,7 @@ def plots(run: dict[str, Any]) -> bytes:
         trips,
         "round trip",
         "ms",
-        {
-            name: lambda e, name=name: e["round_trip"][name] * 1e3 if name in e["round_trip"] else None
-            for name in ("p50", "p90", "p99")
-        },
+        {name: _milliseconds(name) for name in ("p50", "p90", "p99")},
     )
     _tails(run, tails)
     out = io.BytesIO()
@@ -134,6 +132,11 @@ def _over_time(
     axes.set(ylabel=f"{title}, {unit}", xlabel="s")
     axes.set_ylim(bottom=0)
     axes.legend(loc="upper right", fontsize=8)
+
+
+def _milliseconds(name: str) -> Callable[[dict[str, Any]], Any]:
+    """Of an entry of the series: that percentile of its round trips, None without any."""
+    return lambda entry: entry["round_trip"][name] * 1e3 if name in entry["round_trip"] else None
 
 
 def _tails(run: dict[str, Any], axes: Any) -> None:

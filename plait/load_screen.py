@@ -198,9 +198,10 @@ def rows(phases: Sequence[PhaseResult]) -> list[tuple[str, list[str]]]:
 def notes(run: Run) -> list[str]:
     """What one must know to read the figures."""
     found = [
-        f"Precomputed in {run.prepared_seconds:.1f} s before the clock started: {run.profile.peers:,} static-static "
-        f"secrets and {run.ephemerals:,} ephemerals with their secrets, each used once.",
-        f"Memory: {run.bytes_per_peer} bytes a simulated peer. Times at a rate count from when an event was due.",
+        f"Precomputed in {run.prepared_seconds:.1f} s before the clock started: {run.profile.peers:,} "
+        f"static-static secrets and {run.ephemerals:,} ephemerals with their secrets, each used once.",
+        f"Memory: {run.bytes_per_peer} bytes a simulated peer. "
+        "Times at a rate count from when an event was due.",
     ]
     if run.stopped:
         found.append("Stopped early.")

@@ -24,7 +24,9 @@ HEADER = struct.Struct("<IIQ")
 
 def derived(seed: str, label: bytes, number: int) -> bytes:
     """A key as workers/load_keys.c derives it."""
-    return hashlib.blake2s(label + struct.pack("<I", number), key=hashlib.blake2s(seed.encode()).digest()).digest()
+    return hashlib.blake2s(
+        label + struct.pack("<I", number), key=hashlib.blake2s(seed.encode()).digest()
+    ).digest()
 
 
 def private_key(seed: str, number: int) -> bytes:
@@ -124,7 +126,11 @@ class Gateway:
         if self.want_cookies and not cookie.mac2_is_right(self.secret, message, address, source[1]):
             self.seen["cookies"] += 1
             self.socket.sendto(
-                cookie.create_cookie_reply(self.identity.cookie_key, self.secret, message, address, source[1]), source)
+                cookie.create_cookie_reply(
+                    self.identity.cookie_key, self.secret, message, address, source[1]
+                ),
+                source,
+            )
             return
         self.seen["with mac2"] += message[-16:] != bytes(16)
         opened = noise.open_initiation(self.identity, message)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from load.gateway import Gateway
 
+from load.gateway import Gateway
 from plait import load_json, load_profile, load_result, load_run, load_thresholds
 from plait.load_run import Run
 
@@ -16,10 +16,16 @@ STORM: dict[str, Any] = {"name": "storm", "handshakes": {"outstanding": 4}, "dra
 
 def run_against(gateway: Gateway, phases: list[dict[str, Any]], processes: int = 1, **top: Any) -> Run:
     """Run phases with a peer for each of the gateway's."""
-    profile = load_profile.of_options({
-        "phase": phases, "peers": len(gateway.numbers), "target": gateway.target, "seed": SEED,
-        "psk": gateway.psk, **top,
-    })
+    profile = load_profile.of_options(
+        {
+            "phase": phases,
+            "peers": len(gateway.numbers),
+            "target": gateway.target,
+            "seed": SEED,
+            "psk": gateway.psk,
+            **top,
+        }
+    )
     cores = (load_run.default_cores() * processes)[:processes]
     return load_run.execute(profile, cores, [], load_run.Screen())
 
@@ -89,7 +95,9 @@ def test_a_deaf_gateway_is_loss_not_an_error() -> None:
     assert counters["retries"] > 0
     assert gateway.seen["initiations"] == counters["initiations"] + counters["retries"]
     assert run.phases[1].counters["unsent"] == run.phases[1].counters["asked"] == 20
-    thresholds = [load_thresholds.parse(text) for text in ("handshake_loss<0.1%", "steady:loss<100%", "p99<1s")]
+    thresholds = [
+        load_thresholds.parse(text) for text in ("handshake_loss<0.1%", "steady:loss<100%", "p99<1s")
+    ]
     assert [verdict["holds"] for verdict in load_json.judge(run, thresholds)] == [False, False, False]
 
 
@@ -97,11 +105,19 @@ def test_garbage_is_garbage_and_replays_are_replays() -> None:
     kinds = ("mac1", "stranger", "short", "random", "tag", "replayed_data", "replayed_initiation")
     garbage = dict.fromkeys(kinds, 60)
     with Gateway(SEED, 5) as gateway:
-        run = run_against(gateway, [
-            {"name": "warm", "seconds": 0.3, "handshakes": {"rate": 30}, "traffic": {"rate": 200},
-             "garbage": {"short": 1}},
-            {"name": "dirt", "seconds": 0.7, "traffic": {"rate": 200}, "garbage": garbage},
-        ])
+        run = run_against(
+            gateway,
+            [
+                {
+                    "name": "warm",
+                    "seconds": 0.3,
+                    "handshakes": {"rate": 30},
+                    "traffic": {"rate": 200},
+                    "garbage": {"short": 1},
+                },
+                {"name": "dirt", "seconds": 0.7, "traffic": {"rate": 200}, "garbage": garbage},
+            ],
+        )
     sent = {kind: sum(phase.counters[f"garbage_{kind}"] for phase in run.phases) for kind in kinds}
     seen = gateway.seen
     assert wrong(run) == {}
@@ -118,8 +134,13 @@ def test_garbage_is_garbage_and_replays_are_replays() -> None:
 
 
 def test_peers_roam_and_keep_alive() -> None:
-    phase = {"name": "walk", "seconds": 0.6, "traffic": {"rate": 200}, "roaming": {"rate": 100},
-             "keepalives": {"every": 0.1}}
+    phase = {
+        "name": "walk",
+        "seconds": 0.6,
+        "traffic": {"rate": 200},
+        "roaming": {"rate": 100},
+        "keepalives": {"every": 0.1},
+    }
     with Gateway(SEED, 5) as gateway:
         run = run_against(gateway, [STORM, phase], sources="127.1.0.1+2", ports=3)
     walk = run.phases[1].counters

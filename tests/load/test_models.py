@@ -7,9 +7,9 @@ from itertools import pairwise
 
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from load.gateway import derived, private_key, public_key
 
 from engine import noise
+from load.gateway import derived, private_key, public_key
 from plait.load_keys import Keys, inner_network, peer_address, seed_bytes, setconf_text, uapi_text
 from workers._workers import ffi, lib
 

@@ -32,24 +32,40 @@ def test_options_go_over_a_file() -> None:
     assert parse(text, "p").seed == "x"
 
 
-GOOD = 'peers = 10\n\n[[phase]]\nname = "a"\nhandshakes = { outstanding = 4 }\n\n[[phase]]\nname = "b"\nseconds = 1\n'
+GOOD = (
+    'peers = 10\n\n[[phase]]\nname = "a"\nhandshakes = { outstanding = 4 }\n\n'
+    '[[phase]]\nname = "b"\nseconds = 1\n'
+)
 
 
-@pytest.mark.parametrize(("text", "line", "key", "why"), [
-    ("peers = 0\n" + GOOD.partition("\n")[2], 1, "peers", "Expected `?int`? >= 1"),
-    (GOOD + "traffic = { rate = -1 }\n", 10, "phase.traffic.rate", "Expected"),
-    (GOOD + "traffic = { rate = 1, outstanding = 2 }\n", 10, "phase.traffic", "exactly one of rate and outstanding"),
-    (GOOD + "traffic = { rate = 1, size = 2 }\n", 10, "phase.traffic.size", "unknown field size"),
-    (GOOD + "handshakes = { count = 3 }\n", 10, "phase.handshakes", "exactly one of outstanding, rate and within"),
-    (GOOD + "roaming = { rate = 3 }\n", 10, "phase.roaming", "one address and one port"),
-    (GOOD + "[phase.garbage]\nshort = 'x'\n", 11, "phase.garbage.short", "Expected"),
-    (GOOD + "traffic = { rate = 1, peers = 11 }\n", 10, "phase.traffic", "names 11 of 10 peers"),
-    (GOOD.replace('"b"', '"a"'), 8, "phase.name", "there is a phase a before it"),
-    (GOOD.replace("seconds = 1\n", ""), 8, "phase.name", "nothing ends this phase"),
-    ("peers = 3\nphase = [\n", 2, "read the profile", "Invalid value"),
-    ("peers = 3\n", 1, "the profile", "missing required field phase"),
-    ("pears = 3\n" + GOOD, 1, "pears", "unknown field pears"),
-])
+@pytest.mark.parametrize(
+    ("text", "line", "key", "why"),
+    [
+        ("peers = 0\n" + GOOD.partition("\n")[2], 1, "peers", "Expected `?int`? >= 1"),
+        (GOOD + "traffic = { rate = -1 }\n", 10, "phase.traffic.rate", "Expected"),
+        (
+            GOOD + "traffic = { rate = 1, outstanding = 2 }\n",
+            10,
+            "phase.traffic",
+            "exactly one of rate and outstanding",
+        ),
+        (GOOD + "traffic = { rate = 1, size = 2 }\n", 10, "phase.traffic.size", "unknown field size"),
+        (
+            GOOD + "handshakes = { count = 3 }\n",
+            10,
+            "phase.handshakes",
+            "exactly one of outstanding, rate and within",
+        ),
+        (GOOD + "roaming = { rate = 3 }\n", 10, "phase.roaming", "one address and one port"),
+        (GOOD + "[phase.garbage]\nshort = 'x'\n", 11, "phase.garbage.short", "Expected"),
+        (GOOD + "traffic = { rate = 1, peers = 11 }\n", 10, "phase.traffic", "names 11 of 10 peers"),
+        (GOOD.replace('"b"', '"a"'), 8, "phase.name", "there is a phase a before it"),
+        (GOOD.replace("seconds = 1\n", ""), 8, "phase.name", "nothing ends this phase"),
+        ("peers = 3\nphase = [\n", 2, "read the profile", "Invalid value"),
+        ("peers = 3\n", 1, "the profile", "missing required field phase"),
+        ("pears = 3\n" + GOOD, 1, "pears", "unknown field pears"),
+    ],
+)
 def test_refused_with_line_and_reason(text: str, line: int, key: str, why: str) -> None:
     with pytest.raises(Failure, match=why) as caught:
         parse(text, "p.toml")
@@ -69,10 +85,23 @@ def shares(profile: Profile, processes: int, key: str) -> list[object]:
 
 def test_processes_share_what_is_counted_and_paced() -> None:
     """All parts together are the whole, also where it does not divide."""
-    profile = of_options({"peers": 10, "phase": [{
-        "name": "a", "seconds": 1, "handshakes": {"outstanding": 5}, "traffic": {"rate": [3, 9]},
-        "roaming": {"rate": 7}, "keepalives": {"every": 2}, "garbage": {"tag": 4},
-    }], "ports": 2})
+    profile = of_options(
+        {
+            "peers": 10,
+            "phase": [
+                {
+                    "name": "a",
+                    "seconds": 1,
+                    "handshakes": {"outstanding": 5},
+                    "traffic": {"rate": [3, 9]},
+                    "roaming": {"rate": 7},
+                    "keepalives": {"every": 2},
+                    "garbage": {"tag": 4},
+                }
+            ],
+            "ports": 2,
+        }
+    )
     assert sum(shares(profile, 3, "handshakes")) == 10  # type: ignore[arg-type]
     assert sum(shares(profile, 3, "outstanding")) == 5  # type: ignore[arg-type]
     assert sum(shares(profile, 3, "keepalive_rate")) == pytest.approx(5)  # type: ignore[arg-type]

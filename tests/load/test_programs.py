@@ -22,8 +22,16 @@ SOURCES = [
     *(ROOT / f"engine/{name}.c" for name in ENGINE),
     HERE / "load_hostile.c",
 ]
-FLAGS = ["-std=gnu11", "-g", "-O1", "-fno-strict-aliasing", "-D_GNU_SOURCE", f"-I{ROOT}",
-         "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+FLAGS = [
+    "-std=gnu11",
+    "-g",
+    "-O1",
+    "-fno-strict-aliasing",
+    "-D_GNU_SOURCE",
+    f"-I{ROOT}",
+    "-fsanitize=address,undefined",
+    "-fno-sanitize-recover=all",
+]
 MILLISECONDS = 300  # of each of its phases
 
 
@@ -39,6 +47,8 @@ def test_hostile_gateway(request: pytest.FixtureRequest) -> None:
         command = [compiler, *FLAGS, *map(str, SOURCES), "-o", str(program), "-lcrypto", "-lpthread", "-lm"]
         subprocess.run(command, check=True, timeout=240)
     environment = os.environ | {"ASAN_OPTIONS": "detect_leaks=1"}
-    done = subprocess.run([program, str(MILLISECONDS)], env=environment, timeout=60, capture_output=True, text=True)
+    done = subprocess.run(
+        [program, str(MILLISECONDS)], env=environment, timeout=60, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("handshakes") == 4

@@ -31,17 +31,20 @@ def test_threshold(text: str, phase: str | None, metric: str, value: float, good
     assert not threshold.holds({metric: None}) and not threshold.holds({})
 
 
-@pytest.mark.parametrize(("text", "why"), [
-    ("", "not METRIC OPERATOR VALUE"),
-    ("loss", "not METRIC OPERATOR VALUE"),
-    ("loss=1%", "not METRIC OPERATOR VALUE"),
-    ("loss<-1%", "not METRIC OPERATOR VALUE"),
-    ("p98<5ms", "no metric p98"),
-    ("p99<5", "not given in a bare number"),
-    ("p99<5%", "not given in %"),
-    ("loss<5ms", "not given in ms"),
-    ("handshakes/s>5G", "not given in G"),
-])
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("", "not METRIC OPERATOR VALUE"),
+        ("loss", "not METRIC OPERATOR VALUE"),
+        ("loss=1%", "not METRIC OPERATOR VALUE"),
+        ("loss<-1%", "not METRIC OPERATOR VALUE"),
+        ("p98<5ms", "no metric p98"),
+        ("p99<5", "not given in a bare number"),
+        ("p99<5%", "not given in %"),
+        ("loss<5ms", "not given in ms"),
+        ("handshakes/s>5G", "not given in G"),
+    ],
+)
 def test_refused(text: str, why: str) -> None:
     with pytest.raises(Failure, match=why):
         parse(text)
