@@ -58,7 +58,8 @@ def page(run: dict[str, Any], image: bytes) -> str:
     encoded = base64.b64encode(image).decode()
     return "".join(
         [
-            f"<!doctype html><meta charset=utf-8><title>{title}</title><style>{STYLE}</style><h1>{title}</h1>",
+            f"<!doctype html><meta charset=utf-8><title>{title}</title>",
+            f"<style>{STYLE}</style><h1>{title}</h1>",
             f"<p>{run['written']}, Linux {html.escape(run['kernel'])}, load on cores {run['cores']}. ",
             f"Times at a rate count from when an event was due. {run['precomputed']['ephemerals']:,} ",
             "ephemerals were computed before the clock started.</p>",
