@@ -76,6 +76,7 @@ class Gateway:
         self.seen: collections.Counter[str] = collections.Counter()
         self.stamps: dict[int, bytes] = {}
         self.sources: set[tuple[str, int]] = set()
+        self.visited: dict[int, set[tuple[str, int]]] = collections.defaultdict(set)
         self.want_cookies = self.deaf = False
         self.drop_every = self.repeat_every = self.forge_every = self.wrong_every = 0
         self.failed: BaseException | None = None
@@ -171,6 +172,7 @@ class Gateway:
         session["seen"].add(counter)
         session["at"] = source
         self.sources.add(source)
+        self.visited[session["number"]].add(source)
         if not inner:
             self.seen["keepalives"] += 1
             return
