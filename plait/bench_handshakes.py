@@ -167,8 +167,8 @@ def _control(peers: int) -> Iterator[tuple[Any, Any]]:
         if pairs[0][0] is not None:
             fds["udp4:0"] = pairs[0][0]
         start = WorkerStart(
-            message={}, kind="control", interface=NAME, worker=1, number=0, incarnation=1, receivers=1, consumers=1,
-            fds=fds, segment=segment, channel=far, mapping=mapping,
+            message={}, kind="control", interface=NAME, worker=1, number=0, incarnation=1,
+            receivers=1, consumers=1, fds=fds, segment=segment, channel=far, mapping=mapping,
         )  # fmt: skip
         control = Control(start)
         control.begin()

@@ -12,6 +12,7 @@ from plait.bench import bench
 from plait.bench_floods import floods_command
 from plait.bench_handshakes import handshakes
 from plait.failure import Failure
+from plait.load import load
 
 EXAMPLES = """\b
 Examples:
@@ -26,6 +27,7 @@ Examples:
   plait demo                     two hosts and one tunnel, on this machine alone
   plait bench queue              what a packet's way through a queue costs
   plait bench floods             what bad packets cost, and what honest peers keep
+  plait load --help              simulated peers against any gateway
 
 The engine itself is started by `plaitd wg0`, and configured by wg(8).
 """
@@ -214,6 +216,7 @@ def soak(minutes: float, handoff: str, seed: int | None, as_json: bool) -> None:
 bench.add_command(floods_command, "floods")
 bench.add_command(handshakes)
 plait.add_command(bench)
+plait.add_command(load)
 
 
 def main() -> NoReturn:

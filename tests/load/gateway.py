@@ -1,0 +1,203 @@
+"""A gateway of plain Python on loopback, with keys of plain Python: what the load generator is held against.
+
+It answers handshakes with engine.noise (the model of the protocol) and echoes through sealed messages of
+`cryptography`, and can be told to misbehave. It counts what it saw by itself.
+"""
+
+from __future__ import annotations
+
+import collections
+import hashlib
+import socket
+import struct
+import threading
+from typing import Any
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
+
+from engine import cookie, messages, noise
+
+HEADER = struct.Struct("<IIQ")
+
+
+def derived(seed: str, label: bytes, number: int) -> bytes:
+    """A key as workers/load_keys.c derives it."""
+    return hashlib.blake2s(
+        label + struct.pack("<I", number), key=hashlib.blake2s(seed.encode()).digest()
+    ).digest()
+
+
+def private_key(seed: str, number: int) -> bytes:
+    return noise.clamp(derived(seed, b"peer----", number))
+
+
+def public_key(private: bytes) -> bytes:
+    return X25519PrivateKey.from_private_bytes(private).public_key().public_bytes_raw()
+
+
+def checksum(data: bytes) -> int:
+    data += bytes(len(data) % 2)
+    total = sum(struct.unpack(f">{len(data) // 2}H", data))
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    return ~total & 0xFFFF
+
+
+def reply(inner: bytes) -> bytes:
+    """The echo reply that a kernel would give; asserts that the request is right in every bit."""
+    length = int.from_bytes(inner[2:4], "big")
+    packet, padding = inner[:length], inner[length:]
+    assert len(inner) % 16 == 0 and not any(padding) and len(padding) < 16
+    assert packet[0] == 0x45 and packet[9] == 1 and packet[20:22] == b"\x08\x00"
+    assert checksum(packet[:20]) == 0 and checksum(packet[20:]) == 0
+    header = packet[:12] + packet[16:20] + packet[12:16]
+    body = bytes(4) + packet[24:]
+    return header + b"\0\0" + checksum(body).to_bytes(2, "big") + body[4:] + padding
+
+
+class Gateway:
+    """Peers 0 to peers of a seed, on a port of 127.0.0.1. `want_cookies`, `drop_every`, `repeat_every`,
+    `forge_every`, `wrong_every` (echoes) and `deaf` say what it does besides answering."""
+
+    def __init__(self, seed: str, peers: int, psk: bool = False) -> None:
+        self.seed, self.psk = seed, psk
+        self.identity = noise.Identity(derived(seed, b"gateway-", 0))
+        self.numbers = {public_key(private_key(seed, number)): number for number in range(peers)}
+        self.static_static = {key: self.identity.static_static(key) for key in self.numbers}
+        self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 22)
+        self.socket.bind(("127.0.0.1", 0))
+        self.socket.settimeout(0.05)
+        self.target = f"127.0.0.1:{self.socket.getsockname()[1]}"
+        self.secret = bytes(range(32))
+        self.sessions: dict[int, dict[str, Any]] = {}
+        self.seen: collections.Counter[str] = collections.Counter()
+        self.stamps: dict[int, bytes] = {}
+        self.sources: set[tuple[str, int]] = set()
+        self.visited: dict[int, set[tuple[str, int]]] = collections.defaultdict(set)
+        self.want_cookies = self.deaf = False
+        self.drop_every = self.repeat_every = self.forge_every = self.wrong_every = 0
+        self.failed: BaseException | None = None
+        self._stop = False
+        self._thread = threading.Thread(target=self._serve)
+
+    def __enter__(self) -> Gateway:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *rest: object) -> None:
+        self._stop = True
+        self._thread.join()
+        self.socket.close()
+        if self.failed is not None:
+            raise self.failed
+
+    def _serve(self) -> None:
+        while not self._stop:
+            try:
+                message, source = self.socket.recvfrom(1 << 16)
+            except TimeoutError:
+                continue
+            try:
+                self._take(message, source)
+            except BaseException as error:
+                self.failed = error
+                return
+
+    def _take(self, message: bytes, source: tuple[str, int]) -> None:
+        self.seen["datagrams"] += 1
+        try:
+            kind = messages.message_type(message)
+        except messages.MessageError:
+            self.seen["malformed"] += 1
+            return
+        if kind == messages.INITIATION:
+            self._initiation(message, source)
+        elif kind == messages.DATA:
+            self._data(message, source)
+
+    def _initiation(self, message: bytes, source: tuple[str, int]) -> None:
+        if not cookie.mac1_is_right(self.identity.mac1_key, message):
+            self.seen["mac1"] += 1
+            return
+        self.seen["initiations"] += 1
+        address = socket.inet_aton(source[0])
+        if self.want_cookies and not cookie.mac2_is_right(self.secret, message, address, source[1]):
+            self.seen["cookies"] += 1
+            self.socket.sendto(
+                cookie.create_cookie_reply(
+                    self.identity.cookie_key, self.secret, message, address, source[1]
+                ),
+                source,
+            )
+            return
+        self.seen["with mac2"] += message[-16:] != bytes(16)
+        opened = noise.open_initiation(self.identity, message)
+        number = self.numbers.get(opened.peer_public_key)
+        if number is None:
+            self.seen["strangers"] += 1
+            return
+        stamp, opened = noise.open_timestamp(opened, self.static_static[opened.peer_public_key])
+        if stamp <= self.stamps.get(number, b""):
+            self.seen["replayed initiations"] += 1
+            return
+        self.stamps[number] = stamp
+        if self.deaf:
+            return
+        self.sources.add(source)
+        index = len(self.sessions) + 1
+        shared = derived(self.seed, b"psk-----", number) if self.psk else noise.NO_PSK
+        body, session = noise.create_response(opened, shared, index)
+        self.sessions[index] = {"keys": session, "number": number, "counter": 0, "seen": set(), "at": source}
+        mac1_key = noise.mac1_key(opened.peer_public_key)
+        self.socket.sendto(cookie.add_macs(body, mac1_key, None), source)
+
+    def _data(self, message: bytes, source: tuple[str, int]) -> None:
+        _, index, counter = HEADER.unpack_from(message)
+        session = self.sessions.get(index)
+        if session is None:
+            self.seen["unknown index"] += 1
+            return
+        key = ChaCha20Poly1305(session["keys"].receive_key)
+        try:
+            inner = key.decrypt(struct.pack("<4xQ", counter), message[16:], None)
+        except InvalidTag:
+            self.seen["wrong tag"] += 1
+            return
+        if counter in session["seen"]:
+            self.seen["replayed data"] += 1
+            return
+        session["seen"].add(counter)
+        session["at"] = source
+        self.sources.add(source)
+        self.visited[session["number"]].add(source)
+        if not inner:
+            self.seen["keepalives"] += 1
+            return
+        self.seen["echoes"] += 1
+        self.seen["bytes"] = int.from_bytes(inner[2:4], "big")
+        assert inner[12:16] == (0x0A400002 + session["number"]).to_bytes(4, "big")
+        n = self.seen["echoes"]
+        if self.drop_every and n % self.drop_every == 0:
+            self.seen["dropped"] += 1
+            return
+        answer = reply(inner)
+        if self.wrong_every and n % self.wrong_every == 0:  # somebody else's, in this session
+            self.seen["wrong"] += 1
+            answer = answer[:16] + (0x0A4000F0).to_bytes(4, "big") + answer[20:]
+        sealed = self._sealed(session, answer)
+        if self.forge_every and n % self.forge_every == 0:
+            self.seen["forged"] += 1
+            sealed = sealed[:-1] + bytes([sealed[-1] ^ 1])
+        self.socket.sendto(sealed, source)
+        if self.repeat_every and n % self.repeat_every == 0:
+            self.seen["repeated"] += 1
+            self.socket.sendto(sealed, source)
+
+    def _sealed(self, session: dict[str, Any], inner: bytes) -> bytes:
+        counter = session["counter"]
+        session["counter"] += 1
+        sealed = ChaCha20Poly1305(session["keys"].send_key).encrypt(struct.pack("<4xQ", counter), inner, None)
+        return HEADER.pack(messages.DATA, session["keys"].remote_index, counter) + sealed

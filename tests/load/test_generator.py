@@ -1,0 +1,213 @@
+"""Load processes against a gateway of plain Python: what either side counts must agree."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import psutil
+import pytest
+
+from load.gateway import Gateway
+from plait import load_json, load_profile, load_result, load_run, load_thresholds
+from plait.load_run import Run
+
+SEED = "tests"
+STORM: dict[str, Any] = {"name": "storm", "handshakes": {"outstanding": 4}, "drain": 0.5}
+
+
+def run_against(
+    gateway: Gateway,
+    phases: list[dict[str, Any]],
+    processes: int = 1,
+    screen: load_run.Screen | None = None,
+    **top: Any,
+) -> Run:
+    """Run phases with a peer for each of the gateway's."""
+    profile = load_profile.of_options(
+        {
+            "phase": phases,
+            "peers": len(gateway.numbers),
+            "target": gateway.target,
+            "seed": SEED,
+            "psk": gateway.psk,
+            **top,
+        }
+    )
+    cores = (load_run.default_cores() * processes)[:processes]
+    return load_run.execute(profile, cores, [], screen or load_run.Screen())
+
+
+def wrong(run: Run) -> dict[str, int]:
+    """What the generator found wrong, all phases together."""
+    found = {name: sum(phase.counters[name] for phase in run.phases) for name in load_result.WRONG}
+    return {name: count for name, count in found.items() if count}
+
+
+@pytest.mark.parametrize("psk", [False, True])
+def test_each_peer_gets_its_session_and_its_answers(psk: bool) -> None:
+    """Two processes, several addresses and ports; every bit of an echo is checked by the gateway."""
+    steady = {"name": "steady", "seconds": 0.6, "traffic": {"rate": 400, "bytes": 333}}
+    with Gateway(SEED, 12, psk) as gateway:
+        run = run_against(gateway, [STORM, steady], processes=2, sources="127.1.0.1+3", ports=2)
+    storm, traffic = (phase.counters for phase in run.phases)
+    assert wrong(run) == {}
+    assert (storm["initiations"], storm["handshakes"], storm["unprepared"]) == (12, 12, 0)
+    assert gateway.seen["initiations"] == 12
+    assert traffic["asked"] == 240 == traffic["answered"] == gateway.seen["echoes"] - 12
+    assert traffic["inner_out"] == 240 * 333 == traffic["inner_in"]
+    assert gateway.seen["bytes"] == 333
+    assert {address for address, _ in gateway.sources} == {"127.1.0.1", "127.1.0.2", "127.1.0.3"}
+    assert len({port for _, port in gateway.sources}) >= 2
+    assert gateway.seen["datagrams"] == sum(phase.counters["datagrams_out"] for phase in run.phases)
+    assert run.phases[1].histograms[2].sum() == 240
+
+
+def test_what_is_lost_repeated_forged_and_misled_is_counted() -> None:
+    with Gateway(SEED, 5) as gateway:
+        run_phase = {"name": "bad", "seconds": 0.5, "traffic": {"rate": 600}, "drain": 0.2}
+        gateway.drop_every, gateway.repeat_every, gateway.forge_every, gateway.wrong_every = 7, 11, 13, 17
+        run = run_against(gateway, [{**STORM, "handshakes": {"outstanding": 4, "confirm": False}}, run_phase])
+    bad, seen = run.phases[1].counters, gateway.seen
+    assert bad["asked"] == seen["echoes"] == 300
+    assert bad["bad_tag"] >= seen["forged"] > 10  # a repetition of a forged one is forged, too
+    assert bad["bad_tag"] + bad["repeated"] == seen["forged"] + seen["repeated"] and seen["repeated"] > 10
+    both = sum(n % 13 == 0 and n % 17 == 0 for n in range(1, 301))
+    assert bad["wrong_peer"] + both >= seen["wrong"] > 10
+    lost = {n for n in range(1, 301) if n % 7 == 0 or n % 13 == 0 or n % 17 == 0}
+    assert bad["answered"] == 300 - len(lost)
+    assert load_result.metrics([run.phases[1]])["loss"] == pytest.approx(len(lost) / 300)
+
+
+def test_cookies_are_honoured_at_the_retry() -> None:
+    """The first initiation of each peer meets a cookie, the next one shows it; never before the retry."""
+    with Gateway(SEED, 6) as gateway:
+        gateway.want_cookies = True
+        run = run_against(gateway, [STORM], retry=0.3)
+    counters, seen = run.phases[0].counters, gateway.seen
+    assert counters["cookies"] == seen["cookies"] == 6
+    assert counters["cookies_honoured"] == counters["retries"] == seen["with mac2"] == 6
+    assert counters["handshakes"] == 6 and wrong(run) == {}
+    assert load_result.metrics(run.phases)["response_p50"] >= 0.3
+
+
+def test_a_deaf_gateway_is_loss_not_an_error() -> None:
+    with Gateway(SEED, 3) as gateway:
+        gateway.deaf = True
+        phase = {
+            "name": "storm",
+            "seconds": 0.5,
+            "handshakes": {"rate": 10},
+            "drain": 0.1,
+            "garbage": {"replayed_initiation": 200, "replayed_data": 200},
+        }
+        traffic = {"name": "steady", "seconds": 0.2, "traffic": {"rate": 100}, "drain": 0.1}
+        run = run_against(gateway, [phase, traffic], retry=0.2)
+    counters = run.phases[0].counters
+    assert counters["handshakes"] == counters["responses"] == 0
+    # What was never answered may never have arrived: a second copy of it would be no replay.
+    assert counters["garbage_replayed_initiation"] == counters["garbage_replayed_data"] == 0
+    assert counters["unanswered"] == counters["initiations"] > 0
+    assert counters["retries"] > 0
+    assert gateway.seen["initiations"] == counters["initiations"] + counters["retries"]
+    assert run.phases[1].counters["unsent"] == run.phases[1].counters["asked"] == 20
+    thresholds = [
+        load_thresholds.parse(text) for text in ("handshake_loss<0.1%", "steady:loss<100%", "p99<1s")
+    ]
+    assert [verdict["holds"] for verdict in load_json.judge(run, thresholds)] == [False, False, False]
+
+
+def test_garbage_is_garbage_and_replays_are_replays() -> None:
+    kinds = ("mac1", "stranger", "short", "random", "tag", "replayed_data", "replayed_initiation")
+    garbage = dict.fromkeys(kinds, 60)
+    with Gateway(SEED, 5) as gateway:
+        run = run_against(
+            gateway,
+            [
+                {
+                    "name": "warm",
+                    "seconds": 0.3,
+                    "handshakes": {"rate": 30},
+                    "traffic": {"rate": 200},
+                    "garbage": {"short": 1},
+                },
+                {"name": "dirt", "seconds": 0.7, "traffic": {"rate": 200}, "garbage": garbage},
+            ],
+        )
+    sent = {kind: sum(phase.counters[f"garbage_{kind}"] for phase in run.phases) for kind in kinds}
+    seen = gateway.seen
+    assert wrong(run) == {}
+    assert min(sent.values()) >= 20 and sent["mac1"] == 42
+    assert seen["mac1"] == sent["mac1"]
+    assert seen["strangers"] == sent["stranger"]
+    assert seen["wrong tag"] == sent["tag"]
+    assert seen["replayed data"] == sent["replayed_data"]
+    assert seen["replayed initiations"] == sent["replayed_initiation"]
+    assert seen["malformed"] == sent["short"] + sent["random"]
+    dirt = run.phases[1].counters
+    assert dirt["garbage_answers"] == dirt["garbage_cookies"] == 0
+    assert dirt["asked"] == dirt["answered"] == 140
+
+
+def test_peers_roam_and_keep_alive() -> None:
+    phase = {
+        "name": "walk",
+        "seconds": 0.6,
+        "traffic": {"rate": 200},
+        "roaming": {"rate": 100},
+        "keepalives": {"every": 0.1},
+    }
+    with Gateway(SEED, 5) as gateway:
+        run = run_against(gateway, [STORM, phase], sources="127.1.0.1+2", ports=3)
+    walk = run.phases[1].counters
+    assert walk["roamed"] == 60
+    assert walk["keepalives"] == gateway.seen["keepalives"] == 60 + 30
+    assert walk["answered"] == walk["asked"] == 120
+    assert [len(places) for places in gateway.visited.values()] == [6] * 5  # each peer was everywhere
+
+
+def test_closed_loop_of_echoes_asks_again_after_an_answer() -> None:
+    with Gateway(SEED, 4) as gateway:
+        run = run_against(gateway, [STORM, {"name": "loop", "seconds": 0.5, "traffic": {"outstanding": 2}}])
+    loop = run.phases[1].counters
+    assert loop["asked"] == loop["answered"] > 20
+    assert loop["behind"] == 0
+
+
+class Stopping(load_run.Screen):
+    """Stops the load processes for 0.25 s at the first look at them."""
+
+    stopped = False
+
+    def look(self, run: Run, look: load_run.Look, before: load_run.Look | None) -> None:
+        if look.phase == 1 and not self.stopped:
+            self.stopped = True
+            children = psutil.Process().children()
+            for child in children:
+                child.suspend()
+            time.sleep(0.25)
+            for child in children:
+                child.resume()
+
+
+def test_times_count_from_when_an_echo_was_due() -> None:
+    """A generator that stood still for 0.25 s shows in the times of what was due meanwhile."""
+    steady = {"name": "steady", "seconds": 1, "traffic": {"rate": 200}}
+    with Gateway(SEED, 4) as gateway:
+        run = run_against(gateway, [STORM, steady], screen=Stopping())
+    found = load_result.metrics([run.phases[1]])
+    assert found["loss"] == 0 and gateway.seen["echoes"] == 204
+    assert found["max"] >= 0.2
+    assert found["p90"] > 0.05  # 50 of 200 waited for it
+    assert run.phases[1].counters["behind"] >= 30
+    assert any("late" in line for line in load_result.limits(run.phases[1]))
+
+
+def test_rekey_wave_replaces_sessions_while_data_flows() -> None:
+    wave = {"name": "wave", "seconds": 0.8, "handshakes": {"within": 0.5}, "traffic": {"rate": 300}}
+    with Gateway(SEED, 10) as gateway:
+        run = run_against(gateway, [STORM, wave])
+    counters = run.phases[1].counters
+    assert counters["handshakes"] == counters["initiations"] == 10
+    assert counters["asked"] == counters["answered"] == 240
+    assert len(gateway.sessions) == 20 and wrong(run) == {}
