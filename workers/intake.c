@@ -16,16 +16,31 @@
 /* What pool_take_* answer when there is none; here also: the slot went with a node. */
 #define NO_SLOT 0xffffffff
 
+/* Slots until `most` are held. New ones go in front: the pool gives first what came home last, and
+ * what was in use a moment ago still lies in the cache. */
+static uint32_t hold(struct pool *pool, uint32_t (*take)(struct pool *), uint32_t *slots, uint32_t held,
+                     uint32_t most)
+{
+    uint32_t fresh[BURST_MAX];
+    uint32_t count = 0;
+
+    while (held + count < most && (fresh[count] = take(pool)) != NO_SLOT)
+        count++;
+    if (count) {
+        memmove(slots + count, slots, held * sizeof *slots);
+        memcpy(slots, fresh, count * sizeof *slots);
+    }
+    return held + count;
+}
+
 uint32_t intake_refill(struct intake *intake, uint32_t count)
 {
-    uint32_t slot;
+    struct pool *pool = intake->pool;
 
     /* Each time: the shares of peers are counted by what came home, too. */
-    pool_sweep(intake->pool);
-    while (intake->slots_held < count && (slot = pool_take_small(intake->pool)) != NO_SLOT)
-        intake->slots[intake->slots_held++] = slot;
-    while (intake->trains_held < INTAKE_TRAINS && (slot = pool_take_train(intake->pool)) != NO_SLOT)
-        intake->trains[intake->trains_held++] = slot;
+    pool_sweep(pool);
+    intake->slots_held = hold(pool, pool_take_small, intake->slots, intake->slots_held, count);
+    intake->trains_held = hold(pool, pool_take_train, intake->trains, intake->trains_held, INTAKE_TRAINS);
     return intake->slots_held;
 }
 

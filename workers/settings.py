@@ -32,7 +32,8 @@ NODES_A_TRAIN = 8  # a train whose packets belong to several sessions takes a no
 KEYS = {
     "receivers": f"a number from 1 to {MAX_WORKERS_OF_A_KIND}: processes that take packets in",
     "consumers": f"a number from 1 to {MAX_WORKERS_OF_A_KIND}: processes that seal, open and send",
-    "cores": "a list of CPU numbers, for example [0, 1]: receivers are pinned to them in turn, consumers run on any of them",
+    "cores": "a list of CPU numbers, for example [0, 1]: receivers are pinned to them in turn, consumers run on "
+    "any of them",
     "max_peers": f"a number from 1 to {MAX_PEERS}: peers that this interface can ever have at once",
     "sessions": f"a number from 64 to {MAX_SESSIONS}: session keys that can be live at once",
     "small_slots": f"a number from 64 to {MAX_SMALL_SLOTS}: packet buffers of 2 KiB, for each pool",
