@@ -154,6 +154,9 @@ def evaluate(
             handshake_look,
             keepalive_look,
             np.where(armed, last + interval, NEVER),
+            # A busy peer's stamps are armed and disarmed with each burst. None of them is due before this,
+            # so the holder need not report them: a look each 10 s instead of an event a packet.
+            np.where(old[lib.LAST_AUTHENTICATED] + KEEPALIVE > now, now + KEEPALIVE, NEVER),
         ]
     )
     columns[lib.NEXT_DUE, rows] = next_due

@@ -217,7 +217,6 @@ class Engine:
             worker=lib.WORKER_CONTROL,
             number=0,
             incarnation=1,
-            cpu=None,
             receivers=1,
             consumers=1,
             fds={
