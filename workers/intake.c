@@ -58,6 +58,21 @@ uint32_t intake_room(const struct intake *intake, uint32_t direction, uint32_t m
     return room;
 }
 
+uint32_t intake_expect(const struct intake *intake, uint32_t room)
+{
+    uint32_t expected = intake->expected ? intake->expected : 1;
+
+    return expected < room ? expected : room;
+}
+
+void intake_learn(struct intake *intake, uint32_t got, uint32_t count)
+{
+    if (got < count)
+        intake->expected = got + 1;
+    else if (intake->expected < BURST_MAX)
+        intake->expected = 2 * count;
+}
+
 uint8_t *intake_place(const struct intake *intake, uint32_t i, uint32_t *room)
 {
     *room = SMALL_SLOT_BYTES - SLOT_ROOM - SLOT_TAIL;

@@ -102,13 +102,12 @@ class Supervisor:
         self.deadline: float | None = None
         self.workers = [Worker("control", 0, lib.WORKER_CONTROL, ())]
         self.workers += [
-            Worker("receiver", i, lib.WORKER_RECEIVER + i, (settings.core_of(i),))
+            Worker("receiver", i, lib.WORKER_RECEIVER + i, settings.cores_of(i))
             for i in range(settings.receivers)
         ]
-        # Not pinned: which consumer a busy peer belongs to says nothing of which core has time for it.
-        cores = tuple(sorted(set(settings.cores)))
         self.workers += [
-            Worker("consumer", j, lib.WORKER_CONSUMER + j, cores) for j in range(settings.consumers)
+            Worker("consumer", j, lib.WORKER_CONSUMER + j, settings.all_cores)
+            for j in range(settings.consumers)
         ]
 
     def run(self) -> None:
