@@ -355,7 +355,6 @@ class Control:
 
     def _each_second(self, now: int) -> None:
         self.peers.look_for_retired()
-        self.handshakes.collect_cookies(now)
         self.losses.look()
         self.events.tell_held_back()
         if self.interface is not None:

@@ -10,7 +10,7 @@ import socket
 from collections.abc import Iterator
 
 import pytest
-from control_harness import Holder, Interface, Parts
+from control_harness import Holder, Interface, Parts, take_message
 
 from engine import constants, cookie, noise, tai64n
 from workers._workers import lib
@@ -81,9 +81,8 @@ class World:
 
     def take(self, message: bytes, *, under_load: bool = False, sender: Endpoint | None = None) -> str:
         """What becomes of the message: the name of its counter."""
-        number = self.parts.handshakes.take_message(
-            message, sender or self.other.endpoint, under_load, self.now
-        )
+        sender = sender or self.other.endpoint
+        number = take_message(self.parts.handshakes, message, sender, under_load, self.now)
         return COUNTERS[number]
 
     def initiate(self) -> bytes:
