@@ -252,7 +252,8 @@ def initiation_is_flood(columns: Columns, rows: Rows, now: int) -> npt.NDArray[n
     """Whether the last initiation of each peer was accepted less than 20 ms before `now`, boottime ns."""
     last = columns[lib.LAST_INITIATION_RECEIVED, rows].astype(np.int64)
     passed = (now // constants.MILLISECOND - last) & 0xFFFFFFFF
-    return (last != 0) & (passed < constants.INITIATION_FLOOD_TIME // constants.MILLISECOND)
+    flood: npt.NDArray[np.bool_] = passed < constants.INITIATION_FLOOD_TIME // constants.MILLISECOND
+    return flood & (last != 0)
 
 
 def initiation_accepted(columns: Columns, row: int | Rows, now: int) -> None:

@@ -46,6 +46,7 @@ log = logging.getLogger(__name__)
 
 SECOND = 1_000_000_000
 EVENTS_A_TURN = 256
+INITIATIONS_A_TURN = 64
 SWEEP_ROWS = 1 << 16  # looked through for lost wakes at once
 NOBODY = 0xFFFFFFFF
 SCAN_INTERVAL = 50_000_000  # ns between two scans of the timer column, however busy the loop is
@@ -154,11 +155,13 @@ class Control:
     def turn(self, now: int) -> bool:
         """A piece of everything that waits. True when there is more."""
         # Timers first: what was due before a message came has no say in what the message brings.
-        if self.handshakes.is_up and now >= self.scanned_at + SCAN_INTERVAL:
+        is_busy = False
+        if self.handshakes.is_up and (self.stamps.is_behind or now >= self.scanned_at + SCAN_INTERVAL):
             self.scanned_at = now
             for row, action in self.stamps.due(now):
                 self._act(row, action, now)
-        is_busy = self.handshakes.take_messages(now) > 0
+            is_busy = self.stamps.is_behind
+        is_busy |= self.handshakes.take_messages(now) > 0
         is_busy |= self._take_events(now)
         self.uapi.step()
         is_busy |= self.uapi.has_work
@@ -239,7 +242,10 @@ class Control:
     # -- peers --------------------------------------------------------------------------------
 
     def _take_events(self, now: int) -> bool:
+        begun = self.handshakes.begun
         for _ in range(EVENTS_A_TURN):
+            if self.handshakes.begun - begun >= INITIATIONS_A_TURN:
+                break
             row = int(lib.ready_take(self.segment, 0, self.cursor))
             if row == NOBODY:
                 return False

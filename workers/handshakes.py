@@ -82,6 +82,7 @@ class Handshakes:
         self.limiter = ratelimiter.RateLimiter()
         self.unconfirmed: dict[int, int] = {}  # row -> answers of ours without a word in the new session
         self.load_until = 0
+        self.begun = 0  # initiations ever made
         self.cells = ffi.new("struct mailbox_cell[]", BATCH)
         self.letters = ffi.new("struct letter[]", BATCH)
         self.letter_columns = np.frombuffer(ffi.buffer(self.letters), columns_of("struct letter", _LETTER))
@@ -245,6 +246,7 @@ class Handshakes:
             return False
         if is_retry:
             endpoint = endpoint.without_source()
+        self.begun += 1
         handshake = ffi.new("struct handshake *")
         handshake.identity = identity
         ffi.memmove(handshake.remote_public, self.peers.public_key(row), constants.KEY_BYTES)
