@@ -250,10 +250,10 @@ def keepalive_changed(columns: Columns, row: int, now: int, seconds: int) -> Non
 
 def initiation_is_flood(columns: Columns, rows: Rows, now: int) -> npt.NDArray[np.bool_]:
     """Whether the last initiation of each peer was accepted less than 20 ms before `now`, boottime ns."""
-    last = columns[lib.LAST_INITIATION_RECEIVED, rows].astype(np.int64)
+    last: npt.NDArray[np.int64] = columns[lib.LAST_INITIATION_RECEIVED, rows].astype(np.int64)
     passed = (now // constants.MILLISECOND - last) & 0xFFFFFFFF
-    flood: npt.NDArray[np.bool_] = passed < constants.INITIATION_FLOOD_TIME // constants.MILLISECOND
-    return flood & (last != 0)
+    flood = (last != 0) & (passed < constants.INITIATION_FLOOD_TIME // constants.MILLISECOND)
+    return np.asarray(flood, np.bool_)
 
 
 def initiation_accepted(columns: Columns, row: int | Rows, now: int) -> None:

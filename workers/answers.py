@@ -26,7 +26,7 @@ from workers.peers import HANDSHAKE_RX, NOBODY
 from workers.vault import SECRET_VALID
 
 if TYPE_CHECKING:
-    from workers.handshakes import Handshakes
+    from workers.handshakes import Ends, Handshakes
 
 BATCH: int = lib.HANDSHAKE_BATCH
 Numbers = npt.NDArray[np.intp]  # places in the array of handshakes
@@ -51,7 +51,7 @@ class Answers:
         self.rows = np.zeros(BATCH, np.uint32)
         self.same = np.zeros(BATCH, np.uint8)
 
-    def take(self, count: int, ends: list[int], now: int) -> None:
+    def take(self, count: int, ends: Ends, now: int) -> None:
         """Every HEARD_INITIATION among `count` cells gets its end."""
         owner = self.owner
         heard = ffi.from_buffer("uint8_t[]", owner.heard)
@@ -71,7 +71,7 @@ class Answers:
 
     # -- who it is ----------------------------------------------------------------------------
 
-    def _find(self, count: int, ends: list[int]) -> Numbers:
+    def _find(self, count: int, ends: Ends) -> Numbers:
         """The rows; returns the handshakes that have one."""
         owner, result = self.owner, self.columns["result"][:count]
         for i in np.flatnonzero(result).tolist():
@@ -91,7 +91,7 @@ class Answers:
             result[i] = lib.HANDSHAKE_PASSED_OVER
         return np.flatnonzero(result == lib.HANDSHAKE_FINE)
 
-    def _open_timestamps(self, known: Numbers, count: int, ends: list[int]) -> None:
+    def _open_timestamps(self, known: Numbers, count: int, ends: Ends) -> None:
         owner, secrets = self.owner, self.vault.rows
         rows = self.rows[known]
         kept = (secrets["flags"][rows] & SECRET_VALID) != 0
@@ -111,7 +111,7 @@ class Answers:
 
     # -- the answer ---------------------------------------------------------------------------
 
-    def _answer(self, which: Numbers, count: int, ends: list[int], now: int) -> None:
+    def _answer(self, which: Numbers, count: int, ends: Ends, now: int) -> None:
         """Authentic initiations of distinct peers."""
         owner, columns = self.owner, self.columns
         which = self._accept(which, ends, now)
@@ -142,7 +142,7 @@ class Answers:
         if numbers:
             self._finish(np.array(list(numbers)), list(numbers.values()), count, ends, now)
 
-    def _accept(self, which: Numbers, ends: list[int], now: int) -> Numbers:
+    def _accept(self, which: Numbers, ends: Ends, now: int) -> Numbers:
         """Neither replays nor a flood; returns those that may go on."""
         owner, rows = self.owner, self.rows[which]
         mine = np.ascontiguousarray(self.columns["timestamp"][which]).view(_STAMP)[:, 0]
@@ -159,7 +159,7 @@ class Answers:
                 owner.tell(event, int(self.rows[i]), int(self.where[i]))
         return which[is_later & ~is_flood]
 
-    def _finish(self, which: Numbers, numbers: list[int], count: int, ends: list[int], now: int) -> None:
+    def _finish(self, which: Numbers, numbers: list[int], count: int, ends: Ends, now: int) -> None:
         """Responses are made. What is stored and ordered here comes before they leave."""
         owner, columns = self.owner, self.columns
         rows = self.rows[which]

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from engine import constants, cookie, noise, ratelimiter, tai64n
 from workers._workers import ffi, lib
@@ -38,8 +39,11 @@ from workers.stamps import Stamps
 log = logging.getLogger(__name__)
 
 BATCH: int = lib.HANDSHAKE_BATCH
+LOOKED_AT = 8 * BATCH  # messages a turn
 _LETTER = ("error", "source_refused")
 UNCONFIRMED = 4096  # peers of whom we remember that they did not confirm our answer
+
+Ends = npt.NDArray[np.int64]  # HS_* counters, one for each message of a batch
 
 
 @dataclass(slots=True)
@@ -83,6 +87,7 @@ class Handshakes:
         self.unconfirmed: dict[int, int] = {}  # row -> answers of ours without a word in the new session
         self.load_until = 0
         self.begun = 0  # initiations ever made
+        self.worked = 0  # messages that macs and limiter let through
         self.cells = ffi.new("struct mailbox_cell[]", BATCH)
         self.letters = ffi.new("struct letter[]", BATCH)
         self.letter_columns = np.frombuffer(ffi.buffer(self.letters), columns_of("struct letter", _LETTER))
@@ -114,23 +119,26 @@ class Handshakes:
         under_load = now < self.load_until
         if int(self.segment.device.under_load) != under_load:
             self.segment.device.under_load = under_load
-        if not waiting:
-            return 0
-        count = int(lib.mailbox_take(self.segment, self.cells, BATCH))
-        if count:
+        taken, worked = 0, self.worked
+        # What macs and limiter turn away is cheap: many of those fit into a turn, but few of the others.
+        while waiting > taken and taken < LOOKED_AT and self.worked - worked < BATCH // 2:
+            count = int(lib.mailbox_take(self.segment, self.cells, BATCH))
+            if not count:
+                break
             ends = np.bincount(self.take_batch(count, under_load, now), minlength=int(lib.COUNTERS))
-            for counter in np.flatnonzero(ends):
-                self.count(int(counter), int(ends[counter]))
-        return count
+            for counter in np.flatnonzero(ends).tolist():
+                self.count(counter, int(ends[counter]))
+            taken += count
+        return taken
 
-    def take_batch(self, count: int, under_load: bool, now: int) -> list[int]:
+    def take_batch(self, count: int, under_load: bool, now: int) -> Ends:
         """Deal with the messages in the first cells; returns the counter of each that says its end."""
         secret = self._cookie_secret(now) if under_load else ffi.NULL
         identity = self.identity if self.is_up and self.identity is not None else ffi.NULL
         where = ffi.from_buffer("uint8_t[]", self.heard)
         lib.batch_check(identity, secret, self.cells, count, where)
         heard = self.heard[:count]
-        ends = [0] * count
+        ends = np.zeros(count, np.int64)
         self._refuse(heard == lib.HEARD_LENGTH, ends, lib.HS_MESSAGE_LENGTH, Event.MESSAGE_LENGTH, False)
         if not self.is_up:
             self._refuse(heard <= lib.HEARD_COOKIE, ends, lib.HS_DOWN, Event.ARRIVED_WHILE_DOWN)
@@ -144,10 +152,10 @@ class Handshakes:
         if under_load:
             self._answer_with_cookies(count, secret, ends)
             self._limit(np.flatnonzero(heard < lib.HEARD_COOKIE), ends, now)
+        self.worked += int(np.count_nonzero(heard <= lib.HEARD_COOKIE))
         for i in np.flatnonzero((heard == lib.HEARD_COOKIE) | (heard == lib.HEARD_RESPONSE)).tolist():
-            if not ends[i]:
-                take = self._take_response if heard[i] == lib.HEARD_RESPONSE else self._take_cookie_reply
-                ends[i] = int(take(self.message(i), i, now))
+            take = self._take_response if heard[i] == lib.HEARD_RESPONSE else self._take_cookie_reply
+            ends[i] = take(self.message(i), i, now)
         if (heard == lib.HEARD_INITIATION).any():
             self.answers.take(count, ends, now)
         return ends
@@ -167,17 +175,21 @@ class Handshakes:
             self.events.tell(event)
 
     def _refuse(
-        self, which: Any, ends: list[int], counter: int, event: Event, says_kind: bool = True
+        self, which: Any, ends: Ends, counter: int, event: Event, says_kind: bool = True
     ) -> None:
-        """Messages of one verdict; only the events that are kept look at the message."""
-        for i in np.flatnonzero(which).tolist():
-            ends[i] = int(counter)
-            if says_kind:
-                self.tell(event, None, i, message=int(self.cells[i].message[0]))
-            else:
-                self.tell(event, None, i)
+        """Messages of one verdict; nothing is made of those whose event will not be kept."""
+        cells = np.flatnonzero(which)
+        if not len(cells):
+            return
+        ends[cells] = int(counter)
+        for at, i in enumerate(cells.tolist()):
+            if not self.events.has_token(event):
+                self.events.hold_back(event, len(cells) - at)
+                break
+            kind = int(self.cells[i].message[0]) if says_kind else 0
+            self.events.tell(event, None, self.sender(i), message=kind)
 
-    def _answer_with_cookies(self, count: int, secret: bytes, ends: list[int]) -> None:
+    def _answer_with_cookies(self, count: int, secret: bytes, ends: Ends) -> None:
         heard = self.heard[:count]
         which = (heard == lib.HEARD_NO_COOKIE) | (heard == lib.HEARD_OLD_COOKIE)
         if not which.any():
@@ -195,15 +207,15 @@ class Handshakes:
             self.count(lib.HS_MAC2_BAD, old)
         self._refuse(which, ends, lib.HS_COOKIE_SENT, Event.COOKIE_ASKED)
 
-    def _limit(self, which: Any, ends: list[int], now: int) -> None:
+    def _limit(self, which: Any, ends: Ends, now: int) -> None:
         """Messages with a right cookie: a source has so many a second. Who has none left is not heard."""
+        refused = np.zeros(len(ends), bool)
         for i in which.tolist():
             place = ffi.addressof(self.cells[i], "from")
             length = 4 if place.family == socket.AF_INET else 16
-            if not self.limiter.allow(bytes(ffi.buffer(place.address, length)), now):
-                self.heard[i] = lib.HEARD_LENGTH
-                ends[i] = int(lib.HS_RATE_LIMITED)
-                self.tell(Event.RATE_LIMITED, None, i, message=int(self.cells[i].message[0]))
+            refused[i] = not self.limiter.allow(bytes(ffi.buffer(place.address, length)), now)
+        self._refuse(refused, ends, lib.HS_RATE_LIMITED, Event.RATE_LIMITED)
+        self.heard[: len(ends)][refused] = lib.HEARD_LENGTH
 
     def _cookie_secret(self, now: int) -> bytes:
         kept = self.vault.cookie_secret
