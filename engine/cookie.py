@@ -205,6 +205,10 @@ class PeerCookies:
         self._birth[row] = now
         self._sent[row] = 0
 
+    def __contains__(self, row: int) -> bool:
+        """Whether anything of this row is kept."""
+        return bool(self._birth[row] or self._sent[row])
+
     def forget(self, rows: Any) -> None:
         """Of peers that are removed, or of all (a slice)."""
         self._birth[rows] = 0

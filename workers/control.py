@@ -155,13 +155,11 @@ class Control:
     def turn(self, now: int) -> bool:
         """A piece of everything that waits. True when there is more."""
         # Timers first: what was due before a message came has no say in what the message brings.
-        is_busy = False
-        if self.handshakes.is_up and (self.stamps.is_behind or now >= self.scanned_at + SCAN_INTERVAL):
+        if self.handshakes.is_up and now >= self.scanned_at + SCAN_INTERVAL:
             self.scanned_at = now
             for row, action in self.stamps.due(now):
                 self._act(row, action, now)
-            is_busy = self.stamps.is_behind
-        is_busy |= self.handshakes.take_messages(now) > 0
+        is_busy = self.handshakes.take_messages(now) > 0
         is_busy |= self._take_events(now)
         self.uapi.step()
         is_busy |= self.uapi.has_work

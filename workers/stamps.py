@@ -14,8 +14,6 @@ from engine import timers
 from workers._workers import lib
 from workers.memory import Memory
 
-DUE_A_TURN = 64  # each may ask for an initiation
-
 
 class Stamps:
     """The timer columns of one interface. `now` is ns of lib.clock_now."""
@@ -24,19 +22,13 @@ class Stamps:
         self.memory = memory
         self.columns = memory.columns
         self.random = np.random.default_rng()
-        self.is_behind = False
 
     def due(self, now: int) -> Iterator[tuple[int, timers.Action]]:
-        """Rows whose timers fired, with what they ask for: up to DUE_A_TURN of those that are due.
-
-        `is_behind` says whether there were more; who was looked at is not due any more.
-        """
+        """Rows whose timers fired, with what they ask for."""
         tick = timers.tick(now)
         used = int(self.memory.device.rows_used)
         if used:
-            rows = timers.due_rows(self.columns, used, tick)
-            self.is_behind = len(rows) > DUE_A_TURN
-            yield from self._evaluate(rows[:DUE_A_TURN], tick)
+            yield from self._evaluate(timers.due_rows(self.columns, used, tick), tick)
 
     def look(self, row: int, now: int) -> Iterator[tuple[int, timers.Action]]:
         """EVENT_TIMER: work out this row now."""

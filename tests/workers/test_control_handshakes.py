@@ -473,21 +473,3 @@ def test_a_source_that_is_not_ours_is_left_out(world: World) -> None:
     assert world.take(world.other.initiation(), sender=unreachable) == "HS_INITIATION_ACCEPTED"
     assert world.interface.counter("HS_SEND_FAILED") == 1
     assert world.interface.counter("HS_RESPONSE_SENT") == 1
-
-
-def test_timers_that_are_due_at_once_are_worked_off_in_turns(world: World) -> None:
-    rows = [world.row]
-    for seed in range(130, 170):
-        another(world, seed).socket.close()
-        rows.append(world.parts.peers.used - 1)
-    columns = world.parts.stamps.columns
-    columns[lib.RETRY_DUE, rows] = columns[lib.NEXT_DUE, rows] = 1
-    world.parts.stamps.is_behind = True
-    seen: list[int] = []
-    turns = 0
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("workers.stamps.DUE_A_TURN", 16)
-        while world.parts.stamps.is_behind:
-            seen += [row for row, _ in world.parts.stamps.due(world.now)]
-            turns += 1
-    assert sorted(seen) == sorted(rows) and turns == 3
