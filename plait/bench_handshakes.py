@@ -139,8 +139,9 @@ def _control(peers: int) -> Iterator[tuple[Any, Any]]:
     from workers.settings import Settings, geometry
     from workers.sockets import close_sockets, open_sockets
 
+    room = -(-2 * peers // 64) * 64  # new sessions of all peers at once, beside the old ones
     settings = Settings(
-        receivers=1, consumers=1, cores=(0,), max_peers=-(-peers // 64) * 64, small_slots=64, train_slots=1
+        receivers=1, consumers=1, cores=(0,), max_peers=room, small_slots=64, train_slots=1
     )
     with ExitStack() as stack:
         data = shm.segment.create(geometry(settings))
