@@ -197,4 +197,4 @@ class Answers:
         return [int(i) for i in which[~stays]]
 
     def _key(self, i: int) -> bytes:
-        return self.columns["remote_public"][i].tobytes()
+        return bytes(self.columns["remote_public"][i])

@@ -199,7 +199,7 @@ class Handshakes:
             self.crew.crypto, self.identity, secret, self.cells, count, where, self.letters
         )
         self.outgoing.send(self.letters, letters)
-        failed = np.count_nonzero(self.letter_columns["error"][:letters])
+        failed = int(np.count_nonzero(self.letter_columns["error"][:letters]))
         if failed:
             self.count(lib.HS_SEND_FAILED, failed)
         old = int((heard == lib.HEARD_OLD_COOKIE).sum())
