@@ -167,7 +167,7 @@ def _control(peers: int) -> Iterator[tuple[Any, Any]]:
         if pairs[0][0] is not None:
             fds["udp4:0"] = pairs[0][0]
         start = WorkerStart(
-            message={}, interface=NAME, worker=1, number=0, incarnation=1, cpu=None, receivers=1, consumers=1,
+            message={}, interface=NAME, worker=1, number=0, incarnation=1, receivers=1, consumers=1,
             fds=fds, segment=segment, channel=far, mapping=mapping,
         )  # fmt: skip
         control = Control(start)
