@@ -9,6 +9,7 @@ from typing import NoReturn
 import click
 
 from plait.bench import bench
+from plait.bench_handshakes import handshakes
 from plait.failure import Failure
 
 EXAMPLES = """\b
@@ -153,6 +154,7 @@ def demo(as_json: bool, seconds: int) -> None:
     sys.exit(demo.run(as_json=as_json, seconds=seconds))
 
 
+bench.add_command(handshakes)
 plait.add_command(bench)
 
 

@@ -46,6 +46,7 @@ log = logging.getLogger(__name__)
 
 SECOND = 1_000_000_000
 EVENTS_A_TURN = 256
+INITIATIONS_A_TURN = 64
 SWEEP_ROWS = 1 << 16  # looked through for lost wakes at once
 NOBODY = 0xFFFFFFFF
 SCAN_INTERVAL = 50_000_000  # ns between two scans of the timer column, however busy the loop is
@@ -239,7 +240,10 @@ class Control:
     # -- peers --------------------------------------------------------------------------------
 
     def _take_events(self, now: int) -> bool:
+        begun = self.handshakes.begun
         for _ in range(EVENTS_A_TURN):
+            if self.handshakes.begun - begun >= INITIATIONS_A_TURN:
+                break
             row = int(lib.ready_take(self.segment, 0, self.cursor))
             if row == NOBODY:
                 return False
@@ -355,7 +359,6 @@ class Control:
 
     def _each_second(self, now: int) -> None:
         self.peers.look_for_retired()
-        self.handshakes.collect_cookies(now)
         self.losses.look()
         self.events.tell_held_back()
         if self.interface is not None:

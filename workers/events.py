@@ -204,10 +204,7 @@ class Events:
         bucket = self._buckets[event]
         now = self._now()
         if not bucket.has_token(now):
-            if not bucket.held_back:
-                bucket.since = now
-                self._holding_back.add(event)
-            bucket.held_back += 1
+            self.hold_back(event, 1)
             return
         bucket.take(now)
         told: dict[str, Any] = {}
@@ -228,6 +225,14 @@ class Events:
         if reason:
             told["reason"] = reason
         self._keep(event, told)
+
+    def hold_back(self, event: Event, count: int) -> None:
+        """It happened so many times, and there was no token for it (`has_token`)."""
+        bucket = self._buckets[event]
+        if not bucket.held_back:
+            bucket.since = self._now()
+            self._holding_back.add(event)
+        bucket.held_back += count
 
     def has_token(self, event: Event) -> bool:
         """Whether `tell` would keep it now; for counts, which need not be told until it would."""
