@@ -17,6 +17,8 @@ Examples:
   (umask 077; plait genkey > private.key); plait pubkey < private.key
   plait show                     all interfaces, as `wg show` prints them
   plait show --engine wg0        processes, queues, slots and drops by cause
+  plait top wg0                  a live view: rates, busiest peers, CPU, drops
+  plait exporter                 metrics for Prometheus at http://127.0.0.1:9586/metrics
   plait events wg0               why nothing happens: refusals by cause, milestones
   plait up /etc/wireguard/wg0.conf
   plait doctor                   what this host lacks, and how to mend it
@@ -92,6 +94,43 @@ def show(interface: str | None, field: str | None, engine: bool, as_json: bool) 
     from plait import show
 
     show.run(interface, field, engine=engine, as_json=as_json)
+
+
+@plait.command(short_help="Watch an engine: rates, busiest peers, CPU, drops.")
+@click.argument("interface", required=False)
+@click.option("--interval", type=click.FloatRange(0.5, 30), default=1, show_default=True, help="Seconds.")
+@click.option("--once", is_flag=True, help="Print one table of one interval, and end.")
+@click.option("--json", "as_json", is_flag=True, help="The same as JSON.")
+def top(interface: str | None, interval: float, once: bool, as_json: bool) -> None:
+    """Watch a running engine: its processes, busiest peers, queues, drops by cause, handshakes.
+
+    Without INTERFACE the first one; tab goes to the next. The last line tells the keys. Of many peers the
+    200 busiest are looked at: sorting and filtering choose among these.
+    """
+    from plait import top
+
+    top.run(interface, interval=interval, once=once, as_json=as_json)
+
+
+@plait.command(short_help="Serve metrics for Prometheus.")
+@click.option("--listen", metavar="ADDRESS:PORT", default="127.0.0.1:9586", show_default=True)
+@click.option(
+    "--peers/--no-peers", default=None, help="Series for each peer; without either, up to 1,000 peers."
+)
+def exporter(listen: str, peers: bool | None) -> None:
+    """Serve what every engine on this host tells of itself, for Prometheus, until Ctrl-C.
+
+    \b
+    Examples:
+      plait exporter
+      plait exporter --listen [::1]:9586 --no-peers
+
+    Per-peer series have the names of prometheus_wireguard_exporter: wireguard_sent_bytes_total,
+    wireguard_received_bytes_total, wireguard_latest_handshake_seconds.
+    """
+    from plait import exporter
+
+    exporter.run(listen, peers)
 
 
 @plait.command(short_help="Follow what handshakes come to, and why nothing happens.")

@@ -25,6 +25,7 @@ import numpy as np
 from engine import noise, uapi
 from workers import engine_report
 from workers._workers import lib
+from workers.busiest import Busiest
 from workers.endpoints import Endpoint, EndpointOrders
 from workers.events import Event
 from workers.handshakes import Handshakes
@@ -71,6 +72,7 @@ class Configuration:
         self.endpoints = endpoints
         self.udp_fds = udp_fds
         self.events = handshakes.events
+        self.busiest = Busiest(peers.memory)
 
     # -- set ----------------------------------------------------------------------------------
 
@@ -292,8 +294,14 @@ class Configuration:
 
     def show_engine(self) -> Iterator[bytes]:
         """The answer to a get_engine."""
-        found = engine_report.report(self.peers.segment, int(lib.clock_now()))
+        found = engine_report.report(self.peers.segment, int(lib.clock_now()), self.peers.count)
         return iter((uapi.answer_get_engine(json.dumps(found)),))
+
+    def show_busiest(self, count: int) -> Iterator[bytes]:
+        """The answer to a get_busiest."""
+        self.busiest.sample(int(lib.clock_now()))
+        peers = [(row, self._record(row)) for row in self.busiest.rows(count) if self.peers.is_live(row)]
+        return iter((uapi.answer_get_busiest(json.dumps(self.busiest.report(peers))),))
 
     def _records(self) -> Iterator[uapi.PeerRecord]:
         for first in range(0, self.peers.memory.max_peers, ROWS_A_LOOK):

@@ -361,6 +361,7 @@ class Control:
         self.peers.look_for_retired()
         self.losses.look()
         self.events.tell_held_back()
+        self.configuration.busiest.rest(now)
         if self.interface is not None:
             self._look_at_interface()
         if self.socket_inode and self._inode(self.socket_path) != self.socket_inode:
