@@ -69,7 +69,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
     @property
     def all_cores(self) -> tuple[int, ...]:
-        """The CPUs that consumers may run on: which of them a busy peer belongs to says nothing of where time is."""
+        """The CPUs that consumers may run on: whose a busy peer is says nothing of which core has time."""
         return tuple(sorted(set(self.cores)))
 
 
