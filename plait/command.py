@@ -9,6 +9,7 @@ from typing import NoReturn
 import click
 
 from plait.bench import bench
+from plait.bench_floods import floods_command
 from plait.failure import Failure
 
 EXAMPLES = """\b
@@ -21,6 +22,7 @@ Examples:
   plait doctor                   what this host lacks, and how to mend it
   plait demo                     two hosts and one tunnel, on this machine alone
   plait bench queue              what a packet's way through a queue costs
+  plait bench floods             what bad packets cost, and what honest peers keep
 
 The engine itself is started by `plaitd wg0`, and configured by wg(8).
 """
@@ -154,6 +156,7 @@ def demo(as_json: bool, seconds: int) -> None:
 
 
 plait.add_command(bench)
+bench.add_command(floods_command, "floods")
 
 
 def main() -> NoReturn:
