@@ -182,7 +182,7 @@ static void check(struct world *world)
     must(live == world->ips.live && world->ips.used < world->max_nodes);
     for (uint32_t number = world->ips.free_head; number; number = world->nodes[number].child[0])
         must(++rest <= world->ips.used && number <= world->ips.used);
-    for (uint32_t number = world->ips.waiting_head; number; number = world->nodes[number].peer_next)
+    for (uint32_t number = world->ips.waiting_head; number; number = world->nodes[number].waiting_next)
         must(++rest <= world->ips.used && number <= world->ips.used);
     must(live + rest == world->ips.used);
     for (uint32_t peer = 0; !world->hostile && peer < PEERS; peer++) {
