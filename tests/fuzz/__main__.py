@@ -24,7 +24,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from .log import LOG, Slice, append, read, table, totals
-from .targets import BUILD, NAMES, CannotBuild, Program, clang, pack, programs, unpack
+from .targets import BUILD, C_TARGETS, NAMES, CannotBuild, Program, clang, pack, programs, unpack
 
 SLICE_SECONDS = 120
 INPUT_BYTES = 2048  # of the longest input
@@ -32,7 +32,13 @@ CORPUS_BYTES = 64 << 10  # of one target's archive
 FINDINGS = BUILD / "findings"
 WORKING = BUILD / "corpus"
 # Inputs that never end are found by CPU time (entry.c): a process that is frozen for an hour is well.
-FLAGS = ["-timeout=86400", "-rss_limit_mb=2048", f"-max_len={INPUT_BYTES}", "-print_final_stats=1"]
+FLAGS = [
+    "-timeout=86400",
+    "-report_slow_units=86400",
+    "-rss_limit_mb=2048",
+    f"-max_len={INPUT_BYTES}",
+    "-print_final_stats=1",
+]
 SANITIZERS = {
     "ASAN_OPTIONS": "abort_on_error=1:detect_leaks=1:allocator_may_return_null=0:handle_abort=1",
     "UBSAN_OPTIONS": "print_stacktrace=1:halt_on_error=1",
@@ -207,7 +213,7 @@ class Campaign:
         before = set(FINDINGS.glob(f"{name}-*"))
         done = Ended([*program.command, *FLAGS, *place])
         found = sorted(set(FINDINGS.glob(f"{name}-*")) - before)
-        finding = found[0].name if found else "it ended without an artifact" if done.code else ""
+        finding = (found[0].name if found else "it ended without an artifact") if done.code else ""
         entry = Slice(
             name, datetime.now(UTC).isoformat(timespec="seconds"), round(done.cpu_seconds, 2),
             round(done.wall_seconds, 2), done.inputs, len(list(working.iterdir())), finding,
@@ -253,12 +259,17 @@ def minimise(names: tuple[str, ...], jobs: int) -> int:
             merged = Path(directory) / "merged"
             merged.mkdir()
             (WORKING / name).mkdir(parents=True, exist_ok=True)
-            places = [str(merged), f"{directory}/kept", str(WORKING / name)]
-            done = Ended([*program.command, "-merge=1", "-timeout=86400", f"-max_len={INPUT_BYTES}", *places])
+            done = Ended(
+                [*program.command, "-merge=1" if name in C_TARGETS else "-runs=0", "-timeout=86400",
+                 f"-max_len={INPUT_BYTES}", str(merged), f"{directory}/kept", str(WORKING / name)]
+            )  # fmt: skip
             if done.code:
                 say(f"{name}: cannot be merged\n{done.words[-2000:]}")
                 return
-            files = sorted(merged.iterdir(), key=lambda path: path.stat().st_size)
+            # atheris cannot merge a module: of a Python target all are kept
+            places = [merged] if name in C_TARGETS else [Path(directory) / "kept", WORKING / name]
+            files = [path for place in places for path in place.iterdir()]
+            files.sort(key=lambda path: path.stat().st_size)
             size = pack(name, files)
             while size > CORPUS_BYTES:  # the longest reach least that others do not
                 files = files[: len(files) * 9 // 10]

@@ -56,6 +56,7 @@ static void ecn(uint8_t *data, uint32_t length, uint8_t outer)
             must(header_sum(before) % 0xffff == header_sum(data) % 0xffff);
         for (uint32_t i = 0; i < length; i++)
             must(before[i] == data[i] || i == 1 || (version == 4 && (i == 10 || i == 11)));
+        must(!((before[1] ^ data[1]) & (version == 4 ? ~3 : ~0x30)));
     }
     free(before);
 }

@@ -58,10 +58,11 @@ static void pop(struct world *world, struct input *input)
 {
     const struct segment *s = &world->segment;
     uint32_t row = take_below(input, MEMORY_ROWS), most = take_below(input, 8), numbers[8], taken;
+    uint32_t packets = 0, most_packets = 1 + take_below(input, 1500);
 
     if (!world->hostile && (world->in_hand + most > WAITING_MOST || !token_take(s, row, mark_of(world))))
         return;
-    taken = queue_pop_sc(s, mark_of(world), 2 * row, numbers, most, 1 + take_below(input, 80));
+    taken = queue_pop_sc(s, mark_of(world), 2 * row, numbers, most, most_packets);
     must(taken <= most);
     for (uint32_t i = 0; i < taken; i++) {
         must(numbers[i] - 1 < s->nodes);
@@ -69,6 +70,8 @@ static void pop(struct world *world, struct input *input)
             continue;
         must(i < world->count[row] && numbers[i] == world->waiting[row][i]);
         must(s->states[numbers[i]] == (NODE_IN_HAND | mark_of(world)));
+        must(packets < most_packets);  /* enough before this one: it stays */
+        packets += s->node[numbers[i]].packets;
         world->hand[world->in_hand++] = numbers[i];
     }
     if (world->hostile)

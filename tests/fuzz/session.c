@@ -105,11 +105,11 @@ static void seal(struct world *world, struct input *input)
     }
 }
 
-/* The kept message whose bytes these are and that has not been opened under these keys yet. */
+/* The kept message whose counter and sealed bytes these are; type and index are the receiver's to check. */
 static struct kept *find_kept(struct world *world, const uint8_t *message, uint32_t length)
 {
     for (uint32_t i = 0; i < world->count; i++)
-        if (world->kept[i].length == length && !memcmp(world->kept[i].message, message, length))
+        if (world->kept[i].length == length && !memcmp(world->kept[i].message + 8, message + 8, length - 8))
             return &world->kept[i];
     return NULL;
 }

@@ -26,6 +26,7 @@ void fuzz_one(struct input *input)
         uint64_t counter = how < 64    ? top + how
                            : how < 128 ? top - take16(input)
                            : how < 192 ? top + take16(input)
+                           : how < 220 ? (count ? seen[take16(input) % count] + WINDOW_BITS : 0)
                            : how < 250 ? (count ? seen[take16(input) % count] : 0)
                                        : take64(input);
         int expected = accept_expected(seen, count, counter, top);

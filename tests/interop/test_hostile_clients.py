@@ -20,9 +20,9 @@ pytestmark = pytest.mark.network
 CLIENTS = 1000
 SERVED = 128  # workers/uapi_server.py: MAX_CONNECTIONS
 PINGS = 150
-MORE_BYTES = 24 << 20  # of control's memory, for all that bad clients may make it keep
+MORE_BYTES = 64 << 20  # of control: what 128 clients may have read and not answered, taken apart into lines
 WORSE = 3.0  # times the median without them, and
-SLACK_MS = 2.0  # what a loaded test machine adds of itself
+SLACK_MS = 15.0  # what a loaded test machine adds of itself
 
 
 @contextlib.contextmanager
@@ -40,9 +40,8 @@ def clients(path: Path, count: int) -> Iterator[list[socket.socket]]:
 
 
 def control_bytes(side: Side) -> int:
-    """Memory of the control process."""
-    control = next(one for one in side.report()["processes"] if one["role"] == "control")
-    return next(one.pss_bytes for one in side.engine.processes() if one.pid == control["pid"])
+    """Memory of the control process, which is not asked: it may be busy."""
+    return sum(one.pss_bytes for one in side.engine.processes() if "control" in _title(one.pid))
 
 
 def write(client: socket.socket, data: bytes) -> int:
@@ -61,7 +60,8 @@ def test_bad_clients_do_not_reach_the_data_path() -> None:
         path = two.engine.socket_path
         assert one.echo(two.address4, 3) == 3
         quiet = one.host.ping(two.address4, PINGS, 0.004)
-        before, handshake = control_bytes(two), two.handshake()
+        handshake = two.handshake()
+        before = control_bytes(two)
 
         with clients(path, CLIENTS) as many:
             assert len(many) > SERVED
@@ -73,11 +73,11 @@ def test_bad_clients_do_not_reach_the_data_path() -> None:
                 write(client, b"set=1\n" + b"x" * (1 << 20))  # a line without end
             busy = one.host.ping(two.address4, PINGS, 0.004)
             stream = one.host.iperf3(two.host, two.address4, 1)
-            grown = sum(one.pss_bytes for one in two.engine.processes() if "control" in _title(one.pid))
+            grown = control_bytes(two) - before
         assert busy.received == PINGS
         assert busy.quantile(0.5) <= WORSE * quiet.quantile(0.5) + SLACK_MS, (busy.times, quiet.times)
         assert stream.bits_per_second > 50e6
-        assert grown - before < MORE_BYTES
+        assert before and grown < MORE_BYTES
 
         # They are gone: the next client is served, and nothing of theirs was applied.
         eventually(lambda: two.report()["counters"])
