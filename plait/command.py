@@ -9,6 +9,7 @@ from typing import NoReturn
 import click
 
 from plait.bench import bench
+from plait.bench_floods import floods_command
 from plait.bench_handshakes import handshakes
 from plait.failure import Failure
 
@@ -24,6 +25,7 @@ Examples:
   plait doctor                   what this host lacks, and how to mend it
   plait demo                     two hosts and one tunnel, on this machine alone
   plait bench queue              what a packet's way through a queue costs
+  plait bench floods             what bad packets cost, and what honest peers keep
 
 The engine itself is started by `plaitd wg0`, and configured by wg(8).
 """
@@ -193,6 +195,7 @@ def demo(as_json: bool, seconds: int) -> None:
     sys.exit(demo.run(as_json=as_json, seconds=seconds))
 
 
+bench.add_command(floods_command, "floods")
 bench.add_command(handshakes)
 plait.add_command(bench)
 

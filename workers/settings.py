@@ -112,7 +112,7 @@ def parse(text: str, path: str, defaults: Mapping[str, Any]) -> Settings:
     """The settings in a TOML text over defaults. path is for the words of a Failure."""
     try:
         given = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # a number of 5,000 digits; arrays 1,000 deep
         raise _malformed(path, text, error) from error
     for key in given:
         if key not in KEYS:
@@ -184,7 +184,7 @@ def _refusal(path: str, text: str, key: str, why: str) -> Failure:
     return Failure(f"{path}, line {line}: cannot use `{words}`", why, next_step, Exit.SETTINGS)
 
 
-def _malformed(path: str, text: str, error: tomllib.TOMLDecodeError) -> Failure:
+def _malformed(path: str, text: str, error: Exception) -> Failure:
     reason, place = str(error), re.search(r" \(at line (\d+), column \d+\)$", str(error))
     if place:
         line, reason = int(place.group(1)), reason[: place.start()]

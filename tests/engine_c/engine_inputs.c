@@ -99,7 +99,7 @@ static void garbage_recovery(void)
     allowedips_open(&ips, nodes, count, &roots[0], &roots[1]);
     allowedips_recover(&ips, ROWS, (uint8_t *)heads, 4);
     uint32_t live = ips.live, waiting = 0;
-    for (uint32_t number = ips.waiting_head; number; number = nodes[number].peer_next)
+    for (uint32_t number = ips.waiting_head; number; number = nodes[number].waiting_next)
         check(++waiting <= ips.used);
     check(live + waiting == ips.used);
     allowedips_reclaim(&ips);

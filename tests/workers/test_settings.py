@@ -49,6 +49,8 @@ REFUSED = [
     ("receivers = 1\nconsumers 2", 2, "settings", "expected '='", "TOML"),
     ("receivers = 1\nconsumers =", 2, "settings", "invalid value", "TOML"),
     ("receivers = 1\nreceivers = 2\n", 2, "settings", "overwrite", "TOML"),
+    ("receivers = 1\nmax_peers = " + "1" * 5000, 2, "settings", "4300 digits", "TOML"),
+    ("cores = " + "[" * 5000, 1, "settings", "recursion", "TOML"),
     (b"receivers = 1\n# \xff\n", 2, "settings", "UTF-8", "defaults"),
 ]
 
