@@ -1,4 +1,4 @@
-/* aead_ipsec_mb: the fast provider on CPUs with AVX-512, Intel's libipsec-mb by its job
+/* aead_ipsec_mb: the fast provider on CPUs with AVX-512 or AVX2, Intel's libipsec-mb by its job
  * interface. The library computes tags and leaves the comparison to its user. */
 #include "aead_provider.h"
 
@@ -145,7 +145,7 @@ struct aead *aead_ipsec_mb_new(void)
 
 int aead_ipsec_mb_is_fast(const struct aead *aead)
 {
-    return ((const struct ipsec_mb *)aead)->arch >= IMB_ARCH_AVX512;
+    return ((const struct ipsec_mb *)aead)->arch >= IMB_ARCH_AVX2;
 }
 
 #else

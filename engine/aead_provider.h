@@ -16,7 +16,7 @@ struct aead {
 /* Each NULL when this build, library or CPU cannot. */
 struct aead *aead_evp_new(void);
 struct aead *aead_ipsec_mb_new(void);
-/* Whether ipsec-mb chose its AVX-512 code here; on older code it gains little over EVP. */
+/* Whether ipsec-mb chose its AVX-512 or AVX2 code here; its older code is no faster than EVP. */
 int aead_ipsec_mb_is_fast(const struct aead *aead);
 
 #define NONCE_BYTES 12

@@ -134,7 +134,7 @@ static void let_wait(struct allowedips *ips, uint32_t number)
     struct trie_node *node = &ips->nodes[number];
 
     node->state = NODE_WAITING;  /* its links stay: a reader may stand here */
-    node->peer_next = ips->waiting_head;
+    node->waiting_next = ips->waiting_head;
     ips->waiting_head = number;
     ips->live--;
 }
@@ -162,7 +162,10 @@ static void collapse(struct allowedips *ips, uint32_t number)
     }
 }
 
-/* ---- the writer: lists of a peer's nodes; the first one's peer_previous is the last ---- */
+/* ---- the writer: lists of a peer's nodes; the first one's peer_previous is the last ----
+ *
+ * They begin in rows, so anybody may have damaged one. The damage stays with that peer: the list of
+ * waiting nodes has links of its own, and nodes of others are not written to. */
 
 static uint32_t *head_of(uint8_t *first, uint32_t stride, uint32_t row)
 {
@@ -187,7 +190,8 @@ static void list_add(struct allowedips *ips, uint32_t *head, uint32_t number)
     node->peer_next = 0;
     if (first && first != number) {
         node->peer_previous = nodes[first].peer_previous;
-        nodes[node->peer_previous].peer_next = number;
+        if (nodes[node->peer_previous].peer == node->peer)
+            nodes[node->peer_previous].peer_next = number;
         nodes[first].peer_previous = number;
     } else {
         node->peer_previous = number;
@@ -204,10 +208,10 @@ static void list_remove(struct allowedips *ips, uint32_t *head, uint32_t number)
 
     if (*head == number)
         *head = next;
-    else
+    else if (nodes[previous].peer == node->peer)
         nodes[previous].peer_next = next;
     first = first_of(ips, head, node->peer);
-    if (next)
+    if (next && nodes[next].peer == node->peer)
         nodes[next].peer_previous = previous;
     else if (first)
         nodes[first].peer_previous = previous;
@@ -321,7 +325,7 @@ void allowedips_reclaim(struct allowedips *ips)
     while (ips->waiting_head) {
         uint32_t number = ips->waiting_head;
         struct trie_node *node = &ips->nodes[number];
-        ips->waiting_head = node->peer_next;
+        ips->waiting_head = node->waiting_next;
         node->state = NODE_FREE;
         node->child[0] = ips->free_head;
         ips->free_head = number;

@@ -17,7 +17,8 @@ struct trie_node {
     uint8_t cidr;
     uint8_t bits;          /* 32 or 128 */
     uint16_t state;        /* writer's: free, live, waiting for grace */
-    uint32_t reserved[5];
+    uint32_t waiting_next; /* writer's: list of the nodes that wait for grace */
+    uint32_t reserved[4];
 };
 
 /* The writer's view, in process memory of control; allowedips_recover rebuilds it. */
@@ -28,7 +29,7 @@ struct allowedips {
     uint32_t *root6;
     uint32_t used;                /* high-water mark: no node above was ever used */
     uint32_t free_head;           /* linked by child[0] */
-    uint32_t waiting_head;        /* removed, waiting for a grace period; linked by peer_next */
+    uint32_t waiting_head;        /* removed, waiting for a grace period; linked by waiting_next */
     uint32_t live;                /* nodes in the trees, branches included */
 };
 /* Over memory that is zero or was left by a writer that ended (then recover follows). */

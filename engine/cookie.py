@@ -17,8 +17,9 @@ import struct
 from collections.abc import Callable
 from enum import Enum
 from hashlib import blake2s
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
+import numpy as np
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers import Cipher
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
@@ -166,6 +167,53 @@ class CookieHolder:
         if self.held is not None and self.birth + constants.COOKIE_USABLE_TIME <= now:
             self.held = None
         return self.held
+
+
+class PeerCookies:
+    """The cookies of many peers, and the mac1 that a reply to each must know, in columns by row.
+
+    What is taken from here by row is an array's element or, for an array of rows, an array. Boottime ns.
+    """
+
+    def __init__(self, rows: int) -> None:
+        self._held = np.zeros((rows, constants.MAC_BYTES), np.uint8)
+        self._birth = np.zeros(rows, np.int64)  # 0: none is held
+        self._mac1 = np.zeros((rows, constants.MAC_BYTES), np.uint8)
+        self._sent = np.zeros(rows, np.int64)  # 0: no reply is awaited
+
+    def message_sent(self, rows: Any, mac1: Any, now: int) -> None:
+        """An initiation or response was sent: one reply to it, and to no earlier one, is accepted."""
+        self._mac1[rows] = mac1
+        self._sent[rows] = now
+
+    def usable(self, rows: Any, now: int) -> tuple[Any, Any]:
+        """(cookies of 16 bytes, whether each is held and younger than 115 s)."""
+        birth = self._birth[rows]
+        return self._held[rows], (birth != 0) & (birth + constants.COOKIE_USABLE_TIME > now)
+
+    def consume_reply(self, row: int, cookie_key: bytes, message: bytes, now: int) -> None:
+        """Keep the cookie of a reply. cookie_key: of the peer. CookieUnexpected or CookieTagWrong."""
+        sent = int(self._sent[row])
+        if not sent or sent + 2 * constants.COOKIE_SECRET_MAX_AGE <= now:
+            raise CookieUnexpected("a cookie reply that no message asked for")
+        reply = messages.CookieReply.unpack(message)
+        try:
+            held = xchacha20poly1305_open(cookie_key, reply.nonce, reply.cookie, self._mac1[row].tobytes())
+        except InvalidTag:
+            raise CookieTagWrong("a cookie reply does not open") from None
+        self._held[row] = np.frombuffer(held, np.uint8)
+        self._birth[row] = now
+        self._sent[row] = 0
+
+    def __contains__(self, row: int) -> bool:
+        """Whether anything of this row is kept."""
+        return bool(self._birth[row] or self._sent[row])
+
+    def forget(self, rows: Any) -> None:
+        """Of peers that are removed, or of all (a slice)."""
+        self._birth[rows] = 0
+        self._sent[rows] = 0
+        self._held[rows] = 0
 
 
 # --- XChaCha20-Poly1305 (draft-irtf-cfrg-xchacha) -------------------------------------------------

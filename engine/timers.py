@@ -154,6 +154,9 @@ def evaluate(
             handshake_look,
             keepalive_look,
             np.where(armed, last + interval, NEVER),
+            # A busy peer's stamps are armed and disarmed with each burst. None of them is due before this,
+            # so the holder need not report them: a look each 10 s instead of an event a packet.
+            np.where(old[lib.LAST_AUTHENTICATED] + KEEPALIVE > now, now + KEEPALIVE, NEVER),
         ]
     )
     columns[lib.NEXT_DUE, rows] = next_due
@@ -216,12 +219,12 @@ def initiation_sent(columns: Columns, row: int, now: int, jitter: int) -> None:
     _look_by(columns, row, now + RETRY + jitter)
 
 
-def response_sent(columns: Columns, row: int, now: int) -> None:
+def response_sent(columns: Columns, row: int | Rows, now: int) -> None:
     """A response went out. Also order AUTHENTICATED_SENT from the holder."""
     columns[lib.LAST_HANDSHAKE_SENT, row] = now
 
 
-def session_derived(columns: Columns, row: int, now: int) -> None:
+def session_derived(columns: Columns, row: int | Rows, now: int) -> None:
     """A keypair was made, in either role."""
     columns[lib.SESSION_DERIVED, row] = now
     columns[lib.ZERO_DUE, row] = now + ZERO
@@ -248,19 +251,19 @@ def keepalive_changed(columns: Columns, row: int, now: int, seconds: int) -> Non
         lib.timers_keepalive_changed(where, columns.shape[1], row, now, seconds)
 
 
-def initiation_is_flood(columns: Columns, row: int, now: int) -> bool:
-    """Whether the last initiation of this peer was accepted less than 20 ms before `now`, boottime ns."""
-    last = int(columns[lib.LAST_INITIATION_RECEIVED, row])
+def initiation_is_flood(columns: Columns, rows: Rows, now: int) -> npt.NDArray[np.bool_]:
+    """Whether the last initiation of each peer was accepted less than 20 ms before `now`, boottime ns."""
+    last: npt.NDArray[np.int64] = columns[lib.LAST_INITIATION_RECEIVED, rows].astype(np.int64)
     passed = (now // constants.MILLISECOND - last) & 0xFFFFFFFF
-    return last != 0 and passed < constants.INITIATION_FLOOD_TIME // constants.MILLISECOND
+    flood = (last != 0) & (passed < constants.INITIATION_FLOOD_TIME // constants.MILLISECOND)
+    return np.asarray(flood, np.bool_)
 
 
-def initiation_accepted(columns: Columns, row: int, now: int) -> None:
+def initiation_accepted(columns: Columns, row: int | Rows, now: int) -> None:
     """An authentic initiation with a later timestamp. now: boottime ns."""
     columns[lib.LAST_INITIATION_RECEIVED, row] = max(1, now // constants.MILLISECOND & 0xFFFFFFFF)
 
 
-def _look_by(columns: Columns, row: int, due: int) -> None:
+def _look_by(columns: Columns, row: int | Rows, due: int) -> None:
     """Only ever earlier: a holder that reads the later value merely reports once more."""
-    if due < columns[lib.NEXT_DUE, row]:
-        columns[lib.NEXT_DUE, row] = due
+    columns[lib.NEXT_DUE, row] = np.minimum(columns[lib.NEXT_DUE, row], np.uint32(due))

@@ -1,10 +1,10 @@
 """The cross-platform configuration protocol: text over a stream socket (wireguard.com/xplatform).
 
 A client writes operations, each ended by an empty line: ``get=1``, or ``set=1`` and the
-changes, one ``key=value`` a line; ``get_engine=1`` and ``events=1`` are Plait's own. Reader turns bytes
-into whole operations. A `set` is either valid to its last line or refused as a whole, and then names the
-first bad line; lines after that one are skipped up to the empty line, so that the client can
-still read its answer.
+changes, one ``key=value`` a line; ``get_engine=1``, ``get_busiest=N`` and ``events=1`` are Plait's
+own. Reader turns bytes into whole operations. A `set` is either valid to its last line or refused as
+a whole, and then names the first bad line; lines after that one are skipped up to the empty line, so
+that the client can still read its answer.
 
 A validated `set` is kept as compact records, about 50 bytes a peer and 18 an allowed IP,
 because one operation may carry a million peers; PeerChange objects are made one at a
@@ -33,6 +33,7 @@ OPERATION_BYTES: Final = 1 << 28  # of records: 2^20 peers with ten allowed IPs 
 ALLOWED_IPS: Final = 1 << 20  # after one public_key line
 CHUNK_BYTES: Final = 1 << 16  # of a `get` answer, a piece
 SECTION_BYTES: Final = 1 << 16  # of text that is kept until the peer it belongs to is whole
+BUSIEST_PEERS: Final = 1000  # the most that a `get_busiest` may ask for
 
 _ZERO_KEY = bytes(32)
 _HEX_KEY = re.compile(r"[0-9a-fA-F]{64}\Z", re.ASCII)
@@ -40,6 +41,7 @@ _DECIMAL = re.compile(r"[0-9]{1,20}\Z", re.ASCII)
 _ZONE = re.compile(r"[0-9A-Za-z_.:-]{1,15}\Z", re.ASCII)
 _SECRETISH = re.compile(r"[0-9a-fA-F]{32,}|[0-9A-Za-z+/]{40,}=*")
 
+_QUESTIONS = ("get", "get_engine", "get_busiest", "events")  # operations of one line
 _DEVICE_KEYS = ("private_key", "listen_port", "fwmark", "replace_peers")
 _PEER_KEYS = (
     "remove", "update_only", "preshared_key", "endpoint", "persistent_keepalive_interval",
@@ -163,6 +165,15 @@ class GetEngine(NamedTuple):
     """A `get_engine` operation: Plait's own, answered by one line `engine=JSON`."""
 
 
+class GetBusiest(NamedTuple):
+    """A `get_busiest` operation: Plait's own, answered by one line `busiest=JSON` (workers/busiest.py).
+
+    peers: how many, 0..BUSIEST_PEERS.
+    """
+
+    peers: int
+
+
 class Events(NamedTuple):
     """An `events` operation: Plait's own, answered by lines `event=JSON` (workers/events.py).
 
@@ -180,7 +191,7 @@ class Refused(NamedTuple):
     was_set: bool
 
 
-Operation = Get | GetEngine | Events | Set | Refused
+Operation = Get | GetEngine | GetBusiest | Events | Set | Refused
 
 
 # --- reading operations -------------------------------------------------------------------------
@@ -231,6 +242,7 @@ class Reader:
         self._number = 0
         self._verb = ""
         self._follow = False
+        self._count = 0
         self._set = Set()
         self._peer: PeerChange | None = None
         self._spent = 0
@@ -291,11 +303,14 @@ class Reader:
             self._change(key, value)
 
     def _start(self, key: str, value: str) -> None:
-        if key not in ("get", "set", "get_engine", "events"):
+        if key not in ("set", *_QUESTIONS):
             why = "the first line is neither get=1 nor set=1"
             raise _Bad("no operation", why, "begin with one of them", errno.EPROTO)
         self._verb = key
         self._follow = value == "1"
+        if key == "get_busiest":
+            self._count = _number(value, BUSIEST_PEERS)
+            return
         if value != "1" and not (key == "events" and value == "0"):
             raise _Bad("an unknown version", f"only {key}=1 exists", f"write {key}=1", errno.EPROTO)
 
@@ -349,15 +364,17 @@ class Reader:
             raise _Bad("a set too large", why, "send the peers in several operations", errno.E2BIG)
 
     def _end(self) -> Operation:
-        error, verb, follow = self._error, self._verb, self._follow
+        error, verb, follow, count = self._error, self._verb, self._follow, self._count
         if error is None and self._peer is not None:
             self._set.add_peer(self._peer)
         done = self._set
         self._begin()
         if error is not None:
-            return Refused(error, verb not in ("get", "get_engine", "events"))
+            return Refused(error, verb not in _QUESTIONS)
         if verb == "get_engine":
             return GetEngine()
+        if verb == "get_busiest":
+            return GetBusiest(count)
         if verb == "events":
             return Events(follow)
         return Get() if verb == "get" else done
@@ -601,6 +618,11 @@ def answer_get(device: DeviceRecord, peers: Iterable[bytes]) -> Iterator[bytes]:
 def answer_get_engine(report: str) -> bytes:
     """The answer to a get_engine; report: JSON of one line."""
     return b"engine=%s\nerrno=0\n\n" % report.encode("ascii")
+
+
+def answer_get_busiest(report: str) -> bytes:
+    """The answer to a get_busiest; report: JSON of one line."""
+    return b"busiest=%s\nerrno=0\n\n" % report.encode("ascii")
 
 
 def answer_events(lines: Iterable[bytes]) -> bytes:

@@ -9,6 +9,8 @@ from typing import NoReturn
 import click
 
 from plait.bench import bench
+from plait.bench_floods import floods_command
+from plait.bench_handshakes import handshakes
 from plait.failure import Failure
 
 EXAMPLES = """\b
@@ -16,11 +18,14 @@ Examples:
   (umask 077; plait genkey > private.key); plait pubkey < private.key
   plait show                     all interfaces, as `wg show` prints them
   plait show --engine wg0        processes, queues, slots and drops by cause
+  plait top wg0                  a live view: rates, busiest peers, CPU, drops
+  plait exporter                 metrics for Prometheus at http://127.0.0.1:9586/metrics
   plait events wg0               why nothing happens: refusals by cause, milestones
   plait up /etc/wireguard/wg0.conf
   plait doctor                   what this host lacks, and how to mend it
   plait demo                     two hosts and one tunnel, on this machine alone
   plait bench queue              what a packet's way through a queue costs
+  plait bench floods             what bad packets cost, and what honest peers keep
 
 The engine itself is started by `plaitd wg0`, and configured by wg(8).
 """
@@ -93,6 +98,43 @@ def show(interface: str | None, field: str | None, engine: bool, as_json: bool) 
     show.run(interface, field, engine=engine, as_json=as_json)
 
 
+@plait.command(short_help="Watch an engine: rates, busiest peers, CPU, drops.")
+@click.argument("interface", required=False)
+@click.option("--interval", type=click.FloatRange(0.5, 30), default=1, show_default=True, help="Seconds.")
+@click.option("--once", is_flag=True, help="Print one table of one interval, and end.")
+@click.option("--json", "as_json", is_flag=True, help="The same as JSON.")
+def top(interface: str | None, interval: float, once: bool, as_json: bool) -> None:
+    """Watch a running engine: its processes, busiest peers, queues, drops by cause, handshakes.
+
+    Without INTERFACE the first one; tab goes to the next. The last line tells the keys. Of many peers the
+    200 busiest are looked at: sorting and filtering choose among these.
+    """
+    from plait import top
+
+    top.run(interface, interval=interval, once=once, as_json=as_json)
+
+
+@plait.command(short_help="Serve metrics for Prometheus.")
+@click.option("--listen", metavar="ADDRESS:PORT", default="127.0.0.1:9586", show_default=True)
+@click.option(
+    "--peers/--no-peers", default=None, help="Series for each peer; without either, up to 1,000 peers."
+)
+def exporter(listen: str, peers: bool | None) -> None:
+    """Serve what every engine on this host tells of itself, for Prometheus, until Ctrl-C.
+
+    \b
+    Examples:
+      plait exporter
+      plait exporter --listen [::1]:9586 --no-peers
+
+    Per-peer series have the names of prometheus_wireguard_exporter: wireguard_sent_bytes_total,
+    wireguard_received_bytes_total, wireguard_latest_handshake_seconds.
+    """
+    from plait import exporter
+
+    exporter.run(listen, peers)
+
+
 @plait.command(short_help="Follow what handshakes come to, and why nothing happens.")
 @click.argument("interface", required=False)
 @click.option("--since", metavar="TIME", help="From 90s, 10m, 2h or 1d ago, 2026-01-31T12:00, or now.")
@@ -153,6 +195,8 @@ def demo(as_json: bool, seconds: int) -> None:
     sys.exit(demo.run(as_json=as_json, seconds=seconds))
 
 
+bench.add_command(floods_command, "floods")
+bench.add_command(handshakes)
 plait.add_command(bench)
 
 

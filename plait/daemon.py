@@ -41,6 +41,7 @@ environment:
   WG_PROCESS_FOREGROUND  1: as --foreground
   WG_TUN_FD, WG_UAPI_FD  use these inherited descriptors: a TUN queue, a listening socket
   WG_THREADS             receivers and consumers, where the settings do not say it
+  NOTIFY_SOCKET, WATCHDOG_USEC   a service manager is told of readiness and life (sd_notify)
   PLAIT_KEYLOG           append the keys of every handshake to this file, for Wireshark: whoever
                          reads it can read the traffic
 
@@ -75,6 +76,7 @@ def serve(interface: str, on_ready: Callable[[], None]) -> None:
     from workers import tun
     from workers.keylog import open_keylog
     from workers.launch import PR_SET_DUMPABLE, configure_log, set_process_option
+    from workers.notify import ServiceManager
     from workers.resources import Resources
     from workers.settings import load
     from workers.signals import Signals
@@ -90,8 +92,9 @@ def serve(interface: str, on_ready: Callable[[], None]) -> None:
     setproctitle.setproctitle(f"plait: {interface} supervisor")
     configure_log(f"{interface} supervisor")
     set_process_option(PR_SET_DUMPABLE, 0)
+    manager = ServiceManager(os.environ)
     with Signals(Supervisor.SIGNALS) as signals, Resources(interface, settings, os.environ) as resources:
-        Supervisor(resources, settings, signals, on_ready).run()
+        Supervisor(resources, settings, signals, on_ready, manager).run()
     logging.getLogger("plait").info("ended, nothing is left")
 
 

@@ -127,12 +127,12 @@ def run(*, as_json: bool, seconds: int, command: Sequence[str] = lab.PLAIT) -> i
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[None]:
-    """SIGTERM and SIGHUP end the demo as Ctrl-C does: by an exception, so that all is taken down."""
+    """Ctrl-C, SIGTERM and SIGHUP end the demo by an exception, which takes all down: exit code 128 + n."""
 
     def stop(number: int, frame: FrameType | None) -> NoReturn:
         raise SystemExit(128 + number)
 
-    numbers = (signal.SIGTERM, signal.SIGHUP)
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     before = [signal.signal(number, stop) for number in numbers]
     try:
         yield

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
@@ -10,7 +11,7 @@ import resource
 import shutil
 import socket
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -56,8 +57,8 @@ def run(*, as_json: bool) -> int:
 def examine() -> Iterator[Finding]:
     """Every finding, what is required first."""
     for look in (
-        build, kernel, tun_device, privilege, shared_memory, udp_sockets, socket_directory, open_files,
-        ipv6, udp_offloads, cores, aead, socket_buffers, lab_privilege,
+        build, kernel, tun_device, privilege, settings, shared_memory, udp_sockets, socket_directory,
+        open_files, ipv6, udp_offloads, cores, aead, socket_buffers, lab_privilege,
     ):  # fmt: skip
         yield look()
     yield from programs()
@@ -121,16 +122,49 @@ def lab_privilege() -> Finding:
     return _finding("namespaces", ok, "advice", found, "run as root, on a host or in a privileged container")
 
 
-def needed_memory() -> int:
-    """Bytes of /dev/shm that an engine with this host's default settings takes at its start."""
+def settings_files(environment: Mapping[str, str] = os.environ, directory: Path | None = None) -> list[Path]:
+    """What plaitd would read: PLAIT_CONFIG's file, else that of each interface that has one."""
+    from workers.settings import DIRECTORY
+
+    named = environment.get("PLAIT_CONFIG")
+    return [Path(named)] if named else sorted((directory or DIRECTORY).glob("*.toml"))
+
+
+def settings(files: Sequence[Path] | None = None) -> Finding:
+    """Each settings file is one that plaitd takes."""
+    from workers.failure import Failure
+    from workers.settings import load
+
+    files = settings_files() if files is None else files
+    try:
+        for path in [str(path) for path in files] or [""]:  # "": the defaults
+            load("doctor", {**os.environ, "PLAIT_CONFIG": path})
+    except Failure as failure:
+        return Finding("settings", "missing", f"{failure.what}: {failure.why}", failure.next_step)
+    return Finding("settings", "ok", ", ".join(map(str, files)) or "the defaults, there is no file")
+
+
+def needed_memory(files: Sequence[Path] | None = None) -> int:
+    """Bytes of /dev/shm that an engine takes at its start: by the settings that take most, else the defaults.
+
+    Files that are refused do not count: `settings` tells of them.
+    """
     from shm._shm import ffi, lib
     from shm.segment import EXTENT
-    from workers.settings import geometry, load
+    from workers.failure import Failure
+    from workers.settings import Settings, geometry, load
 
-    plan = ffi.new("struct geometry *", geometry(load("doctor", environment={})))
-    growing = (lib.REGION_ROWS, lib.REGION_TRIE, lib.REGION_KEYPAIRS)
-    sizes = [(region, int(lib.segment_region_bytes(plan, region))) for region in range(lib.REGIONS)]
-    return sum(min(size, EXTENT) if region in growing else size for region, size in sizes) + (1 << 20)
+    def needed(chosen: Settings) -> int:
+        plan = ffi.new("struct geometry *", geometry(chosen))
+        growing = (lib.REGION_ROWS, lib.REGION_TRIE, lib.REGION_KEYPAIRS)
+        sizes = [(region, int(lib.segment_region_bytes(plan, region))) for region in range(lib.REGIONS)]
+        return sum(min(size, EXTENT) if region in growing else size for region, size in sizes) + (1 << 20)
+
+    most = 0
+    for path in settings_files() if files is None else files:
+        with contextlib.suppress(Failure):
+            most = max(most, needed(load("doctor", {**os.environ, "PLAIT_CONFIG": str(path)})))
+    return most or needed(load("doctor", {}))
 
 
 def shared_memory(path: Path = Path("/dev/shm")) -> Finding:
@@ -145,7 +179,7 @@ def shared_memory(path: Path = Path("/dev/shm")) -> Finding:
     found = f"{path} has {free >> 20} MiB free, an engine takes {need >> 20} MiB at its start"
     mend = (
         f"mount -o remount,size={(need >> 19) + 64}m {path} (docker run --shm-size), or set fewer slots "
-        "or receivers in /etc/plait/IFACE.toml"
+        "or receivers in the settings (/etc/plait/IFACE.toml, PLAIT_CONFIG)"
     )
     return _finding("shared memory", free > need, "missing", found, mend)
 
@@ -224,10 +258,10 @@ def aead(cpuinfo: Path = Path("/proc/cpuinfo")) -> Finding:
         lib.aead_free(chosen)
     if fast:
         return Finding("AEAD", "ok", name)
-    if "avx512f" not in cpuinfo.read_text().split():
-        return Finding("AEAD", "ok", f"{name}; this CPU has no AVX-512, which libipsec-mb would want")
+    if "avx2" not in cpuinfo.read_text().split():
+        return Finding("AEAD", "ok", f"{name}; this CPU has no AVX2, which libipsec-mb would want")
     mend = "apt-get install libipsec-mb-dev; rm .venv/setup.stamp; scripts/setup"
-    return Finding("AEAD", "advice", f"{name}, at about half the speed of libipsec-mb here", mend)
+    return Finding("AEAD", "advice", f"{name}, slower than libipsec-mb would be here", mend)
 
 
 def socket_buffers() -> Finding:

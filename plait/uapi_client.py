@@ -114,6 +114,11 @@ def engine(name: str) -> dict[str, Any]:
     return _report(name, _ask(name, b"get_engine=1\n\n"))
 
 
+def busiest(name: str, count: int) -> dict[str, Any]:
+    """Ask which peers carry most (workers/busiest.py says the answer's shape)."""
+    return _report(name, _ask(name, f"get_busiest={count}\n\n".encode()), "busiest")
+
+
 def events(name: str) -> list[dict[str, Any]]:
     """What the engine remembers of events (workers/events.py says their shape), oldest first."""
     return [json.loads(value) for key, value in _ask(name, b"events=0\n\n") if key == "event"]
@@ -143,9 +148,9 @@ def parse_engine(name: str, answer: str) -> dict[str, Any]:
     return _report(name, _pairs(name, answer.splitlines(keepends=True)))
 
 
-def _report(name: str, pairs: Iterable[tuple[str, str]]) -> dict[str, Any]:
+def _report(name: str, pairs: Iterable[tuple[str, str]], which: str = "engine") -> dict[str, Any]:
     for key, value in pairs:
-        if key == "engine":
+        if key == which:
             report: dict[str, Any] = json.loads(value)
             return report
     what = f"{name} has no engine report"

@@ -40,7 +40,9 @@
 #define NUMBER(word) ((uint32_t)(word))
 #define GENERATION(word) ((word) & ~0xffffffffull)
 #define STEPS 64 /* of one helping walk */
+#ifndef PATIENCE /* a fuzzer has less */
 #define PATIENCE 1000000 /* tries before a push calls the queue's words corrupt */
+#endif
 
 static struct queue_producers *producers_of(const struct segment *segment, uint32_t queue)
 {

@@ -25,6 +25,7 @@ import numpy as np
 from engine import noise, timers, uapi
 from workers import engine_report
 from workers._workers import ffi, lib
+from workers.busiest import Busiest
 from workers.endpoints import Endpoint, EndpointOrders
 from workers.events import Event
 from workers.handshakes import Handshakes
@@ -86,6 +87,7 @@ class Configuration:
         self.endpoints = endpoints
         self.udp_fds = udp_fds
         self.events = handshakes.events
+        self.busiest = Busiest(peers.memory)
 
     # -- set ----------------------------------------------------------------------------------
 
@@ -286,6 +288,7 @@ class Configuration:
         for row in rows[: lib.CHANGES_TOLD]:
             self.events.tell(Event.PEER_REMOVED, row)
         self.events.hold_back(Event.PEER_REMOVED, max(len(rows) - lib.CHANGES_TOLD, 0))
+        self.handshakes.cookies.forget(np.array(rows, np.uint32))
         for row in rows:
             if self.handshakes.knows(row):
                 self.handshakes.removed(row)
@@ -314,8 +317,14 @@ class Configuration:
 
     def show_engine(self) -> Iterator[bytes]:
         """The answer to a get_engine."""
-        found = engine_report.report(self.peers.segment, int(lib.clock_now()))
+        found = engine_report.report(self.peers.segment, int(lib.clock_now()), self.peers.count)
         return iter((uapi.answer_get_engine(json.dumps(found)),))
+
+    def show_busiest(self, count: int) -> Iterator[bytes]:
+        """The answer to a get_busiest."""
+        self.busiest.sample(int(lib.clock_now()))
+        peers = [(row, self._record(row)) for row in self.busiest.rows(count) if self.peers.is_live(row)]
+        return iter((uapi.answer_get_busiest(json.dumps(self.busiest.report(peers))),))
 
     def _shown(self) -> Iterator[bytes]:
         """The peers, in pieces; this runs while other things happen, so a row may come and go."""

@@ -46,6 +46,7 @@ log = logging.getLogger(__name__)
 
 SECOND = 1_000_000_000
 EVENTS_A_TURN = 256
+INITIATIONS_A_TURN = 64
 SWEEP_ROWS = 1 << 16  # looked through for lost wakes in a second
 NOBODY = 0xFFFFFFFF
 SCAN_INTERVAL = 50_000_000  # ns between two scans of the timer column, however busy the loop is
@@ -167,7 +168,7 @@ class Control:
         if now >= self.next_second:
             self.next_second = now + SECOND
             self._each_second(now)
-        is_busy |= self.routes.step(now)
+        self.routes.step(now)
         self.graces.poll()
         self.endpoints.poll()
         self.uapi.push_events()
@@ -180,6 +181,9 @@ class Control:
         if self.uapi.is_pausing or self.uapi.rests:
             return SHORT_WAIT
         nap = (self.next_second - now) / SECOND
+        look = self.routes.due_in(now)
+        if look is not None:
+            nap = min(nap, look)
         if self.peers.used and self.handshakes.is_up:
             due = self.stamps.next_due()
             if due != lib.TIMER_NEVER:
@@ -239,8 +243,11 @@ class Control:
 
     def _take_events(self, now: int) -> bool:
         timed: dict[int, int] = {}  # rows whose timers are worked out together, and their words
+        begun = self.handshakes.begun
         is_busy = True
         for _ in range(EVENTS_A_TURN):
+            if self.handshakes.begun - begun >= INITIATIONS_A_TURN:
+                break
             row = int(lib.ready_take(self.segment, 0, self.cursor))
             if row == NOBODY:
                 is_busy = False
@@ -362,9 +369,9 @@ class Control:
 
     def _each_second(self, now: int) -> None:
         self.peers.look_for_retired()
-        self.handshakes.collect_cookies(now)
         self.losses.look()
         self.events.tell_held_back()
+        self.configuration.busiest.rest(now)
         if self.interface is not None:
             self._look_at_interface()
         if self.socket_inode and self._inode(self.socket_path) != self.socket_inode:

@@ -1,10 +1,12 @@
 """What goes on inside the engine, read from the data segment: the answer to `get_engine=1`.
 
     {"aead": "libipsec-mb AVX512",            the provider that this build and CPU give
-     "peers": 2,                              rows in use
+     "peers": 2,                              configured
      "processes": [{"role": "receiver", "number": 0, "worker": 2, "pid": 4711, "cpu": 0,
-                    "state": "running", "asleep": true, "incarnation": 1, "beat_ms": 12.5}, …],
-     "queues": {"inbound":  {"waiting": 0, "peers": 0, "longest": 0}, "outbound": …},   wire-size packets
+                    "state": "running", "asleep": true, "incarnation": 1, "beat_ms": 12.5,
+                    "packets": {"udp_received": 6, "udp_sent": 4, "tun_received": 4, "tun_sent": 6}}, …],
+     "queues": {"inbound":  {"waiting": 0, "peers": 0, "longest": 0}, "outbound": …},   wire-size packets,
+                                                       staged ones that wait for a session included
      "tokens": {"idle": 2, "queued": 0, "held": 0, "dead": 0},
      "pools": [{"receiver": 0, "direction": "inbound", "nodes": 2048, "home": 2040, "mine": 8,
                 "queued": 0, "in_hand": 0, "small_slots": 1024, "small_out": 8,
@@ -13,8 +15,11 @@
      "counters": {"udp_received": 10, "drop_data_tag": 0, …}}      sums over all workers, every cause
 
 beat_ms: since the process's latest turn (asleep ones do not turn); null before its first. cpu: null
-when not pinned. All is read without stopping anybody, so numbers of one report may be a few
-packets apart.
+when not pinned. packets: its own counters; who drains sends, so in mode split
+receivers receive and consumers send. All is read without stopping anybody, so numbers of one report may
+be a few packets apart.
+
+What waits is counted over nodes, of which there are thousands, not over the queues of 500,000 peers.
 """
 
 from __future__ import annotations
@@ -33,15 +38,19 @@ _ROLES = (  # first worker number, how many, role
     (lib.WORKER_RECEIVER, lib.MAX_RECEIVERS, "receiver"),
     (lib.WORKER_CONSUMER, lib.MAX_CONSUMERS, "consumer"),
 )
+_PACKETS = ("UDP_RECEIVED", "UDP_SENT", "TUN_RECEIVED", "TUN_SENT")
 _DIRECTIONS = {lib.INBOUND: "inbound", lib.OUTBOUND: "outbound"}
 
 
-def report(segment: Any, now: int) -> dict[str, Any]:
-    """The report of an attached `struct segment *`; now is CLOCK_BOOTTIME ns. Ready for json.dumps."""
+def report(segment: Any, now: int, peers: int) -> dict[str, Any]:
+    """The report of an attached `struct segment *`, ready for json.dumps.
+
+    now: CLOCK_BOOTTIME ns; peers: how many there are, which control knows without looking.
+    """
     used = min(int(segment.device.rows_used), int(segment.geometry.max_peers))
     return {
         "aead": _aead(),
-        "peers": _peers(segment, used),
+        "peers": peers,
         "processes": _processes(segment, now),
         "queues": _queues(segment, used),
         "tokens": _tokens(segment, used),
@@ -111,12 +120,18 @@ def _processes(segment: Any, now: int) -> list[dict[str, Any]]:
                     "asleep": int(line.epoch) % 2 == 0,
                     "incarnation": int(line.incarnation),
                     "beat_ms": round(max(now - beat, 0) / 1e6, 1) if beat else None,
+                    "packets": _packets(segment, first + number),
                 }
             )
     return rows
 
 
-def _field(struct: str, base: Any, count: int, path: tuple[Any, ...], kind: str) -> NDArray[Any]:
+def _packets(segment: Any, worker: int) -> dict[str, int]:
+    own = segment.counters + worker * lib.COUNTERS_A_WORKER
+    return {name.lower(): int(own[getattr(lib, name)]) for name in _PACKETS}
+
+
+def field(struct: str, base: Any, count: int, path: tuple[Any, ...], kind: str) -> NDArray[Any]:
     """One field of an array of structs as a strided view; path as for ffi.offsetof."""
     size = ffi.sizeof(struct)
     raw = np.frombuffer(ffi.buffer(base, count * size), np.uint8).reshape(count, size)
@@ -126,23 +141,21 @@ def _field(struct: str, base: Any, count: int, path: tuple[Any, ...], kind: str)
     return view
 
 
-def _peers(segment: Any, used: int) -> int:
-    """Rows that are not marked unused (state 0)."""
-    return int(np.count_nonzero(_field("struct peer_row", segment.rows, used, ("state",), "<u4")))
-
-
 def _queues(segment: Any, used: int) -> dict[str, Any]:
+    every = int(segment.nodes) + 1
+    states = np.frombuffer(ffi.buffer(segment.states, every * 4), np.uint32)
+    numbers = np.flatnonzero(states == lib.NODE_QUEUED)
+    peers = field("struct node", segment.node, every, ("peer",), "<u4")[numbers]
+    packets = field("struct node", segment.node, every, ("packets",), "<u2")[numbers]
+    directions = (numbers - 1) // int(segment.geometry.nodes_a_pool) % lib.DIRECTIONS
     result = {}
     for direction, name in _DIRECTIONS.items():
-        ends = ("ends", direction, "produced")
-        heads = ("heads", direction, "consumed")
-        produced = _field("struct peer_row", segment.rows, used, ends, "<u4")
-        consumed = _field("struct peer_row", segment.rows, used, heads, "<u4")
-        # Signed as the queue counts: a batch may be taken before its producer has counted it.
-        depth = np.maximum((produced - consumed).astype(np.int32), 0)
+        chosen = (directions == direction) & (peers < used)
+        waiting, owner = np.unique(peers[chosen], return_inverse=True)
+        depth = np.bincount(owner, packets[chosen], len(waiting))
         result[name] = {
-            "waiting": int(depth.sum(dtype=np.int64)),
-            "peers": int(np.count_nonzero(depth)),
+            "waiting": int(depth.sum()),
+            "peers": len(waiting),
             "longest": int(depth.max(initial=0)),
         }
     return result
@@ -163,7 +176,7 @@ def _pools(segment: Any) -> list[dict[str, Any]]:
     a_pool, small, trains = int(geometry.nodes_a_pool), int(geometry.small_slots), int(geometry.train_slots)
     every = int(segment.nodes) + 1
     states = np.frombuffer(ffi.buffer(segment.states, every * 4), np.uint32)
-    slots = _field("struct node", segment.node, every, ("slot",), "<u4")
+    slots = field("struct node", segment.node, every, ("slot",), "<u4")
     rows = []
     for pool in range(min(int(segment.pools), 2 * int(segment.device.receivers))):
         nodes = slice(1 + pool * a_pool, 1 + (pool + 1) * a_pool)

@@ -23,16 +23,27 @@ class Graces:
         self.words = ffi.new("uint64_t[]", lib.MAX_WORKERS)
         self.running: list[Action] = []
         self.waiting: list[Action] = []
+        self.gathered: dict[Callable[[list[int]], None], list[int]] = {}  # of those that wait
 
     def after(self, action: Action) -> None:
         """Call `action` once, from `poll`, when every worker has passed a point where it holds nothing."""
         self.waiting.append(action)
+
+    def gather(self, action: Callable[[list[int]], None], number: int) -> None:
+        """Likewise, but all numbers that are given for one action before a period begins come in one call."""
+        numbers = self.gathered.get(action)
+        if numbers is None:
+            numbers = self.gathered[action] = []
+            whole = numbers
+            self.after(lambda: action(whole))
+        numbers.append(number)
 
     def poll(self) -> bool:
         """Run what is due and start the next period. True while anything waits."""
         while self.running or self.waiting:
             if not self.running:
                 self.running, self.waiting = self.waiting, []
+                self.gathered = {}
                 lib.grace_begin(self.segment, self.words)
             if not lib.grace_is_over(self.segment, self.words):
                 return True

@@ -1,7 +1,10 @@
-"""Handshakes: what control does with a message, and how it begins one itself.
+"""Handshakes: what control does with a batch of messages, and how it begins one itself.
 
 Messages come from the receivers' mailbox. Each ends in exactly one of the HS_* counters that are marked
 (end) in shm/counters.h. Before anything is computed: mac1; under load also mac2 and the rate limiter.
+Macs, arithmetic and sending are C, a call for a whole batch (handshake_batch.c, engine/handshake.c): what a
+flood can send costs no Python object a message. In a batch, responses and cookie replies come first, then the
+initiations (answers.py), each kind in the order of arrival.
 
 A session is installed before the peer can use it: the keypair is written, the order to install it is
 given and scheduled, and only then the response leaves. What must outlive control (the greatest
@@ -13,24 +16,34 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from dataclasses import dataclass
 from typing import Any
 
-from engine import constants, cookie, messages, noise, ratelimiter, tai64n
+import numpy as np
+import numpy.typing as npt
+
+from engine import constants, cookie, noise, ratelimiter, tai64n
 from workers._workers import ffi, lib
+from workers.answers import Answers
+from workers.crew import Crew
 from workers.endpoints import Endpoint, EndpointOrders
 from workers.events import Event, Events
 from workers.keylog import KeyLog
 from workers.keypairs import NoKeypair
+from workers.memory import columns_of
 from workers.outgoing import Outgoing
 from workers.peers import HANDSHAKE_RX, HANDSHAKE_TX, OUTBOUND_SEEN, Peers
 from workers.stamps import Stamps
 
 log = logging.getLogger(__name__)
 
-BATCH = 64
+BATCH: int = lib.HANDSHAKE_BATCH
+LOOKED_AT = 8 * BATCH  # messages a turn
+_LETTER = ("error", "source_refused")
 UNCONFIRMED = 4096  # peers of whom we remember that they did not confirm our answer
-COOKIE_MEMORY = constants.COOKIE_SECRET_MAX_AGE  # what a peer's cookie, or our mac1, can still be good for
+
+Ends = npt.NDArray[np.int64]  # HS_* counters, one for each message of a batch
 
 
 @dataclass(slots=True)
@@ -40,16 +53,8 @@ class InProgress:
     row: int
     generation: int
     number: int  # keypair
-    state: noise.InitiationSent
+    handshake: Any  # struct handshake *, wiped when it is over
     tries: int  # initiations without an answer, this one included
-
-
-@dataclass(slots=True)
-class PeerCookie:
-    """A peer's cookie and when we last sent it something that a cookie reply may answer."""
-
-    holder: cookie.CookieHolder
-    sent: int
 
 
 class Handshakes:
@@ -73,16 +78,23 @@ class Handshakes:
         self.outgoing = outgoing
         self.events = events
         self.keylog = keylog
-        self.identity: noise.Identity | None = None
+        self.crew = Crew()
+        self.identity: Any = None  # struct handshake_identity *
         self.in_progress: dict[int, InProgress] = {}  # by keypair number
         self.numbers: dict[int, int] = {}  # row -> keypair number in progress
-        self.cookies: dict[int, PeerCookie] = {}
+        self.cookies = cookie.PeerCookies(peers.memory.max_peers)
         self.limiter = ratelimiter.RateLimiter()
         self.unconfirmed: dict[int, int] = {}  # row -> answers of ours without a word in the new session
         self.load_until = 0
+        self.begun = 0  # initiations ever made
+        self.worked = 0  # messages that macs and limiter let through
         self.cells = ffi.new("struct mailbox_cell[]", BATCH)
+        self.letters = ffi.new("struct letter[]", BATCH)
+        self.letter_columns = np.frombuffer(ffi.buffer(self.letters), columns_of("struct letter", _LETTER))
+        self.heard = np.zeros(BATCH, np.uint8)
         self.complained_about_keypairs = False
         self.is_up = True
+        self.answers = Answers(self)
         self.load_identity()
 
     # -- our own key --------------------------------------------------------------------------
@@ -90,7 +102,10 @@ class Handshakes:
     def load_identity(self) -> None:
         """The private key in the vault is another one."""
         key = self.vault.private_key
-        self.identity = noise.Identity(key) if key is not None else None
+        self.identity = None
+        if key is not None:
+            self.identity = ffi.new("struct handshake_identity *")
+            lib.handshake_identity(self.crew.crypto, key, self.identity)
 
     # -- the mailbox --------------------------------------------------------------------------
 
@@ -104,69 +119,103 @@ class Handshakes:
         under_load = now < self.load_until
         if int(self.segment.device.under_load) != under_load:
             self.segment.device.under_load = under_load
-        if not waiting:
-            return 0
-        count = int(lib.mailbox_take(self.segment, self.cells, BATCH))
-        for i in range(count):
-            cell = self.cells[i]
-            length = min(int(cell.length), lib.MAILBOX_MESSAGE_BYTES)
-            message = bytes(ffi.buffer(cell.message, length))
-            endpoint = Endpoint.unpack(bytes(ffi.buffer(ffi.addressof(cell, "from"))))
-            self._count(self.take_message(message, endpoint, under_load, now))
-        return count
+        taken, worked = 0, self.worked
+        # What macs and limiter turn away is cheap: many of those fit into a turn, but few of the others.
+        while waiting > taken and taken < LOOKED_AT and self.worked - worked < BATCH // 2:
+            count = int(lib.mailbox_take(self.segment, self.cells, BATCH))
+            if not count:
+                break
+            ends = np.bincount(self.take_batch(count, under_load, now), minlength=int(lib.COUNTERS))
+            for counter in np.flatnonzero(ends).tolist():
+                self.count(counter, int(ends[counter]))
+            taken += count
+        return taken
 
-    def take_message(self, message: bytes, sender: Endpoint | None, under_load: bool, now: int) -> int:
-        """Deal with one message; returns the counter that says what became of it."""
-        try:
-            kind = messages.message_type(message)
-        except messages.MessageError:
-            kind = messages.DATA
-        if kind == messages.DATA or sender is None:
-            self.events.tell(Event.MESSAGE_LENGTH, None, sender)
-            return int(lib.HS_MESSAGE_LENGTH)
+    def take_batch(self, count: int, under_load: bool, now: int) -> Ends:
+        """Deal with the messages in the first cells; returns the counter of each that says its end."""
+        secret = self._cookie_secret(now) if under_load else ffi.NULL
+        identity = self.identity if self.is_up and self.identity is not None else ffi.NULL
+        where = ffi.from_buffer("uint8_t[]", self.heard)
+        lib.batch_check(identity, secret, self.cells, count, where)
+        heard = self.heard[:count]
+        ends = np.zeros(count, np.int64)
+        self._refuse(heard == lib.HEARD_LENGTH, ends, lib.HS_MESSAGE_LENGTH, Event.MESSAGE_LENGTH, False)
         if not self.is_up:
-            self.events.tell(Event.ARRIVED_WHILE_DOWN, None, sender, message=kind)
-            return int(lib.HS_DOWN)
+            self._refuse(heard <= lib.HEARD_COOKIE, ends, lib.HS_DOWN, Event.ARRIVED_WHILE_DOWN)
+            return ends
         if self.identity is None:  # nobody can know the key that we do not have
-            self.events.tell(Event.NO_KEY_TO_ANSWER, None, sender, message=kind)
-            return int(lib.HS_COOKIE_UNEXPECTED if kind == messages.COOKIE else lib.HS_MAC1_BAD)
-        if kind == messages.COOKIE:
-            return self._take_cookie_reply(message, sender, now)
-        refused = self._check_macs(self.identity, message, sender, under_load, now)
-        if refused is not None:
-            return refused
-        if kind == messages.INITIATION:
-            return self._take_initiation(self.identity, message, sender, now)
-        return self._take_response(self.identity, message, sender, now)
+            no_key = Event.NO_KEY_TO_ANSWER
+            self._refuse(heard == lib.HEARD_COOKIE, ends, lib.HS_COOKIE_UNEXPECTED, no_key)
+            self._refuse(heard < lib.HEARD_COOKIE, ends, lib.HS_MAC1_BAD, no_key)
+            return ends
+        self._refuse(heard == lib.HEARD_MAC1_BAD, ends, lib.HS_MAC1_BAD, Event.MAC1_WRONG)
+        if under_load:
+            self._answer_with_cookies(count, secret, ends)
+            self._limit(np.flatnonzero(heard < lib.HEARD_COOKIE), ends, now)
+        self.worked += int(np.count_nonzero(heard <= lib.HEARD_COOKIE))
+        for i in np.flatnonzero((heard == lib.HEARD_COOKIE) | (heard == lib.HEARD_RESPONSE)).tolist():
+            take = self._take_response if heard[i] == lib.HEARD_RESPONSE else self._take_cookie_reply
+            ends[i] = take(self.message(i), i, now)
+        if (heard == lib.HEARD_INITIATION).any():
+            self.answers.take(count, ends, now)
+        return ends
 
-    def _check_macs(
-        self, identity: noise.Identity, message: bytes, sender: Endpoint, under_load: bool, now: int
-    ) -> int | None:
-        """None when the message may go on, else its counter."""
-        if not under_load:
-            if cookie.mac1_is_right(identity.mac1_key, message):
-                return None
-            self.events.tell(Event.MAC1_WRONG, None, sender, message=message[0])
-            return int(lib.HS_MAC1_BAD)
-        secret = self._cookie_secret(now)
-        check = cookie.check_macs(identity.mac1_key, secret, message, sender.address, sender.port)
-        if check is cookie.MacCheck.INVALID:
-            self.events.tell(Event.MAC1_WRONG, None, sender, message=message[0])
-            return int(lib.HS_MAC1_BAD)
-        if check is cookie.MacCheck.NO_COOKIE:
-            if message[cookie.MAC2] != cookie.NO_MAC:
-                self._count(lib.HS_MAC2_BAD)
-            reply = cookie.create_cookie_reply(
-                identity.cookie_key, secret, message, sender.address, sender.port
-            )
-            if not self.outgoing.send(reply, sender)[0]:
-                self._count(lib.HS_SEND_FAILED)
-            self.events.tell(Event.COOKIE_ASKED, None, sender, message=message[0])
-            return int(lib.HS_COOKIE_SENT)
-        if self.limiter.allow(sender.address, now):
-            return None
-        self.events.tell(Event.RATE_LIMITED, None, sender, message=message[0])
-        return int(lib.HS_RATE_LIMITED)
+    def message(self, cell: int) -> bytes:
+        return bytes(ffi.buffer(self.cells[cell].message, self.cells[cell].length))
+
+    def sender(self, cell: int) -> Endpoint | None:
+        """Where a message came from; not None but for HEARD_LENGTH."""
+        return Endpoint.unpack(bytes(ffi.buffer(ffi.addressof(self.cells[cell], "from"))))
+
+    def tell(self, event: Event, row: int | None, cell: int, **more: Any) -> None:
+        """An event of a message: nothing is made of its sender unless the event will be kept."""
+        if self.events.has_token(event):
+            self.events.tell(event, row, self.sender(cell), **more)
+        else:
+            self.events.tell(event)
+
+    def _refuse(
+        self, which: Any, ends: Ends, counter: int, event: Event, says_kind: bool = True
+    ) -> None:
+        """Messages of one verdict; nothing is made of those whose event will not be kept."""
+        cells = np.flatnonzero(which)
+        if not len(cells):
+            return
+        ends[cells] = int(counter)
+        for at, i in enumerate(cells.tolist()):
+            if not self.events.has_token(event):
+                self.events.hold_back(event, len(cells) - at)
+                break
+            kind = int(self.cells[i].message[0]) if says_kind else 0
+            self.events.tell(event, None, self.sender(i), message=kind)
+
+    def _answer_with_cookies(self, count: int, secret: bytes, ends: Ends) -> None:
+        heard = self.heard[:count]
+        which = (heard == lib.HEARD_NO_COOKIE) | (heard == lib.HEARD_OLD_COOKIE)
+        if not which.any():
+            return
+        where = ffi.from_buffer("uint8_t[]", self.heard)
+        letters = lib.batch_answer_with_cookies(
+            self.crew.crypto, self.identity, secret, self.cells, count, where, self.letters
+        )
+        self.outgoing.send(self.letters, letters)
+        failed = int(np.count_nonzero(self.letter_columns["error"][:letters]))
+        if failed:
+            self.count(lib.HS_SEND_FAILED, failed)
+        old = int((heard == lib.HEARD_OLD_COOKIE).sum())
+        if old:
+            self.count(lib.HS_MAC2_BAD, old)
+        self._refuse(which, ends, lib.HS_COOKIE_SENT, Event.COOKIE_ASKED)
+
+    def _limit(self, which: Any, ends: Ends, now: int) -> None:
+        """Messages with a right cookie: a source has so many a second. Who has none left is not heard."""
+        refused = np.zeros(len(ends), bool)
+        for i in which.tolist():
+            place = ffi.addressof(self.cells[i], "from")
+            length = 4 if place.family == socket.AF_INET else 16
+            refused[i] = not self.limiter.allow(bytes(ffi.buffer(place.address, length)), now)
+        self._refuse(refused, ends, lib.HS_RATE_LIMITED, Event.RATE_LIMITED)
+        self.heard[: len(ends)][refused] = lib.HEARD_LENGTH
 
     def _cookie_secret(self, now: int) -> bytes:
         kept = self.vault.cookie_secret
@@ -175,61 +224,6 @@ class Handshakes:
         if fresh is not old:
             self.vault.store_cookie_secret(fresh.secret, fresh.birth)
         return fresh.secret
-
-    # -- responder ----------------------------------------------------------------------------
-
-    def _take_initiation(self, identity: noise.Identity, message: bytes, sender: Endpoint, now: int) -> int:
-        try:
-            opened = noise.open_initiation(identity, message)
-        except noise.LowOrder:
-            self.events.tell(Event.LOW_ORDER, None, sender, message=messages.INITIATION)
-            return int(lib.HS_LOW_ORDER)
-        except noise.StaticTagWrong:
-            self.events.tell(Event.INITIATION_TAG, None, sender)
-            return int(lib.HS_INITIATION_TAG)
-        key = opened.peer_public_key
-        row = self.peers.find(key)
-        if row is None:
-            self.events.tell(Event.UNKNOWN_PEER, None, sender, key=key)
-            return int(lib.HS_UNKNOWN_PEER)
-        try:
-            timestamp, opened = noise.open_timestamp(opened, self._static_static(identity, row))
-        except noise.LowOrder:
-            self.events.tell(Event.LOW_ORDER, None, sender, key=key, message=messages.INITIATION)
-            return int(lib.HS_LOW_ORDER)
-        except noise.TimestampTagWrong:
-            self.events.tell(Event.INITIATION_TAG, None, sender, key=key)
-            return int(lib.HS_INITIATION_TAG)
-        if not tai64n.later(timestamp, self.vault.timestamp_seen(row)):
-            self.events.tell(Event.TIMESTAMP_REPLAYED, row, sender)
-            return int(lib.HS_TIMESTAMP_REPLAYED)
-        if self.stamps.is_flood(row, now):
-            self.events.tell(Event.INITIATION_FLOOD, row, sender)
-            return int(lib.HS_INITIATION_FLOOD)
-        try:
-            number, index = self.keypairs.reserve(row)
-        except NoKeypair as error:
-            self.events.tell(Event.NO_ROOM_TO_ANSWER, row, sender)
-            return self._refuse_for_room(error)
-        psk = self.vault.preshared_key(row)
-        ephemeral = self._ephemeral(identity, opened.peer_public_key, psk)
-        try:
-            body, session = noise.create_response(opened, psk, index, ephemeral)
-        except noise.LowOrder:
-            self.keypairs.release(row, number)
-            self.events.tell(Event.LOW_ORDER, row, sender, message=messages.INITIATION)
-            return int(lib.HS_LOW_ORDER)
-        self.vault.store_timestamp_seen(row, timestamp)
-        self.stamps.initiation_accepted(row, now)
-        self._add_bytes(row, HANDSHAKE_RX, len(message))
-        orders = lib.ORDER_AUTHENTICATED_RECEIVED | lib.ORDER_AUTHENTICATED_SENT
-        orders |= self._move(row, sender)
-        self._tell_answer(row, sender)
-        self._install(row, number, session, now, orders)
-        self.stamps.response_sent(row, now)
-        response = self._close(row, body, noise.mac1_key(opened.peer_public_key), now)
-        self._send(row, response, sender, lib.HS_RESPONSE_SENT)
-        return int(lib.HS_INITIATION_ACCEPTED)
 
     # -- initiator ----------------------------------------------------------------------------
 
@@ -264,64 +258,88 @@ class Handshakes:
             return False
         if is_retry:
             endpoint = endpoint.without_source()
-        secret = self._static_static(identity, row)
-        if not any(secret):
-            self.events.tell(Event.PEER_KEY_USELESS, row)
-            return False  # a key of low order: it stays configured and is sent nothing
+        self.begun += 1
+        handshake = ffi.new("struct handshake *")
+        handshake.identity = identity
+        ffi.memmove(handshake.remote_public, self.peers.public_key(row), constants.KEY_BYTES)
+        secret = self.vault.static_static(row)
+        if secret is not None:
+            ffi.memmove(handshake.static_static, secret, len(secret))
+            handshake.has_static_static = 1
+            if not any(secret):
+                self.events.tell(Event.PEER_KEY_USELESS, row)
+                return False  # a key of low order: it stays configured and is sent nothing
         tries = self._tries(row) + 1
         self.forget(row)
         try:
-            number, index = self.keypairs.reserve(row)
+            number, handshake.local_index = self.keypairs.reserve(row)
         except NoKeypair as error:
             self.events.tell(Event.NO_ROOM_TO_BEGIN, row)
-            self._refuse_for_room(error)
+            self.refuse_for_room(error)
             self.stamps.initiation_sent(row, now)
             return False
-        keys = noise.PeerKeys(identity, self.peers.public_key(row), secret)
         stamp = tai64n.next_stamp(int(lib.clock_wall()), self.vault.timestamp_sent(row))
-        self.vault.store_timestamp_sent(row, stamp)
-        ephemeral = self._ephemeral(identity, keys.public_key, self.vault.preshared_key(row))
-        try:
-            body, state = noise.create_initiation(identity, keys, index, stamp, ephemeral)
-        except noise.LowOrder:
+        ffi.memmove(handshake.timestamp, stamp, len(stamp))
+        held, is_usable = self.cookies.usable(row, now)
+        if is_usable:
+            ffi.memmove(handshake.cookie, held.tobytes(), constants.MAC_BYTES)
+            handshake.has_cookie = 1
+        self.log_keys(handshake, self.vault.preshared_key(row))
+        lib.handshake_create_initiation(self.crew.crypto, handshake, 1)
+        if secret is None:
+            self.vault.store_static_static(row, bytes(ffi.buffer(handshake.static_static)))
+        if handshake.result != lib.HANDSHAKE_FINE:
             self.keypairs.release(row, number)
+            self.events.tell(Event.PEER_KEY_USELESS, row)
             return False
+        self.vault.store_timestamp_sent(row, stamp)
         generation = int(self.peers.rows[row].generation)
-        self.in_progress[number] = InProgress(row, generation, number, state, tries)
+        self.in_progress[number] = InProgress(row, generation, number, handshake, tries)
         self.numbers[row] = number
         self.stamps.initiation_sent(row, now)
         if tries == 1:
             self.events.tell(Event.HANDSHAKE_BEGUN, row, endpoint)
         else:
             self.events.tell(Event.UNANSWERED, row, endpoint, tries=tries - 1)
-        message = self._close(row, body, keys.mac1_key, now)
-        self._send(row, message, endpoint, lib.HS_INITIATION_SENT)
+        message = bytes(ffi.buffer(handshake.initiation))
+        self.cookies.message_sent(row, np.frombuffer(message[cookie.MAC1], np.uint8), now)
+        letter = self.letters[0]
+        ffi.memmove(ffi.addressof(letter, "to"), endpoint.pack(), ffi.sizeof("struct endpoint"))
+        ffi.memmove(letter.message, message, len(message))
+        letter.length = len(message)
+        self.send(1, [row], lib.HS_INITIATION_SENT)
         self.peers.order(row, lib.ORDER_AUTHENTICATED_SENT | (lib.ORDER_CLEAR_SOURCE if is_retry else 0))
         return True
 
-    def _take_response(self, identity: noise.Identity, message: bytes, sender: Endpoint, now: int) -> int:
-        progress = self.in_progress.get(self._number_of(messages.Response.unpack(message).receiver_index)[0])
+    def _take_response(self, message: bytes, cell: int, now: int) -> int:
+        receiver_index = int.from_bytes(message[8:12], "little")
+        progress = self.in_progress.get(self._number_of(receiver_index)[0])
         if progress is None or not self.peers.is_generation(progress.row, progress.generation):
-            self.events.tell(Event.RESPONSE_UNKNOWN, None, sender)
+            self.tell(Event.RESPONSE_UNKNOWN, None, cell)
             return int(lib.HS_RESPONSE_UNKNOWN)
-        row = progress.row
-        try:
-            session = noise.consume_response(identity, progress.state, message, self.vault.preshared_key(row))
-        except noise.LowOrder:
-            self.events.tell(Event.LOW_ORDER, row, sender, message=messages.RESPONSE)
-            return int(lib.HS_LOW_ORDER)
-        except noise.ResponseTagWrong:
-            self.events.tell(Event.RESPONSE_TAG, row, sender)
+        row, handshake = progress.row, progress.handshake
+        ffi.memmove(handshake.response, message, len(message))
+        ffi.memmove(handshake.preshared_key, self.vault.preshared_key(row), constants.KEY_BYTES)
+        lib.handshake_consume_response(self.crew.crypto, handshake, 1)
+        if handshake.result != lib.HANDSHAKE_FINE:
+            is_low_order = handshake.result == lib.HANDSHAKE_LOW_ORDER
+            handshake.result = lib.HANDSHAKE_FINE  # as good as before for the true response
+            if is_low_order:
+                self.tell(Event.LOW_ORDER, row, cell, message=lib.MESSAGE_RESPONSE)
+                return int(lib.HS_LOW_ORDER)
+            self.tell(Event.RESPONSE_TAG, row, cell)
             return int(lib.HS_RESPONSE_TAG)
         del self.in_progress[progress.number], self.numbers[row]
-        self._add_bytes(row, HANDSHAKE_RX, len(message))
+        self.add_bytes(row, HANDSHAKE_RX, len(message))
         self.peers.store_handshake_time(row, int(lib.clock_wall()))
         self.stamps.handshake_complete(row)
         self.unconfirmed.pop(row, None)
-        self.events.tell(Event.HANDSHAKE_COMPLETE, row, sender, reason="we began it")
+        self.tell(Event.HANDSHAKE_COMPLETE, row, cell, reason="we began it")
         # The keepalive confirms the session to the responder; the holder leaves it out when it sends data.
-        orders = lib.ORDER_AUTHENTICATED_RECEIVED | lib.ORDER_KEEPALIVE | self._move(row, sender)
-        self._install(row, progress.number, session, now, orders)
+        orders = lib.ORDER_AUTHENTICATED_RECEIVED | lib.ORDER_KEEPALIVE | self.move(row, cell)
+        self.stamps.session_derived(row, now)
+        self.install(handshake, [row], [progress.number], [orders], lib.KEYPAIR_INITIATOR, now)
+        lib.handshake_wipe(handshake, 1)
         return int(lib.HS_RESPONSE_ACCEPTED)
 
     def confirmed(self, row: int) -> None:
@@ -343,14 +361,14 @@ class Handshakes:
         """Our handshake in progress with this peer, if any, is over."""
         number = self.numbers.pop(row, None)
         if number is not None:
-            del self.in_progress[number]
+            lib.handshake_wipe(self.in_progress.pop(number).handshake, 1)
             self.keypairs.release(row, number)
 
     def forget_in_progress(self) -> None:
         """Private key changed or interface down: no handshake in progress can be finished."""
         for row in list(self.numbers):
             self.forget(row)
-        self.cookies.clear()
+        self.cookies.forget(slice(self.peers.used))
         self.unconfirmed.clear()
 
     def reserved(self, row: int) -> set[int]:
@@ -360,117 +378,88 @@ class Handshakes:
 
     # -- cookies ------------------------------------------------------------------------------
 
-    def _take_cookie_reply(self, message: bytes, sender: Endpoint, now: int) -> int:
-        number, row = self._number_of(messages.CookieReply.unpack(message).receiver_index)
-        kept = self.cookies.get(row) if number else None
-        if kept is None or not self.peers.is_live(row):
-            self.events.tell(Event.COOKIE_UNEXPECTED, None, sender)
-            return int(lib.HS_COOKIE_UNEXPECTED)
+    def _take_cookie_reply(self, message: bytes, cell: int, now: int) -> int:
+        number, row = self._number_of(int.from_bytes(message[4:8], "little"))
         try:
-            kept.holder.consume_reply(noise.cookie_key(self.peers.public_key(row)), message, now)
+            if not number or not self.peers.is_live(row):
+                raise cookie.CookieUnexpected("a cookie reply for nobody")
+            self.cookies.consume_reply(row, noise.cookie_key(self.peers.public_key(row)), message, now)
         except cookie.CookieUnexpected:
-            self.events.tell(Event.COOKIE_UNEXPECTED, None, sender)
+            self.tell(Event.COOKIE_UNEXPECTED, None, cell)
             return int(lib.HS_COOKIE_UNEXPECTED)
         except cookie.CookieTagWrong:
-            self.events.tell(Event.COOKIE_TAG, None, sender)
+            self.tell(Event.COOKIE_TAG, None, cell)
             return int(lib.HS_COOKIE_TAG)
         self.events.tell(Event.COOKIE_RECEIVED, row, self.endpoints.read(row))
         return int(lib.HS_COOKIE_ACCEPTED)
 
-    def collect_cookies(self, now: int) -> None:
-        """Once in a while: forget what can be of no use any more."""
-        for row in [row for row, kept in self.cookies.items() if kept.sent + 2 * COOKIE_MEMORY <= now]:
-            del self.cookies[row]
-
     def knows(self, row: int) -> bool:
         """Whether anything of the peer is kept here, so that `removed` has something to do."""
-        return (
-            row in self.numbers
-            or row in self.cookies
-            or row in self.unconfirmed
-            or row in self.endpoints.waiting
-        )
+        return row in self.numbers or row in self.unconfirmed or row in self.endpoints.waiting
 
     def removed(self, row: int) -> None:
         """The peer is being removed."""
         self.forget(row)
-        self.cookies.pop(row, None)
+        self.cookies.forget(row)
         self.unconfirmed.pop(row, None)
         self.endpoints.forget(row)
 
     # -- parts --------------------------------------------------------------------------------
 
-    def _static_static(self, identity: noise.Identity, row: int) -> bytes:
-        secret = self.vault.static_static(row)
-        if secret is None:
-            try:
-                secret = identity.static_static(self.peers.public_key(row))
-            except noise.LowOrder:
-                secret = bytes(constants.KEY_BYTES)
-            self.vault.store_static_static(row, secret)
-        return secret
-
-    def _ephemeral(self, identity: noise.Identity, public_key: bytes, psk: bytes) -> bytes | None:
-        """The ephemeral key of a message that we are about to make; None, and engine.noise draws it and
-        keeps it to itself, unless a key log was asked for."""
+    def log_keys(self, handshake: Any, psk: bytes) -> None:
+        """The keys of a message that we are about to make go into the key log, if one was asked for;
+        else its ephemeral key is drawn in C and stays there."""
         if self.keylog is None:
-            return None
+            return
         ephemeral = self.keylog.ephemeral()
-        self.keylog.write(identity.private_key, public_key, ephemeral, psk)
-        return ephemeral
+        ffi.memmove(handshake.ephemeral, ephemeral, len(ephemeral))
+        handshake.has_ephemeral = 1
+        ours, theirs = handshake.identity.private_key, handshake.remote_public
+        self.keylog.write(bytes(ffi.buffer(ours)), bytes(ffi.buffer(theirs)), ephemeral, psk)
 
-    def _install(self, row: int, number: int, session: noise.Session, now: int, orders: int) -> None:
-        self.keypairs.fill(
-            number,
-            row,
-            int(self.peers.rows[row].generation),
-            send_key=session.send_key,
-            receive_key=session.receive_key,
-            remote_index=session.remote_index,
-            initiator=session.initiator,
-            now=now,
-        )
-        self.peers.rows[row].installing = number
-        self.stamps.session_derived(row, now)
+    def install(self, handshakes: Any, rows: Any, numbers: Any, orders: Any, flags: int, now: int) -> None:
+        """New sessions: their keypairs are written, then the holders are ordered to install them."""
+        words = [np.array(column, np.uint32) for column in (rows, numbers, orders)]
         # Also rid of what is too old to be used: while handshakes go on, no timer would do it.
-        self.peers.order(row, lib.ORDER_INSTALL | lib.ORDER_EXPIRE | orders)
+        words[2] |= np.uint32(lib.ORDER_EXPIRE)
+        passed = [ffi.from_buffer("uint32_t[]", column) for column in words]
+        lib.batch_install(self.segment, handshakes, *passed, len(rows), now, flags)
 
-    def _close(self, row: int, body: bytes, mac1_key: bytes, now: int) -> bytes:
-        """Body and macs; remembers mac1 in case a cookie reply comes."""
-        kept = self.cookies.get(row)
-        if kept is None:
-            kept = self.cookies[row] = PeerCookie(cookie.CookieHolder(), now)
-        kept.sent = now
-        message = cookie.add_macs(body, mac1_key, kept.holder.cookie(now))
-        kept.holder.message_sent(message)
-        return message
+    def send(self, count: int, rows: Any, counter: int) -> None:
+        """Send the first letters, each to its peer; rows: their peers', distinct."""
+        self.outgoing.send(self.letters, count)
+        rows = np.asarray(rows)
+        errors = self.letter_columns["error"][:count]
+        sent = rows[errors == 0]
+        self.add_bytes(sent, HANDSHAKE_TX, int(self.letters[0].length))
+        if len(sent):
+            self.count(counter, len(sent))
+        if len(sent) < count:
+            self.count(lib.HS_SEND_FAILED, count - len(sent))
+        for i in np.flatnonzero(errors).tolist():
+            to = Endpoint.unpack(bytes(ffi.buffer(ffi.addressof(self.letters[i], "to"))))
+            self.events.tell(Event.SEND_FAILED, int(rows[i]), to, reason=os.strerror(int(errors[i])))
+        for i in np.flatnonzero(self.letter_columns["source_refused"][:count]).tolist():
+            self.peers.order(int(rows[i]), lib.ORDER_CLEAR_SOURCE)
 
-    def _send(self, row: int, message: bytes, to: Endpoint, counter: int) -> None:
-        sent, source_refused = self.outgoing.send(message, to)
-        if sent:
-            self._add_bytes(row, HANDSHAKE_TX, len(message))
-        self._count(counter if sent else lib.HS_SEND_FAILED)
-        if not sent:
-            self.events.tell(Event.SEND_FAILED, row, to, reason=os.strerror(self.outgoing.errno))
-        if source_refused:
-            self.peers.order(row, lib.ORDER_CLEAR_SOURCE)
-
-    def _move(self, row: int, sender: Endpoint) -> int:
+    def move(self, row: int, cell: int) -> int:
         """The peer is where an authenticated handshake message came from; returns orders."""
+        sender = self.sender(cell)
+        assert sender is not None
         before = self.endpoints.read(row)
         if before is None or before.without_source() != sender.without_source():
             self.events.tell(Event.ENDPOINT_MOVED, row, sender, was=before)
         return self.endpoints.move(row, sender)
 
-    def _tell_answer(self, row: int, sender: Endpoint) -> None:
+    def tell_answer(self, row: int, cell: int) -> None:
         """An initiation is being answered. A peer that begins anew did not hear us, or not understand."""
         answers = self.unconfirmed.get(row, 0)
         if answers or len(self.unconfirmed) < UNCONFIRMED:
             self.unconfirmed[row] = answers + 1
         if answers:
-            self.events.tell(Event.UNCONFIRMED, row, sender, tries=answers)
+            self.tell(Event.UNCONFIRMED, row, cell, tries=answers)
         else:
-            self.events.tell(Event.HANDSHAKE_ANSWERED, row, sender)
+            self.tell(Event.HANDSHAKE_ANSWERED, row, cell)
 
     def _tries(self, row: int) -> int:
         """Initiations to this peer that were not answered so far."""
@@ -483,15 +472,15 @@ class Handshakes:
         number = lib.index_lookup(self.keypairs.table, self.keypairs.limit, self.keypairs.key, index, row)
         return int(number), int(row[0])
 
-    def _add_bytes(self, row: int, which: int, count: int) -> None:
-        reserved = self.peers.rows[row].control_reserved
-        reserved[which] = int(reserved[which]) + count
+    def add_bytes(self, rows: Any, which: int, count: int) -> None:
+        """Of one row, or of distinct ones."""
+        self.peers.memory.rows["control_reserved"][rows, which] += np.uint64(count)
 
-    def _refuse_for_room(self, error: NoKeypair) -> int:
+    def refuse_for_room(self, error: NoKeypair) -> int:
         if not self.complained_about_keypairs:
             self.complained_about_keypairs = True
             log.error("no handshake: %s; raise max_peers in the settings, or enlarge /dev/shm", error)
         return int(lib.HS_RATE_LIMITED)
 
-    def _count(self, counter: Any) -> None:
-        lib.counter_add(self.segment, lib.WORKER_CONTROL, counter, 1)
+    def count(self, counter: int, by: int) -> None:
+        lib.counter_add(self.segment, lib.WORKER_CONTROL, counter, by)

@@ -16,16 +16,31 @@
 /* What pool_take_* answer when there is none; here also: the slot went with a node. */
 #define NO_SLOT 0xffffffff
 
+/* Slots until `most` are held. New ones go in front: the pool gives first what came home last, and
+ * what was in use a moment ago still lies in the cache. */
+static uint32_t hold(struct pool *pool, uint32_t (*take)(struct pool *), uint32_t *slots, uint32_t held,
+                     uint32_t most)
+{
+    uint32_t fresh[BURST_MAX];
+    uint32_t count = 0;
+
+    while (held + count < most && (fresh[count] = take(pool)) != NO_SLOT)
+        count++;
+    if (count) {
+        memmove(slots + count, slots, held * sizeof *slots);
+        memcpy(slots, fresh, count * sizeof *slots);
+    }
+    return held + count;
+}
+
 uint32_t intake_refill(struct intake *intake, uint32_t count)
 {
-    uint32_t slot;
+    struct pool *pool = intake->pool;
 
     /* Each time: the shares of peers are counted by what came home, too. */
-    pool_sweep(intake->pool);
-    while (intake->slots_held < count && (slot = pool_take_small(intake->pool)) != NO_SLOT)
-        intake->slots[intake->slots_held++] = slot;
-    while (intake->trains_held < INTAKE_TRAINS && (slot = pool_take_train(intake->pool)) != NO_SLOT)
-        intake->trains[intake->trains_held++] = slot;
+    pool_sweep(pool);
+    intake->slots_held = hold(pool, pool_take_small, intake->slots, intake->slots_held, count);
+    intake->trains_held = hold(pool, pool_take_train, intake->trains, intake->trains_held, INTAKE_TRAINS);
     return intake->slots_held;
 }
 
@@ -41,6 +56,21 @@ uint32_t intake_room(const struct intake *intake, uint32_t direction, uint32_t m
          (intake->pool->peers_out <= 1 && !peer_is_staged(intake->segment, intake->latest_peer))))
         room = intake->trains_held;
     return room;
+}
+
+uint32_t intake_expect(const struct intake *intake, uint32_t room)
+{
+    uint32_t expected = intake->expected ? intake->expected : 1;
+
+    return expected < room ? expected : room;
+}
+
+void intake_learn(struct intake *intake, uint32_t got, uint32_t count)
+{
+    if (got < count)
+        intake->expected = got + 1;
+    else if (intake->expected < BURST_MAX)
+        intake->expected = 2 * count;
 }
 
 uint8_t *intake_place(const struct intake *intake, uint32_t i, uint32_t *room)

@@ -1,14 +1,13 @@
 """The slab of keypairs and the receiver indices that name them.
 
 A keypair number is reserved when a handshake begins (its index goes into our message), filled when
-the handshake is complete, and freed when no key word names it, after a grace period, wiped. Who
-has which numbers is a linked list per row in two arrays of this process, rebuilt at the start from
-the slab and the index table: no Python object per peer or session.
+the handshake is complete (batch_install in handshake_batch.c), and freed when no key word names it,
+after a grace period, wiped. Who has which numbers is a linked list per row in two arrays of this process,
+rebuilt at the start from the slab and the index table: no Python object per peer or session.
 """
 
 from __future__ import annotations
 
-import struct
 from array import array
 from typing import Any
 
@@ -17,8 +16,6 @@ import numpy as np
 from workers._workers import ffi, lib
 from workers.grace import Graces
 from workers.memory import Memory
-
-_WORDS = struct.Struct("<32s32sQIIIIIIQ")  # struct keypair up to the window, checked below
 
 
 class NoKeypair(RuntimeError):
@@ -92,40 +89,11 @@ class Keypairs:
         self._list(row, number)
         return number, int(lib.index_publish(self.table, self.key, number, row))
 
-    def fill(
-        self,
-        number: int,
-        row: int,
-        generation: int,
-        *,
-        send_key: bytes,
-        receive_key: bytes,
-        remote_index: int,
-        initiator: bool,
-        now: int,
-    ) -> None:
-        """Write a reserved keypair, before its installation is ordered."""
-        keypair = self.slab[number]
-        head = ffi.buffer(ffi.addressof(keypair), _WORDS.size)
-        head[:] = _WORDS.pack(
-            send_key,
-            receive_key,
-            now,
-            int(self.table[number].index),
-            remote_index,
-            row,
-            generation,
-            lib.KEYPAIR_INITIATOR if initiator else 0,
-            0,
-            0,
-        )
-        ffi.memmove(ffi.addressof(keypair, "window"), _NO_WINDOW, len(_NO_WINDOW))
-
     def release(self, row: int, number: int) -> None:
         """No key word names it (any more): withdrawn now, wiped and free after a grace period."""
         self._unlist(row, number)
         lib.index_withdraw(self.table, number)
-        self.graces.after(lambda: self._free([number]))
+        self.graces.gather(self._free, number)
 
     def numbers(self, row: int) -> list[int]:
         """Every number that the row has."""
@@ -221,7 +189,4 @@ class Keypairs:
         self.out -= len(numbers)
 
 
-_NO_WINDOW = bytes(ffi.sizeof("struct window"))
 _NO_KEYPAIR = bytes(ffi.sizeof("struct keypair"))
-if ffi.offsetof("struct keypair", "window") != _WORDS.size:
-    raise ImportError("struct keypair changed in engine/keypair.h; mend _WORDS in workers/keypairs.py")

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 
 from workers._workers import ffi, lib
-from workers.endpoints import WISH
 from workers.vault import Vault
 
 ROWS_A_STEP = 1024
@@ -40,7 +39,8 @@ class Memory:
         shape = (int(lib.TIMER_COLUMNS), self.max_peers)
         columns = np.frombuffer(self.map, np.uint32, shape[0] * shape[1], self.offset[lib.REGION_COLUMNS])
         self.columns = columns.reshape(shape)
-        self.rows = np.frombuffer(self.map, _row_dtype(), self.max_peers, self.offset[lib.REGION_ROWS])
+        row = columns_of("struct peer_row", _ROW)
+        self.rows = np.frombuffer(self.map, row, self.max_peers, self.offset[lib.REGION_ROWS])
         self.tokens = np.frombuffer(self.map, np.uint32, self.max_peers, self.offset[lib.REGION_TOKENS])
 
     # -- room: OSError (ENOSPC, ENOMEM) when there is none -------------------------------------
@@ -90,24 +90,23 @@ class Memory:
         os.posix_fallocate(self.fd, start, end - start)
 
 
-def _row_dtype() -> np.dtype[Any]:
-    """Those fields of struct peer_row that control scans by column."""
-    fields = dict(ffi.typeof("struct peer_row").fields)
-    kinds = {
-        "generation": "<u4",
-        "state": "<u4",
-        "key_word": "<u8",
-        "keepalive": "<u2",
-        "public_key": ("u1", 32),
-        "orders": "<u8",
-        "events": "<u8",
-    }
-    wish = fields["control_reserved"].offset + 8 * WISH
+_ROW = ("generation", "state", "key_word", "keepalive", "public_key", "orders", "events", "control_reserved")
+
+
+def columns_of(struct: str, names: tuple[str, ...]) -> np.dtype[Any]:
+    """Those fields of a C struct, to look at an array of it by column."""
+    fields = dict(ffi.typeof(struct).fields)
+
+    def kind(ctype: Any) -> Any:
+        if ctype.kind == "array":
+            return kind(ctype.item), ctype.length
+        return f"{'i' if int(ffi.cast(ctype, -1)) < 0 else 'u'}{ffi.sizeof(ctype)}"
+
     return np.dtype(
         {
-            "names": [*kinds, "wish"],
-            "formats": [*kinds.values(), "<u8"],
-            "offsets": [*(fields[name].offset for name in kinds), wish],
-            "itemsize": ffi.sizeof("struct peer_row"),
+            "names": names,
+            "formats": [kind(fields[name].type) for name in names],
+            "offsets": [fields[name].offset for name in names],
+            "itemsize": ffi.sizeof(struct),
         }
     )

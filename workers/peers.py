@@ -25,6 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from workers._workers import ffi, lib
+from workers.endpoints import WISH
 from workers.grace import Graces
 from workers.keypairs import Keypairs
 from workers.memory import Memory
@@ -110,7 +111,8 @@ class Peers:
     def rows_with_wish(self) -> list[int]:
         """Live rows whose endpoint waits (workers/endpoints.py)."""
         rows = self.memory.rows[: self.used]
-        return [int(row) for row in np.flatnonzero((rows["wish"] != 0) & (rows["state"] == LIVE))]
+        wishes = rows["control_reserved"][:, WISH] != 0
+        return [int(row) for row in np.flatnonzero(wishes & (rows["state"] == LIVE))]
 
     def active_rows(self, is_down: bool) -> list[int]:
         """Live rows with something outbound or with keys (is_down), or with a persistent interval."""

@@ -139,28 +139,30 @@ static void sort_arrival(struct intake *intake, int fd, struct burst *burst, uin
 
 int32_t receive_tun(struct intake *intake, int fd, uint8_t *spill)
 {
-    uint32_t got = 0, count;
+    uint32_t got = 0, room, count;
     int gone = 0;
     struct burst burst;
 
     intake_refill(intake, BURST_MAX);
-    count = intake_room(intake, OUTBOUND, BURST_MAX);
+    room = intake_room(intake, OUTBOUND, BURST_MAX);
+    count = intake_expect(intake, room);
     intake->saw_trains -= intake->saw_trains > 0;
     burst_begin(&burst, OUTBOUND);
     while (got < count) {
-        uint32_t room;
-        uint8_t *place = intake_place(intake, got, &room);
-        uint8_t *rest = intake_rest(intake, got, room);
-        int64_t length = tun_read(fd, place, room, rest ? rest : spill, UDP_SPILL_BYTES);
+        uint32_t fits;
+        uint8_t *place = intake_place(intake, got, &fits);
+        uint8_t *rest = intake_rest(intake, got, fits);
+        int64_t length = tun_read(fd, place, fits, rest ? rest : spill, UDP_SPILL_BYTES);
 
         if (length <= 0) {
             gone = length < 0 ? errno : 0;
             break;
         }
-        sort_arrival(intake, fd, &burst, got, (uint32_t)length, room, rest ? rest : spill);
+        sort_arrival(intake, fd, &burst, got, (uint32_t)length, fits, rest ? rest : spill);
         got++;
     }
-    burst_push(&burst, intake->segment, intake->worker, intake->pool, intake_lender(intake, got, count));
+    intake_learn(intake, got, count);
+    burst_push(&burst, intake->segment, intake->worker, intake->pool, intake_lender(intake, got, room));
     intake_settle(intake);
     return gone ? -gone : (int32_t)got;
 }

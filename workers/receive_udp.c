@@ -126,19 +126,21 @@ static void sort_message(struct sorting *sorting, struct udp_inbox *inbox, uint3
 int32_t receive_udp(struct intake *intake, int fd, struct udp_inbox *inbox)
 {
     const struct segment *s = intake->segment;
-    uint32_t room = 0, count, got;
+    uint32_t fits = 0, room, count, got;
     struct sorting sorting = { .intake = intake };
 
     intake_refill(intake, UDP_BATCH);
-    count = intake_room(intake, INBOUND, UDP_BATCH);
+    room = intake_room(intake, INBOUND, UDP_BATCH);
+    count = intake_expect(intake, room);
     if (!count)
         return 0;
     for (uint32_t i = 0; i < count; i++) {
-        uint8_t *place = intake_place(intake, i, &room);
+        uint8_t *place = intake_place(intake, i, &fits);
 
-        udp_inbox_place(inbox, i, place, room, intake_rest(intake, i, room));
+        udp_inbox_place(inbox, i, place, fits, intake_rest(intake, i, fits));
     }
     got = udp_receive(fd, inbox, count);
+    intake_learn(intake, got, count);
     if (!got)
         return 0;
     intake->saw_trains -= intake->saw_trains > 0;
@@ -147,12 +149,12 @@ int32_t receive_udp(struct intake *intake, int fd, struct udp_inbox *inbox)
         /* A train may be of as many peers as it has datagrams. Pushed between messages only: all
          * nodes of a slot are issued before one may be withdrawn. */
         if (sorting.burst.chains + TRAIN_PEERS_MOST > BURST_PEERS) {
-            burst_push(&sorting.burst, s, intake->worker, intake->pool, intake_lender(intake, got, count));
+            burst_push(&sorting.burst, s, intake->worker, intake->pool, intake_lender(intake, got, room));
             burst_begin(&sorting.burst, INBOUND);
         }
-        sort_message(&sorting, inbox, i, room);
+        sort_message(&sorting, inbox, i, fits);
     }
-    burst_push(&sorting.burst, s, intake->worker, intake->pool, intake_lender(intake, got, count));
+    burst_push(&sorting.burst, s, intake->worker, intake->pool, intake_lender(intake, got, room));
     intake_settle(intake);
     if (sorting.handshakes)
         bell_ring(s, WORKER_CONTROL, intake->bells[WORKER_CONTROL]);

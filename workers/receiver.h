@@ -79,6 +79,7 @@ struct intake {
     uint32_t trains_held;
     int saw_trains;             /* calls for which a train is still expected (intake_room) */
     uint32_t latest_peer;       /* that got a node */
+    uint32_t expected;          /* messages that the next call makes ready for (intake_expect) */
     uint32_t answers;           /* ICMP errors that may still be written */
     uint64_t answers_since;     /* ns; when `answers` was last topped up */
 };
@@ -98,6 +99,11 @@ uint32_t intake_refill(struct intake *intake, uint32_t count);
 /* How many messages, `most` at the most, to receive into the slots held: 0 means to wait for some to
  * come home. */
 uint32_t intake_room(const struct intake *intake, uint32_t direction, uint32_t most);
+/* Of `room` messages, how many the next call makes ready for: as many as lately came at once, and one more.
+ * A packet alone costs no more memory and no more calls than it needs. */
+uint32_t intake_expect(const struct intake *intake, uint32_t room);
+/* The call was ready for `count` and brought `got`. */
+void intake_learn(struct intake *intake, uint32_t got, uint32_t count);
 /* The bytes where message i of the next call begins, and how many fit there. */
 uint8_t *intake_place(const struct intake *intake, uint32_t i, uint32_t *room);
 /* Where its rest goes: behind the place of a large slot's first `room` bytes; NULL if none is held. */

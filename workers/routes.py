@@ -1,9 +1,11 @@
 """Sticky sources against the routing table: a better route must not be missed for an old habit.
 
 Replies leave from the address and interface at which a peer was heard. The kernel module asks the routing
-table for each packet, and forgets the source when the route goes by another interface (socket.c, send4 and
-send6). Here the question is asked when routes or rules change: of each peer that has a source, in slices,
-at most once a second however often they change.
+table for each packet (and keeps the answer until routes change), and over IPv4 forgets the source when the
+route goes by another interface (socket.c, send4 and send6). Here the kernel is given the source alone, so
+each packet takes the interface that the table says; whether the source still fits is asked when routes or
+rules change: at once, of every peer that has one, in slices. A rest of nine times what it took follows
+each slice: however often routes change, a tenth of control's time goes here at most.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import contextlib
 import errno
 import socket
 import struct
+from time import monotonic_ns
 
 from workers._workers import lib
 from workers.endpoints import Endpoint, EndpointOrders
@@ -19,7 +22,8 @@ from workers.peers import Peers
 
 SECOND = 1_000_000_000
 SLICE = 256  # rows in a turn of control
-LOOKS = 3  # after a change: an answer to what left before it brings the old source back
+REST = 9  # times what a slice took, before the next one
+LOOKS = 3  # after a change, a second apart: an answer to what left before it brings the old source back
 NOBODY = 0xFFFFFFFF
 
 # linux/rtnetlink.h, linux/netlink.h
@@ -49,7 +53,8 @@ class Routes:
         self.sequence = 0
         self.looks = 0
         self.at = NOBODY
-        self.next = 0  # ns; not before this
+        self.next_look = 0  # ns; the next of the looks not before this
+        self.rest_until = 0  # ns; nor anything else
 
     def close(self) -> None:
         self.news.close()
@@ -57,7 +62,7 @@ class Routes:
 
     def drain(self) -> None:
         """Something changed. What it was does not matter; an overflow (ENOBUFS) says no less."""
-        self.looks = LOOKS
+        self.looks, self.next_look = LOOKS, 0
         with contextlib.suppress(BlockingIOError):
             while True:
                 try:
@@ -66,24 +71,34 @@ class Routes:
                     if error.errno != errno.ENOBUFS:
                         raise
 
-    def step(self, now: int) -> bool:
-        """A slice of the peers. True while there is more."""
+    def due_in(self, now: int) -> float | None:
+        """Seconds until `step` has something to do; None when nobody waits for it."""
+        if self.at != NOBODY:
+            return max(self.rest_until - now, 0) / SECOND
+        return max(self.rest_until - now, self.next_look - now, 0) / SECOND if self.looks else None
+
+    def step(self, now: int) -> None:
+        """A slice of the peers, when one is due."""
+        if self.due_in(now) != 0:
+            return
         if self.at == NOBODY:
-            if not self.looks or now < self.next:
-                return False
-            self.looks, self.at, self.next = self.looks - 1, 0, now + SECOND
+            self.looks, self.at, self.next_look = self.looks - 1, 0, now + SECOND
         last = min(self.at + SLICE, self.peers.used)
+        begin = monotonic_ns()
         for row in self.peers.live_rows(self.at, last):
             endpoint = self.endpoints.read(row)
-            if endpoint is not None and endpoint.source and not self.agrees(endpoint):
+            if endpoint is not None and not self.agrees(endpoint):
                 self.peers.order(row, lib.ORDER_CLEAR_SOURCE)
+        self.rest_until = now + (1 + REST) * (monotonic_ns() - begin)
         self.at = last if last < self.peers.used else NOBODY
-        return self.at != NOBODY
 
     def agrees(self, endpoint: Endpoint) -> bool:
-        """Whether the route from the source to the endpoint leaves by the source's interface."""
-        if endpoint.scope:
-            return True  # the address itself names the interface
+        """Whether the route from the source to the endpoint leaves by the source's interface.
+
+        The kernel module asks this of IPv4 alone; with IPv6 a source stays while it is the host's.
+        """
+        if not endpoint.source or endpoint.family != socket.AF_INET:
+            return True
         interface = self.interface(endpoint, int(self.peers.memory.device.fwmark))
         return interface is None or interface == endpoint.ifindex
 

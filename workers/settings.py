@@ -32,7 +32,8 @@ NODES_A_TRAIN = 8  # a train whose packets belong to several sessions takes a no
 KEYS = {
     "receivers": f"a number from 1 to {MAX_WORKERS_OF_A_KIND}: processes that take packets in",
     "consumers": f"a number from 1 to {MAX_WORKERS_OF_A_KIND}: processes that seal, open and send",
-    "cores": "a list of CPU numbers, for example [0, 1]: receivers are pinned to them in turn, consumers run on any of them",
+    "cores": "a list of CPU numbers, for example [0, 1]: where receivers and consumers run",
+    "pin": "true (receiver i stays on the i-th of the cores) or false (the kernel places it among them)",
     "max_peers": f"a number from 1 to {MAX_PEERS}: peers that this interface can ever have at once",
     "sessions": f"a number from 64 to {MAX_SESSIONS}: session keys that can be live at once",
     "small_slots": f"a number from 64 to {MAX_SMALL_SLOTS}: packet buffers of 2 KiB, for each pool",
@@ -53,17 +54,23 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     receivers: _Workers
     consumers: _Workers
     cores: Annotated[tuple[_Core, ...], msgspec.Meta(min_length=1)]
+    pin: bool = False
     max_peers: Annotated[int, msgspec.Meta(ge=1, le=MAX_PEERS)] = 1 << 16
     sessions: Annotated[int, msgspec.Meta(ge=64, le=MAX_SESSIONS)] | None = None
     small_slots: Annotated[int, msgspec.Meta(ge=64, le=MAX_SMALL_SLOTS)] = 2048
     train_slots: Annotated[int, msgspec.Meta(ge=1, le=MAX_TRAIN_SLOTS)] = 22
-    handoff: Literal["split", "lend", "auto"] = "split"
+    handoff: Literal["split", "lend", "auto"] = "lend"
     tun_offload: bool = True
     udp_offload: bool = True
 
-    def core_of(self, number: int) -> int:
-        """The CPU of receiver `number`."""
-        return self.cores[number % len(self.cores)]
+    def cores_of(self, receiver: int) -> tuple[int, ...]:
+        """The CPUs that receiver number `receiver` may run on."""
+        return (self.cores[receiver % len(self.cores)],) if self.pin else self.all_cores
+
+    @property
+    def all_cores(self) -> tuple[int, ...]:
+        """The CPUs that consumers may run on: whose a busy peer is says nothing of which core has time."""
+        return tuple(sorted(set(self.cores)))
 
 
 def path_of(interface: str, environment: Mapping[str, str]) -> Path:
@@ -105,7 +112,7 @@ def parse(text: str, path: str, defaults: Mapping[str, Any]) -> Settings:
     """The settings in a TOML text over defaults. path is for the words of a Failure."""
     try:
         given = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # a number of 5,000 digits; arrays 1,000 deep
         raise _malformed(path, text, error) from error
     for key in given:
         if key not in KEYS:
@@ -177,7 +184,7 @@ def _refusal(path: str, text: str, key: str, why: str) -> Failure:
     return Failure(f"{path}, line {line}: cannot use `{words}`", why, next_step, Exit.SETTINGS)
 
 
-def _malformed(path: str, text: str, error: tomllib.TOMLDecodeError) -> Failure:
+def _malformed(path: str, text: str, error: Exception) -> Failure:
     reason, place = str(error), re.search(r" \(at line (\d+), column \d+\)$", str(error))
     if place:
         line, reason = int(place.group(1)), reason[: place.start()]

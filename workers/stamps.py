@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
+import numpy.typing as npt
 
 from engine import timers
 from workers._workers import lib
@@ -75,11 +76,11 @@ class Stamps:
 
     # -- what happened ------------------------------------------------------------------------
 
-    def is_flood(self, row: int, now: int) -> bool:
-        """Whether this peer's last initiation was accepted less than 20 ms ago."""
-        return timers.initiation_is_flood(self.columns, row, now)
+    def is_flood(self, rows: timers.Rows, now: int) -> npt.NDArray[np.bool_]:
+        """Whether each peer's last initiation was accepted less than 20 ms ago."""
+        return timers.initiation_is_flood(self.columns, rows, now)
 
-    def initiation_accepted(self, row: int, now: int) -> None:
+    def initiation_accepted(self, row: int | timers.Rows, now: int) -> None:
         timers.initiation_accepted(self.columns, row, now)
 
     def may_send_handshake(self, row: int, now: int) -> bool:
@@ -91,10 +92,10 @@ class Stamps:
         timers.initiation_sent(self.columns, row, timers.tick(now), jitter)
         self.changed()
 
-    def response_sent(self, row: int, now: int) -> None:
+    def response_sent(self, row: int | timers.Rows, now: int) -> None:
         timers.response_sent(self.columns, row, timers.tick(now))
 
-    def session_derived(self, row: int, now: int) -> None:
+    def session_derived(self, row: int | timers.Rows, now: int) -> None:
         timers.session_derived(self.columns, row, timers.tick(now))
         self.changed()
 

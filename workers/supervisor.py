@@ -30,6 +30,7 @@ from workers._workers import ffi, lib
 from workers.channel import Channel, ChannelClosed
 from workers.failure import Exit, Failure
 from workers.launch import spawn
+from workers.notify import ServiceManager
 from workers.resources import Resources
 from workers.settings import Settings
 from workers.signals import Signals
@@ -89,12 +90,18 @@ class Supervisor:
     SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # each has its handle_<signal>
 
     def __init__(
-        self, resources: Resources, settings: Settings, signals: Signals, on_ready: Callable[[], None]
+        self,
+        resources: Resources,
+        settings: Settings,
+        signals: Signals,
+        on_ready: Callable[[], None],
+        manager: ServiceManager | None = None,
     ) -> None:
         self.resources = resources
         self.settings = settings
         self.signals = signals
         self.on_ready = on_ready
+        self.manager = manager or ServiceManager({})
         self.selector = selectors.DefaultSelector()
         self.failure: Failure | None = None
         self.announced = False
@@ -102,13 +109,12 @@ class Supervisor:
         self.deadline: float | None = None
         self.workers = [Worker("control", 0, lib.WORKER_CONTROL, ())]
         self.workers += [
-            Worker("receiver", i, lib.WORKER_RECEIVER + i, (settings.core_of(i),))
+            Worker("receiver", i, lib.WORKER_RECEIVER + i, settings.cores_of(i))
             for i in range(settings.receivers)
         ]
-        # Not pinned: which consumer a busy peer belongs to says nothing of which core has time for it.
-        cores = tuple(sorted(set(settings.cores)))
         self.workers += [
-            Worker("consumer", j, lib.WORKER_CONSUMER + j, cores) for j in range(settings.consumers)
+            Worker("consumer", j, lib.WORKER_CONSUMER + j, settings.all_cores)
+            for j in range(settings.consumers)
         ]
 
     def run(self) -> None:
@@ -120,6 +126,7 @@ class Supervisor:
             self.deadline = time.monotonic() + START_SECONDS
             while not (self.stopping and all(w.life is Life.ENDED for w in self.workers)):
                 self._keep_time(time.monotonic())
+                self._tell_manager(time.monotonic())
                 for key, _ in self.selector.select(self._timeout(time.monotonic())):
                     key.data()
         finally:
@@ -154,8 +161,7 @@ class Supervisor:
         """Seconds until something is due; None when nothing is."""
         due = [w.start_at for w in self.workers if w.life is Life.WAITING and not self.stopping]
         due += [w.kill_at for w in self.workers if w.kill_at is not None]
-        if self.deadline is not None:
-            due.append(self.deadline)
+        due += [at for at in (self.deadline, self.manager.due) if at is not None]
         return max(min(due) - now, 0.0) if due else None
 
     def _keep_time(self, now: float) -> None:
@@ -181,6 +187,20 @@ class Supervisor:
             f"{START_SECONDS:.0f} seconds have passed",
             "see with `plaitd --foreground` where it stands",
         )
+
+    def _tell_manager(self, now: float) -> None:
+        """The service manager hears who is away, and that control turns."""
+        if not self.announced or self.stopping:
+            return
+        away = ", ".join(w.title for w in self.workers if w.life is not Life.RUNNING)
+        self.manager.status(self._status() + (f"; starting again: {away}" if away else ""))
+        beat = int(self.resources.segment.workers[lib.WORKER_CONTROL].beat)
+        is_there = self.workers[0].life is Life.RUNNING
+        self.manager.watch(now, (int(lib.clock_now()) - beat) / 1e9 if is_there else None)
+
+    def _status(self) -> str:
+        s = self.settings
+        return f"UDP port {self.resources.port}, {s.receivers} receivers, {s.consumers} consumers"
 
     # -- the life of a worker ---------------------------------------------------------------
 
@@ -239,6 +259,7 @@ class Supervisor:
             log.info("%s is ready, UDP port %d", self.resources.interface, self.resources.port)
             self.deadline = None
             self.on_ready()
+            self.manager.ready(self._status(), time.monotonic())
 
     def _reap(self, worker: Worker) -> None:
         """The pidfd is readable: the process has ended. Now it is dead."""
@@ -402,6 +423,7 @@ class Supervisor:
         self.stopping = True
         self.deadline = time.monotonic() + STOP_SECONDS
         log.info("ending: %s", reason)
+        self.manager.stopping(reason)
         for worker in self.workers:
             if worker.life in (Life.STARTING, Life.RUNNING):
                 self.resources.segment.workers[worker.line].state = lib.WORKER_STOPPING

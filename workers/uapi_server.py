@@ -3,7 +3,8 @@
 Everything is driven by readiness: a connection's operations are taken one at a time, the next only when
 the answer to the one before is sent, and what a client does not read is not made. Sets are
 applied one after another; a get waits for a set that is being applied, so that it never shows half. A
-long set rests after each slice for as long as the slice took: where cores are few, packets come first.
+long set rests after each slice for as long as the slice took: where cores are few, packets come first. What
+is asked of the engine itself is told at once: who watches wants to see a long set too.
 """
 
 from __future__ import annotations
@@ -101,6 +102,12 @@ class Connection:
             return
         if isinstance(operation, uapi.Events):
             self._begin_events(operation)
+            return
+        if isinstance(operation, uapi.GetEngine):
+            self.answer = self.server.configuration.show_engine()
+            return
+        if isinstance(operation, uapi.GetBusiest):
+            self.answer = self.server.configuration.show_busiest(operation.peers)
             return
         self.is_waiting = True
         self.server.enqueue(self, operation)
@@ -212,9 +219,6 @@ class UapiServer:
                 return
             if isinstance(operation, uapi.Get):
                 connection.finish(self.configuration.show())
-                return
-            if isinstance(operation, uapi.GetEngine):
-                connection.finish(self.configuration.show_engine())
                 return
             assert isinstance(operation, uapi.Set)
             self.client, self.steps = connection, self.configuration.apply(operation)

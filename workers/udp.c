@@ -150,7 +150,7 @@ static socklen_t endpoint_name(const struct endpoint *to, struct sockaddr_in6 *n
     return sizeof *name;
 }
 
-static int endpoint_has_source(const struct endpoint *to)
+int udp_has_source(const struct endpoint *to)
 {
     static const uint8_t none[16];
 
@@ -192,32 +192,39 @@ static uint8_t *control_add(struct msghdr *h, int level, int type, const void *v
     return memcpy(CMSG_DATA(c), value, bytes);
 }
 
-/* Control messages: from the address that the peer knows, with the ECN bits, cut like so. */
+/* Control messages: from the address that the peer knows, with the ECN bits, cut like so. The interface is
+ * the routing table's to say, packet by packet (see workers/routes.py). */
 static void control_write(struct msghdr *h, uint8_t *control, const struct endpoint *to, int with_source,
-                          uint8_t ecn, uint16_t segment)
+                          int tos, uint16_t segment)
 {
     int ip4 = to->family == AF_INET;
-    int tos = ecn;
 
     h->msg_control = control;
     h->msg_controllen = 0;
-    if (ecn)
+    if (tos)
         control_add(h, ip4 ? IPPROTO_IP : IPPROTO_IPV6, ip4 ? IP_TOS : IPV6_TCLASS, &tos, sizeof tos);
     if (segment)
         control_add(h, SOL_UDP, UDP_SEGMENT, &segment, sizeof segment);
     if (with_source && ip4) {
-        struct in_pktinfo info = { .ipi_ifindex = (int)to->source_ifindex };
+        struct in_pktinfo info = { .ipi_ifindex = 0 };
 
         memcpy(&info.ipi_spec_dst, to->source, 4);
         control_add(h, IPPROTO_IP, IP_PKTINFO, &info, sizeof info);
     } else if (with_source) {
-        struct in6_pktinfo info = { .ipi6_ifindex = to->source_ifindex };
+        struct in6_pktinfo info = { .ipi6_ifindex = 0 };
 
         memcpy(&info.ipi6_addr, to->source, 16);
         control_add(h, IPPROTO_IPV6, IPV6_PKTINFO, &info, sizeof info);
     }
     if (!h->msg_controllen)
         h->msg_control = NULL;
+}
+
+void udp_header(struct msghdr *header, const struct endpoint *to, int with_source, uint8_t tos,
+                struct sockaddr_in6 *name, uint8_t control[UDP_CONTROL_BYTES])
+{
+    *header = (struct msghdr){ .msg_name = name, .msg_namelen = endpoint_name(to, name) };
+    control_write(header, control, to, with_source && udp_has_source(to), tos, 0);
 }
 
 /* Elements for the run's bytes, messages that touch each other in one. Returns how many. */
@@ -235,8 +242,7 @@ static uint32_t vectors_write(struct iovec *vectors, const struct udp_message *m
     return used;
 }
 
-/* The errors that say that the source address is not ours (any more). */
-static int is_about_source(int error)
+int udp_is_about_source(int error)
 {
     return error == EINVAL || error == ENETUNREACH || error == ENODEV || error == EADDRNOTAVAIL ||
            error == EHOSTUNREACH;
@@ -251,7 +257,7 @@ void udp_send(int fd, const struct endpoint *to, const struct udp_message *messa
     _Alignas(struct cmsghdr) uint8_t control[UDP_SEND_MOST][UDP_CONTROL_BYTES];
     struct sockaddr_in6 name;
     socklen_t name_length = endpoint_name(to, &name);
-    int with_source = endpoint_has_source(to);
+    int with_source = udp_has_source(to);
     uint32_t next = 0;
     int waited = 0;
 
@@ -292,7 +298,7 @@ void udp_send(int fd, const struct endpoint *to, const struct udp_message *messa
              * larger than the route's MTU. One by one they may be sent. */
             sent->trains_refused |= errno == EIO;
             trains = 0;
-        } else if (with_source && is_about_source(errno)) {
+        } else if (with_source && udp_is_about_source(errno)) {
             /* The address the peer knew us by is gone: the route decides from here on. */
             with_source = 0;
             sent->source_refused = 1;

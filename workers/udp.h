@@ -38,6 +38,13 @@ uint32_t udp_receive(int fd, struct udp_inbox *inbox, uint32_t count);
  * of each datagram of a train (UDP_GRO), 0 where one came alone. */
 uint32_t udp_sender(const struct udp_inbox *inbox, uint32_t i, struct endpoint *from, uint8_t *ecn);
 
+/* Name and control messages of one to `to`, with all of TOS or traffic class. */
+void udp_header(struct msghdr *header, const struct endpoint *to, int with_source, uint8_t tos,
+                struct sockaddr_in6 *name, uint8_t control[UDP_CONTROL_BYTES]);
+int udp_has_source(const struct endpoint *to);
+/* Whether the errno says that the source address is not ours (any more). */
+int udp_is_about_source(int error);
+
 /* One message to be sent. */
 struct udp_message {
     const uint8_t *data;

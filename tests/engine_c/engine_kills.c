@@ -209,7 +209,7 @@ static void trie_inspect(void)
     trie_lookups(again);
     check(memcmp(found, again, sizeof(found)) == 0);
     check(trie_walk(0, shared->roots[0], owned) == ips.live);
-    for (uint32_t number = ips.waiting_head; number; number = shared->nodes[number].peer_next)
+    for (uint32_t number = ips.waiting_head; number; number = shared->nodes[number].waiting_next)
         waiting++;
     check(ips.live + waiting == ips.used);
     for (uint32_t row = 0; row < ROWS; row++) {

@@ -119,7 +119,7 @@ class Trie:
         ) == sorted(owners.items(), key=str)
         free, waiting = (
             self.chain(self.ips.free_head, "child"),
-            self.chain(self.ips.waiting_head, "peer_next"),
+            self.chain(self.ips.waiting_head, "waiting"),
         )
         assert all(self.nodes[n].state == FREE for n in free)
         assert all(self.nodes[n].state == WAITING for n in waiting)
@@ -133,5 +133,5 @@ class Trie:
         while number:
             found.append(number)
             assert len(found) < self.max_nodes
-            number = self.nodes[number].child[0] if by == "child" else self.nodes[number].peer_next
+            number = self.nodes[number].child[0] if by == "child" else self.nodes[number].waiting_next
         return found

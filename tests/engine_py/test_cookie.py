@@ -1,8 +1,10 @@
 """mac1, mac2 and cookie replies, both sides."""
 
+import functools
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -123,3 +125,44 @@ def test_port_is_big_endian() -> None:
 
     by_hand = hashlib.blake2s(bytes((1, 2, 3, 4, 0xCA, 0x6C)), digest_size=16, key=SECRET).digest()
     assert cookie.make_cookie(SECRET, bytes((1, 2, 3, 4)), 0xCA6C) == by_hand
+
+
+@given(st.lists(st.tuples(st.sampled_from(["send", "reply", "old reply", "forged", "forget", "wait"]),
+                          st.integers(0, 2)), max_size=30))
+def test_columns_do_for_each_row_what_a_holder_does(steps: list[tuple[str, int]]) -> None:
+    """Rows of PeerCookies beside as many holders; what one refuses the other refuses for that reason."""
+    columns, holders = cookie.PeerCookies(3), [cookie.CookieHolder() for _ in range(3)]
+    sent: list[list[bytes]] = [[], [], []]
+    now = 1
+    for number, (step, row) in enumerate(steps):
+        if step == "send":
+            message = cookie.add_macs(BODY + bytes([number]), BOB.mac1_key, None)
+            sent[row].append(message)
+            holders[row].message_sent(message)
+            columns.message_sent(row, np.frombuffer(message[cookie.MAC1], np.uint8), now)
+        elif step == "forget":
+            holders[row] = cookie.CookieHolder()
+            columns.forget(row)
+        elif step == "wait":
+            now += 60 * SECOND
+        elif len(sent[row]) > (step == "old reply"):
+            reply = reply_to(sent[row][-2 if step == "old reply" else -1], port=number)
+            if step == "forged":
+                reply = reply[:-1] + bytes([reply[-1] ^ 1])
+            outcomes = []
+            of_row = functools.partial(columns.consume_reply, row)
+            for consume in (holders[row].consume_reply, of_row):
+                try:
+                    consume(BOB.cookie_key, reply, now)
+                    outcomes.append(None)
+                except cookie.CookieRefused as error:
+                    outcomes.append(type(error))
+            # What nobody answered for 240 s is forgotten by the columns alone.
+            assert outcomes[0] == outcomes[1] or outcomes[1] is cookie.CookieUnexpected, (step, outcomes)
+            if outcomes[0] != outcomes[1]:
+                return
+        held, is_usable = columns.usable(np.arange(3), now)
+        for other in range(3):
+            wanted = holders[other].cookie(now)
+            assert bool(is_usable[other]) == (wanted is not None)
+            assert wanted is None or held[other].tobytes() == wanted

@@ -418,9 +418,9 @@ def test_ticks_and_jitter() -> None:
 def test_flood_guard(first: int, pause: int) -> None:
     """20 ms between initiations; both times are cut to ms, so up to one ms less may pass."""
     columns = Columns(0, 0).columns
-    assert not timers.initiation_is_flood(columns, ROW, first)
+    assert not timers.initiation_is_flood(columns, np.array([ROW]), first)[0]
     timers.initiation_accepted(columns, ROW, first)
     now = first + pause * constants.MILLISECOND
     stored = max(1, first // constants.MILLISECOND % 2**32)
     passed = (now // constants.MILLISECOND - stored) % 2**32
-    assert timers.initiation_is_flood(columns, ROW, now) == (passed < 20)
+    assert timers.initiation_is_flood(columns, np.array([ROW]), now)[0] == (passed < 20)

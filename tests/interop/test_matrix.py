@@ -38,7 +38,7 @@ def test_selection_has_every_pair_of_values_and_is_small() -> None:
 @pytest.mark.network
 def test_exit_code_and_table_tell_what_failed(monkeypatch: pytest.MonkeyPatch,
                                               capsys: pytest.CaptureFixture[str]) -> None:
-    def run(cell: Cell, count: int) -> int:
+    def run(cell: Cell, count: int, course: matrix.Course) -> int:
         assert cell.event != "roam", "lost on the way"
         return 2 * count
 

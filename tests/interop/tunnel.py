@@ -161,10 +161,14 @@ class Transfer:
     def is_flowing(self) -> bool:
         return self.sender.poll() is None
 
-    def finish(self, timeout: float = 120) -> None:
-        """Wait; all bytes must have arrived unchanged."""
+    def enough(self) -> None:
+        """An endless flow may end now."""
         if self._enough is not None:
             self._enough.touch()
+
+    def finish(self, timeout: float = 120) -> None:
+        """Wait; all bytes must have arrived unchanged."""
+        self.enough()
         codes = self.sender.wait(timeout), self.receiver.wait(timeout)
         assert codes == (0, 0), self.sender.output() + self.receiver.output()
         assert self.receiver.output() == self.sender.output()

@@ -73,6 +73,31 @@ def test_the_memory_that_is_needed_is_what_an_engine_takes() -> None:
     assert taken <= doctor.needed_memory() < 1.1 * taken
 
 
+def test_settings_are_those_that_plaitd_would_use(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """PLAIT_CONFIG's file comes before all others, and what it asks for is what must be there."""
+    (tmp_path / "wg1.toml").write_text("train_slots = 44\n")
+    monkeypatch.delenv("PLAIT_CONFIG", raising=False)
+    assert doctor.settings_files(directory=tmp_path) == [tmp_path / "wg1.toml"]
+    plain, more = doctor.needed_memory([]), doctor.needed_memory([tmp_path / "wg1.toml"])
+    assert more - plain > 22 * 4 * 68 * 1024 // 2
+    (tmp_path / "other.toml").write_text("train_slots = 44\n")
+    monkeypatch.setenv("PLAIT_CONFIG", str(tmp_path / "other.toml"))
+    assert doctor.settings_files(directory=tmp_path) == [tmp_path / "other.toml"]
+    assert doctor.needed_memory() == more
+    assert doctor.settings().found == str(tmp_path / "other.toml")
+    (tmp_path / "other.toml").write_text("train_slots = 0\n")
+    refused = doctor.settings()
+    assert refused.state == "missing"
+    assert "other.toml, line 1: cannot use `train_slots = 0`" in refused.found
+    assert "train_slots takes" in refused.mend
+    assert doctor.run(as_json=False) == 1
+    assert "MISSING  settings" in capsys.readouterr().out
+    monkeypatch.setenv("PLAIT_CONFIG", str(tmp_path / "absent.toml"))
+    assert doctor.settings().state == "missing"
+
+
 def test_a_tun_device_that_is_absent_or_dead(tmp_path: Path) -> None:
     assert doctor.tun_device(tmp_path / "tun").state == "missing"
     assert "modprobe tun" in doctor.tun_device(tmp_path / "tun").mend

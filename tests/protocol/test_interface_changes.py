@@ -41,7 +41,7 @@ def lengths(stage: Stage, puppet: Puppet, size: int) -> int:
 
 
 @pytest.mark.parametrize("place", ["at home", "in another namespace"])
-def test_mtu_change_is_noticed_within_a_second(place: str) -> None:
+def test_mtu_change_is_noticed_at_once(place: str) -> None:
     """Seen by the padding: 1 to 15 bytes up to a multiple of 16, but never past the MTU."""
     with Lab() as lab:
         stage = Stage(lab)
@@ -49,12 +49,12 @@ def test_mtu_change_is_noticed_within_a_second(place: str) -> None:
         if place == "in another namespace":
             host = move(lab, stage)
         puppet = Puppet(stage)
-        puppet.initiate(tries=4)  # that it is up in its new place is noticed within a second as well
+        puppet.initiate()  # that it is up in its new place has been noticed
         home, stage.plait = stage.plait, host  # inner sockets are made where the interface is
-        for mtu in (1401, 1420, 1403):
+        for mtu in (1401, 1420, 1403, 1409, 1405):
             host.ip(f"link set wg0 mtu {mtu}")
             expected = 32 + min(1408, mtu)
-            eventually(lambda expected=expected: lengths(stage, puppet, 1400) == expected, 1.5)
+            eventually(lambda expected=expected: lengths(stage, puppet, 1400) == expected, 0.4)
         stage.plait = home
         check_words(stage.engine.process)
 

@@ -158,6 +158,20 @@ def test_sticky_source_is_dropped_on_retries(stage: Stage) -> None:
     inner.close()
 
 
+def test_sticky_source_is_dropped_by_the_new_handshake(stage: Stage) -> None:
+    """Data that nobody answers for 15 s: the address may be the reason."""
+    puppet = Puppet(stage)
+    first, second = puppet.engine[0], second_address(stage, 4)
+    puppet.engine = (second, PORT)
+    puppet.initiate()
+    inner = stage.inner_socket(puppet.inner4)
+    inner.send(b"x")
+    assert puppet.hear(4).source == (second, PORT)
+    stage.step(15.4)
+    assert puppet.hear(1).source == (first, PORT)
+    inner.close()
+
+
 @pytest.mark.parametrize("change", ["fwmark=9", "listen_port=41234"])
 def test_port_or_fwmark_change_clears_all_sticky_sources(stage: Stage, change: str) -> None:
     puppet = Puppet(stage)

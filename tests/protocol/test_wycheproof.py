@@ -1,6 +1,7 @@
 """Wycheproof's cases against each code path that computes with these primitives.
 
-    handshakes   engine.noise: X25519 and ChaCha20-Poly1305 of `cryptography`, any nonce, associated data
+    handshakes   engine/handshake.c: X25519; and the model of the tests, which is ChaCha20-Poly1305 and X25519
+                 of `cryptography`, any nonce, associated data
     cookies      engine.cookie: XChaCha20-Poly1305
     transport    engine/aead.c, both providers: nonce of four zero bytes and a counter, no associated data
 
@@ -106,11 +107,17 @@ def test_xchacha20_poly1305_of_cookies() -> None:
 
 def test_x25519_of_handshakes_zero_shared_secrets_are_refused() -> None:
     zero = 0
+    crypto = ffi.gc(lib.handshake_crypto_new(), lib.handshake_crypto_free)
+    secret = ffi.new("uint8_t[32]")
     for case in cases("Protocol/wycheproof/x25519_test.json"):
         identity = noise.Identity(case["private"])
+        refused = lib.handshake_exchange(crypto, identity.private_key, case["public"], secret)
+        assert bytes(secret) == case["shared"], case
         if any(case["shared"]):
+            assert refused == 0
             assert identity.static_static(case["public"]) == case["shared"], case
         else:
+            assert refused == -1
             with pytest.raises(noise.LowOrder):
                 identity.static_static(case["public"])
             zero += 1

@@ -183,11 +183,10 @@ class Plan:
         world.run(world.time + 20 * SECOND)  # what is under way has arrived, but for recordings
         world.weather = [Weather(), Weather()]
         begin = world.time
-        for second in range(FINALE // SECOND):
+        step = self.random.choice([5, 9, 14]) * SECOND
+        for time in range(begin, begin + FINALE, step):
             for number in range(2):
-                world.at(
-                    begin + second * SECOND + number * SECOND // 2, lambda number=number: world.send(number)
-                )  # type: ignore[misc]
+                world.at(time + number * step // 2, lambda number=number: world.send(number))  # type: ignore[misc]
         world.run(begin + FINALE + 2 * SECOND)
         late = [
             packet

@@ -168,6 +168,8 @@ class Side:
 
     def _match(self, actual: list[bytes], expected: list[Datagram]) -> list[Datagram]:
         """What was sent is what was to be sent: `expected`, now with its bytes, in the order sent."""
+        if not actual and not expected:
+            return []
         parsed = [_parse(data) for data in actual]
         known = {}
         for kind in (INITIATION, RESPONSE, COOKIE, DATA):

@@ -22,7 +22,7 @@ from engine.uapi import parse_set
 from workers._workers import ffi, lib
 from workers.channel import Channel
 from workers.configuration import Configuration
-from workers.endpoints import EndpointOrders
+from workers.endpoints import Endpoint, EndpointOrders
 from workers.events import Events
 from workers.grace import Graces
 from workers.handshakes import Handshakes
@@ -265,6 +265,15 @@ class Holder:
             if lib.token_take(self.segment, row, self.holder.mark):
                 lib.holder_take_turn(self.holder, row, lib.clock_now())
                 turns += 1
+
+
+def take_message(handshakes: Handshakes, message: bytes, sender: Endpoint, under_load: bool, now: int) -> int:
+    """A batch of this one message; returns the counter that says what became of it."""
+    cell = handshakes.cells[0]
+    ffi.memmove(ffi.addressof(cell, "from"), sender.pack(), ffi.sizeof("struct endpoint"))
+    ffi.memmove(cell.message, message, len(message))
+    cell.length = len(message)
+    return handshakes.take_batch(1, under_load, now)[0]
 
 
 class Parts:

@@ -10,7 +10,7 @@ import socket
 from collections.abc import Iterator
 
 import pytest
-from control_harness import Holder, Interface, Parts
+from control_harness import Holder, Interface, Parts, take_message
 
 from engine import constants, cookie, noise, tai64n
 from workers._workers import lib
@@ -81,9 +81,8 @@ class World:
 
     def take(self, message: bytes, *, under_load: bool = False, sender: Endpoint | None = None) -> str:
         """What becomes of the message: the name of its counter."""
-        number = self.parts.handshakes.take_message(
-            message, sender or self.other.endpoint, under_load, self.now
-        )
+        sender = sender or self.other.endpoint
+        number = take_message(self.parts.handshakes, message, sender, under_load, self.now)
         return COUNTERS[number]
 
     def initiate(self) -> bytes:
@@ -387,3 +386,90 @@ def test_a_peer_of_low_order_stays_and_is_sent_nothing(world: World) -> None:
     assert row is not None
     assert not world.parts.handshakes.initiate(row, world.now)
     assert world.other.hears_nothing()
+
+
+# --- batches ------------------------------------------------------------------------------------
+
+
+def another(world: World, seed: int) -> Other:
+    """One more peer of the interface."""
+    other = Other(seed, world.ours.public_key)
+    world.set(f"public_key={other.identity.public_key.hex()}\n")
+    return other
+
+
+def deliver(world: World, other: Other, *messages: bytes) -> None:
+    for message in messages:
+        world.interface.deliver(message, (other.endpoint.address, other.endpoint.port))
+
+
+def test_a_batch_of_everything_adds_up(world: World) -> None:
+    """Peers twice in it are dealt with in order: their second initiation is a replay, or comes too soon."""
+    others = [world.other, *(another(world, seed) for seed in range(20, 50))]
+    stranger = Other(5, world.ours.public_key)
+    response, _ = world.respond(world.initiate())
+    deliver(world, world.other, response)
+    messages = [other.initiation() for other in others]
+    for other, message in zip(others, messages, strict=True):
+        deliver(world, other, message)
+    deliver(world, others[3], messages[3], others[3].initiation(), messages[3])
+    deliver(world, others[4], others[4].initiation(later=-SECOND // 2))
+    deliver(world, stranger, stranger.initiation(), flip(stranger.initiation(), 120))
+    deliver(world, stranger, b"\x03\0\0\0" + bytes(60))
+    deliver(world, others[5], again(world, flip(others[5].initiation(), 50)), b"\x01\0\0\0")
+    while world.parts.handshakes.take_messages(world.now):
+        pass
+    counted = {name: n for name, n in world.interface.counters().items() if name.startswith("HS_")}
+    assert counted == {
+        "HS_RESPONSE_ACCEPTED": 1,
+        "HS_INITIATION_ACCEPTED": len(others),
+        "HS_TIMESTAMP_REPLAYED": 3,
+        "HS_INITIATION_FLOOD": 1,
+        "HS_UNKNOWN_PEER": 1,
+        "HS_MAC1_BAD": 1,
+        "HS_COOKIE_UNEXPECTED": 1,
+        "HS_INITIATION_TAG": 1,
+        "HS_MESSAGE_LENGTH": 1,
+        "HS_INITIATION_SENT": 1,
+        "HS_RESPONSE_SENT": len(others),
+    }
+    for other, message in zip(others, messages, strict=True):
+        if other not in others[3:6]:
+            assert other.state is not None
+            session = noise.consume_response(other.identity, other.state, other.hear(), noise.NO_PSK)
+            row = world.parts.peers.find(other.identity.public_key)
+            number = int(world.parts.peers.rows[row].installing)
+            assert bytes(world.parts.keypairs.slab[number].send_key) == session.receive_key, message
+    # The one that was refused for coming too soon is not stored: it would be accepted later.
+    world.now += SECOND
+    deliver(world, others[3], others[3].initiation())
+    world.parts.handshakes.take_messages(world.now)
+    assert world.interface.counter("HS_INITIATION_ACCEPTED") == len(others) + 1
+    for other in (*others[1:], stranger):
+        other.socket.close()
+
+
+def test_the_timestamp_is_stored_and_the_session_ordered_before_the_response_leaves(world: World) -> None:
+    sent = []
+    send = world.parts.outgoing.send
+
+    def watched(letters: object, count: int) -> None:
+        sent.append((world.parts.vault.timestamp_seen(world.row), world.bits() & lib.ORDER_INSTALL))
+        send(letters, count)
+
+    world.parts.outgoing.send = watched  # type: ignore[method-assign]
+    assert world.take(world.other.initiation()) == "HS_INITIATION_ACCEPTED"
+    assert sent == [(tai64n.stamp(world.other.wall), lib.ORDER_INSTALL)]
+
+
+def test_a_source_that_is_not_ours_is_left_out(world: World) -> None:
+    """The answer leaves all the same, and the holder is told to forget the source."""
+    gone = world.other.endpoint._replace(source=b"\x0a\xff\xff\x01", ifindex=1)
+    assert world.take(world.other.initiation(), sender=gone) == "HS_INITIATION_ACCEPTED"
+    assert world.other.hear()[0] == 2
+    assert world.bits() & lib.ORDER_CLEAR_SOURCE
+    unreachable = Endpoint(b"\xff\xff\xff\xff", 9)
+    world.now += SECOND
+    assert world.take(world.other.initiation(), sender=unreachable) == "HS_INITIATION_ACCEPTED"
+    assert world.interface.counter("HS_SEND_FAILED") == 1
+    assert world.interface.counter("HS_RESPONSE_SENT") == 1

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from control_harness import Holder, Interface, Parts
+from control_harness import Holder, Interface, Parts, take_message
 
 from engine import constants, noise, timers
 from engine.uapi import parse_set
@@ -160,7 +160,7 @@ def test_interface_down_and_up(loop: Loop) -> None:
         wanted(loop, row)
         loop.turn(60 * SECOND)
         message = b"\x01\0\0\0" + bytes(144)
-        taken = loop.control.handshakes.take_message(message, loop.endpoint, False, loop.now)
+        taken = take_message(loop.control.handshakes, message, loop.endpoint, False, loop.now)
         assert taken == lib.HS_DOWN
         assert loop.messages() == []
         states[0] = InterfaceState(1420, True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from workers import settings
@@ -48,6 +49,8 @@ REFUSED = [
     ("receivers = 1\nconsumers 2", 2, "settings", "expected '='", "TOML"),
     ("receivers = 1\nconsumers =", 2, "settings", "invalid value", "TOML"),
     ("receivers = 1\nreceivers = 2\n", 2, "settings", "overwrite", "TOML"),
+    ("receivers = 1\nmax_peers = " + "1" * 5000, 2, "settings", "4300 digits", "TOML"),
+    ("cores = " + "[" * 5000, 1, "settings", "recursion", "TOML"),
     (b"receivers = 1\n# \xff\n", 2, "settings", "UTF-8", "defaults"),
 ]
 
@@ -71,12 +74,14 @@ def test_every_setting_can_be_given(tmp_path: Path) -> None:
     given = load(
         tmp_path,
         "receivers = 3\nconsumers = 2\ncores = [2, 0]\nmax_peers = 100\nsessions = 200\n"
-        "small_slots = 128\ntrain_slots = 4\nhandoff = 'split'\n",
+        "small_slots = 128\ntrain_slots = 4\nhandoff = 'split'\npin = true\n",
     )
     assert given == settings.Settings(
-        receivers=3, consumers=2, cores=(2, 0), max_peers=100, sessions=200, small_slots=128, train_slots=4
+        receivers=3, consumers=2, cores=(2, 0), max_peers=100, sessions=200, small_slots=128, train_slots=4,
+        handoff="split", pin=True,
     )
-    assert [given.core_of(i) for i in range(3)] == [2, 0, 2]
+    assert [given.cores_of(i) for i in range(3)] == [(2,), (0,), (2,)]
+    assert msgspec.structs.replace(given, pin=False).cores_of(1) == given.all_cores == (0, 2)
 
 
 def test_every_key_is_explained() -> None:

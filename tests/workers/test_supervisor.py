@@ -190,8 +190,7 @@ def test_every_worker_gets_its_fds_and_its_place(running: Stage) -> None:
         assert (message["receivers"], message["consumers"]) == (2, 2)
         assert message["held"] == sorted(fds)
         assert len(set(message["ports"].values())) == 1
-        pinned = {cores[number % len(cores)]} if title.startswith("receiver") else set(cores)
-        assert os.sched_getaffinity(pids[title]) == pinned
+        assert os.sched_getaffinity(pids[title]) == set(cores)
         # Nothing else was inherited: three, the channel, the mapping's copy, and the actor's cue.
         assert len(os.listdir(f"/proc/{pids[title]}/fd")) == 3 + 1 + len(fds) + 1 + 1
         assert os.getpgid(pids[title]) == pids[title]  # Ctrl-C does not reach it

@@ -1,0 +1,1 @@
+"""Coverage-guided fuzzing: a target a file, run by scripts/fuzz."""

@@ -1,0 +1,105 @@
+"""Clients of the configuration socket that behave badly do not reach the data path, nor memory without end.
+
+Only root may connect (the socket is 0700); what these clients do is what a broken script does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tunnel import Side, eventually, two_hosts
+
+from plait.lab import PLAIT, Lab
+
+pytestmark = pytest.mark.network
+
+CLIENTS = 1000
+SERVED = 128  # workers/uapi_server.py: MAX_CONNECTIONS
+PINGS = 150
+MORE_BYTES = 64 << 20  # of control: what 128 clients may have read and not answered, taken apart into lines
+WORSE = 3.0  # times the median without them, and
+SLACK_MS = 15.0  # what a loaded test machine adds of itself
+
+
+@contextlib.contextmanager
+def clients(path: Path, count: int) -> Iterator[list[socket.socket]]:
+    """Non-blocking connections; those for which the kernel has no room in the queue are refused by it."""
+    with contextlib.ExitStack() as stack:
+        made = []
+        for _ in range(count):
+            client = stack.enter_context(socket.socket(socket.AF_UNIX))
+            client.setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                client.connect(str(path))
+                made.append(client)
+        yield made
+
+
+def control_bytes(side: Side) -> int:
+    """Memory of the control process, which is not asked: it may be busy."""
+    return sum(one.pss_bytes for one in side.engine.processes() if "control" in _title(one.pid))
+
+
+def write(client: socket.socket, data: bytes) -> int:
+    """As much as the socket takes."""
+    sent = 0
+    with contextlib.suppress(BlockingIOError, BrokenPipeError, ConnectionResetError):
+        while sent < len(data):
+            sent += client.send(data[sent:])
+    return sent
+
+
+def test_bad_clients_do_not_reach_the_data_path() -> None:
+    with Lab() as lab:
+        tunnel = two_hosts(lab, PLAIT, PLAIT)
+        one, two = tunnel.sides
+        path = two.engine.socket_path
+        assert one.echo(two.address4, 3) == 3
+        quiet = one.host.ping(two.address4, PINGS, 0.004)
+        handshake = two.handshake()
+        before = control_bytes(two)
+
+        with clients(path, CLIENTS) as many:
+            assert len(many) > SERVED
+            for client in many[:40]:
+                write(client, b"set=1\nprivate_k")  # half a line
+            for client in many[40:80]:
+                write(client, b"get=1\n\n" * 20_000)  # and never a look at the answers
+            for client in many[80:SERVED]:
+                write(client, b"set=1\n" + b"x" * (1 << 20))  # a line without end
+            busy = one.host.ping(two.address4, PINGS, 0.004)
+            stream = one.host.iperf3(two.host, two.address4, 1)
+            grown = control_bytes(two) - before
+        assert busy.received == PINGS
+        assert busy.quantile(0.5) <= WORSE * quiet.quantile(0.5) + SLACK_MS, (busy.times, quiet.times)
+        assert stream.bits_per_second > 50e6
+        assert before and grown < MORE_BYTES
+
+        # They are gone: the next client is served, and nothing of theirs was applied.
+        eventually(lambda: two.report()["counters"])
+        assert two.get()["private_key"] and two.handshake() == handshake
+        assert control_bytes(two) - before < MORE_BYTES
+        tunnel.check()
+
+
+def test_the_socket_serves_again_when_half_of_the_idle_clients_leave() -> None:
+    with Lab() as lab:
+        tunnel = two_hosts(lab, PLAIT, PLAIT)
+        path = tunnel.responder.engine.socket_path
+        with clients(path, SERVED) as idle:
+            for client in idle:
+                write(client, b"get=1\n")
+            for client in idle[: SERVED // 2]:
+                client.close()
+            assert "public_key" in tunnel.responder.engine.uapi("get=1\n\n")
+        tunnel.check()
+
+
+def _title(pid: int) -> str:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace")
+    return ""

@@ -1,0 +1,92 @@
+"""The watch over routes: whom it asks about, when, and how much of control's time it takes.
+
+The questions go to this host's own routing table: 127.0.0.1 is reached by lo, which is interface 1.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+
+import pytest
+
+from workers import routes
+from workers._workers import lib
+from workers.endpoints import Endpoint
+from workers.routes import LOOKS, SECOND, SLICE, Routes
+
+LOOPBACK = bytes([127, 0, 0, 1])
+FITS = Endpoint(LOOPBACK, 9, source=LOOPBACK, ifindex=1)
+ELSEWHERE = FITS._replace(ifindex=99)
+COST = 4_000_000  # ns that a slice takes
+
+
+class Rows:
+    """As Peers and EndpointOrders, over a list."""
+
+    def __init__(self, endpoints: list[Endpoint | None]) -> None:
+        self.endpoints = endpoints
+        self.used = len(endpoints)
+        self.orders: list[int] = []
+        self.memory = self
+        self.device = self
+        self.fwmark = 0
+
+    def live_rows(self, first: int, last: int) -> range:
+        return range(first, last)
+
+    def read(self, row: int) -> Endpoint | None:
+        return self.endpoints[row]
+
+    def order(self, row: int, bits: int) -> None:
+        assert bits == lib.ORDER_CLEAR_SOURCE
+        self.orders.append(row)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(routes, "monotonic_ns", itertools.count(0, COST).__next__)
+
+
+def watch(endpoints: list[Endpoint | None]) -> Iterator[tuple[Routes, Rows]]:
+    rows = Rows(endpoints)
+    made = Routes(rows, rows)  # type: ignore[arg-type]
+    yield made, rows
+    made.close()
+
+
+def test_sources_that_do_not_fit_are_cleared_at_once_and_twice_more(clock: None) -> None:
+    six = Endpoint(bytes(15) + b"\1", 9, source=bytes(15) + b"\1", ifindex=99)
+    for made, rows in watch([FITS, ELSEWHERE, None, FITS.without_source(), six]):
+        now = 10 * SECOND
+        made.step(now)
+        assert rows.orders == [] and made.due_in(now) is None
+        made.drain()
+        assert made.due_in(now) == 0
+        made.step(now)
+        assert rows.orders == [1]
+        for look in range(1, LOOKS):
+            assert made.due_in(now) == 1
+            made.step(now + SECOND - 1)
+            assert rows.orders == [1] * look
+            now += SECOND
+            made.step(now)
+            assert rows.orders == [1] * (look + 1)
+        assert made.due_in(now) is None
+
+
+def test_a_tenth_of_the_time_at_most(clock: None) -> None:
+    """Routes change without end, and there are many peers."""
+    count = 2 * SLICE + 1
+    for made, rows in watch([ELSEWHERE] * count):
+        now, steps = 10 * SECOND, 0
+        while now < 11 * SECOND:
+            made.drain()
+            due = made.due_in(now)
+            assert due is not None
+            if due == 0:
+                made.step(now)
+                steps += 1
+            now += 1_000_000
+        assert steps * COST <= SECOND // 10 + COST
+        assert rows.orders[: count + 1] == [*range(count), 0]

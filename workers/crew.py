@@ -1,0 +1,70 @@
+"""Threads for arithmetic alone: a batch of handshakes is worked off by every core at once.
+
+The calls into C let go of the interpreter's lock, and each thread has libcrypto's contexts to itself. Nobody
+is assigned a part: whoever is free takes the next few, so that a thread that the scheduler keeps waiting
+holds up no more than those. The helpers are SCHED_BATCH and nice: in a storm of handshakes, data comes first.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from workers._workers import ffi, lib
+
+PIECE = 8  # handshakes; some hundred microseconds
+MOST = 4  # threads, the caller's among them
+NICE = 5
+
+Step = Callable[[Any, Any, int], None]
+
+
+class Crew:
+    """The caller's thread and up to `helpers` more, which start with the first large batch."""
+
+    def __init__(self, helpers: int | None = None) -> None:
+        if helpers is None:
+            helpers = min(len(os.sched_getaffinity(0)), MOST) - 1
+        self.cryptos = [_new_crypto() for _ in range(1 + helpers)]
+        self.pool = ThreadPoolExecutor(helpers, "crew", _stand_back) if helpers else None
+
+    @property
+    def crypto(self) -> Any:
+        """The caller's `struct handshake_crypto *`."""
+        return self.cryptos[0]
+
+    def each(self, step: Step, handshakes: Any, count: int) -> None:
+        """step(crypto, handshakes, n) over all of an array, in pieces; returns when all are done."""
+        pieces = iter(range(0, count, PIECE))  # its next() is one step of the interpreter
+
+        def work(crypto: Any) -> None:
+            for first in pieces:
+                step(crypto, handshakes + first, min(PIECE, count - first))
+
+        helpers = self.cryptos[1:] if count > PIECE else []
+        begun = [self.pool.submit(work, crypto) for crypto in helpers] if self.pool else []
+        work(self.crypto)
+        for helper in begun:
+            if not helper.cancel():
+                helper.result()
+
+    def close(self) -> None:
+        if self.pool is not None:
+            self.pool.shutdown()
+
+
+def _new_crypto() -> Any:
+    crypto = lib.handshake_crypto_new()
+    if crypto == ffi.NULL:
+        raise MemoryError("libcrypto gave no context for handshakes; look for a shortage of memory")
+    return ffi.gc(crypto, lib.handshake_crypto_free)
+
+
+def _stand_back() -> None:
+    with contextlib.suppress(OSError):
+        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
