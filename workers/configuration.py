@@ -288,6 +288,7 @@ class Configuration:
         for row in rows[: lib.CHANGES_TOLD]:
             self.events.tell(Event.PEER_REMOVED, row)
         self.events.hold_back(Event.PEER_REMOVED, max(len(rows) - lib.CHANGES_TOLD, 0))
+        self.handshakes.cookies.forget(np.array(rows, np.uint32))
         for row in rows:
             if self.handshakes.knows(row):
                 self.handshakes.removed(row)

@@ -204,7 +204,7 @@ class Events:
         bucket = self._buckets[event]
         now = self._now()
         if not bucket.has_token(now):
-            self._hold_back(event, 1, now)
+            self.hold_back(event, 1)
             return
         bucket.take(now)
         told: dict[str, Any] = {}
@@ -227,14 +227,10 @@ class Events:
         self._keep(event, told)
 
     def hold_back(self, event: Event, count: int) -> None:
-        """It happened so many times more, at once with what was told: they are only counted."""
-        if count:
-            self._hold_back(event, count, self._now())
-
-    def _hold_back(self, event: Event, count: int, now: int) -> None:
+        """It happened so many times more, without a token or at once with what was told: only counted."""
         bucket = self._buckets[event]
-        if not bucket.held_back:
-            bucket.since = now
+        if not bucket.held_back and count:
+            bucket.since = self._now()
             self._holding_back.add(event)
         bucket.held_back += count
 

@@ -395,12 +395,7 @@ class Handshakes:
 
     def knows(self, row: int) -> bool:
         """Whether anything of the peer is kept here, so that `removed` has something to do."""
-        return (
-            row in self.numbers
-            or row in self.cookies
-            or row in self.unconfirmed
-            or row in self.endpoints.waiting
-        )
+        return row in self.numbers or row in self.unconfirmed or row in self.endpoints.waiting
 
     def removed(self, row: int) -> None:
         """The peer is being removed."""

@@ -2,9 +2,9 @@
 
 Everything is driven by readiness: a connection's operations are taken one at a time, the next only when
 the answer to the one before is sent, and what a client does not read is not made. Sets are
-applied one after another; a get waits for a set that is being applied, so that it never shows half. What
-is asked of the engine itself is told at once: who watches wants to see a long set too. A long set rests
-after each slice for as long as the slice took: where cores are few, packets come first.
+applied one after another; a get waits for a set that is being applied, so that it never shows half. A
+long set rests after each slice for as long as the slice took: where cores are few, packets come first. What
+is asked of the engine itself is told at once: who watches wants to see a long set too.
 """
 
 from __future__ import annotations
