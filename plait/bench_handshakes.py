@@ -183,7 +183,7 @@ def _control(peers: int) -> Iterator[tuple[Any, Any]]:
 def rate(peers: int, rounds: int) -> Rate:
     """Answered handshakes of `rounds` initiations of each peer; the first round's do not count: each
     peer's static-static secret is computed with the first."""
-    from engine import tai64n
+    from engine import constants, tai64n
     from engine.uapi import parse_set
     from workers._workers import ffi, lib
 
@@ -201,6 +201,7 @@ def rate(peers: int, rounds: int) -> Rate:
         ffi.memmove(place.address, socket.inet_aton("127.0.0.1"), 4)
         before = 0
         for at in range(rounds + 1):
+            time.sleep(constants.INITIATION_FLOOD_TIME / constants.SECOND)  # sooner, a peer's next one is a flood
             ends.initiate(tai64n.stamp(time.time_ns() + at * 1_000_000_000))
             if at == 1:
                 seconds = cpu = 0.0

@@ -197,7 +197,9 @@ class Process:
     def wait(self, timeout: float = 60) -> int:
         """Exit code; negative for a signal. LabError when it still runs after timeout seconds."""
         if self._popen.returncode is None:
-            if not select.select([self._pidfd], [], [], timeout)[0]:
+            ending = select.poll()  # select() would refuse an fd above 1023
+            ending.register(self._pidfd, select.POLLIN)
+            if not ending.poll(timeout * 1000):
                 raise LabError(f"'{' '.join(self.arguments)}' still runs", f"not finished after {timeout} s",
                                f"Its output: {self.output()[-2000:] or '(none)'}")
             self._popen.wait()

@@ -241,7 +241,6 @@ class Control:
     def _take_events(self, now: int) -> bool:
         begun = self.handshakes.begun
         timed: dict[int, int] = {}  # rows whose timers are worked out together, and their words
-        begun = self.handshakes.begun
         is_busy = True
         for _ in range(EVENTS_A_TURN):
             if self.handshakes.begun - begun >= INITIATIONS_A_TURN:

@@ -83,11 +83,13 @@ def test_returns_when_ready_and_ends_with_its_interface(host: Host) -> None:
     shown = host.run(["wg", "show", "t0", "listen-port"]).stdout
     assert 0 < int(shown) < 65536
     assert "mtu 1420" in host.run(["ip", "link", "show", "t0"]).stdout
-    names = [Path(f"/proc/{row.pid}/cmdline").read_text() for row in host.usage()]
-    titles = [name.split("\0")[0] for name in names]
-    assert sorted(titles) == [
-        f"plait: t0 {who}" for who in ("consumer 0", "control", "receiver 0", "supervisor")
-    ]
+
+    def titles() -> list[str]:
+        names = [Path(f"/proc/{row.pid}/cmdline").read_text() for row in host.usage()]
+        return sorted(name.split("\0")[0] for name in names)
+
+    who = ("consumer 0", "control", "receiver 0", "standby", "supervisor")
+    until(lambda: titles() == [f"plait: t0 {each}" for each in who], "the engine's processes and no others")
     host.ip("link delete t0")
     until(lambda: not leftovers(host), "the end")
 
