@@ -14,6 +14,8 @@ from pathlib import Path
 
 from puppet import Puppet, Stage
 
+from plait.lab import Lab
+
 
 def titles(stage: Stage) -> dict[str, int]:
     found = {}
@@ -111,14 +113,16 @@ def session_keys(stage: Stage) -> tuple[Puppet, list[bytes]]:
     return peer, [peer.session.send_key, peer.session.receive_key]
 
 
-def test_receivers_do_not_have_session_keys(stage: Stage) -> None:
-    _, keys = session_keys(stage)
-    for key in keys:
-        (place,) = in_segments(stage, key)
-        seen = {title: reaches(pid, *place) for title, pid in titles(stage).items()}
-        have = {title.split()[0] for title, sees in seen.items() if sees}
-        assert have == {"supervisor", "control", "consumer"}
-        assert {title.split()[0] for title, sees in seen.items() if not sees} >= {"receiver"}
+def test_receivers_that_do_not_lend_have_no_session_keys() -> None:
+    with Lab() as lab:
+        stage = Stage(lab, settings='handoff = "split"\n')
+        _, keys = session_keys(stage)
+        for key in keys:
+            (place,) = in_segments(stage, key)
+            seen = {title: reaches(pid, *place) for title, pid in titles(stage).items()}
+            have = {title.split()[0] for title, sees in seen.items() if sees}
+            assert have == {"supervisor", "control", "consumer"}
+            assert {title.split()[0] for title, sees in seen.items() if not sees} >= {"receiver"}
 
 
 def test_a_removed_peer_leaves_no_key(stage: Stage) -> None:
