@@ -10,8 +10,13 @@ from __future__ import annotations
 import struct
 from typing import Final
 
+import numpy as np
+import numpy.typing as npt
+
 from engine import constants
 
+Stamps = npt.NDArray[np.uint8]  # shape (n, 12)
+_STAMPS = np.dtype([("label", ">u8"), ("ns", ">u4")])
 _STAMP = struct.Struct(">QI")
 _BASE = 0x400000000000000A
 _TICK = constants.TIMESTAMP_WHITENING + 1
@@ -24,9 +29,11 @@ def stamp(wall: int) -> bytes:
     return _STAMP.pack(_BASE + seconds, ns & ~constants.TIMESTAMP_WHITENING)
 
 
-def later(a: bytes, b: bytes) -> bool:
-    """Whether stamp a is strictly later than stamp b."""
-    return a > b
+def later(a: Stamps, b: Stamps) -> npt.NDArray[np.bool_]:
+    """Whether each stamp of a is strictly later than its neighbour in b."""
+    mine, seen = (np.ascontiguousarray(stamps).view(_STAMPS)[:, 0] for stamps in (a, b))
+    is_later = mine["label"] > seen["label"]
+    return np.asarray(is_later | ((mine["label"] == seen["label"]) & (mine["ns"] > seen["ns"])))
 
 
 def next_stamp(wall: int, last: bytes) -> bytes:

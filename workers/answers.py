@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from engine import tai64n
 from workers._workers import ffi, lib
 from workers.events import Event
 from workers.keypairs import NoKeypair
@@ -36,7 +37,6 @@ _COLUMNS = (
     "preshared_key", "cookie", "timestamp", "response",
 )  # fmt: skip
 _MAC1 = slice(lib.RESPONSE_BYTES - 2 * lib.MAC_BYTES, lib.RESPONSE_BYTES - lib.MAC_BYTES)
-_STAMP = np.dtype([("seconds", ">u8"), ("ns", ">u4")])
 
 
 class Answers:
@@ -145,10 +145,7 @@ class Answers:
     def _accept(self, which: Numbers, ends: Ends, now: int) -> Numbers:
         """Neither replays nor a flood; returns those that may go on."""
         owner, rows = self.owner, self.rows[which]
-        mine = np.ascontiguousarray(self.columns["timestamp"][which]).view(_STAMP)[:, 0]
-        seen = np.ascontiguousarray(self.vault.rows["timestamp_seen"][rows]).view(_STAMP)[:, 0]
-        is_later = mine["seconds"] > seen["seconds"]
-        is_later |= (mine["seconds"] == seen["seconds"]) & (mine["ns"] > seen["ns"])
+        is_later = tai64n.later(self.columns["timestamp"][which], self.vault.rows["timestamp_seen"][rows])
         is_flood = is_later & owner.stamps.is_flood(rows, now)
         for bad, end, event in (
             (~is_later, lib.HS_TIMESTAMP_REPLAYED, Event.TIMESTAMP_REPLAYED),

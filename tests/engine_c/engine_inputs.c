@@ -263,42 +263,6 @@ static void configuration_text(void)
 }
 
 /* A handshake between two keys, each message damaged now and then; then random bytes as messages. */
-static void handshakes(struct handshake_crypto *crypto)
-{
-    struct handshake_identity *us = malloc(sizeof(*us)), *them = malloc(sizeof(*them));
-    struct handshake *first = calloc(1, sizeof(*first)), *second = calloc(1, sizeof(*second));
-    uint8_t *private_keys = random_bytes(64), *secret = random_bytes(32), *reply = random_bytes(COOKIE_BYTES);
-    uint32_t at = draw_below(&seed, 148), mask = draw_below(&seed, 2) ? 1 + draw_below(&seed, 255) : 0;
-
-    handshake_identity(crypto, private_keys, us);
-    handshake_identity(crypto, private_keys + 32, them);
-    *first = (struct handshake){ .identity = us, .local_index = 3, .has_cookie = 1 };
-    *second = (struct handshake){ .identity = them, .local_index = 4 };
-    memcpy(first->remote_public, them->public_key, 32);
-    handshake_create_initiation(crypto, first, 1);
-    memcpy(second->initiation, first->initiation, INITIATION_BYTES);
-    second->initiation[at] ^= (uint8_t)mask;
-    check(handshake_mac1_differs(them->mac1_key, second->initiation, INITIATION_BYTES) == (mask && at < 132));
-    handshake_cookie_reply(crypto, them, secret, second->initiation, INITIATION_BYTES, secret, 16, 7, NULL, reply);
-    handshake_open_initiation(crypto, second, 1);
-    handshake_open_timestamp(crypto, second, 1);
-    check((second->result != HANDSHAKE_FINE) == (mask && at >= 8 && at < 116));
-    handshake_create_response(crypto, second, 1);
-    memcpy(first->response, second->response, RESPONSE_BYTES);
-    handshake_consume_response(crypto, first, 1);
-    if (second->result == HANDSHAKE_FINE && (!mask || at >= 116))
-        check(first->result == HANDSHAKE_FINE && memcmp(first->send_key, second->receive_key, 32) == 0);
-    for (uint32_t i = 0; i < INITIATION_BYTES; i++)
-        second->initiation[i] = (uint8_t)draw(&seed);
-    second->result = HANDSHAKE_FINE;
-    handshake_open_initiation(crypto, second, 1);
-    check(second->result == HANDSHAKE_STATIC_TAG);
-    handshake_wipe(first, 1);
-    handshake_wipe(second, 1);
-    free(us), free(them), free(first), free(second);
-    free(private_keys), free(secret), free(reply);
-}
-
 int main(int count, char **words)
 {
     uint32_t rounds = count > 1 ? (uint32_t)strtoul(words[1], NULL, 10) : 4000;
