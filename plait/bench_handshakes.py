@@ -201,7 +201,7 @@ def rate(peers: int, rounds: int) -> Rate:
         ffi.memmove(place.address, socket.inet_aton("127.0.0.1"), 4)
         before = 0
         for at in range(rounds + 1):
-            time.sleep(constants.INITIATION_FLOOD_TIME / constants.SECOND)  # sooner, a peer's next one is a flood
+            time.sleep(constants.INITIATION_FLOOD_TIME / constants.SECOND)  # sooner it would be a flood
             ends.initiate(tai64n.stamp(time.time_ns() + at * 1_000_000_000))
             if at == 1:
                 seconds = cpu = 0.0

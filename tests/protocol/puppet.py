@@ -34,7 +34,8 @@ DATA = struct.Struct("<IIQ")
 class Stage:
     """An engine without peers, and a host that puppets are moved from."""
 
-    def __init__(self, lab: Lab, *, mtu: int = 1420, link_mtu: int = 1500, settings: str | None = None) -> None:
+    def __init__(self, lab: Lab, *, mtu: int = 1420, link_mtu: int = 1500,
+                 settings: str | None = None) -> None:
         self.plait, self.strings = lab.add_hosts(["plait", "strings"])
         self.link = lab.link(self.plait, self.strings, mtu=link_mtu)
         self.clock = Clock(self.plait)
