@@ -110,7 +110,10 @@ def evaluate(
     actions |= expire * Action.EXPIRE_KEYS | zero * Action.ZERO_KEYS
 
     # new handshake
-    since, ordered, drawn = old[lib.UNANSWERED_SINCE], old[lib.HANDSHAKE_ORDERED], old[lib.JITTER]
+    # What was sent before the latest session was derived is answered by that, though the holder, who
+    # clears the stamp, may not have heard of it yet.
+    since = np.where(old[lib.UNANSWERED_SINCE] < old[lib.SESSION_DERIVED], 0, old[lib.UNANSWERED_SINCE])
+    ordered, drawn = old[lib.HANDSHAKE_ORDERED], old[lib.JITTER]
     cause = (since > ordered) | (old[lib.LAST_DATA_SENT] >= ordered)
     start = (since > 0) & cause & (np.maximum(since, ordered) + NEW_HANDSHAKE + drawn <= now)
     ordered_handshake = np.where(start, now, ordered)

@@ -42,7 +42,7 @@ CHANGE_SECONDS = 1.5
 STEP_SECONDS = 15.0  # between steps of the client's clock
 STEP = 121  # seconds: its session is due for new keys
 QUIET_SECONDS = 3.0
-SETTINGS = 'receivers = 2\nconsumers = 2\nmax_peers = 512\nhandoff = "{}"\n'
+SETTINGS = 'receivers = 2\nconsumers = 2\nmax_peers = 512\npin = true\nhandoff = "{}"\n'
 TITLES = ("control", "receiver 0", "receiver 1", "consumer 0", "consumer 1")
 PSS_SLACK = 24 << 20  # bytes by which two samples of live processes may differ
 

@@ -33,7 +33,7 @@ KEYS = {
     "receivers": f"a number from 1 to {MAX_WORKERS_OF_A_KIND}: processes that take packets in",
     "consumers": f"a number from 1 to {MAX_WORKERS_OF_A_KIND}: processes that seal, open and send",
     "cores": "a list of CPU numbers, for example [0, 1]: where receivers and consumers run",
-    "pin": "true (receiver i stays on the i-th of the cores) or false (the kernel places it among them)",
+    "pin": "true (receiver i and consumer i stay on the i-th of the cores) or false (the kernel places them)",
     "max_peers": f"a number from 1 to {MAX_PEERS}: peers that this interface can ever have at once",
     "sessions": f"a number from 64 to {MAX_SESSIONS}: session keys that can be live at once",
     "small_slots": f"a number from 64 to {MAX_SMALL_SLOTS}: packet buffers of 2 KiB, for each pool",
@@ -63,13 +63,10 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     tun_offload: bool = True
     udp_offload: bool = True
 
-    def cores_of(self, receiver: int) -> tuple[int, ...]:
-        """The CPUs that receiver number `receiver` may run on."""
-        return (self.cores[receiver % len(self.cores)],) if self.pin else self.all_cores
-
-    @property
-    def all_cores(self) -> tuple[int, ...]:
-        """The CPUs that consumers may run on: whose a busy peer is says nothing of which core has time."""
+    def cores_of(self, number: int) -> tuple[int, ...]:
+        """The CPUs that receiver or consumer `number` may run on."""
+        if self.pin:
+            return (self.cores[number % len(self.cores)],)
         return tuple(sorted(set(self.cores)))
 
 

@@ -124,7 +124,7 @@ class Supervisor:
             for i in range(settings.receivers)
         ]
         self.workers += [
-            Worker("consumer", j, lib.WORKER_CONSUMER + j, settings.all_cores)
+            Worker("consumer", j, lib.WORKER_CONSUMER + j, settings.cores_of(j))
             for j in range(settings.consumers)
         ]
 

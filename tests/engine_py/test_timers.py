@@ -177,6 +177,8 @@ class World:
                 assert self.columns.evaluate(self.now) == Action(0)
         else:
             self.columns.control(name, self.now)
+        if name == "session_derived":  # the message that brought it was authenticated, too
+            self.note("authenticated_received")
 
     def initiate(self) -> None:
         last = self.model.last_handshake_sent
