@@ -3,7 +3,7 @@
 Without trouble on the way, a TCP stream also arrives in the order in which it was sent: the receiving
 kernel never has to put a segment aside (TCPOFOQueue). That is not asked of "auto": it changes a
 peer's sender from process to process in the middle of a stream, and the queues beneath, one for each CPU,
-may overtake each other.
+may overtake each other. For the same reason the workers are pinned here (docs/adr/0003).
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def check_offloads(source: Side, target: Side, way: str) -> None:
 @pytest.mark.parametrize("way", WAYS)
 def test_same_bytes_whatever_carries_them(way: str) -> None:
     with Lab() as lab:
-        tunnel = two_hosts(lab, PLAIT, PLAIT, settings=WAYS[way])
+        tunnel = two_hosts(lab, PLAIT, PLAIT, settings=WAYS[way] + "pin = true\n")
         one, two = tunnel.sides
         assert one.echo(two.address4, 1) == 1
         before = losses(tunnel)
