@@ -46,7 +46,7 @@ def lives(seeds: range, length: int, jobs: int) -> Iterator[tuple[int, dict[str,
     if jobs == 1:
         yield from map(one, seeds, repeat(length))
         return
-    with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
+    with ProcessPoolExecutor(jobs, get_context("fork")) as pool:
         try:
             yield from pool.map(one, seeds, repeat(length), chunksize=4)
         finally:
