@@ -12,7 +12,8 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -21,7 +22,9 @@ from plait.lab import Host
 
 ETH_P_ALL = 3
 CLONE_NEWNET = 0x40000000
-PACKET_OUTGOING = 4
+SOL_PACKET, PACKET_OUTGOING, PACKET_VNET_HDR = 263, 4, 15
+# struct virtio_net_hdr of Linux: flags, gso_type, hdr_len, gso_size, csum_start, csum_offset.
+VNET_HEADER, GSO_UDP_L4, ECN = struct.Struct("=BBHHHH"), 5, 0x80
 SO_RCVBUFFORCE = 33
 Made = TypeVar("Made")
 
@@ -100,16 +103,39 @@ class Packet:
         return int.from_bytes(body[:2], "big")
 
 
+def segments(frame: bytes, network: int, size: int) -> Iterator[bytes]:
+    """The datagrams that a super-packet stands for. network: where its IP header begins; size: of a payload.
+
+    Checksums stay as they are: those of the whole.
+    """
+    transport = network + (40 if frame[network] >> 4 == 6 else 20)
+    header, payload = bytearray(frame[:transport + 8]), frame[transport + 8:]
+    for start in range(0, len(payload), size):
+        part = payload[start:start + size]
+        if frame[network] >> 4 == 6:
+            header[network + 4:network + 6] = (8 + len(part)).to_bytes(2, "big")
+        else:
+            header[network + 2:network + 4] = (28 + len(part)).to_bytes(2, "big")
+        header[transport + 4:transport + 6] = (8 + len(part)).to_bytes(2, "big")
+        yield bytes(header) + part
+
+
 class Wire:
-    """All IP packets on an interface of a host, both ways. A context manager."""
+    """All IP packets on an interface of a host, both ways. A context manager.
+
+    A train leaves as one UDP super-packet and on a veth stays one to the other end; here it is its datagrams,
+    as it would be on a cable.
+    """
 
     def __init__(self, host: Host, interface: str) -> None:
         has_ethernet = Path(host.root / f"sys/class/net/{interface}/type").read_text().strip() == "1"
         self.skip = 14 if has_ethernet else 0
         self.socket = inside(
             host, lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL)))
+        self.socket.setsockopt(SOL_PACKET, PACKET_VNET_HDR, 1)
         inside(host, lambda: self.socket.bind((interface, ETH_P_ALL)))
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 23)
+        self.waiting: deque[tuple[bytes, bool]] = deque()
         self.linktype = 1 if has_ethernet else 101
         self.frames: list[tuple[float, bytes]] = []
 
@@ -123,17 +149,27 @@ class Wire:
         """The next packet that is wanted; others are passed over."""
         deadline = time.monotonic() + timeout
         while True:
-            self.socket.settimeout(max(deadline - time.monotonic(), 0.001))
-            try:
-                frame, address = self.socket.recvfrom(1 << 17)
-            except TimeoutError:
-                raise AssertionError(f"no such packet within {timeout} s") from None
+            if not self.waiting:
+                self.socket.settimeout(max(deadline - time.monotonic(), 0.001))
+                try:
+                    self._receive()
+                except TimeoutError:
+                    raise AssertionError(f"no such packet within {timeout} s") from None
+            frame, is_outgoing = self.waiting.popleft()
             self.frames.append((time.time(), frame))
             if self.skip and frame[12:14] not in (b"\x08\0", b"\x86\xdd"):
                 continue
-            packet = Packet(frame[self.skip:], address[2] == PACKET_OUTGOING)
+            packet = Packet(frame[self.skip:], is_outgoing)
             if wanted(packet):
                 return packet
+
+    def _receive(self) -> None:
+        received, address = self.socket.recvfrom(1 << 17)
+        _, kind, _, size, _, _ = VNET_HEADER.unpack_from(received)
+        frame = received[VNET_HEADER.size:]
+        is_train = kind & ~ECN == GSO_UDP_L4
+        for one in segments(frame, self.skip, size) if is_train else [frame]:
+            self.waiting.append((one, address[2] == PACKET_OUTGOING))
 
     def drain(self) -> list[Packet]:
         """What is there now."""
