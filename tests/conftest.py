@@ -8,12 +8,18 @@ from __future__ import annotations
 
 import functools
 import os
+import signal
 
 import pytest
 
 from plait.lab import missing
 
 PROGRAMS = ("wg", "wireguard-go", "iperf3", "ping")
+
+# A shell without job control starts what it puts in the background with SIGINT ignored, and programs
+# inherit that: those that tests start would not see the SIGINT that tests send.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @functools.cache
