@@ -32,7 +32,12 @@ examples:
   wg set wg0 listen-port 51820     then talk to it as to any WireGuard interface
 
 it ends on SIGINT or SIGTERM, when the interface is deleted (ip link delete wg0), and when its
-socket /var/run/wireguard/wg0.sock is removed. SIGHUP is ignored.
+socket /var/run/wireguard/wg0.sock is removed.
+
+signals, to the process `plait: wg0 supervisor`:
+  SIGTTIN, SIGTTOU   one receiver and one consumer more, fewer: from one of each to the room that
+                     was laid out at the start (max_receivers, max_consumers in the settings)
+  SIGHUP             ignored
 
 environment:
   PLAIT_CONFIG           settings file instead of /etc/plait/IFACE.toml

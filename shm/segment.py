@@ -24,12 +24,8 @@ EXTENT = 2 << 20  # bytes allocated at once, at least
 _GEOMETRY = tuple(name for name, _ in ffi.typeof("struct geometry").fields)
 # Allocated from the start: what any process may touch at any time. The rest grows by `ensure`.
 _AT_ONCE = tuple(
-    REGIONS.index(name)
-    for name in (
-        "workers", "bells", "counters", "device", "tokens", "ready",
-        "mailbox", "states", "nodes", "small_slots", "train_slots",
-    )
-)  # fmt: skip
+    REGIONS.index(name) for name in ("workers", "bells", "counters", "device", "tokens", "ready", "states")
+)
 _FIRST_ELEMENTS = 1024  # of each growing region: enough for a small interface without another call
 
 
@@ -235,6 +231,28 @@ class DataSegment:
             raise ValueError(f"region {REGIONS[region]} is allocated from the start")
         yield (offset, *sizes[region])
 
+    def ensure_receivers(self, count: int) -> None:
+        """Allocate what receivers 0..count-1 need before they start: mailboxes and pools.
+
+        Idempotent; SegmentError, with what was there as it was, when there is no room.
+        """
+        g = self.segment.geometry
+        pools = 2 * count
+        cells = int(ffi.cast("char *", self.segment.cells) - self.segment.base)
+        cells -= self.offset(lib.REGION_MAILBOX)
+        wanted = {
+            lib.REGION_MAILBOX: cells + ffi.sizeof("struct mailbox_cell") * g.mailbox_cells * count,
+            lib.REGION_NODES: ffi.sizeof("struct node") * (1 + pools * g.nodes_a_pool),
+            lib.REGION_SMALL_SLOTS: lib.SMALL_SLOT_BYTES * g.small_slots * pools,
+            lib.REGION_TRAIN_SLOTS: lib.TRAIN_SLOT_BYTES * g.train_slots * pools,
+        }
+        for region, length in wanted.items():
+            try:
+                os.posix_fallocate(self.fd, self.offset(region), max(length, 1))
+            except OSError as error:
+                what = f"allocating the packet buffers of {count} receivers"
+                raise _no_room(what, sum(wanted.values()), error) from error
+
     def protect(self) -> None:
         """In every process but control: trie and index read-only, public keys unreachable."""
         if lib.segment_protect(self.segment) != 0:
@@ -248,11 +266,17 @@ class DataSegment:
         self._plain.close()
 
 
-def create(geometry: Mapping[str, int], name_hint: str = "data", generation: int = 0) -> DataSegment:
+def create(
+    geometry: Mapping[str, int],
+    name_hint: str = "data",
+    generation: int = 0,
+    receivers: int | None = None,
+) -> DataSegment:
     """Make the data segment: laid out, its fixed part allocated, its header written, its name gone.
 
     `geometry` has every field of `struct geometry`; `generation` names this start of the interface
-    (0: a random one). Raises SegmentError for numbers out of bounds and for a /dev/shm too small.
+    (0: a random one); so many `receivers` can start at once (None: all that it has room for). Raises
+    SegmentError for numbers out of bounds and for a /dev/shm too small.
     """
     header = _header(geometry, generation)
     plain = PlainSegment(_open_nameless(header.bytes, name_hint), header.bytes)
@@ -275,6 +299,7 @@ def create(geometry: Mapping[str, int], name_hint: str = "data", generation: int
         raise
     data = DataSegment(plain)
     try:
+        data.ensure_receivers(geometry["max_receivers"] if receivers is None else receivers)
         for region, limit in _growing(geometry):
             data.ensure(region, min(_FIRST_ELEMENTS, limit))
         # a hash table has no first part

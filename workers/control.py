@@ -35,7 +35,7 @@ from workers.keypairs import Keypairs
 from workers.launch import WorkerStart, begin_worker
 from workers.losses import Losses
 from workers.memory import Memory
-from workers.outgoing import Outgoing
+from workers.outgoing import Outgoing, mark_sockets
 from workers.peers import Peers
 from workers.routes import Routes
 from workers.stamps import Stamps
@@ -83,7 +83,7 @@ class Control:
             self.peers, self.handshakes, self.stamps, self.endpoints, self._udp_fds
         )
         self.selector = selectors.DefaultSelector()
-        self.interface = Interface(start.fds["tun:0"]) if "tun:0" in start.fds else None
+        self.interface = Interface(os.dup(start.fds["tun:0"])) if "tun:0" in start.fds else None
         self.routes = Routes(self.peers, self.endpoints)
         self.bell = start.fds["bell:1"]
         self.socket_path, self.socket_inode = self._socket_file(start.fds["uapi"])
@@ -100,6 +100,7 @@ class Control:
         """Find what a control before this one left, then listen."""
         self.events.tell(Event.STARTED if self.start.incarnation <= 1 else Event.RESTARTED)
         self.peers.recover()
+        self._share_out()
         self.endpoints.recover(self.peers.rows_with_wish())
         self.handshakes.load_identity()
         self._look_at_interface(first=True)
@@ -121,8 +122,6 @@ class Control:
         while not self.device.index_key[0]:
             self.device.index_key[1] = secrets.randbits(64)
             self.device.index_key[0] = secrets.randbits(64)
-        self.device.receivers = self.start.receivers
-        self.device.consumers = self.start.consumers
 
     @staticmethod
     def _open_keylog() -> KeyLog | None:
@@ -227,6 +226,18 @@ class Control:
     def _replace_sockets(self, message: dict[str, Any], fds: list[int]) -> None:
         self.start.replace_sockets(message, fds)
         self.outgoing.replace(*self._own_sockets())
+        if int(self.device.fwmark):
+            mark_sockets(self._udp_fds(), int(self.device.fwmark))
+        if int(self.device.consumers) != self.start.consumers:
+            self._share_out()
+        self.device.receivers = self.start.receivers
+
+    def _share_out(self) -> None:
+        """Each peer belongs to one of the consumers that run; tell when nobody knows anything else."""
+        consumers = self.start.consumers
+        self.device.receivers, self.device.consumers = self.start.receivers, consumers
+        self.peers.share_out(consumers)
+        self.graces.after(lambda: self.channel.send({"kind": "shared_out", "consumers": consumers}))
 
     def _links_changed(self, mask: int) -> None:
         assert self.interface is not None

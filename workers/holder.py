@@ -38,10 +38,12 @@ def new_holder(start: WorkerStart) -> Any:
 
 def use_fds(start: WorkerStart, holder: Any) -> None:
     """Send through the sockets and queue of the receiver with this worker's number, round robin."""
-    number = start.number % start.receivers
-    holder.udp4 = start.fds.get(f"udp4:{number}", -1)
-    holder.udp6 = start.fds.get(f"udp6:{number}", -1)
-    holder.tun = start.fds.get(f"tun:{number}", -1)
+
+    def fd_of(what: str) -> int:
+        own, shared = f"{what}:{start.number}", f"{what}:{start.number % start.receivers}"
+        return start.fds.get(own, start.fds.get(shared, -1))
+
+    holder.udp4, holder.udp6, holder.tun = fd_of("udp4"), fd_of("udp6"), fd_of("tun")
 
 
 def free_holder(holder: Any) -> None:

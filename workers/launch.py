@@ -60,7 +60,8 @@ LOG_LEVELS = {
 class WorkerStart:
     """What the supervisor gave a worker to work with.
 
-    fds maps the names of the start message (`data`, `bell:1`, `udp4:0`, `tun:0`, …) to fds.
+    fds maps the names of the start message (`data`, `bell:1`, `udp4:0`, `tun:0`, …) to fds; the last two
+    kinds change, and so do receivers and consumers, the numbers that run now.
     segment is a `struct segment *` of workers._workers on the data segment. Control has it as mapping,
     and its fd. Elsewhere trie and index are read-only in it, public keys unreachable, and so are
     session keys in a receiver that hands all packets off.
@@ -121,11 +122,15 @@ class WorkerStart:
         sys.exit(1)
 
     def replace_sockets(self, message: dict[str, Any], fds: list[int]) -> None:
-        """Apply a `sockets` message: the new UDP sockets by name, the old ones closed."""
-        old = [name for name in self.fds if name.startswith("udp")]
-        for name in old:
+        """Apply a `sockets` message: new UDP sockets and TUN queues by name, the old ones closed.
+
+        The supervisor hears of it: from now on this worker has no copy of the old ones.
+        """
+        for name in [name for name in self.fds if name.startswith(("udp", "tun"))]:
             os.close(self.fds.pop(name))
         self.fds.update(zip(message["fds"], fds, strict=True))
+        self.receivers, self.consumers = int(message["receivers"]), int(message["consumers"])
+        self.channel.send({"kind": "replaced"})
 
 
 def spawn(kind: str, interface: str, channel: Channel) -> subprocess.Popen[bytes]:

@@ -87,6 +87,17 @@ void table_free(struct peer_table *table, const uint32_t *rows, uint32_t count)
     }
 }
 
+void table_share_out(struct peer_table *table, uint32_t consumers)
+{
+    const struct segment *segment = table->segment;
+
+    table->consumers = consumers;
+    for (uint32_t row = 0; row < segment->device->rows_used; row++)
+        /* release, as its readers acquire (shm/schedule.c) */
+        if (segment->rows[row].consumer != row % consumers)
+            __atomic_store_n(&segment->rows[row].consumer, row % consumers, __ATOMIC_RELEASE);
+}
+
 void table_recover(struct peer_table *table)
 {
     for (uint32_t row = 0; row < table->segment->device->rows_used; row++) {

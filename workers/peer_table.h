@@ -45,6 +45,9 @@ void table_take_away(struct peer_table *table, const uint32_t *rows, uint32_t co
 void table_retire(const struct peer_table *table, const uint32_t *rows, uint32_t count);
 /* Rows that nobody looks at any more are wiped and free. */
 void table_free(struct peer_table *table, const uint32_t *rows, uint32_t count);
+/* Every row belongs to the consumer that it has among so many, from now on. A bit that is set at another
+ * consumer is passed on by that one; what publishers set there later, they began before. */
+void table_share_out(struct peer_table *table, uint32_t consumers);
 /* Public keys of all live rows into empty buckets; counts them. */
 void table_recover(struct peer_table *table);
 /* Of rows first..last-1: live ones with a key word or outbound packets (is_down), or with a persistent

@@ -60,7 +60,6 @@ class Peers:
         self.vault = memory.vault
         self.graces = graces
         self.keypairs = keypairs
-        self.consumers = max(consumers, 1)
         self.rows = self.segment.rows
         self.device = self.segment.device
         self.retiring: set[int] = set()  # ordered to retire, token not yet dead
@@ -68,7 +67,7 @@ class Peers:
         self.tables = self._open_public_keys()
         self.ips = ffi.new("struct allowedips *")
         self.free_rows = np.zeros(memory.max_peers, np.uint32)
-        self.table = self._open_table()
+        self.table = self._open_table(consumers)
         self.reclaiming = 0  # head of the removed trie nodes in a grace period
         self.is_reclaiming = False
 
@@ -295,6 +294,12 @@ class Peers:
         self.is_reclaiming = False
         self.reclaim_later()
 
+    # -- consumers ----------------------------------------------------------------------------
+
+    def share_out(self, consumers: int) -> None:
+        """Each row, used or not, belongs to one of so many consumers from now on."""
+        lib.table_share_out(self.table, consumers)
+
     # -- orders -------------------------------------------------------------------------------
 
     def order(self, row: int, bits: int) -> None:
@@ -336,13 +341,13 @@ class Peers:
         self.table.rows_ready = self.vault.ready("rows_ready")
         self.table.trie_ready = self.vault.ready("trie_ready")
 
-    def _open_table(self) -> Any:
+    def _open_table(self, consumers: int) -> Any:
         """What the C of many rows works with (workers/peer_table.h)."""
         table = ffi.new("struct peer_table *")
         table.segment, table.keys, table.ips = self.segment, self.tables, self.ips
         table.vault = ffi.cast("struct vault_row *", self.vault.rows.ctypes.data)
         table.free = _pointer(self.free_rows)
-        table.consumers = self.consumers
+        table.consumers = max(consumers, 1)
         return table
 
     def _open_public_keys(self) -> Any:

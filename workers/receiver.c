@@ -1,4 +1,5 @@
-/* Theory. One thread, one epoll set: two UDP sockets, a TUN queue, its own bell, the channel.
+/* Theory. One thread, one epoll set: two UDP sockets, TUN queues (one, unless it reads those of
+ * receivers that are no more as well), its own bell, the channel.
  * Each ready descriptor is given one batch a round, so that a flood from outside can not
  * starve what comes from inside, nor the other way round. A pool without a free slot takes
  * its descriptors out of the set (nothing is read that can not be kept: the kernel's buffers
@@ -19,7 +20,7 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
-enum watch { WATCH_UDP4, WATCH_UDP6, WATCH_TUN, WATCH_BELL, WATCH_CHANNEL, WATCHES };
+enum watch { WATCH_BELL, WATCH_CHANNEL, WATCH_UDP4, WATCH_UDP6, WATCH_TUN, WATCHES = WATCH_TUN + MAX_RECEIVERS };
 
 /* A sleeping receiver looks at the clock and its pools this often even if nothing happens. */
 #define SLEEP_MS 100
@@ -39,7 +40,7 @@ struct receiver {
 
 static uint32_t watch_direction(enum watch which)
 {
-    return which == WATCH_TUN ? OUTBOUND : INBOUND;
+    return which >= WATCH_TUN ? OUTBOUND : INBOUND;
 }
 
 static int watch(struct receiver *receiver, enum watch which, int wanted)
@@ -55,7 +56,7 @@ static int watch(struct receiver *receiver, enum watch which, int wanted)
 }
 
 struct receiver *receiver_new(const struct segment *segment, uint32_t number, int channel,
-                              int tun, const int32_t *bells)
+                              const int32_t *bells)
 {
     struct receiver *receiver = calloc(1, sizeof *receiver);
 
@@ -77,10 +78,9 @@ struct receiver *receiver_new(const struct segment *segment, uint32_t number, in
     }
     if (receiver->epoll < 0 || udp_inbox_open(&receiver->inbox))
         goto refused;
-    receiver->fds[WATCH_TUN] = tun;
     receiver->fds[WATCH_BELL] = bells[receiver->worker];
     receiver->fds[WATCH_CHANNEL] = channel;
-    if (watch(receiver, WATCH_TUN, 1) || watch(receiver, WATCH_BELL, 1) || watch(receiver, WATCH_CHANNEL, 1))
+    if (watch(receiver, WATCH_BELL, 1) || watch(receiver, WATCH_CHANNEL, 1))
         goto refused;
     return receiver;
 refused:
@@ -115,15 +115,34 @@ void receiver_hand_off(struct receiver *receiver, int handoff, struct holder *le
     }
 }
 
+/* Watches fds from now on instead of what stood in their places. A starving receiver comes to them
+ * when it is fed. */
+static int replace(struct receiver *receiver, enum watch first, const int32_t *fds, uint32_t count, uint32_t places)
+{
+    int refused = 0;
+
+    for (uint32_t i = 0; i < places; i++) {
+        enum watch which = first + i;
+
+        watch(receiver, which, 0);
+        receiver->watched[which] = 0; /* also where the kernel had forgotten it: the fd was closed */
+        receiver->fds[which] = i < count ? fds[i] : -1;
+        if (!receiver->starving[watch_direction(which)] && watch(receiver, which, 1))
+            refused = -1;
+    }
+    return refused;
+}
+
 int receiver_use_sockets(struct receiver *receiver, int udp4, int udp6)
 {
-    watch(receiver, WATCH_UDP4, 0);
-    watch(receiver, WATCH_UDP6, 0);
-    receiver->fds[WATCH_UDP4] = udp4;
-    receiver->fds[WATCH_UDP6] = udp6;
-    /* A starving receiver comes to them when it is fed. */
-    return !receiver->starving[INBOUND] && (watch(receiver, WATCH_UDP4, 1) || watch(receiver, WATCH_UDP6, 1))
-               ? -1 : 0;
+    const int32_t fds[] = { udp4, udp6 };
+
+    return replace(receiver, WATCH_UDP4, fds, 2, 2);
+}
+
+int receiver_use_queues(struct receiver *receiver, const int32_t *queues, uint32_t count)
+{
+    return replace(receiver, WATCH_TUN, queues, count, MAX_RECEIVERS);
 }
 
 /* Reads on or stops reading in one direction. */
@@ -132,7 +151,7 @@ static void set_starving(struct receiver *receiver, uint32_t direction, int star
     if (receiver->starving[direction] == starving)
         return;
     receiver->starving[direction] = starving;
-    for (enum watch w = WATCH_UDP4; w <= WATCH_TUN; w++)
+    for (enum watch w = WATCH_UDP4; w < WATCHES; w++)
         if (watch_direction(w) == direction)
             watch(receiver, w, !starving);
     if (starving)
@@ -171,19 +190,18 @@ static int serve(struct receiver *receiver, enum watch which)
     case WATCH_UDP6:
         receive_udp(&receiver->intakes[INBOUND], receiver->fds[which], &receiver->inbox);
         return 0;
-    case WATCH_TUN:
-        if (receive_tun(&receiver->intakes[OUTBOUND], receiver->fds[WATCH_TUN],
-                        receiver->inbox.spill) == -EBADFD) {
-            watch(receiver, WATCH_TUN, 0);
-            return RECEIVER_TUN_GONE;
-        }
-        return 0;
     case WATCH_BELL:
         if (read(receiver->fds[WATCH_BELL], &rings, sizeof rings) < 0)
             return 0;
         return 0;
-    default:
+    case WATCH_CHANNEL:
         return RECEIVER_CHANNEL;
+    default:
+        if (receive_tun(&receiver->intakes[OUTBOUND], receiver->fds[which], receiver->inbox.spill) == -EBADFD) {
+            watch(receiver, which, 0);
+            return RECEIVER_TUN_GONE;
+        }
+        return 0;
     }
 }
 

@@ -1,4 +1,4 @@
-/* receiver: takes packets in, from one UDP socket pair and one TUN queue, and pushes their
+/* receiver: takes packets in, from a pair of UDP sockets and from TUN queues, and pushes their
  * descriptors into the queues of the peers they belong to. */
 #ifndef WORKERS_RECEIVER_H
 #define WORKERS_RECEIVER_H
@@ -12,10 +12,12 @@ struct holder;
 /* A receiver over an attached segment. fds: -1 where there is none. bells[n] is worker n's
  * eventfd or -1 (MAX_WORKERS of them). NULL when memory or epoll is refused (errno). */
 struct receiver *receiver_new(const struct segment *segment, uint32_t number, int channel,
-                              int tun, const int32_t *bells);
+                              const int32_t *bells);
 void receiver_free(struct receiver *receiver);
 /* Sockets from now on; the old fds are the caller's to close. 0, or -1 with errno. */
 int receiver_use_sockets(struct receiver *receiver, int udp4, int udp6);
+/* Likewise TUN queues, at most MAX_RECEIVERS. */
+int receiver_use_queues(struct receiver *receiver, const int32_t *queues, uint32_t count);
 
 /* How a peer's queue comes to its holder: all to the consumers; drained by the receiver itself
  * where nobody holds the peer; or that only while its own input is short. */

@@ -19,9 +19,7 @@ TURN_NS = 1_000_000_000  # how long one crossing into C lasts when nothing inter
 def work(start: WorkerStart) -> None:
     """Receive packets until the supervisor says stop."""
     bells = ffi.new("int32_t[]", bells_of(start))
-    receiver = lib.receiver_new(
-        start.segment, start.number, start.channel.fileno(), start.fds.get(f"tun:{start.number}", -1), bells
-    )
+    receiver = lib.receiver_new(start.segment, start.number, start.channel.fileno(), bells)
     if receiver == ffi.NULL:
         start.fail(
             f"receiver {start.number} cannot start",
@@ -56,6 +54,7 @@ def obey(start: WorkerStart, receiver: Any, lender: Any) -> bool:
         return False
     if message["kind"] == "sockets":
         lib.receiver_use_sockets(receiver, -1, -1)
+        lib.receiver_use_queues(receiver, [], 0)
         start.replace_sockets(message, fds)
         use_sockets(start, receiver)
         if lender is not None:
@@ -64,9 +63,13 @@ def obey(start: WorkerStart, receiver: Any, lender: Any) -> bool:
 
 
 def use_sockets(start: WorkerStart, receiver: Any) -> None:
-    """Listen on this receiver's own sockets."""
+    """Listen on this receiver's own sockets, read the TUN queues that it was given."""
     pair = [start.fds.get(f"udp{family}:{start.number}", -1) for family in (4, 6)]
-    if lib.receiver_use_sockets(receiver, *pair) != 0:
+    queues = [fd for name, fd in start.fds.items() if name.startswith("tun")]
+    if (
+        lib.receiver_use_sockets(receiver, *pair) != 0
+        or lib.receiver_use_queues(receiver, queues, len(queues)) != 0
+    ):
         raise OSError(ffi.errno, os.strerror(ffi.errno))
 
 

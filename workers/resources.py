@@ -11,7 +11,7 @@ import errno
 import logging
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 
 from workers import tun
@@ -19,7 +19,18 @@ from workers._workers import ffi, lib
 from workers.failure import Exit, Failure
 from workers.segments import discard, open_segments
 from workers.settings import Settings
-from workers.sockets import Pair, close_sockets, open_sockets, port_of, receive_trains
+from workers.sockets import (
+    Pair,
+    close_sockets,
+    empty,
+    gather,
+    is_empty,
+    open_one_more,
+    open_sockets,
+    port_of,
+    receive_trains,
+    spread,
+)
 from workers.uapi_socket import adopt_uapi, open_uapi
 
 log = logging.getLogger(__name__)
@@ -30,20 +41,24 @@ LEAVING_SECONDS = 2  # a worker that is busy or being replaced holds the old soc
 class Resources:
     """Every fd of one interface. Opened all or none: raises Failure and leaves nothing behind.
 
-    bells maps worker numbers (control and receivers) to eventfds. sockets has one (IPv4, IPv6)
-    pair for each receiver and changes with the listen port. joins and trains say which
-    offloads the kernel granted.
+    receivers and consumers are the numbers that run now, which `Numbers` changes. bells maps worker
+    numbers (control and all receivers there is room for) to eventfds. queues has a TUN queue for each
+    receiver there is room for, of which the first `attached` are in use. sockets has one (IPv4, IPv6)
+    pair for each receiver and changes with the listen port; receiver `leaver`, which leaves, is not
+    counted any more and has `leaving`. joins and trains say which offloads the kernel granted.
     """
 
     def __init__(self, interface: str, settings: Settings, environment: Mapping[str, str]) -> None:
         self.interface = interface
         self._left: dict[int, float] = {}  # ports that workers may still hold, and until when
-        self.receivers = settings.receivers
+        self.receivers = self.attached = settings.receivers
         self.consumers = settings.consumers
+        self.leaver: int | None = None
+        self.leaving: Pair | None = None
         with ExitStack() as stack:
             given = fd_of(environment, "WG_TUN_FD")
             if given is None:
-                self.queues = tun.open_queues(interface, settings.receivers, settings.receivers)
+                self.queues = tun.open_queues(interface, settings.room_for("receiver"), self.attached)
             else:
                 name, self.queues = tun.adopt_queue(given)
                 if name != interface:
@@ -68,7 +83,7 @@ class Resources:
             if settings.udp_offload and not self.trains:
                 log.info("the kernel has no UDP_GRO: datagrams go one by one")
             self.bells: dict[int, int] = {}
-            for worker in (lib.WORKER_CONTROL, *(lib.WORKER_RECEIVER + i for i in range(self.receivers))):
+            for worker in (lib.WORKER_CONTROL, *(lib.WORKER_RECEIVER + i for i in range(len(self.queues)))):
                 self.bells[worker] = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
                 stack.callback(os.close, self.bells[worker])
             self.data, self.vault = open_segments(interface, settings)
@@ -88,6 +103,8 @@ class Resources:
         """Give everything back: the interface, its socket file and its memory are gone then."""
         self._stack.close()
 
+    # -- the listen port ----------------------------------------------------------------------
+
     @property
     def port(self) -> int:
         """The UDP port that all sockets are bound to."""
@@ -105,6 +122,8 @@ class Resources:
         self.sockets = self._open_port(port)
         if self.trains:
             receive_trains(self.sockets)
+        if self.leaving is not None:
+            old, self.leaving = [*old, self.leaving], None
         now = time.monotonic()
         self._left = {p: end for p, end in self._left.items() if end > now} | {left: now + LEAVING_SECONDS}
         return old
@@ -121,25 +140,103 @@ class Resources:
                     raise
             time.sleep(0.002)
 
+    # -- the number of receivers --------------------------------------------------------------
+
+    def add_receiver(self) -> None:
+        """The next receiver has a queue and sockets from now on, which fill whether it reads or not.
+
+        Raises Failure, with everything as it was.
+        """
+        if self.receivers == self.attached:
+            try:
+                tun.use_queue(self.queues[self.attached], True)
+            except OSError as error:
+                why = error.strerror or str(error)
+                raise Failure("cannot use another TUN queue", why, "see `dmesg`", Exit.INTERFACE) from error
+            self.attached += 1
+        pair = open_one_more(self.sockets, int(self.segment.device.fwmark))
+        if self.trains:
+            receive_trains([pair])
+        self.sockets.append(pair)
+        self.receivers += 1
+
+    def take_receiver(self) -> None:
+        """The last receiver gets no more datagrams; it still has its queue, and what its sockets hold.
+
+        Raises OSError, with everything as it was.
+        """
+        try:
+            gather(self.sockets)
+        except OSError:
+            spread(self.sockets)
+            raise
+        self.leaving = self.sockets.pop()
+        self.receivers = self.leaver = self.receivers - 1
+
+    @property
+    def is_drained(self) -> bool:
+        """Whether the sockets of the one that leaves hold nothing."""
+        return self.leaving is None or is_empty(self.leaving)
+
+    def forget_receiver(self) -> int:
+        """It is gone, and nobody else has a copy of its sockets: they are closed, its queue is another's.
+
+        Returns how many packets were still in the sockets.
+        """
+        lost = 0
+        if self.leaving is not None:
+            lost = empty(self.leaving)
+            close_sockets([self.leaving])
+        self.leaver = self.leaving = None
+        spread(self.sockets)
+        return lost
+
+    # -- what workers are given -----------------------------------------------------------------
+
     def fds_for(self, kind: str, number: int) -> tuple[list[str], list[int]]:
         """Names and fds of a worker's start message."""
         named = {"data": self.data.fd}
         if kind == "control":
             named |= {"vault": self.vault.fd, "uapi": self.uapi.fd}
         named |= {f"bell:{worker}": fd for worker, fd in self.bells.items()}
-        named |= self.named_sockets()
-        wanted = {"control": [0], "receiver": [number], "consumer": range(self.receivers)}[kind]
-        named |= {f"tun:{queue}": self.queues[queue] for queue in wanted}
+        named |= self._packet_fds(kind, number)
         return list(named), list(named.values())
 
-    def named_sockets(self) -> dict[str, int]:
-        """The UDP sockets as `udp4:0`, `udp6:0`, `udp4:1`, …"""
-        return {
-            f"udp{version}:{number}": fd
-            for number, pair in enumerate(self.sockets)
-            for version, fd in zip((4, 6), pair, strict=True)
-            if fd is not None
-        }
+    def packet_fds_for(self, kind: str, number: int) -> tuple[list[str], list[int]]:
+        """Of these, what changes with the listen port and the number of receivers."""
+        named = self._packet_fds(kind, number)
+        return list(named), list(named.values())
+
+    def _packet_fds(self, kind: str, number: int) -> dict[str, int]:
+        """UDP sockets as `udp4:0`, `udp6:0`, `udp4:1`, …, TUN queues as `tun:0`, ….
+
+        Control marks all sockets. A receiver reads its own ones, its own queue, and those that receivers
+        before it left behind; a consumer sends through those of the receiver with its number.
+        """
+        if kind == "control":
+            return self._named(range(self.receivers)) | {"tun:0": self.queues[0]}
+        if kind == "consumer":
+            number %= self.receivers
+            return self._named([number]) | {f"tun:{number}": self.queues[number]}
+        if number < self.receivers:
+            read = (q for q in range(self.attached) if q % self.receivers == number and q != self.leaver)
+            return self._named([number]) | {f"tun:{queue}": self.queues[queue] for queue in read}
+        if number != self.leaver:
+            return {}  # not counted yet
+        own = {f"tun:{number}": self.queues[number]}
+        if self.leaving is None:  # the port has changed: it reads no socket, and sends through another's
+            return self._named([number % self.receivers]) | own
+        return _named_pair(number, self.leaving) | own
+
+    def _named(self, numbers: Iterable[int]) -> dict[str, int]:
+        named: dict[str, int] = {}
+        for number in numbers:
+            named |= _named_pair(number, self.sockets[number])
+        return named
+
+
+def _named_pair(number: int, pair: Pair) -> dict[str, int]:
+    return {f"udp{v}:{number}": fd for v, fd in zip((4, 6), pair, strict=True) if fd is not None}
 
 
 def fd_of(environment: Mapping[str, str], name: str) -> int | None:

@@ -18,12 +18,12 @@ WIPE_BYTES = 1 << 20
 def open_segments(interface: str, settings: Settings) -> tuple[DataSegment, PlainSegment]:
     """Make both segments: (data, vault). Neither has a name any more.
 
-    All that packets need has memory; the tables grow with the peers. The vault is one page:
-    control alone knows what stands in it and gives it its size. Raises Failure when there is
-    no room.
+    All that packets need has memory, for the receivers of the start; the tables grow with the peers. The
+    vault is one page: control alone knows what stands in it and gives it its size. Raises Failure when
+    there is no room.
     """
     try:
-        data = create(geometry(settings))
+        data = create(geometry(settings), receivers=settings.receivers)
         try:
             vault = create_plain(VAULT_FIRST_BYTES)
         except SegmentError:

@@ -32,6 +32,8 @@ NODES_A_TRAIN = 8  # a train whose packets belong to several sessions takes a no
 KEYS = {
     "receivers": f"a number from 1 to {MAX_WORKERS_OF_A_KIND}: processes that take packets in",
     "consumers": f"a number from 1 to {MAX_WORKERS_OF_A_KIND}: processes that seal, open and send",
+    "max_receivers": f"a number from receivers to {MAX_WORKERS_OF_A_KIND}: how many SIGTTIN can add up to",
+    "max_consumers": f"a number from consumers to {MAX_WORKERS_OF_A_KIND}: how many SIGTTIN can add up to",
     "cores": "a list of CPU numbers, for example [0, 1]: where receivers and consumers run",
     "pin": "true (receiver i and consumer i stay on the i-th of the cores) or false (the kernel places them)",
     "max_peers": f"a number from 1 to {MAX_PEERS}: peers that this interface can ever have at once",
@@ -55,6 +57,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     consumers: _Workers
     cores: Annotated[tuple[_Core, ...], msgspec.Meta(min_length=1)]
     pin: bool = False
+    max_receivers: _Workers | None = None
+    max_consumers: _Workers | None = None
     max_peers: Annotated[int, msgspec.Meta(ge=1, le=MAX_PEERS)] = 1 << 16
     sessions: Annotated[int, msgspec.Meta(ge=64, le=MAX_SESSIONS)] | None = None
     small_slots: Annotated[int, msgspec.Meta(ge=64, le=MAX_SMALL_SLOTS)] = 2048
@@ -62,6 +66,15 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     handoff: Literal["split", "lend", "auto"] = "lend"
     tun_offload: bool = True
     udp_offload: bool = True
+
+    def room_for(self, kind: str) -> int:
+        """How many receivers or consumers (kind) there can ever be: twice as many as run from the start, and
+        one for each core, unless the settings say it."""
+        given, count = {
+            "receiver": (self.max_receivers, self.receivers),
+            "consumer": (self.max_consumers, self.consumers),
+        }[kind]
+        return given or min(max(2 * count, len(set(self.cores))), MAX_WORKERS_OF_A_KIND)
 
     def cores_of(self, number: int) -> tuple[int, ...]:
         """The CPUs that receiver or consumer `number` may run on."""
@@ -115,12 +128,17 @@ def parse(text: str, path: str, defaults: Mapping[str, Any]) -> Settings:
         if key not in KEYS:
             raise _refusal(path, text, key, "there is no such setting")
     try:
-        return msgspec.convert({**defaults, **given}, Settings)
+        settings = msgspec.convert({**defaults, **given}, Settings)
     except msgspec.ValidationError as error:
         reason, _, place = str(error).partition(" - at `$.")
         key = re.split(r"[\[`.]", place)[0]
         reason = reason[0].lower() + reason[1:].replace("`", "")
         raise _refusal(path, text, key, reason) from error
+    for kind in ("receiver", "consumer"):
+        count = getattr(settings, f"{kind}s")
+        if settings.room_for(kind) < count:
+            raise _refusal(path, text, f"max_{kind}s", f"there are {count} {kind}s from the start")
+    return settings
 
 
 def geometry(settings: Settings) -> dict[str, int]:
@@ -131,8 +149,8 @@ def geometry(settings: Settings) -> dict[str, int]:
     return {
         "max_peers": peers,
         "max_keypairs": _power_of_two(sessions),
-        "max_receivers": settings.receivers,
-        "max_consumers": settings.consumers,
+        "max_receivers": settings.room_for("receiver"),
+        "max_consumers": settings.room_for("consumer"),
         "nodes_a_pool": settings.small_slots + NODES_A_TRAIN * settings.train_slots,
         "small_slots": settings.small_slots,
         "train_slots": settings.train_slots,

@@ -8,8 +8,11 @@ when the port is in use, and only then opens its group for the others.
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import errno
 import os
+import select
 import socket
 import struct
 
@@ -26,6 +29,9 @@ IPV6_MTU_DISCOVER = 23
 SO_SNDBUFFORCE = 32
 SO_RCVBUFFORCE = 33
 SO_MARK = 36
+SO_ATTACH_REUSEPORT_CBPF = 51
+SO_DETACH_REUSEPORT_BPF = 68  # since 5.3
+BPF_RETURN = 0x06  # linux/bpf_common.h: BPF_RET | BPF_K
 
 UDP_GRO = 104  # linux/udp.h
 
@@ -48,6 +54,68 @@ def open_sockets(port: int, receivers: int, mark: int = 0) -> list[Pair]:
                 continue  # the other family had that random port in use: take another
             raise _refused(port, error) from error
     raise AssertionError("unreachable")
+
+
+def open_one_more(pairs: list[Pair], mark: int = 0) -> Pair:
+    """Another pair in the groups of these, which receives its part of the datagrams from now on.
+
+    Raises Failure with the errno and leaves nothing open.
+    """
+    port = port_of(pairs)
+    fds: list[int | None] = []
+    try:
+        for family, fd in zip((socket.AF_INET, socket.AF_INET6), pairs[0], strict=True):
+            fds.append(None if fd is None else _open_socket(family, port, mark, joins=True).detach())
+    except OSError as error:
+        close_sockets([(fd, None) for fd in fds])
+        raise _refused(port, error) from error
+    return fds[0], fds[1]
+
+
+def gather(pairs: list[Pair]) -> None:
+    """All datagrams go to the first pair from now on, whoever the sender is. OSError from the kernel.
+
+    A program that every group can be given without privileges: `return 0`, the number of a socket in
+    the order of opening.
+    """
+    code = ctypes.create_string_buffer(struct.pack("HBBI", BPF_RETURN, 0, 0, 0))
+    program = struct.pack("HP", 1, ctypes.addressof(code))
+    for fd in pairs[0]:
+        if fd is not None:
+            with socket.socket(fileno=os.dup(fd)) as sock:
+                sock.setsockopt(socket.SOL_SOCKET, SO_ATTACH_REUSEPORT_CBPF, program)
+
+
+def spread(pairs: list[Pair]) -> None:
+    """The end of `gather`: the kernel spreads the senders over the groups again."""
+    for fd in pairs[0]:
+        if fd is not None:
+            with socket.socket(fileno=os.dup(fd)) as sock, contextlib.suppress(FileNotFoundError):
+                sock.setsockopt(socket.SOL_SOCKET, SO_DETACH_REUSEPORT_BPF, 0)
+
+
+def is_empty(pair: Pair) -> bool:
+    """Whether no datagram waits in either socket."""
+    poll = select.poll()
+    for fd in pair:
+        if fd is not None:
+            poll.register(fd, select.POLLIN)
+    return not poll.poll(0)
+
+
+def empty(pair: Pair) -> int:
+    """Read away what waits in both sockets; how many datagrams it was, those of trains counted each."""
+    packets = 0
+    for fd in pair:
+        if fd is None:
+            continue
+        with socket.socket(fileno=os.dup(fd)) as sock, contextlib.suppress(BlockingIOError):
+            while True:
+                data, ancillary, _, _ = sock.recvmsg(1 << 16, 256)
+                sizes = [size for *kind, size in ancillary if kind == [socket.IPPROTO_UDP, UDP_GRO]]
+                segment = struct.unpack_from("i", sizes[0])[0] if sizes else len(data)
+                packets += -(-len(data) // segment) if data else 1
+    return packets
 
 
 def port_of(pairs: list[Pair]) -> int:
@@ -86,15 +154,8 @@ def _open_all(port: int, receivers: int, mark: int) -> list[Pair]:
                 continue
             opened[family] = []
             for number in range(receivers):
-                sock = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
-                opened[family].append(sock)
-                _configure(sock, mark)
-                if number > 0:
-                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-                sock.bind(("", port))
-                if number == 0:
-                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-                port = sock.getsockname()[1]
+                opened[family].append(_open_socket(family, port, mark, joins=number > 0))
+                port = opened[family][-1].getsockname()[1]
         if not opened:
             raise OSError(errno.EAFNOSUPPORT, "this host has neither IPv4 nor IPv6")
     except BaseException:
@@ -105,6 +166,22 @@ def _open_all(port: int, receivers: int, mark: int) -> list[Pair]:
     fours: list[int | None] = [sock.detach() for sock in opened.get(socket.AF_INET, [])]
     sixes: list[int | None] = [sock.detach() for sock in opened.get(socket.AF_INET6, [])]
     return list(zip(fours or [None] * receivers, sixes or [None] * receivers, strict=True))
+
+
+def _open_socket(family: int, port: int, mark: int, joins: bool) -> socket.socket:
+    """One socket, which opens a group or joins one."""
+    sock = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+    try:
+        _configure(sock, mark)
+        if joins:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        sock.bind(("", port))
+        if not joins:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
 
 
 def _has_family(family: socket.AddressFamily) -> bool:

@@ -118,11 +118,12 @@ def check_words(process: Process) -> None:
 def two_hosts(lab: Lab, initiator: Sequence[str], responder: Sequence[str], *, version: int = 4,
               psk: bool = False, settings: str | None = None, keepalive: int = 0,
               stepped: bool = False, environment: Mapping[str, str] | None = None,
-              mtu: int = 1420, link_mtu: int = 1500) -> Tunnel:
+              mtu: int = 1420, link_mtu: int = 1500, before: int = 0) -> Tunnel:
     """A tunnel 10.0.0.1 -- 10.0.0.2, fd01::1 -- fd01::2; version: of the outer addresses.
 
     settings: of Plait engines. stepped: their clocks can be stepped, those of the initiator first.
-    environment: of both engines, besides. mtu: of wg0; link_mtu: of the cable.
+    environment: of both engines, besides. mtu: of wg0; link_mtu: of the cable. before: so many peers were
+    there before the only one, and so have the rows before its own.
     """
     hosts = lab.add_hosts(["initiator", "responder"])
     link = lab.link(*hosts, mtu=link_mtu)
@@ -140,7 +141,10 @@ def two_hosts(lab: Lab, initiator: Sequence[str], responder: Sequence[str], *, v
         peer = Peer(other.public_key, [f"{other.address4}/32", f"{other.address6}/128"], endpoint, shared,
                     keepalive if side is sides[0] else 0)
         addresses = [f"{side.address4}/24", f"{side.address6}/64"]
-        side.engine.configure(side.private_key, [peer], addresses, PORT, mtu)
+        others = [Peer(keypair()[1], [f"10.9.9.{i}/32"]) for i in range(before)]
+        side.engine.configure(side.private_key, [*others, peer], addresses, PORT, mtu)
+        for gone in others:
+            side.engine.wg("set", side.interface, "peer", gone.public_key, "remove")
     return Tunnel(sides[0], sides[1], link, clocks)
 
 

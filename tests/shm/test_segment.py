@@ -106,6 +106,27 @@ def test_growing_allocates_before_use_and_knows_its_limits() -> None:
     data.close()
 
 
+def test_receivers_have_memory_before_they_start() -> None:
+    """Mailbox, nodes and slots of so many, and not of those that may come."""
+    few, all_ = (segment.create(GEOMETRY, receivers=n) for n in (1, None))
+    geometry = few.segment.geometry
+    pools = geometry.max_receivers - 1
+    slots = geometry.small_slots * lib.SMALL_SLOT_BYTES + geometry.train_slots * lib.TRAIN_SLOT_BYTES
+    blocks = [os.fstat(data.fd).st_blocks * 512 for data in (few, all_)]
+    assert blocks[1] - blocks[0] >= pools * 2 * slots
+    before = bytes(few.buffer[:4096])
+    few.ensure_receivers(2)
+    assert os.fstat(few.fd).st_blocks * 512 == blocks[1]
+    assert bytes(few.buffer[:4096]) == before
+    for number in range(1, few.segment.nodes + 1):  # the last byte of everything is there
+        few.segment.node[number].reserved[3] = 1
+    few.segment.cells[geometry.max_receivers * geometry.mailbox_cells - 1].message[191] = 1
+    few.segment.train_slots[geometry.max_receivers * 2 * geometry.train_slots * lib.TRAIN_SLOT_BYTES - 1] = 1
+    assert os.fstat(few.fd).st_blocks * 512 == blocks[1]
+    few.close()
+    all_.close()
+
+
 @pytest.mark.parametrize("field", ["magic", "layout_hash", "bytes"])
 def test_a_foreign_segment_is_refused(field: str) -> None:
     data = make(1)

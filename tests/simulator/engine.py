@@ -183,8 +183,9 @@ class Engine:
         self.uapi.listen(1)
         self.bell = os.eventfd(0, os.EFD_NONBLOCK)
         bells = ffi.new("int32_t[]", [-1] * lib.MAX_WORKERS)
-        self.receiver = lib.receiver_new(self.segment, 0, -1, self.tun.fileno(), bells)
+        self.receiver = lib.receiver_new(self.segment, 0, -1, bells)
         assert self.receiver != ffi.NULL
+        assert lib.receiver_use_queues(self.receiver, [self.tun.fileno()], 1) == 0
         assert lib.receiver_use_sockets(self.receiver, self.udp.fileno(), -1) == 0
         self.aead = lib.aead_new(lib.AEAD_EVP)
         self.holder = ffi.new("struct holder *")

@@ -184,10 +184,13 @@ class ControlProcess:
         self.kill()
 
     def receive(self, seconds: float = PATIENCE) -> dict[str, Any]:
-        """The next message of control."""
-        ready, _, _ = select.select([self.channel], [], [], seconds)
-        assert ready, "control says nothing"
-        return self.channel.receive()[0]
+        """The next message of control but those that say what it has done."""
+        while True:
+            ready, _, _ = select.select([self.channel], [], [], seconds)
+            assert ready, "control says nothing"
+            message = self.channel.receive()[0]
+            if message["kind"] not in ("replaced", "shared_out"):
+                return message
 
     def answer_port(self) -> int:
         """Wait for a request of another port, and do it as the supervisor does; returns the errno."""
@@ -196,6 +199,7 @@ class ControlProcess:
         code, fds = self.interface.change_port(request["port"])
         names = list(self.interface.named_sockets()) if not code else []
         message = {"kind": "listen_port", "port": self.interface.port, "errno": code, "fds": names}
+        message |= {"receivers": 1, "consumers": 1}
         self.channel.send(message, fds)
         return code
 

@@ -57,6 +57,10 @@ def act(kind: str, directory: Path) -> None:
         with (directory / f"{title}.heard").open("a") as heard:
             heard.write(json.dumps({**message, "ports": ports(), "held": sorted(start.fds)}) + "\n")
 
+    def share_out() -> None:
+        if start.kind == "control":
+            start.channel.send({"kind": "shared_out", "consumers": start.consumers})
+
     (directory / f"{title}.cue").unlink(missing_ok=True)
     cue = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     cue.bind(str(directory / f"{title}.cue"))
@@ -90,13 +94,14 @@ def act(kind: str, directory: Path) -> None:
                 start.lost()
             if fds:
                 start.replace_sockets(message, fds)
+                share_out()
             note(message)
             if message["kind"] == "stop" and not deaf:
                 return
 
 
 def supervise(directory: Path, interface: str) -> None:
-    from workers import supervisor
+    from workers import numbers, roster, supervisor
     from workers.channel import Channel
     from workers.launch import arguments_for, configure_log
     from workers.resources import Resources
@@ -110,13 +115,14 @@ def supervise(directory: Path, interface: str) -> None:
             process_group=0,
         )
 
-    supervisor.spawn = spawn
+    roster.spawn = spawn
     for name, seconds in json.loads((directory / "patience.json").read_text()).items():
-        setattr(supervisor, name, seconds)
+        for module in (numbers, roster, supervisor):
+            if hasattr(module, name):
+                setattr(module, name, seconds)
     configure_log("supervisor")
     settings = load(interface, {"PLAIT_CONFIG": str(directory / "settings.toml")})
-    numbers = supervisor.Supervisor.SIGNALS
-    with Signals(numbers) as signals, Resources(interface, settings, {}) as resources:
+    with Signals(supervisor.Supervisor.SIGNALS) as signals, Resources(interface, settings, {}) as resources:
         supervisor.Supervisor(resources, settings, signals, (directory / "ready").touch).run()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 from collections.abc import Iterator
@@ -74,6 +75,15 @@ class Loop:
     def turn(self, later: int = 0) -> None:
         self.now += later
         self.control.turn(self.now)
+
+    def messages_of_control(self) -> list[dict[str, Any]]:
+        """What it has told its supervisor since the last call."""
+        told = []
+        self.channel.socket.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                told.append(self.channel.receive()[0])
+        return told
 
     def messages(self) -> list[int]:
         """Types of the messages that the peer heard."""
@@ -173,7 +183,7 @@ def test_interface_down_and_up(loop: Loop) -> None:
         assert device.mtu == 1420 and device.up
         states[0] = None
         loop.turn(2 * SECOND)
-        assert loop.channel.receive()[0]["kind"] == "ended"
+        assert loop.messages_of_control()[-1]["kind"] == "ended"
 
 
 def test_expired_and_old_keys(loop: Loop) -> None:
@@ -249,3 +259,28 @@ def test_numbers_that_a_bad_worker_wrote_into_a_row_lead_control_nowhere() -> No
             row = parts.segment.rows[parts.peers.find((1).to_bytes(32))]
             assert len(parts.peers.allowed(second)) == 2
         parts.close()
+
+
+def test_peers_move_to_another_consumer(loop: Loop) -> None:
+    """The supervisor hears of it when nobody who is awake can still know the consumer of before."""
+    for number in range(5):
+        assert loop.set(f"private_key={OURS.private_key.hex()}\npublic_key={number + 1:064x}\n") == 0
+    rows, segment = loop.control.peers.live_rows(), loop.interface.segment
+    assert rows == [0, 1, 2, 3, 4]
+    loop.turn()
+    lib.epoch_wake(segment, lib.WORKER_RECEIVER)
+    loop.messages_of_control()
+    named = loop.interface.named_sockets()
+    numbers = {"receivers": 1, "consumers": 2}
+    loop.channel.send({"kind": "sockets", "fds": list(named), **numbers}, list(named.values()))
+    loop.control._told(0)
+    assert [int(segment.rows[row].consumer) for row in rows] == [0, 1, 0, 1, 0]
+    assert (int(segment.device.receivers), int(segment.device.consumers)) == (1, 2)
+    loop.turn()
+    assert loop.messages_of_control() == [{"kind": "replaced"}]
+    lib.epoch_turn(segment, lib.WORKER_RECEIVER, loop.now)
+    loop.turn()
+    assert loop.messages_of_control() == [{"kind": "shared_out", "consumers": 2}]
+    lib.epoch_sleep(segment, lib.WORKER_RECEIVER)
+    assert loop.set(f"public_key={9:064x}\n") == 0
+    assert int(segment.rows[5].consumer) == 1

@@ -67,8 +67,9 @@ class Path:
         bells = [-1] * lib.MAX_WORKERS
         self.bell = os.eventfd(0, os.EFD_NONBLOCK)
         bells[lib.WORKER_RECEIVER] = self.bell
-        self.receiver = lib.receiver_new(self.segment, 0, -1, tun.fileno(), ffi.new("int32_t[]", bells))
+        self.receiver = lib.receiver_new(self.segment, 0, -1, ffi.new("int32_t[]", bells))
         assert self.receiver != ffi.NULL
+        assert lib.receiver_use_queues(self.receiver, [tun.fileno()], 1) == 0
         assert lib.receiver_use_sockets(self.receiver, self.udp.fileno(), -1) == 0
         self.aead = lib.aead_new(-1)
         self.holder = ffi.new("struct holder *")

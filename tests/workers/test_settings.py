@@ -31,6 +31,9 @@ REFUSED = [
     ("cores = 1", 1, "cores = 1", "got int", "[0, 1]"),
     ("cores = [-1]", 1, "cores = [-1]", ">= 0", "[0, 1]"),
     ("\ncores = [0, 9]", 2, "cores = [0, 9]", "CPU 9", "[0, 1]"),
+    ("receivers = 3\nmax_receivers = 2", 2, "max_receivers = 2", "3 receivers from the start", "SIGTTIN"),
+    ("max_consumers = 1", 1, "max_consumers = 1", "4 consumers from the start", "SIGTTIN"),
+    ("max_consumers = 33", 1, "max_consumers = 33", "<= 32", "SIGTTIN"),
     ("max_peers = 1048577", 1, "max_peers = 1048577", "<= 1048576", "1048576"),
     ("max_peers = 0", 1, "max_peers = 0", ">= 1", "1048576"),
     ("max_peers = 123456789012345678901234567890", 1, "max_peers = 1234", "<= 1048576", "1048576"),
@@ -74,14 +77,30 @@ def test_every_setting_can_be_given(tmp_path: Path) -> None:
     given = load(
         tmp_path,
         "receivers = 3\nconsumers = 2\ncores = [2, 0]\nmax_peers = 100\nsessions = 200\n"
-        "small_slots = 128\ntrain_slots = 4\nhandoff = 'split'\npin = true\n",
+        "small_slots = 128\ntrain_slots = 4\nhandoff = 'split'\npin = true\n"
+        "max_receivers = 5\nmax_consumers = 2\n",
     )
     assert given == settings.Settings(
         receivers=3, consumers=2, cores=(2, 0), max_peers=100, sessions=200, small_slots=128, train_slots=4,
-        handoff="split", pin=True,
+        handoff="split", pin=True, max_receivers=5, max_consumers=2,
     )
     assert [given.cores_of(i) for i in range(3)] == [(2,), (0,), (2,)]
     assert msgspec.structs.replace(given, pin=False).cores_of(1) == (0, 2)
+
+
+@pytest.mark.parametrize(
+    ("text", "room"),
+    [
+        ("receivers = 1\nconsumers = 3", (4, 6)),  # there are four CPUs
+        ("receivers = 1\nconsumers = 20\ncores = [0]", (2, 32)),
+        ("receivers = 2\nmax_receivers = 2\nmax_consumers = 32", (2, 32)),
+    ],
+)
+def test_room_for_more_workers(tmp_path: Path, text: str, room: tuple[int, int]) -> None:
+    given = load(tmp_path, text)
+    assert (given.room_for("receiver"), given.room_for("consumer")) == room
+    laid_out = settings.geometry(given)
+    assert (laid_out["max_receivers"], laid_out["max_consumers"]) == room
 
 
 def test_every_key_is_explained() -> None:

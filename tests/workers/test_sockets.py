@@ -122,3 +122,46 @@ def test_host_without_ipv6(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [six for _, six in pairs] == [None, None]
     assert names(pairs) == [[(int(socket.AF_INET), sockets.port_of(pairs))]] * 2
     sockets.close_sockets(pairs)
+
+
+def test_the_last_pair_leaves_with_nothing_lost() -> None:
+    """What came before stays readable; from then on all goes to the first; then the rest share again."""
+
+    def send() -> None:
+        for address, family in (("127.0.0.1", socket.AF_INET), ("::1", socket.AF_INET6)):
+            for _ in range(32):
+                with socket.socket(family, socket.SOCK_DGRAM) as sender:
+                    sender.sendto(b"x", (address, port))
+
+    pairs = sockets.open_sockets(0, 2)
+    port = sockets.port_of(pairs)
+    pairs.append(sockets.open_one_more(pairs))
+    assert names(pairs) == [[(int(socket.AF_INET), port), (int(socket.AF_INET6), port)]] * 3
+    send()
+    first = [sockets.empty(pairs[0]), sockets.empty(pairs[1])]
+    sockets.gather(pairs)
+    last = pairs.pop()
+    send()
+    assert not sockets.is_empty(last) and sockets.is_empty(pairs[1])
+    assert sum(first) + sockets.empty(last) == sockets.empty(pairs[0]) == 64
+    assert sockets.is_empty(last)
+    sockets.close_sockets([last])
+    send()
+    assert (sockets.empty(pairs[0]), sockets.empty(pairs[1])) == (64, 0)
+    sockets.spread(pairs)
+    send()
+    counts = sockets.empty(pairs[0]), sockets.empty(pairs[1])
+    assert sum(counts) == 64 and min(counts) > 0
+    sockets.close_sockets(pairs)
+
+
+def test_datagrams_of_a_train_are_counted_each() -> None:
+    (pair,) = sockets.open_sockets(0, 1)
+    assert sockets.receive_trains([pair])
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+        sender.setsockopt(socket.IPPROTO_UDP, 103, 100)  # UDP_SEGMENT
+        sender.sendto(bytes(950), ("127.0.0.1", sockets.port_of([pair])))
+        sender.setsockopt(socket.IPPROTO_UDP, 103, 0)
+        sender.sendto(b"", ("127.0.0.1", sockets.port_of([pair])))
+    assert sockets.empty(pair) == 11
+    sockets.close_sockets([pair])

@@ -1,0 +1,67 @@
+"""A TCP stream through a tunnel to which something is done: all bytes arrive, under the same keys."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import TracebackType
+
+from tunnel import PYTHON, Side
+
+import plait.soak_stream
+
+STREAM = str(plait.soak_stream.__file__)
+STALL_SECONDS = 1.0  # asserted; what is seen on an idle machine stands in docs/reliability.md
+PORT = 7000
+ACCEPTED = ("hs_response_accepted", "hs_initiation_accepted")
+
+
+def pid_of(side: Side, title: str) -> int | None:
+    """A process of the engine by the end of its title, numbered as in this test."""
+    for row in side.host.usage():
+        try:
+            command = Path(f"/proc/{row.pid}/cmdline").read_bytes().split(b"\0")[0].decode()
+        except FileNotFoundError:
+            continue
+        if command == f"plait: {side.interface} {title}":
+            return row.pid
+    return None
+
+
+class Stream:
+    """From one side to the other, as long as it is entered. The session is there before."""
+
+    def __init__(self, one: Side, two: Side) -> None:
+        self.one, self.two = one, two
+        self.deeds: list[tuple[str, float]] = []
+        self.sessions = one.handshake(), two.handshake()
+        self.receiver = two.host.popen([*PYTHON, STREAM, "receive", str(PORT)])
+        two.host.wait_listening(PORT, self.receiver)
+        self.sender = one.host.popen([*PYTHON, STREAM, "send", two.address4, str(PORT), "/run/enough"])
+
+    def __enter__(self) -> Stream:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        (self.one.host.root / "run/enough").touch()
+
+    def note(self, deed: str, at: float) -> None:
+        """What was done, and when (time.monotonic())."""
+        self.deeds.append((deed, at))
+
+    def check(self) -> None:
+        """All bytes are there, no deed stalled the stream for long, the keys are those of the start."""
+        assert (self.sender.wait(), self.receiver.wait()) == (0, 0), (
+            self.sender.output() + self.receiver.output()
+        )
+        sent, got = json.loads(self.sender.output()), json.loads(self.receiver.output())
+        assert (got["bytes"], got["sha256"]) == (sent["bytes"], sent["sha256"])
+        longest = []
+        for deed, at in self.deeds:
+            longest.append(max((s for end, s in got["stalls"] if at < end and end - s < at + 2), default=0.0))
+            print(f"{deed:32}{longest[-1] * 1000:8.1f} ms")
+        assert max(longest) < STALL_SECONDS
+        assert (self.one.handshake(), self.two.handshake()) == self.sessions
+        assert sum(self.one.counters()[name] for name in ACCEPTED) == 1

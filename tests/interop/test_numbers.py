@@ -1,0 +1,62 @@
+"""A TCP stream goes on while receivers and consumers are added and taken away, under the same keys.
+
+    one (plaitd)  10.200.1.1 ──── 10.200.1.2  two (plaitd)
+     wg0 10.0.0.1 ═══ TCP stream ═══▶ 10.0.0.2 wg0
+
+The stalls are printed; `pytest -s` shows them.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+
+import pytest
+from stream import Stream, pid_of
+from tunnel import Side, eventually, two_hosts
+
+from plait.lab import PLAIT, Lab
+
+pytestmark = pytest.mark.network
+
+SETTINGS = 'receivers = 1\nconsumers = 1\nmax_receivers = 3\nmax_consumers = 3\nhandoff = "{}"\n'
+MORE, FEWER = signal.SIGTTIN, signal.SIGTTOU
+
+
+def change(side: Side, number: signal.Signals, count: int) -> float:
+    """Have one more or fewer; when. Returns when so many run and packets flow."""
+    said = f"{count} receivers and {count} consumers run"
+    before, moved, at = side.engine.process.output().count(said), side.transfer(), time.monotonic()
+    side.engine.process.signal(number)
+    eventually(lambda: side.engine.process.output().count(said) > before, 60)
+    eventually(lambda: min(map(int.__sub__, side.transfer(), moved)) > 20_000, 30)
+    return at
+
+
+def carries(side: Side, number: int) -> bool:
+    """Whether this consumer has sent anything."""
+    rows = [row for row in side.report()["processes"] if (row["role"], row["number"]) == ("consumer", number)]
+    return any(row["packets"]["udp_sent"] + row["packets"]["tun_sent"] for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("handoff", "end", "steps"), [("split", 1, (MORE, MORE, FEWER, FEWER)), ("lend", 0, (MORE, FEWER))]
+)
+def test_stream_survives_changes_of_number(handoff: str, end: int, steps: tuple[signal.Signals, ...]) -> None:
+    """The peer is the second in the table: it belongs to consumer 1 as soon as there is one."""
+    with Lab() as lab:
+        tunnel = two_hosts(lab, PLAIT, PLAIT, settings=SETTINGS.format(handoff), before=1)
+        one, two = tunnel.sides
+        side, count = tunnel.sides[end], 1
+        assert one.echo(two.address4, 2) == 2
+        with Stream(one, two) as stream:
+            for number in steps:
+                count += 1 if number == MORE else -1
+                stream.note(f"{handoff}: {number.name}", change(side, number, count))
+                assert handoff == "lend" or carries(side, 1) == (count > 1)
+            assert pid_of(side, "receiver 1") is pid_of(side, "consumer 1") is None
+        stream.check()
+        for side in (one, two):
+            counters = side.counters()
+            assert (counters["drop_killed"], counters["lost_wakes"]) == (0, 0)
+        tunnel.check()

@@ -1,0 +1,129 @@
+"""Another receiver and consumer, and one fewer, with actors for workers (rehearsal.py)."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from stage import Stage, until
+
+from plait.lab import Host, Lab
+
+pytestmark = pytest.mark.network
+
+FLOOD = """
+import socket, sys
+for _ in range(64):
+    with socket.socket(type=socket.SOCK_DGRAM) as sock:
+        sock.sendto(b"x", ("127.0.0.1", int(sys.argv[1])))
+"""
+
+
+@pytest.fixture(scope="module")
+def host() -> Iterator[Host]:
+    with Lab() as lab:
+        yield lab.host("stage")
+
+
+@pytest.fixture
+def stage(host: Host, tmp_path: Path) -> Iterator[Stage]:
+    made = Stage(host, tmp_path, "n0")
+    yield made
+    if made.process is not None:
+        made.process.stop()
+        made.process.close()
+    assert made.leftovers() == []
+
+
+def change(stage: Stage, number: int, words: str) -> None:
+    """Send the signal and wait until these words are said once more."""
+    before = stage.words().count(words)
+    stage.signal(number)
+    until(lambda: stage.words().count(words) > before, words)
+
+
+def workers(stage: Stage) -> dict[str, int]:
+    return {title: pid for title, pid in stage.pids().items() if title not in ("supervisor", "standby")}
+
+
+def held(stage: Stage, title: str) -> set[str]:
+    """Queues and sockets of a worker when it heard something last."""
+    return {name for name in stage.heard(title)[-1]["held"] if name.startswith(("tun", "udp"))}
+
+
+def lane(*numbers: int) -> set[str]:
+    return {f"{what}:{number}" for number in numbers for what in ("tun", "udp4", "udp6")}
+
+
+def sockets(stage: Stage) -> int:
+    return len(stage.host.run(["ss", "-Hlun"]).stdout.splitlines())
+
+
+def test_one_more_and_one_fewer(stage: Stage) -> None:
+    stage.play(2)
+    first = workers(stage)
+    change(stage, signal.SIGTTIN, "3 receivers and 3 consumers run")
+    more = workers(stage)
+    assert set(more) - set(first) == {"receiver 2", "consumer 2"} and more.items() > first.items()
+    assert [message["kind"] for message in stage.heard("receiver 2")] == ["start", "sockets"]
+    assert lane(2).isdisjoint(stage.heard("receiver 2")[0]["held"])  # before it is ready nothing waits for it
+    assert held(stage, "receiver 2") == held(stage, "consumer 2") == lane(2)
+    assert held(stage, "receiver 0") == held(stage, "consumer 0") == lane(0)
+    assert held(stage, "control") >= {"udp4:2", "udp6:2"} and sockets(stage) == 6
+    port = stage.change_port(0)["port"]
+    assert stage.next_heard("receiver 2", "sockets", 2)["ports"] == {"udp4:2": port, "udp6:2": port}
+
+    change(stage, signal.SIGTTIN, "there is no room for more: the memory was laid out for 3 receivers and 3")
+    assert workers(stage) == more
+
+    change(stage, signal.SIGTTOU, "2 receivers and 2 consumers run")
+    assert workers(stage) == first and sockets(stage) == 4
+    assert stage.heard("receiver 2")[-1]["kind"] == stage.heard("consumer 2")[-1]["kind"] == "stop"
+    assert held(stage, "receiver 0") == {*lane(0), "tun:2"}  # what stands in it is not lost
+    assert held(stage, "receiver 1") == held(stage, "consumer 1") == lane(1)
+
+    change(stage, signal.SIGTTIN, "3 receivers and 3 consumers run")
+    assert held(stage, "receiver 0") == lane(0) and held(stage, "receiver 2") == lane(2)
+    for words in ("receiver 2 was", "consumer 2 was", "Traceback", "error"):
+        assert words not in stage.words()
+
+
+def test_there_is_always_one(stage: Stage) -> None:
+    stage.play(1)
+    first = workers(stage)
+    change(stage, signal.SIGTTOU, "there are no fewer than one receiver and one consumer")
+    assert workers(stage) == first
+
+
+@pytest.mark.parametrize("start", ["fail", "crash", "exit"])
+def test_one_more_that_cannot_start_is_given_up(stage: Stage, start: str) -> None:
+    stage.play(1)
+    first = workers(stage)
+    (stage.directory / "receiver 1.start").write_text(start)
+    (stage.directory / "consumer 1.start").write_text(start)
+    change(stage, signal.SIGTTIN, "consumer 1 does not start: it ended with code")
+    assert stage.words().count("receiver 1 does not start: it ended with code") == 1
+    assert workers(stage) == first and sockets(stage) == 2
+    for title in ("receiver 1", "consumer 1"):
+        (stage.directory / f"{title}.start").unlink()
+    change(stage, signal.SIGTTIN, "2 receivers and 2 consumers run")
+
+
+def test_killed_while_it_leaves(stage: Stage) -> None:
+    """It comes back with its own sockets, to read what they hold. This one does not, and so it is counted."""
+    stage.play(2, DRAIN_SECONDS=2)
+    before = len(stage.heard("receiver 1"))
+    stage.host.run([sys.executable, "-c", FLOOD, str(stage.port())])
+    stage.signal(signal.SIGTTOU)
+    stage.next_heard("receiver 0", "sockets", 1)
+    until(lambda: held(stage, "control") == {*lane(0)}, "others let go")
+    os.kill(stage.pids()["receiver 1"], signal.SIGKILL)
+    stage.next_heard("receiver 1", "start", before)
+    assert held(stage, "receiver 1") == lane(1)
+    until(lambda: "1 receivers and 1 consumers run" in stage.words(), "the end")
+    until(lambda: "packets are lost with the sockets of receiver 1" in stage.words(), "the count")
+    assert workers(stage).keys() == {"control", "receiver 0", "consumer 0"}

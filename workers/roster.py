@@ -1,0 +1,419 @@
+"""The workers of one interface: how they start, end and are replaced.
+
+- A worker is dead when it has been reaped, never earlier. What it left in the shared segment
+  is repaired before its replacement starts, with the same fds and the next incarnation.
+- A worker that cannot start is an error with a reason, for the listener to judge. One that was
+  ready once is started again, at once the first time, then with growing pauses.
+- A worker whose channel is stuck or nonsense is killed, and then treated as any dead one.
+- A standby (standby.py) waits beside the workers. The next receiver or consumer that is needed
+  is made of it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import selectors
+import signal
+import time
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+from workers._workers import ffi, lib
+from workers.channel import Channel, ChannelClosed
+from workers.launch import spawn
+from workers.resources import Resources
+from workers.settings import Settings
+from workers.worker import Life, Told, Worker
+
+START_SECONDS = 60.0  # for all together, and for each that starts again: a loaded machine takes its time
+STOP_SECONDS = 3.0  # from being told to being killed
+CLOSED_SECONDS = 1.0  # from a closed channel to being killed
+SEND_SECONDS = 1.0  # a worker that does not read its channel for so long is stuck
+STEADY_SECONDS = 10.0  # a worker that ran for so long starts again without a pause
+STANDBY_SECONDS = 0.2  # before the next standby is made ready: its start takes CPU from the traffic
+STANDBY_READY_SECONDS = 5.0  # for one that takes a place: it has loaded everything
+STANDBY_PAUSE = 5.0  # the same after one that died while it waited
+PAUSES = (0.0, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0)
+
+NO_CPU = 0xFFFFFFFF
+LINES = {"control": lib.WORKER_CONTROL, "receiver": lib.WORKER_RECEIVER, "consumer": lib.WORKER_CONSUMER}
+log = logging.getLogger("plait")
+
+
+class Listener(Protocol):
+    """Who hears of the workers: the supervisor."""
+
+    def worker_is_ready(self, worker: Worker) -> None:
+        """It works from now on; also each time that it was replaced."""
+
+    def worker_says(self, worker: Worker, message: dict[str, Any]) -> None:
+        """A message that is not about its life. KeyError, TypeError, ValueError: it makes no sense."""
+
+    def worker_will_not_start(self, what: str, why: str, next_step: str) -> None:
+        """One that was never ready, and that the interface needs."""
+
+
+class Roster:
+    """Every worker, and the standby. `begin` hires those of the start; then the supervisor's loop
+    calls `keep_time` when something is `due`, and the selector's callbacks."""
+
+    def __init__(
+        self, resources: Resources, settings: Settings, selector: selectors.BaseSelector, listener: Listener
+    ) -> None:
+        self.resources = resources
+        self.settings = settings
+        self.selector = selector
+        self.listener = listener
+        self.segment = resources.segment
+        self.workers: list[Worker] = []
+        self.standby = Worker("standby", 0, -1, (), life=Life.ENDED)
+        self.stopping = False
+        self.noted_kept = False
+
+    # -- who there is -------------------------------------------------------------------------
+
+    def hire(self, kind: str, number: int, is_extra: bool = False) -> Worker:
+        """One more worker, which starts when the loop comes to it."""
+        cpus = () if kind == "control" else self.settings.cores_of(number)
+        worker = Worker(kind, number, LINES[kind] + number, cpus, is_extra)
+        self.workers.append(worker)
+        return worker
+
+    def find(self, kind: str, number: int = 0) -> Worker:
+        return next(w for w in self.workers if (w.kind, w.number) == (kind, number))
+
+    def of_kind(self, *kinds: str) -> list[Worker]:
+        return [w for w in self.workers if w.kind in kinds]
+
+    @property
+    def have_ended(self) -> bool:
+        return all(w.life is Life.ENDED for w in self.workers)
+
+    # -- time ---------------------------------------------------------------------------------
+
+    def due(self) -> Iterator[float]:
+        """When something is to be done, time.monotonic()."""
+        for worker in (*self.workers, self.standby):
+            if worker.life is Life.WAITING and not self.stopping:
+                yield worker.start_at
+            if worker.kill_at is not None:
+                yield worker.kill_at
+
+    def keep_time(self, now: float) -> None:
+        """Start and kill who is due."""
+        for worker in list(self.workers):
+            if worker.life is Life.WAITING:
+                if self.stopping:
+                    worker.life = Life.ENDED
+                elif worker.start_at <= now:
+                    self._start(worker)
+            if worker.kill_at is not None and worker.kill_at <= now:
+                if worker.life is Life.STARTING:
+                    log.error("%s did not become ready in time and is killed", worker.title)
+                worker.kill()
+        if self.standby.life is Life.WAITING and self.standby.start_at <= now and not self.stopping:
+            self._prepare_standby()
+
+    # -- the start ----------------------------------------------------------------------------
+
+    def _start(self, worker: Worker) -> None:
+        line = self.segment.workers[worker.line]
+        if line.incarnation == 0:
+            line.incarnation = 1
+        patience = STANDBY_READY_SECONDS
+        if not self._become(worker):
+            patience = START_SECONDS
+            try:
+                self._spawn(worker)
+            except OSError as error:
+                self._not_started(worker, f"it cannot be started: {error.strerror}")
+                return
+        assert worker.process is not None
+        worker.life, worker.told = Life.STARTING, Told.NOTHING_YET
+        worker.ready_at = None
+        worker.kill_at = time.monotonic() + patience if worker.was_ready or worker.is_extra else None
+        line.pid = worker.process.pid
+        line.cpu = worker.cpus[0] if len(worker.cpus) == 1 else NO_CPU
+        line.state = lib.WORKER_STARTING
+        self._watch(worker)
+        names, fds = self.resources.fds_for(worker.kind, worker.number)
+        message = {
+            "kind": "start",
+            "role": worker.kind,
+            "interface": self.resources.interface,
+            "worker": worker.line,
+            "number": worker.number,
+            "incarnation": int(line.incarnation),
+            "segment_bytes": self.resources.data.bytes,
+            "cpus": worker.cpus,
+            "handoff": self.settings.handoff,
+            "joins": self.resources.joins,
+            "trains": int(self.resources.trains),
+            "receivers": self.resources.receivers,
+            "consumers": self.resources.consumers,
+            "fds": names,
+        }
+        if worker.kind == "control":
+            message["socket"] = self.resources.uapi.file
+        self.send(worker, message, fds)
+
+    def _spawn(self, worker: Worker) -> None:
+        """A process for this worker, on a channel. OSError when there is none to be had."""
+        ours, theirs = Channel.pair()
+        ours.socket.settimeout(SEND_SECONDS)
+        try:
+            worker.fill(spawn(worker.kind, self.resources.interface, theirs), ours)
+        except OSError:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+
+    def _watch(self, worker: Worker) -> None:
+        self.selector.register(worker.pidfd, selectors.EVENT_READ, lambda: self._reap(worker))
+        self.selector.register(_channel(worker), selectors.EVENT_READ, lambda: self._receive(worker))
+
+    def _ready(self, worker: Worker) -> None:
+        worker.life = Life.RUNNING
+        worker.was_ready = True
+        worker.kill_at = None
+        worker.ready_at = time.monotonic()
+        self.segment.workers[worker.line].state = lib.WORKER_RUNNING
+        log.debug("%s is ready (pid %d)", worker.title, worker.process.pid if worker.process else 0)
+        self.listener.worker_is_ready(worker)
+
+    def _note_kept(self, kept: str) -> None:
+        """Once: the kernel is the same for all."""
+        if kept and not self.noted_kept:
+            self.noted_kept = True
+            log.info("this kernel does not let workers give up %s", kept)
+
+    def _failed(self, worker: Worker, what: str, why: str, next_step: str) -> None:
+        if worker.was_ready or worker.is_extra or self.stopping:  # the reaper decides
+            log.error("%s: %s: %s; %s", worker.title, what, why, next_step)
+        else:
+            self.listener.worker_will_not_start(what, why, next_step)
+
+    def _not_started(self, worker: Worker, why: str) -> None:
+        """A start that failed without words: the end at first, another try later."""
+        worker.life = Life.ENDED
+        if worker.was_ready:
+            log.error("%s did not start again: %s", worker.title, why)
+            self._schedule_restart(worker)
+        elif worker.is_extra:
+            log.error("%s does not start: %s", worker.title, why)
+            self._repair(worker)
+            self.workers.remove(worker)
+        else:
+            what = f"the {worker.title} process cannot start"
+            self.listener.worker_will_not_start(what, why, "see why with `plaitd --foreground`")
+
+    # -- the standby --------------------------------------------------------------------------
+
+    def want_standby(self) -> None:
+        """Everybody is there: from now on one waits beside them."""
+        self.standby.life = Life.WAITING
+
+    def _prepare_standby(self) -> None:
+        standby = self.standby
+        try:
+            self._spawn(standby)
+        except OSError as error:
+            log.error("there is no standby: %s", error.strerror)
+            standby.start_at = time.monotonic() + STANDBY_PAUSE
+            return
+        standby.life = Life.STARTING
+        self.selector.register(standby.pidfd, selectors.EVENT_READ, self._reap_standby)
+
+    def _become(self, worker: Worker) -> bool:
+        """Have the standby take the place of this worker, which has no process. False without one."""
+        if self.standby.process is None or worker.kind == "control":
+            return False
+        self.selector.unregister(self.standby.pidfd)
+        worker.take_from(self.standby)
+        self._without_standby(STANDBY_SECONDS)
+        return True
+
+    def _reap_standby(self) -> None:
+        """It ended while it waited."""
+        log.error("the standby ended")
+        self.selector.unregister(self.standby.pidfd)
+        self.standby.bury()
+        _channel(self.standby).close()
+        self._without_standby(STANDBY_PAUSE)
+
+    def _without_standby(self, pause: float) -> None:
+        """There is none; the next one comes after a pause."""
+        self.standby = Worker("standby", 0, -1, (), start_at=time.monotonic() + pause)
+
+    # -- the end of a process -------------------------------------------------------------------
+
+    def _reap(self, worker: Worker) -> None:
+        """The pidfd is readable: the process has ended. Now it is dead."""
+        self.selector.unregister(worker.pidfd)
+        status = worker.bury()
+        if worker.channel is not None:
+            self._read_last_words(worker)
+        self._close_channel(worker)
+        worker.kill_at = None
+        if self.stopping:
+            worker.life = Life.ENDED
+            self.segment.workers[worker.line].state = lib.WORKER_ABSENT
+            return
+        how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with code {status}"
+        if not worker.was_ready:
+            self._not_started(worker, f"it {how} before it was ready")
+            return
+        if worker.told is Told.NOTHING_YET or status != 0:
+            log.error("%s %s", worker.title, how)
+        self._repair(worker)
+        if worker.told is Told.LEAVE:
+            worker.life = Life.ENDED
+            self.workers.remove(worker)
+        elif worker.told is Told.RENEW:
+            worker.life, worker.start_at = Life.WAITING, 0.0
+        else:
+            self._schedule_restart(worker)
+
+    def _repair(self, worker: Worker) -> None:
+        """Make whole what the dead worker left, and wake whoever waited for it."""
+        line = self.segment.workers[worker.line]
+        line.state = lib.WORKER_REPAIRING
+        repair = ffi.new("struct repair *")
+        lib.repair_worker(self.segment, worker.line, repair)
+        for other, bell in self.resources.bells.items():
+            lib.bell_ring_starving(self.segment, other, bell)
+        line.state = lib.WORKER_ABSENT
+        found = {name: int(getattr(repair, name)) for name, _ in ffi.typeof("struct repair").fields}
+        counts = ", ".join(f"{name.replace('_', ' ')} {n}" for name, n in found.items() if n)
+        log.info("%s repaired: %s", worker.title, counts or "it left nothing undone")
+
+    def _schedule_restart(self, worker: Worker) -> None:
+        now = time.monotonic()
+        if worker.ready_at is not None and now - worker.ready_at >= STEADY_SECONDS:
+            worker.deaths = 0
+        pause = PAUSES[min(worker.deaths, len(PAUSES) - 1)]
+        worker.deaths += 1
+        worker.start_at = now + pause
+        worker.life = Life.WAITING
+        log.info("%s starts again in %.1f s", worker.title, pause)
+
+    # -- channels -----------------------------------------------------------------------------
+
+    def send(self, worker: Worker, message: dict[str, Any], fds: list[int]) -> None:
+        if worker.channel is None:
+            return
+        try:
+            worker.channel.send(message, fds)
+            if worker.kind == "consumer":  # it sleeps on its bell, not on its channel
+                lib.bell_ring(self.segment, worker.line, -1)
+        except ChannelClosed:
+            pass  # it ends, or has: the pidfd tells
+        except TimeoutError:
+            log.error("%s does not read its channel and is killed", worker.title)
+            worker.kill()
+
+    def share(self, worker: Worker, kind: str = "sockets", **more: int) -> None:
+        """Give it the descriptors that it is to use from now on, and how many workers there are.
+
+        It says when it has no others any more. One that is not there gets them when it starts.
+        """
+        if worker.channel is None:
+            return
+        names, fds = self.resources.packet_fds_for(worker.kind, worker.number)
+        numbers = {"receivers": self.resources.receivers, "consumers": self.resources.consumers}
+        worker.unanswered += 1
+        self.send(worker, {"kind": kind, "fds": names, **numbers, **more}, fds)
+
+    def _receive(self, worker: Worker) -> None:
+        if worker.channel is None:
+            return
+        try:
+            message, fds = worker.channel.receive()
+        except ChannelClosed:
+            self._close_channel(worker)
+            worker.kill_at = time.monotonic() + CLOSED_SECONDS
+            return
+        except (TimeoutError, ValueError) as error:
+            self._nonsense(worker, str(error))
+            return
+        for fd in fds:
+            os.close(fd)
+        try:
+            self._dispatch(worker, message)
+        except (KeyError, TypeError, ValueError) as error:
+            self._nonsense(worker, f"{type(error).__name__} {error}")
+
+    def _dispatch(self, worker: Worker, message: dict[str, Any]) -> None:
+        match str(message["kind"]):
+            case "ready" if worker.life is Life.STARTING:
+                self._ready(worker)
+                self._note_kept(", ".join(map(str, message["kept"])))
+            case "failed":
+                self._failed(worker, str(message["what"]), str(message["why"]), str(message["next"]))
+            case "replaced" if worker.unanswered:
+                worker.unanswered -= 1
+            case "log":
+                level = {"error": logging.ERROR, "info": logging.INFO}.get(
+                    str(message["level"]), logging.DEBUG
+                )
+                log.log(level, "%s: %s", worker.title, str(message["text"]))
+            case _:
+                self.listener.worker_says(worker, message)
+
+    def _read_last_words(self, worker: Worker) -> None:
+        """What a dead worker said before it died is still in its channel: the reason, mostly."""
+        _channel(worker).socket.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            while worker.channel is not None:
+                self._receive(worker)
+
+    def _nonsense(self, worker: Worker, words: str) -> None:
+        log.error("%s sent what the supervisor does not understand (%s) and is killed", worker.title, words)
+        self._close_channel(worker)
+        worker.kill()
+
+    def _close_channel(self, worker: Worker) -> None:
+        if worker.channel is not None:
+            self.selector.unregister(worker.channel)
+            worker.channel.close()
+            worker.channel = None
+
+    # -- the end --------------------------------------------------------------------------------
+
+    def stop(self) -> None:
+        """Tell all workers to end."""
+        self.stopping = True
+        for worker in self.workers:
+            if worker.life in (Life.STARTING, Life.RUNNING):
+                self._tell_to_end(worker)
+
+    def dismiss(self, worker: Worker) -> None:
+        """It ends, and nobody takes its place."""
+        if worker.process is None:
+            worker.life = Life.ENDED
+            self.workers.remove(worker)
+            return
+        worker.told, worker.kill_at = Told.LEAVE, time.monotonic() + STOP_SECONDS
+        self._tell_to_end(worker)
+
+    def _tell_to_end(self, worker: Worker) -> None:
+        self.segment.workers[worker.line].state = lib.WORKER_STOPPING
+        self.send(worker, {"kind": "stop"}, [])
+
+    def kill_all(self) -> None:
+        """After the loop, and after a fault of our own: no worker outlives the supervisor."""
+        everybody = [w for w in (*self.workers, self.standby) if w.process is not None]
+        for worker in everybody:
+            worker.kill()
+        for worker in everybody:
+            worker.bury()
+            if worker.channel is not None:
+                worker.channel.close()
+
+
+def _channel(worker: Worker) -> Channel:
+    assert worker.channel is not None
+    return worker.channel

@@ -1,0 +1,88 @@
+"""One worker as the supervisor sees it, through all its incarnations."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from typing import Protocol
+
+from workers.channel import Channel
+
+
+class Life(Enum):
+    """Where a worker is in its life."""
+
+    WAITING = auto()  # not there; `start_at` says when it will be
+    STARTING = auto()
+    RUNNING = auto()
+    ENDED = auto()
+
+
+class Told(Enum):
+    """What a worker that was told to end will be followed by."""
+
+    NOTHING_YET = auto()  # it was not told; who ends unasked starts again
+    LEAVE = auto()  # nobody
+    RENEW = auto()  # the next incarnation, at once
+
+
+class Process(Protocol):
+    """A child of ours."""
+
+    pid: int
+
+    def wait(self) -> int:
+        """Reap it; its exit code, or the number of the signal that killed it, below zero."""
+
+
+@dataclass
+class Worker:
+    """One worker: a place in the segment, and the process that fills it now."""
+
+    kind: str  # control, receiver, consumer, standby: the module workers.KIND
+    number: int  # of its kind, from 0
+    line: int  # worker number in the segment, shm/layout.h; -1: none
+    cpus: tuple[int, ...]  # where it may run; () = anywhere
+    is_extra: bool = False  # the interface goes on without it when it cannot start
+    life: Life = Life.WAITING
+    told: Told = Told.NOTHING_YET
+    start_at: float = 0.0
+    kill_at: float | None = None
+    ready_at: float | None = None  # of this incarnation
+    was_ready: bool = False  # of any incarnation
+    deaths: int = 0  # in a row, without a steady run between
+    unanswered: int = 0  # sets of descriptors that it was sent and does not use yet
+    process: Process | None = None
+    pidfd: int = -1
+    channel: Channel | None = field(default=None, repr=False)
+
+    @property
+    def title(self) -> str:
+        return self.kind if self.kind in ("control", "standby") else f"{self.kind} {self.number}"
+
+    def fill(self, process: Process, channel: Channel) -> None:
+        """This process has the place from now on."""
+        self.process, self.channel = process, channel
+        self.pidfd = os.pidfd_open(process.pid)
+
+    def take_from(self, other: Worker) -> None:
+        """The process of another worker has this place from now on."""
+        self.process, self.pidfd, self.channel = other.process, other.pidfd, other.channel
+        other.process, other.pidfd, other.channel = None, -1, None
+
+    def kill(self) -> None:
+        self.kill_at = None
+        if self.pidfd >= 0:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+
+    def bury(self) -> int:
+        """Reap its process, which has ended or will; what wait says. The channel stays open."""
+        assert self.process is not None
+        status = self.process.wait()
+        os.close(self.pidfd)
+        self.process, self.pidfd, self.unanswered = None, -1, 0
+        return status
