@@ -37,6 +37,9 @@ socket /var/run/wireguard/wg0.sock is removed.
 signals, to the process `plait: wg0 supervisor`:
   SIGTTIN, SIGTTOU   one receiver and one consumer more, fewer: from one of each to the room that
                      was laid out at the start (max_receivers, max_consumers in the settings)
+  SIGUSR2            upgrade: every process becomes one of the program that is installed now, under
+                     the same pid, sessions and all. Refused, with a line in the log, when that
+                     program does not start or lays its memory out in another way
   SIGHUP             ignored
 
 environment:
@@ -62,6 +65,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     foreground = options.foreground or os.environ.get("WG_PROCESS_FOREGROUND") == "1"
     try:
+        if options.inherit is not None:
+            take_over(options.interface, options.inherit, options.trial)
+            return Exit.OK
         if foreground:
             _open_log(os.environ)
             serve(options.interface, lambda: None)
@@ -72,15 +78,54 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return failure.code
 
 
+def program() -> list[str]:
+    """How plaitd was started, which starts whatever is installed there later."""
+    path = os.path.abspath(sys.argv[0])
+    return [path] if os.access(path, os.X_OK) else [sys.executable, "-P", path]
+
+
+def take_over(interface: str, fd: int, is_trial: bool) -> None:
+    """Go on in the place of a supervisor that was this very process before exec (workers/upgrade.py).
+
+    fd: what it left. A trial is a process beside it, which only says whether it could.
+    """
+    import msgspec
+
+    from workers import inheritance
+    from workers.launch import PR_SET_DUMPABLE, set_process_option
+    from workers.notify import ServiceManager
+    from workers.resources import Resources
+    from workers.settings import Settings
+    from workers.signals import Signals
+    from workers.supervisor import Supervisor
+
+    set_process_option(PR_SET_DUMPABLE, 0)
+    left = inheritance.read(fd)
+    settings = msgspec.convert(left["settings"], Settings)
+    if is_trial:
+        inheritance.look(left)
+        print(inheritance.ACCEPTED)
+        return
+    _take_title(interface)
+    manager = ServiceManager(os.environ)
+    with (
+        Signals(Supervisor.SIGNALS) as signals,
+        Resources.inherit(interface, left["resources"]) as resources,
+    ):
+        supervisor = Supervisor(resources, settings, signals, lambda: None, manager, program())
+        supervisor.inherit(left)
+        supervisor.run()
+    logging.getLogger("plait").info("ended, nothing is left")
+
+
 def serve(interface: str, on_ready: Callable[[], None]) -> None:
     """Run the engine of one interface until it ends. Raises Failure when it cannot start."""
     # Imported late: the parent of a background engine needs none of it.
     import msgspec
-    import setproctitle
 
     from workers import tun
     from workers.keylog import open_keylog
-    from workers.launch import PR_SET_DUMPABLE, configure_log, set_process_option
+    from workers.launch import PR_SET_DUMPABLE, set_process_option
     from workers.notify import ServiceManager
     from workers.resources import Resources
     from workers.settings import load
@@ -93,14 +138,25 @@ def serve(interface: str, on_ready: Callable[[], None]) -> None:
     if keylog is not None:
         keylog.close()
     if os.environ.get("WG_TUN_FD"):  # one queue was given, and one queue has one reader
-        settings = msgspec.structs.replace(settings, receivers=1)
-    setproctitle.setproctitle(f"plait: {interface} supervisor")
-    configure_log(f"{interface} supervisor")
+        settings = msgspec.structs.replace(settings, receivers=1, max_receivers=1)
+    _take_title(interface)
     set_process_option(PR_SET_DUMPABLE, 0)
     manager = ServiceManager(os.environ)
-    with Signals(Supervisor.SIGNALS) as signals, Resources(interface, settings, os.environ) as resources:
-        Supervisor(resources, settings, signals, on_ready, manager).run()
+    with (
+        Signals(Supervisor.SIGNALS) as signals,
+        Resources.open(interface, settings, os.environ) as resources,
+    ):
+        Supervisor(resources, settings, signals, on_ready, manager, program()).run()
     logging.getLogger("plait").info("ended, nothing is left")
+
+
+def _take_title(interface: str) -> None:
+    import setproctitle
+
+    from workers.launch import configure_log
+
+    setproctitle.setproctitle(f"plait: {interface} supervisor")
+    configure_log(f"{interface} supervisor")
 
 
 def start_in_background(interface: str) -> int:
@@ -158,6 +214,7 @@ def _leave_directory() -> None:
     for name in ("PLAIT_CONFIG", "PLAIT_CLOCK", VARIABLE):
         if os.environ.get(name):
             os.environ[name] = os.path.abspath(os.environ[name])
+    sys.argv[0] = os.path.abspath(sys.argv[0])
     os.chdir("/")
 
 
@@ -225,6 +282,8 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument("-f", "--foreground", action="store_true", help="stay in the foreground")
+    parser.add_argument("--inherit", type=int, metavar="FD", help=argparse.SUPPRESS)  # workers/upgrade.py
+    parser.add_argument("--trial", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version and end")
     parser.add_argument("interface", metavar="IFACE", help="name of the interface to make, for example wg0")
     return parser

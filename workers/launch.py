@@ -156,8 +156,8 @@ def arguments_for(interface: str, channel: Channel) -> list[str]:
 def begin_worker(kind: str) -> WorkerStart:
     """Begin this process as a worker. kind is for its title until the start message says what it is.
 
-    Never returns when the supervisor is gone. Raises ValueError for a data segment of another
-    build of Plait.
+    A standby says that it waits. Never returns when the supervisor is gone. Raises ValueError for a data
+    segment of another build of Plait.
     """
     parser = argparse.ArgumentParser(description=f"A worker of plaitd, started by it ({kind}).")
     parser.add_argument("--channel", type=int, required=True, metavar="FD")
@@ -171,6 +171,8 @@ def begin_worker(kind: str) -> WorkerStart:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     _report_failure(channel, kind)
+    if kind == "standby":
+        channel.send({"kind": "waiting"})
     try:
         message, fds = channel.receive()
     except ChannelClosed:

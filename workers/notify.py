@@ -35,6 +35,9 @@ class ServiceManager:
             self.interval = int(microseconds) / 2e6
         self._due: float | None = None
         self._status = ""
+        self.environment = {"NOTIFY_SOCKET": address} if address else {}  # for a program that becomes us
+        if self.interval is not None:
+            self.environment["WATCHDOG_USEC"] = microseconds
 
     def ready(self, status: str, now: float) -> None:
         """The interface works. now: time.monotonic()."""

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 
 from shm.segment import SegmentError
 from workers._workers import ffi, lib
@@ -31,7 +31,7 @@ DRAIN_SECONDS = 10.0  # for that receiver; what its sockets hold then is lost, a
 NOBODY = 0xFFFFFFFF
 log = logging.getLogger("plait")
 
-Waiting = Iterator[None]  # yields while it waits
+Waiting = Generator[None, None, None]  # yields while it waits
 
 
 class Numbers:

@@ -13,7 +13,11 @@ import os
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
+from shm.segment import DataSegment, PlainSegment
 from workers import tun
 from workers._workers import ffi, lib
 from workers.failure import Exit, Failure
@@ -31,15 +35,16 @@ from workers.sockets import (
     receive_trains,
     spread,
 )
-from workers.uapi_socket import adopt_uapi, open_uapi
+from workers.uapi_socket import UapiSocket, adopt_uapi, open_uapi
 
 log = logging.getLogger(__name__)
 
 LEAVING_SECONDS = 2  # a worker that is busy or being replaced holds the old sockets so long at most
 
 
+@dataclass
 class Resources:
-    """Every fd of one interface. Opened all or none: raises Failure and leaves nothing behind.
+    """Every fd of one interface.
 
     receivers and consumers are the numbers that run now, which `Numbers` changes. bells maps worker
     numbers (control and all receivers there is room for) to eventfds. queues has a TUN queue for each
@@ -48,50 +53,98 @@ class Resources:
     counted any more and has `leaving`. joins and trains say which offloads the kernel granted.
     """
 
-    def __init__(self, interface: str, settings: Settings, environment: Mapping[str, str]) -> None:
-        self.interface = interface
-        self._left: dict[int, float] = {}  # ports that workers may still hold, and until when
-        self.receivers = self.attached = settings.receivers
-        self.consumers = settings.consumers
-        self.leaver: int | None = None
-        self.leaving: Pair | None = None
+    interface: str
+    receivers: int
+    consumers: int
+    attached: int
+    queues: list[int]
+    uapi: UapiSocket
+    joins: int
+    trains: bool
+    sockets: list[Pair]
+    bells: dict[int, int]
+    data: DataSegment
+    vault: PlainSegment
+    leaver: int | None = None
+    leaving: Pair | None = None
+    _left: dict[int, float] = field(default_factory=dict)  # ports that workers may still hold, and until when
+
+    def __post_init__(self) -> None:
+        self.data.protect()
+        self.segment = ffi.cast("struct segment *", self.data.segment_address)
+
+    @classmethod
+    def open(cls, interface: str, settings: Settings, environment: Mapping[str, str]) -> Resources:
+        """Open all or none: raises Failure and leaves nothing behind."""
         with ExitStack() as stack:
-            given = fd_of(environment, "WG_TUN_FD")
-            if given is None:
-                self.queues = tun.open_queues(interface, settings.room_for("receiver"), self.attached)
-            else:
-                name, self.queues = tun.adopt_queue(given)
-                if name != interface:
-                    os.close(given)
-                    raise Failure(
-                        f"cannot use the TUN queue given as WG_TUN_FD={given}",
-                        f"it belongs to the interface {name}",
-                        f"start plaitd with the name {name}",
-                        Exit.USAGE,
-                    )
-            for fd in self.queues:
+            queues = _open_queues(interface, settings, environment)
+            for fd in queues:
                 stack.callback(os.close, fd)
             given = fd_of(environment, "WG_UAPI_FD")
-            self.uapi = open_uapi(interface) if given is None else adopt_uapi(given)
-            stack.callback(self.uapi.close)
-            self.joins = tun.offload(self.queues[0]) if settings.tun_offload else 0
-            if settings.tun_offload and not self.joins:
+            uapi = open_uapi(interface) if given is None else adopt_uapi(given)
+            stack.callback(uapi.close)
+            joins = tun.offload(queues[0]) if settings.tun_offload else 0
+            if settings.tun_offload and not joins:
                 log.info("the kernel takes no super-packets from a TUN: packets go one by one")
-            self.sockets: list[Pair] = open_sockets(0, self.receivers)
-            stack.callback(lambda: close_sockets(self.sockets))
-            self.trains = settings.udp_offload and receive_trains(self.sockets)
-            if settings.udp_offload and not self.trains:
+            sockets = open_sockets(0, settings.receivers)
+            stack.callback(close_sockets, sockets)
+            trains = settings.udp_offload and receive_trains(sockets)
+            if settings.udp_offload and not trains:
                 log.info("the kernel has no UDP_GRO: datagrams go one by one")
-            self.bells: dict[int, int] = {}
-            for worker in (lib.WORKER_CONTROL, *(lib.WORKER_RECEIVER + i for i in range(len(self.queues)))):
-                self.bells[worker] = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-                stack.callback(os.close, self.bells[worker])
-            self.data, self.vault = open_segments(interface, settings)
-            stack.callback(discard, self.vault)
-            stack.callback(discard, self.data)
-            self.data.protect()
-            self.segment = ffi.cast("struct segment *", self.data.segment_address)
-            self._stack = stack.pop_all()
+            bells = {}
+            for worker in (lib.WORKER_CONTROL, *(lib.WORKER_RECEIVER + i for i in range(len(queues)))):
+                bells[worker] = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+                stack.callback(os.close, bells[worker])
+            data, vault = open_segments(interface, settings)
+            stack.pop_all()
+        return cls(
+            interface, settings.receivers, settings.consumers, settings.receivers,
+            queues, uapi, joins, trains, sockets, bells, data, vault,
+        )  # fmt: skip
+
+    @classmethod
+    def inherit(cls, interface: str, left: dict[str, Any]) -> Resources:
+        """Those of the program whose place this one takes, as it described them."""
+        fd, path, identity = left["uapi"]
+        size, vault_size = left["data"][1], left["vault"][1]
+        made = cls(
+            interface=interface,
+            receivers=left["receivers"],
+            consumers=left["consumers"],
+            attached=left["attached"],
+            queues=left["queues"],
+            uapi=UapiSocket(fd, None if path is None else Path(path), (identity[0], identity[1])),
+            joins=left["joins"],
+            trains=left["trains"],
+            sockets=[(four, six) for four, six in left["sockets"]],
+            bells={int(worker): bell for worker, bell in left["bells"].items()},
+            data=DataSegment.attach(left["data"][0], size),
+            vault=PlainSegment(left["vault"][0], vault_size),
+        )
+        for fd in made.fds():
+            os.set_inheritable(fd, False)
+        return made
+
+    def describe(self) -> dict[str, Any]:
+        """Everything, in words for JSON. No receiver is leaving."""
+        return {
+            "receivers": self.receivers,
+            "consumers": self.consumers,
+            "attached": self.attached,
+            "queues": self.queues,
+            "uapi": [self.uapi.fd, self.uapi.path and str(self.uapi.path), self.uapi.identity],
+            "joins": self.joins,
+            "trains": self.trains,
+            "sockets": self.sockets,
+            "bells": self.bells,
+            "data": [self.data.fd, self.data.bytes],
+            "vault": [self.vault.fd, self.vault.bytes],
+        }
+
+    def fds(self) -> list[int]:
+        """Every descriptor in the description."""
+        pairs = [fd for pair in self.sockets for fd in pair if fd is not None]
+        return [*self.queues, self.uapi.fd, *pairs, *self.bells.values(), self.data.fd, self.vault.fd]
 
     def __enter__(self) -> Resources:
         return self
@@ -101,7 +154,15 @@ class Resources:
 
     def close(self) -> None:
         """Give everything back: the interface, its socket file and its memory are gone then."""
-        self._stack.close()
+        with ExitStack() as stack:  # the last first
+            for fd in self.queues:
+                stack.callback(os.close, fd)
+            stack.callback(self.uapi.close)
+            stack.callback(close_sockets, [*self.sockets, *([self.leaving] if self.leaving else [])])
+            for fd in self.bells.values():
+                stack.callback(os.close, fd)
+            stack.callback(discard, self.vault)
+            stack.callback(discard, self.data)
 
     # -- the listen port ----------------------------------------------------------------------
 
@@ -237,6 +298,22 @@ class Resources:
 
 def _named_pair(number: int, pair: Pair) -> dict[str, int]:
     return {f"udp{v}:{number}": fd for v, fd in zip((4, 6), pair, strict=True) if fd is not None}
+
+
+def _open_queues(interface: str, settings: Settings, environment: Mapping[str, str]) -> list[int]:
+    given = fd_of(environment, "WG_TUN_FD")
+    if given is None:
+        return tun.open_queues(interface, settings.room_for("receiver"), settings.receivers)
+    name, queues = tun.adopt_queue(given)
+    if name != interface:
+        os.close(given)
+        raise Failure(
+            f"cannot use the TUN queue given as WG_TUN_FD={given}",
+            f"it belongs to the interface {name}",
+            f"start plaitd with the name {name}",
+            Exit.USAGE,
+        )
+    return queues
 
 
 def fd_of(environment: Mapping[str, str], name: str) -> int | None:

@@ -5,8 +5,7 @@
 - A worker that cannot start is an error with a reason, for the listener to judge. One that was
   ready once is started again, at once the first time, then with growing pauses.
 - A worker whose channel is stuck or nonsense is killed, and then treated as any dead one.
-- A standby (standby.py) waits beside the workers. The next receiver or consumer that is needed
-  is made of it.
+- The next receiver or consumer that is needed is made of a process in reserve (reserve.py).
 """
 
 from __future__ import annotations
@@ -22,19 +21,15 @@ from typing import Any, Protocol
 
 from workers._workers import ffi, lib
 from workers.channel import Channel, ChannelClosed
-from workers.launch import spawn
+from workers.reserve import Reserve
 from workers.resources import Resources
 from workers.settings import Settings
-from workers.worker import Life, Told, Worker
+from workers.worker import START_SECONDS, Life, Told, Worker
 
-START_SECONDS = 60.0  # for all together, and for each that starts again: a loaded machine takes its time
 STOP_SECONDS = 3.0  # from being told to being killed
 CLOSED_SECONDS = 1.0  # from a closed channel to being killed
-SEND_SECONDS = 1.0  # a worker that does not read its channel for so long is stuck
 STEADY_SECONDS = 10.0  # a worker that ran for so long starts again without a pause
-STANDBY_SECONDS = 0.2  # before the next standby is made ready: its start takes CPU from the traffic
 STANDBY_READY_SECONDS = 5.0  # for one that takes a place: it has loaded everything
-STANDBY_PAUSE = 5.0  # the same after one that died while it waited
 PAUSES = (0.0, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0)
 
 NO_CPU = 0xFFFFFFFF
@@ -56,8 +51,8 @@ class Listener(Protocol):
 
 
 class Roster:
-    """Every worker, and the standby. `begin` hires those of the start; then the supervisor's loop
-    calls `keep_time` when something is `due`, and the selector's callbacks."""
+    """Every worker. The supervisor hires them; its loop calls `keep_time` when something is `due`, and the
+    selector's callbacks."""
 
     def __init__(
         self, resources: Resources, settings: Settings, selector: selectors.BaseSelector, listener: Listener
@@ -68,7 +63,7 @@ class Roster:
         self.listener = listener
         self.segment = resources.segment
         self.workers: list[Worker] = []
-        self.standby = Worker("standby", 0, -1, (), life=Life.ENDED)
+        self.reserve = Reserve(resources.interface, selector)
         self.stopping = False
         self.noted_kept = False
 
@@ -91,15 +86,38 @@ class Roster:
     def have_ended(self) -> bool:
         return all(w.life is Life.ENDED for w in self.workers)
 
+    # -- what another program is left (upgrade.py) ----------------------------------------------
+
+    def describe(self) -> list[dict[str, Any]]:
+        """Every worker, in words for JSON."""
+        return [worker.describe() for worker in self.workers]
+
+    def fds(self) -> list[int]:
+        """The descriptors in it."""
+        return [worker.channel.fileno() for worker in self.workers if worker.channel is not None]
+
+    def inherit(self, described: list[dict[str, Any]]) -> None:
+        """Take over workers that are our children already."""
+        for left in described:
+            worker = self.hire(left["kind"], left["number"])
+            if worker.inherit(left):
+                self._watch(worker)
+            elif left["pid"] is not None:  # it has closed its channel, and is no use
+                os.kill(left["pid"], signal.SIGKILL)
+                os.waitpid(left["pid"], 0)
+                self._repair(worker)
+
     # -- time ---------------------------------------------------------------------------------
 
     def due(self) -> Iterator[float]:
         """When something is to be done, time.monotonic()."""
-        for worker in (*self.workers, self.standby):
+        for worker in self.workers:
             if worker.life is Life.WAITING and not self.stopping:
                 yield worker.start_at
             if worker.kill_at is not None:
                 yield worker.kill_at
+        if self.reserve.due is not None and not self.stopping:
+            yield self.reserve.due
 
     def keep_time(self, now: float) -> None:
         """Start and kill who is due."""
@@ -113,8 +131,8 @@ class Roster:
                 if worker.life is Life.STARTING:
                     log.error("%s did not become ready in time and is killed", worker.title)
                 worker.kill()
-        if self.standby.life is Life.WAITING and self.standby.start_at <= now and not self.stopping:
-            self._prepare_standby()
+        if not self.stopping:
+            self.reserve.keep_time(now)
 
     # -- the start ----------------------------------------------------------------------------
 
@@ -123,10 +141,10 @@ class Roster:
         if line.incarnation == 0:
             line.incarnation = 1
         patience = STANDBY_READY_SECONDS
-        if not self._become(worker):
+        if worker.kind == "control" or not self.reserve.send_in(worker):
             patience = START_SECONDS
             try:
-                self._spawn(worker)
+                worker.spawn(self.resources.interface)
             except OSError as error:
                 self._not_started(worker, f"it cannot be started: {error.strerror}")
                 return
@@ -158,18 +176,6 @@ class Roster:
         if worker.kind == "control":
             message["socket"] = self.resources.uapi.file
         self.send(worker, message, fds)
-
-    def _spawn(self, worker: Worker) -> None:
-        """A process for this worker, on a channel. OSError when there is none to be had."""
-        ours, theirs = Channel.pair()
-        ours.socket.settimeout(SEND_SECONDS)
-        try:
-            worker.fill(spawn(worker.kind, self.resources.interface, theirs), ours)
-        except OSError:
-            ours.close()
-            raise
-        finally:
-            theirs.close()
 
     def _watch(self, worker: Worker) -> None:
         self.selector.register(worker.pidfd, selectors.EVENT_READ, lambda: self._reap(worker))
@@ -209,44 +215,6 @@ class Roster:
         else:
             what = f"the {worker.title} process cannot start"
             self.listener.worker_will_not_start(what, why, "see why with `plaitd --foreground`")
-
-    # -- the standby --------------------------------------------------------------------------
-
-    def want_standby(self) -> None:
-        """Everybody is there: from now on one waits beside them."""
-        self.standby.life = Life.WAITING
-
-    def _prepare_standby(self) -> None:
-        standby = self.standby
-        try:
-            self._spawn(standby)
-        except OSError as error:
-            log.error("there is no standby: %s", error.strerror)
-            standby.start_at = time.monotonic() + STANDBY_PAUSE
-            return
-        standby.life = Life.STARTING
-        self.selector.register(standby.pidfd, selectors.EVENT_READ, self._reap_standby)
-
-    def _become(self, worker: Worker) -> bool:
-        """Have the standby take the place of this worker, which has no process. False without one."""
-        if self.standby.process is None or worker.kind == "control":
-            return False
-        self.selector.unregister(self.standby.pidfd)
-        worker.take_from(self.standby)
-        self._without_standby(STANDBY_SECONDS)
-        return True
-
-    def _reap_standby(self) -> None:
-        """It ended while it waited."""
-        log.error("the standby ended")
-        self.selector.unregister(self.standby.pidfd)
-        self.standby.bury()
-        _channel(self.standby).close()
-        self._without_standby(STANDBY_PAUSE)
-
-    def _without_standby(self, pause: float) -> None:
-        """There is none; the next one comes after a pause."""
-        self.standby = Worker("standby", 0, -1, (), start_at=time.monotonic() + pause)
 
     # -- the end of a process -------------------------------------------------------------------
 
@@ -353,6 +321,8 @@ class Roster:
                 self._note_kept(", ".join(map(str, message["kept"])))
             case "failed":
                 self._failed(worker, str(message["what"]), str(message["why"]), str(message["next"]))
+            case "waiting":
+                pass  # as a standby, which it no longer is
             case "replaced" if worker.unanswered:
                 worker.unanswered -= 1
             case "log":
@@ -399,15 +369,22 @@ class Roster:
         worker.told, worker.kill_at = Told.LEAVE, time.monotonic() + STOP_SECONDS
         self._tell_to_end(worker)
 
+    def renew(self, worker: Worker) -> None:
+        """It ends, and another process takes its place at once."""
+        if worker.process is not None:
+            worker.told, worker.kill_at = Told.RENEW, time.monotonic() + STOP_SECONDS
+            self._tell_to_end(worker)
+
     def _tell_to_end(self, worker: Worker) -> None:
         self.segment.workers[worker.line].state = lib.WORKER_STOPPING
         self.send(worker, {"kind": "stop"}, [])
 
     def kill_all(self) -> None:
         """After the loop, and after a fault of our own: no worker outlives the supervisor."""
-        everybody = [w for w in (*self.workers, self.standby) if w.process is not None]
+        everybody = [w for w in self.workers if w.process is not None]
         for worker in everybody:
             worker.kill()
+        self.reserve.end()
         for worker in everybody:
             worker.bury()
             if worker.channel is not None:

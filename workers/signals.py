@@ -28,6 +28,8 @@ class Signals:
         self._writer.setblocking(False)
         self._wakeup_before = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
         self._before = {number: signal.signal(number, self._enqueue) for number in self.numbers}
+        # Who became us may have left them blocked until somebody listens (upgrade.py).
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, self.numbers)
         return self
 
     def __exit__(
@@ -41,6 +43,11 @@ class Signals:
 
     def fileno(self) -> int:
         return self._reader.fileno()
+
+    @property
+    def are_waiting(self) -> bool:
+        """Whether there are some that nobody took."""
+        return bool(self._caught)
 
     def take(self) -> list[signal.Signals]:
         """Those that came since the last call, in their order."""

@@ -18,20 +18,23 @@ import selectors
 import signal
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
+
+import msgspec
 
 from workers._workers import ffi, lib
 from workers.failure import Exit, Failure
 from workers.notify import ServiceManager
 from workers.numbers import Numbers, Waiting
 from workers.resources import Resources
-from workers.roster import NO_CPU, START_SECONDS, STOP_SECONDS, Roster
+from workers.roster import NO_CPU, STOP_SECONDS, Roster
 from workers.settings import Settings
 from workers.signals import Signals
 from workers.sockets import close_sockets
+from workers.upgrade import Upgrade
 from workers.watchdog import LOOK_SECONDS, Watchdog
-from workers.worker import Life, Worker
+from workers.worker import START_SECONDS, Life, Worker
 
 CHANGE_SECONDS = 0.005  # between two looks whether a change can go on
 log = logging.getLogger("plait")
@@ -41,7 +44,8 @@ class Supervisor:
     """The life of one interface, from its first worker to its last.
 
     run() returns when the interface has ended cleanly, or raises the Failure that ended it.
-    on_ready is called once, when every worker is ready.
+    on_ready is called once, when every worker is ready. program starts plaitd, and may be another one when
+    SIGUSR2 asks for it.
     """
 
     SIGNALS = (  # each has its handle_<signal>
@@ -50,6 +54,7 @@ class Supervisor:
         signal.SIGHUP,
         signal.SIGTTIN,
         signal.SIGTTOU,
+        signal.SIGUSR2,
     )
 
     def __init__(
@@ -59,8 +64,10 @@ class Supervisor:
         signals: Signals,
         on_ready: Callable[[], None],
         manager: ServiceManager | None = None,
+        program: Sequence[str] = (),
     ) -> None:
         self.resources = resources
+        self.settings = settings
         self.segment = resources.segment
         self.signals = signals
         self.on_ready = on_ready
@@ -68,7 +75,10 @@ class Supervisor:
         self.selector = selectors.DefaultSelector()
         self.roster = Roster(resources, settings, self.selector, self)
         self.numbers = Numbers(resources, self.roster)
-        self.wanted: deque[Callable[[], Waiting]] = deque()  # changes, one after another
+        self.upgrade = Upgrade(
+            program, resources, self.roster, signals, self._describe, self.manager.environment
+        )
+        self.wanted: deque[str] = deque()  # changes, one after another
         self.change: Waiting | None = None  # the one under way
         self.failure: Failure | None = None
         self.announced = False
@@ -80,15 +90,19 @@ class Supervisor:
         """Start, watch, end."""
         self.selector.register(self.signals, selectors.EVENT_READ, self._take_signals)
         line = self.segment.workers[lib.WORKER_SUPERVISOR]
-        line.incarnation, line.pid, line.cpu, line.state = 1, os.getpid(), NO_CPU, lib.WORKER_RUNNING
+        line.incarnation += 1
+        line.pid, line.cpu, line.state = os.getpid(), NO_CPU, lib.WORKER_RUNNING
         try:
-            self._hire_everybody()
+            if not self.announced:
+                self._hire_everybody()
             while not (self.stopping and self.roster.have_ended):
                 self._keep_time(time.monotonic())
                 self._tell_manager(time.monotonic())
                 for key, _ in self.selector.select(self._timeout(time.monotonic())):
                     key.data()
         finally:
+            if self.change is not None:
+                self.change.close()
             self.roster.kill_all()
             self.selector.close()
         if self.failure is not None:
@@ -123,11 +137,15 @@ class Supervisor:
 
     def handle_sigttin(self) -> None:
         """One receiver and one consumer more."""
-        self.wanted.append(self.numbers.more)
+        self.wanted.append("more")
 
     def handle_sigttou(self) -> None:
         """One receiver and one consumer fewer."""
-        self.wanted.append(self.numbers.fewer)
+        self.wanted.append("fewer")
+
+    def handle_sigusr2(self) -> None:
+        """Go on as the program that is installed now."""
+        self.wanted.append("upgrade")
 
     def _take_signals(self) -> None:
         for number in self.signals.take():
@@ -170,7 +188,7 @@ class Supervisor:
         """Do what can be done now of the changes that signals asked for. A fault ends that change alone."""
         while self.change is not None or self.wanted:
             if self.change is None:
-                self.change = self.wanted.popleft()()
+                self.change = self._begin_change(self.wanted.popleft())
             try:
                 next(self.change)
                 return
@@ -179,6 +197,31 @@ class Supervisor:
             except Exception:
                 log.exception("a change ends on an error that nobody expected")
                 self.change = None
+
+    def _begin_change(self, name: str) -> Waiting:
+        return {
+            "more": self.numbers.more,
+            "fewer": self.numbers.fewer,
+            "upgrade": self.upgrade.replace_program,
+            "renew": self.upgrade.renew_workers,
+        }[name]()
+
+    def _describe(self) -> dict[str, Any]:
+        """What a program needs that takes our place (inheritance.py)."""
+        return {
+            "settings": msgspec.to_builtins(self.settings),
+            "resources": self.resources.describe(),
+            "workers": self.roster.describe(),
+            "wanted": list(self.wanted),
+        }
+
+    def inherit(self, left: dict[str, Any]) -> None:
+        """Go on where another program stood that described itself so: everybody is there, to be renewed."""
+        self.announced = True
+        self.roster.inherit(left["workers"])
+        self.roster.reserve.want()
+        self.wanted.extend(["renew", *left["wanted"]])
+        self.manager.ready(self._status(), time.monotonic())
 
     def _tell_manager(self, now: float) -> None:
         """The service manager hears who is away, and that control turns."""
@@ -222,7 +265,7 @@ class Supervisor:
             self.announced = True
             log.info("%s is ready, UDP port %d", self.resources.interface, self.resources.port)
             self.deadline = None
-            self.roster.want_standby()
+            self.roster.reserve.want()
             self.on_ready()
             self.manager.ready(self._status(), time.monotonic())
 

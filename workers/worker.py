@@ -5,11 +5,16 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import time
 from dataclasses import dataclass, field
 from enum import Enum, auto
-from typing import Protocol
+from typing import Any, Protocol
 
 from workers.channel import Channel
+from workers.launch import spawn
+
+START_SECONDS = 60.0  # for all together, and for each that starts again: a loaded machine takes its time
+SEND_SECONDS = 1.0  # a worker that does not read its channel for so long is stuck
 
 
 class Life(Enum):
@@ -27,6 +32,16 @@ class Told(Enum):
     NOTHING_YET = auto()  # it was not told; who ends unasked starts again
     LEAVE = auto()  # nobody
     RENEW = auto()  # the next incarnation, at once
+
+
+class Child:
+    """A child that was started by the program whose place this one took."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+
+    def wait(self) -> int:
+        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
 
 
 class Process(Protocol):
@@ -68,10 +83,49 @@ class Worker:
         self.process, self.channel = process, channel
         self.pidfd = os.pidfd_open(process.pid)
 
+    def spawn(self, interface: str) -> None:
+        """Start a process for this place. OSError when there is none to be had."""
+        ours, theirs = Channel.pair()
+        ours.socket.settimeout(SEND_SECONDS)
+        try:
+            self.fill(spawn(self.kind, interface, theirs), ours)
+        except OSError:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+
     def take_from(self, other: Worker) -> None:
         """The process of another worker has this place from now on."""
         self.process, self.pidfd, self.channel = other.process, other.pidfd, other.channel
         other.process, other.pidfd, other.channel = None, -1, None
+
+    def describe(self) -> dict[str, Any]:
+        """In words for JSON, for another program (inheritance.py)."""
+        return {
+            "kind": self.kind,
+            "number": self.number,
+            "life": self.life.name,
+            "was_ready": self.was_ready,
+            "deaths": self.deaths,
+            "unanswered": self.unanswered,
+            "pid": self.process.pid if self.process else None,
+            "channel": self.channel.fileno() if self.channel else None,
+        }
+
+    def inherit(self, left: dict[str, Any]) -> bool:
+        """Be what another program described so. False where there is no process on a channel."""
+        self.was_ready, self.deaths = left["was_ready"], left["deaths"]
+        if left["channel"] is None:
+            return False
+        self.life, self.unanswered = Life[left["life"]], left["unanswered"]
+        if self.life is Life.STARTING:
+            self.kill_at = time.monotonic() + START_SECONDS
+        channel = Channel.inherited(left["channel"])
+        channel.socket.set_inheritable(False)
+        channel.socket.settimeout(SEND_SECONDS)
+        self.fill(Child(left["pid"]), channel)
+        return True
 
     def kill(self) -> None:
         self.kill_at = None

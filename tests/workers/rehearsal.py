@@ -101,7 +101,7 @@ def act(kind: str, directory: Path) -> None:
 
 
 def supervise(directory: Path, interface: str) -> None:
-    from workers import numbers, roster, supervisor
+    from workers import numbers, reserve, roster, supervisor, worker
     from workers.channel import Channel
     from workers.launch import arguments_for, configure_log
     from workers.resources import Resources
@@ -115,14 +115,17 @@ def supervise(directory: Path, interface: str) -> None:
             process_group=0,
         )
 
-    roster.spawn = spawn
+    worker.spawn = spawn
     for name, seconds in json.loads((directory / "patience.json").read_text()).items():
-        for module in (numbers, roster, supervisor):
+        for module in (numbers, reserve, roster, supervisor, worker):
             if hasattr(module, name):
                 setattr(module, name, seconds)
     configure_log("supervisor")
     settings = load(interface, {"PLAIT_CONFIG": str(directory / "settings.toml")})
-    with Signals(supervisor.Supervisor.SIGNALS) as signals, Resources(interface, settings, {}) as resources:
+    with (
+        Signals(supervisor.Supervisor.SIGNALS) as signals,
+        Resources.open(interface, settings, {}) as resources,
+    ):
         supervisor.Supervisor(resources, settings, signals, (directory / "ready").touch).run()
 
 

@@ -1,0 +1,142 @@
+"""plaitd becomes another program under a TCP stream, with its sessions and counters; or it is refused.
+
+    one (plaitd)  10.200.1.1 ──── 10.200.1.2  two (plaitd)
+     wg0 10.0.0.1 ═══ TCP stream ═══▶ 10.0.0.2 wg0
+
+The program is a file of each host, /run/plaitd, that starts the installed one; a test changes it. The
+stalls are printed; `pytest -s` shows them.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from stream import Stream, pid_of
+from tunnel import Side, eventually, two_hosts
+
+from plait.lab import Host, Lab
+
+pytestmark = pytest.mark.network
+
+SETTINGS = 'receivers = 1\nconsumers = 1\nmax_receivers = 2\nmax_consumers = 2\nhandoff = "{}"\n'
+TITLES = ("supervisor", "control", "receiver 0", "consumer 0")
+PATH = "/run/plaitd"
+GOOD = f"#!{sys.executable} -P\nimport os, sys\n{{}}\nfrom plait.daemon import main\nsys.exit(main())\n"
+# What is started by the new program can be told from outside.
+NEW = GOOD.format("open('/proc/self/oom_score_adj', 'w').write('7')")
+OTHER_LAYOUT = GOOD.format("import shm.layout\nshm.layout.layout_hash = lambda: 1")
+COMMAND = (
+    "sh", "-c", f'printf %s "$1" > {PATH}; chmod +x {PATH}; exec {PATH} -f "$2"', "sh",
+    GOOD.format(""), "{iface}",
+)  # fmt: skip
+# What a program is that must be refused, and words of the line that says so; None: there is none.
+REFUSED = [
+    (GOOD.format("def main(:"), "SyntaxError: "),
+    (OTHER_LAYOUT, "cannot take over: the layout of its shared memory is not the one that this program was"),
+    (GOOD.format("sys.modules['workers.receiver'] = None"), "ModuleNotFoundError: import of workers.rec"),
+    ("#!/bin/sh\nexit 0\n", "it says nothing (exit code 0)"),
+    ("#!/no/such/interpreter\n", "it cannot be started: No such file or directory"),
+    (None, "it cannot be started: No such file or directory"),
+]
+
+
+def install(host: Host, text: str | None) -> None:
+    """Another program at the path, in one step, as a package manager does it."""
+    path = host.root / PATH.lstrip("/")
+    if text is None:
+        path.unlink()
+        return
+    other = path.with_suffix(".new")
+    other.write_text(text)
+    other.chmod(0o755)
+    other.rename(path)
+
+
+def pids(side: Side) -> dict[str, int | None]:
+    return {title: pid_of(side, title) for title in TITLES}
+
+
+def is_new(pid: int | None) -> bool:
+    return Path(f"/proc/{pid}/oom_score_adj").read_text() == "7\n"
+
+
+def ask(side: Side, words: str) -> float:
+    """Ask for an upgrade; when. Returns when these words are said once more and packets flow."""
+    output = side.engine.process.output
+    before, at = output().count(words), time.monotonic()
+    side.engine.process.signal(signal.SIGUSR2)
+    eventually(lambda: output().count(words) > before, 60)
+    moved = side.transfer()
+    eventually(lambda: min(map(int.__sub__, side.transfer(), moved)) > 20_000, 30)
+    print(f"{words[:20]} took {time.monotonic() - at:.1f} s")
+    return at
+
+
+def is_gone(side: Side) -> bool:
+    links = side.host.run(["ip", "-o", "link"]).stdout
+    return not (
+        any(pids(side).values())
+        or f" {side.interface}: " in links
+        or os.listdir(side.host.root / "run/wireguard")
+    )
+
+
+@pytest.mark.parametrize(("handoff", "end"), [("split", 1), ("lend", 0)])
+def test_stream_survives_an_upgrade(handoff: str, end: int) -> None:
+    with Lab() as lab:
+        tunnel = two_hosts(lab, COMMAND, COMMAND, settings=SETTINGS.format(handoff))
+        one, two = tunnel.sides
+        side = tunnel.sides[end]
+        assert one.echo(two.address4, 2) == 2
+        with Stream(one, two) as stream:
+            before, counters = pids(side), side.counters()
+            assert not any(map(is_new, before.values()))
+            install(side.host, NEW)
+            stream.note(f"{handoff}: {side.host.name}", ask(side, f"upgraded: every process runs {PATH}"))
+            after = pids(side)
+            assert after["supervisor"] == before["supervisor"]
+            assert all(after[title] not in (None, before[title]) for title in TITLES[1:])
+            assert all(map(is_new, after.values()))
+            assert all(count >= counters[name] for name, count in side.counters().items())
+        stream.check()
+        counters = side.counters()
+        assert (counters["drop_killed"], counters["lost_wakes"]) == (0, 0)
+        tunnel.check()
+        # Its end is that of any engine.
+        if end:
+            side.host.ip(f"link delete {side.interface}")
+            assert side.engine.process.wait(20) == 0
+            assert is_gone(side)
+        else:
+            side.engine.process.signal(signal.SIGKILL)
+            eventually(lambda: is_gone(side), 5)
+
+
+def test_refused_upgrades_leave_everything_alone() -> None:
+    """The last one is none: what signals asked for meanwhile is done by the new program."""
+    with Lab() as lab:
+        tunnel = two_hosts(lab, COMMAND, COMMAND, settings=SETTINGS.format("lend"))
+        one, two = tunnel.sides
+        assert one.echo(two.address4, 2) == 2
+        with Stream(one, two) as stream:
+            before = pids(one)
+            for text, words in REFUSED:
+                install(one.host, text)
+                stream.note(words[:24], ask(one, words))
+                assert pids(one) == before
+            output = one.engine.process.output
+            assert output().count(f"not upgraded, everything goes on as it was: {PATH}: ") == len(REFUSED)
+        stream.check()
+        install(one.host, NEW)
+        one.engine.process.signal(signal.SIGUSR2)
+        time.sleep(0.1)
+        one.engine.process.signal(signal.SIGTTIN)
+        eventually(lambda: "2 receivers and 2 consumers run" in output(), 120)
+        assert output().index("upgraded: every") < output().index("2 receivers and 2 consumers run")
+        assert one.echo(two.address4, 2) == 2
+        tunnel.check()

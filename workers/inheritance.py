@@ -1,0 +1,63 @@
+"""What a supervisor leaves to the program that takes its place in the same process.
+
+Descriptors survive exec, workers stay its children, and shared memory is as it was. All that has to be
+said is which is which: a description in JSON, in a nameless file whose descriptor the new program is
+given. It holds numbers and settings, no secrets.
+
+    {"format": 1, "layout_hash": …, "interface": "wg0",
+     "settings": {…},                                 those of the start, workers/settings.py
+     "resources": {"queues": [5, 6], …},              workers/resources.py
+     "workers": [{"kind": "control", "pid": …, …}],   workers/roster.py
+     "wanted": ["more"]}                              changes that signals asked for and nobody began
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any
+
+from shm.layout import layout_hash
+from shm.segment import DataSegment, SegmentError
+from workers.failure import Exit, Failure
+
+FORMAT = 1  # what a description says and what workers are told and say, together
+ACCEPTED = "plaitd: can take over"  # what a program says that has looked at a description
+
+
+def write(description: dict[str, Any]) -> int:
+    """A nameless file that holds the description; its descriptor, close-on-exec."""
+    whole = {"format": FORMAT, "layout_hash": layout_hash(), **description}
+    fd = os.memfd_create("plait-inheritance", os.MFD_CLOEXEC)
+    os.write(fd, json.dumps(whole).encode())
+    return fd
+
+
+def read(fd: int) -> dict[str, Any]:
+    """The description behind fd, which is closed. Raises Failure when this program cannot go on from it."""
+    with os.fdopen(fd, "rb") as file:
+        file.seek(0)
+        description: dict[str, Any] = json.loads(file.read())
+    what, next_step = "cannot take over", "stop the interface and start it with this program"
+    if description["format"] != FORMAT:
+        why = f"what it is left is described in format {description['format']}, and it reads format {FORMAT}"
+        raise Failure(what, why, next_step, Exit.MEMORY)
+    if description["layout_hash"] != layout_hash():
+        why = "the layout of its shared memory is not the one that this program was built with"
+        raise Failure(what, why, next_step, Exit.MEMORY)
+    return description
+
+
+def look(description: dict[str, Any]) -> None:
+    """Load all that an engine consists of and map its segment, as a trial. Failure when that cannot be."""
+    import workers.consumer
+    import workers.control
+    import workers.receiver
+    import workers.standby
+    import workers.supervisor  # noqa: F401
+
+    fd, size = description["resources"]["data"]
+    try:
+        DataSegment.attach(os.dup(fd), size).close()
+    except SegmentError as error:
+        raise Failure("cannot take over", error.why, error.next, Exit.MEMORY) from error

@@ -1,0 +1,159 @@
+"""Another program takes the supervisor's place, and then everybody else's, while the interface runs.
+
+    trial      the program at plaitd's path is started beside us. It loads everything, reads the
+               description (inheritance.py), maps the segment and says that it can take over.
+               If it does not, one line in the log says why, and nothing has happened.
+    exec       our process goes on as that program: the same pid, the same descriptors, and the
+               workers, who do not notice, as its children.
+    renewal    each worker is told to end and followed by one of the new program, one after
+               another, as after a death, but with nothing in hand: receivers and consumers by a
+               standby that has loaded everything, control last.
+
+Sessions, counters and replay windows stand in shared memory and stay there. A worker that does not
+come back ends the renewal: the others go on as they are, and it is started again and again like any.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from typing import Any, BinaryIO
+
+from workers import inheritance
+from workers.numbers import Waiting
+from workers.resources import Resources
+from workers.roster import Roster
+from workers.signals import Signals
+from workers.worker import START_SECONDS, Life, Worker
+
+TRIAL_SECONDS = 60.0  # a loaded machine takes its time
+log = logging.getLogger("plait")
+
+Refusal = Generator[None, None, str | None]  # why not; None: nothing is in the way
+
+
+class Upgrade:
+    """program: what to start, without arguments. describe: the description as it is now (inheritance.py).
+    environment: what the new program needs besides ours."""
+
+    def __init__(
+        self,
+        program: Sequence[str],
+        resources: Resources,
+        roster: Roster,
+        signals: Signals,
+        describe: Callable[[], dict[str, Any]],
+        environment: Mapping[str, str],
+    ) -> None:
+        self.program = list(program)
+        self.resources = resources
+        self.roster = roster
+        self.signals = signals
+        self.describe = describe
+        self.environment = environment
+
+    # -- the old program ----------------------------------------------------------------------
+
+    def replace_program(self) -> Waiting:
+        """Try the program, then be it. Comes back only when it is refused."""
+        why = yield from self._try()
+        if why is None:
+            why = yield from self._become()
+        log.error("not upgraded, everything goes on as it was: %s: %s", self.program[-1], why)
+
+    def _try(self) -> Refusal:
+        """Why the program cannot take over; None when it can."""
+        with _left(inheritance.write(self.describe())) as left, _memory() as said:
+            try:
+                process = subprocess.Popen(
+                    self._command(left, "--trial"),
+                    stdin=subprocess.DEVNULL,
+                    stdout=said,
+                    stderr=said,
+                    pass_fds=(left, self.resources.data.fd),
+                    process_group=0,
+                )
+            except OSError as error:
+                return f"it cannot be started: {error.strerror}"
+            try:
+                deadline = time.monotonic() + TRIAL_SECONDS
+                while process.poll() is None:
+                    if time.monotonic() > deadline:
+                        return f"it says nothing in {TRIAL_SECONDS:.0f} seconds"
+                    yield
+            finally:
+                process.kill()
+                process.wait()
+            said.seek(0)
+            lines = [line.strip() for line in said.read().decode(errors="replace").splitlines()]
+            if process.returncode == 0 and inheritance.ACCEPTED in lines:
+                return None
+            words = next((line for line in reversed(lines) if line), "it says nothing")
+            return f"{words} (exit code {process.returncode})"
+
+    def _become(self) -> Refusal:
+        """Exec. Why that was not possible."""
+        # From here on signals wait in the kernel, for the new program; what came before is done first.
+        numbers = self.signals.numbers
+        signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+        while self.signals.are_waiting:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)
+            yield
+            signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+        self.roster.reserve.end()
+        with _left(inheritance.write(self.describe())) as left:
+            fds = [left, *self.resources.fds(), *self.roster.fds()]
+            for fd in fds:
+                os.set_inheritable(fd, True)
+            command = self._command(left)
+            try:
+                os.execve(command[0], command, {**os.environ, **self.environment})
+            except OSError as error:
+                for fd in fds:
+                    os.set_inheritable(fd, False)
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)
+                return f"it cannot be started: {error.strerror}"
+
+    def _command(self, left: int, *more: str) -> list[str]:
+        return [*self.program, "--inherit", str(left), *more, self.resources.interface]
+
+    # -- the new program ----------------------------------------------------------------------
+
+    def renew_workers(self) -> Waiting:
+        """Every worker becomes one of this program."""
+        workers = [w for kind in ("receiver", "consumer", "control") for w in self.roster.of_kind(kind)]
+        for worker in workers:
+            if not (yield from self._renew(worker)):
+                log.error("%s does not come back: the others stay as they are for now", worker.title)
+                return
+        log.info("upgraded: every process runs %s", self.program[-1])
+
+    def _renew(self, worker: Worker) -> Generator[None, None, bool]:
+        """False when it did not come back."""
+        deadline = time.monotonic() + START_SECONDS
+        while worker.kind != "control" and not self.roster.reserve.is_loaded and time.monotonic() < deadline:
+            yield
+        before, deaths = worker.process, worker.deaths
+        self.roster.renew(worker)
+        while worker.process is before or worker.life is not Life.RUNNING:
+            if worker.deaths != deaths or time.monotonic() > deadline:
+                return False
+            yield
+        return True
+
+
+def _memory() -> BinaryIO:
+    return os.fdopen(os.memfd_create("plait-trial", os.MFD_CLOEXEC), "w+b")
+
+
+@contextlib.contextmanager
+def _left(fd: int) -> Iterator[int]:
+    try:
+        yield fd
+    finally:
+        os.close(fd)
