@@ -10,6 +10,7 @@
 #include "engine/segmentation.h"
 #include "shm/counters.h"
 #include "shm/orders.h"
+#include "shm/point.h"
 
 #include <errno.h>
 
@@ -158,6 +159,7 @@ int32_t receive_tun(struct intake *intake, int fd, uint8_t *spill)
             gone = length < 0 ? errno : 0;
             break;
         }
+        POINT("receive: packet read from the TUN, no node");
         sort_arrival(intake, fd, &burst, got, (uint32_t)length, fits, rest ? rest : spill);
         got++;
     }

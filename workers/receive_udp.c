@@ -10,6 +10,7 @@
 #include "shm/bell.h"
 #include "shm/counters.h"
 #include "shm/mailbox.h"
+#include "shm/point.h"
 
 #include <string.h>
 
@@ -143,6 +144,7 @@ int32_t receive_udp(struct intake *intake, int fd, struct udp_inbox *inbox)
     intake_learn(intake, got, count);
     if (!got)
         return 0;
+    POINT("receive: datagrams in slots, no node");
     intake->saw_trains -= intake->saw_trains > 0;
     burst_begin(&sorting.burst, INBOUND);
     for (uint32_t i = 0; i < got; i++) {
@@ -154,8 +156,11 @@ int32_t receive_udp(struct intake *intake, int fd, struct udp_inbox *inbox)
         }
         sort_message(&sorting, inbox, i, fits);
     }
+    POINT("receive: nodes linked, nothing pushed");
     burst_push(&sorting.burst, s, intake->worker, intake->pool, intake_lender(intake, got, room));
     intake_settle(intake);
+    if (sorting.handshakes)
+        POINT("mailbox: counted, control not rung");
     if (sorting.handshakes)
         bell_ring(s, WORKER_CONTROL, intake->bells[WORKER_CONTROL]);
     return (int32_t)got;
