@@ -11,7 +11,7 @@
  *    does the token go to `queued`, with bit and bell.
  *  - nodes in its hand that no list reaches: advanced past, perhaps delivered, perhaps not. They
  *    come home and count as lost: once or never, not twice.
- *  - a receiver's nodes that are `mine`: home.
+ *  - a receiver's nodes that are `mine`: home. What it had received and not made nodes of: counted.
  *  - wakes: after its latest push, after its latest give, of a queued token without a bit;
  *    summaries of ready sets; rings.
  *
@@ -120,6 +120,7 @@ void repair_worker(const struct segment *segment, uint32_t worker, struct repair
     journal_finish(segment, worker, repair);
     tokens_requeue(segment, mark, repair);
     nodes_collect(segment, worker, mark, repair);
+    repair->packets_lost += line->arriving;
     counter_add(segment, WORKER_SUPERVISOR, DROP_KILLED, repair->packets_lost);
 
     if (line->journal_latest != 0) /* pushed, perhaps not scheduled */
@@ -132,6 +133,7 @@ void repair_worker(const struct segment *segment, uint32_t worker, struct repair
     /* It neither sleeps nor starves any more, nor reads anything. */
     __atomic_store_n(&line->journal_latest, 0, __ATOMIC_RELAXED);
     __atomic_store_n(&line->peer_in_hand, 0, __ATOMIC_RELAXED);
+    __atomic_store_n(&line->arriving, 0, __ATOMIC_RELAXED);
     __atomic_store_n(&line->epoch, (line->epoch + 1) & ~1u, __ATOMIC_RELAXED);
     bell_cancel(segment, worker);
     bell_starve(segment, worker, 0);
