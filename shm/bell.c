@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "fence.h"
+#include "point.h"
 
 /* Not FUTEX_PRIVATE_FLAG: the word is shared between processes. */
 static long futex(uint32_t *word, int operation, uint32_t value, const struct timespec *timeout)
@@ -38,6 +39,7 @@ static void wake(struct bell *bell, int eventfd)
 void bell_announce(const struct segment *segment, uint32_t worker)
 {
     __atomic_store_n(&segment->bells[worker].sleeping, 1, __ATOMIC_RELAXED);
+    POINT("sleep: announced, not looked once more");
     fence_seq_cst();
 }
 
@@ -70,6 +72,7 @@ int bell_ring(const struct segment *segment, uint32_t worker, int eventfd)
     /* release: pairs with the sleeper's acquire */
     if (__atomic_exchange_n(&bell->sleeping, 0, __ATOMIC_ACQ_REL) == 0)
         return 0;
+    POINT("ring: announcement taken, sleeper not woken");
     wake(bell, eventfd);
     return 1;
 }
@@ -88,6 +91,7 @@ int bell_ring_starving(const struct segment *segment, uint32_t worker, int event
         return 0;
     if (__atomic_exchange_n(&bell->starving, 0, __ATOMIC_ACQ_REL) == 0)
         return 0;
+    POINT("ring: starving taken, receiver not woken");
     wake(bell, eventfd);
     return 1;
 }

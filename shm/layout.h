@@ -230,7 +230,8 @@ struct worker {
     uint64_t journal_last;   /* tagged */
     uint32_t journal_packets;
     uint32_t journal_latest; /* queue + 1 of the latest push, kept: its wake may be missing */
-    uint32_t reserved[18];
+    uint32_t arriving;       /* receiver: packets of its receive call that have no nodes yet */
+    uint32_t reserved[17];
 };
 
 enum worker_state { WORKER_ABSENT, WORKER_STARTING, WORKER_RUNNING, WORKER_STOPPING, WORKER_REPAIRING };

@@ -2,6 +2,8 @@
 
 #include <string.h>
 
+#include "point.h"
+
 int mailbox_put(const struct segment *segment, uint32_t receiver, const struct endpoint *from,
                 const uint8_t *message, uint32_t length)
 {
@@ -17,6 +19,7 @@ int mailbox_put(const struct segment *segment, uint32_t receiver, const struct e
     cell->from = *from;
     cell->length = length;
     memcpy(cell->message, message, length);
+    POINT("mailbox: cell filled, not counted");
     /* release: the cell is whole before it is counted */
     __atomic_store_n(&ring->put, put + 1, __ATOMIC_RELEASE);
     return 0;
@@ -41,6 +44,7 @@ static uint32_t ring_take(const struct segment *segment, uint32_t receiver, stru
         return 0;
     uint32_t got = __atomic_load_n(&ring->got, __ATOMIC_RELAXED); /* our own word */
     *out = segment->cells[(uint64_t)receiver * cells + (got & (cells - 1))];
+    POINT("mailbox: cell read, not given back");
     /* release: read first, then the cell is the receiver's again. A kill in between makes the
      * next control read the message twice, which the protocol refuses as a replay. */
     __atomic_store_n(&ring->got, got + 1, __ATOMIC_RELEASE);

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "fence.h"
+#include "point.h"
 #include "ready.h"
 
 #define COUNT_ONE (1ull << 32)
@@ -28,6 +29,7 @@ static int word_clear(uint64_t *word, uint64_t seen)
 void orders_give(const struct segment *segment, uint32_t row, uint32_t bits)
 {
     word_give(&segment->rows[row].orders, bits);
+    POINT("order: given, holder not scheduled");
 }
 
 uint64_t orders_read(const struct segment *segment, uint32_t row)
@@ -37,12 +39,14 @@ uint64_t orders_read(const struct segment *segment, uint32_t row)
 
 int orders_clear(const struct segment *segment, uint32_t row, uint64_t word)
 {
+    POINT("order: applied, not cleared");
     return word_clear(&segment->rows[row].orders, word);
 }
 
 void events_give(const struct segment *segment, uint32_t row, uint32_t bits)
 {
     word_give(&segment->rows[row].events, bits);
+    POINT("event: given, control's set without it");
     ready_set(segment, 0, row);
 }
 
@@ -53,6 +57,7 @@ uint64_t events_read(const struct segment *segment, uint32_t row)
 
 int events_clear(const struct segment *segment, uint32_t row, uint64_t word)
 {
+    POINT("event: applied, not cleared");
     return word_clear(&segment->rows[row].events, word);
 }
 
@@ -70,6 +75,7 @@ void endpoint_store(const struct segment *segment, uint32_t row, const struct en
     fence_release();
     for (uint32_t i = 0; i < ENDPOINT_WORDS; i++)
         __atomic_store_n(&target[i], words[i], __ATOMIC_RELAXED);
+    POINT("endpoint: copy written, not selected");
     /* release: whole before it is selected */
     __atomic_store_n(&peer->endpoint_turn, turn + 1, __ATOMIC_RELEASE);
 }

@@ -11,6 +11,7 @@
  */
 #include "pool.h"
 
+#include "point.h"
 #include "schedule.h"
 
 #include <stdlib.h>
@@ -219,10 +220,12 @@ uint32_t pool_issue(struct pool *pool, uint32_t slot, uint32_t peer)
     order_append(pool, number);
     node->slot = slot;
     node->peer = peer;
+    POINT("slot: taken, node still home");
     /* relaxed, but atomic: a slow producer may still be looking at this word (queue.c, rule 1) */
     uint64_t next = __atomic_load_n(&node->next, __ATOMIC_RELAXED);
     __atomic_store_n(&node->next, ((next >> 32) + 1) << 32 | NODE_NIL, __ATOMIC_RELAXED);
     __atomic_store_n(&pool->segment->states[number], NODE_MINE, __ATOMIC_RELAXED); /* our own until pushed */
+    POINT("slot: node mine, not filled");
     return number;
 }
 
@@ -238,6 +241,7 @@ void pool_withdraw(struct pool *pool, uint32_t number)
             continue;
         *entry = 0;
         __atomic_store_n(&pool->segment->states[number], NODE_HOME, __ATOMIC_RELAXED);
+        POINT("slot: withdrawn, not on the free stack");
         node_unbook(pool, place);
         break;
     }
@@ -261,6 +265,7 @@ static uint32_t sweep_from(struct pool *pool, uint32_t *at, uint32_t limit)
                 first_miss = place;
             continue;
         }
+        POINT("slot: came home, not on the free stack");
         node_unbook(pool, *entry - pool->first_node);
         *entry = 0;
         collected++;

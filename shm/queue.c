@@ -36,6 +36,8 @@
  */
 #include "queue.h"
 
+#include "point.h"
+
 #define NIL NODE_NIL
 #define NUMBER(word) ((uint32_t)(word))
 #define GENERATION(word) ((word) & ~0xffffffffull)
@@ -151,9 +153,11 @@ static int chain_publish(const struct segment *segment, uint32_t queue, uint32_t
         if (!__atomic_compare_exchange_n(word, &next, GENERATION(next) | first, 0, __ATOMIC_RELEASE,
                                          __ATOMIC_RELAXED))
             continue;
+        POINT("push: linked, end not moved");
         /* release as in end_help; failing means that somebody has helped */
         __atomic_compare_exchange_n(&producers_of(segment, queue)->end, &end, last, 0,
                                     __ATOMIC_RELEASE, __ATOMIC_RELAXED);
+        POINT("push: end moved, journal open");
         return 0;
     }
     return -1;
@@ -198,16 +202,20 @@ int queue_push_mpsc(const struct segment *segment, uint32_t worker, uint32_t que
     __atomic_store_n(&line->journal_last, last_tagged, __ATOMIC_RELAXED);
     __atomic_store_n(&line->journal_packets, packets, __ATOMIC_RELAXED);
     __atomic_store_n(&line->journal_latest, queue + 1, __ATOMIC_RELAXED);
+    POINT("push: journal written, not valid");
     /* release: the line is whole before it counts */
     __atomic_store_n(&line->journal_queue, queue + 1, __ATOMIC_RELEASE);
     /* A killed process leaves a prefix of its stores in program order, whatever the machine.
      * The compiler alone could move the states before the journal. */
     __atomic_signal_fence(__ATOMIC_SEQ_CST);
 
+    POINT("push: journal valid, states still mine");
     int result = chain_store_state(segment, first, last, NODE_QUEUED);
+    POINT("push: states queued, not counted");
     if (result == 0) {
         /* release: announced before it is published, never after */
         __atomic_fetch_add(&producers_of(segment, queue)->produced, packets, __ATOMIC_RELEASE);
+        POINT("push: counted, not linked");
         result = chain_publish(segment, queue, first, last_tagged);
     }
     if (result != 0)
@@ -226,6 +234,7 @@ static int stub_push(const struct segment *segment, uint32_t queue)
     __atomic_signal_fence(__ATOMIC_SEQ_CST); /* head is stored, then the stub begins anew: for a kill */
     /* relaxed: private until the publication's release */
     __atomic_store_n(&p->stub_next, generation | NIL, __ATOMIC_RELAXED);
+    POINT("pop: stub begun anew, not pushed");
     return chain_publish(segment, queue, stub, generation | stub);
 }
 
@@ -235,8 +244,10 @@ static int head_move(const struct segment *segment, uint32_t queue, uint32_t hea
     uint64_t end;
     if (end_help_fully(segment, queue, &end) != 0)
         return -1;
+    POINT("pop: marked in hand, head not moved");
     /* release: marked in hand, and the end past them, before they are out of reach */
     __atomic_store_n(&holder_of(segment, queue)->head, head, __ATOMIC_RELEASE);
+    POINT("pop: head moved, not counted out");
     return 0;
 }
 
@@ -266,6 +277,7 @@ uint32_t queue_pop_sc(const struct segment *segment, uint32_t mark, uint32_t que
             }
             /* relaxed: ordered before head_move's release */
             __atomic_store_n(&segment->states[current], NODE_IN_HAND | mark, __ATOMIC_RELAXED);
+            POINT("pop: one marked in hand, the rest queued");
             packets += segment->node[current].packets;
             numbers[taken++] = current;
         }
@@ -278,6 +290,7 @@ uint32_t queue_pop_sc(const struct segment *segment, uint32_t mark, uint32_t que
     if (taken != 0) {
         uint32_t consumed = __atomic_load_n(&h->consumed, __ATOMIC_RELAXED);
         __atomic_store_n(&h->consumed, consumed + packets, __ATOMIC_RELAXED);
+        POINT("pop: counted out, nothing done");
         return taken;
     }
     /* acquire: the second look must not be older than this count */

@@ -20,6 +20,7 @@
 #include "ready.h"
 
 #include "fence.h"
+#include "point.h"
 
 #define NONE 0xffffffffu
 
@@ -69,6 +70,7 @@ static void summary_set(const struct levels *l, int level, uint32_t place)
 static void summary_clear(const struct levels *l, int level, uint32_t place)
 {
     __atomic_fetch_and(&l->word[level][place / 64], ~bit_of(place), __ATOMIC_RELAXED);
+    POINT("take: summary cleared, second look not taken");
     fence_seq_cst(); /* cleared, then the second look */
     if (word_load(l, level - 1, place) != 0)
         __atomic_fetch_or(&l->word[level][place / 64], bit_of(place), __ATOMIC_RELEASE);
@@ -89,7 +91,9 @@ void ready_set(const struct segment *segment, uint32_t set, uint32_t row)
     /* release: what the row has to say is stored before its bit; an exchange even if the bit
      * is set, so that the taker that clears it synchronises with this setter too */
     __atomic_fetch_or(&l.word[0][row / 64], bit_of(row), __ATOMIC_RELEASE);
+    POINT("schedule: ready bit set, no summary");
     summary_set(&l, 1, row / 64);
+    POINT("schedule: ready bit set, half of its summaries");
     summary_set(&l, 2, row / 4096);
 }
 

@@ -11,7 +11,7 @@ struct repair {
     uint32_t tokens_requeued;
     uint32_t nodes_home;        /* mine, or in hand and unreachable */
     uint32_t nodes_requeued;    /* in hand and still reachable */
-    uint32_t packets_lost;      /* wire-size packets of nodes_home; also added to DROP_KILLED */
+    uint32_t packets_lost;      /* of nodes_home, and received without a node; also added to DROP_KILLED */
 };
 /* Supervisor. `worker` has been reaped and not yet replaced. Afterwards its incarnation is
  * one higher, so that its mark means nobody. Counts go to the supervisor's counter line.

@@ -13,6 +13,7 @@
 
 #include "bell.h"
 #include "fence.h"
+#include "point.h"
 #include "queue.h"
 #include "ready.h"
 #include "token.h"
@@ -30,7 +31,9 @@ static uint32_t consumer_of(const struct segment *segment, uint32_t row)
 static void consumer_call(const struct segment *segment, uint32_t row)
 {
     uint32_t consumer = consumer_of(segment, row);
+    POINT("schedule: token queued, no ready bit");
     ready_set(segment, 1 + consumer, row);
+    POINT("schedule: ready bit set, bell not rung");
     bell_ring(segment, WORKER_CONSUMER + consumer, -1);
 }
 
@@ -42,6 +45,7 @@ void peer_schedule(const struct segment *segment, uint32_t row)
     /* relaxed: the look alone decides whether to try */
     if (__atomic_load_n(&segment->tokens[row], __ATOMIC_RELAXED) != TOKEN_IDLE)
         return;
+    POINT("schedule: published, token still idle");
     if (token_schedule(segment, row))
         consumer_call(segment, row);
 }
@@ -66,7 +70,9 @@ void peer_give(const struct segment *segment, uint32_t row, int staged)
     uint32_t wanted = (seen & ~FLAG_STAGED) | (staged ? FLAG_STAGED : 0);
     if (seen != wanted)
         __atomic_store_n(flags, wanted, __ATOMIC_RELAXED);
+    POINT("give: all done, token still held");
     token_give_idle(segment, row);
+    POINT("give: token idle, last look not taken");
     fence_seq_cst(); /* idle, then the last look */
     if (has_work(segment, row, staged) && token_schedule(segment, row))
         consumer_call(segment, row);
@@ -75,6 +81,7 @@ void peer_give(const struct segment *segment, uint32_t row, int staged)
 void peer_give_back(const struct segment *segment, uint32_t row)
 {
     token_give_queued(segment, row);
+    POINT("give: token queued again, no ready bit");
     consumer_call(segment, row);
 }
 

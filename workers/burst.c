@@ -3,6 +3,7 @@
 #include "workers/receiver.h"
 
 #include "shm/counters.h"
+#include "shm/point.h"
 #include "shm/queue.h"
 #include "shm/schedule.h"
 #include "workers/clock.h"
@@ -76,8 +77,10 @@ void burst_push(struct burst *burst, const struct segment *segment, uint32_t wor
             counter_add(segment, worker,
                         burst->direction == INBOUND ? DROP_QUEUE_FULL_INBOUND : DROP_QUEUE_FULL_OUTBOUND,
                         chain->packets);
+            POINT("push: refused, chain not withdrawn");
             withdraw(chain, segment, pool);
         }
+        POINT("push: done, nobody scheduled");
         /* Also after a refusal: whoever found the queue full makes sure somebody empties it. */
         if (lender && holder_take_idle(lender, chain->peer))
             holder_take_turn(lender, chain->peer, clock_now());

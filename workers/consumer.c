@@ -9,6 +9,7 @@
 #include "engine/aead.h"
 #include "shm/bell.h"
 #include "shm/epoch.h"
+#include "shm/point.h"
 #include "shm/ready.h"
 
 #include <poll.h>
@@ -56,6 +57,7 @@ static int take_next(struct consumer *consumer, uint64_t now)
 
     if (row == NOBODY)
         return 0;
+    POINT("take: ready bit cleared, token not taken");
     owner = __atomic_load_n(&s->rows[row].consumer, __ATOMIC_RELAXED);
     if (owner != consumer->number && owner < s->geometry.max_consumers) {
         /* Moved to another consumer after its bit was set here. */

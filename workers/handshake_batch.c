@@ -5,6 +5,7 @@
 
 #include "engine/keypair.h"
 #include "shm/orders.h"
+#include "shm/point.h"
 #include "shm/schedule.h"
 #include "workers/udp.h"
 
@@ -119,6 +120,7 @@ void batch_install(const struct segment *segment, const struct handshake *handsh
         if (h->result != HANDSHAKE_FINE)
             continue;
         memset(keypair, 0, sizeof *keypair);
+        POINT("publication: keypair wiped, not written");
         memcpy(keypair->send_key, h->send_key, sizeof h->send_key);
         memcpy(keypair->receive_key, h->receive_key, sizeof h->receive_key);
         keypair->birth = now;
@@ -127,9 +129,12 @@ void batch_install(const struct segment *segment, const struct handshake *handsh
         keypair->peer = rows[i];
         keypair->peer_generation = row->generation;
         keypair->flags = flags;
+        POINT("publication: keypair written, row does not name it");
         row->installing = numbers[i];
+        POINT("publication: row names the keypair, not ordered");
         orders_give(segment, rows[i], ORDER_INSTALL | orders[i]); /* release: after all of the above */
         peer_schedule(segment, rows[i]);
+        POINT("publication: ordered and scheduled, peer not told");
     }
 }
 
@@ -205,6 +210,7 @@ void letters_send(int udp4, int udp6, struct letter *letters, uint32_t count)
             next += run;
         } else {
             next += send_some(fd, &letters[next], run);
+            POINT("publication: message sent, not noted");
         }
     }
 }

@@ -8,6 +8,7 @@
 #include "shm/bell.h"
 #include "shm/counters.h"
 #include "shm/orders.h"
+#include "shm/point.h"
 #include "shm/queue.h"
 #include "shm/schedule.h"
 #include "shm/token.h"
@@ -79,7 +80,9 @@ void holder_tell(const struct holder *holder, uint32_t row, uint32_t session_new
         events |= EVENT_KEYS;
     if (!events)
         return;
+    POINT("event: known, not given");
     events_give(holder->segment, row, events);
+    POINT("event: given, bell not rung");
     bell_ring(holder->segment, WORKER_CONTROL, holder->bells[WORKER_CONTROL]);
 }
 
@@ -108,8 +111,11 @@ static void note_in_hand(const struct holder *holder, uint32_t value)
 int holder_take(const struct holder *holder, uint32_t row)
 {
     note_in_hand(holder, row + 1);
-    if (token_take(holder->segment, row, holder->mark))
+    POINT("take: noted in hand, token not taken");
+    if (token_take(holder->segment, row, holder->mark)) {
+        POINT("take: token held, nothing done");
         return 1;
+    }
     note_in_hand(holder, 0);
     return 0;
 }
@@ -117,8 +123,11 @@ int holder_take(const struct holder *holder, uint32_t row)
 int holder_take_idle(const struct holder *holder, uint32_t row)
 {
     note_in_hand(holder, row + 1);
-    if (token_take_idle(holder->segment, row, holder->mark))
+    POINT("lend: noted in hand, token not taken");
+    if (token_take_idle(holder->segment, row, holder->mark)) {
+        POINT("lend: token held, nothing done");
         return 1;
+    }
     note_in_hand(holder, 0);
     return 0;
 }
@@ -133,7 +142,9 @@ uint32_t holder_take_turn(struct holder *holder, uint32_t row, uint64_t now)
     if (orders & ORDER_RETIRE) {
         holder_drop_all(holder, row);
         holder_ring_starving(holder);
+        POINT("retire: queues dropped, token held");
         token_give_dead(s, row);
+        POINT("retire: token dead, control not told");
         note_in_hand(holder, 0);
         holder_tell(holder, row, 0, EVENT_RETIRED);
         return 0;
@@ -165,6 +176,7 @@ uint32_t holder_take_turn(struct holder *holder, uint32_t row, uint64_t now)
         /* What comes into an empty queue after the look above is not staged yet: nobody has asked
          * for a handshake on its behalf, so it is worth another turn. */
         peer_give(s, row, staged);
+    POINT("give: given, still noted in hand");
     note_in_hand(holder, 0);
     return in + out;
 }

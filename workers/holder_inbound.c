@@ -3,6 +3,7 @@
 #include "engine/packet.h"
 #include "shm/counters.h"
 #include "shm/orders.h"
+#include "shm/point.h"
 #include "shm/queue.h"
 #include "workers/holder.h"
 #include "workers/tun.h"
@@ -105,6 +106,7 @@ static void deliver(const struct holder *holder, struct packet *packets, uint32_
         else
             delivered += joined.packets;
         first += joined.packets;
+        POINT("open: some delivered, not counted");
     }
     holder_count(holder, TUN_SENT, delivered);
 }
@@ -118,7 +120,11 @@ static void open_and_deliver(struct opening *opening)
 
     if (!opening->count)
         return;
+    POINT("open: in hand, nothing opened");
     session_open(&opening->session, holder->aead, packets, opening->count, opening->now);
+    if (opening->session.news & SESSION_CONFIRMED)
+        POINT("rotation: confirmed by data, control not told");
+    POINT("open: accepted, nothing delivered");
     opening->news |= opening->session.news;
     if (opening->session.news & SESSION_AUTHENTICATED)
         opening->events |=
@@ -182,8 +188,11 @@ uint32_t holder_open_batch(struct holder *holder, uint32_t row, uint64_t now)
             add_messages(&opening, data, &node);
     }
     open_and_deliver(&opening);
-    for (uint32_t i = 0; i < count; i++)
+    POINT("open: delivered, nodes not home");
+    for (uint32_t i = 0; i < count; i++) {
         node_bring_home(s, numbers[i]);
+        POINT("open: first node home");
+    }
     holder_tell(holder, row, opening.news, opening.events);
     return packets ? packets : count;
 }

@@ -3,6 +3,7 @@
  * nothing. The bits are read again until the word stood still. */
 #include "engine/timers.h"
 #include "shm/orders.h"
+#include "shm/point.h"
 #include "workers/clock.h"
 #include "workers/holder.h"
 
@@ -27,7 +28,9 @@ static uint32_t key_word_store(struct peer_row *peer, uint64_t before, uint64_t 
 {
     if (before == after)
         return 0;
+    POINT("rotation: keypair found, key word as before");
     __atomic_store_n(&peer->key_word, after, __ATOMIC_RELEASE);
+    POINT("rotation: key word stored, order not cleared");
     return SESSION_KEYS;
 }
 
@@ -126,6 +129,7 @@ uint32_t holder_apply_orders(const struct holder *holder, uint32_t row, uint64_t
         if (orders_clear(s, row, word))
             break;
     }
+    POINT("order: cleared, control not told");
     holder_tell(holder, row, news, 0);
     return left;
 }

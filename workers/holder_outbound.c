@@ -3,6 +3,7 @@
 #include "engine/segmentation.h"
 #include "shm/counters.h"
 #include "shm/orders.h"
+#include "shm/point.h"
 #include "shm/queue.h"
 #include "workers/holder.h"
 #include "workers/udp.h"
@@ -73,6 +74,7 @@ static void seal_and_send(struct sealing *sealing)
 
     if (!sealing->count)
         return;
+    POINT("seal: in hand, no nonce taken");
     if (session_seal(&sealing->session, holder->aead, sealing->packets, sealing->count, sealing->now)) {
         /* The session ran out between the look and now. Their place in the order is gone. */
         holder_count(holder, DROP_STAGED, sealing->count);
@@ -81,7 +83,9 @@ static void seal_and_send(struct sealing *sealing)
             messages[i] = (struct udp_message){ .data = sealing->packets[i].data,
                                                 .length = sealing->packets[i].length,
                                                 .ecn = sealing->packets[i].ecn };
+        POINT("seal: sealed, nothing sent");
         send_to_peer(holder, sealing->row, messages, sealing->count, UDP_SENT);
+        POINT("seal: sent, news not kept");
     }
     sealing->news |= sealing->session.news;
     sealing->count = 0;
@@ -149,8 +153,11 @@ uint32_t holder_seal_batch(struct holder *holder, uint32_t row, uint64_t now)
             add_cuttings(&sealing, &super);
     }
     seal_and_send(&sealing);
-    for (uint32_t i = 0; i < count; i++)
+    POINT("seal: sent, nodes not home");
+    for (uint32_t i = 0; i < count; i++) {
         node_bring_home(s, numbers[i]);
+        POINT("seal: first node home");
+    }
     holder_tell(holder, row, sealing.news, 0);
     return packets ? packets : count;
 }

@@ -84,6 +84,11 @@ uint8_t *intake_rest(const struct intake *intake, uint32_t i, uint32_t room)
     return i < intake->trains_held ? pool_slot(intake->pool, intake->trains[i]) + SLOT_ROOM + room : NULL;
 }
 
+void intake_note_arriving(const struct intake *intake, uint32_t packets)
+{
+    __atomic_store_n(&intake->segment->workers[intake->worker].arriving, packets, __ATOMIC_RELAXED);
+}
+
 void intake_count_no_slot(const struct intake *intake, uint32_t direction, uint32_t packets)
 {
     counter_add(intake->segment, intake->worker, direction == INBOUND ? DROP_NO_SLOT : DROP_NO_SLOT_OUTBOUND,

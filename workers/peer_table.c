@@ -5,6 +5,7 @@
 
 #include "engine/timers.h"
 #include "shm/orders.h"
+#include "shm/point.h"
 #include "shm/queue.h"
 #include "shm/schedule.h"
 #include "shm/token.h"
@@ -39,6 +40,7 @@ uint32_t table_add(struct peer_table *table, const uint8_t public_key[32])
     }
     struct peer_row *peer = &segment->rows[row];
     wipe(table, row);
+    POINT("publication: row wiped, not filled");
     if (++peer->generation == 0)
         peer->generation = 1;
     peer->consumer = row % table->consumers;
@@ -47,9 +49,12 @@ uint32_t table_add(struct peer_table *table, const uint8_t public_key[32])
     timers_initialise(segment->columns, segment->geometry.max_peers, row);
     memset(&table->vault[row], 0, sizeof table->vault[row]);
     memcpy(peer->public_key, public_key, 32);
+    POINT("publication: row filled, token still dead");
     token_initialise(segment, row);
+    POINT("publication: token idle, row not live");
     /* Release: whoever finds the row live, a control after a kill too, finds it whole. */
     __atomic_store_n(&peer->state, PEER_LIVE, __ATOMIC_RELEASE);
+    POINT("publication: row live, in no table");
     publickeys_insert(table->keys, row);
     table->count++;
     return row;
@@ -62,10 +67,12 @@ void table_take_away(struct peer_table *table, const uint32_t *rows, uint32_t co
     for (uint32_t i = 0; i < count; i++) {
         uint32_t row = rows[i];
         allowedips_remove_peer(table->ips, row, first_of(table), PEER_ROW_BYTES);
+        POINT("removal: out of the trie, still live");
         publickeys_remove(table->keys, row);
         __atomic_store_n(&segment->rows[row].state, PEER_RETIRING, __ATOMIC_RELEASE);
         __atomic_store_n(&segment->columns[(uint64_t)NEXT_DUE * segment->geometry.max_peers + row], TIMER_NEVER,
                          __ATOMIC_RELAXED);
+        POINT("removal: retiring, secrets there");
         memset(&table->vault[row], 0, sizeof table->vault[row]);
         table->count--;
     }
@@ -82,7 +89,9 @@ void table_retire(const struct peer_table *table, const uint32_t *rows, uint32_t
 void table_free(struct peer_table *table, const uint32_t *rows, uint32_t count)
 {
     for (uint32_t i = 0; i < count; i++) {
+        POINT("removal: token dead, row not wiped");
         wipe(table, rows[i]);
+        POINT("removal: row wiped, not free");
         table->free[table->free_count++] = rows[i];
     }
 }

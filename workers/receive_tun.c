@@ -10,6 +10,7 @@
 #include "engine/segmentation.h"
 #include "shm/counters.h"
 #include "shm/orders.h"
+#include "shm/point.h"
 
 #include <errno.h>
 
@@ -120,6 +121,8 @@ static void sort_arrival(struct intake *intake, int fd, struct burst *burst, uin
     tun_describe(pool_slot(intake->pool, intake->slots[i]) + SLOT_ROOM, length, &super);
     /* Headers lie in the first bytes, so the plan can be made before the packet is one piece. */
     packets = (uint32_t)super.checksum_start + HEADERS_MOST > room || segmentation_plan(&super, &plan) ? 0 : plan.packets;
+    intake_note_arriving(intake, packets ? packets : 1);
+    POINT("receive: packet read from the TUN, no node");
     counter_add(s, intake->worker, TUN_RECEIVED, packets ? packets : 1);
     if (!packets || packets > UINT16_MAX) {
         counter_add(s, intake->worker, DROP_TUN_HEADER, packets ? packets : 1);
@@ -159,6 +162,7 @@ int32_t receive_tun(struct intake *intake, int fd, uint8_t *spill)
             break;
         }
         sort_arrival(intake, fd, &burst, got, (uint32_t)length, fits, rest ? rest : spill);
+        intake_note_arriving(intake, 0);
         got++;
     }
     intake_learn(intake, got, count);

@@ -10,17 +10,24 @@
 #include "shm/bell.h"
 #include "shm/counters.h"
 #include "shm/mailbox.h"
+#include "shm/point.h"
 
 #include <string.h>
 
 _Static_assert(INITIATION_BYTES <= MAILBOX_MESSAGE_BYTES, "an initiation does not fit in a mailbox cell");
 
+/* A message of the call: a datagram, or a train of datagrams of `segment` bytes, the last one perhaps shorter. */
+struct heard {
+    struct endpoint from;
+    uint32_t length, segment, packets;
+    uint8_t ecn;
+};
+
 /* What one receive call has found out so far. */
 struct sorting {
     struct intake *intake;
     struct burst burst;
-    struct endpoint from;
-    uint8_t ecn;
+    const struct heard *heard;  /* the message that is being sorted */
     int handshakes;             /* some went to control */
 };
 
@@ -48,7 +55,7 @@ static void sort_run(struct sorting *sorting, struct arrival *arrival, uint32_t 
     if (!node)
         return;
     s->node[node].receiver_index = index;
-    s->node[node].ecn = sorting->ecn;
+    s->node[node].ecn = sorting->heard->ecn;
     burst_add(s, chain, node, packets);
 }
 
@@ -56,7 +63,7 @@ static void forward_handshake(struct sorting *sorting, const uint8_t *message, u
 {
     const struct intake *intake = sorting->intake;
 
-    if (mailbox_put(intake->segment, intake->number, &sorting->from, message, length)) {
+    if (mailbox_put(intake->segment, intake->number, &sorting->heard->from, message, length)) {
         counter_add(intake->segment, intake->worker, DROP_MAILBOX_FULL, 1);
     } else {
         counter_add(intake->segment, intake->worker, HANDSHAKE_TO_CONTROL, 1);
@@ -64,11 +71,10 @@ static void forward_handshake(struct sorting *sorting, const uint8_t *message, u
     }
 }
 
-/* An arrival of datagrams of `segment` bytes, the last one perhaps shorter. */
-static void sort_arrival(struct sorting *sorting, struct arrival *arrival, uint32_t segment)
+static void sort_arrival(struct sorting *sorting, struct arrival *arrival)
 {
     const struct intake *intake = sorting->intake;
-    uint32_t run_start = 0, run_packets = 0;
+    uint32_t segment = sorting->heard->segment, run_start = 0, run_packets = 0;
 
     for (uint32_t at = 0; at < arrival->length; at += segment) {
         uint32_t length = arrival->length - at < segment ? arrival->length - at : segment;
@@ -94,18 +100,22 @@ static void sort_arrival(struct sorting *sorting, struct arrival *arrival, uint3
         sort_run(sorting, arrival, run_start, arrival->length - run_start, segment, run_packets);
 }
 
+static void hear(const struct udp_inbox *inbox, uint32_t i, struct heard *heard)
+{
+    heard->length = inbox->headers[i].msg_len;
+    heard->segment = udp_sender(inbox, i, &heard->from, &heard->ecn);
+    if (!heard->segment || heard->segment > heard->length)
+        heard->segment = heard->length;
+    heard->packets = heard->length ? (heard->length + heard->segment - 1) / heard->segment : 1;
+}
+
 /* Message i of the call. */
 static void sort_message(struct sorting *sorting, struct udp_inbox *inbox, uint32_t i, uint32_t room)
 {
     struct intake *intake = sorting->intake;
-    uint32_t length = inbox->headers[i].msg_len;
-    uint32_t segment = udp_sender(inbox, i, &sorting->from, &sorting->ecn);
-    uint32_t packets;
+    uint32_t length = sorting->heard->length, packets = sorting->heard->packets;
     struct arrival arrival;
 
-    if (!segment || segment > length)
-        segment = length;
-    packets = length ? (length + segment - 1) / segment : 1;
     counter_add(intake->segment, intake->worker, UDP_RECEIVED, packets);
     if (!length) {
         counter_add(intake->segment, intake->worker, DROP_MESSAGE_SHORT, 1);
@@ -118,15 +128,16 @@ static void sort_message(struct sorting *sorting, struct udp_inbox *inbox, uint3
         return;
     }
     /* The endpoint travels at the start of the slot. */
-    memcpy(arrival.data - SLOT_ROOM, &sorting->from, sizeof sorting->from);
-    sort_arrival(sorting, &arrival, segment);
+    memcpy(arrival.data - SLOT_ROOM, &sorting->heard->from, sizeof sorting->heard->from);
+    sort_arrival(sorting, &arrival);
     intake_finish(intake, &arrival);
 }
 
 int32_t receive_udp(struct intake *intake, int fd, struct udp_inbox *inbox)
 {
     const struct segment *s = intake->segment;
-    uint32_t fits = 0, room, count, got;
+    uint32_t fits = 0, room, count, got, arriving = 0;
+    struct heard heard[UDP_BATCH];
     struct sorting sorting = { .intake = intake };
 
     intake_refill(intake, UDP_BATCH);
@@ -143,6 +154,12 @@ int32_t receive_udp(struct intake *intake, int fd, struct udp_inbox *inbox)
     intake_learn(intake, got, count);
     if (!got)
         return 0;
+    for (uint32_t i = 0; i < got; i++) {
+        hear(inbox, i, &heard[i]);
+        arriving += heard[i].packets;
+    }
+    intake_note_arriving(intake, arriving);
+    POINT("receive: datagrams in slots, no node");
     intake->saw_trains -= intake->saw_trains > 0;
     burst_begin(&sorting.burst, INBOUND);
     for (uint32_t i = 0; i < got; i++) {
@@ -152,10 +169,15 @@ int32_t receive_udp(struct intake *intake, int fd, struct udp_inbox *inbox)
             burst_push(&sorting.burst, s, intake->worker, intake->pool, intake_lender(intake, got, room));
             burst_begin(&sorting.burst, INBOUND);
         }
+        sorting.heard = &heard[i];
         sort_message(&sorting, inbox, i, fits);
+        intake_note_arriving(intake, arriving -= heard[i].packets);
     }
+    POINT("receive: nodes linked, nothing pushed");
     burst_push(&sorting.burst, s, intake->worker, intake->pool, intake_lender(intake, got, room));
     intake_settle(intake);
+    if (sorting.handshakes)
+        POINT("mailbox: counted, control not rung");
     if (sorting.handshakes)
         bell_ring(s, WORKER_CONTROL, intake->bells[WORKER_CONTROL]);
     return (int32_t)got;

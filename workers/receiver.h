@@ -124,6 +124,8 @@ void intake_finish(struct intake *intake, const struct arrival *arrival);
 void intake_settle(struct intake *intake);
 /* Who drains after a call that brought `got` of at most `most` messages: the lender or NULL. */
 struct holder *intake_lender(const struct intake *intake, uint32_t got, uint32_t most);
+/* Packets of the receive call that have no nodes yet: what nobody else would know of after a kill. */
+void intake_note_arriving(const struct intake *intake, uint32_t packets);
 /* Counts packets dropped for want of a slot. */
 void intake_count_no_slot(const struct intake *intake, uint32_t direction, uint32_t packets);
 
