@@ -30,7 +30,6 @@
 
 #define KEY 32
 #define TAG 16
-#define XNONCE 24
 
 /* Where things stand in an initiation and in a response (kernel: messages.h). */
 #define INITIATION_EPHEMERAL 8
@@ -194,14 +193,15 @@ static void seal(struct handshake_crypto *crypto, const uint8_t key[KEY], const 
 }
 
 /* 0, or -1 when the tag is wrong; length is that of the plaintext. */
-static int unseal(struct handshake_crypto *crypto, const uint8_t key[KEY], const uint8_t hash[KEY],
-                  const uint8_t *sealed, int length, uint8_t *plain)
+static int unseal(struct handshake_crypto *crypto, const uint8_t key[KEY], const uint8_t nonce[12],
+                  const uint8_t *associated, int associated_length, const uint8_t *sealed, int length,
+                  uint8_t *plain)
 {
     int done;
 
-    must(EVP_CipherInit_ex2(crypto->aead, NULL, key, zeros, 0, NULL));
+    must(EVP_CipherInit_ex2(crypto->aead, NULL, key, nonce, 0, NULL));
     must(EVP_CIPHER_CTX_ctrl(crypto->aead, EVP_CTRL_AEAD_SET_TAG, TAG, (void *)(sealed + length)));
-    must(EVP_CipherUpdate(crypto->aead, NULL, &done, hash, KEY));
+    must(EVP_CipherUpdate(crypto->aead, NULL, &done, associated, associated_length));
     if (length)
         must(EVP_CipherUpdate(crypto->aead, plain, &done, sealed, length));
     if (EVP_CipherFinal_ex(crypto->aead, plain + length, &done) == 1)
@@ -291,19 +291,15 @@ void handshake_identity(struct handshake_crypto *crypto, const uint8_t private_k
 
 /* --- initiator ----------------------------------------------------------------------------- */
 
-static uint32_t create_initiation(struct handshake_crypto *crypto, struct handshake *h)
+/* All but what X25519 is needed for: secret is of our ephemeral, whose public key stands in the message, and
+ * the responder's static key. */
+static void write_initiation(struct handshake_crypto *crypto, struct handshake *h, const uint8_t secret[KEY])
 {
     uint8_t *message = h->initiation;
-    uint8_t secret[KEY], key[KEY];
+    uint8_t key[KEY];
 
-    if (need_static_static(crypto, h))
-        return HANDSHAKE_LOW_ORDER;
-    draw_ephemeral(crypto, h);
-    if (exchange(crypto, &crypto->drawn, h->remote_public, secret))
-        return HANDSHAKE_LOW_ORDER;
     store_le32(message, MESSAGE_INITIATION);
     store_le32(message + 4, h->local_index);
-    public_of(crypto, &crypto->drawn, message + INITIATION_EPHEMERAL);
     begin(h->chain);
     greet(h->hash, h->remote_public);
     kdf1(h->chain, message + INITIATION_EPHEMERAL);
@@ -315,8 +311,21 @@ static uint32_t create_initiation(struct handshake_crypto *crypto, struct handsh
     seal(crypto, key, zeros, h->hash, KEY, h->timestamp, TIMESTAMP_BYTES, message + INITIATION_TIMESTAMP);
     blake2s_mix(h->hash, message + INITIATION_TIMESTAMP, TIMESTAMP_BYTES + TAG);
     add_macs(h, message, INITIATION_BODY);
-    OPENSSL_cleanse(secret, sizeof secret);
     OPENSSL_cleanse(key, sizeof key);
+}
+
+static uint32_t create_initiation(struct handshake_crypto *crypto, struct handshake *h)
+{
+    uint8_t secret[KEY];
+
+    if (need_static_static(crypto, h))
+        return HANDSHAKE_LOW_ORDER;
+    draw_ephemeral(crypto, h);
+    if (exchange(crypto, &crypto->drawn, h->remote_public, secret))
+        return HANDSHAKE_LOW_ORDER;
+    public_of(crypto, &crypto->drawn, h->initiation + INITIATION_EPHEMERAL);
+    write_initiation(crypto, h, secret);
+    OPENSSL_cleanse(secret, sizeof secret);
     return HANDSHAKE_FINE;
 }
 
@@ -360,7 +369,7 @@ static uint32_t consume_response(struct handshake_crypto *crypto, struct handsha
         kdf1(chain, se);
         mix_psk(chain, hash, h->preshared_key, key);
         result = HANDSHAKE_RESPONSE_TAG;
-        if (unseal(crypto, key, hash, message + RESPONSE_EMPTY, 0, nothing) == 0) {
+        if (unseal(crypto, key, zeros, hash, KEY, message + RESPONSE_EMPTY, 0, nothing) == 0) {
             h->remote_index = load_le32(message + 4);
             split(chain, h->send_key, h->receive_key);
             blake2s_mix(hash, message + RESPONSE_EMPTY, TAG);
@@ -391,7 +400,7 @@ static uint32_t open_initiation(struct handshake_crypto *crypto, struct handshak
     blake2s_mix(h->hash, ephemeral, KEY);
     kdf2(h->chain, secret, h->key);
     OPENSSL_cleanse(secret, sizeof secret);
-    if (unseal(crypto, h->key, h->hash, message + INITIATION_STATIC, KEY, h->remote_public))
+    if (unseal(crypto, h->key, zeros, h->hash, KEY, message + INITIATION_STATIC, KEY, h->remote_public))
         return HANDSHAKE_STATIC_TAG;
     blake2s_mix(h->hash, message + INITIATION_STATIC, KEY + TAG);
     h->remote_index = load_le32(message + 4);
@@ -405,7 +414,7 @@ static uint32_t open_timestamp(struct handshake_crypto *crypto, struct handshake
     if (need_static_static(crypto, h))
         return HANDSHAKE_LOW_ORDER;
     kdf2(h->chain, h->static_static, h->key);
-    if (unseal(crypto, h->key, h->hash, sealed, TIMESTAMP_BYTES, h->timestamp))
+    if (unseal(crypto, h->key, zeros, h->hash, KEY, sealed, TIMESTAMP_BYTES, h->timestamp))
         return HANDSHAKE_TIMESTAMP_TAG;
     blake2s_mix(h->hash, sealed, TIMESTAMP_BYTES + TAG);
     return HANDSHAKE_FINE;
@@ -457,6 +466,13 @@ static void each(step *step, struct handshake_crypto *crypto, struct handshake *
 void handshake_create_initiation(struct handshake_crypto *crypto, struct handshake *handshakes, uint32_t count)
 {
     each(create_initiation, crypto, handshakes, count);
+}
+
+void handshake_create_prepared(struct handshake_crypto *crypto, struct handshake *handshake,
+                               const uint8_t ephemeral_public[KEY], const uint8_t secret[KEY])
+{
+    memcpy(handshake->initiation + INITIATION_EPHEMERAL, ephemeral_public, KEY);
+    write_initiation(crypto, handshake, secret);
 }
 
 void handshake_consume_response(struct handshake_crypto *crypto, struct handshake *handshakes, uint32_t count)
@@ -534,24 +550,51 @@ static void hchacha20(struct handshake_crypto *crypto, const uint8_t key[KEY], c
     OPENSSL_cleanse(block, sizeof block);
 }
 
+/* Key and nonce of XChaCha20-Poly1305 in terms of ChaCha20-Poly1305's (draft-irtf-cfrg-xchacha). */
+static void cookie_seal_key(struct handshake_crypto *crypto, const uint8_t cookie_key[KEY],
+                            const uint8_t nonce[COOKIE_NONCE_BYTES], uint8_t subkey[KEY], uint8_t short_nonce[12])
+{
+    hchacha20(crypto, cookie_key, nonce, subkey);
+    memset(short_nonce, 0, 4);
+    memcpy(short_nonce + 4, nonce + 16, 8);
+}
+
+void handshake_draw(uint8_t *bytes, uint32_t count)
+{
+    must(RAND_bytes(bytes, (int)count));
+}
+
 void handshake_cookie_reply(struct handshake_crypto *crypto, const struct handshake_identity *identity,
                             const uint8_t secret[KEY], const uint8_t *message, uint32_t length,
                             const uint8_t *address, uint32_t address_length, uint16_t port,
                             const uint8_t *nonce, uint8_t reply[COOKIE_BYTES])
 {
-    uint8_t subkey[KEY], cookie[MAC_BYTES], short_nonce[12] = { 0 };
+    uint8_t subkey[KEY], cookie[MAC_BYTES], short_nonce[12];
 
     store_le32(reply, MESSAGE_COOKIE);
     memcpy(reply + 4, message + 4, 4);  /* the sender's index */
     if (nonce)
-        memcpy(reply + 8, nonce, XNONCE);
+        memcpy(reply + 8, nonce, COOKIE_NONCE_BYTES);
     else
-        must(RAND_bytes(reply + 8, XNONCE));
+        handshake_draw(reply + 8, COOKIE_NONCE_BYTES);
     make_cookie(secret, address, address_length, port, cookie);
-    hchacha20(crypto, identity->cookie_key, reply + 8, subkey);
-    memcpy(short_nonce + 4, reply + 8 + 16, 8);
+    cookie_seal_key(crypto, identity->cookie_key, reply + 8, subkey, short_nonce);
     seal(crypto, subkey, short_nonce, message + length - 2 * MAC_BYTES, MAC_BYTES, cookie, MAC_BYTES,
-         reply + 8 + XNONCE);
+         reply + 8 + COOKIE_NONCE_BYTES);
     OPENSSL_cleanse(subkey, sizeof subkey);
     OPENSSL_cleanse(cookie, sizeof cookie);
+}
+
+int handshake_open_cookie(struct handshake_crypto *crypto, const uint8_t responder[KEY],
+                          const uint8_t reply[COOKIE_BYTES], const uint8_t mac1[MAC_BYTES],
+                          uint8_t cookie[MAC_BYTES])
+{
+    uint8_t key[KEY], subkey[KEY], short_nonce[12], opened[MAC_BYTES];
+
+    label_key("cookie--", responder, key);
+    cookie_seal_key(crypto, key, reply + 8, subkey, short_nonce);
+    if (unseal(crypto, subkey, short_nonce, mac1, MAC_BYTES, reply + 8 + COOKIE_NONCE_BYTES, MAC_BYTES, opened))
+        return -1;
+    memcpy(cookie, opened, MAC_BYTES);
+    return 0;
 }

@@ -23,20 +23,22 @@ class RateLimiter:
         self.buckets: dict[bytes, tuple[int, int]] = {}  # source -> (ns of tokens, when)
         self._collected = 0
 
-    def allow(self, address: bytes, now: int) -> bool:
-        """Take a token of this source (4 or 16 bytes); False when it has none or sources are too many."""
+    def allow(self, address: bytes, now: int, wanted: int = 1) -> int:
+        """Take up to `wanted` tokens of this source (4 or 16 bytes); returns how many it had.
+
+        0 when there are too many sources.
+        """
         if now >= self._collected + constants.RATE_IDLE_TIME:
             self.collect(now)
         source = address if len(address) == 4 else address[:8]
         bucket = self.buckets.get(source)
         if bucket is None:
             if len(self.buckets) >= constants.RATE_MAX_ENTRIES:
-                return False
-            self.buckets[source] = (_FULL - _COST, now)
-            return True
+                return 0
+            bucket = (_FULL, now)
         tokens = min(_FULL, bucket[0] + now - bucket[1])
-        allowed = tokens >= _COST
-        self.buckets[source] = (tokens - _COST if allowed else tokens, now)
+        allowed = min(wanted, tokens // _COST)
+        self.buckets[source] = (tokens - allowed * _COST, now)
         return allowed
 
     def collect(self, now: int) -> None:

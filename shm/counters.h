@@ -41,7 +41,7 @@ enum counter {
     DROP_PEER_GONE,            /* (end) removed while the packet waited */
     DROP_KILLED,               /* (end) was in hand of a killed process; counted by the repairer */
     HS_MESSAGE_LENGTH,         /* control: (end) wrong length for its type */
-    HS_MAC1_BAD,               /* (end) */
+    HS_MAC1_BAD,               /* (end) also a receiver's, of what it turns away itself */
     HS_COOKIE_SENT,            /* (end) answered with a cookie reply */
     HS_MAC2_BAD,
     HS_RATE_LIMITED,           /* (end) */

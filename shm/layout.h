@@ -44,6 +44,7 @@
 #define SLOT_ROOM 128
 #define MAILBOX_CELL_BYTES 256
 #define MAILBOX_MESSAGE_BYTES 192
+#define MAC1_KEY_BYTES 32
 #define TIMER_COLUMNS 18
 #define QUEUE_LIMIT 1024   /* wire-size packets a queue; the kernel's MAX_QUEUED_PACKETS */
 #define STAGED_LIMIT 128   /* the kernel's MAX_STAGED_PACKETS */
@@ -125,7 +126,9 @@ struct device {
     uint32_t consumers;
     uint64_t index_key[2];    /* key of the receiver index permutation (engine/index.h) */
     uint32_t up;              /* 1 while the TUN is up */
-    uint32_t reserved[3];
+    uint32_t mac1_turn;       /* which copy of the next, and whether there is one (workers/doorkeeper.c) */
+    uint32_t reserved[2];
+    uint8_t mac1_keys[2][32]; /* of messages to us; it follows from our public key */
 };
 
 /* An address and port in host-neutral bytes, and the local address it was heard at.

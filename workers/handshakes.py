@@ -17,6 +17,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,6 +42,9 @@ log = logging.getLogger(__name__)
 BATCH: int = lib.HANDSHAKE_BATCH
 LOOKED_AT = 8 * BATCH  # messages a turn
 _LETTER = ("error", "source_refused")
+# Of a cell, what the limiter knows a source by: family and the first half of the address, all of an IPv4 one.
+_PLACE = {name: field.offset for name, field in ffi.typeof("struct endpoint").fields}
+_SOURCE = np.r_[_PLACE["family"] : _PLACE["family"] + 2, _PLACE["address"] : _PLACE["address"] + 8]
 UNCONFIRMED = 4096  # peers of whom we remember that they did not confirm our answer
 
 Ends = npt.NDArray[np.int64]  # HS_* counters, one for each message of a batch
@@ -85,10 +89,12 @@ class Handshakes:
         self.cookies = cookie.PeerCookies(peers.memory.max_peers)
         self.limiter = ratelimiter.RateLimiter()
         self.unconfirmed: dict[int, int] = {}  # row -> answers of ours without a word in the new session
+        self.under_load = False
         self.load_until = 0
         self.begun = 0  # initiations ever made
         self.worked = 0  # messages that macs and limiter let through
         self.cells = ffi.new("struct mailbox_cell[]", BATCH)
+        self.cell_bytes = np.frombuffer(ffi.buffer(self.cells), np.uint8).reshape(BATCH, -1)
         self.letters = ffi.new("struct letter[]", BATCH)
         self.letter_columns = np.frombuffer(ffi.buffer(self.letters), columns_of("struct letter", _LETTER))
         self.heard = np.zeros(BATCH, np.uint8)
@@ -106,6 +112,7 @@ class Handshakes:
         if key is not None:
             self.identity = ffi.new("struct handshake_identity *")
             lib.handshake_identity(self.crew.crypto, key, self.identity)
+        lib.doorkeeper_learn(self.segment, ffi.NULL if key is None else self.identity.mac1_key)
 
     # -- the mailbox --------------------------------------------------------------------------
 
@@ -116,7 +123,7 @@ class Handshakes:
             if now >= self.load_until:
                 self.events.tell(Event.UNDER_LOAD, count=waiting)
             self.load_until = now + constants.UNDER_LOAD_TIME
-        under_load = now < self.load_until
+        under_load = self.under_load = now < self.load_until
         if int(self.segment.device.under_load) != under_load:
             self.segment.device.under_load = under_load
         taken, worked = 0, self.worked
@@ -209,11 +216,15 @@ class Handshakes:
 
     def _limit(self, which: Any, ends: Ends, now: int) -> None:
         """Messages with a right cookie: a source has so many a second. Who has none left is not heard."""
+        sources: dict[bytes, list[int]] = {}
+        keys = self.cell_bytes[which[:, None], _SOURCE].tobytes()
+        for at, cell in enumerate(which.tolist()):
+            sources.setdefault(keys[at * len(_SOURCE) : (at + 1) * len(_SOURCE)], []).append(cell)
         refused = np.zeros(len(ends), bool)
-        for i in which.tolist():
-            place = ffi.addressof(self.cells[i], "from")
-            length = 4 if place.family == socket.AF_INET else 16
-            refused[i] = not self.limiter.allow(bytes(ffi.buffer(place.address, length)), now)
+        for key, cells in sources.items():
+            is_ip4 = int.from_bytes(key[:2], sys.byteorder) == socket.AF_INET
+            address = key[2:6] if is_ip4 else key[2:]
+            refused[cells[self.limiter.allow(address, now, len(cells)) :]] = True
         self._refuse(refused, ends, lib.HS_RATE_LIMITED, Event.RATE_LIMITED)
         self.heard[: len(ends)][refused] = lib.HEARD_LENGTH
 

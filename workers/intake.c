@@ -180,3 +180,16 @@ struct holder *intake_lender(const struct intake *intake, uint32_t got, uint32_t
      * other core may as well do the rest. */
     return intake->handoff == HANDOFF_AUTO && got == most ? NULL : intake->lender;
 }
+
+int allowance_has(struct allowance *allowance, uint32_t most, uint64_t period, uint64_t now)
+{
+    uint64_t earned = (now - allowance->since) / period;
+
+    if (earned) {
+        uint64_t left = allowance->left + earned;
+
+        allowance->left = left < most ? (uint32_t)left : most;
+        allowance->since = now;
+    }
+    return allowance->left != 0;
+}

@@ -1,8 +1,7 @@
 /* load_noise: the initiator's half of the handshake with one gateway, as a load generator needs it.
  *
- * The core is engine/handshake.c. What is here besides: what depends on the gateway alone is
- * computed once, and what depends on an ephemeral and the gateway (a public key, a secret) may be
- * computed before the clock starts. An ephemeral is used once. And the initiator opens cookies. */
+ * All of it is engine/handshake.c. What depends on an ephemeral and the gateway (a public key, a secret)
+ * may be computed before the clock starts. An ephemeral is used once. */
 #ifndef WORKERS_LOAD_NOISE_H
 #define WORKERS_LOAD_NOISE_H
 

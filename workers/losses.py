@@ -35,6 +35,7 @@ class Losses:
         self.endpoints = endpoints
         self.events = events
         self.told = [self._count(counter) for _, counter in WATCHED]
+        self.turned_away = self._turned_away()
 
     def look(self) -> None:
         """Tell what has been dropped since it was told last. A count that may not be told yet grows on."""
@@ -45,6 +46,14 @@ class Losses:
             row = self._without_endpoint() if event is Event.PACKETS_NO_ENDPOINT else None
             self.events.tell(event, row, count=count - self.told[i])
             self.told[i] = count
+        turned_away = self._turned_away()
+        self.events.hold_back(Event.MAC1_WRONG, turned_away - self.turned_away)
+        self.turned_away = turned_away
+
+    def _turned_away(self) -> int:
+        """Messages whose mac1 is wrong that receivers did not show control (workers/doorkeeper.c)."""
+        own = lib.WORKER_CONTROL * lib.COUNTERS_A_WORKER + lib.HS_MAC1_BAD
+        return self._count(lib.HS_MAC1_BAD) - int(self.segment.counters[own])
 
     def _count(self, counter: int) -> int:
         return int(lib.counter_sum(self.segment, counter))

@@ -25,21 +25,13 @@
 static void answer_unreachable(struct intake *intake, int fd, const uint8_t *data, uint32_t length)
 {
     uint8_t room[VNET_HEADER_BYTES + ICMP_MOST_BYTES];
-    uint64_t now = clock_now();
-    uint64_t earned = (now - intake->answers_since) / ANSWER_NS;
     uint32_t bytes;
 
-    if (earned) {
-        uint64_t answers = intake->answers + earned;
-
-        intake->answers = answers < ANSWERS_AT_ONCE ? (uint32_t)answers : ANSWERS_AT_ONCE;
-        intake->answers_since = now;
-    }
-    if (!intake->answers)
+    if (!allowance_has(&intake->answers, ANSWERS_AT_ONCE, ANSWER_NS, clock_now()))
         return;
     bytes = icmp_unreachable(room + VNET_HEADER_BYTES, data, length);
     if (bytes && tun_write(fd, room + VNET_HEADER_BYTES, bytes) == 0) {
-        intake->answers--;
+        intake->answers.left--;
         counter_add(intake->segment, intake->worker, ICMP_SENT, 1);
     }
 }

@@ -2,6 +2,8 @@
  *
  * A train is one sender's datagrams of one size, not one peer's: after a rekey, or by ill will, it
  * holds several receiver indices. It is cut into runs of one index, a node for each. */
+#include "workers/clock.h"
+#include "workers/doorkeeper.h"
 #include "workers/receiver.h"
 #include "workers/udp.h"
 
@@ -13,6 +15,10 @@
 #include "shm/point.h"
 
 #include <string.h>
+
+/* Of messages with a wrong mac1, control sees 5 at once, then one a second: as many as it tells of. */
+#define REFUSALS_AT_ONCE 5
+#define REFUSAL_NS 1000000000u
 
 _Static_assert(INITIATION_BYTES <= MAILBOX_MESSAGE_BYTES, "an initiation does not fit in a mailbox cell");
 
@@ -59,10 +65,25 @@ static void sort_run(struct sorting *sorting, struct arrival *arrival, uint32_t 
     burst_add(s, chain, node, packets);
 }
 
-static void forward_handshake(struct sorting *sorting, const uint8_t *message, uint32_t length)
+/* 1 when this message ends here, counted. A few a second go on although mac1 is wrong. */
+static int refuse_handshake(struct intake *intake, const uint8_t *message, uint32_t length, uint32_t type)
 {
-    const struct intake *intake = sorting->intake;
+    if (type == MESSAGE_COOKIE || !doorkeeper_refuses(intake->segment, message, length))
+        return 0;
+    if (allowance_has(&intake->refusals, REFUSALS_AT_ONCE, REFUSAL_NS, clock_now())) {
+        intake->refusals.left--;
+        return 0;
+    }
+    counter_add(intake->segment, intake->worker, HS_MAC1_BAD, 1);
+    return 1;
+}
 
+static void forward_handshake(struct sorting *sorting, const uint8_t *message, uint32_t length, uint32_t type)
+{
+    struct intake *intake = sorting->intake;
+
+    if (refuse_handshake(intake, message, length, type))
+        return;
     if (mailbox_put(intake->segment, intake->number, &sorting->heard->from, message, length)) {
         counter_add(intake->segment, intake->worker, DROP_MAILBOX_FULL, 1);
     } else {
@@ -91,7 +112,7 @@ static void sort_arrival(struct sorting *sorting, struct arrival *arrival)
             if (!run_packets++)
                 run_start = at;
         } else if (type) {
-            forward_handshake(sorting, datagram, length);
+            forward_handshake(sorting, datagram, length, type);
         } else {
             counter_add(intake->segment, intake->worker, why == 1 ? DROP_MESSAGE_SHORT : DROP_MESSAGE_TYPE, 1);
         }

@@ -63,6 +63,15 @@ void burst_add(const struct segment *segment, struct burst_chain *chain, uint32_
 void burst_push(struct burst *burst, const struct segment *segment, uint32_t worker, struct pool *pool,
                 struct holder *lender);
 
+/* Things that may happen so often. */
+struct allowance {
+    uint32_t left;
+    uint64_t since;             /* ns; when `left` was last topped up */
+};
+
+/* `most` at once, then one each period (ns): 1 when there is one left, which the caller takes (left--). */
+int allowance_has(struct allowance *allowance, uint32_t most, uint64_t period, uint64_t now);
+
 /* intake.c: slots that packets are received into, and the nodes that they become. */
 #define INTAKE_TRAINS 16
 #define TRAINS_REMEMBERED 64
@@ -82,8 +91,8 @@ struct intake {
     int saw_trains;             /* calls for which a train is still expected (intake_room) */
     uint32_t latest_peer;       /* that got a node */
     uint32_t expected;          /* messages that the next call makes ready for (intake_expect) */
-    uint32_t answers;           /* ICMP errors that may still be written */
-    uint64_t answers_since;     /* ns; when `answers` was last topped up */
+    struct allowance answers;   /* ICMP errors */
+    struct allowance refusals;  /* messages with a wrong mac1 that control is shown, so that it can tell of them */
 };
 
 /* A received message whose bytes stand in one piece. */

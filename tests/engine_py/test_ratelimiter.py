@@ -43,6 +43,16 @@ def test_as_the_model_when_busy(pauses: list[int]) -> None:
         assert limiter.allow(SOURCES[0], now) == model.allow(SOURCES[0], now)
 
 
+@given(st.lists(st.tuples(st.integers(0, SECOND // 4), st.integers(1, 9)), max_size=50))
+def test_many_at_once_are_as_many_one_by_one(steps: list[tuple[int, int]]) -> None:
+    limiter, model, now = RateLimiter(), Model(), 0
+    for pause, wanted in steps:
+        now += pause
+        assert limiter.allow(SOURCES[0], now, wanted) == sum(
+            model.allow(SOURCES[0], now) for _ in range(wanted)
+        )
+
+
 def test_burst_then_twenty_a_second() -> None:
     limiter = RateLimiter()
     assert [limiter.allow(SOURCES[0], 0) for _ in range(6)] == [True] * 5 + [False]

@@ -8,6 +8,7 @@
 #include "shm/mailbox.h"
 #include "shm/pool.h"
 #include "workers/clock.h"
+#include "workers/doorkeeper.h"
 #include "workers/holder.h"
 #include "workers/receiver.h"
 #include "workers/udp.h"
@@ -228,6 +229,7 @@ static void begin(struct input *input)
     static struct aead *aead;
     static struct udp_inbox *inbox;
     static int32_t bells[MAX_WORKERS];
+    static const uint8_t mac1_key[MAC1_KEY_BYTES];
 
     if (!aead) {
         aead = aead_new(AEAD_EVP);
@@ -241,6 +243,7 @@ static void begin(struct input *input)
     world.input = input;
     memory_begin(&world.segment);
     memory_allow(&world.segment, 0);
+    doorkeeper_learn(&world.segment, mac1_key);
     must(holder_initialise(&world.holder, &world.segment, aead, WORKER_CONSUMER) == 0);
     world.holder.udp4 = 4;
     world.holder.tun = 7;
@@ -267,7 +270,8 @@ static void begin(struct input *input)
 static void check_books(void)
 {
     const struct segment *s = &world.segment;
-    uint64_t in = counter_sum(s, UDP_RECEIVED) + counter_sum(s, TUN_RECEIVED), out = 0;
+    uint64_t in = counter_sum(s, UDP_RECEIVED) + counter_sum(s, TUN_RECEIVED);
+    uint64_t out = counter_sum(s, HS_MAC1_BAD);
 
     for (enum counter c = DROP_MESSAGE_SHORT; c <= DROP_PEER_GONE; c++)
         if (c != TUN_RECEIVED && c != KEEPALIVE_SENT)

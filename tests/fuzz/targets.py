@@ -46,8 +46,8 @@ C_TARGETS: dict[str, tuple[str, ...]] = {
 PYTHON_TARGETS = ("uapi_text", "conf_text", "settings_text", "handshake")
 NAMES = (*C_TARGETS, *PYTHON_TARGETS)
 # Of workers/, what runs without an interface.
-WORKERS = ("burst", "clock", "holder", "holder_inbound", "holder_orders", "holder_outbound", "intake",
-           "receive_tun", "receive_udp", "tun", "udp")  # fmt: skip
+WORKERS = ("burst", "clock", "doorkeeper", "holder", "holder_inbound", "holder_orders", "holder_outbound",
+           "intake", "receive_tun", "receive_udp", "tun", "udp")  # fmt: skip
 FLAGS = ["-std=gnu11", "-g", "-O1", "-D_GNU_SOURCE", "-fno-strict-aliasing", "-fno-omit-frame-pointer",
          "-DPATIENCE=1000", "-fsanitize=address,undefined", "-fno-sanitize-recover=all",
          f"-I{ROOT}", f"-I{HERE}"]  # fmt: skip

@@ -102,8 +102,10 @@ def test_mac1(bench: Bench, peer: Initiator) -> None:
     response = cookie.add_macs(b"\2\0\0\0" + Random(2).randbytes(56), peer.keys.mac1_key, None)
     bench.target.mark()
     bench.target.send(peer, wrong_mac1(Random(2), initiation, response, COUNT))
-    assert bench.target.delta() == {
-        "udp_received": COUNT, "handshake_to_control": COUNT, "hs_mac1_bad": COUNT}
+    found = bench.target.delta()
+    shown = found.pop("handshake_to_control")  # a few, by which control can tell of them
+    assert shown < COUNT / 100
+    assert found == {"udp_received": COUNT, "hs_mac1_bad": COUNT}
     assert peer.answers() == []
     bench.target.assert_unharmed(peer)
 
