@@ -149,13 +149,16 @@ def needed_memory(files: Sequence[Path] | None = None) -> int:
 
     Files that are refused do not count: `settings` tells of them.
     """
+    import msgspec
+
     from shm._shm import ffi, lib
     from shm.segment import EXTENT
     from workers.failure import Failure
     from workers.settings import Settings, geometry, load
 
     def needed(chosen: Settings) -> int:
-        plan = ffi.new("struct geometry *", geometry(chosen))
+        at_start = msgspec.structs.replace(chosen, max_receivers=chosen.receivers)
+        plan = ffi.new("struct geometry *", geometry(at_start))
         growing = (lib.REGION_ROWS, lib.REGION_TRIE, lib.REGION_KEYPAIRS)
         sizes = [(region, int(lib.segment_region_bytes(plan, region))) for region in range(lib.REGIONS)]
         return sum(min(size, EXTENT) if region in growing else size for region, size in sizes) + (1 << 20)

@@ -109,13 +109,19 @@ def empty(pair: Pair) -> int:
     for fd in pair:
         if fd is None:
             continue
-        with socket.socket(fileno=os.dup(fd)) as sock, contextlib.suppress(BlockingIOError):
-            while True:
-                data, ancillary, _, _ = sock.recvmsg(1 << 16, 256)
-                sizes = [size for *kind, size in ancillary if kind == [socket.IPPROTO_UDP, UDP_GRO]]
-                segment = struct.unpack_from("i", sizes[0])[0] if sizes else len(data)
-                packets += -(-len(data) // segment) if data else 1
+        with socket.socket(fileno=os.dup(fd)) as sock:
+            while not is_empty((fd, None)):
+                with contextlib.suppress(OSError):  # news of what was sent, told once
+                    data, ancillary, _, _ = sock.recvmsg(1 << 16, 256)
+                    packets += _datagrams(data, ancillary)
     return packets
+
+
+def _datagrams(data: bytes, ancillary: list[tuple[int, int, bytes]]) -> int:
+    """How many there are in a received message."""
+    sizes = [size for *kind, size in ancillary if kind == [socket.IPPROTO_UDP, UDP_GRO]]
+    segment = struct.unpack_from("i", sizes[0])[0] if sizes else len(data)
+    return -(-len(data) // segment) if data else 1
 
 
 def port_of(pairs: list[Pair]) -> int:

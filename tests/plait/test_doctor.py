@@ -67,7 +67,8 @@ def test_the_memory_that_is_needed_is_what_an_engine_takes() -> None:
     from shm.segment import create
     from workers.settings import geometry, load
 
-    data = create(geometry(load("doctor", environment={})))
+    settings = load("doctor", environment={})
+    data = create(geometry(settings), receivers=settings.receivers)
     taken = os.fstat(data.fd).st_blocks * 512
     data.close()
     assert taken <= doctor.needed_memory() < 1.1 * taken

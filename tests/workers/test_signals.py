@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 
 from workers.signals import Signals
@@ -13,9 +12,9 @@ NUMBERS = (signal.SIGUSR2, signal.SIGTTIN)
 def test_blocked_signals_wait_for_whoever_listens_next() -> None:
     """As in a program that becomes another one: between the two nobody has a handler."""
     signal.pthread_sigmask(signal.SIG_BLOCK, NUMBERS)
-    os.kill(os.getpid(), signal.SIGTTIN)
+    signal.raise_signal(signal.SIGTTIN)  # to this thread: others block nothing
     with Signals(NUMBERS) as signals:
         assert signals.are_waiting
         assert signals.take() == [signal.SIGTTIN] and not signals.are_waiting
-        os.kill(os.getpid(), signal.SIGUSR2)
+        signal.raise_signal(signal.SIGUSR2)
         assert signals.take() == [signal.SIGUSR2]
