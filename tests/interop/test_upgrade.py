@@ -24,6 +24,7 @@ from plait.lab import Host, Lab
 pytestmark = pytest.mark.network
 
 SETTINGS = 'receivers = 1\nconsumers = 1\nmax_receivers = 2\nmax_consumers = 2\nhandoff = "{}"\n'
+STALL_SECONDS = 5.0  # an upgrade takes long on a busy machine, and its own unrest is in it
 TITLES = ("supervisor", "control", "receiver 0", "consumer 0")
 PATH = "/run/plaitd"
 GOOD = f"#!{sys.executable} -P\nimport os, sys\n{{}}\nfrom plait.daemon import main\nsys.exit(main())\n"
@@ -73,7 +74,6 @@ def ask(side: Side, words: str) -> float:
     eventually(lambda: output().count(words) > before, 60)
     moved = side.transfer()
     eventually(lambda: min(map(int.__sub__, side.transfer(), moved)) > 20_000, 30)
-    print(f"{words[:20]} took {time.monotonic() - at:.1f} s")
     return at
 
 
@@ -103,7 +103,7 @@ def test_stream_survives_an_upgrade(handoff: str, end: int) -> None:
             assert all(after[title] not in (None, before[title]) for title in TITLES[1:])
             assert all(map(is_new, after.values()))
             assert all(count >= counters[name] for name, count in side.counters().items())
-        stream.check()
+        stream.check(STALL_SECONDS)
         counters = side.counters()
         assert (counters["drop_killed"], counters["lost_wakes"]) == (0, 0)
         tunnel.check()
@@ -131,7 +131,7 @@ def test_refused_upgrades_leave_everything_alone() -> None:
                 assert pids(one) == before
             output = one.engine.process.output
             assert output().count(f"not upgraded, everything goes on as it was: {PATH}: ") == len(REFUSED)
-        stream.check()
+        stream.check(STALL_SECONDS)
         install(one.host, NEW)
         one.engine.process.signal(signal.SIGUSR2)
         time.sleep(0.1)

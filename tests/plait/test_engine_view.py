@@ -15,7 +15,9 @@ from plait.lab import Engine, Lab, Peer, keypair
 
 pytestmark = pytest.mark.network
 
-SETTINGS = "receivers = 2\nconsumers = 1\nmax_peers = 64\nsmall_slots = 128\ntrain_slots = 4\n"
+SETTINGS = (
+    "receivers = 2\nconsumers = 1\nmax_consumers = 1\nmax_peers = 64\nsmall_slots = 128\ntrain_slots = 4\n"
+)
 
 
 @pytest.fixture(scope="module")
