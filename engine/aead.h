@@ -1,5 +1,5 @@
 /* aead: ChaCha20-Poly1305 of RFC 8439 as the transport uses it: nonce = 4 zero bytes then
- * the 64-bit counter, no associated data, in place. Two providers behind one interface. */
+ * the 64-bit counter, no associated data, in place. Three providers behind one interface. */
 #ifndef ENGINE_AEAD_H
 #define ENGINE_AEAD_H
 
@@ -9,10 +9,10 @@
 #define AEAD_TAG_BYTES 16
 #define AEAD_KEY_BYTES 32
 
-enum aead_provider { AEAD_EVP, AEAD_IPSEC_MB };
+enum aead_provider { AEAD_EVP, AEAD_IPSEC_MB, AEAD_BORINGSSL };
 struct aead;  /* one a worker: not for two threads */
 
-/* The provider if this build and CPU have it, else NULL. provider -1: the fastest there is. */
+/* The provider if this build, host and CPU have it, else NULL. provider -1: the fastest there is. */
 struct aead *aead_new(int provider);
 void aead_free(struct aead *aead);
 enum aead_provider aead_which(const struct aead *aead);

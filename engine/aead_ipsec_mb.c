@@ -54,7 +54,7 @@ static void must_be_sealed(const IMB_JOB *done)
     if (done->status == IMB_STATUS_COMPLETED)
         return;
     fputs("aead: libipsec-mb refused to seal a message, so it would leave as plaintext; ending "
-          "this process. Set the aead provider to evp and report the library's version.\n", stderr);
+          "this process. Set aead = \"evp\" in the engine's settings and report the library's version.\n", stderr);
     abort();
 }
 
@@ -143,9 +143,11 @@ struct aead *aead_ipsec_mb_new(void)
     return &mb->aead;
 }
 
-int aead_ipsec_mb_is_fast(const struct aead *aead)
+int aead_ipsec_mb_speed(const struct aead *aead)
 {
-    return ((const struct ipsec_mb *)aead)->arch >= IMB_ARCH_AVX2;
+    IMB_ARCH arch = ((const struct ipsec_mb *)aead)->arch;
+
+    return arch >= IMB_ARCH_AVX512 ? 2 : arch >= IMB_ARCH_AVX2 ? 1 : 0;
 }
 
 #else
@@ -157,7 +159,7 @@ struct aead *aead_ipsec_mb_new(void)
     return NULL;
 }
 
-int aead_ipsec_mb_is_fast(const struct aead *aead)
+int aead_ipsec_mb_speed(const struct aead *aead)
 {
     (void)aead;
     return 0;

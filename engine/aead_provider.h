@@ -16,8 +16,9 @@ struct aead {
 /* Each NULL when this build, library or CPU cannot. */
 struct aead *aead_evp_new(void);
 struct aead *aead_ipsec_mb_new(void);
-/* Whether ipsec-mb chose its AVX-512 or AVX2 code here; its older code is no faster than EVP. */
-int aead_ipsec_mb_is_fast(const struct aead *aead);
+struct aead *aead_boringssl_new(void);
+/* Which code ipsec-mb chose here: 2 its AVX-512 one, the fastest of all; 1 AVX2; 0 older, no faster than EVP. */
+int aead_ipsec_mb_speed(const struct aead *aead);
 
 #define NONCE_BYTES 12
 

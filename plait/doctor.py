@@ -256,15 +256,17 @@ def aead(cpuinfo: Path = Path("/proc/cpuinfo")) -> Finding:
         return Finding("AEAD", "missing", "no provider works", "apt-get install libssl3; then scripts/setup")
     try:
         name = str(ffi.string(lib.aead_name(chosen)).decode())
-        fast = lib.aead_which(chosen) == lib.AEAD_IPSEC_MB
+        which = lib.aead_which(chosen)
     finally:
         lib.aead_free(chosen)
-    if fast:
+    if "avx512f" in cpuinfo.read_text().split():
+        best, better = lib.AEAD_IPSEC_MB, "libipsec-mb"
+        mend = "apt-get install libipsec-mb-dev; rm .venv/setup.stamp; scripts/setup"
+    else:
+        best, better, mend = lib.AEAD_BORINGSSL, "BoringSSL", "apt-get install android-libboringssl"
+    if which == best:
         return Finding("AEAD", "ok", name)
-    if "avx2" not in cpuinfo.read_text().split():
-        return Finding("AEAD", "ok", f"{name}; this CPU has no AVX2, which libipsec-mb would want")
-    mend = "apt-get install libipsec-mb-dev; rm .venv/setup.stamp; scripts/setup"
-    return Finding("AEAD", "advice", f"{name}, slower than libipsec-mb would be here", mend)
+    return Finding("AEAD", "advice", f"{name}, slower than {better} would be here", mend)
 
 
 def socket_buffers() -> Finding:

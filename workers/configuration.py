@@ -78,6 +78,7 @@ class Configuration:
         stamps: Stamps,
         endpoints: EndpointOrders,
         udp_fds: Callable[[], list[int]],
+        aead: str = "auto",
     ) -> None:
         self.peers = peers
         self.vault = peers.vault
@@ -86,6 +87,7 @@ class Configuration:
         self.stamps = stamps
         self.endpoints = endpoints
         self.udp_fds = udp_fds
+        self.aead = engine_report.aead_name(aead)
         self.events = handshakes.events
         self.busiest = Busiest(peers.memory)
 
@@ -317,7 +319,7 @@ class Configuration:
 
     def show_engine(self) -> Iterator[bytes]:
         """The answer to a get_engine."""
-        found = engine_report.report(self.peers.segment, int(lib.clock_now()), self.peers.count)
+        found = engine_report.report(self.peers.segment, int(lib.clock_now()), self.peers.count, self.aead)
         return iter((uapi.answer_get_engine(json.dumps(found)),))
 
     def show_busiest(self, count: int) -> Iterator[bytes]:

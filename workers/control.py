@@ -82,7 +82,7 @@ class Control:
             self.peers, self.stamps, self.endpoints, self.outgoing, self.events, self._open_keylog()
         )
         self.configuration = Configuration(
-            self.peers, self.handshakes, self.stamps, self.endpoints, self._udp_fds
+            self.peers, self.handshakes, self.stamps, self.endpoints, self._udp_fds, start.message["aead"]
         )
         self.selector = selectors.DefaultSelector()
         self.interface = Interface(os.dup(start.fds["tun:0"])) if "tun:0" in start.fds else None

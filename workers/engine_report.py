@@ -1,6 +1,6 @@
 """What goes on inside the engine, read from the data segment: the answer to `get_engine=1`.
 
-    {"aead": "libipsec-mb AVX512",            the provider that this build and CPU give
+    {"aead": "libipsec-mb AVX512",            the provider in use
      "peers": 2,                              configured
      "processes": [{"role": "receiver", "number": 0, "worker": 2, "pid": 4711, "cpu": 0,
                     "state": "running", "asleep": true, "incarnation": 1, "beat_ms": 12.5,
@@ -30,6 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from workers._workers import ffi, lib
+from workers.holder import PROVIDERS
 
 NOT_PINNED = 0xFFFFFFFF
 _ROLES = (  # first worker number, how many, role
@@ -42,14 +43,14 @@ _PACKETS = ("UDP_RECEIVED", "UDP_SENT", "TUN_RECEIVED", "TUN_SENT")
 _DIRECTIONS = {lib.INBOUND: "inbound", lib.OUTBOUND: "outbound"}
 
 
-def report(segment: Any, now: int, peers: int) -> dict[str, Any]:
+def report(segment: Any, now: int, peers: int, aead: str) -> dict[str, Any]:
     """The report of an attached `struct segment *`, ready for json.dumps.
 
-    now: CLOCK_BOOTTIME ns; peers: how many there are, which control knows without looking.
+    now: CLOCK_BOOTTIME ns; peers: how many there are, which control knows without looking; aead: its name.
     """
     used = min(int(segment.device.rows_used), int(segment.geometry.max_peers))
     return {
-        "aead": _aead(),
+        "aead": aead,
         "peers": peers,
         "processes": _processes(segment, now),
         "queues": _queues(segment, used),
@@ -90,8 +91,9 @@ def bytes_per_peer(geometry: Any) -> dict[str, dict[str, float]]:
     }
 
 
-def _aead() -> str:
-    aead = lib.aead_new(-1)
+def aead_name(setting: str) -> str:
+    """What the provider that the setting `aead` means here calls itself. Opens files."""
+    aead = lib.aead_new(PROVIDERS[setting])
     if aead == ffi.NULL:
         return "none"
     try:

@@ -17,9 +17,22 @@ def bells_of(start: WorkerStart) -> list[int]:
     return bells
 
 
+# What the setting `aead` names (engine/aead.h).
+PROVIDERS = {"auto": -1, "evp": lib.AEAD_EVP, "ipsec-mb": lib.AEAD_IPSEC_MB, "boringssl": lib.AEAD_BORINGSSL}
+
+PACKAGES = {"ipsec-mb": "libipsec-mb-dev", "boringssl": "android-libboringssl"}
+
+
 def new_holder(start: WorkerStart) -> Any:
-    """A `struct holder *` with this worker's fds. Ends the process if no AEAD provider works."""
-    aead = lib.aead_new(-1)
+    """A `struct holder *` with this worker's fds. Ends the process if its AEAD provider does not work."""
+    name = start.message["aead"]
+    aead = lib.aead_new(PROVIDERS[name])
+    if aead == ffi.NULL and name in PACKAGES:
+        start.fail(
+            f"worker {start.worker} cannot start",
+            f'the setting aead = "{name}" asks for a library that this build, host or CPU has not',
+            f'set aead = "auto", or install {PACKAGES[name]} and build Plait again',
+        )
     if aead == ffi.NULL:
         start.fail(
             f"worker {start.worker} cannot start",

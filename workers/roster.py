@@ -167,6 +167,7 @@ class Roster:
             "segment_bytes": self.resources.data.bytes,
             "cpus": worker.cpus,
             "handoff": self.settings.handoff,
+            "aead": self.settings.aead,
             "joins": self.resources.joins,
             "trains": int(self.resources.trains),
             "receivers": self.resources.receivers,

@@ -42,6 +42,8 @@ KEYS = {
     "train_slots": f"a number from 1 to {MAX_TRAIN_SLOTS}: buffers of 68 KiB for trains, for each pool",
     "handoff": '"split" (every packet goes to its peer\'s consumer), "lend" (the receiver drains a peer '
     'that nobody holds) or "auto" (lend, while its own input is short)',
+    "aead": '"auto" (the fastest that this build and CPU have), "evp" (OpenSSL\'s libcrypto), "ipsec-mb" '
+    '(libipsec-mb) or "boringssl" (BoringSSL\'s libcrypto): what seals and opens packets',
     "tun_offload": "true or false: super-packets between the kernel and the engine",
     "udp_offload": "true or false: trains of datagrams between the kernel and the engine",
 }
@@ -64,6 +66,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     small_slots: Annotated[int, msgspec.Meta(ge=64, le=MAX_SMALL_SLOTS)] = 2048
     train_slots: Annotated[int, msgspec.Meta(ge=1, le=MAX_TRAIN_SLOTS)] = 22
     handoff: Literal["split", "lend", "auto"] = "lend"
+    aead: Literal["auto", "evp", "ipsec-mb", "boringssl"] = "auto"
     tun_offload: bool = True
     udp_offload: bool = True
 

@@ -80,7 +80,7 @@ def providers() -> dict[str, Any]:
     from engine._engine import ffi, lib
 
     found = {}
-    for number in (lib.AEAD_EVP, lib.AEAD_IPSEC_MB):
+    for number in (lib.AEAD_EVP, lib.AEAD_IPSEC_MB, lib.AEAD_BORINGSSL):
         aead = lib.aead_new(number)
         if aead != ffi.NULL:
             found[ffi.string(lib.aead_name(aead)).decode()] = ffi.gc(aead, lib.aead_free)

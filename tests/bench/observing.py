@@ -39,7 +39,7 @@ def main() -> None:
         parts.memory.device.rows_used = PEERS
         parts.memory.rows["state"][:PEERS] = 1
         reports = [
-            cpu_ms(lambda: json.dumps(engine_report.report(interface.segment, 1, PEERS)))
+            cpu_ms(lambda: json.dumps(engine_report.report(interface.segment, 1, PEERS, "")))
             for _ in range(ASKINGS)
         ]
         print(f"get_engine: {statistics.median(reports):.1f} ms")

@@ -276,7 +276,7 @@ int main(int count, char **words)
                                .mtu = 280 };
 
     timers_initialise(columns, ROWS, 1);
-    for (int provider = AEAD_EVP; provider <= AEAD_IPSEC_MB; provider++) {
+    for (int provider = AEAD_EVP; provider <= AEAD_BORINGSSL; provider++) {
         struct aead *aead = aead_new(provider);
         if (!aead)
             continue;

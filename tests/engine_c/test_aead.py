@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from engine._engine import ffi, lib
 
-PROVIDERS = {"evp": lib.AEAD_EVP, "ipsec-mb": lib.AEAD_IPSEC_MB}
+PROVIDERS = {"evp": lib.AEAD_EVP, "ipsec-mb": lib.AEAD_IPSEC_MB, "boringssl": lib.AEAD_BORINGSSL}
 
 
 @pytest.fixture(params=PROVIDERS, scope="module")
@@ -167,7 +167,7 @@ def test_choice_of_provider() -> None:
             assert lib.aead_which(made) == number
             lib.aead_free(made)
     best = lib.aead_new(-1)
-    assert ffi.string(lib.aead_name(best)) in (b"OpenSSL EVP", b"libipsec-mb")
+    assert ffi.string(lib.aead_name(best)) in (b"OpenSSL EVP", b"libipsec-mb", b"BoringSSL")
     lib.aead_free(best)
     assert lib.aead_new(7) == ffi.NULL
     lib.aead_free(ffi.NULL)

@@ -25,7 +25,7 @@ VERDICTS = ["DELIVER", "KEEPALIVE", "KEYPAIR_GONE", "KEYPAIR_EXPIRED", "TAG", "R
             "INNER_SOURCE", "ECN", "NO_SESSION"]  # fmt: skip
 NEWS = ["HANDSHAKE_WANTED", "CONFIRMED", "TIMER", "KEYS", "AUTHENTICATED"]
 BIRTH = 1000 * SECOND
-PROVIDERS = [p for p in (lib.AEAD_EVP, lib.AEAD_IPSEC_MB) if lib.aead_new(p) != ffi.NULL]
+PROVIDERS = [p for p in (lib.AEAD_EVP, lib.AEAD_IPSEC_MB, lib.AEAD_BORINGSSL) if lib.aead_new(p) != ffi.NULL]
 AEADS = {p: ffi.gc(lib.aead_new(p), lib.aead_free) for p in PROVIDERS}
 
 

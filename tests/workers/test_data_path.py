@@ -14,6 +14,7 @@ import socket
 import struct
 from collections.abc import Callable, Iterator
 
+import asked
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -21,6 +22,7 @@ from hypothesis import strategies as st
 import shm.segment
 from shm.layout import COUNTERS
 from workers._workers import ffi, lib
+from workers.holder import PROVIDERS
 
 GEOMETRY = {
     "max_peers": 64,
@@ -71,7 +73,7 @@ class Path:
         assert self.receiver != ffi.NULL
         assert lib.receiver_use_queues(self.receiver, [tun.fileno()], 1) == 0
         assert lib.receiver_use_sockets(self.receiver, self.udp.fileno(), -1) == 0
-        self.aead = lib.aead_new(-1)
+        self.aead = lib.aead_new(PROVIDERS[asked.AEAD or "auto"])
         self.holder = ffi.new("struct holder *")
         lib.holder_initialise(self.holder, self.segment, self.aead, lib.WORKER_CONSUMER)
         self.holder.udp4 = self.udp.fileno()
