@@ -166,7 +166,8 @@ class QueuesAndPools(RuleBasedStateMachine):
             trains = max(min(8, GEOMETRY["train_slots"]), -(-GEOMETRY["train_slots"] // 8))
             spent = small >= GEOMETRY["small_slots"] / 8 or len(slots) - small >= trains
             others = bool(peers - {row})
-            expected = (spent and others) or (self.waits(row, number) and self.is_scarce(number, others))
+            is_late = self.waits(row, number) and self.is_scarce(number, others)
+            expected = (spent and others) or is_late
             assert bool(lib.pool_share_is_spent(pool, row)) == expected
 
     @staticmethod
@@ -179,7 +180,8 @@ class QueuesAndPools(RuleBasedStateMachine):
         slots = {slot for n, slot, _ in self.books.values() if n == number}
         small = sum(slot < GEOMETRY["small_slots"] for slot in slots)
         trains = len(slots) - small
-        return 2 * small >= GEOMETRY["small_slots"] or (8 if others else 2) * trains >= GEOMETRY["train_slots"]
+        is_half = 2 * small >= GEOMETRY["small_slots"]
+        return is_half or (8 if others else 2) * trains >= GEOMETRY["train_slots"]
 
     def peer(self, node: int) -> int:
         peer: int = self.segment.node[node].peer
