@@ -137,13 +137,6 @@ class Scene:
                     "no data message on the victim's cable", "nothing was seen for 10 s", "Try `plait demo`"
                 ) from None
 
-    def counters(self) -> dict[str, int]:
-        """Of the gateway's engine."""
-        answer = self.engine.uapi("get_engine=1\n\n")
-        line = next(line for line in answer.splitlines() if line.startswith("engine="))
-        counters: dict[str, int] = json.loads(line.partition("=")[2])["counters"]
-        return counters
-
     def cpu(self) -> float:
         """CPU seconds of all processes of the gateway's engine."""
         return sum(process.cpu_seconds for process in self.engine.processes())
@@ -165,12 +158,12 @@ class Scene:
 
 def measure(scene: Scene, flood: Flood, seconds: int) -> Found:
     """One flood: alone, the honest peer alone, both."""
-    before, cpu, begin = scene.counters(), scene.cpu(), time.monotonic()
+    before, cpu, begin = scene.engine.counters(), scene.cpu(), time.monotonic()
     sender = scene.flood(flood, seconds)
     sender.wait(seconds + 30)
     took = time.monotonic() - begin
     time.sleep(0.3)  # what is in queues
-    gained = {name: n - before[name] for name, n in scene.counters().items() if n != before[name]}
+    gained = {name: n - before[name] for name, n in scene.engine.counters().items() if n != before[name]}
     used, sent, seen = scene.cpu() - cpu, int(sender.output()), gained.get("udp_received", 0)
     ping_alone, alone = scene.ping_ms(1), scene.stream(seconds)
     sender = scene.flood(flood, seconds + 4)

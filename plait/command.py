@@ -9,6 +9,7 @@ from typing import NoReturn
 import click
 
 from plait.bench import bench
+from plait.bench_dead_peers import dead_peers
 from plait.bench_floods import floods_command
 from plait.bench_handshakes import handshakes
 from plait.failure import Failure
@@ -214,6 +215,7 @@ def soak(minutes: float, handoff: str, seed: int | None, as_json: bool) -> None:
 
 
 bench.add_command(floods_command, "floods")
+bench.add_command(dead_peers, "dead-peers")
 bench.add_command(handshakes)
 plait.add_command(bench)
 plait.add_command(load)

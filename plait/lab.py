@@ -285,6 +285,13 @@ class Engine:
         """Run wg(8) in the engine's host; its stdout."""
         return self.host.run(["wg", *arguments], text=text).stdout
 
+    def counters(self) -> dict[str, int]:
+        """What a Plait engine has counted so far, by name (shm/counters.h)."""
+        answer = self.uapi("get_engine=1\n\n")
+        line = next(line for line in answer.splitlines() if line.startswith("engine="))
+        counters: dict[str, int] = json.loads(line.partition("=")[2])["counters"]
+        return counters
+
     def processes(self) -> list[Usage]:
         """Every process of the engine; also after it has gone to the background."""
         return self.host.usage(session=self.process.session)

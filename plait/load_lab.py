@@ -132,6 +132,7 @@ def configure(engine: Engine, profile: Profile) -> float:
     path = engine.host.root / "run/load.conf"
     with path.open("w") as file:
         file.writelines(setconf_text(keys, profile.peers, network, port=PORT, psk=profile.psk))
+    engine.uapi("get=1\n\n", CONFIGURE_TIMEOUT)  # it listens before it is there: that is no part of a set
     began = time.monotonic()
     engine.host.run(["wg", "setconf", INTERFACE, "/run/load.conf"], timeout=CONFIGURE_TIMEOUT)
     seconds = time.monotonic() - began

@@ -299,13 +299,25 @@ static uint32_t trains_share(uint32_t trains)
     return (trains + 7) / 8 > least ? (trains + 7) / 8 : least;
 }
 
-/* Packets that wait for a session may do so for long: peers that have some get more slots only
- * while less than half of the pool is out, so that what waits leaves room for what moves. */
+static int others_hold_slots(const struct pool *pool, uint32_t peer)
+{
+    return pool->peers_out - (pool->peer_slots[peer] != 0 || pool->peer_trains[peer] != 0) != 0;
+}
+
+/* Packets that wait for a session may do so for long. Peers that have some, or that have no keys at all so
+ * that what comes will wait, get more slots only while less than half of the pool is out, and while others
+ * hold slots, less than an eighth of the large ones: a thousand such peers leave room for what moves, even
+ * if each has one packet only. */
 static int waits_too_long(const struct pool *pool, uint32_t peer)
 {
     const struct geometry *g = &pool->segment->geometry;
-    return pool->number % DIRECTIONS == OUTBOUND && peer_is_staged(pool->segment, peer) &&
-           (2 * pool->smalls_out >= g->small_slots || (g->train_slots && 2 * pool->trains_out >= g->train_slots));
+    uint32_t part = others_hold_slots(pool, peer) ? 8 : 2;
+    if (pool->number % DIRECTIONS != OUTBOUND)
+        return 0;
+    if (!peer_is_staged(pool->segment, peer) &&
+        __atomic_load_n(&pool->segment->rows[peer].key_word, __ATOMIC_RELAXED) != 0)
+        return 0;
+    return 2 * pool->smalls_out >= g->small_slots || (g->train_slots && part * pool->trains_out >= g->train_slots);
 }
 
 int pool_share_is_spent(const struct pool *pool, uint32_t peer)
@@ -313,7 +325,7 @@ int pool_share_is_spent(const struct pool *pool, uint32_t peer)
     const struct geometry *g = &pool->segment->geometry;
     if (peer >= g->max_peers || waits_too_long(pool, peer))
         return 1;
-    if (pool->peers_out - (pool->peer_slots[peer] != 0 || pool->peer_trains[peer] != 0) == 0)
+    if (!others_hold_slots(pool, peer))
         return 0; /* nobody else wants any */
     return pool->peer_slots[peer] >= (g->small_slots + 7) / 8 ||
            (g->train_slots != 0 && pool->peer_trains[peer] >= trains_share(g->train_slots));

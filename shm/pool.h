@@ -53,7 +53,8 @@ void pool_withdraw(struct pool *pool, uint32_t number);
 uint32_t pool_sweep(struct pool *pool);
 /* Whether the peer may have no more. A share is 1/8 of the small slots and 1/8 of the train slots
  * (eight at least); it binds a peer while others hold slots too: one that is alone may have all.
- * A peer with packets that wait for a session may not have more once half of the pool is out. */
+ * A peer with packets that wait for a session, or without keys, may not have more once half of the
+ * pool is out, or, beside others, an eighth of the train slots. */
 int pool_share_is_spent(const struct pool *pool, uint32_t peer);
 /* cdef end */
 

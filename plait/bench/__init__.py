@@ -125,12 +125,22 @@ def scale_command(seconds: int, runs: int, as_json: bool) -> None:
     metavar="COMMAND",
     help="Another engine, with at most 65,535 of the peers: 'wireguard-go -f {iface}'. May be given again.",
 )
+@click.option(
+    "--growth",
+    metavar="FILE.svg",
+    help="Instead: plot bytes and time from 1 to 2^20 peers (needs plait[report]).",
+)
 @click.option("--json", "as_json", is_flag=True, help="The same as JSON.")
-def peers_command(peers: int, others: tuple[str, ...], as_json: bool) -> None:
+def peers_command(peers: int, others: tuple[str, ...], growth: str | None, as_json: bool) -> None:
     """Configure many peers beside a tunnel in use: bytes a peer, set and get, idle CPU, ping, TCP, lookups.
 
     Needs root, and about 1 GB of memory for 500,000 peers. It touches nothing outside its own namespaces.
     """
+    if growth is not None:
+        from plait.bench import growth as grown
+
+        grown.run(growth, as_json)
+        return
     from plait.bench import peers as measured
 
     measured.run(peers=peers, others=others, as_json=as_json)

@@ -133,10 +133,10 @@ def gateway(name: str, command: Sequence[str], peers: int, is_plait: bool, told:
         found.idle_cpu_percent = idle_percent(engine)
         told.step(f"{name}: get", 10)
         _get(engine, client, found)
-        told.step(f"{name}: a bad line", 10)
-        _bad_set(engine, peers, found)
         told.step(f"{name}: the tunnel beside {peers} peers", 5)
         found.gbit_beside = client.iperf3(host, INSIDE[0], 3).bits_per_second / 1e9
+        told.step(f"{name}: a bad line", 10)
+        _bad_set(engine, peers, found)  # last: who applies it in part has lost the tunnel's peer
     return found
 
 

@@ -29,6 +29,8 @@ class QueuesAndPools(RuleBasedStateMachine):
         self.segment = self.data.segment
         self.mark = mark(self.data, lib.WORKER_CONSUMER)
         self.pools = [ffi.new("struct pool *") for _ in range(4)]
+        for row in range(0, self.ROWS, 2):
+            self.segment.rows[row].key_word = 1
         for number, pool in enumerate(self.pools):
             assert lib.pool_open(pool, self.segment, number) == 0
         self.queues: dict[int, deque[int]] = defaultdict(deque)
@@ -163,7 +165,23 @@ class QueuesAndPools(RuleBasedStateMachine):
             small = sum(slot < GEOMETRY["small_slots"] for slot in slots)
             trains = max(min(8, GEOMETRY["train_slots"]), -(-GEOMETRY["train_slots"] // 8))
             spent = small >= GEOMETRY["small_slots"] / 8 or len(slots) - small >= trains
-            assert bool(lib.pool_share_is_spent(pool, row)) == (spent and bool(peers - {row}))
+            others = bool(peers - {row})
+            is_late = self.waits(row, number) and self.is_scarce(number, others)
+            expected = (spent and others) or is_late
+            assert bool(lib.pool_share_is_spent(pool, row)) == expected
+
+    @staticmethod
+    def waits(row: int, number: int) -> bool:
+        """Every other row has no keys: what comes for it from inside would wait for a session."""
+        return number % lib.DIRECTIONS == lib.OUTBOUND and row % 2 == 1
+
+    def is_scarce(self, number: int, others: bool) -> bool:
+        """Half of the slots are out, or beside others an eighth of the large ones."""
+        slots = {slot for n, slot, _ in self.books.values() if n == number}
+        small = sum(slot < GEOMETRY["small_slots"] for slot in slots)
+        trains = len(slots) - small
+        is_half = 2 * small >= GEOMETRY["small_slots"]
+        return is_half or (8 if others else 2) * trains >= GEOMETRY["train_slots"]
 
     def peer(self, node: int) -> int:
         peer: int = self.segment.node[node].peer
