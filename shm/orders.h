@@ -29,6 +29,7 @@
 #define EVENT_KEYS 8           /* a keypair left the key word */
 #define EVENT_RETIRED 16
 #define EVENT_ENDPOINT 32      /* the endpoint moved to where data came from */
+#define EVENT_HOLDER_DIED 64   /* repair: whatever the holder had to tell or was ordered last may be lost */
 
 void orders_give(const struct segment *segment, uint32_t row, uint32_t bits);  /* then peer_schedule */
 uint64_t orders_read(const struct segment *segment, uint32_t row);             /* acquire */

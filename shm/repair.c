@@ -7,8 +7,8 @@
  *    chain's last node tells which (queue_is_published), without anybody's token. Never published:
  *    the chain is still private to a pool whose receiver is dead, and is walked home.
  *  - tokens that it held. Nobody else can hold these peers, so their lists can be walked from
- *    head: what it had marked in hand there was not advanced past and is `queued` again. Only then
- *    does the token go to `queued`, with bit and bell.
+ *    head: what it had marked in hand there was not advanced past and is `queued` again. Control is told,
+ *    since news of the last turn may not have been. Only then does the token go to `queued`, with bit and bell.
  *  - nodes in its hand that no list reaches: advanced past, perhaps delivered, perhaps not. They
  *    come home and count as lost: once or never, not twice.
  *  - a receiver's nodes that are `mine`: home. What it had received and not made nodes of: counted.
@@ -21,6 +21,7 @@
 
 #include "bell.h"
 #include "counters.h"
+#include "orders.h"
 #include "queue.h"
 #include "ready.h"
 #include "schedule.h"
@@ -94,6 +95,7 @@ static void tokens_requeue(const struct segment *segment, uint32_t mark, struct 
         for (uint32_t direction = 0; direction < DIRECTIONS; direction++)
             queue_requeue(segment, 2 * row + direction, mark, repair);
         repair->tokens_requeued++;
+        events_give(segment, row, EVENT_HOLDER_DIED);
         peer_give_back(segment, row);
     }
 }

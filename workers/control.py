@@ -256,6 +256,8 @@ class Control:
                 bits = word & 0xFFFFFFFF
                 if not bits:
                     break
+                if bits & lib.EVENT_HOLDER_DIED and self.peers.is_live(row):
+                    bits |= self.handshakes.untold(row, now)
                 self._take_event(row, bits, now)
                 if bits & lib.EVENT_TIMER and self.handshakes.is_up and self.peers.is_live(row):
                     timed[row] = word

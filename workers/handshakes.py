@@ -352,6 +352,22 @@ class Handshakes:
         )
         self.forget(row)
 
+    def untold(self, row: int, now: int) -> int:
+        """EVENT_HOLDER_DIED: the events that the dead holder may have known of, to be taken now.
+
+        What it had been ordered to send may not have been sent, so another keepalive is.
+        """
+        events = int(lib.EVENT_TIMER | lib.EVENT_KEYS)
+        birth, is_ours = self.keypairs.current(row)
+        if not birth or now >= birth + constants.REKEY_AFTER_TIME:
+            return events
+        self.peers.order(row, lib.ORDER_KEEPALIVE)
+        peer = self.peers.rows[row]
+        noted = int(peer.handshake_sec) * 1_000_000_000 + int(peer.handshake_nsec)
+        if not is_ours and noted < int(lib.clock_wall()) - (now - birth):
+            events |= int(lib.EVENT_CONFIRMED)
+        return events
+
     def give_up(self, row: int) -> None:
         """The last of our initiations was not answered either."""
         self.events.tell(Event.GIVEN_UP, row, self.endpoints.read(row), tries=self._tries(row))

@@ -124,6 +124,13 @@ class Keypairs:
         """CLOCK_BOOTTIME ns; 0 while its handshake is in progress."""
         return int(self.slab[number].birth)
 
+    def current(self, row: int) -> tuple[int, bool]:
+        """The row's current session: its birth, 0 without one, and whether we began it."""
+        number = int(lib.key_word_current(int(self.segment.rows[row].key_word)))
+        if not 0 < number < self.limit or int(self.slab[number].peer) != row:
+            return 0, False
+        return self.birth(number), bool(int(self.slab[number].flags) & lib.KEYPAIR_INITIATOR)
+
     def collect(self, row: int, keep: set[int]) -> int:
         """Release the row's filled numbers that its key word does not name; `keep` are reserved ones.
 

@@ -1,11 +1,11 @@
-"""What repair counts of a dead worker, beyond making whole what it left (killed.c has that)."""
+"""What repair counts and tells of a dead worker, beyond making whole what it left (killed.c has that)."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 import pytest
-from small_segment import make
+from small_segment import faults, make, mark
 
 from shm import segment
 from shm._shm import ffi, lib
@@ -28,3 +28,13 @@ def test_packets_received_without_a_node_are_counted_once(data: segment.DataSegm
         lib.repair_worker(data.segment, lib.WORKER_RECEIVER, repair)
         assert (repair.packets_lost, line.arriving) == (lost, 0)
     assert lib.counter_sum(data.segment, lib.DROP_KILLED) == 7
+
+
+def test_control_is_told_of_the_peers_that_the_dead_held(data: segment.DataSegment) -> None:
+    worker = lib.WORKER_CONSUMER
+    assert lib.token_take_idle(data.segment, ROW, mark(data, worker))
+    lib.repair_worker(data.segment, worker, ffi.new("struct repair *"))
+    events = [lib.events_read(data.segment, row) & 0xFFFFFFFF for row in range(ROW + 1)]
+    assert events == [0] * ROW + [lib.EVENT_HOLDER_DIED]
+    assert lib.ready_is_set(data.segment, 0, ROW)
+    assert not faults(data)

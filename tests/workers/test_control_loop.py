@@ -189,6 +189,27 @@ def test_expired_and_old_keys(loop: Loop) -> None:
     assert int(loop.interface.segment.columns[lib.NEXT_DUE * 64 + row]) == timers.NEVER
 
 
+@pytest.mark.parametrize("is_ours", [False, True])
+def test_what_a_dead_holder_did_not_tell_is_found(loop: Loop, is_ours: bool) -> None:
+    """It had confirmed a session and dropped another, and was to send a keepalive."""
+    row, segment, keypairs = loop.add_peer(), loop.interface.segment, loop.control.keypairs
+    current, dropped = (keypairs.reserve(row)[0] for _ in range(2))
+    for number in (current, dropped):
+        keypair = keypairs.slab[number]
+        keypair.peer, keypair.birth = row, loop.now - SECOND
+        keypair.flags = lib.KEYPAIR_INITIATOR if is_ours else 0
+    segment.rows[row].key_word = lib.key_word_of(current, 0, 0)
+    lib.events_give(segment, row, lib.EVENT_HOLDER_DIED)
+    loop.turn()
+    noted = int(segment.rows[row].handshake_sec), int(segment.rows[row].handshake_nsec)
+    assert (noted == (0, 0)) is is_ours  # our own are noted when the response comes
+    assert keypairs.numbers(row) == [current]
+    assert loop.orders(row) & lib.ORDER_KEEPALIVE
+    lib.events_give(segment, row, lib.EVENT_HOLDER_DIED)
+    loop.turn(SECOND)
+    assert noted == (int(segment.rows[row].handshake_sec), int(segment.rows[row].handshake_nsec))
+
+
 @pytest.mark.parametrize("stop_after", [1, 4, 9, 13])
 def test_a_set_that_a_kill_cut_short_is_finished(monkeypatch: pytest.MonkeyPatch, stop_after: int) -> None:
     monkeypatch.setattr(configuration, "SLICE", 1)
