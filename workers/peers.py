@@ -328,6 +328,9 @@ class Peers:
         self.free_rows[: len(free)] = free
         self.table.free_count = len(free)
         self.keypairs.recover(self.is_generation)
+        orders = self.memory.rows["orders"][:used] & 0xFFFFFFFF
+        for row in np.flatnonzero(orders):  # given, perhaps not scheduled
+            lib.peer_schedule(self.segment, int(row))
         if retiring:
             self.graces.after(lambda: self._retire(np.array(retiring, np.uint32)))
         self.reclaim_later()

@@ -344,6 +344,14 @@ def test_restart_keeps_the_session_and_drops_the_handshake_in_progress(world: Wo
         assert world.parts.keypairs.numbers(world.row) == [number]
 
 
+def test_orders_that_a_killed_control_did_not_schedule_are_scheduled(world: World) -> None:
+    assert lib.token_read(world.parts.segment, world.row) == lib.TOKEN_IDLE
+    lib.orders_give(world.parts.segment, world.row, lib.ORDER_KEEPALIVE)
+    world.parts.close()
+    world.parts = Parts(world.interface)
+    assert lib.token_read(world.parts.segment, world.row) == lib.TOKEN_QUEUED
+
+
 def test_an_endpoint_waits_while_an_earlier_order_is_not_applied(world: World) -> None:
     places = [world.other.endpoint, Endpoint(b"\x7f\0\0\2", 7), Endpoint(b"\x7f\0\0\3", 8)]
     for place in places:
