@@ -359,7 +359,7 @@ class Scheduling(RuleBasedStateMachine):
 
     @rule(worker=st.sampled_from([lib.WORKER_CONSUMER, lib.WORKER_CONSUMER + 1]))
     def kill(self, worker: int) -> None:
-        """A holder dies with its peers in hand; its tokens and all bits must be there again."""
+        """A holder dies with its peers in hand; its tokens and all bits must be there again, control told."""
         self.segment.workers[worker].journal_latest = 0
         repair = ffi.new("struct repair *")
         lib.repair_worker(self.segment, worker, repair)
@@ -370,6 +370,8 @@ class Scheduling(RuleBasedStateMachine):
                 del self.holder[row]
                 self.token[row] = lib.TOKEN_QUEUED
                 self.bits[1 + self.consumer[row]].add(row)
+                self.events[row] |= lib.EVENT_HOLDER_DIED
+                self.bits[0].add(row)
             elif self.token[row] == lib.TOKEN_QUEUED:
                 self.bits[1 + self.consumer[row]].add(row)
 
