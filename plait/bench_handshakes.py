@@ -167,12 +167,12 @@ def _control(peers: int) -> Iterator[tuple[Any, Any]]:
         if pairs[0][0] is not None:
             fds["udp4:0"] = pairs[0][0]
         start = WorkerStart(
-            message={}, kind="control", interface=NAME, worker=1, number=0, incarnation=1,
+            message={"aead": "auto"}, kind="control", interface=NAME, worker=1, number=0, incarnation=1,
             receivers=1, consumers=1, fds=fds, segment=segment, channel=far, mapping=mapping,
         )  # fmt: skip
         control = Control(start)
         control.begin()
-        message = {"joins": True, "trains": True}
+        message = {**start.message, "joins": True, "trains": True}
         holder = new_holder(replace(start, worker=lib.WORKER_CONSUMER, message=message))
         stack.callback(free_holder, holder)
         yield control, holder

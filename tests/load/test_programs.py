@@ -15,7 +15,7 @@ import pytest
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
-ENGINE = ("aead", "aead_evp", "aead_ipsec_mb", "blake2s", "handshake", "packet")
+ENGINE = ("aead", "aead_boringssl", "aead_evp", "aead_ipsec_mb", "blake2s", "handshake", "packet")
 SOURCES = [
     *sorted(ROOT.glob("workers/load_*.c")),
     ROOT / "workers/clock.c",

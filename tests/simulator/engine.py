@@ -213,7 +213,7 @@ class Engine:
         self._set_clocks(time)
         self.channels = Channel.pair()
         start = WorkerStart(
-            message={},
+            message={"aead": "auto"},
             kind="control",
             interface="simulated",
             worker=lib.WORKER_CONTROL,

@@ -168,6 +168,7 @@ class ControlProcess:
             "number": 0,
             "incarnation": interface.incarnation,
             "segment_bytes": interface.data_bytes,
+            "aead": "auto",
             "cpus": [],
             "receivers": 1,
             "consumers": 1,

@@ -36,7 +36,7 @@ class Loop:
         self.channel, theirs = Channel.pair()
         fds = {name: os.dup(fd) for name, fd in interface.fds().items()}
         start = WorkerStart(
-            message={},
+            message={"aead": "auto"},
             kind="control",
             interface=interface.name,
             worker=1,
