@@ -46,9 +46,6 @@ CONFINED = {
 ORPHANED = signal.SIGRTMIN + 4  # what tells control that its supervisor is gone
 ORPHAN_SECONDS = 5  # for that signal to come, or for the supervisor to kill
 
-# The shortest there is: a worker that a packet woke does not wait for the end of somebody else's slice.
-SLICE_NS = 100_000
-
 LOG_LEVELS = {
     "silent": logging.CRITICAL + 1,
     "error": logging.ERROR,
@@ -186,8 +183,6 @@ def begin_worker(kind: str) -> WorkerStart:
     configure_log(title)
     if message["cpus"]:
         os.sched_setaffinity(0, message["cpus"])
-    if kind != "control":
-        lib.slice_ask(SLICE_NS)  # where the kernel refuses, the worker waits as others do
 
     named = dict(zip(message["fds"], fds, strict=True))
     data, size = named["data"], int(message["segment_bytes"])
