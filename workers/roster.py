@@ -28,7 +28,7 @@ from workers.worker import START_SECONDS, Life, Told, Worker
 
 STOP_SECONDS = 3.0  # from being told to being killed
 CLOSED_SECONDS = 1.0  # from a closed channel to being killed
-STEADY_SECONDS = 10.0  # a worker that ran for so long starts again without a pause
+STEADY_SECONDS = 1.0  # a worker that ran for so long starts again without a pause
 STANDBY_READY_SECONDS = 5.0  # for one that takes a place: it has loaded everything
 PAUSES = (0.0, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0)
 
