@@ -64,6 +64,11 @@ int timers_authenticated_received(uint32_t *columns, uint32_t stride, uint32_t r
     return note_authenticated(columns, stride, row, tick);
 }
 
+void timers_given_up(uint32_t *columns, uint32_t stride, uint32_t row)
+{
+    store(columns, stride, row, OWED_SINCE, 0);
+}
+
 void timers_look(uint32_t *columns, const uint32_t *rows, uint32_t count)
 {
     for (uint32_t i = 0; i < count; i++)

@@ -7,7 +7,8 @@
  *   new handshake     15 s + jitter after the first unanswered data sent; disarmed by
  *                     anything authenticated received                (UNANSWERED_SINCE)
  *   passive keepalive 10 s after the first data received since the last send; disarmed by
- *                     anything authenticated sent; again if more came  (OWED_SINCE, LAST_DATA_RECEIVED)
+ *                     anything authenticated sent and by giving up a handshake; again if more
+ *                     came                              (OWED_SINCE, LAST_DATA_RECEIVED)
  *   persistent        interval after the last authenticated packet either way (LAST_AUTHENTICATED)
  *   zero keys         540 s after the last session was derived        (SESSION_DERIVED)
  *   retransmit        5 s + jitter after an initiation, at most 20    (RETRY_DUE, ATTEMPTS)
@@ -51,6 +52,8 @@ int timers_data_sent(uint32_t *columns, uint32_t stride, uint32_t row, uint32_t 
 int timers_data_received(uint32_t *columns, uint32_t stride, uint32_t row, uint32_t tick);
 int timers_authenticated_sent(uint32_t *columns, uint32_t stride, uint32_t row, uint32_t tick);
 int timers_authenticated_received(uint32_t *columns, uint32_t stride, uint32_t row, uint32_t tick);
+/* The handshake was given up: what is owed to the peer is forgotten (kernel: wg_expired_retransmit_handshake). */
+void timers_given_up(uint32_t *columns, uint32_t stride, uint32_t row);
 /* Control, before it reads stamps of these rows and stores a new NEXT_DUE: sets NEXT_DUE to
  * TIMER_NEVER, so that a stamp armed from now on is reported, and fences (timers.c). */
 void timers_look(uint32_t *columns, const uint32_t *rows, uint32_t count);

@@ -120,6 +120,8 @@ uint32_t holder_apply_orders(const struct holder *holder, uint32_t row, uint64_t
             news |= SESSION_TIMER;
         if ((bits & ORDER_AUTHENTICATED_SENT) && timers_authenticated_sent(s->columns, stride, row, tick))
             news |= SESSION_TIMER;
+        if (bits & ORDER_PURGE_STAGED)
+            timers_given_up(s->columns, stride, row);
         if (bits & ORDER_RETIRE)
             news |= key_word_store(peer, peer->key_word, 0);
         left |= bits & (ORDER_KEEPALIVE | ORDER_PURGE_STAGED | ORDER_RETIRE);

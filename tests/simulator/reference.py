@@ -344,9 +344,6 @@ class Reference:
         if _is_due(self.retransmit, tick):
             if self.attempts > ATTEMPTS:
                 self.retransmit = self.keepalive = None
-                # Plait: what is owed is the holder's stamp, so giving up cannot take it back: data that comes
-                # later may be answered a period after the giving up, not after the data.
-                self.owed_in_vain = tick
                 if self.zero is None:
                     self.zero = tick + ZERO
                 fired |= Action.GIVE_UP

@@ -21,6 +21,12 @@ def test_a_life(seed: int) -> None:
     assert tally.delivered and tally.sessions
 
 
+@pytest.mark.parametrize("seed", [241, 427, 792, 1409, 1756])
+def test_a_life_that_once_broke(seed: int) -> None:
+    """The first three for a handshake too many, the others for a keepalive that giving up cancels."""
+    assert live(seed, 173 * SECOND).sessions
+
+
 def test_what_is_rare_happens_in_these_lives() -> None:
     """Each timer fires, in some life that is not too long to look at."""
     fired: Counter[Action] = Counter()
