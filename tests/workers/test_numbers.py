@@ -5,13 +5,9 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from stage import Stage, until
-
-from plait.lab import Host, Lab
 
 pytestmark = pytest.mark.network
 
@@ -21,22 +17,6 @@ for _ in range(64):
     with socket.socket(type=socket.SOCK_DGRAM) as sock:
         sock.sendto(b"x", ("127.0.0.1", int(sys.argv[1])))
 """
-
-
-@pytest.fixture(scope="module")
-def host() -> Iterator[Host]:
-    with Lab() as lab:
-        yield lab.host("stage")
-
-
-@pytest.fixture
-def stage(host: Host, tmp_path: Path) -> Iterator[Stage]:
-    made = Stage(host, tmp_path, "n0")
-    yield made
-    if made.process is not None:
-        made.process.stop()
-        made.process.close()
-    assert made.leftovers() == []
 
 
 def change(stage: Stage, number: int, words: str) -> None:

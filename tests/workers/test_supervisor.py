@@ -13,34 +13,16 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 from stage import Stage, until
 
-from plait.lab import Host, Lab, process_stat
+from plait.lab import Host, process_stat
 
 pytestmark = pytest.mark.network
 
 TITLES = ("control", "receiver 0", "receiver 1", "consumer 0", "consumer 1")
-
-
-@pytest.fixture(scope="module")
-def host() -> Iterator[Host]:
-    with Lab() as lab:
-        yield lab.host("stage")
-
-
-@pytest.fixture
-def stage(host: Host, tmp_path: Path) -> Iterator[Stage]:
-    """Not begun yet; ended and looked after when the test is over."""
-    made = Stage(host, tmp_path, "t0")
-    yield made
-    if made.process is not None:
-        made.process.stop()
-        made.process.close()
-    assert made.leftovers() == []
 
 
 @pytest.fixture(scope="module")
