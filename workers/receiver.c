@@ -156,8 +156,6 @@ static void set_starving(struct receiver *receiver, uint32_t direction, int star
             watch(receiver, w, !starving);
     if (starving)
         counter_add(receiver->segment, receiver->worker, SLOTS_STARVED, 1);
-    bell_starve(receiver->segment, receiver->worker,
-                (uint32_t)(receiver->starving[INBOUND] | receiver->starving[OUTBOUND]));
 }
 
 static int has_slots(struct receiver *receiver, uint32_t direction)
@@ -166,18 +164,25 @@ static int has_slots(struct receiver *receiver, uint32_t direction)
            intake_room(&receiver->intakes[direction], direction, BURST_MAX);
 }
 
-/* A direction without slots announces it, looks once more, and is fed when there are some. */
+static int is_starving(const struct receiver *receiver)
+{
+    return receiver->starving[INBOUND] | receiver->starving[OUTBOUND];
+}
+
+/* A direction without slots announces it, looks once more, and is fed when there are some. Announced anew
+ * each time: a ring takes the announcement, and what came home with it may have been another's. */
 static void feed(struct receiver *receiver)
 {
-    for (uint32_t d = 0; d < DIRECTIONS; d++) {
-        if (has_slots(receiver, d)) {
+    int was_starving = is_starving(receiver);
+
+    for (uint32_t d = 0; d < DIRECTIONS; d++)
+        set_starving(receiver, d, !has_slots(receiver, d));
+    if (!was_starving && !is_starving(receiver))
+        return;
+    bell_starve(receiver->segment, receiver->worker, (uint32_t)is_starving(receiver));
+    for (uint32_t d = 0; d < DIRECTIONS; d++)
+        if (receiver->starving[d] && has_slots(receiver, d))
             set_starving(receiver, d, 0);
-            continue;
-        }
-        set_starving(receiver, d, 1);
-        if (has_slots(receiver, d))
-            set_starving(receiver, d, 0);
-    }
 }
 
 /* One batch of one descriptor. Bits of RECEIVER_*. */

@@ -343,6 +343,28 @@ def test_refusals_in_the_middle_of_a_train_leave_the_pool_whole(path: TrainPath,
     path.hand_off()
 
 
+def test_a_receiver_rung_for_what_another_waits_for_waits_on(path: TrainPath) -> None:
+    """The ring took its announcement: without a new one nobody would wake it when its own slots come home."""
+    lib.receiver_hand_off(path.receiver, lib.HANDOFF_SPLIT, ffi.NULL)
+    bell = path.segment.bells[lib.WORKER_RECEIVER]
+    for _ in range(20):
+        train = Train(path)
+        for _ in range(30):
+            train.add("to 1")
+        train.send()
+    before = path.counters()
+    while not bell.starving:
+        lib.receiver_run(path.receiver, 0)
+    for _ in range(3):
+        assert lib.bell_ring_starving(path.segment, lib.WORKER_RECEIVER, path.bell) == 1
+        lib.receiver_run(path.receiver, 0)
+        assert bell.starving
+    assert path.gained(before)["SLOTS_STARVED"] == 1
+    path.settle()
+    assert not bell.starving
+    path.hand_off()
+
+
 def test_super_packets_without_a_session_wait_whole_the_newest_128_packets(path: TrainPath) -> None:
     peer = path.segment.rows[0]
     word, peer.key_word = peer.key_word, 0
