@@ -44,6 +44,19 @@ STEP = 121  # seconds: its session is due for new keys
 QUIET_SECONDS = 3.0
 SETTINGS = 'receivers = 2\nconsumers = 2\nmax_peers = 512\npin = true\nhandoff = "{}"\n'
 TITLES = ("control", "receiver 0", "receiver 1", "consumer 0", "consumer 1")
+# Those of the workers' loops; asm/unistd_64.h, asm-generic/unistd.h.
+SYSTEM_CALLS = {
+    "x86_64": {
+        0: "read", 1: "write", 7: "poll", 19: "readv", 20: "writev", 44: "sendto", 45: "recvfrom",
+        46: "sendmsg", 47: "recvmsg", 202: "futex", 230: "clock_nanosleep", 232: "epoll_wait",
+        233: "epoll_ctl", 299: "recvmmsg", 307: "sendmmsg",
+    },
+    "aarch64": {
+        21: "epoll_ctl", 22: "epoll_wait", 63: "read", 64: "write", 65: "readv", 66: "writev", 73: "poll",
+        98: "futex", 115: "clock_nanosleep", 206: "sendto", 207: "recvfrom", 211: "sendmsg", 212: "recvmsg",
+        243: "recvmmsg", 269: "sendmmsg",
+    },
+}  # fmt: skip
 PSS_SLACK = 24 << 20  # bytes by which two samples of live processes may differ
 
 
@@ -54,7 +67,7 @@ class Result:
     seconds: float
     handoff: str
     seed: int
-    kills: dict[str, int] = field(default_factory=dict)
+    kills: dict[str, dict[str, int]] = field(default_factory=dict)  # process -> where it was -> how often
     stopped: int = 0  # of the kills: left to the watchdog
     longest_stall_ms: float = 0.0
     stream_bytes: int = 0
@@ -158,7 +171,7 @@ class Soak:
             if not sampled and now >= begun + seconds / 4:
                 sampled = True
                 self._sample(0)
-            tell(f"{now - begun:.0f} of {seconds:.0f} s, {sum(self.result.kills.values())} kills")
+            tell(f"{now - begun:.0f} of {seconds:.0f} s, {kills_of(self.result)} kills")
             time.sleep(0.05)
 
     def finish(self) -> None:
@@ -198,9 +211,13 @@ class Soak:
             return
         victim = self.random.choice(victims)
         is_stop = self.random.random() < STOP_SHARE
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pids[victim], signal.SIGSTOP if is_stop else signal.SIGKILL)
-            self.result.kills[victim] = self.result.kills.get(victim, 0) + 1
+        with contextlib.suppress(OSError):
+            os.kill(pids[victim], signal.SIGSTOP)
+            point = _point(pids[victim])
+            if not is_stop:
+                os.kill(pids[victim], signal.SIGKILL)
+            points = self.result.kills.setdefault(victim, {})
+            points[point] = points.get(point, 0) + 1
             self.result.stopped += is_stop
 
     def _change(self) -> None:
@@ -290,6 +307,23 @@ def _wrong(result: Result, forged: int) -> Iterator[str]:
         yield f"memory: {result.memory_mib[0]} MiB before, {result.memory_mib[1]} MiB at the end"
 
 
+def _point(pid: int) -> str:
+    """Where a process that is being stopped stands: its system call, or "own code". OSError when it ended."""
+    deadline = time.monotonic() + 0.1
+    while (stat := Path(f"/proc/{pid}/stat").read_bytes()).rpartition(b") ")[2][:1] != b"T":
+        if stat.rpartition(b") ")[2][:1] == b"Z" or time.monotonic() > deadline:
+            break
+    number = Path(f"/proc/{pid}/syscall").read_text().split()[0]
+    if not number.isdecimal():
+        return "own code"
+    return SYSTEM_CALLS.get(os.uname().machine, {}).get(int(number), f"system call {number}")
+
+
+def kills_of(result: Result) -> int:
+    """All of them, and all stops."""
+    return sum(sum(points.values()) for points in result.kills.values())
+
+
 def _until(condition: Any, seconds: float) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
@@ -307,8 +341,10 @@ def _words(process: Process, seconds: float) -> str:
 
 def rows(result: Result) -> Iterator[tuple[str, str]]:
     """The table: what, how much."""
-    for title, count in sorted(result.kills.items()):
-        yield f"kills of {title}", str(count)
+    for title, points in sorted(result.kills.items()):
+        often = sorted(points.items(), key=lambda item: -item[1])
+        where = ", ".join(f"{count} in {point}" for point, count in often)
+        yield f"kills of {title}", f"{sum(points.values())}: {where}"
     yield "of these stopped, found by the watchdog", str(result.stopped)
     yield "longest stall of a stream", f"{result.longest_stall_ms} ms"
     yield "stream bytes, all hashed", f"{result.stream_bytes:,}" + (" intact" * result.streams_intact)
