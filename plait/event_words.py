@@ -109,37 +109,37 @@ WORDS: Final[dict[Event, Words]] = {
         "check the PublicKey that we have configured for the peer there",
     ),
     Event.MAILBOX_FULL: Words(
-        "{count} handshake messages dropped unseen",
+        "handshake messages dropped unseen ({count})",
         "more came than control can take",
         "a flood: those of peers come again; if it goes on, filter its sources before this host",
     ),
     Event.PACKETS_OF_NO_SESSION: Words(
-        "{count} packets from outside dropped",
+        "packets from outside dropped ({count})",
         "they name no session of ours: a peer still uses one from before a restart or change here",
         "nothing is needed: a peer that hears no answer begins a new session after 15 s",
     ),
     Event.PACKETS_DAMAGED: Words(
-        "{count} packets from outside dropped",
+        "packets from outside dropped ({count})",
         "they name a session of ours and do not decrypt: damaged on the way, or forged",
         "look at the path if it goes on",
     ),
     Event.PACKETS_NO_PEER: Words(
-        "{count} packets from inside dropped",
+        "packets from inside dropped ({count})",
         "no peer's AllowedIPs contain their destination",
         "compare the routes into {interface} (ip route) with AllowedIPs (plait show {interface} allowed-ips)",
     ),
     Event.PACKETS_NO_ENDPOINT: Words(
-        "{count} packets from inside{to} dropped",
+        "packets from inside{to} dropped ({count})",
         "it is not known where that peer is: it has no Endpoint and has not been heard of",
         "give it an Endpoint, or have the other side begin (PersistentKeepalive there)",
     ),
     Event.PACKETS_WRONG_SOURCE: Words(
-        "{count} packets from a peer dropped after they were decrypted",
+        "packets from a peer dropped after they were decrypted ({count})",
         "their inner source is not among the AllowedIPs that we have for that peer",
         "add it to AllowedIPs here, or mend the address that the other side sends from",
     ),
     Event.PACKETS_NOT_SENT: Words(
-        "{count} packets to peers dropped",
+        "packets to peers dropped ({count})",
         "the kernel refused to send them",
         "look at the route to the endpoint (ip route get …) and at the firewall's output rules",
     ),
@@ -226,7 +226,7 @@ WORDS: Final[dict[Event, Words]] = {
     Event.STARTED: Words("the engine started"),
     Event.RESTARTED: Words(
         "the control process was restarted; events before this one are lost",
-        "it died or was killed",
+        "it died, was killed, or gave way to a new version (SIGUSR2)",
         "look at the engine's log; sessions and peers are as they were",
     ),
     Event.ENDING: Words("the engine ends", "{reason}", "start it again: plaitd {interface}"),

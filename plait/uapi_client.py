@@ -219,6 +219,8 @@ def _pairs(name: str, lines: Iterable[str]) -> Iterator[tuple[str, str]]:
         why = f"its engine answered {os.strerror(code)} ({errno.errorcode.get(code, code)})"
         mend = "Look at the engine's log (WG_LOG_FILE names one); it names the line that is wrong."
         if code == errno.EADDRINUSE:
+            what = f"the UDP port of {name} stays as it was"
+            why = "another program or interface has the one that was asked for"
             mend = "Choose another UDP port, or see who has it: ss -lunp"
         raise Failure(what, why, mend)
 

@@ -265,7 +265,7 @@ def test_packets_from_a_peer_that_are_dropped(stage: Stage, watch: Watch, puppet
     puppet.send_raw(b"\4\0\0\0" + bytes(28))
     assert "their inner source is not among the AllowedIPs" in watch.expect(Event.PACKETS_WRONG_SOURCE)
     line = watch.expect(Event.PACKETS_DAMAGED)
-    assert "1 packets from outside dropped: they name a session of ours and do not decrypt" in line
+    assert "packets from outside dropped (1): they name a session of ours and do not decrypt" in line
     assert "they name no session of ours" in watch.expect(Event.PACKETS_OF_NO_SESSION)
 
 
