@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from load.gateway import Gateway
-from plait import load_json, load_profile, load_result, load_run, load_thresholds
+from plait import load_json, load_profile, load_result, load_run, load_screen, load_thresholds
 from plait.load_run import Run
 
 SEED = "tests"
@@ -115,6 +115,7 @@ def test_a_deaf_gateway_is_loss_not_an_error() -> None:
         load_thresholds.parse(text) for text in ("handshake_loss<0.1%", "steady:loss<100%", "p99<1s")
     ]
     assert [verdict["holds"] for verdict in load_json.judge(run, thresholds)] == [False, False, False]
+    assert [line for line in load_screen.notes(run) if line.startswith("Nobody answered in storm. ")]
 
 
 def test_garbage_is_garbage_and_replays_are_replays() -> None:
