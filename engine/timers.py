@@ -235,7 +235,7 @@ def session_derived(columns: Columns, row: int | Rows, now: int) -> None:
     _look_by(columns, row, now)  # stamps that lay armed while there were no keys may matter again
 
 
-def handshake_complete(columns: Columns, row: int) -> None:
+def handshake_complete(columns: Columns, row: int | Rows) -> None:
     """Initiator: the response was processed. Responder: the first data on `next` (EVENT_CONFIRMED)."""
     columns[lib.RETRY_DUE, row] = 0
     columns[lib.ATTEMPTS, row] = 0

@@ -61,6 +61,31 @@ int events_clear(const struct segment *segment, uint32_t row, uint64_t word)
     return word_clear(&segment->rows[row].events, word);
 }
 
+uint32_t events_take(const struct segment *segment, uint32_t *cursor, uint32_t *rows, uint64_t *words, uint32_t most)
+{
+    uint32_t count = 0, row, last = 0;
+    int wrapped = 0;
+    while (count < most && (row = ready_take(segment, 0, cursor)) < segment->geometry.max_peers) {
+        wrapped |= row < last;
+        last = row;
+        if (wrapped && count && row >= rows[0]) { /* once round: it was told more after we had taken it */
+            ready_set(segment, 0, row);
+            break;
+        }
+        words[count] = events_read(segment, row);
+        rows[count] = row;
+        count += (words[count] & BITS_MASK) != 0;
+    }
+    return count;
+}
+
+void events_settle(const struct segment *segment, const uint32_t *rows, const uint64_t *words, uint32_t count)
+{
+    for (uint32_t i = 0; i < count; i++)
+        if (!events_clear(segment, rows[i], words[i]))
+            ready_set(segment, 0, rows[i]);
+}
+
 #define ENDPOINT_WORDS (sizeof(struct endpoint) / sizeof(uint32_t))
 
 void endpoint_store(const struct segment *segment, uint32_t row, const struct endpoint *endpoint)

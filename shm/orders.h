@@ -37,6 +37,10 @@ int orders_clear(const struct segment *segment, uint32_t row, uint64_t word);  /
 void events_give(const struct segment *segment, uint32_t row, uint32_t bits);  /* ready set 0 too; the caller rings */
 uint64_t events_read(const struct segment *segment, uint32_t row);
 int events_clear(const struct segment *segment, uint32_t row, uint64_t word);
+/* Control: rows of its ready set that were told something, each once, and their words; up to `most`. */
+uint32_t events_take(const struct segment *segment, uint32_t *cursor, uint32_t *rows, uint64_t *words, uint32_t most);
+/* They are dealt with: cleared. A row whose word is another by now is ready again. */
+void events_settle(const struct segment *segment, const uint32_t *rows, const uint64_t *words, uint32_t count);
 /* Holder: a new endpoint into the copy not selected, then the turn. Anyone: a whole copy. */
 void endpoint_store(const struct segment *segment, uint32_t row, const struct endpoint *endpoint);
 void endpoint_load(const struct segment *segment, uint32_t row, struct endpoint *endpoint);

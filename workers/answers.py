@@ -166,9 +166,9 @@ class Answers:
         orders = np.full(count, lib.ORDER_AUTHENTICATED_RECEIVED | lib.ORDER_AUTHENTICATED_SENT, np.uint32)
         for i in self._moved(which):
             orders[i] |= owner.move(int(self.rows[i]), int(self.where[i]))
-        for i, row in zip(which.tolist(), rows.tolist(), strict=True):
-            ends[int(self.where[i])] = int(lib.HS_INITIATION_ACCEPTED)
-            owner.tell_answer(row, int(self.where[i]))
+        cells = self.where[which]
+        ends[cells] = int(lib.HS_INITIATION_ACCEPTED)
+        owner.tell_answers(rows.tolist(), cells.tolist())
         of_all = np.zeros(count, np.uint32)
         of_all[which] = numbers
         owner.stamps.session_derived(rows, now)

@@ -20,6 +20,8 @@ import socket
 import sys
 from typing import Any
 
+import numpy as np
+
 from engine import timers
 from workers._workers import ffi, lib
 from workers.channel import ChannelClosed
@@ -49,7 +51,7 @@ EVENTS_A_TURN = 256
 INITIATIONS_A_TURN = 64
 HURRY = 64  # messages: under load, with fewer waiting it may rest before the next turn
 SWEEP_ROWS = 1 << 16  # looked through for lost wakes in a second
-NOBODY = 0xFFFFFFFF
+NEVER = 0xFFFFFFFF_FFFFFFFF  # no word of events
 SCAN_INTERVAL = 50_000_000  # ns between two scans of the timer column, however busy the loop is
 LOADED_NAP = 0.006  # seconds; 60 messages of a flood of 10,000 a second
 SHORT_WAIT = 0.002  # seconds; grace periods, endpoints that wait for a holder, a set that rests
@@ -90,6 +92,12 @@ class Control:
         self.bell = start.fds["bell:1"]
         self.socket_path, self.socket_inode = self._socket_file(start.fds["uapi"])
         self.cursor = ffi.new("uint32_t *")
+        self.told_rows = np.zeros(EVENTS_A_TURN, np.uint32)
+        self.told_words = np.zeros(EVENTS_A_TURN, np.uint64)
+        self.told = [
+            ffi.from_buffer("uint32_t[]", self.told_rows),
+            ffi.from_buffer("uint64_t[]", self.told_words),
+        ]
         self.stopping = False
         self.ended = False
         self.next_second = 0
@@ -259,53 +267,32 @@ class Control:
     # -- peers --------------------------------------------------------------------------------
 
     def _take_events(self, now: int) -> bool:
-        begun = self.handshakes.begun
-        timed: dict[int, int] = {}  # rows whose timers are worked out together, and their words
-        is_busy = True
-        for _ in range(EVENTS_A_TURN):
-            if self.handshakes.begun - begun >= INITIATIONS_A_TURN:
-                break
-            row = int(lib.ready_take(self.segment, 0, self.cursor))
-            if row == NOBODY:
-                is_busy = False
-                break
-            if row >= self.peers.used:
-                continue
-            while True:
-                word = int(lib.events_read(self.segment, row))
-                bits = word & 0xFFFFFFFF
-                if not bits:
-                    break
-                if bits & lib.EVENT_HOLDER_DIED and self.peers.is_live(row):
-                    bits |= self.handshakes.untold(row, now)
-                self._take_event(row, bits, now)
-                if bits & lib.EVENT_TIMER and self.handshakes.is_up and self.peers.is_live(row):
-                    timed[row] = word
-                    break
-                if lib.events_clear(self.segment, row, word):
-                    break
-        for row, action in self.stamps.look(list(timed), now):
-            self._act(row, action, now)
-        for row, word in timed.items():
-            if not lib.events_clear(self.segment, row, word):
-                lib.ready_set(self.segment, 0, row)  # more came meanwhile: in the next turn
-        return is_busy
-
-    def _take_event(self, row: int, bits: int, now: int) -> None:
-        if bits & lib.EVENT_RETIRED:
-            self.peers.holder_retired(row)
-        if not self.peers.is_live(row):
-            return
-        if bits & lib.EVENT_CONFIRMED:
-            self.handshakes.confirmed(row)
-        if bits & lib.EVENT_ENDPOINT:
-            self.events.tell(Event.ENDPOINT_MOVED, row, self.endpoints.read(row))
-        if bits & lib.EVENT_KEYS:
-            self.keypairs.collect(row, self.handshakes.reserved(row))
-        if not self.handshakes.is_up:
-            return
-        if bits & lib.EVENT_HANDSHAKE_WANTED:
-            self.handshakes.wanted(row, now)
+        """What holders told, each kind for all peers at once; in the order that one peer's news must have."""
+        count = int(lib.events_take(self.segment, self.cursor, *self.told, EVENTS_A_TURN))
+        if not count:
+            return False
+        rows, words = self.told_rows[:count], self.told_words[:count]
+        bits = words.astype(np.uint32)
+        wanted = np.flatnonzero(bits & lib.EVENT_HANDSHAKE_WANTED)[INITIATIONS_A_TURN:]
+        bits[wanted], words[wanted] = 0, NEVER  # in the next turn, whole
+        for at in np.flatnonzero(bits & (lib.EVENT_RETIRED | lib.EVENT_HOLDER_DIED)).tolist():
+            row = int(rows[at])
+            if bits[at] & lib.EVENT_RETIRED:
+                self.peers.holder_retired(row)
+            if bits[at] & lib.EVENT_HOLDER_DIED and self.peers.is_live(row):
+                bits[at] |= self.handshakes.untold(row, now)
+        bits[~self.peers.are_live(rows)] = 0
+        self.handshakes.confirmed(rows[bits & lib.EVENT_CONFIRMED != 0])
+        moved = rows[bits & lib.EVENT_ENDPOINT != 0].tolist()
+        self.events.tell_each(Event.ENDPOINT_MOVED, moved, self.endpoints.read)
+        self.keypairs.collect(rows[bits & lib.EVENT_KEYS != 0], self.handshakes.numbers)
+        if self.handshakes.is_up:
+            for row in rows[bits & lib.EVENT_HANDSHAKE_WANTED != 0].tolist():
+                self.handshakes.wanted(row, now)
+            for row, action in self.stamps.look(rows[bits & lib.EVENT_TIMER != 0], now):
+                self._act(row, action, now)
+        lib.events_settle(self.segment, *self.told, count)
+        return count == EVENTS_A_TURN
 
     def _act(self, row: int, action: timers.Action, now: int) -> None:
         """Timers fired."""

@@ -188,7 +188,7 @@ class Events:
         self,
         event: Event,
         row: int | None = None,
-        place: Endpoint | None = None,
+        place: Endpoint | Callable[[], Endpoint | None] | None = None,
         *,
         key: bytes | None = None,
         message: int = 0,
@@ -197,7 +197,8 @@ class Events:
         count: int = 0,
         reason: str = "",
     ) -> None:
-        """It happened. place: endpoint of the peer, or what stood on a packet that is refused.
+        """It happened. place: endpoint of the peer, or what stood on a packet that is refused; or what
+        finds it, called only if the event is kept.
 
         key: a public key that is no row's (claimed by whom we refuse, or our own). message: a type, 1 to 3.
         """
@@ -212,6 +213,8 @@ class Events:
             told["peer"] = _base64(self._public_key(row))
         if key is not None:
             told["claimed_key" if event in REFUSALS else "public_key"] = _base64(key)
+        if callable(place):
+            place = place()
         if place is not None:
             told["source" if event in REFUSALS else "endpoint"] = _text(place)
         if was is not None:
@@ -225,6 +228,16 @@ class Events:
         if reason:
             told["reason"] = reason
         self._keep(event, told)
+
+    def tell_each(
+        self, event: Event, rows: list[int], place: Callable[[int], Endpoint | None], **more: Any
+    ) -> None:
+        """It happened to each of these, in turn; place finds a row's endpoint."""
+        for at, row in enumerate(rows):
+            if not self.has_token(event):
+                self.hold_back(event, len(rows) - at)
+                return
+            self.tell(event, row, place(row), **more)
 
     def hold_back(self, event: Event, count: int) -> None:
         """It happened so many times more, without a token or at once with what was told: only counted."""

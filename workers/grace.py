@@ -29,14 +29,14 @@ class Graces:
         """Call `action` once, from `poll`, when every worker has passed a point where it holds nothing."""
         self.waiting.append(action)
 
-    def gather(self, action: Callable[[list[int]], None], number: int) -> None:
+    def gather(self, action: Callable[[list[int]], None], more: list[int]) -> None:
         """Likewise, but all numbers that are given for one action before a period begins come in one call."""
         numbers = self.gathered.get(action)
         if numbers is None:
             numbers = self.gathered[action] = []
             whole = numbers
             self.after(lambda: action(whole))
-        numbers.append(number)
+        numbers += more
 
     def poll(self) -> bool:
         """Run what is due and start the next period. True while anything waits."""

@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "engine/index.h"
 #include "engine/keypair.h"
 #include "shm/orders.h"
 #include "shm/point.h"
@@ -154,6 +155,35 @@ uint32_t batch_write_responses(const struct handshake *handshakes, const struct 
         memcpy(letter->message, handshakes[i].response, RESPONSE_BYTES);
     }
     return used;
+}
+
+/* --- what was installed before --- */
+
+uint32_t keypairs_collect(const struct segment *segment, uint32_t *first, uint32_t *follow, const uint32_t *rows,
+                          const uint32_t *keep, uint32_t count, uint32_t *numbers, uint32_t most)
+{
+    uint32_t found = 0;
+
+    for (uint32_t i = 0; i < count; i++) {
+        const struct peer_row *peer = &segment->rows[rows[i]];
+        /* The order before the key word: the holder stores the word before it clears the order. */
+        uint32_t installing = orders_read(segment, rows[i]) & ORDER_INSTALL ? peer->installing : 0;
+        uint64_t word = __atomic_load_n(&peer->key_word, __ATOMIC_ACQUIRE);
+        uint32_t *link = &first[rows[i]];
+
+        while (*link && found < most) {
+            uint32_t number = *link;
+
+            if (number == keep[i] || number == installing || key_word_names(word, number)) {
+                link = &follow[number];
+                continue;
+            }
+            *link = follow[number];
+            index_withdraw((struct index_entry *)(void *)segment->index, number);
+            numbers[found++] = number;
+        }
+    }
+    return found;
 }
 
 /* --- sending --- */

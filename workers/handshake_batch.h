@@ -56,6 +56,11 @@ uint32_t batch_write_responses(const struct handshake *handshakes, const struct 
                                const uint32_t *where, uint32_t count, struct letter *letters);
 /* Sends them with the class of handshakes (DSCP AF41), never waiting; a socket is -1 when there is none. */
 void letters_send(int udp4, int udp6, struct letter *letters, uint32_t count);
+/* Takes out of the rows' lists of keypair numbers (linked by `follow` from first[row] on) those that neither the
+ * row's key word nor an order to install names, keep[i] aside; their indices are nobody's any more. Stops after
+ * `most`. Returns how many. */
+uint32_t keypairs_collect(const struct segment *segment, uint32_t *first, uint32_t *follow, const uint32_t *rows,
+                          const uint32_t *keep, uint32_t count, uint32_t *numbers, uint32_t most);
 /* cdef end */
 
 #endif

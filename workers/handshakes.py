@@ -25,6 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from engine import constants, cookie, noise, ratelimiter, tai64n
+from engine.timers import Rows
 from workers._workers import ffi, lib
 from workers.answers import Answers
 from workers.crew import Crew
@@ -176,10 +177,7 @@ class Handshakes:
 
     def tell(self, event: Event, row: int | None, cell: int, **more: Any) -> None:
         """An event of a message: nothing is made of its sender unless the event will be kept."""
-        if self.events.has_token(event):
-            self.events.tell(event, row, self.sender(cell), **more)
-        else:
-            self.events.tell(event)
+        self.events.tell(event, row, lambda: self.sender(cell), **more)
 
     def _refuse(
         self, which: Any, ends: Ends, counter: int, event: Event, says_kind: bool = True
@@ -353,15 +351,19 @@ class Handshakes:
         lib.handshake_wipe(handshake, 1)
         return int(lib.HS_RESPONSE_ACCEPTED)
 
-    def confirmed(self, row: int) -> None:
-        """EVENT_CONFIRMED: the initiator used the session that our response made."""
-        self.peers.store_handshake_time(row, int(lib.clock_wall()))
-        self.stamps.handshake_complete(row)
-        self.unconfirmed.pop(row, None)
-        self.events.tell(
-            Event.HANDSHAKE_COMPLETE, row, self.endpoints.read(row), reason="the peer began it"
+    def confirmed(self, rows: Rows) -> None:
+        """EVENT_CONFIRMED: these initiators used the sessions that our responses made."""
+        if not len(rows):
+            return
+        self.peers.store_handshake_time(rows, int(lib.clock_wall()))
+        self.stamps.handshake_complete(rows)
+        which = rows.tolist()
+        self.events.tell_each(
+            Event.HANDSHAKE_COMPLETE, which, self.endpoints.read, reason="the peer began it"
         )
-        self.forget(row)
+        for row in which:
+            self.unconfirmed.pop(row, None)
+            self.forget(row)
 
     def untold(self, row: int, now: int) -> int:
         """EVENT_HOLDER_DIED: the events that the dead holder may have known of, to be taken now.
@@ -397,11 +399,6 @@ class Handshakes:
             self.forget(row)
         self.cookies.forget(slice(self.peers.used))
         self.unconfirmed.clear()
-
-    def reserved(self, row: int) -> set[int]:
-        """Keypair numbers that belong to a handshake in progress."""
-        number = self.numbers.get(row)
-        return set() if number is None else {number}
 
     # -- cookies ------------------------------------------------------------------------------
 
@@ -478,15 +475,18 @@ class Handshakes:
             self.events.tell(Event.ENDPOINT_MOVED, row, sender, was=before)
         return self.endpoints.move(row, sender)
 
-    def tell_answer(self, row: int, cell: int) -> None:
-        """An initiation is being answered. A peer that begins anew did not hear us, or not understand."""
-        answers = self.unconfirmed.get(row, 0)
-        if answers or len(self.unconfirmed) < UNCONFIRMED:
-            self.unconfirmed[row] = answers + 1
-        if answers:
-            self.tell(Event.UNCONFIRMED, row, cell, tries=answers)
-        else:
-            self.tell(Event.HANDSHAKE_ANSWERED, row, cell)
+    def tell_answers(self, rows: list[int], cells: list[int]) -> None:
+        """Initiations are being answered. A peer that begins anew did not hear us, or not understand."""
+        fresh: dict[int, int] = {}
+        for row, cell in zip(rows, cells, strict=True):
+            answers = self.unconfirmed.get(row, 0)
+            if answers or len(self.unconfirmed) < UNCONFIRMED:
+                self.unconfirmed[row] = answers + 1
+            if answers:
+                self.tell(Event.UNCONFIRMED, row, cell, tries=answers)
+            else:
+                fresh[row] = cell
+        self.events.tell_each(Event.HANDSHAKE_ANSWERED, list(fresh), lambda row: self.sender(fresh[row]))
 
     def _tries(self, row: int) -> int:
         """Initiations to this peer that were not answered so far."""

@@ -9,10 +9,12 @@ rebuilt at the start from the slab and the index table: no Python object per pee
 from __future__ import annotations
 
 from array import array
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
+from engine.timers import Rows
 from workers._workers import ffi, lib
 from workers.grace import Graces
 from workers.memory import Memory
@@ -37,6 +39,8 @@ class Keypairs:
         self.free = array("I")
         self.first = np.zeros(int(self.segment.geometry.max_peers), np.uint32)
         self.follow = np.zeros(self.limit, np.uint32)
+        self.lists = [ffi.from_buffer("uint32_t[]", column) for column in (self.first, self.follow)]
+        self.leaving = ffi.new("uint32_t[256]")
         self.out = 0  # numbers reserved or filled
 
     # -- the start ----------------------------------------------------------------------------
@@ -93,7 +97,7 @@ class Keypairs:
         """No key word names it (any more): withdrawn now, wiped and free after a grace period."""
         self._unlist(row, number)
         lib.index_withdraw(self.table, number)
-        self.graces.gather(self._free, number)
+        self.graces.gather(self._free, [number])
 
     def numbers(self, row: int) -> list[int]:
         """Every number that the row has."""
@@ -131,27 +135,21 @@ class Keypairs:
             return 0, False
         return self.birth(number), bool(int(self.slab[number].flags) & lib.KEYPAIR_INITIATOR)
 
-    def collect(self, row: int, keep: set[int]) -> int:
-        """Release the row's filled numbers that its key word does not name; `keep` are reserved ones.
-
-        Returns how many were released. The order to install is read before the key word: the
-        holder stores the word before it clears the order.
-        """
-        numbers = self.numbers(row)
-        if not numbers:
-            return 0
-        peer = self.segment.rows[row]
-        installing = 0
-        if int(lib.orders_read(self.segment, row)) & lib.ORDER_INSTALL:
-            installing = int(peer.installing)
-        word = int(peer.key_word)
-        released = 0
-        for number in numbers:
-            if number in keep or number == installing or lib.key_word_names(word, number):
-                continue
-            self.release(row, number)
-            released += 1
-        return released
+    def collect(self, rows: Rows, reserved: Mapping[int, int]) -> None:
+        """Release the filled numbers of these rows that no key word names; but reserved[row]."""
+        keep = np.zeros(len(rows), np.uint32)
+        if reserved:
+            keep[:] = [reserved.get(row, 0) for row in rows.tolist()]
+        passed = [ffi.from_buffer("uint32_t[]", column) for column in (rows, keep)]
+        leaving = self.leaving
+        while len(rows):
+            count = int(
+                lib.keypairs_collect(self.segment, *self.lists, *passed, len(rows), leaving, len(leaving))
+            )
+            if count:
+                self.graces.gather(self._free, list(leaving[0:count]))
+            if count < len(leaving):
+                break
 
     def release_all(self, row: int) -> None:
         """The peer is gone and its holder let go of everything."""

@@ -90,7 +90,10 @@ class Memory:
         os.posix_fallocate(self.fd, start, end - start)
 
 
-_ROW = ("generation", "state", "key_word", "keepalive", "public_key", "orders", "events", "control_reserved")
+_ROW = (
+    "generation", "state", "handshake_sec", "handshake_nsec", "key_word", "keepalive", "public_key", "orders",
+    "events", "control_reserved",
+)  # fmt: skip
 
 
 def columns_of(struct: str, names: tuple[str, ...]) -> np.dtype[Any]:

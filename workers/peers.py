@@ -97,6 +97,12 @@ class Peers:
         """Whether the row holds a peer."""
         return row < self.used and int(self.rows[row].state) == LIVE
 
+    def are_live(self, rows: Rows) -> npt.NDArray[np.bool_]:
+        """`is_live` of each."""
+        live = rows < self.used
+        live[live] = self.memory.rows["state"][rows[live]] == LIVE
+        return live
+
     def is_generation(self, row: int, generation: int) -> bool:
         """Whether the row still holds that very peer."""
         return self.is_live(row) and int(self.rows[row].generation) == generation
@@ -129,10 +135,10 @@ class Peers:
     def remember(self, row: int, which: int, value: int) -> None:
         self.rows[row].control_reserved[which] = value
 
-    def store_handshake_time(self, row: int, wall: int) -> None:
-        """A handshake is complete; wall clock ns."""
-        peer = self.rows[row]
-        peer.handshake_sec, peer.handshake_nsec = divmod(wall, 1_000_000_000)
+    def store_handshake_time(self, rows: int | Rows, wall: int) -> None:
+        """Handshakes are complete; wall clock ns."""
+        columns = self.memory.rows
+        columns["handshake_sec"][rows], columns["handshake_nsec"][rows] = divmod(wall, 1_000_000_000)
 
     # -- adding -------------------------------------------------------------------------------
 

@@ -60,9 +60,9 @@ class Stamps:
         """NEXT_DUE of some row may be earlier than it was."""
         self.earliest = 0
 
-    def look(self, rows: list[int], now: int) -> Iterator[tuple[int, timers.Action]]:
+    def look(self, rows: timers.Rows, now: int) -> Iterator[tuple[int, timers.Action]]:
         """EVENT_TIMER: work out these rows now. Each at most once."""
-        yield from self._evaluate(np.array(rows, np.uint32), timers.tick(now))
+        yield from self._evaluate(rows, timers.tick(now))
 
     def _evaluate(self, rows: timers.Rows, tick: int) -> Iterator[tuple[int, timers.Action]]:
         if not len(rows):
@@ -99,7 +99,7 @@ class Stamps:
         timers.session_derived(self.columns, row, timers.tick(now))
         self.changed()
 
-    def handshake_complete(self, row: int) -> None:
+    def handshake_complete(self, row: int | timers.Rows) -> None:
         timers.handshake_complete(self.columns, row)
 
     def handshake_dropped(self, row: int | slice) -> None:

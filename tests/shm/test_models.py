@@ -282,6 +282,39 @@ class Scheduling(RuleBasedStateMachine):
             self.hold(row, lib.WORKER_CONSUMER + set_ - 1)
 
     @rule(row=row)
+    def ready_without_news(self, row: int) -> None:
+        """Control took the word between its change and the bit."""
+        lib.ready_set(self.segment, 0, row)
+        self.bits[0].add(row)
+
+    @rule(
+        most=st.integers(1, 4),
+        more=st.dictionaries(row, st.integers(1, 31), max_size=3),
+        left=st.integers(0, 2),
+    )
+    def take_events(self, most: int, more: dict[int, int], left: int) -> None:
+        """Control takes several rows; some are told `more` before it is done, the last few it leaves."""
+        cursor, taken = self.cursor[0], []
+        for row in sorted(self.bits[0], key=lambda row: (row < cursor[0], row)):
+            if len(taken) < most:
+                self.bits[0].remove(row)
+                taken += [row] if self.events[row] else []
+        rows, words = ffi.new("uint32_t[]", most), ffi.new("uint64_t[]", most)
+        count = lib.events_take(self.segment, cursor, rows, words, most)
+        assert list(rows[0:count]) == taken
+        assert [word & 0xFFFFFFFF for word in words[0:count]] == [self.events[row] for row in taken]
+        for row, event in more.items():
+            lib.events_give(self.segment, row, event)
+            self.events[row] |= event
+            self.bits[0].add(row)
+        for at in range(max(count - left, 0), count):
+            words[at] = (1 << 64) - 1
+            self.bits[0].add(taken[at])
+        lib.events_settle(self.segment, rows, words, count)
+        for row in set(taken[: max(count - left, 0)]) - set(more):
+            self.events[row] = 0
+
+    @rule(row=row)
     def lend(self, row: int) -> None:
         taken = lib.token_take_idle(self.segment, row, mark(self.data, lib.WORKER_RECEIVER))
         assert bool(taken) == (self.token[row] == lib.TOKEN_IDLE)

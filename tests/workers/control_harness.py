@@ -17,6 +17,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 import shm.segment
 from engine.uapi import parse_set
 from workers._workers import ffi, lib
@@ -349,7 +351,7 @@ class Parts:
             if word & lib.EVENT_RETIRED:
                 self.peers.holder_retired(row)
             if word & lib.EVENT_KEYS and self.peers.is_live(row):
-                self.keypairs.collect(row, self.handshakes.reserved(row))
+                self.keypairs.collect(np.array([row], np.uint32), self.handshakes.numbers)
             lib.events_clear(self.segment, row, word)
         self.graces.poll()
 

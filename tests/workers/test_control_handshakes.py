@@ -9,6 +9,7 @@ import os
 import socket
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 from control_harness import Holder, Interface, Parts, take_message
 
@@ -147,7 +148,7 @@ def test_handshake_bytes_and_endpoint_are_shown(world: World) -> None:
     assert "\nrx_bytes=148\n" in shown and "\ntx_bytes=92\n" in shown
     assert f"\nendpoint=127.0.0.1:{world.other.endpoint.port}\n" in shown
     assert "\nlast_handshake_time_sec=0\n" in shown, "complete only at the first data"
-    world.parts.handshakes.confirmed(world.row)
+    world.parts.handshakes.confirmed(np.array([world.row], np.uint32))
     assert "\nlast_handshake_time_sec=0\n" not in world.parts.get()
 
 

@@ -13,7 +13,7 @@ from control_harness import Holder, Interface, Parts, take_message
 
 from engine import constants, noise, timers
 from engine.uapi import parse_set
-from workers import configuration
+from workers import configuration, control
 from workers._workers import lib
 from workers.channel import Channel
 from workers.control import Control
@@ -109,6 +109,26 @@ def loop() -> Iterator[Loop]:
 
 def wanted(loop: Loop, row: int) -> None:
     lib.events_give(loop.interface.segment, row, lib.EVENT_HANDSHAKE_WANTED)
+
+
+def test_wishes_for_handshakes_wait_for_the_next_turn_when_they_are_many(
+    loop: Loop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(control, "INITIATIONS_A_TURN", 2)
+    text = f"private_key={OURS.private_key.hex()}\n"
+    for n in range(5):
+        key = noise.Identity(bytes([0x30 + n]) * 32).public_key
+        text += f"public_key={key.hex()}\nendpoint=127.0.0.1:{loop.endpoint.port}\n"
+    assert loop.set(text) == 0
+    rows = range(loop.control.peers.used)
+    for row in rows:
+        wanted(loop, row)
+    for sent, left in (2, 3), (2, 1), (1, 0):
+        loop.turn()
+        assert loop.messages() == [1] * sent
+        words = [int(lib.events_read(loop.interface.segment, row)) & 0xFFFFFFFF for row in rows]
+        assert words.count(lib.EVENT_HANDSHAKE_WANTED) == left
+        assert bool(lib.ready_is_empty(loop.interface.segment, 0)) is (left == 0)
 
 
 def test_twenty_initiations_then_it_gives_up(loop: Loop) -> None:
