@@ -264,7 +264,8 @@ class _Reader:
         self.quick = quick
         self.conf = Conf()
         self.section = ""
-        self.peer_line = ""
+        # wg leaves out spaces wherever they are, wg-quick around a line only.
+        self.is_interface_of_quick = False
 
     def line(self, number: int, raw: str) -> None:
         try:
@@ -287,6 +288,7 @@ class _Reader:
             raise _Bad("not text", "there is a NUL byte in it", "remove it")
         if bare.startswith("["):
             self._begin_section(number, bare.lower())
+            self.is_interface_of_quick = _quick_key(raw, False)[2]
             return
         if not self.section:
             raise _Bad(
@@ -305,6 +307,9 @@ class _Reader:
         elif key in _WG_INTERFACE:
             self._take_wg(key, value)
         elif self.quick and (quick := _quick_key(raw, True))[0] in _QUICK:
+            if not self.is_interface_of_quick:
+                why = "wg-quick does not take the head of its section for [Interface]"
+                raise _Bad("a key of wg-quick", why, "write [Interface] without spaces in it")
             self._take_quick(quick[0], quick[1])
         else:
             raise self._unknown(

@@ -154,6 +154,14 @@ def test_mistakes_are_named(before: str, line: str, number: int) -> None:
     assert KEY[:20] not in str(error)
 
 
+def test_a_section_that_wg_quick_does_not_know_has_none_of_its_keys() -> None:
+    """wg reads [In terface] as [Interface]; wg-quick does not, and would hand Address to wg."""
+    assert conf.parse("[In\tterface]\nListenPort = 1\n", "f").interface.listen_port == 1
+    with pytest.raises(conf.ConfError) as caught:
+        conf.parse("[In\tterface]\nAddress = 10.0.0.1/24\n", "f")
+    assert caught.value.line_number == 2 and "wg-quick" in caught.value.why
+
+
 def test_quick_keys_are_not_wg_s() -> None:
     with pytest.raises(conf.ConfError, match="wg-quick strip"):
         conf.parse("[Interface]\nMTU = 1420\n", quick=False)
