@@ -57,6 +57,8 @@ class Peer:
         self.renew_at = 0.0
         self.sequence = itertools.count(1)
         self.latest = 0  # sequence number of the last echo
+        self.spoken = 0  # of the last packet
+        self.roamed_at = 0  # of the first packet from the present port
         self.sent = self.echoed = self.twice = self.early = self.nonces_twice = 0
         self.handshakes = self.asked = self.forged = 0
         self.seen: set[int] = set()
@@ -85,7 +87,8 @@ class Peer:
         if self.current is None:
             return
         self.sent += 1
-        payload = struct.pack("!IQ", self.number, next(self.sequence)) + bytes(random.randrange(0, 1200))
+        self.spoken = next(self.sequence)
+        payload = struct.pack("!IQ", self.number, self.spoken) + bytes(random.randrange(0, 1200))
         self.seal(udp_packet(self.inner, self.there, payload))
 
     def seal(self, inner: bytes) -> None:
@@ -114,6 +117,7 @@ class Peer:
     def roam(self, selector: selectors.BaseSelector) -> None:
         """Another port from now on; what is under way to the old one is lost."""
         self.hear(time.monotonic())
+        self.roamed_at = self.spoken + 1
         selector.unregister(self.socket)
         self.socket.close()
         self.socket = self._open()
@@ -168,7 +172,8 @@ class Peer:
             return
         self.echoed += 1
         self.twice += sequence in self.seen
-        self.early += sequence < self.latest
+        # What left from two ports may have waited in two receivers' sockets.
+        self.early += self.roamed_at <= sequence < self.latest
         self.seen.add(sequence)
         self.latest = sequence
 
