@@ -42,7 +42,7 @@ WORDS: Final[dict[Event, Words]] = {
         "ip link set {interface} up",
     ),
     Event.UNDER_LOAD: Words(
-        "under load: {count} handshake messages wait",
+        "under load: {count} handshake messages wait, or were in vain within a second",
         "more come than can be answered at once, as in a flood or after many peers restarted",
         "nothing is needed: senders are asked to prove their address until it is over",
     ),

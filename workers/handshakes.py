@@ -46,6 +46,10 @@ _LETTER = ("error", "source_refused")
 # Of a cell, what the limiter knows a source by: family and the first half of the address, all of an IPv4 one.
 _PLACE = {name: field.offset for name, field in ffi.typeof("struct endpoint").fields}
 _SOURCE = np.r_[_PLACE["family"] : _PLACE["family"] + 2, _PLACE["address"] : _PLACE["address"] + 8]
+_IN_VAIN = [
+    lib.HS_INITIATION_TAG, lib.HS_UNKNOWN_PEER, lib.HS_LOW_ORDER, lib.HS_TIMESTAMP_REPLAYED,
+    lib.HS_INITIATION_FLOOD, lib.HS_RESPONSE_TAG, lib.HS_COOKIE_SENT, lib.HS_RATE_LIMITED,
+]  # fmt: skip
 UNCONFIRMED = 4096  # peers of whom we remember that they did not confirm our answer
 
 Ends = npt.NDArray[np.int64]  # HS_* counters, one for each message of a batch
@@ -92,6 +96,8 @@ class Handshakes:
         self.unconfirmed: dict[int, int] = {}  # row -> answers of ours without a word in the new session
         self.under_load = False
         self.load_until = 0
+        self.vain = 0  # messages worked on in vain, or asked for a cookie, in the second until vain_until
+        self.vain_until = 0
         self.begun = 0  # initiations ever made
         self.worked = 0  # messages that macs and limiter let through
         self.cells = ffi.new("struct mailbox_cell[]", BATCH)
@@ -120,9 +126,11 @@ class Handshakes:
     def take_messages(self, now: int) -> int:
         """Deal with up to a batch of waiting messages; returns how many there were."""
         waiting = int(lib.mailbox_waiting(self.segment))
-        if waiting >= constants.UNDER_LOAD_QUEUE:
+        if now >= self.vain_until:
+            self.vain, self.vain_until = 0, now + constants.SECOND
+        if waiting >= constants.UNDER_LOAD_QUEUE or self.vain >= constants.UNDER_LOAD_VAIN:
             if now >= self.load_until:
-                self.events.tell(Event.UNDER_LOAD, count=waiting)
+                self.events.tell(Event.UNDER_LOAD, count=max(waiting, self.vain))
             self.load_until = now + constants.UNDER_LOAD_TIME
         under_load = self.under_load = now < self.load_until
         if int(self.segment.device.under_load) != under_load:
@@ -136,6 +144,7 @@ class Handshakes:
             ends = np.bincount(self.take_batch(count, under_load, now), minlength=int(lib.COUNTERS))
             for counter in np.flatnonzero(ends).tolist():
                 self.count(counter, int(ends[counter]))
+            self.vain += int(ends[_IN_VAIN].sum())
             taken += count
         return taken
 

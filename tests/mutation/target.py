@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import struct
 import time
 from collections.abc import Iterable, Sequence
@@ -60,9 +61,12 @@ class Target:
         return {name: now[name] - before for name, before in self._before.items()
                 if now[name] != before and name not in UNRELATED}
 
-    def send(self, initiator: Initiator, datagrams: Iterable[bytes]) -> int:
-        """Send all, never more under way than the engine can hold; returns how many, all dealt with."""
-        start, sent = self._ended(), 0
+    def send(self, initiator: Initiator, datagrams: Iterable[bytes], rate: float = math.inf) -> int:
+        """Send all, never more under way than the engine can hold, at most `rate` a second.
+
+        Returns how many, all dealt with.
+        """
+        start, sent, begun = self._ended(), 0, time.monotonic()
         iterator = iter(datagrams)
         socks = initiator.sockets
         while batch := list(itertools.islice(iterator, WINDOW)):
@@ -70,6 +74,7 @@ class Target:
                 socks[number % len(socks)].send(datagram)
             sent += len(batch)
             self._await(start + sent)
+            time.sleep(max(begun + sent / rate - time.monotonic(), 0))
         return sent
 
     def _ended(self) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import sys
@@ -246,9 +247,9 @@ def test_packets_that_nobody_can_have(stage: Stage, watch: Watch) -> None:
     stage.plait.ping("10.0.0.250", 2, wait=0.1)  # no peer's
     stage.plait.ping(silent.inner4, 2, wait=0.1)
     line = watch.expect(Event.PACKETS_NO_PEER)
-    assert "dropped: no peer's AllowedIPs contain their destination; compare the routes into wg0" in line
+    assert re.search(r" dropped \(\d+\): no peer's AllowedIPs contain their destination; compare", line)
     line = watch.expect(Event.PACKETS_NO_ENDPOINT)
-    assert f"from inside to {short(silent)} dropped: it is not known where that peer is" in line
+    assert re.search(rf" to {short(silent)} dropped \(\d+\): it is not known where that peer is", line)
     stage.set(f"public_key={key(silent)}\npersistent_keepalive_interval=25\n")
     assert f"no handshake with {short(silent)}: it is not known where" in watch.expect(Event.NO_ENDPOINT)
     stage.set(f"public_key={key(silent)}\nendpoint=203.0.113.1:9\n")  # there is no route

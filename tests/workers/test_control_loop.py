@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from control_harness import Holder, Interface, Parts, take_message
 
-from engine import constants, noise, timers
+from engine import constants, cookie, noise, timers
 from engine.uapi import parse_set
 from workers import configuration, control
-from workers._workers import lib
+from workers._workers import ffi, lib
 from workers.channel import Channel
 from workers.control import Control
 from workers.endpoints import Endpoint
@@ -129,6 +129,32 @@ def test_wishes_for_handshakes_wait_for_the_next_turn_when_they_are_many(
         words = [int(lib.events_read(loop.interface.segment, row)) & 0xFFFFFFFF for row in rows]
         assert words.count(lib.EVENT_HANDSHAKE_WANTED) == left
         assert bool(lib.ready_is_empty(loop.interface.segment, 0)) is (left == 0)
+
+
+def test_much_work_in_vain_is_under_load_although_nothing_waits(
+    loop: Loop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(constants, "UNDER_LOAD_VAIN", 3)
+    loop.add_peer()
+    segment = loop.interface.segment
+    place = ffi.new("struct endpoint *")
+    place.family, place.port = socket.AF_INET, socket.htons(loop.endpoint.port)
+    ffi.memmove(place.address, b"\x7f\0\0\1", 4)
+    body = bytes([1, 0, 0, 0]) + os.urandom(112)
+    wrong = cookie.add_macs(body, noise.PeerKeys(PEER, OURS.public_key).mac1_key, None)
+
+    def hear() -> tuple[int, ...]:
+        ends = (lib.HS_INITIATION_TAG, lib.HS_COOKIE_SENT)
+        before = [int(lib.counter_sum(segment, end)) for end in ends]
+        assert lib.mailbox_put(segment, 0, place, wrong, len(wrong)) == 0
+        loop.turn()
+        return tuple(int(lib.counter_sum(segment, end)) - was for end, was in zip(ends, before, strict=True))
+
+    assert [hear() for _ in range(5)] == [(1, 0)] * 3 + [(0, 1)] * 2
+    loop.turn(SECOND // 2)
+    assert hear() == (0, 1)  # for a second after the last time
+    loop.turn(SECOND)
+    assert hear() == (1, 0)
 
 
 def test_twenty_initiations_then_it_gives_up(loop: Loop) -> None:
