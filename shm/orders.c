@@ -63,12 +63,14 @@ int events_clear(const struct segment *segment, uint32_t row, uint64_t word)
 
 uint32_t events_take(const struct segment *segment, uint32_t *cursor, uint32_t *rows, uint64_t *words, uint32_t most)
 {
-    uint32_t count = 0, row, last = 0;
+    uint32_t count = 0, row, first = UINT32_MAX, last = 0;
     int wrapped = 0;
     while (count < most && (row = ready_take(segment, 0, cursor)) < segment->geometry.max_peers) {
+        if (first == UINT32_MAX)
+            first = row;
         wrapped |= row < last;
         last = row;
-        if (wrapped && count && row >= rows[0]) { /* once round: it was told more after we had taken it */
+        if (wrapped && row >= first) { /* once round: it was told more after we had taken it */
             ready_set(segment, 0, row);
             break;
         }

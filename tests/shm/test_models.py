@@ -470,3 +470,15 @@ TestScheduling = Scheduling.TestCase
 TestScheduling.settings = BUDGET
 TestMailbox = Mailbox.TestCase
 TestMailbox.settings = BUDGET
+
+
+def test_a_row_without_news_does_not_end_the_round_early() -> None:
+    """Found by Scheduling: the first row taken was only looked for among those with news."""
+    data = make(8192, max_peers=8192)
+    cursor = ffi.new("uint32_t *", 4096)
+    for row in (0, 1):
+        lib.events_give(data.segment, row, 1)
+    lib.ready_set(data.segment, 0, 8191)
+    rows, words = ffi.new("uint32_t[4]"), ffi.new("uint64_t[4]")
+    assert list(rows[0 : lib.events_take(data.segment, cursor, rows, words, 4)]) == [0, 1]
+    data.close()
