@@ -68,7 +68,8 @@ uint32_t events_take(const struct segment *segment, uint32_t *cursor, uint32_t *
     while (count < most && (row = ready_take(segment, 0, cursor)) < segment->geometry.max_peers) {
         if (first == UINT32_MAX)
             first = row;
-        wrapped |= row < last;
+        else
+            wrapped |= row <= last;
         last = row;
         if (wrapped && row >= first) { /* once round: it was told more after we had taken it */
             ready_set(segment, 0, row);
