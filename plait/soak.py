@@ -24,7 +24,7 @@ import struct
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -258,15 +258,20 @@ class Soak:
         return found
 
     def _sample(self, which: int) -> None:
-        """Descriptors and memory of all processes of the gateway, once all are there."""
+        """Descriptors and memory of all processes of the gateway, once all are there and ready."""
         wanted = {*TITLES, "standby", "supervisor"}
         _until(lambda: set(self._pids()) >= wanted, 30)
-        time.sleep(0.5)
-        pids = self._pids().values()
-        counts = [0, 0]
-        for pid in pids:
+        looks: list[int] = []  # at descriptors; the standby has its title before it has its own
+
+        def is_settled() -> bool:
+            looks.append(_descriptors(self._pids().values()))
+            time.sleep(0.1)
+            return len(set(looks[-10:])) == 1 and len(looks) >= 10
+
+        _until(is_settled, 30)
+        counts = [looks[-1], 0]
+        for pid in self._pids().values():
             with contextlib.suppress(OSError):
-                counts[0] += len(os.listdir(f"/proc/{pid}/fd"))
                 counts[1] += pss_bytes(pid)
         fds, mib = list(self.result.descriptors), list(self.result.memory_mib)
         fds[which], mib[which] = counts[0], round(counts[1] / (1 << 20), 1)
@@ -330,6 +335,14 @@ def _until(condition: Any, seconds: float) -> None:
         if time.monotonic() > deadline:
             raise TimeoutError(f"the gateway did not come to rest within {seconds:.0f} s")
         time.sleep(0.05)
+
+
+def _descriptors(pids: Iterable[int]) -> int:
+    count = 0
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            count += len(os.listdir(f"/proc/{pid}/fd"))
+    return count
 
 
 def _words(process: Process, seconds: float) -> str:

@@ -219,7 +219,8 @@ def test_answers_to_the_engines_own_initiation(bench: Bench, peer: Initiator) ->
     initiation = peer.await_answer(is_initiation)
     count = 5000
     response, _ = peer.respond(initiation)
-    bench.target.send(peer, wrong_response(Random(8), response, peer.keys.mac1_key, count))
+    wrong = wrong_response(Random(8), response, peer.keys.mac1_key, count)
+    bench.target.send(peer, wrong, rate=0.8 * constants.UNDER_LOAD_VAIN)
     reply = cookie.create_cookie_reply(peer.identity.cookie_key, bytes(32), initiation, bytes(4), 1)
     bench.target.send(peer, (reply[:24] + Random(n).randbytes(40) for n in range(count)))
     bench.target.send(peer, (reply[:4] + Random(n).randbytes(60) for n in range(count)))
