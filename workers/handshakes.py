@@ -46,10 +46,12 @@ _LETTER = ("error", "source_refused")
 # Of a cell, what the limiter knows a source by: family and the first half of the address, all of an IPv4 one.
 _PLACE = {name: field.offset for name, field in ffi.typeof("struct endpoint").fields}
 _SOURCE = np.r_[_PLACE["family"] : _PLACE["family"] + 2, _PLACE["address"] : _PLACE["address"] + 8]
-_IN_VAIN = [
+# Ends of messages that cost work and led to nothing. Those asked for a cookie are among them: while a flood
+# lasts so does being under load.
+_IN_VAIN = np.array([
     lib.HS_INITIATION_TAG, lib.HS_UNKNOWN_PEER, lib.HS_LOW_ORDER, lib.HS_TIMESTAMP_REPLAYED,
     lib.HS_INITIATION_FLOOD, lib.HS_RESPONSE_TAG, lib.HS_COOKIE_SENT, lib.HS_RATE_LIMITED,
-]  # fmt: skip
+])  # fmt: skip
 UNCONFIRMED = 4096  # peers of whom we remember that they did not confirm our answer
 
 Ends = npt.NDArray[np.int64]  # HS_* counters, one for each message of a batch
