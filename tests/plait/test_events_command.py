@@ -249,7 +249,8 @@ def test_packets_that_nobody_can_have(stage: Stage, watch: Watch) -> None:
     line = watch.expect(Event.PACKETS_NO_PEER)
     assert re.search(r" dropped \(\d+\): no peer's AllowedIPs contain their destination; compare", line)
     line = watch.expect(Event.PACKETS_NO_ENDPOINT)
-    assert re.search(rf" to {short(silent)} dropped \(\d+\): it is not known where that peer is", line)
+    name = re.escape(short(silent))
+    assert re.search(rf" to {name} dropped \(\d+\): it is not known where that peer is", line)
     stage.set(f"public_key={key(silent)}\npersistent_keepalive_interval=25\n")
     assert f"no handshake with {short(silent)}: it is not known where" in watch.expect(Event.NO_ENDPOINT)
     stage.set(f"public_key={key(silent)}\nendpoint=203.0.113.1:9\n")  # there is no route
