@@ -54,7 +54,7 @@ SWEEP_ROWS = 1 << 16  # looked through for lost wakes in a second
 NEVER = 0xFFFFFFFF_FFFFFFFF  # no word of events
 SCAN_INTERVAL = 50_000_000  # ns between two scans of the timer column, however busy the loop is
 LOADED_NAP = 0.006  # seconds; 60 messages of a flood of 10,000 a second
-SHORT_WAIT = 0.002  # seconds; grace periods, endpoints that wait for a holder, a set that rests
+SHORT_WAIT = 0.002  # seconds; grace periods, endpoints that wait for a holder, a set that pauses
 NAP_TICK = (1 << lib.TIMER_TICK_SHIFT) / SECOND
 
 
@@ -190,9 +190,7 @@ class Control:
 
     def _nap(self, now: int) -> float:
         """Seconds until something is due."""
-        if self.graces.running or self.graces.waiting or self.endpoints.waiting:
-            return SHORT_WAIT
-        if self.uapi.is_pausing or self.uapi.rests:
+        if self.graces.running or self.graces.waiting or self.endpoints.waiting or self.uapi.is_pausing:
             return SHORT_WAIT
         nap = (self.next_second - now) / SECOND
         look = self.routes.due_in(now)

@@ -2,9 +2,10 @@
 
 Everything is driven by readiness: a connection's operations are taken one at a time, the next only when
 the answer to the one before is sent, and what a client does not read is not made. Sets are
-applied one after another; a get waits for a set that is being applied, so that it never shows half. A
-long set rests after each slice for as long as the slice took: where cores are few, packets come first. What
-is asked of the engine itself is told at once: who watches wants to see a long set too.
+applied one after another; a get waits for a set that is being applied, so that it never shows half. What
+is asked of the engine itself is told at once: who watches wants to see a long set too. A set does not
+rest between slices: a core that is busy throughout is one the scheduler keeps packets off, while one busy
+now and then catches them (docs/scale.md).
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ from collections import deque
 from collections.abc import Callable, Iterator
 
 from engine import uapi
-from workers._workers import lib
 from workers.configuration import Configuration, Pause, PortRequest, Steps
 from workers.events import Events, Follower
 
@@ -24,8 +24,6 @@ log = logging.getLogger(__name__)
 
 RECEIVE_BYTES = 1 << 16
 MAX_CONNECTIONS = 128  # more wait in the listening socket
-REST_FROM = 500_000  # ns; a shorter slice is no burden
-REST_MOST = 2_000_000
 CHUNKS_A_TURN = 4  # of an answer, about 800 peers: a client that reads as fast as we write is not alone
 
 
@@ -169,7 +167,6 @@ class UapiServer:
         self.client: Connection | None = None  # whose it is
         self.is_asking = False  # it waits for the supervisor
         self.is_pausing = False  # it waits for removed peers
-        self.rest_until = 0  # ns of lib.clock_now
         self.is_listening = False
         self.listen_again()
 
@@ -198,14 +195,9 @@ class UapiServer:
         self.waiting.append((connection, operation))
 
     @property
-    def rests(self) -> bool:
-        """Whether the set waits a moment before its next slice."""
-        return self.rest_until > int(lib.clock_now())
-
-    @property
     def has_work(self) -> bool:
         """Whether `step` should be called again at once."""
-        if self.is_pausing or self.rests:
+        if self.is_pausing:
             return False
         return bool(self.waiting and self.steps is None) or (self.steps is not None and not self.is_asking)
 
@@ -222,12 +214,8 @@ class UapiServer:
                 return
             assert isinstance(operation, uapi.Set)
             self.client, self.steps = connection, self.configuration.apply(operation)
-        elif not self.is_asking and not self.rests:
-            begun = int(lib.clock_now())
+        elif not self.is_asking:
             self._advance(None)
-            ended = int(lib.clock_now())
-            took = ended - begun
-            self.rest_until = ended + min(took, REST_MOST) if took > REST_FROM else 0
 
     def push_events(self) -> None:
         """Send followers what has come; who does not read is left."""
