@@ -106,8 +106,9 @@ def resolve(host: wgconf.Host) -> uapi.Endpoint:
         except OSError as error:
             if left == 0 or (isinstance(error, socket.gaierror) and error.errno != socket.EAI_AGAIN):
                 mend = "Correct the name, or write its address."
-                raise Failure(f"the endpoint {host} has no address", str(error), mend) from error
-            print(f"{host}: {error}; trying again in {wait:.1f} s", file=sys.stderr)
+                why = error.strerror or str(error)
+                raise Failure(f"the endpoint {host} has no address", why, mend) from error
+            print(f"{host}: {error.strerror or error}; trying again in {wait:.1f} s", file=sys.stderr)
         time.sleep(wait)
         left, wait = left - 1, min(wait * 1.2, LONGEST_WAIT)
     family, _, _, _, place = answers[0]

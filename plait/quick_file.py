@@ -39,8 +39,11 @@ def read(config: str) -> tuple[str, Path, Conf]:
         raise Failure(f"{path} is refused", f"it is not UTF-8 text ({error})", "Write it anew.") from error
     except OSError as error:
         why = error.strerror or str(error)
-        denied = isinstance(error, PermissionError)
-        mend = "Run this as root." if denied else "Give a wg-quick file or its interface."
+        mend = "Give a wg-quick file or its interface."
+        if isinstance(error, PermissionError):
+            mend = "Run this as root."
+        elif bare and Path(config).is_file():
+            mend = f"A bare word is an interface: write ./{config} for the file here."
         raise Failure(f"{path} cannot be read", why, mend) from error
     if everybody:
         print(f"Warning: {path} is world accessible. Mend it: chmod 600 {path}", file=sys.stderr)

@@ -183,9 +183,14 @@ def test_a_step_that_fails_leaves_the_host_as_it_was(hosts: Host, line: str, sec
     code, words = quick(hosts, "plait", "up", "/run/wg0.conf", dns=False)
     assert code != 0
     assert said in words
-    assert "Traceback" not in words
+    assert "Traceback" not in words and "[Errno" not in words
     assert state(hosts) == before
     assert not (hosts.root / "run/wireguard/wg0.sock").exists()
+
+
+def test_a_bare_word_that_is_a_file_here_is_told_so(hosts: Host) -> None:
+    words = hosts.run(["sh", "-c", "cd /run; touch base.conf; plait up base.conf"], check=False).stderr
+    assert "write ./base.conf for the file here" in words
 
 
 def test_an_engine_that_does_not_start_is_one_sentence(hosts: Host) -> None:
