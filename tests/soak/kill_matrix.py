@@ -427,9 +427,9 @@ def _within(seconds: float, condition: Callable[[], bool]) -> bool:
     return True
 
 
-def run(handoff: str, which: list[Case], seed: int) -> Iterator[Outcome]:
-    """The outcomes of these kills, one after another in one engine. Raises LabError, RuntimeError."""
-    command = points.build()
+def run(handoff: str, which: list[Case], seed: int, command: list[str]) -> Iterator[Outcome]:
+    """The outcomes of these kills, one after another in one engine, started by the command of
+    points.build(). Raises LabError, RuntimeError."""
     with Lab() as lab:
         matrix = Matrix(lab, handoff, command, seed)
         for case in which:
@@ -449,12 +449,13 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("words", nargs="*", help="only points with one of these in their names")
     given = parser.parse_args(arguments)
+    command = points.build()
     begun, count, bad = time.monotonic(), 0, 0
     print(f"{'':62}{'back ms':>9}{'lost':>6}{'counted':>9}{'dropped':>9}")
     for handoff in given.handoff or kill_points.HANDOFFS:
         every = kill_points.cases(handoff)
         which = [case for case in every if not given.words or any(w in str(case) for w in given.words)]
-        for outcome in run(handoff, which, given.seed):
+        for outcome in run(handoff, which, given.seed, command):
             numbers = f"{outcome.back_ms:9}{outcome.lost:6}{outcome.counted:9}{outcome.dropped:9}"
             print(f"{outcome.case!s:62}{numbers}", flush=True)
             for words in outcome.wrong:

@@ -1,20 +1,21 @@
-"""Kills at marked points: that all points are in the matrix, and a selection of it.
+"""Kills at all marked points, in both hand-offs; and that all points are in the matrix.
 
-`python -m tests.soak.kill_matrix` is the whole.
+`python -m tests.soak.kill_matrix` prints a line for each, and takes other seeds.
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from shm import _shm
 from tests.soak import points
-from tests.soak.kill_matrix import run
-from tests.soak.kill_points import HANDOFFS, cases, selection
+from tests.soak.kill_matrix import Outcome, run
+from tests.soak.kill_points import HANDOFFS, cases
 from workers import _workers
 
 PAGE = points.ROOT / "docs/reliability.md"
@@ -25,8 +26,6 @@ def test_every_point_is_in_the_matrix_and_stands_once() -> None:
     assert [name for name, count in Counter(names).items() if count > 1] == []
     assert set(names) == {case.point for handoff in HANDOFFS for case in cases(handoff)}
     assert all(len(name) < points.NAME_BYTES for name in names)
-    selected = {case.point.partition(":")[0] for handoff in HANDOFFS for case in selection(handoff)}
-    assert selected == {name.partition(":")[0] for name in names}
 
 
 def test_the_page_tells_of_every_kind_of_point() -> None:
@@ -46,11 +45,15 @@ def test_what_ships_has_no_points() -> None:
         assert [name for name in points.names() if name.encode() in content] == []
 
 
+def killed_at_all_points(handoff: str, command: list[str]) -> list[Outcome]:
+    return list(run(handoff, cases(handoff), 1, command))
+
+
 @pytest.mark.network
-@pytest.mark.parametrize("handoff", HANDOFFS)
-def test_kills_at_a_selection_of_points(handoff: str) -> None:
-    which = selection(handoff)
-    outcomes = list(run(handoff, which, seed=1))
-    wrong = {str(outcome.case): outcome.wrong for outcome in outcomes if outcome.wrong}
-    assert wrong == {}
-    assert len(outcomes) == len(which)
+def test_kills_at_every_point() -> None:
+    command = points.build()
+    with ProcessPoolExecutor(len(HANDOFFS)) as pool:  # at the same time: each mostly waits
+        found = list(pool.map(killed_at_all_points, HANDOFFS, [command] * len(HANDOFFS)))
+    for handoff, outcomes in zip(HANDOFFS, found, strict=True):
+        assert {str(outcome.case): outcome.wrong for outcome in outcomes if outcome.wrong} == {}
+        assert len(outcomes) == len(cases(handoff))
