@@ -164,57 +164,43 @@ static void collapse(struct allowedips *ips, uint32_t number)
 
 /* ---- the writer: lists of a peer's nodes; the first one's peer_previous is the last ----
  *
- * They begin in rows, so anybody may have damaged one. The damage stays with that peer: the list of
- * waiting nodes has links of its own, and nodes of others are not written to. */
+ * Where they begin is control's alone, as the nodes are: a worker that writes where it must not
+ * reaches no list. */
 
 static uint32_t *head_of(uint8_t *first, uint32_t stride, uint32_t row)
 {
     return (uint32_t *)(void *)(first + (uint64_t)row * stride);
 }
 
-/* A list's first node. Its number stands in the peer's row, which every process may write: one that
- * is not a node of this peer (row + 1) counts as none. */
-static uint32_t first_of(const struct allowedips *ips, const uint32_t *head, uint32_t peer)
-{
-    uint32_t number = __atomic_load_n(head, __ATOMIC_RELAXED);  /* once: what is checked is what is used */
-
-    return number < ips->max_nodes && ips->nodes[number].peer == peer ? number : 0;
-}
-
 /* The node's peer is set already. */
 static void list_add(struct allowedips *ips, uint32_t *head, uint32_t number)
 {
     struct trie_node *nodes = ips->nodes, *node = &nodes[number];
-    uint32_t first = first_of(ips, head, node->peer);
 
     node->peer_next = 0;
-    if (first && first != number) {
-        node->peer_previous = nodes[first].peer_previous;
-        if (nodes[node->peer_previous].peer == node->peer)
-            nodes[node->peer_previous].peer_next = number;
-        nodes[first].peer_previous = number;
+    if (*head) {
+        node->peer_previous = nodes[*head].peer_previous;
+        nodes[node->peer_previous].peer_next = number;
+        nodes[*head].peer_previous = number;
     } else {
         node->peer_previous = number;
         *head = number;
     }
 }
 
-/* The node's peer is still set. */
 static void list_remove(struct allowedips *ips, uint32_t *head, uint32_t number)
 {
     struct trie_node *nodes = ips->nodes;
-    const struct trie_node *node = &nodes[number];
-    uint32_t next = node->peer_next, previous = node->peer_previous, first;
+    uint32_t next = nodes[number].peer_next, previous = nodes[number].peer_previous;
 
     if (*head == number)
         *head = next;
-    else if (nodes[previous].peer == node->peer)
+    else
         nodes[previous].peer_next = next;
-    first = first_of(ips, head, node->peer);
-    if (next && nodes[next].peer == node->peer)
+    if (next)
         nodes[next].peer_previous = previous;
-    else if (first)
-        nodes[first].peer_previous = previous;
+    else if (*head)
+        nodes[*head].peer_previous = previous;
 }
 
 /* Row + 1, or 0. One store for readers: a prefix that moves always belongs to somebody. */
@@ -311,12 +297,11 @@ int allowedips_remove(struct allowedips *ips, const uint8_t *address, uint32_t b
 
 uint32_t allowedips_remove_peer(struct allowedips *ips, uint32_t peer, uint8_t *first, uint32_t stride)
 {
-    uint32_t removed = 0, number;
+    uint32_t removed = 0;
     const uint32_t *head = head_of(first, stride, peer);
 
-    /* A damaged list ends the loop. */
-    for (; (number = first_of(ips, head, peer + 1)); removed++)
-        remove_node(ips, number, first, stride);
+    for (; *head; removed++)
+        remove_node(ips, *head, first, stride);
     return removed;
 }
 

@@ -86,23 +86,22 @@ static int is_own(const struct peer_changes *changes, const struct record *recor
 
 static const struct trie_node *node_of(const struct allowedips *ips, uint32_t number)
 {
-    /* The first number stands in a row, which every process may write. */
-    return number && number <= ips->used ? &ips->nodes[number] : NULL;
+    return number ? &ips->nodes[number] : NULL;
 }
 
 static uint32_t count_allowed(const struct peer_table *table, uint32_t row)
 {
     uint32_t count = 0;
-    const struct trie_node *node = node_of(table->ips, table->segment->rows[row].first_allowed);
+    const struct trie_node *node = node_of(table->ips, table->vault[row].first_allowed);
 
-    for (; node && count < table->ips->max_nodes; count++)
+    for (; node; count++)
         node = node_of(table->ips, node->peer_next);
     return count;
 }
 
 static int has_same_allowed(const struct peer_table *table, uint32_t row, const struct record *record)
 {
-    const struct trie_node *node = node_of(table->ips, table->segment->rows[row].first_allowed);
+    const struct trie_node *node = node_of(table->ips, table->vault[row].first_allowed);
 
     for (uint32_t i = 0; i < record->ip_count; i++) {
         const uint8_t *ip = record->ips + RECORD_ALLOWED_BYTES * (uint64_t)i;
@@ -277,15 +276,15 @@ static uint32_t change_keepalive(const struct peer_changes *changes, uint32_t ro
 static void change_allowed(const struct peer_changes *changes, uint32_t row, const struct record *record)
 {
     struct allowedips *ips = changes->table->ips;
-    uint8_t *first = (uint8_t *)&changes->table->segment->rows[0].first_allowed;
+    uint8_t *first = table_allowed(changes->table);
 
     for (uint32_t i = 0; i < record->ip_count; i++) {
         const uint8_t *ip = record->ips + RECORD_ALLOWED_BYTES * (uint64_t)i;
         uint32_t bits = ip[17] & ALLOWED_IPV6 ? 128 : 32;
         if (ip[17] & ALLOWED_REMOVED)
-            allowedips_remove(ips, ip, bits, ip[16], row, first, PEER_ROW_BYTES);
+            allowedips_remove(ips, ip, bits, ip[16], row, first, sizeof(struct vault_row));
         else
-            allowedips_insert(ips, ip, bits, ip[16], row, first, PEER_ROW_BYTES);
+            allowedips_insert(ips, ip, bits, ip[16], row, first, sizeof(struct vault_row));
     }
 }
 
@@ -299,7 +298,7 @@ static void claim(const struct peer_changes *changes, uint32_t row, const struct
         memset(table->vault[row].preshared_key, 0, 32);
     table->segment->rows[row].keepalive = 0;
     if (!has_same_allowed(table, row, record))
-        allowedips_remove_peer(table->ips, row, (uint8_t *)&table->segment->rows[0].first_allowed, PEER_ROW_BYTES);
+        table_disallow_all(table, row);
 }
 
 static void note_added(struct peer_changes *changes, uint32_t row)
@@ -343,7 +342,7 @@ static int apply(struct peer_changes *changes, const struct record *record)
     if (record->preshared_key)
         memcpy(table->vault[row].preshared_key, record->preshared_key, 32);
     if (record->flags & RECORD_REPLACE && !has_same_allowed(table, row, record))
-        allowedips_remove_peer(table->ips, row, (uint8_t *)&segment->rows[0].first_allowed, PEER_ROW_BYTES);
+        table_disallow_all(table, row);
     change_allowed(changes, row, record);
     if (record->keepalive)
         orders |= change_keepalive(changes, row, load16(record->keepalive));

@@ -62,16 +62,16 @@ static uint32_t write_peer(const struct peer_table *table, uint32_t row, char *t
 static uint64_t write_whole(const struct peer_table *table, uint32_t row, char *text, uint64_t bytes)
 {
     const struct allowedips *ips = table->ips;
-    uint32_t number = table->segment->rows[row].first_allowed;
+    uint32_t number = table->vault[row].first_allowed;
     uint64_t used;
 
     if (bytes < UAPI_PEER_TEXT)
         return 0;
     used = write_peer(table, row, text);
-    while (number && number <= ips->used) {  /* the first stands in a row, which every process may write */
+    while (number) {
         const struct trie_node *node = &ips->nodes[number];
         if (bytes - used < UAPI_ALLOWED_TEXT)
-            return 0;  /* a ring of nodes ends here too */
+            return 0;
         used += uapi_write_allowed(text + used, node->address, node->bits == 32 ? 32 : 128, node->cidr);
         number = node->peer_next;
     }

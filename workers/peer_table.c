@@ -12,11 +12,6 @@
 
 _Static_assert(sizeof(struct vault_row) == 96, "a vault row has 96 bytes");
 
-static uint8_t *first_of(const struct peer_table *table)
-{
-    return (uint8_t *)&table->segment->rows[0].first_allowed;
-}
-
 static void wipe(struct peer_table *table, uint32_t row)
 {
     struct peer_row *peer = &table->segment->rows[row];
@@ -24,6 +19,16 @@ static void wipe(struct peer_table *table, uint32_t row)
 
     memset(peer, 0, sizeof *peer);
     peer->generation = generation;
+}
+
+uint8_t *table_allowed(const struct peer_table *table)
+{
+    return (uint8_t *)&table->vault[0].first_allowed;
+}
+
+uint32_t table_disallow_all(const struct peer_table *table, uint32_t row)
+{
+    return allowedips_remove_peer(table->ips, row, table_allowed(table), sizeof *table->vault);
 }
 
 uint32_t table_add(struct peer_table *table, const uint8_t public_key[32])
@@ -66,7 +71,7 @@ void table_take_away(struct peer_table *table, const uint32_t *rows, uint32_t co
 
     for (uint32_t i = 0; i < count; i++) {
         uint32_t row = rows[i];
-        allowedips_remove_peer(table->ips, row, first_of(table), PEER_ROW_BYTES);
+        table_disallow_all(table, row);
         POINT("removal: out of the trie, still live");
         publickeys_remove(table->keys, row);
         __atomic_store_n(&segment->rows[row].state, PEER_RETIRING, __ATOMIC_RELEASE);

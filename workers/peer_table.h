@@ -13,14 +13,14 @@
 /* cdef begin */
 enum peer_state { PEER_UNUSED, PEER_LIVE, PEER_RETIRING };
 
-/* A peer's secrets, in the vault. 96 bytes. */
+/* What control alone may see or change of a peer, in the vault. 96 bytes. */
 struct vault_row {
     uint8_t preshared_key[32];
     uint8_t static_static[32];
     uint8_t timestamp_seen[12];  /* latest TAI64N of an accepted initiation */
     uint8_t timestamp_sent[12];  /* latest TAI64N of ours */
     uint32_t flags;
-    uint32_t reserved;
+    uint32_t first_allowed;      /* head of the list of trie nodes that name this peer */
 };
 
 struct peer_table {
@@ -37,6 +37,10 @@ struct peer_table {
 };
 
 /* ---- rows ---- */
+/* Where the lists of each row's allowed IPs begin: row 0's, with a stride of sizeof(struct vault_row). */
+uint8_t *table_allowed(const struct peer_table *table);
+/* No prefix belongs to the row any more. How many did. */
+uint32_t table_disallow_all(const struct peer_table *table, uint32_t row);
 /* A new peer in a free row or the next one, below rows_ready. */
 uint32_t table_add(struct peer_table *table, const uint8_t public_key[32]);
 /* Live rows leave trie and public keys, secrets wiped, state retiring. */

@@ -257,22 +257,21 @@ class Peers:
             self.reclaim_later()
 
     def disallow_all(self, row: int) -> None:
-        if lib.allowedips_remove_peer(self.ips, row, *self._first()):
+        if lib.table_disallow_all(self.table, row):
             self.reclaim_later()
 
     def allowed(self, row: int) -> list[tuple[bytes, int]]:
         """The peer's prefixes as (address, cidr), first given first."""
         found: list[tuple[bytes, int]] = []
-        number, limit = int(self.rows[row].first_allowed), self.memory.max_trie_nodes
-        nodes = self.ips.nodes
-        while 0 < number < limit and len(found) < limit:
-            node = nodes[number]
+        number = int(self.table.vault[row].first_allowed)
+        while number:
+            node = self.ips.nodes[number]
             found.append((bytes(ffi.buffer(node.address, node.bits // 8)), int(node.cidr)))
             number = int(node.peer_next)
         return found
 
     def _first(self) -> tuple[Any, int]:
-        return ffi.cast("uint8_t *", ffi.addressof(self.rows[0], "first_allowed")), lib.PEER_ROW_BYTES
+        return lib.table_allowed(self.table), ffi.sizeof("struct vault_row")
 
     def _ensure_nodes(self) -> None:
         needed = min(int(self.ips.used) + 3, self.memory.max_trie_nodes)
@@ -333,7 +332,7 @@ class Peers:
         lib.table_recover(self.table)
         retiring = []
         for row in np.flatnonzero(states == RETIRING):
-            lib.allowedips_remove_peer(self.ips, int(row), *self._first())
+            lib.table_disallow_all(self.table, int(row))
             retiring.append(int(row))
         free = np.flatnonzero((states != LIVE) & (states != RETIRING))[::-1]
         self.free_rows[: len(free)] = free

@@ -51,7 +51,7 @@ ROW = np.dtype(
         ("timestamp_seen", "u1", 12),  # latest TAI64N of an accepted initiation
         ("timestamp_sent", "u1", 12),  # latest TAI64N of ours
         ("flags", "u4"),
-        ("reserved", "u4"),
+        ("first_allowed", "u4"),  # head of the list of trie nodes that name this peer
     ]
 )
 
@@ -184,10 +184,6 @@ class Vault:
 
     def store_timestamp_sent(self, row: int, timestamp: bytes) -> None:
         self.rows["timestamp_sent"][row] = np.frombuffer(timestamp, np.uint8)
-
-    def wipe(self, row: int) -> None:
-        """The peer is gone, or the row is about to be used."""
-        self.rows[row] = np.zeros((), ROW)
 
     # -- the redo record ----------------------------------------------------------------------
 

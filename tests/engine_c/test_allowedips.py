@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from engine._engine import ffi, lib
 
-from .trie import FREE, LIVE, NOBODY, Network, Scan, Trie
+from .trie import LIVE, NOBODY, Network, Scan, Trie
 
 ROWS = 5
 
@@ -305,23 +305,3 @@ def test_empty() -> None:
     assert trie.lookup(IPv4Address("10.0.0.1")) == trie.lookup(IPv6Address("::1")) == NOBODY
     trie.recover()
     assert trie.check() == {}
-
-
-def test_a_damaged_list_of_one_peer_frees_no_node_that_is_in_the_tree() -> None:
-    """List heads stand in rows, which every worker may write: here one loses its list."""
-    a, b, c, new, other = (ip_network(f"10.{i}.0.0/16") for i in range(5))
-    trie = Trie(64, 3)
-    for network in (a, b, c):
-        trie.insert(network, 0)
-    trie.insert(other, 1)
-    ffi.cast("uint32_t *", trie.first)[0] = 0
-    trie.insert(new, 0)
-    for network, row in ((c, 0), (other, 1), (a, 0)):
-        assert trie.remove(network, row) == 1
-    lib.allowedips_reclaim(trie.ips)
-    free = trie.chain(trie.ips.free_head, "child")
-    assert all(trie.nodes[number].state == FREE and not trie.nodes[number].peer for number in free)
-    for i in range(40, 60):  # whatever is free is used again
-        trie.insert(ip_network(f"172.16.{i}.0/24"), 1)
-    assert trie.lookup(IPv4Address("10.1.0.1")) == trie.lookup(IPv4Address("10.3.0.1")) == 0
-    assert trie.lookup(IPv4Address("172.16.41.1")) == 1

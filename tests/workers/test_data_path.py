@@ -87,6 +87,8 @@ class Path:
             ffi.addressof(self.device, "trie_root4"),
             ffi.addressof(self.device, "trie_root6"),
         )
+        self.heads = ffi.new("uint32_t[2]")  # of the lists of allowed IPs
+        self.lists = (ffi.cast("uint8_t *", self.heads), 4)
         self.peer(0, allowed="10.0.0.2", local=1, remote=2)
         self.peer(1, allowed="10.0.0.1", local=2, remote=1)
 
@@ -98,9 +100,8 @@ class Path:
             lib.queue_initialise(self.segment, 2 * row + direction)
         lib.token_initialise(self.segment, row)
         lib.timers_initialise(self.segment.columns, GEOMETRY["max_peers"], row)
-        first = ffi.cast("uint8_t *", ffi.addressof(self.segment.rows[0], "first_allowed"))
         address = ffi.from_buffer(socket.inet_aton(allowed))
-        assert lib.allowedips_insert(self.ips, address, 32, 32, row, first, lib.PEER_ROW_BYTES) == 0
+        assert lib.allowedips_insert(self.ips, address, 32, 32, row, *self.lists) == 0
         table = ffi.cast("struct index_entry *", self.segment.index)
         index = {n: lib.index_of(self.device.index_key, n, table[n].generation + 1) for n in (1, 2)}
         keypair = ffi.cast("struct keypair *", self.segment.keypairs) + local

@@ -33,10 +33,9 @@ class TrainPath(Path):
 
     def __init__(self, handoff: str) -> None:
         super().__init__()
-        first = ffi.cast("uint8_t *", ffi.addressof(self.segment.rows[0], "first_allowed"))
         for row, address in ((0, TWO[1]), (1, ONE[1])):
             packed = ffi.from_buffer(socket.inet_pton(socket.AF_INET6, address))
-            assert lib.allowedips_insert(self.ips, packed, 128, 128, row, first, lib.PEER_ROW_BYTES) == 0
+            assert lib.allowedips_insert(self.ips, packed, 128, 128, row, *self.lists) == 0
         assert receive_trains([(self.udp.fileno(), None)])
         self.offload()
         self.handoff = HANDOFFS[handoff]
