@@ -35,7 +35,7 @@ from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from tunnel import PORT, Side, Transfer, Tunnel, eventually, two_hosts
+from tunnel import PORT, Side, Tunnel, begin_each_way, eventually, two_hosts
 
 from plait.lab import PLAIT, WIREGUARD_GO, Host, Lab, LabError, missing
 
@@ -118,8 +118,7 @@ def run(cell: Cell, count: int, course: Course | None = None) -> int:
             initiator, responder = tunnel.sides
             plait, go = tunnel.sides if cell.initiator == "plait" else (responder, initiator)
             assert initiator.echo(responder.address4) == 3, "no handshake"
-        flows = [Transfer(initiator.host, responder.host, responder.address4, count, endless=True),
-                 Transfer(responder.host, initiator.host, initiator.address6, count, endless=True)]
+        flows = begin_each_way(initiator, responder, count, back=6, endless=True)
         try:
             with course.part("flow"):
                 eventually(lambda: min(initiator.transfer()) > count // 10, 60)

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pytest
-from tunnel import Transfer, eventually, two_hosts
+from tunnel import begin_each_way, eventually, two_hosts
 
 from plait.lab import PLAIT, WIREGUARD_GO, Lab
 
@@ -28,8 +28,7 @@ def test_bytes_flow_across_new_keys(responder: Sequence[str], steps: Sequence[in
     with Lab() as lab:
         tunnel = two_hosts(lab, PLAIT, responder, psk=True, stepped=True)
         initiator, target = tunnel.sides
-        flows = [Transfer(initiator.host, target.host, target.address4, BYTES // 2, endless=True),
-                 Transfer(target.host, initiator.host, initiator.address4, BYTES // 2, endless=True)]
+        flows = begin_each_way(initiator, target, BYTES // 2, endless=True)
         eventually(lambda: min(initiator.transfer()) > BYTES // 10, 60)
         for step in steps:
             handshake = initiator.handshake()

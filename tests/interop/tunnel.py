@@ -180,11 +180,21 @@ class Transfer:
         assert total >= self.count if self._enough is not None else total == self.count
 
 
+def begin_each_way(one: Side, two: Side, count: int, version: int = 4, back: int | None = None,
+                   endless: bool = False) -> list[Transfer]:
+    """count bytes over TCP through the tunnel both ways at once; back: inner version of the second.
+
+    That begins when there is a session: until then its side may not know where the other is, and says
+    that the host cannot be reached.
+    """
+    there = Transfer(one.host, two.host, two.address(version), count, endless)
+    eventually(lambda: two.handshake() != (0, 0))
+    return [there, Transfer(two.host, one.host, one.address(back or version), count, endless)]
+
+
 def transfer_each_way(one: Side, two: Side, count: int, version: int = 4) -> None:
     """count bytes over TCP through the tunnel both ways at once."""
-    both = [Transfer(one.host, two.host, two.address(version), count),
-            Transfer(two.host, one.host, one.address(version), count)]
-    for transfer in both:
+    for transfer in begin_each_way(one, two, count, version):
         transfer.finish()
 
 
