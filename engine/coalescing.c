@@ -12,6 +12,9 @@
 #define TCP_ACK 0x10
 #define TCP_PSH 0x08
 #define MOST_BYTES 65535u
+/* Of a UDP super-packet: kernels that check refuse more than UDP_MAX_SEGMENTS (linux/virtio_net.h since 6.7), and
+ * that is 128 since 6.9 and was 64. */
+#define UDP_PACKETS_MOST 64u
 
 struct flow {
     uint32_t ip;         /* bytes of the IP header */
@@ -138,6 +141,8 @@ void coalescing_join(struct packet *packets, uint32_t count, uint32_t kinds, str
     push = flow.tcp ? packets[0].data[flow.ip + 13] & TCP_PSH : 0;
     if (push || !checksums_are_right(&packets[0], &flow))
         return;
+    if (!flow.tcp && count > UDP_PACKETS_MOST)
+        count = UDP_PACKETS_MOST;
     for (uint32_t n = 1; n < count; n++) {
         if (!flow_read(&packets[n], &next) || !follows(&packets[0], &flow, &packets[n], &next, n) ||
             joined->length + next.payload > MOST_BYTES || !checksums_are_right(&packets[n], &next))

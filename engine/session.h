@@ -11,7 +11,7 @@
 #include "timers.h"
 
 /* cdef begin */
-#define SESSION_BATCH 128
+#define SESSION_BATCH 256
 
 enum verdict {
     VERDICT_DELIVER,          /* inbound: an inner packet for the TUN; outbound: ready to send */

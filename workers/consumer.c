@@ -64,6 +64,8 @@ static int take_next(struct consumer *consumer, uint64_t now)
         ready_set(s, 1 + owner, row);
         bell_ring(s, WORKER_CONSUMER + owner, -1);
     } else if (holder_take(holder, row)) {
+        /* Where nobody waits behind it, a peer may have a whole batch. */
+        holder->budget = ready_is_empty(s, 1 + consumer->number) ? BATCH_PACKETS : TAKE_BUDGET;
         holder_take_turn(holder, row, now);
     }
     return 1;

@@ -173,7 +173,7 @@ uint32_t holder_open_batch(struct holder *holder, uint32_t row, uint64_t now)
     uint32_t numbers[TAKE_BUDGET];
     uint32_t count, packets = 0;
 
-    count = queue_pop_sc(s, holder->mark, 2 * row + INBOUND, numbers, TAKE_BUDGET, TAKE_BUDGET);
+    count = queue_pop_sc(s, holder->mark, 2 * row + INBOUND, numbers, TAKE_BUDGET, holder_batch(holder));
     if (!count)
         return 0;
     holder_session(holder, row, &opening.session);

@@ -131,7 +131,7 @@ uint32_t holder_seal_batch(struct holder *holder, uint32_t row, uint64_t now)
     uint32_t numbers[TAKE_BUDGET];
     uint32_t count, packets = 0;
 
-    count = queue_pop_sc(s, holder->mark, 2 * row + OUTBOUND, numbers, TAKE_BUDGET, TAKE_BUDGET);
+    count = queue_pop_sc(s, holder->mark, 2 * row + OUTBOUND, numbers, TAKE_BUDGET, holder_batch(holder));
     if (!count)
         return 0;
     holder_session(holder, row, &sealing.session);

@@ -21,6 +21,9 @@ from workers.failure import Exit, Failure
 
 DEVICE = "/dev/net/tun"
 MTU = 1420  # 1500 less 80: outer IPv6, UDP, the data message
+# Packets that wait to be read, each queue: as many as the kernel's WireGuard keeps (queueing.h,
+# MAX_QUEUED_PACKETS); TUN's own 500 overflow when a reader wakes a few milliseconds late.
+QUEUE_LENGTH = 1024
 VNET_HEADER_BYTES = 10
 
 TUNSETIFF = 0x400454CA
@@ -29,6 +32,7 @@ TUNGETIFF = 0x800454D2
 TUNSETVNETHDRSZ = 0x400454D8
 TUNSETQUEUE = 0x400454D9
 SIOCSIFMTU = 0x8922
+SIOCSIFTXQLEN = 0x8943
 
 IFF_TUN = 0x0001
 IFF_MULTI_QUEUE = 0x0100
@@ -63,7 +67,7 @@ def open_queues(name: str, count: int, attached: int) -> list[int]:
     """Create the interface `name` with `count` queues and leave the first `attached` in use.
 
     Returns `count` fds: nonblocking, close-on-exec, with a 10-byte vnet header before each
-    packet and no offloads. The MTU is 1420. Raises Failure and leaves nothing behind.
+    packet and no offloads. The MTU is 1420, txqueuelen 1024. Raises Failure and leaves nothing behind.
     """
     check_name(name)
     fds: list[int] = []
@@ -77,6 +81,7 @@ def open_queues(name: str, count: int, attached: int) -> list[int]:
         for fd in fds[attached:]:
             fcntl.ioctl(fd, TUNSETQUEUE, _IFREQ_FLAGS.pack(b"", IFF_DETACH_QUEUE))
         set_mtu(name, MTU)
+        _set(name, SIOCSIFTXQLEN, QUEUE_LENGTH)
     except BaseException:
         for fd in fds:
             os.close(fd)
@@ -128,8 +133,12 @@ def use_queue(fd: int, use: bool) -> None:
 
 def set_mtu(name: str, mtu: int) -> None:
     """Set the MTU of an interface in this network namespace. OSError from the kernel."""
+    _set(name, SIOCSIFMTU, mtu)
+
+
+def _set(name: str, request: int, value: int) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        fcntl.ioctl(sock, SIOCSIFMTU, _IFREQ_INT.pack(name.encode(), mtu))
+        fcntl.ioctl(sock, request, _IFREQ_INT.pack(name.encode(), value))
 
 
 def _open_device(name: str) -> int:

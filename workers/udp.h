@@ -61,7 +61,7 @@ struct udp_sent {
     uint32_t trains_refused;  /* 1: this device takes no trains at all (EIO) */
 };
 
-#define UDP_SEND_MOST 128
+#define UDP_SEND_MOST 256
 
 /* Sends up to UDP_SEND_MOST messages to one endpoint in order, neighbours of one size as a train
  * (UDP_SEGMENT) if trains is 1, waiting briefly when the socket's buffer is full. */

@@ -37,7 +37,8 @@ def test_queues_beyond_those_in_use_are_detached(host: Host) -> None:
     run(host, """
 fds = tun.open_queues("t0", 4, 2)
 assert len(fds) == 4 and "numqueues 2 numdisabled 2" in link(), link()
-assert "mtu 1420" in link() and "vnet_hdr on" in link() and "pi off" in link() and "persist off" in link()
+for said in ("mtu 1420", "qlen 1024", "vnet_hdr on", "pi off", "persist off"):
+    assert said in link(), said
 for fd in fds:
     assert not os.get_blocking(fd) and not os.get_inheritable(fd)
     assert struct.unpack("i", fcntl.ioctl(fd, 0x800454d7, bytes(4)))[0] == 10  # TUNGETVNETHDRSZ
