@@ -4,8 +4,9 @@
 #include <stddef.h>
 #include <string.h>
 
-/* The callers' frames and the providers' own end above this depth. */
-#define STACK_BYTES 65536
+/* The callers' frames, the providers' own and those of a send (workers/udp.c, the largest), where registers may be
+ * kept that a provider left a key in, end above this depth. */
+#define STACK_BYTES 131072
 
 /* By what was measured (docs/performance.md): ipsec-mb with AVX-512, BoringSSL, ipsec-mb with AVX2, EVP. */
 static struct aead *fastest(void)

@@ -31,7 +31,7 @@ struct aead_job {
 void aead_seal(struct aead *aead, struct aead_job *jobs, uint32_t count);
 void aead_open(struct aead *aead, struct aead_job *jobs, uint32_t count);
 /* Overwrites what the latest messages' keys left in the provider and on this thread's stack. For idle
- * moments: about 64 KiB are written. */
+ * moments: about 128 KiB are written. */
 void aead_forget(struct aead *aead);
 /* cdef end */
 

@@ -120,22 +120,33 @@ static uint32_t level_find(const struct levels *l, int level, uint32_t from)
     return NONE;
 }
 
+/* The next row from the cursor on, around the end once; NONE when there is none. */
+static uint32_t next_row(const struct segment *segment, const struct levels *l, uint32_t cursor)
+{
+    uint32_t from = cursor < segment->geometry.max_peers ? cursor : 0;
+    uint32_t row = level_find(l, 0, from);
+
+    return row == NONE && from ? level_find(l, 0, 0) : row;
+}
+
 uint32_t ready_take(const struct segment *segment, uint32_t set, uint32_t *cursor)
 {
     struct levels l = levels_of(segment, set);
-    uint32_t from = *cursor < segment->geometry.max_peers ? *cursor : 0;
-    for (int pass = 0; pass < 2; pass++, from = 0) {
-        uint32_t row;
-        while ((row = level_find(&l, 0, from)) != NONE) {
-            /* acquire: pairs with every setter of this bit; this is the only clearer */
-            __atomic_fetch_and(&l.word[0][row / 64], ~bit_of(row), __ATOMIC_ACQ_REL);
-            *cursor = row + 1 < segment->geometry.max_peers ? row + 1 : 0;
-            return row;
-        }
-        if (from == 0)
-            break;
-    }
-    return NONE;
+    uint32_t row = next_row(segment, &l, *cursor);
+
+    if (row == NONE)
+        return NONE;
+    /* acquire: pairs with every setter of this bit; this is the only clearer */
+    __atomic_fetch_and(&l.word[0][row / 64], ~bit_of(row), __ATOMIC_ACQ_REL);
+    *cursor = row + 1 < segment->geometry.max_peers ? row + 1 : 0;
+    return row;
+}
+
+int ready_waits(const struct segment *segment, uint32_t set, uint32_t cursor)
+{
+    struct levels l = levels_of(segment, set);
+
+    return next_row(segment, &l, cursor) != NONE;
 }
 
 int ready_is_set(const struct segment *segment, uint32_t set, uint32_t row)

@@ -20,6 +20,7 @@ _Static_assert(sizeof(struct keypair) == KEYPAIR_BYTES, "shm/layout.h and engine
 _Static_assert(sizeof(struct trie_node) == TRIE_NODE_BYTES, "shm/layout.h and engine/allowedips.h disagree");
 _Static_assert(sizeof(struct peer_row) == PEER_ROW_BYTES, "a peer row is not what it says");
 _Static_assert(sizeof(struct node) == 64 && sizeof(struct worker) == 128, "a line is not a line");
+_Static_assert(BATCH_PACKETS + 64 <= SESSION_BATCH, "a usual batch is more than one");
 _Static_assert((int)TIMER_COLUMN_COUNT <= TIMER_COLUMNS, "more timer columns than the layout has");
 
 int holder_initialise(struct holder *holder, const struct segment *segment, struct aead *aead,
@@ -153,10 +154,10 @@ uint32_t holder_take_turn(struct holder *holder, uint32_t row, uint64_t now)
      * was pushed meanwhile is drained here rather than by waking a consumer for it. */
     do {
         moved = in + out;
-        while (in < holder->budget && (batch = holder_open_batch(holder, row, now)))
+        while (in < holder->budget && (batch = holder_open_batch(holder, row, now, holder->budget - in)))
             in += batch;
         usable = holder_can_send(holder, row, now);
-        while (usable && out < holder->budget && (batch = holder_seal_batch(holder, row, now)))
+        while (usable && out < holder->budget && (batch = holder_seal_batch(holder, row, now, holder->budget - out)))
             out += batch;
     } while (in + out > moved && in < holder->budget && out < holder->budget);
     if (!usable && !queue_is_empty(s, 2 * row + OUTBOUND)) {

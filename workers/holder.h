@@ -7,6 +7,10 @@
 #include "shm/segment.h"
 
 /* cdef begin */
+/* Of one batch: with the last node, which has 64 packets at the most as a rule, what a session takes at once.
+ * Super-packets of 47 and trains of 45 fit better into each other the more there are of them. */
+#define BATCH_PACKETS 192
+
 struct holder {
     const struct segment *segment;
     struct aead *aead;
@@ -20,7 +24,7 @@ struct holder {
     uint8_t *cuttings;         /* packets cut from super-packets, until they are sent */
 };
 /* aead from aead_new; the fds stay the caller's. Fills in defaults: no fds, no offloads, a
- * consumer's budget. 0, or -1 when memory is refused. */
+ * budget of TAKE_BUDGET. 0, or -1 when memory is refused. */
 int holder_initialise(struct holder *holder, const struct segment *segment, struct aead *aead,
                       uint32_t worker);
 void holder_release(struct holder *holder);
@@ -33,14 +37,6 @@ int holder_take_idle(const struct holder *holder, uint32_t row);
  * dealt with. */
 uint32_t holder_take_turn(struct holder *holder, uint32_t row, uint64_t now);
 /* cdef end */
-
-/* Packets taken for one batch at the most: with the last node still within what a session takes at once.
- * Super-packets of 47 and trains of 45 fit better into each other the more there are of them. */
-#define BATCH_PACKETS (SESSION_BATCH - TAKE_BUDGET)
-static inline uint32_t holder_batch(const struct holder *holder)
-{
-    return holder->budget < BATCH_PACKETS ? holder->budget : BATCH_PACKETS;
-}
 
 /* Room for the packets cut from super-packets before they are sent: a whole one with all that
  * sealing adds to its packets, and what was cut before it. */
@@ -61,9 +57,9 @@ void holder_count(const struct holder *holder, uint32_t counter, uint64_t n);
 uint8_t *holder_node_read(const struct segment *segment, uint32_t number, uint32_t room_before,
                           uint32_t room_after, struct node *copy);
 
-/* holder_inbound.c and holder_outbound.c: about holder_batch packets each; return how many. */
-uint32_t holder_open_batch(struct holder *holder, uint32_t row, uint64_t now);
-uint32_t holder_seal_batch(struct holder *holder, uint32_t row, uint64_t now);
+/* holder_inbound.c and holder_outbound.c: one batch, until it has `most` packets; return how many. */
+uint32_t holder_open_batch(struct holder *holder, uint32_t row, uint64_t now, uint32_t most);
+uint32_t holder_seal_batch(struct holder *holder, uint32_t row, uint64_t now, uint32_t most);
 /* Drops the oldest waiting outbound packets until at most `keep` are left. */
 void holder_trim_staged(const struct holder *holder, uint32_t row, uint32_t keep, uint32_t counter);
 void holder_send_keepalive(struct holder *holder, uint32_t row, uint64_t now);

@@ -166,17 +166,28 @@ static void add_messages(struct opening *opening, uint8_t *data, const struct no
     }
 }
 
-uint32_t holder_open_batch(struct holder *holder, uint32_t row, uint64_t now)
+/* Its arrays are written before they are read, and large: they are not cleared. */
+static void opening_begin(struct opening *opening, struct holder *holder, uint32_t row, uint64_t now)
+{
+    opening->holder = holder;
+    opening->row = row;
+    opening->now = now;
+    opening->count = opening->news = opening->events = 0;
+    holder_session(holder, row, &opening->session);
+}
+
+uint32_t holder_open_batch(struct holder *holder, uint32_t row, uint64_t now, uint32_t most)
 {
     const struct segment *s = holder->segment;
-    struct opening opening = { .holder = holder, .row = row, .now = now };
+    struct opening opening;
     uint32_t numbers[TAKE_BUDGET];
     uint32_t count, packets = 0;
 
-    count = queue_pop_sc(s, holder->mark, 2 * row + INBOUND, numbers, TAKE_BUDGET, holder_batch(holder));
+    count = queue_pop_sc(s, holder->mark, 2 * row + INBOUND, numbers, TAKE_BUDGET,
+                         most < BATCH_PACKETS ? most : BATCH_PACKETS);
     if (!count)
         return 0;
-    holder_session(holder, row, &opening.session);
+    opening_begin(&opening, holder, row, now);
     for (uint32_t i = 0; i < count; i++) {
         struct node node;
         uint8_t *data = holder_node_read(s, numbers[i], SLOT_ROOM, 0, &node);

@@ -124,17 +124,28 @@ static void add_cuttings(struct sealing *sealing, const struct super_packet *sup
     }
 }
 
-uint32_t holder_seal_batch(struct holder *holder, uint32_t row, uint64_t now)
+/* Its array is written before it is read, and large: it is not cleared. */
+static void sealing_begin(struct sealing *sealing, struct holder *holder, uint32_t row, uint64_t now)
+{
+    sealing->holder = holder;
+    sealing->row = row;
+    sealing->now = now;
+    sealing->count = sealing->cut_bytes = sealing->news = 0;
+    holder_session(holder, row, &sealing->session);
+}
+
+uint32_t holder_seal_batch(struct holder *holder, uint32_t row, uint64_t now, uint32_t most)
 {
     const struct segment *s = holder->segment;
-    struct sealing sealing = { .holder = holder, .row = row, .now = now };
+    struct sealing sealing;
     uint32_t numbers[TAKE_BUDGET];
     uint32_t count, packets = 0;
 
-    count = queue_pop_sc(s, holder->mark, 2 * row + OUTBOUND, numbers, TAKE_BUDGET, holder_batch(holder));
+    count = queue_pop_sc(s, holder->mark, 2 * row + OUTBOUND, numbers, TAKE_BUDGET,
+                         most < BATCH_PACKETS ? most : BATCH_PACKETS);
     if (!count)
         return 0;
-    holder_session(holder, row, &sealing.session);
+    sealing_begin(&sealing, holder, row, now);
     for (uint32_t i = 0; i < count; i++) {
         struct node node;
         uint8_t *data = holder_node_read(s, numbers[i], DATA_HEADER_BYTES, PADDING_MOST + AEAD_TAG_BYTES,

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import logging
 import os
 import re
 import socket
@@ -19,9 +20,11 @@ from collections.abc import Callable
 
 from workers.failure import Exit, Failure
 
+log = logging.getLogger(__name__)
+
 DEVICE = "/dev/net/tun"
 MTU = 1420  # 1500 less 80: outer IPv6, UDP, the data message
-# Packets that wait to be read, each queue: as many as the kernel's WireGuard keeps (queueing.h,
+# Packets that wait to be read, each queue: as many as the kernel's WireGuard keeps (messages.h,
 # MAX_QUEUED_PACKETS); TUN's own 500 overflow when a reader wakes a few milliseconds late.
 QUEUE_LENGTH = 1024
 VNET_HEADER_BYTES = 10
@@ -81,7 +84,10 @@ def open_queues(name: str, count: int, attached: int) -> list[int]:
         for fd in fds[attached:]:
             fcntl.ioctl(fd, TUNSETQUEUE, _IFREQ_FLAGS.pack(b"", IFF_DETACH_QUEUE))
         set_mtu(name, MTU)
-        _set(name, SIOCSIFTXQLEN, QUEUE_LENGTH)
+        try:
+            _set(name, SIOCSIFTXQLEN, QUEUE_LENGTH)
+        except OSError as error:
+            log.warning("%s keeps the kernel's own queue length: %s", name, _words(error))
     except BaseException:
         for fd in fds:
             os.close(fd)
@@ -93,7 +99,8 @@ def adopt_queue(fd: int) -> tuple[str, list[int]]:
     """Take over a queue that the caller of plaitd opened (WG_TUN_FD).
 
     Returns the interface's name and the one fd. Raises Failure when it is not a TUN queue with
-    a vnet header and without packet information, as wireguard-go's launcher contract has it.
+    a vnet header and without packet information, as wireguard-go's launcher contract has it. Its
+    MTU and queue length stay the caller's.
     """
     what = f"cannot use the TUN queue given as WG_TUN_FD={fd}"
     next_step = "open it with IFF_TUN | IFF_NO_PI | IFF_VNET_HDR, or let plaitd open one"

@@ -143,6 +143,7 @@ static void join_and_cut(struct packet *packets, uint32_t count)
 
     coalescing_join(packets, count, JOIN_TCP | JOIN_UDP, &joined);
     check(joined.packets >= 1 && joined.packets <= count);
+    check(joined.gso_type != VNET_GSO_UDP_L4 || joined.packets <= 64);
     if (joined.packets == 1) {
         check(!memcmp(before, packets[0].data, packets[0].length) && joined.length == packets[0].length);
         free(before);

@@ -174,6 +174,7 @@ void fuzz_one(struct input *input)
     memory_begin(&segment);
     memory_allow(&segment, 0);
     must(holder_initialise(&holder, &segment, aead, WORKER_CONSUMER) == 0);
+    holder.budget = (const uint32_t[]){ TAKE_BUDGET, BATCH_PACKETS, QUEUE_LIMIT }[input->left % 3];
     holder.udp4 = 4;
     holder.udp6 = 6;
     holder.tun = 7;

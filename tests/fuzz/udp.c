@@ -115,7 +115,9 @@ static void send_batch(struct input *input)
     memset(&sending, 0, sizeof sending);
     if (take8(input) & 1)
         take_into(input, to.source, 16);
-    sending.count = take_below(input, UDP_SEND_MOST + 1);
+    sending.count = take_below(input, 129);
+    if (sending.count == 128)
+        sending.count = UDP_SEND_MOST;
     for (uint32_t i = 0; i < sending.count; i++) {
         uint8_t how = take8(input);
 

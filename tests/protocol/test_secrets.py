@@ -7,22 +7,27 @@ with certainty, and docs/reliability.md says so.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
 from puppet import Puppet, Stage
 
 from plait.lab import Lab
+from workers._workers import ffi, lib
+from workers.holder import PROVIDERS
 
 
 def titles(stage: Stage) -> dict[str, int]:
     found = {}
     for row in stage.plait.usage():
-        words = Path(f"/proc/{row.pid}/cmdline").read_bytes().split(b"\0")[0].decode()
-        if words.startswith("plait: wg0 "):
-            found[words.removeprefix("plait: wg0 ")] = row.pid
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
+            words = Path(f"/proc/{row.pid}/cmdline").read_bytes().split(b"\0")[0].decode()
+            if words.startswith("plait: wg0 "):
+                found[words.removeprefix("plait: wg0 ")] = row.pid
     return found
 
 
@@ -135,6 +140,19 @@ def test_a_removed_peer_leaves_no_key(stage: Stage) -> None:
     stage.set(f"{name}remove=true\n")
     for key in (*keys, preshared, secret):
         assert_gone(stage, key)
+
+
+@pytest.mark.parametrize("handoff", ["split", "lend"])
+@pytest.mark.parametrize("aead", sorted(PROVIDERS))
+def test_no_provider_leaves_a_key(aead: str, handoff: str) -> None:
+    if lib.aead_new(PROVIDERS[aead]) == ffi.NULL:
+        pytest.skip(f"{aead} is not here")
+    with Lab() as lab:
+        stage = Stage(lab, settings=f'handoff = "{handoff}"\naead = "{aead}"\n')
+        peer, keys = session_keys(stage)
+        stage.set(f"public_key={peer.identity.public_key.hex()}\nremove=true\n")
+        for key in keys:
+            assert_gone(stage, key)
 
 
 def test_an_expired_session_leaves_no_key(stage: Stage) -> None:

@@ -34,5 +34,6 @@ def test_a_set_is_empty_once_all_was_taken_wherever_the_cursor_stood(
         taken = set()
         while (row := lib.ready_take(DATA.segment, 1, cursor)) != 0xFFFFFFFF:
             taken.add(row)
+            assert bool(lib.ready_waits(DATA.segment, 1, cursor[0])) == (taken != members)
         assert taken == members
         assert lib.ready_is_empty(DATA.segment, 1)

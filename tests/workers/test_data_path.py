@@ -9,6 +9,7 @@ wants no privileges; tests/interop has real devices.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import struct
@@ -279,6 +280,36 @@ def test_an_endpoint_follows_authenticated_packets_only(path: Path) -> None:
     assert path.carry([packet]) == [packet]
     lib.endpoint_load(path.segment, 1, endpoint)
     assert socket.ntohs(endpoint.port) == path.udp.getsockname()[1]
+
+
+def rows_served(path: Path) -> list[int]:
+    """The peers whose messages left, in order, by the receiver index."""
+    rows = []
+    to_0 = ffi.cast("struct keypair *", path.segment.keypairs)[1].remote_index
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            (index,) = struct.unpack_from("<I", path.udp.recv(2000), 4)
+            rows.append(0 if index == to_0 else 1)
+    return rows
+
+
+def test_who_waits_behind_a_peer_decides_how_much_it_may_have(path: Path) -> None:
+    consumer = lib.consumer_new(path.holder, 0, -1)
+
+    def serve(*waiting: bytes) -> list[int]:
+        for packet in waiting:
+            path.inside.send(bytes(10) + packet)
+            lib.receiver_run(path.receiver, 0)
+        lib.consumer_run(consumer, 0)
+        return rows_served(path)
+
+    many, one = ipv4(b"many"), ipv4(b"one", destination="10.0.0.1")
+    assert serve(*[many] * 100, one) == [0] * 64 + [1] + [0] * 36
+    assert serve(*[many] * 150) == [0] * 150
+    assert path.holder.budget == lib.BATCH_PACKETS
+    path.holder.budget = lib.TAKE_BUDGET
+    lib.consumer_free(consumer)
+    assert_whole(path)
 
 
 def slots_begin(path: Path) -> int:
