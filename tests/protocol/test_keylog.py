@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import shutil
@@ -92,9 +93,11 @@ def regular_files(side: Side) -> set[str]:
     found = set()
     for process in side.engine.processes():
         for fd in Path(f"/proc/{process.pid}/fd").iterdir():
-            info = Path(f"/proc/{process.pid}/fdinfo/{fd.name}").read_text()
-            if int(info.split("flags:")[1].split()[0], 8) & os.O_ACCMODE and stat.S_ISREG(fd.stat().st_mode):
-                found.add(os.readlink(fd))
+            with contextlib.suppress(FileNotFoundError):  # closed meanwhile, by one that is starting
+                info = Path(f"/proc/{process.pid}/fdinfo/{fd.name}").read_text()
+                mode = int(info.split("flags:")[1].split()[0], 8) & os.O_ACCMODE
+                if mode and stat.S_ISREG(fd.stat().st_mode):
+                    found.add(os.readlink(fd))
     return found
 
 
