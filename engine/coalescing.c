@@ -12,8 +12,8 @@
 #define TCP_ACK 0x10
 #define TCP_PSH 0x08
 #define MOST_BYTES 65535u
-/* Of a UDP super-packet: kernels that check refuse more than UDP_MAX_SEGMENTS (linux/virtio_net.h since 6.7), and
- * that is 128 since 6.9 and was 64. */
+/* Of a UDP super-packet: newer kernels check it (linux/virtio_net.h) and refuse more than UDP_MAX_SEGMENTS
+ * (linux/udp.h), which is 128 and was 64. */
 #define UDP_PACKETS_MOST 64u
 
 struct flow {

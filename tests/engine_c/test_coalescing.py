@@ -17,7 +17,7 @@ from .test_segmentation import cut, gso_type
 from .transport import ACK, DF, ECE, FIN, MF, PSH, RESERVED, RST, SYN, TCP, UDP, URG, Segment, ones_sum
 
 MOST = 65535
-UDP_MOST = 64  # packets: more is refused by kernels before 6.9
+UDP_MOST = 64  # packets: more is refused by some kernels
 BOTH = lib.JOIN_TCP | lib.JOIN_UDP
 
 
