@@ -65,6 +65,18 @@ else:
 """)  # fmt: skip
 
 
+def test_a_refused_queue_length_is_told_and_no_more(host: Host) -> None:
+    run(host, """
+import logging
+told = []
+logging.getLogger("workers.tun").addFilter(lambda record: told.append(record.getMessage()))
+tun.SIOCSIFTXQLEN = 0
+fds = tun.open_queues("t0", 1, 1)
+assert "qlen 500" in link(), link()
+assert len(told) == 1 and told[0].startswith("t0 keeps the kernel's own queue length: "), told
+""")  # fmt: skip
+
+
 def test_second_engine_gets_no_queue(host: Host) -> None:
     """Without IFF_TUN_EXCL the kernel would add its queue to the first engine's interface."""
     run(host, """
