@@ -15,9 +15,13 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from workers.failure import Exit, Failure
 from workers.keylog import VARIABLE, WARNING
+
+if TYPE_CHECKING:
+    from workers.launch import WorkerStart
 
 DESCRIPTION = """\
 Run the engine of one WireGuard interface. The interface exists as long as the engine runs:
@@ -91,6 +95,7 @@ def take_over(interface: str, fd: int, is_trial: bool) -> None:
     """
     import msgspec
 
+    work = _load_engine()
     from workers import inheritance
     from workers.launch import PR_SET_DUMPABLE, set_process_option
     from workers.notify import ServiceManager
@@ -112,7 +117,7 @@ def take_over(interface: str, fd: int, is_trial: bool) -> None:
         Signals(Supervisor.SIGNALS) as signals,
         Resources.inherit(interface, left["resources"]) as resources,
     ):
-        supervisor = Supervisor(resources, settings, signals, lambda: None, manager, program())
+        supervisor = Supervisor(resources, settings, signals, lambda: None, work, manager, program())
         supervisor.inherit(left)
         supervisor.run()
     logging.getLogger("plait").info("ended, nothing is left")
@@ -123,6 +128,7 @@ def serve(interface: str, on_ready: Callable[[], None]) -> None:
     # Imported late: the parent of a background engine needs none of it.
     import msgspec
 
+    work = _load_engine()
     from workers import tun
     from workers.keylog import open_keylog
     from workers.launch import PR_SET_DUMPABLE, set_process_option
@@ -146,8 +152,17 @@ def serve(interface: str, on_ready: Callable[[], None]) -> None:
         Signals(Supervisor.SIGNALS) as signals,
         Resources.open(interface, settings, os.environ) as resources,
     ):
-        Supervisor(resources, settings, signals, on_ready, manager, program()).run()
+        Supervisor(resources, settings, signals, on_ready, work, manager, program()).run()
     logging.getLogger("plait").info("ended, nothing is left")
+
+
+def _load_engine() -> Mapping[str, Callable[[WorkerStart], None]]:
+    """Load all that any process of the engine runs: what each kind of worker does."""
+    # Linear algebra, which nobody needs, starts no threads: workers are forks, of a process with one thread.
+    os.environ.update(OPENBLAS_NUM_THREADS="1", OMP_NUM_THREADS="1")
+    from workers.entry_points import WORK
+
+    return WORK
 
 
 def _take_title(interface: str) -> None:

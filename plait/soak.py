@@ -259,9 +259,9 @@ class Soak:
 
     def _sample(self, which: int) -> None:
         """Descriptors and memory of all processes of the gateway, once all are there and ready."""
-        wanted = {*TITLES, "standby", "supervisor"}
+        wanted = {*TITLES, "supervisor"}
         _until(lambda: set(self._pids()) >= wanted, 30)
-        looks: list[int] = []  # at descriptors; the standby has its title before it has its own
+        looks: list[int] = []  # at descriptors; a worker has its title before it has its own
 
         def is_settled() -> bool:
             looks.append(_descriptors(self._pids().values()))

@@ -119,6 +119,10 @@ class PlainSegment:
         """All bytes, writable. Release every view before `close`."""
         return memoryview(self.map)
 
+    def keep_from_children(self) -> None:
+        """Children of this process have no mapping of it."""
+        self.map.madvise(mmap.MADV_DONTFORK)
+
     def ensure(self, offset: int, length: int) -> None:
         """Allocate these bytes before their first use; SegmentError when there is no room."""
         _allocate(self.fd, offset, length, "growing shared memory")
@@ -158,6 +162,10 @@ class DataSegment:
     def attach(cls, fd: int, bytes_: int) -> DataSegment:
         """Map the segment that the supervisor made and passed as `fd`; takes the descriptor over."""
         return cls(PlainSegment.attach(fd, bytes_))
+
+    def keep_from_children(self) -> None:
+        """Children of this process have no mapping of it."""
+        self._plain.keep_from_children()
 
     @property
     def fd(self) -> int:

@@ -11,7 +11,7 @@ from typing import Any
 from workers._workers import ffi, lib
 from workers.channel import ChannelClosed
 from workers.holder import free_holder, new_holder, use_fds
-from workers.launch import WorkerStart, begin_worker
+from workers.launch import WorkerStart
 
 TURN_NS = 1_000_000_000
 
@@ -42,7 +42,3 @@ def obey(start: WorkerStart, holder: Any) -> bool:
         start.replace_sockets(message, fds)
         use_fds(start, holder)
     return bool(message["kind"] != "stop")
-
-
-if __name__ == "__main__":
-    work(begin_worker("consumer"))

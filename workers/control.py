@@ -34,7 +34,7 @@ from workers.handshakes import Handshakes
 from workers.interface import Interface, InterfaceState
 from workers.keylog import WARNING, KeyLog, open_keylog
 from workers.keypairs import Keypairs
-from workers.launch import WorkerStart, begin_worker
+from workers.launch import WorkerStart
 from workers.losses import Losses
 from workers.memory import Memory
 from workers.outgoing import Outgoing, mark_sockets
@@ -413,9 +413,8 @@ class Control:
             return 0
 
 
-def main() -> None:
-    """The process."""
-    start = begin_worker("control")
+def work(start: WorkerStart) -> None:
+    """Be the control process until the supervisor says stop."""
     try:
         control = Control(start)
         control.begin()
@@ -434,7 +433,3 @@ def main() -> None:
     except Exception:
         log.exception("the control process ends on an error that nobody expected")
         sys.exit(1)
-
-
-if __name__ == "__main__":
-    main()

@@ -50,10 +50,7 @@ def read(fd: int) -> dict[str, Any]:
 
 def look(description: dict[str, Any]) -> None:
     """Load all that an engine consists of and map its segment, as a trial. Failure when that cannot be."""
-    import workers.consumer
-    import workers.control
-    import workers.receiver
-    import workers.standby
+    import workers.entry_points
     import workers.supervisor  # noqa: F401
 
     fd, size = description["resources"]["data"]

@@ -1,11 +1,16 @@
 """The start of a worker, seen from both sides.
 
-The supervisor calls `spawn`: a fresh Python by exec, that inherits nothing but its end of the
-channel. The worker calls `begin_worker` first of all: it ties its life to the supervisor's,
-waits for the start message with all its fds, takes its CPU and maps the data segment. When it
+The supervisor has loaded all that a worker runs (entry_points.py) and calls `fork_worker`. The child lets
+go of every descriptor but its end of the channel and of the signal handlers; the segments are not mapped in
+a child (MADV_DONTFORK, resources.py). Then it begins as `begin_worker` says: it ties its life to the
+supervisor's, waits for the start message with all its fds, takes its CPU and maps the data segment. When it
 has all that it needs, `WorkerStart.confine` gives up the rest: capabilities, files, system calls. It
 answers with `WorkerStart.ready` when it can work, or `WorkerStart.fail` when it never will;
-an exception that nobody catches before that is told to the supervisor too.
+an exception that nobody catches before that is told to the supervisor too. A child never
+returns into the supervisor's frames: it ends in `os._exit`, so that no object of the supervisor's is
+finalised in it.
+
+Why a fork and no exec: docs/adr/0006-workers-are-forks.md.
 
 Whoever loses its supervisor is killed by the kernel (PR_SET_PDEATHSIG). Control alone is sent another
 signal, that removes the socket file before it ends the process (orphan.h).
@@ -13,18 +18,15 @@ signal, that removes the socket file before it ends the process (orphan.h).
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import ctypes
 import logging
 import mmap
 import os
 import signal
-import socket
-import struct
-import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, NoReturn
@@ -133,54 +135,90 @@ class WorkerStart:
         self.channel.send({"kind": "replaced"})
 
 
-def spawn(kind: str, interface: str, channel: Channel) -> subprocess.Popen[bytes]:
-    """Start a worker (kind: control, receiver, consumer, standby) that inherits `channel` alone.
+class Child:
+    """A child process of ours, whoever started it: this program, or the one whose place it took."""
 
-    The caller closes its copy of the channel. The worker gets a process group of its own, so
-    that Ctrl-C at a terminal reaches the supervisor only; -P keeps a directory that plaitd
-    happens to be started in from being searched for modules. It has one thread: numpy's linear algebra, which
-    nobody needs, would start more, and what a worker gives up it gives up for one thread.
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+
+    def wait(self) -> int:
+        """Reap it; its exit code, or the number of the signal that killed it, below zero."""
+        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+
+
+def fork_worker(work: Callable[[WorkerStart], None], title: str, interface: str, channel: Channel) -> Child:
+    """Start a worker (title: `control`, `receiver 0`, …) that does `work` and inherits `channel` alone.
+
+    This process has one thread. The caller closes its copy of the channel. OSError when the kernel has no
+    process for us.
     """
-    environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-P", "-m", f"workers.{kind}", *arguments_for(interface, channel)]
-    return subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, pass_fds=(channel.fileno(),), process_group=0, env=environment
-    )
+    supervisor = os.getpid()
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()  # else what waits there is written twice
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    try:
+        pid = os.fork()
+        if pid == 0:
+            run_worker(work, title, interface, channel, supervisor)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    return Child(pid)
 
 
-def arguments_for(interface: str, channel: Channel) -> list[str]:
-    """What begin_worker finds on its command line."""
-    return ["--channel", str(channel.fileno()), "--interface", interface]
+def run_worker(
+    work: Callable[[WorkerStart], None], title: str, interface: str, channel: Channel, supervisor: int
+) -> NoReturn:
+    """Be this worker from now on, as a child of the process with the pid `supervisor`."""
+    code: object = 1
+    try:
+        _let_go(channel.fileno())
+        work(begin_worker(title, interface, channel, supervisor))
+        code = 0
+    except SystemExit as error:
+        code = error.code or 0
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+    finally:
+        with contextlib.suppress(OSError):
+            sys.stderr.flush()
+        os._exit(code if isinstance(code, int) else 1)
 
 
-def begin_worker(kind: str) -> WorkerStart:
-    """Begin this process as a worker. kind is for its title until the start message says what it is.
+def _let_go(channel: int) -> None:
+    """Keep nothing of the supervisor's but stdout, stderr and this descriptor.
 
-    A standby says that it waits. Never returns when the supervisor is gone. Raises ValueError for a data
-    segment of another build of Plait.
+    The worker gets a process group of its own, so that Ctrl-C at a terminal reaches the supervisor only.
     """
-    parser = argparse.ArgumentParser(description=f"A worker of plaitd, started by it ({kind}).")
-    parser.add_argument("--channel", type=int, required=True, metavar="FD")
-    parser.add_argument("--interface", required=True, metavar="IFACE")
-    arguments = parser.parse_args()
-    channel = Channel.inherited(arguments.channel)
-    channel.socket.set_inheritable(False)
+    signal.set_wakeup_fd(-1)
+    for number in signal.valid_signals():
+        if callable(signal.getsignal(number)):
+            signal.signal(number, signal.SIG_DFL)
+    os.closerange(3, channel)
+    os.closerange(channel + 1, os.sysconf("SC_OPEN_MAX"))
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.close(null)
+    os.setpgid(0, 0)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
-    supervisor = _die_with_supervisor(channel)
-    setproctitle.setproctitle(f"plait: {arguments.interface} {kind}")
+
+def begin_worker(title: str, interface: str, channel: Channel, supervisor: int) -> WorkerStart:
+    """Begin this process as a worker: what the start message gives it to work with.
+
+    Never returns when the supervisor, whose pid is given, is gone. Raises ValueError for a data segment of
+    another build of Plait.
+    """
+    setproctitle.setproctitle(f"plait: {interface} {title}")
+    configure_log(f"{interface} {title}")
+    _die_with(supervisor)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    _report_failure(channel, kind)
-    if kind == "standby":
-        channel.send({"kind": "waiting"})
+    _report_failure(channel, title)
     try:
         message, fds = channel.receive()
     except ChannelClosed:
         sys.exit(1)
-    kind, interface, number = str(message["role"]), str(message["interface"]), int(message["number"])
-    title = f"{interface} {kind}" if kind == "control" else f"{interface} {kind} {number}"
-    setproctitle.setproctitle(f"plait: {title}")
-    configure_log(title)
+    kind, number = str(message["role"]), int(message["number"])
     if message["cpus"]:
         os.sched_setaffinity(0, message["cpus"])
 
@@ -212,7 +250,7 @@ def begin_worker(kind: str) -> WorkerStart:
         mapping=mapping,
         channel=channel,
     )
-    _report_failure(channel, kind, start)
+    _report_failure(channel, title, start)
     return start
 
 
@@ -266,20 +304,12 @@ def set_process_option(option: int, value: int) -> None:
         raise OSError(number, os.strerror(number))
 
 
-def _die_with_supervisor(channel: Channel) -> int:
-    """Have the kernel kill us when the supervisor dies; its pid."""
+def _die_with(supervisor: int) -> None:
+    """Have the kernel kill us when the supervisor dies."""
     set_process_option(PR_SET_PDEATHSIG, signal.SIGKILL)
-    # The supervisor made the socket pair, so its credentials name it.
-    peer, _, _ = struct.unpack("3i", channel.socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
-    _end_if_orphaned(peer)
-    set_process_option(PR_SET_DUMPABLE, 0)
-    return int(peer)
-
-
-def _end_if_orphaned(supervisor: int) -> None:
-    """It may have died before its death would have been told: the signal will never come then."""
-    if os.getppid() != supervisor:
+    if os.getppid() != supervisor:  # it died before: the signal will never come
         sys.exit(1)
+    set_process_option(PR_SET_DUMPABLE, 0)
 
 
 def _leave_no_socket(supervisor: int, socket_file: tuple[str, int, int] | None) -> None:
@@ -293,7 +323,7 @@ def _leave_no_socket(supervisor: int, socket_file: tuple[str, int, int] | None) 
         os.kill(os.getpid(), ORPHANED)
 
 
-def _report_failure(channel: Channel, kind: str, start: WorkerStart | None = None) -> None:
+def _report_failure(channel: Channel, title: str, start: WorkerStart | None = None) -> None:
     """Until the worker is ready, tell the supervisor of an exception that nobody catches."""
 
     def hook(kind_of: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
@@ -302,7 +332,7 @@ def _report_failure(channel: Channel, kind: str, start: WorkerStart | None = Non
                 channel.send(
                     {
                         "kind": "failed",
-                        "what": f"the {kind} process cannot start",
+                        "what": f"the {title} process cannot start",
                         "why": f"{kind_of.__name__}: {error}",
                         "next": "see its traceback with `plaitd --foreground`",
                     }

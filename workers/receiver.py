@@ -11,7 +11,7 @@ from typing import Any
 from workers._workers import ffi, lib
 from workers.channel import ChannelClosed
 from workers.holder import bells_of, free_holder, new_holder, use_fds
-from workers.launch import WorkerStart, begin_worker
+from workers.launch import WorkerStart
 
 TURN_NS = 1_000_000_000  # how long one crossing into C lasts when nothing interrupts it
 
@@ -71,7 +71,3 @@ def use_sockets(start: WorkerStart, receiver: Any) -> None:
         or lib.receiver_use_queues(receiver, queues, len(queues)) != 0
     ):
         raise OSError(ffi.errno, os.strerror(ffi.errno))
-
-
-if __name__ == "__main__":
-    work(begin_worker("receiver"))

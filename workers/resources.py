@@ -71,6 +71,8 @@ class Resources:
 
     def __post_init__(self) -> None:
         self.data.protect()
+        self.data.keep_from_children()  # workers are forks, and map for themselves what is theirs (launch.py)
+        self.vault.keep_from_children()
         self.segment = ffi.cast("struct segment *", self.data.segment_address)
 
     @classmethod

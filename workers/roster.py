@@ -5,7 +5,7 @@
 - A worker that cannot start is an error with a reason, for the listener to judge. One that was
   ready once is started again, at once the first time, then with growing pauses.
 - A worker whose channel is stuck or nonsense is killed, and then treated as any dead one.
-- The next receiver or consumer that is needed is made of a process in reserve (reserve.py).
+- Every worker is a fork of the supervisor, which has loaded what they run (launch.py).
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ import os
 import selectors
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
 from workers._workers import ffi, lib
 from workers.channel import Channel, ChannelClosed
-from workers.reserve import Reserve
+from workers.launch import WorkerStart
 from workers.resources import Resources
 from workers.settings import Settings
 from workers.worker import START_SECONDS, Life, Told, Worker
 
 STOP_SECONDS = 3.0  # from being told to being killed
 CLOSED_SECONDS = 1.0  # from a closed channel to being killed
+READY_SECONDS = 10.0  # for a receiver or consumer that takes a place
 STEADY_SECONDS = 1.0  # a worker that ran for so long starts again without a pause
-STANDBY_READY_SECONDS = 5.0  # for one that takes a place: it has loaded everything
 PAUSES = (0.0, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0)
 
 NO_CPU = 0xFFFFFFFF
@@ -55,7 +55,12 @@ class Roster:
     selector's callbacks."""
 
     def __init__(
-        self, resources: Resources, settings: Settings, selector: selectors.BaseSelector, listener: Listener
+        self,
+        resources: Resources,
+        settings: Settings,
+        selector: selectors.BaseSelector,
+        listener: Listener,
+        work: Mapping[str, Callable[[WorkerStart], None]],
     ) -> None:
         self.resources = resources
         self.settings = settings
@@ -63,7 +68,7 @@ class Roster:
         self.listener = listener
         self.segment = resources.segment
         self.workers: list[Worker] = []
-        self.reserve = Reserve(resources.interface, selector)
+        self.work = work
         self.stopping = False
         self.noted_kept = False
 
@@ -116,8 +121,6 @@ class Roster:
                 yield worker.start_at
             if worker.kill_at is not None:
                 yield worker.kill_at
-        if self.reserve.due is not None and not self.stopping:
-            yield self.reserve.due
 
     def keep_time(self, now: float) -> None:
         """Start and kill who is due."""
@@ -131,8 +134,6 @@ class Roster:
                 if worker.life is Life.STARTING:
                     log.error("%s did not become ready in time and is killed", worker.title)
                 worker.kill()
-        if not self.stopping:
-            self.reserve.keep_time(now)
 
     # -- the start ----------------------------------------------------------------------------
 
@@ -140,17 +141,15 @@ class Roster:
         line = self.segment.workers[worker.line]
         if line.incarnation == 0:
             line.incarnation = 1
-        patience = STANDBY_READY_SECONDS
-        if worker.kind == "control" or not self.reserve.send_in(worker):
-            patience = START_SECONDS
-            try:
-                worker.spawn(self.resources.interface)
-            except OSError as error:
-                self._not_started(worker, f"it cannot be started: {error.strerror}")
-                return
+        try:
+            worker.fork(self.work[worker.kind], self.resources.interface)
+        except OSError as error:
+            self._not_started(worker, f"it cannot be started: {error.strerror}")
+            return
         assert worker.process is not None
         worker.life, worker.told = Life.STARTING, Told.NOTHING_YET
         worker.ready_at = None
+        patience = START_SECONDS if worker.kind == "control" else READY_SECONDS
         worker.kill_at = time.monotonic() + patience if worker.was_ready or worker.is_extra else None
         line.pid = worker.process.pid
         line.cpu = worker.cpus[0] if len(worker.cpus) == 1 else NO_CPU
@@ -160,7 +159,6 @@ class Roster:
         message = {
             "kind": "start",
             "role": worker.kind,
-            "interface": self.resources.interface,
             "worker": worker.line,
             "number": worker.number,
             "incarnation": int(line.incarnation),
@@ -322,8 +320,6 @@ class Roster:
                 self._note_kept(", ".join(map(str, message["kept"])))
             case "failed":
                 self._failed(worker, str(message["what"]), str(message["why"]), str(message["next"]))
-            case "waiting":
-                pass  # as a standby, which it no longer is
             case "replaced" if worker.unanswered:
                 worker.unanswered -= 1
             case "log":
@@ -385,7 +381,6 @@ class Roster:
         everybody = [w for w in self.workers if w.process is not None]
         for worker in everybody:
             worker.kill()
-        self.reserve.end()
         for worker in everybody:
             worker.bury()
             if worker.channel is not None:

@@ -18,13 +18,14 @@ import selectors
 import signal
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
 
 from workers._workers import ffi, lib
 from workers.failure import Exit, Failure
+from workers.launch import WorkerStart
 from workers.notify import ServiceManager
 from workers.numbers import Numbers, Waiting
 from workers.resources import Resources
@@ -44,8 +45,8 @@ class Supervisor:
     """The life of one interface, from its first worker to its last.
 
     run() returns when the interface has ended cleanly, or raises the Failure that ended it.
-    on_ready is called once, when every worker is ready. program starts plaitd, and may be another one when
-    SIGUSR2 asks for it.
+    on_ready is called once, when every worker is ready. work: what each kind of worker runs
+    (entry_points.py). program starts plaitd, and may be another one when SIGUSR2 asks for it.
     """
 
     SIGNALS = (  # each has its handle_<signal>
@@ -63,6 +64,7 @@ class Supervisor:
         settings: Settings,
         signals: Signals,
         on_ready: Callable[[], None],
+        work: Mapping[str, Callable[[WorkerStart], None]],
         manager: ServiceManager | None = None,
         program: Sequence[str] = (),
     ) -> None:
@@ -73,7 +75,7 @@ class Supervisor:
         self.on_ready = on_ready
         self.manager = manager or ServiceManager({})
         self.selector = selectors.DefaultSelector()
-        self.roster = Roster(resources, settings, self.selector, self)
+        self.roster = Roster(resources, settings, self.selector, self, work)
         self.numbers = Numbers(resources, self.roster)
         self.upgrade = Upgrade(
             program, resources, self.roster, signals, self._describe, self.manager.environment
@@ -219,7 +221,6 @@ class Supervisor:
         """Go on where another program stood that described itself so: everybody is there, to be renewed."""
         self.announced = True
         self.roster.inherit(left["workers"])
-        self.roster.reserve.want()
         self.wanted.extend(["renew", *left["wanted"]])
         self.manager.ready(self._status(), time.monotonic())
 
@@ -265,7 +266,6 @@ class Supervisor:
             self.announced = True
             log.info("%s is ready, UDP port %d", self.resources.interface, self.resources.port)
             self.deadline = None
-            self.roster.reserve.want()
             self.on_ready()
             self.manager.ready(self._status(), time.monotonic())
 

@@ -6,8 +6,7 @@
     exec       our process goes on as that program: the same pid, the same descriptors, and the
                workers, who do not notice, as its children.
     renewal    each worker is told to end and followed by one of the new program, one after
-               another, as after a death, but with nothing in hand: receivers and consumers by a
-               standby that has loaded everything, control last.
+               another, as after a death, but with nothing in hand, control last.
 
 Sessions, counters and replay windows stand in shared memory and stay there. A worker that does not
 come back ends the renewal: the others go on as they are, and it is started again and again like any.
@@ -105,7 +104,6 @@ class Upgrade:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)
             yield
             signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
-        self.roster.reserve.end()
         with _left(inheritance.write(self.describe())) as left:
             fds = [left, *self.resources.fds(), *self.roster.fds()]
             for fd in fds:
@@ -136,8 +134,6 @@ class Upgrade:
     def _renew(self, worker: Worker) -> Generator[None, None, bool]:
         """False when it did not come back."""
         deadline = time.monotonic() + START_SECONDS
-        while worker.kind != "control" and not self.roster.reserve.is_loaded and time.monotonic() < deadline:
-            yield
         before, deaths = worker.process, worker.deaths
         self.roster.renew(worker)
         while worker.process is before or worker.life is not Life.RUNNING:

@@ -6,12 +6,13 @@ import contextlib
 import os
 import signal
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum, auto
-from typing import Any, Protocol
+from typing import Any
 
 from workers.channel import Channel
-from workers.launch import spawn
+from workers.launch import Child, WorkerStart, fork_worker
 
 START_SECONDS = 60.0  # for all together, and for each that starts again: a loaded machine takes its time
 SEND_SECONDS = 1.0  # a worker that does not read its channel for so long is stuck
@@ -34,32 +35,13 @@ class Told(Enum):
     RENEW = auto()  # the next incarnation, at once
 
 
-class Child:
-    """A child that was started by the program whose place this one took."""
-
-    def __init__(self, pid: int) -> None:
-        self.pid = pid
-
-    def wait(self) -> int:
-        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
-
-
-class Process(Protocol):
-    """A child of ours."""
-
-    pid: int
-
-    def wait(self) -> int:
-        """Reap it; its exit code, or the number of the signal that killed it, below zero."""
-
-
 @dataclass
 class Worker:
     """One worker: a place in the segment, and the process that fills it now."""
 
-    kind: str  # control, receiver, consumer, standby: the module workers.KIND
+    kind: str  # control, receiver, consumer
     number: int  # of its kind, from 0
-    line: int  # worker number in the segment, shm/layout.h; -1: none
+    line: int  # worker number in the segment, shm/layout.h
     cpus: tuple[int, ...]  # where it may run; () = anywhere
     is_extra: bool = False  # the interface goes on without it when it cannot start
     life: Life = Life.WAITING
@@ -70,35 +52,30 @@ class Worker:
     was_ready: bool = False  # of any incarnation
     deaths: int = 0  # in a row, without a steady run between
     unanswered: int = 0  # sets of descriptors that it was sent and does not use yet
-    process: Process | None = None
+    process: Child | None = None
     pidfd: int = -1
     channel: Channel | None = field(default=None, repr=False)
 
     @property
     def title(self) -> str:
-        return self.kind if self.kind in ("control", "standby") else f"{self.kind} {self.number}"
+        return self.kind if self.kind == "control" else f"{self.kind} {self.number}"
 
-    def fill(self, process: Process, channel: Channel) -> None:
+    def fill(self, process: Child, channel: Channel) -> None:
         """This process has the place from now on."""
         self.process, self.channel = process, channel
         self.pidfd = os.pidfd_open(process.pid)
 
-    def spawn(self, interface: str) -> None:
+    def fork(self, work: Callable[[WorkerStart], None], interface: str) -> None:
         """Start a process for this place. OSError when there is none to be had."""
         ours, theirs = Channel.pair()
         ours.socket.settimeout(SEND_SECONDS)
         try:
-            self.fill(spawn(self.kind, interface, theirs), ours)
+            self.fill(fork_worker(work, self.title, interface, theirs), ours)
         except OSError:
             ours.close()
             raise
         finally:
             theirs.close()
-
-    def take_from(self, other: Worker) -> None:
-        """The process of another worker has this place from now on."""
-        self.process, self.pidfd, self.channel = other.process, other.pidfd, other.channel
-        other.process, other.pidfd, other.channel = None, -1, None
 
     def describe(self) -> dict[str, Any]:
         """In words for JSON, for another program (inheritance.py)."""

@@ -28,8 +28,6 @@ TITLES = ("control", "receiver 0", "consumer 0")
 
 def kill(side: Side, title: str) -> tuple[str, float]:
     """Kill a process and wait until its replacement carries packets: (whose it was, when)."""
-    eventually(lambda: pid_of(side, "standby"), 60)
-    time.sleep(1)  # it has loaded
     victim, before = pid_of(side, title), side.transfer()
     assert victim is not None
     at = time.monotonic()

@@ -88,7 +88,7 @@ def test_returns_when_ready_and_ends_with_its_interface(host: Host) -> None:
         names = [Path(f"/proc/{row.pid}/cmdline").read_text() for row in host.usage()]
         return sorted(name.split("\0")[0] for name in names)
 
-    who = ("consumer 0", "control", "receiver 0", "standby", "supervisor")
+    who = ("consumer 0", "control", "receiver 0", "supervisor")
     until(lambda: titles() == [f"plait: t0 {each}" for each in who], "the engine's processes and no others")
     host.ip("link delete t0")
     until(lambda: not leftovers(host), "the end")

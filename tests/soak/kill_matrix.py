@@ -175,7 +175,7 @@ class Matrix:
     def kill(self, case: Case) -> Outcome:
         """Hold, kill, wait, look. What was wrong stands in the outcome."""
         outcome = Outcome(case, self.random.randint(1, 3) if case.cause == kill_points.TRAFFIC else 1)
-        self.await_all({*TITLES, "standby"})
+        self.await_all(set(TITLES))
         # Who dies at once again is held back; what the kernel cannot keep meanwhile is lost there, uncounted.
         steady_at = self.back_at.get(case.victim, 0.0) + STEADY_SECONDS + 0.2
         self.pump_until(lambda: time.monotonic() > steady_at, "time stands still")

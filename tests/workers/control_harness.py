@@ -1,7 +1,7 @@
 """Control processes without a supervisor: this stands in for it, with real segments and sockets.
 
 Interface      what a supervisor makes: both segments, UDP sockets, UAPI socket, bells
-ControlProcess `python -m workers.control` on an Interface; may be killed and started again
+ControlProcess a control process of its own program on an Interface; may be killed and started again
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import select
 import signal
 import socket
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ from workers.events import Events
 from workers.grace import Graces
 from workers.handshakes import Handshakes
 from workers.keypairs import Keypairs
-from workers.launch import map_segment, spawn
+from workers.launch import map_segment
 from workers.memory import Memory
 from workers.outgoing import Outgoing
 from workers.peers import Peers
@@ -40,6 +41,14 @@ from workers.vault import Vault
 
 RUN = Path("/var/run/wireguard")
 PATIENCE = 20.0
+# A process of tests has threads, so that it cannot be forked as the supervisor is.
+ALONE = """
+import sys
+from workers.channel import Channel
+from workers.control import work
+from workers.launch import run_worker
+run_worker(work, "control", sys.argv[2], Channel.inherited(int(sys.argv[1])), int(sys.argv[3]))
+"""
 SMALL: dict[str, Any] = {
     "receivers": 1,
     "consumers": 1,
@@ -158,7 +167,10 @@ class ControlProcess:
         line = interface.segment.workers[lib.WORKER_CONTROL]
         line.incarnation = interface.incarnation
         self.channel, theirs = Channel.pair()
-        self.process: subprocess.Popen[bytes] = spawn("control", interface.name, theirs)
+        self.process: subprocess.Popen[bytes] = subprocess.Popen(
+            [sys.executable, "-P", "-c", ALONE, str(theirs.fileno()), interface.name, str(os.getpid())],
+            pass_fds=(theirs.fileno(),),
+        )
         theirs.close()
         named = interface.fds()
         start = {

@@ -1,7 +1,6 @@
 """A supervisor with actors for workers: the real one, its real resources, but no packets.
 
-    python rehearsal.py supervise DIRECTORY IFACE     a supervisor
-    python rehearsal.py KIND DIRECTORY --channel FD          an actor, started by that supervisor
+    python rehearsal.py DIRECTORY IFACE     a supervisor, whose workers are forks of it that run `act`
 
 Everything happens in DIRECTORY: settings.toml holds the settings, patience.json the supervisor's
 constants that are to be others. The supervisor's word "ready" is a file of that name there. An
@@ -18,21 +17,24 @@ import json
 import os
 import select
 import socket
-import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+from workers import numbers, roster, supervisor, worker
+from workers._workers import lib
+from workers.channel import ChannelClosed
+from workers.launch import WorkerStart, configure_log
+from workers.resources import Resources
+from workers.settings import load
+from workers.signals import Signals
 
 BEAT_SECONDS = 0.1
 
 
-def act(kind: str, directory: Path) -> None:
-    from workers._workers import lib
-    from workers.channel import ChannelClosed
-    from workers.launch import begin_worker
-
-    start = begin_worker(kind)
+def act(directory: Path, start: WorkerStart) -> None:
     title = start.kind if start.kind == "control" else f"{start.kind} {start.number}"
     script = directory / f"{title}.start"
     match script.read_text() if script.exists() else "":
@@ -101,23 +103,8 @@ def act(kind: str, directory: Path) -> None:
 
 
 def supervise(directory: Path, interface: str) -> None:
-    from workers import numbers, reserve, roster, supervisor, worker
-    from workers.channel import Channel
-    from workers.launch import arguments_for, configure_log
-    from workers.resources import Resources
-    from workers.settings import load
-    from workers.signals import Signals
-
-    def spawn(kind: str, interface: str, channel: Channel) -> subprocess.Popen[bytes]:
-        return subprocess.Popen(
-            [sys.executable, __file__, kind, str(directory), *arguments_for(interface, channel)],
-            pass_fds=(channel.fileno(),),
-            process_group=0,
-        )
-
-    worker.spawn = spawn
     for name, seconds in json.loads((directory / "patience.json").read_text()).items():
-        for module in (numbers, reserve, roster, supervisor, worker):
+        for module in (numbers, roster, supervisor, worker):
             if hasattr(module, name):
                 setattr(module, name, seconds)
     configure_log("supervisor")
@@ -126,11 +113,9 @@ def supervise(directory: Path, interface: str) -> None:
         Signals(supervisor.Supervisor.SIGNALS) as signals,
         Resources.open(interface, settings, {}) as resources,
     ):
-        supervisor.Supervisor(resources, settings, signals, (directory / "ready").touch).run()
+        work = dict.fromkeys(("control", "receiver", "consumer"), partial(act, directory))
+        supervisor.Supervisor(resources, settings, signals, (directory / "ready").touch, work).run()
 
 
 if __name__ == "__main__":
-    if sys.argv[1] == "supervise":
-        supervise(Path(sys.argv[2]), sys.argv[3])
-    else:
-        act(sys.argv.pop(1), Path(sys.argv.pop(1)))
+    supervise(Path(sys.argv[1]), sys.argv[2])

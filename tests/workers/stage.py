@@ -43,7 +43,7 @@ class Stage:
         (self.directory / "settings.toml").write_text(SETTINGS.format(n=of_each, room=of_each + 1))
         (self.directory / "patience.json").write_text(json.dumps(patience))
         (self.directory / "ready").unlink(missing_ok=True)
-        arguments = [sys.executable, REHEARSAL, "supervise", str(self.directory), self.interface]
+        arguments = [sys.executable, REHEARSAL, str(self.directory), self.interface]
         self.process = self.host.popen(arguments)
         return self
 

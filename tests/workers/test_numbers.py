@@ -27,7 +27,7 @@ def change(stage: Stage, number: int, words: str) -> None:
 
 
 def workers(stage: Stage) -> dict[str, int]:
-    return {title: pid for title, pid in stage.pids().items() if title not in ("supervisor", "standby")}
+    return {title: pid for title, pid in stage.pids().items() if title != "supervisor"}
 
 
 def held(stage: Stage, title: str) -> set[str]:

@@ -46,12 +46,12 @@ def test_every_worker_gets_its_fds_and_its_place(running: Stage) -> None:
         "consumer 0": (34, 0, [*bells, *packets[0]]),
         "consumer 1": (35, 1, [*bells, *packets[1]]),
     }
-    pids = until(lambda: len(running.pids()) > len(expected) and running.pids(), "everybody, and a standby")
-    assert set(pids) == {*expected, "standby"}
+    pids = until(lambda: len(running.pids()) >= len(expected) and running.pids(), "everybody")
+    assert set(pids) == set(expected)
     cores = sorted(os.sched_getaffinity(0))
     for title, (worker, number, fds) in expected.items():
         message = running.heard(title)[0]
-        assert (message["kind"], message["interface"], message["incarnation"]) == ("start", "t1", 1)
+        assert (message["kind"], message["incarnation"]) == ("start", 1)
         assert (message["worker"], message["number"]) == (worker, number)
         assert (message["receivers"], message["consumers"]) == (2, 2)
         assert message["held"] == sorted(fds)
@@ -132,18 +132,6 @@ def test_sleeping_busy_and_starved_workers_are_left_alone(running: Stage) -> Non
             one.close()
     after = running.pids()
     assert [after[title] for title in TITLES] == [before[title] for title in TITLES]
-
-
-def test_standby_becomes_the_next_that_is_needed(running: Stage) -> None:
-    """It waits as a process of its own; the supervisor makes another when it is used, or dies."""
-    for title in ("consumer 0", "receiver 1"):
-        standby = until(lambda: running.pids().get("standby"), "a standby")
-        running.expect_replacement(title, lambda title=title: running.kill(title))
-        assert running.pids()[title] == standby
-    standby = until(lambda: running.pids().get("standby"), "a standby")
-    running.kill("standby")
-    until(lambda: "the standby ended" in running.words(), "the word")
-    assert running.pids().get("standby") != standby
 
 
 def test_sighup_changes_nothing(running: Stage) -> None:
@@ -284,7 +272,7 @@ def test_later_failures_are_tried_again_after_growing_pauses(stage: Stage) -> No
     ("start", "words"),
     [
         ("fail", "the actor cannot play: it has stage fright; send another one"),
-        ("crash", "the consumer process cannot start: RuntimeError: the actor fell off the stage; see"),
+        ("crash", "the consumer 0 process cannot start: RuntimeError: the actor fell off the stage; see"),
         ("exit", "the consumer 0 process cannot start: it ended with code 7 before it was ready; see"),
     ],
 )

@@ -1,0 +1,104 @@
+"""The package as pip installs it, not editable: it is complete without the source tree."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import sysconfig
+import time
+from pathlib import Path
+
+import pytest
+from stream import pid_of
+from tunnel import eventually, two_hosts
+
+from plait.lab import PLAIT, Lab
+
+ROOT = Path(__file__).resolve().parents[2]
+
+IMPORTS = """
+import sys
+sys.meta_path = [finder for finder in sys.meta_path if "editable" not in type(finder).__module__]
+import engine._engine, shm._shm, workers._workers, workers.control, plait.command, plait.daemon, plait.show
+for module in (engine, shm, workers, plait):
+    assert module.__file__.startswith(sys.argv[1]), module.__file__
+assert workers._workers.lib.aead_new(-1)
+"""
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A virtual environment with Plait in it as pip installs it; what Plait depends on is this one's."""
+    if subprocess.run([sys.executable, "-c", "import mesonpy, pip"], capture_output=True).returncode:
+        pytest.skip("pip or meson-python is not in this environment: scripts/setup --dev installs them")
+    place = tmp_path_factory.mktemp("installed") / "venv"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(place)], check=True)
+    site = place / sysconfig.get_path("purelib", vars={"base": ""}).lstrip("/")
+    # A directory that a .pth names is searched; its own .pth files, the editable install among them, are not.
+    (site / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    pip = [sys.executable, "-m", "pip", "--python", str(place / "bin/python"), "--disable-pip-version-check"]
+    done = subprocess.run(
+        [*pip, "install", "--quiet", "--no-index", "--no-deps", "--no-build-isolation", str(ROOT)],
+        env=environment, capture_output=True, text=True, check=False, timeout=240,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return place
+
+
+def test_an_ordinary_install_has_every_part(installed: Path) -> None:
+    done = subprocess.run(
+        [str(installed / "bin/python"), "-I", "-c", IMPORTS, str(installed)],
+        cwd=installed, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert {"plait", "plaitd"} <= {path.name for path in (installed / "bin").iterdir()}
+
+
+@pytest.mark.network
+def test_foreign_modules_on_the_path_are_not_loaded(installed: Path, tmp_path: Path) -> None:
+    for name in ("engine", "workers", "shm"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('somebody else is loaded')")
+    with Lab() as lab:
+        command = [str(installed / "bin/plaitd"), "-f", "{iface}"]
+        engine = lab.host("a").engine(command=command, environment={"PYTHONPATH": str(tmp_path)})
+        assert engine.counters()
+        assert engine.stop() == 0
+
+
+@pytest.mark.long
+@pytest.mark.network
+def test_the_running_program_survives_its_files(installed: Path) -> None:
+    """Another version is put over the files of a running engine, then all are deleted: 51 killed workers of
+    the old version are replaced by workers of the old version, and the session goes on."""
+    command = [str(installed / "bin/plaitd"), "-f", "{iface}"]
+    with Lab() as lab:
+        tunnel = two_hosts(lab, command, PLAIT, settings="receivers = 1\nconsumers = 1\n")
+        one, two = tunnel.sides
+        assert one.echo(two.address4, 2) == 2
+        session = one.engine.wg("show", "wg0", "latest-handshakes")
+        site = next((installed / "lib").glob("python*/site-packages"))
+        for package in ("engine", "shm", "workers", "plait"):
+            for path in (site / package).rglob("*"):
+                if path.suffix in (".py", ".so"):
+                    path.unlink()
+                    path.write_text("raise SystemExit('another version')")
+        for turn in range(17):
+            if turn == 10:
+                shutil.rmtree(installed)
+            time.sleep(1.1)  # who ran for a second is replaced at once
+            for title in ("control", "receiver 0", "consumer 0"):
+                victim = eventually(lambda title=title: pid_of(one, title))
+                os.kill(victim, signal.SIGKILL)
+                eventually(lambda title=title, victim=victim: pid_of(one, title) not in (None, victim))
+        eventually(lambda: one.echo(two.address4, 2) == 2)
+        assert one.engine.wg("show", "wg0", "latest-handshakes") == session
+        one.engine.wg("set", "wg0", "listen-port", "12345")
+        assert one.engine.wg("show", "wg0", "listen-port") == "12345\n"
+        assert one.engine.counters()
+        words = one.engine.process.output()
+        assert "another version" not in words and "Traceback" not in words
+        assert one.engine.stop() == 0
