@@ -22,6 +22,7 @@ from workers.keylog import VARIABLE, WARNING
 
 if TYPE_CHECKING:
     from workers.launch import WorkerStart
+    from workers.patience import Patience
 
 DESCRIPTION = """\
 Run the engine of one WireGuard interface. The interface exists as long as the engine runs:
@@ -123,8 +124,11 @@ def take_over(interface: str, fd: int, is_trial: bool) -> None:
     logging.getLogger("plait").info("ended, nothing is left")
 
 
-def serve(interface: str, on_ready: Callable[[], None]) -> None:
-    """Run the engine of one interface until it ends. Raises Failure when it cannot start."""
+def serve(interface: str, on_ready: Callable[[], None], patience: Patience | None = None) -> None:
+    """Run the engine of one interface until it ends. patience: None for the supervisor's own.
+
+    Raises Failure when it cannot start.
+    """
     # Imported late: the parent of a background engine needs none of it.
     import msgspec
 
@@ -152,7 +156,7 @@ def serve(interface: str, on_ready: Callable[[], None]) -> None:
         Signals(Supervisor.SIGNALS) as signals,
         Resources.open(interface, settings, os.environ) as resources,
     ):
-        Supervisor(resources, settings, signals, on_ready, work, manager, program()).run()
+        Supervisor(resources, settings, signals, on_ready, work, manager, program(), patience).run()
     logging.getLogger("plait").info("ended, nothing is left")
 
 

@@ -27,7 +27,6 @@ from workers.roster import Roster
 from workers.worker import Life, Worker
 
 LOOKS = 3  # in a row, that find the sockets of a receiver that leaves empty
-DRAIN_SECONDS = 10.0  # for that receiver; what its sockets hold then is lost, and counted
 NOBODY = 0xFFFFFFFF
 log = logging.getLogger("plait")
 
@@ -105,7 +104,7 @@ class Numbers:
             log.error("receiver %d stays: its datagrams cannot be had by another: %s", number, error.strerror)
             return
         yield from self._share(self._all_but(worker))
-        looks, deadline = 0, time.monotonic() + DRAIN_SECONDS
+        looks, deadline = 0, time.monotonic() + self.roster.patience.drain
         while looks < LOOKS and time.monotonic() < deadline:
             looks = looks + 1 if self.resources.is_drained else 0
             yield

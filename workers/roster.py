@@ -22,15 +22,10 @@ from typing import Any, Protocol
 from workers._workers import ffi, lib
 from workers.channel import Channel, ChannelClosed
 from workers.launch import WorkerStart
+from workers.patience import Patience
 from workers.resources import Resources
 from workers.settings import Settings
-from workers.worker import START_SECONDS, Life, Told, Worker
-
-STOP_SECONDS = 3.0  # from being told to being killed
-CLOSED_SECONDS = 1.0  # from a closed channel to being killed
-READY_SECONDS = 10.0  # for a receiver or consumer that takes a place
-STEADY_SECONDS = 1.0  # a worker that ran for so long starts again without a pause
-PAUSES = (0.0, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0)
+from workers.worker import Life, Told, Worker
 
 NO_CPU = 0xFFFFFFFF
 LINES = {"control": lib.WORKER_CONTROL, "receiver": lib.WORKER_RECEIVER, "consumer": lib.WORKER_CONSUMER}
@@ -61,11 +56,13 @@ class Roster:
         selector: selectors.BaseSelector,
         listener: Listener,
         work: Mapping[str, Callable[[WorkerStart], None]],
+        patience: Patience,
     ) -> None:
         self.resources = resources
         self.settings = settings
         self.selector = selector
         self.listener = listener
+        self.patience = patience
         self.segment = resources.segment
         self.workers: list[Worker] = []
         self.work = work
@@ -105,7 +102,7 @@ class Roster:
         """Take over workers that are our children already."""
         for left in described:
             worker = self.hire(left["kind"], left["number"])
-            if worker.inherit(left):
+            if worker.inherit(left, self.patience):
                 self._watch(worker)
             elif left["pid"] is not None:  # it has closed its channel, and is no use
                 os.kill(left["pid"], signal.SIGKILL)
@@ -142,15 +139,15 @@ class Roster:
         if line.incarnation == 0:
             line.incarnation = 1
         try:
-            worker.fork(self.work[worker.kind], self.resources.interface)
+            worker.fork(self.work[worker.kind], self.resources.interface, self.patience)
         except OSError as error:
             self._not_started(worker, f"it cannot be started: {error.strerror}")
             return
         assert worker.process is not None
         worker.life, worker.told = Life.STARTING, Told.NOTHING_YET
         worker.ready_at = None
-        patience = START_SECONDS if worker.kind == "control" else READY_SECONDS
-        worker.kill_at = time.monotonic() + patience if worker.was_ready or worker.is_extra else None
+        seconds = self.patience.start if worker.kind == "control" else self.patience.restart
+        worker.kill_at = time.monotonic() + seconds if worker.was_ready or worker.is_extra else None
         line.pid = worker.process.pid
         line.cpu = worker.cpus[0] if len(worker.cpus) == 1 else NO_CPU
         line.state = lib.WORKER_STARTING
@@ -259,9 +256,10 @@ class Roster:
 
     def _schedule_restart(self, worker: Worker) -> None:
         now = time.monotonic()
-        if worker.ready_at is not None and now - worker.ready_at >= STEADY_SECONDS:
+        if worker.ready_at is not None and now - worker.ready_at >= self.patience.steady:
             worker.deaths = 0
-        pause = PAUSES[min(worker.deaths, len(PAUSES) - 1)]
+        pauses = self.patience.pauses
+        pause = pauses[min(worker.deaths, len(pauses) - 1)]
         worker.deaths += 1
         worker.start_at = now + pause
         worker.life = Life.WAITING
@@ -301,7 +299,7 @@ class Roster:
             message, fds = worker.channel.receive()
         except ChannelClosed:
             self._close_channel(worker)
-            worker.kill_at = time.monotonic() + CLOSED_SECONDS
+            worker.kill_at = time.monotonic() + self.patience.closed
             return
         except (TimeoutError, ValueError) as error:
             self._nonsense(worker, str(error))
@@ -363,13 +361,13 @@ class Roster:
             worker.life = Life.ENDED
             self.workers.remove(worker)
             return
-        worker.told, worker.kill_at = Told.LEAVE, time.monotonic() + STOP_SECONDS
+        worker.told, worker.kill_at = Told.LEAVE, time.monotonic() + self.patience.stop
         self._tell_to_end(worker)
 
     def renew(self, worker: Worker) -> None:
         """It ends, and another process takes its place at once."""
         if worker.process is not None:
-            worker.told, worker.kill_at = Told.RENEW, time.monotonic() + STOP_SECONDS
+            worker.told, worker.kill_at = Told.RENEW, time.monotonic() + self.patience.stop
             self._tell_to_end(worker)
 
     def _tell_to_end(self, worker: Worker) -> None:

@@ -28,16 +28,16 @@ from workers.failure import Exit, Failure
 from workers.launch import WorkerStart
 from workers.notify import ServiceManager
 from workers.numbers import Numbers, Waiting
+from workers.patience import Patience
 from workers.resources import Resources
-from workers.roster import NO_CPU, STOP_SECONDS, Roster
+from workers.roster import NO_CPU, Roster
 from workers.settings import Settings
 from workers.signals import Signals
 from workers.sockets import close_sockets
 from workers.upgrade import Upgrade
-from workers.watchdog import LOOK_SECONDS, Watchdog
-from workers.worker import START_SECONDS, Life, Worker
+from workers.watchdog import Watchdog
+from workers.worker import Life, Worker
 
-CHANGE_SECONDS = 0.005  # between two looks whether a change can go on
 log = logging.getLogger("plait")
 
 
@@ -67,15 +67,17 @@ class Supervisor:
         work: Mapping[str, Callable[[WorkerStart], None]],
         manager: ServiceManager | None = None,
         program: Sequence[str] = (),
+        patience: Patience | None = None,
     ) -> None:
         self.resources = resources
         self.settings = settings
         self.segment = resources.segment
         self.signals = signals
         self.on_ready = on_ready
+        self.patience = patience = patience or Patience()
         self.manager = manager or ServiceManager({})
         self.selector = selectors.DefaultSelector()
-        self.roster = Roster(resources, settings, self.selector, self, work)
+        self.roster = Roster(resources, settings, self.selector, self, work, patience)
         self.numbers = Numbers(resources, self.roster)
         self.upgrade = Upgrade(
             program, resources, self.roster, signals, self._describe, self.manager.environment
@@ -85,7 +87,7 @@ class Supervisor:
         self.failure: Failure | None = None
         self.announced = False
         self.deadline: float | None = None
-        self.watchdog = Watchdog(resources.segment, resources.bells)
+        self.watchdog = Watchdog(resources.segment, resources.bells, patience)
         self.look_at = 0.0
 
     def run(self) -> None:
@@ -111,7 +113,7 @@ class Supervisor:
             raise self.failure
 
     def _hire_everybody(self) -> None:
-        self.deadline = time.monotonic() + START_SECONDS
+        self.deadline = time.monotonic() + self.patience.start
         self.roster.hire("control", 0)
         for kind, count in (("receiver", self.resources.receivers), ("consumer", self.resources.consumers)):
             for number in range(count):
@@ -161,7 +163,7 @@ class Supervisor:
         if self.announced and not self.stopping:
             due.append(self.look_at)
             if self.change is not None:
-                due.append(now + CHANGE_SECONDS)
+                due.append(now + self.patience.change)
         return max(min(due) - now, 0.0) if due else None
 
     def _keep_time(self, now: float) -> None:
@@ -170,7 +172,7 @@ class Supervisor:
         if self.announced and not self.stopping:
             self._go_on()
         if self.announced and not self.stopping and self.look_at <= now:
-            self.look_at = now + LOOK_SECONDS
+            self.look_at = now + self.patience.look
             self._look_for_stuck()
         if self.deadline is None or self.deadline > now:
             return
@@ -182,7 +184,7 @@ class Supervisor:
         late = ", ".join(w.title for w in self.roster.workers if not w.was_ready)
         self.worker_will_not_start(
             f"{late} did not become ready",
-            f"{START_SECONDS:.0f} seconds have passed",
+            f"{self.patience.start:.0f} seconds have passed",
             "see with `plaitd --foreground` where it stands",
         )
 
@@ -308,7 +310,7 @@ class Supervisor:
         """Tell all workers to end. The loop ends when the last of them is reaped."""
         if self.stopping:
             return
-        self.deadline = time.monotonic() + STOP_SECONDS
+        self.deadline = time.monotonic() + self.patience.stop
         log.info("ending: %s", reason)
         self.manager.stopping(reason)
         self.roster.stop()

@@ -28,9 +28,8 @@ from workers.numbers import Waiting
 from workers.resources import Resources
 from workers.roster import Roster
 from workers.signals import Signals
-from workers.worker import START_SECONDS, Life, Worker
+from workers.worker import Life, Worker
 
-TRIAL_SECONDS = 60.0  # a loaded machine takes its time
 log = logging.getLogger("plait")
 
 Refusal = Generator[None, None, str | None]  # why not; None: nothing is in the way
@@ -80,10 +79,11 @@ class Upgrade:
             except OSError as error:
                 return f"it cannot be started: {error.strerror}"
             try:
-                deadline = time.monotonic() + TRIAL_SECONDS
+                patience = self.roster.patience.trial
+                deadline = time.monotonic() + patience
                 while process.poll() is None:
                     if time.monotonic() > deadline:
-                        return f"it says nothing in {TRIAL_SECONDS:.0f} seconds"
+                        return f"it says nothing in {patience:.0f} seconds"
                     yield
             finally:
                 process.kill()
@@ -133,7 +133,7 @@ class Upgrade:
 
     def _renew(self, worker: Worker) -> Generator[None, None, bool]:
         """False when it did not come back."""
-        deadline = time.monotonic() + START_SECONDS
+        deadline = time.monotonic() + self.roster.patience.start
         before, deaths = worker.process, worker.deaths
         self.roster.renew(worker)
         while worker.process is before or worker.life is not Life.RUNNING:

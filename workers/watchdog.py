@@ -5,8 +5,8 @@ second; whoever has not moved for two looks is rung, which moves a healthy sleep
 then still does not move has one of these reasons, and the kernel tells which:
 
 - it is stopped (T, t), or waits (S) and has not run since the last look although it was rung: stuck
-  when found so on STILL_LOOKS looks in a row;
-- it runs and finishes no turn: stuck when it has had BUSY_SECONDS of CPU since it last moved;
+  when found so on `still_looks` looks in a row;
+- it runs and finishes no turn: stuck when it has had so much CPU (`busy`) since it last moved;
 - it could run but gets no CPU (R), or the kernel keeps it (D): not its fault, whatever the time.
 
 Looks are counted, not seconds: after a pause of the whole machine the first look proves nothing.
@@ -20,10 +20,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from workers._workers import lib
+from workers.patience import Patience
 
-LOOK_SECONDS: Final = 0.5
-STILL_LOOKS: Final = 3
-BUSY_SECONDS: Final = {"control": 10.0, "receiver": 1.5, "consumer": 1.5}  # control has long turns
 NANOSECONDS: Final = 1_000_000_000
 
 
@@ -40,13 +38,14 @@ class _Seen:
 class Watchdog:
     """segment is a `struct segment *`; bells maps worker numbers to eventfds, without consumers."""
 
-    def __init__(self, segment: Any, bells: Mapping[int, int]) -> None:
+    def __init__(self, segment: Any, bells: Mapping[int, int], patience: Patience) -> None:
         self.segment = segment
         self.bells = bells
+        self.patience = patience
         self._seen: dict[int, _Seen] = {}
 
     def look(self, kind: str, worker: int, pid: int, is_starting: bool = False) -> str | None:
-        """Why this worker is stuck; None when it is not, or not for sure. Called every LOOK_SECONDS.
+        """Why this worker is stuck; None when it is not, or not for sure. Called every `look` s.
 
         worker: number of its line. A worker that is starting has no turns yet: it may only not be stopped.
         """
@@ -66,11 +65,12 @@ class Watchdog:
         waits = state == "S" and cpu == seen.latest and not is_starting
         seen.looks = seen.looks + 1 if stopped or waits else 0
         seen.latest = cpu
-        if seen.looks >= STILL_LOOKS:
+        if seen.looks >= self.patience.still_looks:
             return "it is stopped" if stopped else "it does not wake up"
         if is_starting:
             return None
-        if cpu - seen.cpu >= BUSY_SECONDS[kind] * NANOSECONDS:
+        most = self.patience.busy_control if kind == "control" else self.patience.busy
+        if cpu - seen.cpu >= most * NANOSECONDS:
             return f"it has run for {(cpu - seen.cpu) / NANOSECONDS:.1f} s without finishing a turn"
         if seen.looks > 1:
             self._ring(worker)

@@ -13,9 +13,7 @@ from typing import Any
 
 from workers.channel import Channel
 from workers.launch import Child, WorkerStart, fork_worker
-
-START_SECONDS = 60.0  # for all together, and for each that starts again: a loaded machine takes its time
-SEND_SECONDS = 1.0  # a worker that does not read its channel for so long is stuck
+from workers.patience import Patience
 
 
 class Life(Enum):
@@ -65,10 +63,10 @@ class Worker:
         self.process, self.channel = process, channel
         self.pidfd = os.pidfd_open(process.pid)
 
-    def fork(self, work: Callable[[WorkerStart], None], interface: str) -> None:
+    def fork(self, work: Callable[[WorkerStart], None], interface: str, patience: Patience) -> None:
         """Start a process for this place. OSError when there is none to be had."""
         ours, theirs = Channel.pair()
-        ours.socket.settimeout(SEND_SECONDS)
+        ours.socket.settimeout(patience.send)
         try:
             self.fill(fork_worker(work, self.title, interface, theirs), ours)
         except OSError:
@@ -90,17 +88,17 @@ class Worker:
             "channel": self.channel.fileno() if self.channel else None,
         }
 
-    def inherit(self, left: dict[str, Any]) -> bool:
+    def inherit(self, left: dict[str, Any], patience: Patience) -> bool:
         """Be what another program described so. False where there is no process on a channel."""
         self.was_ready, self.deaths = left["was_ready"], left["deaths"]
         if left["channel"] is None:
             return False
         self.life, self.unanswered = Life[left["life"]], left["unanswered"]
         if self.life is Life.STARTING:
-            self.kill_at = time.monotonic() + START_SECONDS
+            self.kill_at = time.monotonic() + patience.start
         channel = Channel.inherited(left["channel"])
         channel.socket.set_inheritable(False)
-        channel.socket.settimeout(SEND_SECONDS)
+        channel.socket.settimeout(patience.send)
         self.fill(Child(left["pid"]), channel)
         return True
 

@@ -36,7 +36,6 @@ from tests.soak import kill_points, points
 from tests.soak.kill_points import CONSUMER, CONTROL, RECEIVER, Case
 from tests.soak.numbered import BURST, Strand, Traffic
 from workers._workers import ffi, lib
-from workers.roster import STEADY_SECONDS
 
 PORT = 51820
 SETTINGS = """receivers = 1
@@ -137,7 +136,6 @@ class Matrix:
         self.asked: Future[str] | None = None
         self.next_deed = 0.0
         self.held: int | None = None
-        self.back_at: dict[str, float] = {}
         self.traffic.begin()
 
     # -- asking the engine ----------------------------------------------------------------------
@@ -176,9 +174,6 @@ class Matrix:
         """Hold, kill, wait, look. What was wrong stands in the outcome."""
         outcome = Outcome(case, self.random.randint(1, 3) if case.cause == kill_points.TRAFFIC else 1)
         self.await_all(set(TITLES))
-        # Who dies at once again is held back; what the kernel cannot keep meanwhile is lost there, uncounted.
-        steady_at = self.back_at.get(case.victim, 0.0) + STEADY_SECONDS + 0.2
-        self.pump_until(lambda: time.monotonic() > steady_at, "time stands still")
         self.traffic.settle()
         before, lost_before = self.counters(), self.traffic.lost
         pid = self.pids()[case.victim]
@@ -195,7 +190,6 @@ class Matrix:
             os.kill(pid, signal.SIGKILL)
         try:
             self.await_all({case.victim}, other_than=pid)
-            self.back_at[case.victim] = time.monotonic()
             self.await_flow()
             outcome.back_ms = round(1000 * (time.monotonic() - died_at), 1)
             wrong += self.at_rest(case, outcome, before, lost_before)

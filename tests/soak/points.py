@@ -29,12 +29,10 @@ REQUEST = struct.Struct(f"=iII{NAME_BYTES}s")  # struct point_request
 # As plaitd, but the dead come back without a pause, however many they are, and nobody takes a process that
 # is held for stuck.
 PROGRAM = """
-from workers import supervisor
-supervisor.PAUSES = (0.0,)
-supervisor.STANDBY_SECONDS = 0.0
-supervisor.STANDBY_READY_SECONDS = supervisor.LOOK_SECONDS = 60.0
-from plait.daemon import main
-main()
+import sys
+from plait.daemon import serve
+from workers.patience import Patience
+serve(sys.argv[1], lambda: None, Patience(pauses=(0.0,), restart=60.0, look=60.0))
 """
 
 
@@ -67,7 +65,7 @@ def build() -> list[str]:
     # Lines of a .pth file are places only, so the import hook of an editable install stays away.
     place = next((BUILD / "venv").glob("lib/python3*/site-packages"))
     (place / "points.pth").write_text(f"{packages}\n{sysconfig.get_paths()['purelib']}\n")
-    return [str(python), "-P", "-c", PROGRAM, "-f", "{iface}"]
+    return [str(python), "-P", "-c", PROGRAM, "{iface}"]
 
 
 def _run(*command: str) -> None:

@@ -2,8 +2,8 @@
 
     python rehearsal.py DIRECTORY IFACE     a supervisor, whose workers are forks of it that run `act`
 
-Everything happens in DIRECTORY: settings.toml holds the settings, patience.json the supervisor's
-constants that are to be others. The supervisor's word "ready" is a file of that name there. An
+Everything happens in DIRECTORY: settings.toml holds the settings, patience.json what is to be other in
+the supervisor's patience. The supervisor's word "ready" is a file of that name there. An
 actor called TITLE ("receiver 0") does at its start what TITLE.start says: `fail`, `crash`, `exit`
 or `hang`. It writes each message it gets to TITLE.heard, one line of JSON with the ports of
 the UDP sockets it holds then. It obeys what is sent to its datagram socket TITLE.cue:
@@ -23,10 +23,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from workers import numbers, roster, supervisor, worker
+from workers import supervisor
 from workers._workers import lib
 from workers.channel import ChannelClosed
 from workers.launch import WorkerStart, configure_log
+from workers.patience import Patience
 from workers.resources import Resources
 from workers.settings import load
 from workers.signals import Signals
@@ -103,10 +104,7 @@ def act(directory: Path, start: WorkerStart) -> None:
 
 
 def supervise(directory: Path, interface: str) -> None:
-    for name, seconds in json.loads((directory / "patience.json").read_text()).items():
-        for module in (numbers, roster, supervisor, worker):
-            if hasattr(module, name):
-                setattr(module, name, seconds)
+    patience = Patience(**json.loads((directory / "patience.json").read_text()))
     configure_log("supervisor")
     settings = load(interface, {"PLAIT_CONFIG": str(directory / "settings.toml")})
     with (
@@ -114,7 +112,8 @@ def supervise(directory: Path, interface: str) -> None:
         Resources.open(interface, settings, {}) as resources,
     ):
         work = dict.fromkeys(("control", "receiver", "consumer"), partial(act, directory))
-        supervisor.Supervisor(resources, settings, signals, (directory / "ready").touch, work).run()
+        on_ready = (directory / "ready").touch
+        supervisor.Supervisor(resources, settings, signals, on_ready, work, patience=patience).run()
 
 
 if __name__ == "__main__":

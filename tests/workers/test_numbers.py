@@ -94,7 +94,7 @@ def test_one_more_that_cannot_start_is_given_up(stage: Stage) -> None:
 
 def test_killed_while_it_leaves(stage: Stage) -> None:
     """It comes back with its own sockets, to read what they hold. This one does not, and so it is counted."""
-    stage.play(2, DRAIN_SECONDS=2)
+    stage.play(2, drain=2)
     before = len(stage.heard("receiver 1"))
     stage.host.run([sys.executable, "-c", FLOOD, str(stage.port())])
     stage.signal(signal.SIGTTOU)

@@ -28,7 +28,7 @@ TITLES = ("control", "receiver 0", "receiver 1", "consumer 0", "consumer 1")
 @pytest.fixture(scope="module")
 def running(host: Host, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
     """One that plays through all tests that do not end it. Deaths do not add up to pauses."""
-    made = Stage(host, tmp_path_factory.mktemp("running"), "t1").play(2, STEADY_SECONDS=0, CLOSED_SECONDS=0.2)
+    made = Stage(host, tmp_path_factory.mktemp("running"), "t1").play(2, steady=0, closed=0.2)
     yield made
     assert made.process is not None
     assert made.process.stop() == 0
@@ -225,7 +225,7 @@ def test_signals_end_it_cleanly(stage: Stage, number: int) -> None:
 
 def test_signal_while_starting_ends_it(stage: Stage) -> None:
     (stage.directory / "consumer 0.start").write_text("hang")
-    stage.begin(STOP_SECONDS=0.2)
+    stage.begin(stop=0.2)
     until(lambda: stage.heard("receiver 0"), "receiver 0 on stage")
     stage.signal(signal.SIGTERM)
     assert stage.exit_code() == 0, stage.words()
@@ -250,7 +250,7 @@ def test_socket_file_removed_while_control_is_away(stage: Stage) -> None:
 
 
 def test_deaf_worker_is_killed_in_the_end(stage: Stage) -> None:
-    stage.play(STOP_SECONDS=0.5).cue("consumer 0", deaf=True)
+    stage.play(stop=0.5).cue("consumer 0", deaf=True)
     stage.signal(signal.SIGTERM)
     assert stage.exit_code() == 0
     assert stage.leftovers() == []
@@ -287,7 +287,7 @@ def test_failure_to_start_ends_everything(stage: Stage, start: str, words: str) 
 
 def test_patience_with_a_start_ends(stage: Stage) -> None:
     (stage.directory / "consumer 0.start").write_text("hang")
-    stage.begin(START_SECONDS=1, STOP_SECONDS=0.2)
+    stage.begin(start=1, stop=0.2)
     assert stage.exit_code() != 0
     assert "consumer 0 did not become ready: 1 seconds have passed; see" in stage.words()
     assert stage.leftovers() == []
@@ -308,7 +308,7 @@ def test_nothing_outlives_a_killed_supervisor(stage: Stage) -> None:
 
 def test_socket_file_of_another_engine_stays(stage: Stage) -> None:
     """Control compares before it removes: this one stands where its own was."""
-    stage.play(LOOK_SECONDS=60)
+    stage.play(look=60)
     path = stage.host.root / "run/wireguard/t0.sock"
     path.unlink()
     path.touch()
