@@ -22,13 +22,12 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
 from plait import lab, uapi_client
 from plait.failure import Failure
-from plait.lab import Engine, Host, Lab, Usage
+from plait.lab import Engine, Host, Lab, Usage, read_proc
 
 INTERFACE = "wg0"
 PORT = 51820
@@ -279,12 +278,8 @@ def _ask(result: Result, engine: Engine) -> None:
 
 
 def _process(host: str, usage: Usage) -> ProcessResult:
-    try:
-        title = Path(f"/proc/{usage.pid}/cmdline").read_bytes().split(b"\0\0")[0]
-        name = title.replace(b"\0", b" ").decode(errors="replace").strip() or usage.name
-    except OSError:
-        name = usage.name
-    return ProcessResult(host, name, usage.pid, usage.cpu_seconds, usage.pss_bytes)
+    words = (read_proc(usage.pid, "cmdline") or "").split("\0\0")[0].replace("\0", " ").strip()
+    return ProcessResult(host, words or usage.name, usage.pid, usage.cpu_seconds, usage.pss_bytes)
 
 
 def _stop(result: Result, engine: Engine) -> None:

@@ -41,6 +41,7 @@ from typing import IO, Any
 PLAIT = ("plaitd", "-f", "{iface}")
 CLONE_NEWNET = 0x40000000  # sched.h
 WIREGUARD_GO = ("wireguard-go", "-f", "{iface}")
+GONE = (FileNotFoundError, ProcessLookupError)  # what a look into /proc raises when the process has ended
 
 # Runs as process 1 of the host. Orphans of the host are reaped by the kernel (SIG_IGN).
 HOLDER = """
@@ -211,7 +212,7 @@ class Process:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, number)
 
-    def stop(self, timeout: float = 10) -> int:
+    def stop(self, timeout: float = 60) -> int:
         """SIGTERM, then wait."""
         self.signal(signal.SIGTERM)
         return self.wait(timeout)
@@ -240,7 +241,7 @@ class Engine:
         """The UAPI socket, as seen from outside the host."""
         return self.host.root / "run/wireguard" / f"{self.interface}.sock"
 
-    def wait_ready(self, timeout: float = 20) -> Engine:
+    def wait_ready(self, timeout: float = 60) -> Engine:
         """Until the UAPI socket accepts. LabError with the engine's own words if it fails."""
         deadline = time.monotonic() + timeout
         while True:
@@ -254,7 +255,7 @@ class Engine:
                                f"It said: {self.process.output()[-2000:] or '(nothing)'}")
             time.sleep(0.002)
 
-    def uapi(self, text: str, timeout: float = 10) -> str:
+    def uapi(self, text: str, timeout: float = 60) -> str:
         """Send one operation as it stands and return the answer up to its blank line."""
         with socket.socket(socket.AF_UNIX) as client:
             client.settimeout(timeout)
@@ -296,7 +297,7 @@ class Engine:
         """Every process of the engine; also after it has gone to the background."""
         return self.host.usage(session=self.process.session)
 
-    def stop(self, timeout: float = 10) -> int:
+    def stop(self, timeout: float = 60) -> int:
         """SIGTERM; exit code."""
         return self.process.stop(timeout)
 
@@ -402,24 +403,35 @@ class Host:
 
             return thread.submit(make).result()
 
+    def pids(self) -> list[int]:
+        """The host's processes that were there when we looked, its holder left out."""
+        namespace = os.readlink(f"/proc/{self.pid}/ns/pid")
+        found = []
+        for pid in sorted(int(entry) for entry in os.listdir("/proc") if entry.isdigit()):
+            with contextlib.suppress(OSError):  # it has gone, or is none of ours to look at
+                if pid != self.pid and os.readlink(f"/proc/{pid}/ns/pid") == namespace:
+                    found.append(pid)
+        return found
+
+    def titles(self, interface: str = "wg0") -> dict[str, int]:
+        """The processes of an interface's plaitd by title: `supervisor`, `receiver 0`, `standby`, …"""
+        prefix = f"plait: {interface} "
+        titled = {title(pid): pid for pid in self.pids()}
+        return {name.removeprefix(prefix): pid for name, pid in titled.items() if name.startswith(prefix)}
+
     def usage(self, session: int | None = None) -> list[Usage]:
         """CPU seconds and PSS of the host's processes (of one session), its holder left out."""
-        namespace = os.readlink(f"/proc/{self.pid}/ns/pid")
         rows = []
-        for entry in os.listdir("/proc"):
-            if not entry.isdigit() or int(entry) == self.pid:
-                continue
-            with contextlib.suppress(OSError):
-                if os.readlink(f"/proc/{entry}/ns/pid") != namespace:
-                    continue
-                name, stat = process_stat(int(entry))
+        for pid in self.pids():
+            with contextlib.suppress(*GONE):
+                name, stat = process_stat(pid)
                 if stat[0] == "Z" or (session is not None and int(stat[3]) != session):
                     continue
                 seconds = (int(stat[11]) + int(stat[12])) / os.sysconf("SC_CLK_TCK")
-                rows.append(Usage(int(entry), name, seconds, pss_bytes(int(entry))))
-        return sorted(rows, key=lambda row: row.pid)
+                rows.append(Usage(pid, name, seconds, pss_bytes(pid)))
+        return rows
 
-    def wait_listening(self, port: int, process: Process, timeout: float = 10) -> None:
+    def wait_listening(self, port: int, process: Process, timeout: float = 60) -> None:
         """Until something in the host listens on a TCP port."""
         deadline = time.monotonic() + timeout
         while time.monotonic() < deadline and process.poll() is None:
@@ -572,7 +584,7 @@ def children(pid: int) -> Iterator[int]:
     """Child processes of pid."""
     try:
         yield from map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
-    except FileNotFoundError:  # a kernel without CONFIG_PROC_CHILDREN, or the process has gone
+    except GONE:  # or a kernel without CONFIG_PROC_CHILDREN
         for entry in os.listdir("/proc"):
             if entry.isdigit():
                 with contextlib.suppress(OSError):
@@ -580,15 +592,46 @@ def children(pid: int) -> Iterator[int]:
                         yield int(entry)
 
 
+def read_proc(pid: int, name: str) -> str | None:
+    """The text of /proc/PID/NAME; None when the process has gone, as any but our own may at any time."""
+    try:
+        return Path(f"/proc/{pid}/{name}").read_text(errors="replace")
+    except GONE:
+        return None
+
+
+def title(pid: int) -> str:
+    """The first word of a process's command line; empty when the process has gone."""
+    return (read_proc(pid, "cmdline") or "").partition("\0")[0]
+
+
+def state(pid: int) -> str:
+    """The letter of a process's state (proc(5)); empty when the process has gone."""
+    return (read_proc(pid, "stat") or ") ").rpartition(") ")[2][:1]
+
+
+def descriptors(pid: int) -> dict[int, str]:
+    """What the descriptors of a process are links to, but for those that it closes meanwhile."""
+    found: dict[int, str] = {}
+    with contextlib.suppress(*GONE):
+        for name in os.listdir(f"/proc/{pid}/fd"):
+            with contextlib.suppress(*GONE):
+                found[int(name)] = os.readlink(f"/proc/{pid}/fd/{name}")
+    return found
+
+
 def process_stat(pid: int) -> tuple[str, list[str]]:
-    """Name, and the fields of /proc/PID/stat from the state on (proc(5): field 3 is [0])."""
+    """Name, and the fields of /proc/PID/stat from the state on (proc(5): field 3 is [0]).
+
+    An OSError of GONE when the process has gone.
+    """
     text = Path(f"/proc/{pid}/stat").read_text()
     name, _, rest = text.partition("(")[2].rpartition(")")
     return name, rest.split()
 
 
 def pss_bytes(pid: int) -> int:
-    """Proportional share of memory of one process."""
+    """Proportional share of memory of one process. An OSError of GONE when the process has gone."""
     for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
         if line.startswith("Pss:"):
             return int(line.split()[1]) * 1024

@@ -24,12 +24,12 @@ import struct
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from plait.lab import Engine, Host, Lab, Peer, Process, keypair, pss_bytes
+from plait.lab import Engine, Host, Lab, Peer, Process, descriptors, keypair, pss_bytes, state
 
 INTERFACE = "wg0"
 PORT = 51820
@@ -249,13 +249,7 @@ class Soak:
 
     def _pids(self) -> dict[str, int]:
         """The gateway's processes by title."""
-        found = {}
-        for row in self.engine.processes() + self.gateway.usage():
-            with contextlib.suppress(OSError):
-                words = Path(f"/proc/{row.pid}/cmdline").read_bytes().split(b"\0")[0].decode()
-                if words.startswith(f"plait: {INTERFACE} "):
-                    found[words.removeprefix(f"plait: {INTERFACE} ")] = row.pid
-        return found
+        return self.gateway.titles(INTERFACE)
 
     def _sample(self, which: int) -> None:
         """Descriptors and memory of all processes of the gateway, once all are there and ready."""
@@ -264,7 +258,7 @@ class Soak:
         looks: list[int] = []  # at descriptors; a worker has its title before it has its own
 
         def is_settled() -> bool:
-            looks.append(_descriptors(self._pids().values()))
+            looks.append(sum(len(descriptors(pid)) for pid in self._pids().values()))
             time.sleep(0.1)
             return len(set(looks[-10:])) == 1 and len(looks) >= 10
 
@@ -315,9 +309,8 @@ def _wrong(result: Result, forged: int) -> Iterator[str]:
 def _point(pid: int) -> str:
     """Where a process that is being stopped stands: its system call, or "own code". OSError when it ended."""
     deadline = time.monotonic() + 0.1
-    while (stat := Path(f"/proc/{pid}/stat").read_bytes()).rpartition(b") ")[2][:1] != b"T":
-        if stat.rpartition(b") ")[2][:1] == b"Z" or time.monotonic() > deadline:
-            break
+    while state(pid) not in ("T", "Z", "") and time.monotonic() < deadline:
+        pass
     number = Path(f"/proc/{pid}/syscall").read_text().split()[0]
     if not number.isdecimal():
         return "own code"
@@ -335,14 +328,6 @@ def _until(condition: Any, seconds: float) -> None:
         if time.monotonic() > deadline:
             raise TimeoutError(f"the gateway did not come to rest within {seconds:.0f} s")
         time.sleep(0.05)
-
-
-def _descriptors(pids: Iterable[int]) -> int:
-    count = 0
-    for pid in pids:
-        with contextlib.suppress(OSError):
-            count += len(os.listdir(f"/proc/{pid}/fd"))
-    return count
 
 
 def _words(process: Process, seconds: float) -> str:

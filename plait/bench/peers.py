@@ -22,7 +22,6 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from statistics import median
 from types import SimpleNamespace
 from typing import Any
@@ -261,7 +260,7 @@ def anonymous(pids: Sequence[int]) -> int:
     """Private memory of these processes, bytes: what a get could make grow."""
     total = 0
     for pid in pids:
-        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        for line in (lab.read_proc(pid, "status") or "").splitlines():
             if line.startswith("RssAnon:"):
                 total += int(line.split()[1]) * 1024
     return total

@@ -18,7 +18,7 @@ import sys
 UDP_SEGMENT = 103  # linux/udp.h
 SIZES = (*range(0, 70), 127, 128, 500, *range(1360, 1400), 1500, 5000, 30001, 65507)
 TRAINS = ((1, 60), (7, 60), (100, 60), (1000, 40), (1333, 45), (1352, 45), (1364, 2))  # size, datagrams
-TIMEOUT = 5.0
+TIMEOUT = 20.0
 
 
 def serve(port: int) -> None:

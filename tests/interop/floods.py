@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parent))
 
 from tunnel import PORT, two_hosts
@@ -62,9 +63,9 @@ class Scene:
         return bits, int(flooder.output().split()[0]) / (seconds + 1.5)
 
     def alone(self, seconds: float) -> Alone:
-        pids = {usage.pid: _role(usage.pid) for usage in self.two.engine.processes()}
-        control = [pid for pid, role in pids.items() if role == "control"]
-        others = [pid for pid, role in pids.items() if role in ("receiver", "consumer")]
+        titles = self.two.host.titles(self.two.interface)
+        control = [titles["control"]]
+        others = [pid for title, pid in titles.items() if title.startswith(("receiver", "consumer"))]
         counted, used = self.two.counters(), [cpu_seconds(group) for group in (control, others)]
         flooder = self.flood(seconds)
         flooder.wait(seconds + 30)
@@ -77,11 +78,6 @@ class Scene:
         causes = ("hs_", "drop_mailbox")
         ends = {name: count for name, count in gained.items() if count and name.startswith(causes)}
         return Alone(us[0], us[1], ends)
-
-
-def _role(pid: int) -> str:
-    words = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode().split()
-    return words[2] if len(words) > 2 else ""
 
 
 def main() -> int:

@@ -33,6 +33,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parent))
 
 from tunnel import PORT, Side, Tunnel, begin_each_way, eventually, two_hosts
@@ -121,7 +122,7 @@ def run(cell: Cell, count: int, course: Course | None = None) -> int:
         flows = begin_each_way(initiator, responder, count, back=6, endless=True)
         try:
             with course.part("flow"):
-                eventually(lambda: min(initiator.transfer()) > count // 10, 60)
+                eventually(lambda: min(initiator.transfer()) > count // 10)
             with course.part(cell.event):
                 match cell.event:
                     case "rekey":
@@ -134,7 +135,7 @@ def run(cell: Cell, count: int, course: Course | None = None) -> int:
                         restart(go, plait, WIREGUARD_GO)
             with course.part("flow again"):
                 before = initiator.transfer()
-                eventually(lambda: min(map(int.__sub__, initiator.transfer(), before)) > count // 20, 60)
+                eventually(lambda: min(map(int.__sub__, initiator.transfer(), before)) > count // 20)
             assert all(flow.is_flowing for flow in flows), "a connection broke"
             with course.part("the rest"):
                 # All may end before one is waited for: a flow that goes on for ever takes what the other,
@@ -165,7 +166,7 @@ def rekey(tunnel: Tunnel, plait: Side, seconds: int) -> None:
     before = plait.handshake()
     for clock in tunnel.clocks:
         clock.step(seconds)
-    eventually(lambda: plait.handshake() > before, 30)
+    eventually(lambda: plait.handshake() > before)
 
 
 def roam(tunnel: Tunnel, cell: Cell) -> None:
@@ -181,7 +182,7 @@ def roam(tunnel: Tunnel, cell: Cell) -> None:
     else:
         initiator.engine.wg("set", "wg0", "listen-port", "40000")
         there = tunnel.link.endpoint(initiator.host, 40000, cell.version)
-    eventually(lambda: responder.get()["endpoint"] == there, 30)
+    eventually(lambda: responder.get()["endpoint"] == there)
     assert responder.handshake() == handshake, "the session did not survive"
 
 
@@ -196,8 +197,8 @@ def restart(side: Side, other: Side, command: Sequence[str]) -> None:
     side.host.ip("link set wg0 mtu 1420 up", f"address add {side.address4}/24 dev wg0",
                  f"address add {side.address6}/64 dev wg0 nodad")
     # What TCP sends again meets the same moment: an echo may be lost among it, a session may not.
-    eventually(lambda: other.handshake() > before, 15)
-    eventually(lambda: side.echo(other.address4, timeout=1) == 3, 15)
+    eventually(lambda: other.handshake() > before)
+    eventually(lambda: side.echo(other.address4, timeout=1) == 3)
 
 
 def outcome(cell: Cell, count: int) -> Outcome:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from pathlib import Path
 from types import TracebackType
 
 from tunnel import PYTHON, Side
@@ -19,14 +18,7 @@ ACCEPTED = ("hs_response_accepted", "hs_initiation_accepted")
 
 def pid_of(side: Side, title: str) -> int | None:
     """A process of the engine by the end of its title, numbered as in this test."""
-    for row in side.host.usage():
-        try:
-            command = Path(f"/proc/{row.pid}/cmdline").read_bytes().split(b"\0")[0].decode()
-        except FileNotFoundError:
-            continue
-        if command == f"plait: {side.interface} {title}":
-            return row.pid
-    return None
+    return side.host.titles(side.interface).get(title)
 
 
 class Stream:

@@ -51,7 +51,7 @@ class Demo:
             living = self.left()  # a host that only tried whether hosts can be made has gone again
             return len(set(living)) == 2 and len(living) > 8
 
-        eventually(both_hosts_have_workers, 30)
+        eventually(both_hosts_have_workers)
 
     def left(self) -> list[str]:
         """One entry for each process in the demo's hosts."""
@@ -73,6 +73,6 @@ def test_demo_measures_and_leaves_nothing() -> None:
 def test_interrupted_demo_leaves_nothing(number: int) -> None:
     demo = Demo()
     demo.popen.send_signal(number)
-    demo.popen.communicate(timeout=30)
+    demo.popen.communicate(timeout=120)
     assert demo.popen.returncode == (-number if number == signal.SIGKILL else 128 + number)
     eventually(lambda: not demo.left())

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from tunnel import Side, eventually, two_hosts
 
-from plait.lab import PLAIT, Lab
+from plait.lab import PLAIT, Lab, pss_bytes
 
 pytestmark = pytest.mark.network
 
@@ -41,7 +41,7 @@ def clients(path: Path, count: int) -> Iterator[list[socket.socket]]:
 
 def control_bytes(side: Side) -> int:
     """Memory of the control process, which is not asked: it may be busy."""
-    return sum(one.pss_bytes for one in side.engine.processes() if "control" in _title(one.pid))
+    return pss_bytes(side.host.titles(side.interface)["control"])
 
 
 def write(client: socket.socket, data: bytes) -> int:
@@ -97,9 +97,3 @@ def test_the_socket_serves_again_when_half_of_the_idle_clients_leave() -> None:
                 client.close()
             assert "public_key" in tunnel.responder.engine.uapi("get=1\n\n")
         tunnel.check()
-
-
-def _title(pid: int) -> str:
-    with contextlib.suppress(OSError):
-        return Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace")
-    return ""

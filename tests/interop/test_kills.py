@@ -32,8 +32,8 @@ def kill(side: Side, title: str) -> tuple[str, float]:
     assert victim is not None
     at = time.monotonic()
     os.kill(victim, signal.SIGKILL)
-    eventually(lambda: pid_of(side, title) not in (None, victim), 60)
-    eventually(lambda: min(map(int.__sub__, side.transfer(), before)) > 20_000, 30)
+    eventually(lambda: pid_of(side, title) not in (None, victim))
+    eventually(lambda: min(map(int.__sub__, side.transfer(), before)) > 20_000)
     return f"{side.host.name}: {title}", at
 
 

@@ -233,7 +233,7 @@ def test_private_key_changes_and_the_handshake_is_immediate(bare: Bare) -> None:
     set_peer(right, public, "preshared-key", "/dev/stdin", "allowed-ips",
              f"{left.address4}/32,{left.address6}/128", text=shared)
     left.private_key, left.public_key = secret, public
-    assert left.echo(right.address4, timeout=3) == 3
+    assert left.echo(right.address4) == 3
     assert endpoint_of(right, left) == "127.0.0.1:1"
 
 
@@ -449,7 +449,7 @@ def test_route_that_takes_precedence(cabled: Cabled) -> None:
         assert one.echo(two.address4, 1) == 1
         return endpoint_of(two, one) == f"10.9.0.3:{PORT}"
 
-    eventually(moved, 3)
+    eventually(moved)
 
 
 @pytest.mark.parametrize("version", [4, 6])
@@ -635,7 +635,7 @@ def test_interface_goes_with_its_namespace() -> None:
         assert left_side.echo(right_side.address6) == 3
         for engine, host in zip(engines, (left, right), strict=True):
             host.close()
-            assert engine.process.wait(10) == 0
+            assert engine.process.wait() == 0
             assert engine.processes() == []
             assert not engine.socket_path.exists()
             check_words(engine.process)
@@ -652,7 +652,7 @@ def test_interfaces_in_each_others_namespaces() -> None:
         inodes = {os.stat(path).st_ino for path in namespaces}
         assert holders(inodes)
         two.close()
-        assert engines[0].process.wait(10) == 0  # its interface has gone
+        assert engines[0].process.wait() == 0  # its interface has gone
         one.close()
         eventually(lambda: not holders(inodes))
 

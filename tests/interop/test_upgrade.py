@@ -13,13 +13,12 @@ import os
 import signal
 import sys
 import time
-from pathlib import Path
 
 import pytest
-from stream import Stream, pid_of
+from stream import Stream
 from tunnel import Side, eventually, two_hosts
 
-from plait.lab import Host, Lab
+from plait.lab import Host, Lab, read_proc
 
 pytestmark = pytest.mark.network
 
@@ -59,11 +58,12 @@ def install(host: Host, text: str | None) -> None:
 
 
 def pids(side: Side) -> dict[str, int | None]:
-    return {title: pid_of(side, title) for title in TITLES}
+    found = side.host.titles(side.interface)
+    return {title: found.get(title) for title in TITLES}
 
 
 def is_new(pid: int | None) -> bool:
-    return Path(f"/proc/{pid}/oom_score_adj").read_text() == "7\n"
+    return pid is not None and read_proc(pid, "oom_score_adj") == "7\n"
 
 
 def ask(side: Side, words: str) -> float:
@@ -71,9 +71,9 @@ def ask(side: Side, words: str) -> float:
     output = side.engine.process.output
     before, at = output().count(words), time.monotonic()
     side.engine.process.signal(signal.SIGUSR2)
-    eventually(lambda: output().count(words) > before, 60)
+    eventually(lambda: output().count(words) > before)
     moved = side.transfer()
-    eventually(lambda: min(map(int.__sub__, side.transfer(), moved)) > 20_000, 30)
+    eventually(lambda: min(map(int.__sub__, side.transfer(), moved)) > 20_000)
     return at
 
 
@@ -110,11 +110,11 @@ def test_stream_survives_an_upgrade(handoff: str, end: int) -> None:
         # Its end is that of any engine.
         if end:
             side.host.ip(f"link delete {side.interface}")
-            assert side.engine.process.wait(20) == 0
+            assert side.engine.process.wait() == 0
             assert is_gone(side)
         else:
             side.engine.process.signal(signal.SIGKILL)
-            eventually(lambda: is_gone(side), 5)
+            eventually(lambda: is_gone(side))
 
 
 def test_refused_upgrades_leave_everything_alone() -> None:

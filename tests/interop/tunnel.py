@@ -6,11 +6,12 @@ import itertools
 import json
 import struct
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from waiting import PATIENCE, until
 
 from plait.lab import Engine, Host, Lab, Link, Peer, Process, keypair, preshared_key
 
@@ -59,7 +60,7 @@ class Side:
     def interface(self) -> str:
         return self.engine.interface
 
-    def echo(self, address: str, count: int = 3, timeout: float = 10) -> int:
+    def echo(self, address: str, count: int = 3, timeout: float = 30) -> int:
         """Echo requests from here, 84 bytes each on IPv4; how many were answered, however late."""
         arguments = [*PYTHON, ECHO, address, str(count), str(timeout)]
         return int(self.host.run(arguments, timeout=timeout + 30).stdout)
@@ -198,10 +199,6 @@ def transfer_each_way(one: Side, two: Side, count: int, version: int = 4) -> Non
         transfer.finish()
 
 
-def eventually(condition: Callable[[], Any], timeout: float = 10) -> Any:
+def eventually(condition: Callable[[], Any], timeout: float = PATIENCE) -> Any:
     """The first true value of condition; AssertionError after timeout seconds."""
-    deadline = time.monotonic() + timeout
-    while not (value := condition()):
-        assert time.monotonic() < deadline, f"not within {timeout} s"
-        time.sleep(0.01)
-    return value
+    return until(condition, "what the test waits for", timeout)

@@ -14,13 +14,13 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from waiting import until
 
-from plait.lab import Host, Lab
+from plait.lab import Host, Lab, title
 from workers.failure import Exit
 
 pytestmark = pytest.mark.network
@@ -58,13 +58,6 @@ def leftovers(host: Host) -> list[str]:
     ]
 
 
-def until(condition: Callable[[], object], what: str, seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
-        time.sleep(0.005)
-
-
 def plaitd(
     host: Host, *arguments: str, around: str = "exec {}", **environment: str
 ) -> subprocess.CompletedProcess[str]:
@@ -85,8 +78,7 @@ def test_returns_when_ready_and_ends_with_its_interface(host: Host) -> None:
     assert "mtu 1420" in host.run(["ip", "link", "show", "t0"]).stdout
 
     def titles() -> list[str]:
-        names = [Path(f"/proc/{row.pid}/cmdline").read_text() for row in host.usage()]
-        return sorted(name.split("\0")[0] for name in names)
+        return sorted(map(title, host.pids()))
 
     who = ("consumer 0", "control", "receiver 0", "supervisor")
     until(lambda: titles() == [f"plait: t0 {each}" for each in who], "the engine's processes and no others")
@@ -104,7 +96,7 @@ def test_every_clean_end(host: Host, way: str) -> None:
             (host.root / "run/wireguard/t0.sock").unlink()
         case name:
             engine.process.signal(signal.Signals[name])
-    assert engine.process.wait(20) == 0, engine.process.output()
+    assert engine.process.wait() == 0, engine.process.output()
     assert leftovers(host) == []
     assert "Traceback" not in engine.process.output()
 
@@ -117,7 +109,7 @@ def test_end_while_up_with_a_peer(host: Host) -> None:
     host.ip("address add 10.0.0.1/24 dev t0", "link set t0 up")
     host.run(["ping", "-c", "1", "-W", "0.2", "10.0.0.2"], check=False)
     engine.process.signal(signal.SIGTERM)
-    assert engine.process.wait(20) == 0, engine.process.output()
+    assert engine.process.wait() == 0, engine.process.output()
 
 
 @pytest.mark.parametrize("role", ["control", "receiver 0", "consumer 0"])
@@ -127,19 +119,10 @@ def test_killed_worker_comes_back_and_wg_answers(host: Host, role: str) -> None:
     engine.wg("set", "t0", "private-key", "/dev/stdin", text=key)
     before = engine.wg("showconf", "t0")
 
-    def pid_of_role() -> int | None:
-        for row in host.usage():
-            try:
-                if Path(f"/proc/{row.pid}/cmdline").read_text().split("\0")[0] == f"plait: t0 {role}":
-                    return row.pid
-            except FileNotFoundError:
-                pass
-        return None
-
-    first = pid_of_role()
-    assert first is not None
+    until(lambda: role in host.titles("t0"), "its first process")
+    first = host.titles("t0")[role]
     os.kill(first, signal.SIGKILL)
-    until(lambda: pid_of_role() not in (None, first), "its replacement")
+    until(lambda: host.titles("t0").get(role) not in (None, first), "its replacement")
     assert engine.wg("showconf", "t0") == before
     assert engine.stop() == 0
 
@@ -183,8 +166,7 @@ def test_inherited_tun_and_socket(host: Host) -> None:
     until(lambda: "t0 is ready" in process.output() or process.poll() is not None, "ready")
     assert process.poll() is None, process.output()
     assert host.run(["wg", "show", "t0", "listen-port"]).stdout.strip().isdigit()
-    titles = [Path(f"/proc/{row.pid}/cmdline").read_text() for row in host.usage()]
-    assert sum("receiver" in title for title in titles) == 1
+    assert sum(name.startswith("receiver") for name in host.titles("t0")) == 1
     assert process.stop() == 0
 
 

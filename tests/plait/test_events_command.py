@@ -203,7 +203,7 @@ def test_cookie_replies(stage: Stage, watch: Watch, puppet: Puppet) -> None:
 @pytest.mark.network
 def test_a_flood(stage: Stage, watch: Watch, puppet: Puppet) -> None:
     """Messages that control finds all at once, since it was stopped while they came."""
-    pid = pid_of_control(stage)
+    pid = stage.plait.titles()["control"]
     junk = again(puppet, b"\1\0\0\0" + bytes(144))
     os.kill(pid, signal.SIGSTOP)
     try:
@@ -224,18 +224,6 @@ def test_a_flood(stage: Stage, watch: Watch, puppet: Puppet) -> None:
         return [each["more"] for each in asked if "more" in each]
 
     assert eventually(more)[0] > 400
-
-
-def pid_of_control(stage: Stage) -> int:
-    """Of the control process, as it is numbered here, outside the host."""
-    report = json.loads(stage.engine.uapi("get_engine=1\n\n").splitlines()[0].partition("=")[2])
-    inside = next(process["pid"] for process in report["processes"] if process["role"] == "control")
-    for usage in stage.engine.processes():
-        with open(f"/proc/{usage.pid}/status") as status:
-            numbers = next(line for line in status if line.startswith("NSpid:")).split()
-        if int(numbers[-1]) == inside:
-            return usage.pid
-    raise LookupError(f"no process {inside}")
 
 
 # --- packets ------------------------------------------------------------------------------------
@@ -374,8 +362,8 @@ def test_the_command_follows_also_past_a_restart_of_control(stage: Stage) -> Non
         return [json.loads(line) for line in follower.output().splitlines()]
 
     eventually(lambda: any(each["event"] == Event.PEER_ADDED for each in shown()))
-    os.kill(pid_of_control(stage), signal.SIGKILL)
-    eventually(lambda: any(each["event"] == Event.RESTARTED for each in shown()), 20)
+    os.kill(stage.plait.titles()["control"], signal.SIGKILL)
+    eventually(lambda: any(each["event"] == Event.RESTARTED for each in shown()))
     stage.set(f"public_key={key(puppet)}\nremove=true\n")
     eventually(lambda: any(each["event"] == Event.PEER_REMOVED for each in shown()))
     places = [(each["life"], each["number"]) for each in shown()]

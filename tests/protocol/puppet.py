@@ -188,7 +188,7 @@ class Puppet:
             self.socket.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, tos)
         self.socket.sendto(message, self.engine)
 
-    def receive(self, timeout: float = 5) -> Message:
+    def receive(self, timeout: float = 20) -> Message:
         """The next datagram. TimeoutError when there is none."""
         self.socket.settimeout(timeout)
         data, controls, _, source = self.socket.recvmsg(1 << 16, 256)
@@ -201,7 +201,7 @@ class Puppet:
             opened = ChaCha20Poly1305(self.session.receive_key).decrypt(nonce, data[16:], None)
         return Message(data, tos, source[:2], opened)
 
-    def hear(self, kind: int, timeout: float = 5) -> Message:
+    def hear(self, kind: int, timeout: float = 20) -> Message:
         """The next message of this type; 4: the next with something in it."""
         while True:
             message = self.receive(timeout)

@@ -20,7 +20,7 @@ from tunnel import Side, two_hosts
 from wire import Wire
 
 from engine import noise
-from plait.lab import PLAIT, WIREGUARD_GO, Lab, LabError
+from plait.lab import GONE, PLAIT, WIREGUARD_GO, Lab, LabError, descriptors, read_proc
 from workers.failure import Exit, Failure
 from workers.keylog import WARNING, KeyLog, open_keylog
 
@@ -92,12 +92,12 @@ def regular_files(side: Side) -> set[str]:
     """Paths of the files that the engine's processes hold open for writing."""
     found = set()
     for process in side.engine.processes():
-        for fd in Path(f"/proc/{process.pid}/fd").iterdir():
-            with contextlib.suppress(FileNotFoundError):  # closed meanwhile, by one that is starting
-                info = Path(f"/proc/{process.pid}/fdinfo/{fd.name}").read_text()
+        for fd, path in descriptors(process.pid).items():
+            with contextlib.suppress(*GONE):  # closed meanwhile, by one that is starting
+                info = read_proc(process.pid, f"fdinfo/{fd}") or "flags: 0"
                 mode = int(info.split("flags:")[1].split()[0], 8) & os.O_ACCMODE
-                if mode and stat.S_ISREG(fd.stat().st_mode):
-                    found.add(os.readlink(fd))
+                if mode and stat.S_ISREG(os.stat(f"/proc/{process.pid}/fd/{fd}").st_mode):
+                    found.add(path)
     return found
 
 

@@ -145,7 +145,7 @@ class Wire:
     def __exit__(self, *_: object) -> None:
         self.socket.close()
 
-    def next(self, wanted: Callable[[Packet], bool], timeout: float = 5) -> Packet:
+    def next(self, wanted: Callable[[Packet], bool], timeout: float = 20) -> Packet:
         """The next packet that is wanted; others are passed over."""
         deadline = time.monotonic() + timeout
         while True:

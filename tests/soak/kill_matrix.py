@@ -27,11 +27,10 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from engine import noise
-from plait.lab import Lab, children, process_stat
+from plait.lab import GONE, Lab, children, descriptors, state, title
 from tests.soak import kill_points, points
 from tests.soak.kill_points import CONSUMER, CONTROL, RECEIVER, Case
 from tests.soak.numbered import BURST, Strand, Traffic
@@ -80,10 +79,10 @@ class Memory:
     """The data segment of a running engine, as somebody outside sees it."""
 
     def __init__(self, supervisor: int) -> None:
-        for entry in Path(f"/proc/{supervisor}/fd").iterdir():
-            with contextlib.suppress(OSError):
-                if os.readlink(entry).startswith("/dev/shm/plait-"):
-                    file = os.open(entry, os.O_RDWR)
+        for fd, path in descriptors(supervisor).items():
+            with contextlib.suppress(*GONE):
+                if path.startswith("/dev/shm/plait-"):
+                    file = os.open(f"/proc/{supervisor}/fd/{fd}", os.O_RDWR)
                     try:
                         size = os.fstat(file).st_size
                         self.map = mmap.mmap(file, size)
@@ -160,13 +159,8 @@ class Matrix:
 
     def pids(self) -> dict[str, int]:
         """The engine's processes by title."""
-        found = {}
-        for pid in children(self.engine.process.pid):
-            with contextlib.suppress(OSError):
-                words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[0].decode()
-                if words.startswith("plait: wg0 "):
-                    found[words.removeprefix("plait: wg0 ")] = pid
-        return found
+        titled = {title(pid): pid for pid in children(self.engine.process.pid)}
+        return {name.removeprefix("plait: wg0 "): pid for name, pid in titled.items() if name}
 
     # -- one kill -------------------------------------------------------------------------------
 
@@ -386,7 +380,7 @@ class Matrix:
             for pid in pids:
                 os.kill(pid, signal.SIGSTOP)
             for pid in pids:
-                _within(1.0, lambda pid=pid: process_stat(pid)[1][0] == "T")
+                _within(1.0, lambda pid=pid: state(pid) in ("T", ""))
             yield
         finally:
             for pid in pids:

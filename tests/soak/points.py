@@ -17,7 +17,7 @@ import sysconfig
 from pathlib import Path
 
 from engine import _engine
-from plait.lab import search_path
+from plait.lab import read_proc, search_path
 
 ROOT = Path(__file__).resolve().parents[2]
 BUILD = ROOT / "builddir-points"
@@ -99,7 +99,7 @@ class Request:
 
 def _number_inside(pid: int) -> int:
     """The process's number in its own namespace (proc(5))."""
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+    for line in (read_proc(pid, "status") or "").splitlines():
         if line.startswith("NSpid:"):
             return int(line.split()[-1])
     raise LookupError(f"process {pid} has no number of its own")

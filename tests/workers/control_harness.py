@@ -14,11 +14,11 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from waiting import PATIENCE
 
 import shm.segment
 from engine.uapi import parse_set
@@ -40,7 +40,6 @@ from workers.stamps import Stamps
 from workers.vault import Vault
 
 RUN = Path("/var/run/wireguard")
-PATIENCE = 20.0
 # A process of tests has threads, so that it cannot be forked as the supervisor is.
 ALONE = """
 import sys
@@ -57,17 +56,6 @@ SMALL: dict[str, Any] = {
     "small_slots": 64,
     "train_slots": 1,
 }
-
-
-def wait_for(condition: Any, what: str, seconds: float = PATIENCE) -> Any:
-    """The first true value of condition(); fails after `seconds`."""
-    end = time.monotonic() + seconds
-    while True:
-        value = condition()
-        if value:
-            return value
-        assert time.monotonic() < end, f"waited {seconds} s in vain for {what}"
-        time.sleep(0.01)
 
 
 class Interface:

@@ -12,8 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from waiting import until
 
-from plait.lab import Lab
+from plait.lab import Lab, read_proc
 
 pytestmark = pytest.mark.network
 
@@ -95,12 +96,11 @@ def processes() -> Iterator[dict[str, dict[str, str]]]:
     with Lab() as lab:
         host = lab.host("one")
         engine = host.engine("wg0", settings=SETTINGS)
-        engine.uapi("get=1\n\n", 60)
+        until(lambda: "wg0 is ready" in engine.process.output(), "every worker, confined")
         found = {}
-        for row in host.usage():
-            title = Path(f"/proc/{row.pid}/cmdline").read_bytes().split(b"\0")[0].decode()
-            lines = Path(f"/proc/{row.pid}/status").read_text().splitlines()
-            found[title.removeprefix("plait: wg0 ")] = dict(line.split(":\t", 1) for line in lines)
+        for title, pid in host.titles().items():
+            lines = (read_proc(pid, "status") or "").splitlines()
+            found[title] = dict(line.split(":\t", 1) for line in lines)
         yield found
 
 

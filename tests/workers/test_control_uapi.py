@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import cast
 
 import pytest
-from control_harness import PATIENCE, ControlProcess, Holder, Interface, uapi, wait_for, wg
+from control_harness import ControlProcess, Holder, Interface, uapi, wg
+from waiting import PATIENCE, until
 
 from workers._workers import lib
 from workers.configuration import Configuration
@@ -287,7 +288,7 @@ def test_a_set_waits_for_the_rows_of_the_peers_that_it_replaces(interface: Inter
                     except BlockingIOError:
                         return b""
 
-                assert wait_for(answer, "the set to be applied") == b"errno=0\n\n"
+                assert until(answer, "the set to be applied") == b"errno=0\n\n"
             assert get(control).count("public_key=") == 64
         assert set_(control, f"public_key={A}\n") == -errno.ENOSPC
 
@@ -322,7 +323,7 @@ def test_the_end_of_the_socket_file_is_told(control: ControlProcess) -> None:
 def test_control_ends_with_its_channel(control: ControlProcess) -> None:
     """A supervisor that lives kills it then; the death of one removes the socket file."""
     control.channel.close()
-    assert control.process.wait(20) == 1
+    assert control.process.wait(PATIENCE) == 1
 
 
 def test_a_vault_of_another_layout_is_a_clear_failure(interface: Interface) -> None:

@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from control_harness import PATIENCE, ControlProcess, Interface, uapi, wait_for
+from control_harness import ControlProcess, Interface, uapi
+from waiting import PATIENCE, until
 
 from workers._workers import lib
 from workers.endpoints import Endpoint
@@ -304,7 +305,7 @@ def test_dropped_packets_are_told_from_their_counters(interface: Interface) -> N
             found = [told for told in remembered(interface) if told["event"].startswith("packets_")]
             return found if found and found[-1]["event"] == "packets_no_endpoint" else []
 
-        found = wait_for(packets, "an event of the counters")
+        found = until(packets, "an event of the counters")
     counts = [(told["event"], told["count"]) for told in found]
     assert counts == [("packets_no_peer", 3), ("packets_no_endpoint", 4)], "not those of before its life"
     assert found[-1]["peer"] == "DAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAw="
