@@ -67,7 +67,7 @@ class Herd:
         for worker in workers:
             self.running[worker].send_signal(signal.SIGKILL)
         for worker in workers:
-            assert self.running[worker].wait(timeout=10) == -signal.SIGKILL
+            assert self.running[worker].wait(timeout=60) == -signal.SIGKILL
             repair = ffi.new("struct repair *")
             lib.repair_worker(self.data.segment, worker, repair)
             assert repair.packets_lost <= IN_HAND
@@ -90,7 +90,7 @@ class Herd:
         """Receivers stop; the consumers must drain everything by themselves, without a sweep."""
         self.ledger["phase"] = 1
         for number in range(RECEIVERS):
-            assert self.running[lib.WORKER_RECEIVER + number].wait(timeout=10) == 0
+            assert self.running[lib.WORKER_RECEIVER + number].wait(timeout=60) == 0
         until = time.monotonic() + 5
         while self.waiting() and time.monotonic() < until:
             time.sleep(0.01)
@@ -98,7 +98,7 @@ class Herd:
         self.ledger["phase"] = 2
         for number in range(CONSUMERS):
             lib.bell_wake(self.data.segment, lib.WORKER_CONSUMER + number)
-            assert self.running[lib.WORKER_CONSUMER + number].wait(timeout=10) == 0
+            assert self.running[lib.WORKER_CONSUMER + number].wait(timeout=60) == 0
 
     def end(self) -> None:
         for process in self.running.values():

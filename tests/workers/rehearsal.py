@@ -8,20 +8,22 @@ actor called TITLE ("receiver 0") does at its start what TITLE.start says: `fail
 or `hang`. It writes each message it gets to TITLE.heard, one line of JSON with the ports of
 the UDP sockets it holds then. It obeys what is sent to its datagram socket TITLE.cue:
 {"say": MESSAGE} on its channel, {"raw": TEXT} likewise, {"close": true}, {"sleep": true},
-{"deaf": true} (to `stop`), {"spin": ROW + 1} (busy with that peer for ever).
+{"deaf": true} (to `stop`), {"spin": ROW + 1} (busy with that peer for ever), {"drink": true} (what its
+UDP sockets hold). What hangs or sleeps does so for ever.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
+import signal
 import socket
 import sys
-import time
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from workers import supervisor
 from workers._workers import lib
@@ -32,7 +34,7 @@ from workers.resources import Resources
 from workers.settings import load
 from workers.signals import Signals
 
-BEAT_SECONDS = 0.1
+BEAT_SECONDS = 0.05
 
 
 def act(directory: Path, start: WorkerStart) -> None:
@@ -46,7 +48,7 @@ def act(directory: Path, start: WorkerStart) -> None:
         case "exit":
             os._exit(7)
         case "hang":
-            time.sleep(60)
+            sleep()
 
     def ports() -> dict[str, int]:
         found = {}
@@ -63,6 +65,11 @@ def act(directory: Path, start: WorkerStart) -> None:
     def share_out() -> None:
         if start.kind == "control":
             start.channel.send({"kind": "shared_out", "consumers": start.consumers})
+
+    def drink(fd: int) -> None:
+        with contextlib.suppress(BlockingIOError), socket.socket(fileno=os.dup(fd)) as sock:
+            while True:
+                sock.recv(65536, socket.MSG_DONTWAIT)
 
     (directory / f"{title}.cue").unlink(missing_ok=True)
     cue = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -81,14 +88,18 @@ def act(directory: Path, start: WorkerStart) -> None:
                 start.channel.socket.send(order["raw"].encode())
             elif "close" in order:
                 start.channel.socket.shutdown(socket.SHUT_RDWR)
-                time.sleep(60)
+                sleep()
             elif "sleep" in order:
                 note({"kind": "asleep"})
-                time.sleep(60)
+                sleep()
             elif "spin" in order:
                 start.segment.workers[start.worker].peer_in_hand = order["spin"]
                 while True:
                     pass
+            elif "drink" in order:
+                for name, fd in start.fds.items():
+                    if name.startswith("udp"):
+                        drink(fd)
             deaf = deaf or "deaf" in order
         if start.channel in ready:
             try:
@@ -101,6 +112,11 @@ def act(directory: Path, start: WorkerStart) -> None:
             note(message)
             if message["kind"] == "stop" and not deaf:
                 return
+
+
+def sleep() -> NoReturn:
+    while True:
+        signal.pause()
 
 
 def supervise(directory: Path, interface: str) -> None:

@@ -7,10 +7,11 @@ import os
 import signal
 import socket
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from waiting import until
 
 from plait.lab import Host, Process
 
@@ -19,14 +20,6 @@ SETTINGS = (
     "receivers = {n}\nconsumers = {n}\nmax_receivers = {room}\nmax_consumers = {room}\n"
     "max_peers = 64\nsmall_slots = 64\ntrain_slots = 1\n"
 )
-
-
-def until(condition: Callable[[], Any], what: str, seconds: float = 20) -> Any:
-    deadline = time.monotonic() + seconds
-    while not (value := condition()):
-        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
-        time.sleep(0.005)
-    return value
 
 
 class Stage:
@@ -64,7 +57,7 @@ class Stage:
 
     def exit_code(self) -> int:
         assert self.process is not None
-        return self.process.wait(20)
+        return self.process.wait()
 
     def signal(self, number: int) -> None:
         assert self.process is not None
@@ -72,8 +65,8 @@ class Stage:
 
     def heard(self, title: str) -> list[dict[str, Any]]:
         path = self.directory / f"{title}.heard"
-        lines = path.read_text().splitlines() if path.exists() else []
-        return [json.loads(line) for line in lines]
+        text = path.read_text() if path.exists() else ""
+        return [json.loads(line) for line in text.split("\n")[:-1]]  # the last may be half written
 
     def starts(self, title: str) -> int:
         return sum(message["kind"] == "start" for message in self.heard(title))
@@ -109,15 +102,7 @@ class Stage:
 
     def pids(self) -> dict[str, int]:
         """Actors by title, numbered as outside the host."""
-        found = {}
-        for row in self.host.usage():
-            try:
-                command = Path(f"/proc/{row.pid}/cmdline").read_bytes().split(b"\0")[0].decode()
-            except FileNotFoundError:
-                continue
-            if command.startswith(f"plait: {self.interface} "):
-                found[command.removeprefix(f"plait: {self.interface} ")] = row.pid
-        return found
+        return self.host.titles(self.interface)
 
     def kill(self, title: str) -> int:
         pid = self.pids()[title]
