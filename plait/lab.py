@@ -414,7 +414,7 @@ class Host:
         return found
 
     def titles(self, interface: str = "wg0") -> dict[str, int]:
-        """The processes of an interface's plaitd by title: `supervisor`, `receiver 0`, `standby`, …"""
+        """The processes of an interface's plaitd by title: `supervisor`, `receiver 0`, …"""
         prefix = f"plait: {interface} "
         titled = {title(pid): pid for pid in self.pids()}
         return {name.removeprefix(prefix): pid for name, pid in titled.items() if name.startswith(prefix)}

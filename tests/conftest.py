@@ -1,7 +1,15 @@
-"""What all tests share: the marker `network`, for tests that build hosts out of namespaces.
+"""What all tests share: the markers, and in which order and beside what tests run.
 
-Where root, /dev/net/tun, namespaces or a program is missing such a test is skipped and says why;
-with CI=true in the environment their absence is an error, because there they must exist.
+`network`: the test builds hosts out of namespaces. Where root, /dev/net/tun, namespaces or a program is
+missing such a test is skipped and says why; with CI=true in the environment their absence is an error,
+because there they must exist.
+
+`alone`: the test asserts a rate or a share of the processors, so scripts/test runs no other test beside it.
+`long`: the test takes a good part of a minute, so it is among the first that begin, and nobody waits for it
+at the end.
+
+scripts/test shares the tests out among more processes than there are cores, since most of them wait most of
+the time (pytest-xdist, --dist loadgroup). Tests that share a fixture of their module stay together.
 
 Every engine in a lab gets the hand-off and the provider that tests/asked.py was asked for.
 """
@@ -11,6 +19,7 @@ from __future__ import annotations
 import functools
 import os
 import signal
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,6 +28,7 @@ import pytest
 
 from plait.lab import PLAIT, Engine, Host, missing
 
+NEIGHBOURS = 8  # tests in a row that use the same made fixture; more would make others wait at the end
 PROGRAMS = ("wg", "wireguard-go", "iperf3", "ping")
 
 # A shell without job control starts what it puts in the background with SIGINT ignored, and programs
@@ -39,6 +49,26 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     if os.environ.get("CI") == "true":
         pytest.fail(f"CI=true and this machine cannot run network tests: {lacking()}", pytrace=False)
     pytest.skip(lacking())
+
+
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep neighbours together that share a fixture; begin with what takes longest."""
+    seen: Counter[str] = Counter()
+    for item in items:
+        if shares_fixture(item):
+            module = item.nodeid.partition("::")[0]
+            item.add_marker(pytest.mark.xdist_group(f"{module}#{seen[module] // NEIGHBOURS}"))
+            seen[module] += 1
+    items.sort(key=lambda item: (item.get_closest_marker("long") is None,
+                                 item.get_closest_marker("network") is None))
+
+
+def shares_fixture(item: pytest.Item) -> bool:
+    """Whether a fixture of ours is made once for this test and its neighbours."""
+    definitions = item._fixtureinfo.name2fixturedefs.values()  # type: ignore[attr-defined]
+    ours = [each[-1] for each in definitions if each and each[-1].baseid.startswith("tests")]
+    return any(definition.scope != "function" for definition in ours)
 
 
 def pytest_configure() -> None:

@@ -19,7 +19,7 @@ from tunnel import Side, eventually, two_hosts
 
 from plait.lab import PLAIT, Lab
 
-pytestmark = pytest.mark.network
+pytestmark = [pytest.mark.long, pytest.mark.network]
 
 SETTINGS = 'receivers = 1\nconsumers = 1\nhandoff = "{}"\naead = "{}"\n'
 PROVIDERS = {"split": "boringssl", "lend": "evp"}  # tests/interop/test_offload.py has other pairs

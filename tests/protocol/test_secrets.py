@@ -71,7 +71,7 @@ def in_private_memory(pid: int, secret: bytes) -> list[str]:
     found = []
     for first, last, permissions, _, path in maps(pid):
         if permissions.startswith("rw") and not is_segment(path) and path not in ("[vvar]", "[vsyscall]"):
-            # A standby that starts maps and unmaps; the pages of one that ended are nobody's.
+            # A worker that starts maps and unmaps; the pages of one that ended are nobody's.
             with contextlib.suppress(OSError), open(f"/proc/{pid}/mem", "rb") as memory:
                 memory.seek(first)
                 if secret in memory.read(last - first):

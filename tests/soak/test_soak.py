@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-pytestmark = pytest.mark.network
+pytestmark = [pytest.mark.long, pytest.mark.network]
 
 
 def test_a_minute_of_kills() -> None:

@@ -31,7 +31,7 @@ TITLES = ("control", "receiver 0", "receiver 1", "consumer 0", "consumer 1")
 def running(host: Host, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
     """One that plays through all tests that do not end it. Deaths do not add up to pauses."""
     made = Stage(host, tmp_path_factory.mktemp("running"), "t1")
-    made.play(2, steady=0, closed=0.1, look=LOOK, busy=0.3, standby_next=0.02, standby_death=0.1)
+    made.play(2, steady=0, closed=0.1, look=LOOK, busy=0.3)
     yield made
     assert made.process is not None
     assert made.process.stop() == 0
