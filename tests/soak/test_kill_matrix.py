@@ -49,6 +49,7 @@ def killed_at_all_points(handoff: str, command: list[str]) -> list[Outcome]:
     return list(run(handoff, cases(handoff), 1, command))
 
 
+@pytest.mark.long
 @pytest.mark.network
 def test_kills_at_every_point() -> None:
     command = points.build()
