@@ -1,9 +1,11 @@
 """Configuration files: what wg(8) reads (`wg setconf`) and what wg-quick(8) adds.
 
-A file is sections [Interface] and [Peer] of ``Key = value`` lines; `#` begins a comment, case does
-not matter in keys, white space does not matter anywhere but in commands. Keys of wg-quick
-stand in [Interface] alone. A mistake is a ConfError with file, line, what, why and what to
-do; nothing half-read is ever returned.
+A file is sections [Interface] and [Peer] of ``Key = value`` lines; `#` begins a comment, except in the
+commands of hooks, which bash reads whole. Case does not matter in keys, white space does not matter
+anywhere but in commands. Keys of wg-quick stand in [Interface] alone. A mistake is a ConfError with
+file, line, what, why and what to do; nothing half-read is ever returned.
+
+Bytes that are not UTF-8 (a comment in Latin-1) mean themselves: decode() keeps them as surrogate escapes.
 
 Host names of endpoints stay as they are in the result: resolving them is not parsing.
 """
@@ -25,6 +27,14 @@ QUICK_KEYS: Final = (
     "Address", "DNS", "MTU", "Table", "PreUp", "PostUp", "PreDown", "PostDown", "SaveConfig",
 )  # fmt: skip
 PEER_KEYS: Final = ("PublicKey", "PresharedKey", "AllowedIPs", "Endpoint", "PersistentKeepalive")
+# Keys of amneziawg-tools (August 2026; J1 to J3 and ITime are older) that change what is on the wire.
+AMNEZIA_KEYS: Final = (
+    "Jc", "Jmin", "Jmax", "S1", "S2", "S3", "S4", "H1", "H2", "H3", "H4", "I1", "I2", "I3", "I4", "I5",
+    "J1", "J2", "J3", "ITime", "AdvancedSecurity", "ContentPaddingAddition", "DisableCookies",
+    "HeaderProtectionKey", "KeepaliveTimeout", "MaxHandshakeAttempts", "RandomTrailers", "RejectAfterTime",
+    "RekeyAfterTime", "RekeyTimeout",
+)  # fmt: skip
+NETWORKD_SECTIONS: Final = ("[NetDev]", "[WireGuard]", "[WireGuardPeer]", "[Match]", "[Network]")
 
 _SPACE = " \t\n\v\f\r"  # of the C locale, as both programs see it
 _SPACES = re.compile(f"[{_SPACE}]+")
@@ -111,6 +121,7 @@ class Peer:
     endpoint: Host | None = None
     keepalive: int | None = None  # seconds, 0 = off
     allowed_ips: list[uapi.AllowedIP] = field(default_factory=list)
+    replace_allowed_ips: bool = True  # False when the last AllowedIPs line has a + or - before an entry
 
 
 @dataclass(slots=True)
@@ -131,8 +142,16 @@ def interface_name(file: str) -> str:
     return stem
 
 
+def decode(data: bytes, file: str = "-") -> str:
+    """The text of a file. ConfError for UTF-16, which Windows programs write and no WireGuard tool reads."""
+    if data[:2] in (b"\xff\xfe", b"\xfe\xff") or b"\0" in data[:2]:
+        why = "each character takes two bytes, and wg and wg-quick read one at a time"
+        raise ConfError(file, 0, "UTF-16", "not UTF-8", why, "save it as UTF-8 without a byte order mark")
+    return data.decode("utf-8", "surrogateescape")
+
+
 def parse(text: str, file: str = "-", quick: bool = True) -> Conf:
-    """Read a file's text (decoded, with its line ends). ConfError at the first mistake.
+    """Read a file's text (from decode, with its line ends). ConfError at the first mistake.
 
     quick: keys of wg-quick are accepted; otherwise they are mistakes, as for `wg setconf`.
     """
@@ -186,7 +205,7 @@ def to_set(
                 preshared_key=peer.preshared_key,
                 endpoint=endpoint,
                 keepalive=peer.keepalive,
-                replace_allowed_ips=True,
+                replace_allowed_ips=peer.replace_allowed_ips,
                 allowed_ips=peer.allowed_ips,
             )
         )
@@ -209,7 +228,11 @@ def to_text(conf: Conf) -> str:
         if peer.preshared_key is not None and any(peer.preshared_key):
             lines.append(f"PresharedKey = {key_text(peer.preshared_key)}")
         if peer.allowed_ips:
-            lines.append("AllowedIPs = " + ", ".join(str(ip) for ip in peer.allowed_ips))
+            plus = "" if peer.replace_allowed_ips else "+"
+            ips = [str(ip) if ip.removed else f"{plus}{ip}" for ip in peer.allowed_ips]
+            # The last line decides whether the list replaces what the peer has.
+            joined = ips if any(ip.removed for ip in peer.allowed_ips) else [", ".join(ips)]
+            lines += [f"AllowedIPs = {part}" for part in joined]
         if peer.endpoint is not None:
             lines.append(f"Endpoint = {peer.endpoint}")
         if peer.keepalive:
@@ -239,6 +262,8 @@ def key_bytes(text: str) -> bytes:
 _QUICK = {key.lower(): key for key in QUICK_KEYS}
 _WG_INTERFACE = {key.lower(): key for key in WG_INTERFACE_KEYS}
 _PEER = {key.lower(): key for key in PEER_KEYS}
+_AMNEZIA = {key.lower() for key in AMNEZIA_KEYS}
+_NETWORKD = {section.lower() for section in NETWORKD_SECTIONS}
 _HOOKS = {"preup": "pre_up", "postup": "post_up", "predown": "pre_down", "postdown": "post_down"}
 
 
@@ -249,12 +274,16 @@ class _Bad(Exception):
 
 
 def _quick_key(line: str, in_interface: bool) -> tuple[str, str, bool]:
-    """Key in lower case and value of a line as wg-quick sees them, and whether [Interface] goes on."""
-    stripped = line.partition("#")[0]
-    name, _, value = stripped.partition("=")
+    """Key in lower case and value of a line as wg-quick sees them, and whether [Interface] goes on.
+
+    A hook's value is the whole of the line behind its =, since `#` has its meaning from bash.
+    """
+    name, _, value = line.partition("#")[0].partition("=")
     key = name.strip(_SPACE).lower()
     if key.startswith("["):
         in_interface = key == "[interface]"
+    if key in _HOOKS:
+        value = line.partition("=")[2]
     return key, value.strip(_SPACE), in_interface
 
 
@@ -281,6 +310,9 @@ class _Reader:
         return ConfError(self.file, number, mask(raw), bad.what, bad.why, bad.next)
 
     def _take(self, number: int, raw: str) -> None:
+        if number == 1 and raw.startswith("\ufeff"):
+            why = "wg and wg-quick take it for a part of the first word"
+            raise _Bad("a byte order mark", why, "save the file as UTF-8 without one")
         bare = _SPACES.sub("", raw.partition("#")[0])
         if not bare:
             return
@@ -326,10 +358,25 @@ class _Reader:
         if key in _QUICK:
             why = f"{_QUICK[key]} is wg-quick's, wg does not know it"
             return _Bad("a key of wg-quick", why, "pass the file through `wg-quick strip`")
+        if key in _AMNEZIA:
+            why = (
+                "the other end speaks AmneziaWG, another protocol, and without this line the tunnel stays "
+                "silent (unless S1 to S4 are 0 and H1 to H4 are 1 to 4)"
+            )
+            step = "ask the other end for plain WireGuard, or use AmneziaWG's own programs"
+            return _Bad("a key of AmneziaWG", why, step)
+        if key == "reserved":
+            why = "it sets three bytes that are 0 in WireGuard, and an other end that needs them stays silent"
+            return _Bad("a key of Cloudflare WARP", why, "ask the other end for plain WireGuard")
         why = f"{section} has {', '.join(known)}"
         return _Bad("an unknown key", why, "correct the spelling, or put # before the line")
 
     def _begin_section(self, number: int, section: str) -> None:
+        if section in _NETWORKD:
+            why = "this is a file of systemd-networkd, which has sections and keys of its own"
+            raise _Bad(
+                "not a wg-quick file", why, "give it to systemd-networkd, or write [Interface] and [Peer]"
+            )
         if section not in ("[interface]", "[peer]"):
             raise _Bad("an unknown section", "only [Interface] and [Peer] exist", "correct the spelling")
         self._end_section()
@@ -364,7 +411,9 @@ class _Reader:
         elif key == "persistentkeepalive":
             peer.keepalive = 0 if value.lower() == "off" else _number(value, 0xFFFF, "off or ")
         elif key == "allowedips":
-            peer.allowed_ips += [_allowed_ip(part) for part in value.split(",")]
+            parts = value.split(",")
+            peer.allowed_ips += [_allowed_ip(part) for part in parts]
+            peer.replace_allowed_ips = not any(part[:1] in ("+", "-") for part in parts)
         else:
             raise self._unknown(name, "[Peer]", PEER_KEYS)
 
@@ -372,6 +421,8 @@ class _Reader:
         interface = self.conf.interface
         words = value.replace(",", " ").split()
         if key in _HOOKS:
+            if "\0" in value:
+                raise _Bad("not text", "there is a NUL byte in it", "remove it")
             if value:
                 getattr(interface, _HOOKS[key]).append(value)
         elif key == "address":
@@ -453,8 +504,10 @@ def _prefix(text: str) -> Address:
 
 
 def _allowed_ip(text: str) -> uapi.AllowedIP:
-    address, bits, cidr = _prefix(text)
-    return uapi.AllowedIP(uapi.masked(address, cidr), bits, cidr)
+    """A prefix, with a - before one that is taken from the peer, a + before one that is added."""
+    removed = text.startswith("-")
+    address, bits, cidr = _prefix(text[1:] if text.startswith(("+", "-")) else text)
+    return uapi.AllowedIP(uapi.masked(address, cidr), bits, cidr, removed)
 
 
 def _dns(word: str) -> str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -124,6 +125,7 @@ BAD = [
     (ALONE, "SaveConfig = yes", 2),
     (ALONE, "Endpoint = 192.0.2.1:1", 2),
     (ALONE, "Speed = fast", 2),
+    ("", "[NetDev]", 1),
     (P, "Address = 10.0.0.1/24", 3),
     (P, "PrivateKey = " + KEY, 3),
     (P, "Endpoint = 192.0.2.1", 3),
@@ -135,6 +137,8 @@ BAD = [
     (P, "AllowedIPs = 10.0.0.0/8,", 3),
     (P, "AllowedIPs = 10.0.0.0/8 fd00::/8", 3),
     (P, "AllowedIPs = fd00::/129", 3),
+    (P, "AllowedIPs = +-10.0.0.0/8", 3),
+    (P, "AllowedIPs = -", 3),
     (P, "PersistentKeepalive = 65536", 3),
     (P, "PersistentKeepalive =", 3),
     (P, "Keepalive = 1", 3),
@@ -166,6 +170,67 @@ def test_quick_keys_are_not_wg_s() -> None:
     with pytest.raises(conf.ConfError, match="wg-quick strip"):
         conf.parse("[Interface]\nMTU = 1420\n", quick=False)
     conf.parse(conf.strip(GOOD), quick=False)
+
+
+def test_hash_begins_no_comment_in_a_hook() -> None:
+    """bash reads it, and knows which # is in quotes. In other values and in keys it begins a comment."""
+    hooks = "PostUp = echo '#1' # two\n PreDown\t=\t# nothing \r\n"
+    interface = conf.parse(f"[Interface]\n{hooks}MTU = 1300 # PostUp = x\n#PreUp = y\n").interface
+    assert (interface.post_up, interface.pre_down) == (["echo '#1' # two"], ["# nothing"])
+    assert (interface.mtu, interface.pre_up) == (1300, [])
+    with pytest.raises(conf.ConfError, match="NUL"):
+        conf.parse("[Interface]\nPostUp = a # \0\n")
+
+
+def test_bytes_that_are_no_utf_8_mean_themselves() -> None:
+    text = conf.decode(b"# caf\xe9\n[Interface] # \xff\nPreUp = \xe9\n")
+    assert conf.parse(text).interface.pre_up[0].encode("utf-8", "surrogateescape") == b"\xe9"
+    with pytest.raises(conf.ConfError) as caught:
+        conf.parse(conf.decode(b"[Interface]\n\xe9 = 1\n"))
+    assert caught.value.line_number == 2
+
+
+@pytest.mark.parametrize("coding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32-le"])
+def test_utf_16_is_called_so(coding: str) -> None:
+    with pytest.raises(conf.ConfError, match="UTF-16"):
+        conf.decode(GOOD.encode(coding), "wg0.conf")
+
+
+def test_a_byte_order_mark_is_called_so() -> None:
+    for head in ("[Interface]", "# [Interface]", ""):
+        with pytest.raises(conf.ConfError, match="a byte order mark") as caught:
+            conf.parse(conf.decode(f"\ufeff{head}\n".encode()))
+        assert caught.value.line_number == 1 and caught.value.line.isprintable()
+
+
+@pytest.mark.parametrize("key", (*conf.AMNEZIA_KEYS, "Reserved"))
+def test_keys_of_other_protocols_are_not_to_be_left_out(key: str) -> None:
+    """Without them the file is accepted, and the other end stays silent."""
+    for section in ("[Interface]", P):
+        with pytest.raises(conf.ConfError) as caught:
+            conf.parse(f"{section}\n{key.upper()} = 1\n")
+        assert "another protocol" in caught.value.why or "WireGuard" in caught.value.why
+        assert "silent" in caught.value.why and "#" not in caught.value.next
+        assert "plain WireGuard" in caught.value.next
+
+
+@pytest.mark.parametrize(("lines", "replaced", "written"), [
+    ("AllowedIPs = +10.0.0.0/8, -10.1.0.0/16", False, ["+10.0.0.0/8", "-10.1.0.0/16"]),
+    ("AllowedIPs = 10.0.0.0/8, +10.1.0.0/16", False, ["+10.0.0.0/8, +10.1.0.0/16"]),
+    ("AllowedIPs = -10.0.0.0/8\nAllowedIPs = 10.1.0.0/16", True, ["-10.0.0.0/8", "10.1.0.0/16"]),
+    ("AllowedIPs = 10.0.0.0/8\nAllowedIPs = 10.1.0.0/16", True, ["10.0.0.0/8, 10.1.0.0/16"]),
+])  # fmt: skip
+def test_allowed_ips_are_added_and_taken_by_sign(lines: str, replaced: bool, written: list[str]) -> None:
+    """Since wireguard-tools 1.0.20250521; the last AllowedIPs line says whether the list is replaced."""
+    read = conf.parse(f"{P}\n{lines}\n")
+    (change,) = conf.to_set(read, append=True).peers
+    assert change.replace_allowed_ips is replaced
+    assert all(str(ip) in lines for ip in change.allowed_ips)
+    assert sum(ip.removed for ip in change.allowed_ips) == lines.count("-")
+    text = conf.to_text(read)
+    assert [line.removeprefix("AllowedIPs = ") for line in text.splitlines() if "Allowed" in line] == written
+    again = conf.parse(text)
+    assert conf.to_set(again).records == conf.to_set(read).records
 
 
 def test_interface_names() -> None:
@@ -301,6 +366,8 @@ def check_against_wg(interface: Interface, folder: Path, text: str) -> bool:
         return False
     if any(peer.endpoint is not None and peer.endpoint.endpoint is None for peer in read.peers):
         return False  # a name: wg would ask the network
+    if re.search(r"^allowedips=[^#\n]*[+-]", re.sub(r"[^\S\n]", "", text.lower()), re.MULTILINE):
+        return False  # signs are newer than Debian's wg
     for command, append in (("setconf", False), ("addconf", True)):
         interface.told = b""
         path = folder / "f.conf"
