@@ -10,4 +10,4 @@ class Failure(Exception):
         self.what = what
         self.why = why
         self.mend = mend
-        super().__init__(f"{what}: {why}. {mend}")
+        super().__init__(f"{what}: {why.rstrip('.')}. {mend}")  # other programs' words end in a full stop

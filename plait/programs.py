@@ -11,7 +11,7 @@ import shlex
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from plait.failure import Failure
@@ -36,13 +36,37 @@ def run_command(*arguments: str, text: str | None = None, timeout: float | None 
         except subprocess.TimeoutExpired as error:
             why = f"it had not ended after {timeout} s"
             raise Failure(what, why, "Run it by hand to see why.") from error
+        except OSError as error:
+            raise _not_run(arguments[0], error) from error
         words.seek(0)
         said = words.read().decode(errors="replace").strip()
     if done.returncode:
-        why = said.replace("\n", " / ") or f"exit code {done.returncode}"
-        raise Failure(what, why, "What was done before it is undone; mend that and try again.")
+        why = "; ".join(line.rstrip(".") for line in said.splitlines()) or f"exit code {done.returncode}"
+        raise Failure(what, why, _next_step(arguments, said))
     if said:
         print(said, file=sys.stderr)
+
+
+def _not_run(program: str, error: OSError) -> Failure:
+    mend = "Install it; `plait doctor` says what this host lacks."
+    return Failure(f"`{program}` cannot be run", error.strerror or str(error), mend)
+
+
+def _next_step(arguments: Sequence[str], said: str) -> str:
+    """What to do about a program that failed, from its own words (iproute2 and the kernel's)."""
+    words = said.lower()
+    if "ipv6 is disabled" in words:
+        return "Allow IPv6 here (sysctl net.ipv6.conf.all.disable_ipv6=0), or take IPv6 out of the file."
+    if "file exists" in words and "route" in arguments:
+        return (
+            f"Another interface has this route (ip {arguments[1]} route show table all): take it away there, "
+            "or write Table = off and set routes in PostUp."
+        )
+    if "file exists" in words or "already assigned" in words:
+        return "It was set twice, by the file, by a hook or by hand: take one of them away."
+    if "operation not permitted" in words:
+        return "Run it as root; in a container, give it CAP_NET_ADMIN."
+    return "Mend that and try again."
 
 
 def undo_command(*arguments: str) -> None:
@@ -56,13 +80,16 @@ def complaints() -> Iterator[None]:
     """Say a Failure and go on."""
     try:
         yield
-    except (Failure, OSError) as error:
+    except Failure as error:
         print(f"plait: {error}", file=sys.stderr)
 
 
 def ip_json(*arguments: str) -> list[dict[str, Any]]:
     """What `ip -json` tells; empty when it fails, as it does for what does not exist."""
-    done = subprocess.run(["ip", "-json", *arguments], capture_output=True, text=True, check=False)
+    try:
+        done = subprocess.run(["ip", "-json", *arguments], capture_output=True, text=True, check=False)
+    except OSError as error:
+        raise _not_run("ip", error) from error
     if done.returncode or not done.stdout.strip():
         return []
     return [entry for entry in json.loads(done.stdout) if entry]

@@ -1,7 +1,7 @@
 """`plait up` and `plait down`: a wg-quick(8) file becomes an interface, and goes again.
 
 What wg-quick does with the kernel's module is done with plaitd: engine, keys and peers, addresses, MTU,
-DNS, routes, hooks, in that order. Each step that changes the host says so on stderr ("[#] ...") and leaves
+DNS, routes, with the hooks between. Each step that changes the host says so on stderr ("[#] ...") and leaves
 behind how to undo it; when a step fails, those before it are undone, the latest first. (Hooks are
 commands of the user's: what they did is theirs to undo.)
 """
@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shlex
 import shutil
 import signal
 import socket
@@ -19,6 +20,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -35,7 +37,6 @@ START_TIMEOUT = 60.0  # seconds for plaitd to listen, and to end
 LONGEST_WAIT = 20.0  # seconds between tries of a name
 
 
-
 def up(config: str) -> None:
     """Set up the interface of a wg-quick file. Failure when anything fails; the host is then as before."""
     name, path, conf = read(config)
@@ -49,12 +50,14 @@ def up(config: str) -> None:
             "resolvconf is not installed",
             "Install it (apt-get install openresolv), or take these lines out of the file.",
         )
-    operation = wgconf.to_set(conf, resolve)
+    run_hooks = partial(_run_hooks, name, path, conf)
     with _interruptible(), ExitStack() as undo:
-        _run_hooks(name, conf.interface.pre_up)
         _start_engine(name)
         undo.callback(_undo_engine, name)
-        print(f"[#] configure {name}: {len(conf.peers)} peers", file=sys.stderr)
+        run_hooks(conf.interface.pre_up)
+        # Added to what PreUp set (a private key, a mark), and with names that PreUp may have made known.
+        operation = wgconf.to_set(conf, resolve, append=True)
+        print(f"[#] configure {name}: {_peer_count(conf)}", file=sys.stderr)
         uapi_client.change(name, uapi.format_set(operation))
         for address in conf.interface.addresses:
             family = "-4" if address.bits == 32 else "-6"
@@ -64,7 +67,7 @@ def up(config: str) -> None:
         run_command("ip", "link", "set", "mtu", str(mtu), "up", "dev", name)
         _set_dns(name, conf, undo)
         add_routes(device, conf.interface.table, undo)
-        _run_hooks(name, conf.interface.post_up)
+        run_hooks(conf.interface.post_up)
         undo.pop_all()
 
 
@@ -76,18 +79,18 @@ def down(config: str) -> None:
         raise Failure(
             f"{name} cannot be taken down", "no engine listens for it", "Is it up at all? See `plait show`."
         )
+    run_hooks = partial(_run_hooks, name, path, conf)
     with _interruptible():
-        _run_hooks(name, conf.interface.pre_down)
+        run_hooks(conf.interface.pre_down)
         device = uapi_client.get(name)
         if conf.interface.save_config:
             save(device, path, conf)
-        if conf.interface.dns:
-            with complaints():
-                run_command("resolvconf", "-d", _resolvconf_name(name), "-f")
-        remove_firewall(name)
         remove_rules(device, conf.interface.table)
         _stop_engine(name)
-        _run_hooks(name, conf.interface.post_down)
+        if conf.interface.dns:
+            undo_command("resolvconf", "-d", _resolvconf_name(name), "-f")
+        remove_firewall(name)
+        run_hooks(conf.interface.post_down)
 
 
 def resolve(host: wgconf.Host) -> uapi.Endpoint:
@@ -127,11 +130,10 @@ def engine_command() -> str:
 
 def _start_engine(name: str) -> None:
     program = engine_command()
-    try:
-        run_command(program, name, timeout=START_TIMEOUT)
-    except FileNotFoundError as error:
+    if not shutil.which(program):
         mend = "Install Plait whole (scripts/setup), so that plaitd stands beside plait."
-        raise Failure(f"{name} has no engine", f"there is no program {program}", mend) from error
+        raise Failure(f"{name} has no engine", f"there is no program {program}", mend)
+    run_command(program, name, timeout=START_TIMEOUT)
 
 
 def _stop_engine(name: str) -> None:
@@ -161,7 +163,13 @@ def _set_dns(name: str, conf: Conf, undo: ExitStack) -> None:
 
 
 def _resolvconf_name(name: str) -> str:
-    """Debian's old resolvconf orders servers by interface patterns; a prefix found there puts ours first."""
+    """The name that resolvconf knows the interface by.
+
+    Debian's old resolvconf orders servers by interface patterns; a prefix found there puts ours first. A
+    link at its place is systemd's resolvectl, come after it, which knows interfaces by their own names.
+    """
+    if Path(shutil.which("resolvconf") or "").is_symlink():
+        return name
     with contextlib.suppress(OSError):
         for line in Path("/etc/resolvconf/interface-order").read_text().splitlines():
             if match := re.fullmatch(r"([A-Za-z0-9-]+)\*", line.strip()):
@@ -169,21 +177,50 @@ def _resolvconf_name(name: str) -> str:
     return name
 
 
-def _run_hooks(name: str, hooks: Sequence[str]) -> None:
-    """Run commands of the file by bash, %i being the interface. Failure at the first that fails."""
+def _peer_count(conf: Conf) -> str:
+    count = len({peer.public_key for peer in conf.peers})
+    return f"{count} peer" if count == 1 else f"{count} peers"
+
+
+def _run_hooks(name: str, path: Path, conf: Conf, hooks: Sequence[str]) -> None:
+    """Run commands of the file by bash, %i being the interface. Failure at the first that fails.
+
+    They see what wg-quick's shell would let them see: its options, its variables (not exported) and the
+    messages of programs in English.
+    """
+    interface = conf.interface
+    variables = {
+        "INTERFACE": name,
+        "CONFIG_FILE": str(path),
+        "MTU": str(interface.mtu or ""),
+        "TABLE": "" if interface.table == "auto" else interface.table,
+        "ADDRESSES": interface.addresses,
+        "DNS": interface.dns,
+        "DNS_SEARCH": interface.dns_search,
+    }
+    given = " ".join(f"{key}={_shell_value(value)}" for key, value in variables.items())
     for hook in hooks:
         command = hook.replace("%i", name)
         print(f"[#] {command}", file=sys.stderr, flush=True)
-        code = subprocess.run(["bash", "-e", "-o", "pipefail", "-c", command], check=False).returncode
+        script = f"{given}\neval {shlex.quote(command)}"
+        shell = ["bash", "-e", "-o", "pipefail", "-O", "extglob", "-c", script]
+        code = subprocess.run(shell, env={**os.environ, "LC_ALL": "C"}, check=False).returncode
         if code:
             mend = "Mend it or take it out of the file."
             raise Failure(f"the hook `{command}` failed", f"exit code {code}", mend)
 
 
+def _shell_value(value: str | Sequence[object]) -> str:
+    """A word of bash, or an array."""
+    if isinstance(value, str):
+        return shlex.quote(value)
+    return f"({' '.join(shlex.quote(str(entry)) for entry in value)})"
+
+
 def _need_root(verb: str, config: str) -> None:
     if os.geteuid() != 0:
         why = "interfaces, addresses and routes are root's"
-        raise Failure(f"{config} cannot be taken {verb}", why, f"Run: sudo plait {verb} {config}")
+        raise Failure(f"{config} cannot be taken {verb}", why, f"Run: sudo {sys.argv[0]} {verb} {config}")
 
 
 @contextlib.contextmanager

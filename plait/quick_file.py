@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import socket
 import stat
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from engine import conf as wgconf
@@ -28,15 +29,13 @@ def read(config: str) -> tuple[str, Path, Conf]:
     try:
         name = wgconf.interface_name(str(path))
         path = path.resolve()
-        text = path.read_bytes().decode()
+        text = wgconf.decode(path.read_bytes(), str(path))
         everybody = path.stat().st_mode & path.parent.stat().st_mode & stat.S_IRWXO
         conf = wgconf.parse(text, str(path))
     except wgconf.ConfError as error:
         where = f"{error.file}:{error.line_number}" if error.line_number else error.file
         what = f"{where}: {error.what} ({error.line})"
         raise Failure(what, error.why, f"Mend it: {error.next}.") from error
-    except UnicodeDecodeError as error:
-        raise Failure(f"{path} is refused", f"it is not UTF-8 text ({error})", "Write it anew.") from error
     except OSError as error:
         why = error.strerror or str(error)
         mend = "Give a wg-quick file or its interface."
@@ -47,7 +46,20 @@ def read(config: str) -> tuple[str, Path, Conf]:
         raise Failure(f"{path} cannot be read", why, mend) from error
     if everybody:
         print(f"Warning: {path} is world accessible. Mend it: chmod 600 {path}", file=sys.stderr)
+    for earlier, later in _repeated(conf):
+        lost = ", whose AllowedIPs it replaces" if earlier.allowed_ips and later.replace_allowed_ips else ""
+        again = f"Warning: {path}:{later.line_number}: the [Peer] of line {earlier.line_number} again{lost}"
+        print(f"{again}. Mend it: make one section of both", file=sys.stderr)
     return name, path, conf
+
+
+def _repeated(conf: Conf) -> Iterator[tuple[wgconf.Peer, wgconf.Peer]]:
+    """The sections of a public key that an earlier section has, each with the earlier one."""
+    sections: dict[bytes, wgconf.Peer] = {}
+    for peer in conf.peers:
+        if peer.public_key in sections:
+            yield sections[peer.public_key], peer
+        sections[peer.public_key] = peer
 
 
 def save(device: Device, path: Path, conf: Conf) -> None:
@@ -57,17 +69,18 @@ def save(device: Device, path: Path, conf: Conf) -> None:
     text = saved_text(device, conf, addresses, _mtu(device.name))
     temporary = path.with_suffix(".conf.tmp")
     try:
+        temporary.unlink(missing_ok=True)  # of a save that was killed
         fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with open(fd, "w") as file:
+        with open(fd, "w", encoding="utf-8", errors="surrogateescape") as file:
             file.write(text)
             file.flush()
             os.fsync(fd)
         os.replace(temporary, path)
     except OSError as error:
-        if not isinstance(error, FileExistsError):
+        with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
-        mend = "It is as it was. Mend that and try again."
-        raise Failure(f"{path} cannot be saved", str(error), mend) from error
+        why, mend = error.strerror or str(error), "It is as it was. Mend that and try again."
+        raise Failure(f"{path} cannot be saved", why, mend) from error
 
 
 def saved_text(device: Device, conf: Conf, addresses: Sequence[str], mtu: int) -> str:

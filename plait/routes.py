@@ -15,26 +15,33 @@ import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 from engine import uapi
 from plait import uapi_client
+from plait.failure import Failure
 from plait.programs import ip_json, run_command, undo_command
 from plait.uapi_client import Device
 
 FIRST_TABLE = 51820  # wg-quick's: routing table and mark of a default route, the next free one
 OVERHEAD = 80  # IPv6 40, UDP 8, data message 32: the most that a packet grows by
 ETHERNET_MTU = 1500
-SRC_VALID_MARK = Path("/proc/sys/net/ipv4/conf/all/src_valid_mark")
+MARKS_SETTING = "net.ipv4.conf.all.src_valid_mark"
+SRC_VALID_MARK = Path("/proc/sys", *MARKS_SETTING.split("."))
+MAIN_TABLE = "254"
+COMPANION = ("table", "main", "suppress_prefixlength", "0")  # rule: of the main table, all but its default
 
 IpFamily = str  # "-4" or "-6"
 
 
 def mtu_of(device: Device) -> int:
-    """wg-quick's choice: the largest MTU on the way to a peer, else of the default route, else Ethernet's,
+    """wg-quick's choice: the smallest MTU on the way to a peer, else of the default route, else Ethernet's,
     less what a packet grows by."""
     hosts = [peer.endpoint.rpartition(":")[0].strip("[]") for peer in device.peers if peer.endpoint]
-    mtus = [_route_mtu("get", host) for host in hosts]
-    mtu = max(mtus, default=0) or _route_mtu("show", "default") or ETHERNET_MTU
+    # Marked as the engine's datagrams are: others may go into the tunnel already.
+    mark = ["mark", str(device.fwmark)] if device.fwmark else []
+    mtus = [mtu for host in hosts if (mtu := _route_mtu("get", host, *mark))]
+    mtu = min(mtus, default=0) or _route_mtu("show", "default") or ETHERNET_MTU
     return mtu - OVERHEAD
 
 
@@ -75,15 +82,12 @@ def _add_default(device: Device, prefix: str, undo: ExitStack) -> None:
         print(f"[#] configure {name}: fwmark {device.fwmark}", file=sys.stderr)
         uapi_client.change(name, uapi.format_set(uapi.Set(fwmark=device.fwmark)))
     table = str(device.fwmark)
+    # The rules come first: with the route alone, a packet to the LAN would go into the tunnel meanwhile.
+    _add_rule(undo, family, "not", "fwmark", table, "table", table)
+    _add_rule(undo, family, *COMPANION)
     run_command("ip", family, "route", "add", prefix, "dev", name, "table", table)
-    for rule in (["not", "fwmark", table, "table", table], ["table", "main", "suppress_prefixlength", "0"]):
-        run_command("ip", family, "rule", "add", *rule)
-        undo.callback(undo_command, "ip", family, "rule", "delete", *rule)
     if family == "-4":
-        before = SRC_VALID_MARK.read_text()
-        undo.callback(SRC_VALID_MARK.write_text, before)
-        print("[#] sysctl net.ipv4.conf.all.src_valid_mark=1", file=sys.stderr)
-        SRC_VALID_MARK.write_text("1\n")
+        _respect_marks(undo)
     if shutil.which("nft"):
         run_command("nft", "-f", "-", text=firewall(name, family, addresses(name, family), device.fwmark))
         undo.callback(remove_firewall, name, family)
@@ -93,6 +97,29 @@ def _add_default(device: Device, prefix: str, undo: ExitStack) -> None:
             "refused, and a strict reverse path filter may drop answers. Mend it: apt-get install nftables",
             file=sys.stderr,
         )
+
+
+def _add_rule(undo: ExitStack, family: IpFamily, *selector: str) -> None:
+    """Add a rule; undone by its own priority, since another tunnel may have a rule that is the same."""
+    before = {rule["priority"] for rule in ip_json(family, "rule", "show")}
+    run_command("ip", family, "rule", "add", *selector)
+    added = {rule["priority"] for rule in ip_json(family, "rule", "show")} - before
+    for priority in added:
+        undo.callback(_delete_rule, family, priority, *selector)
+
+
+def _respect_marks(undo: ExitStack) -> None:
+    """Let the reverse path filter look at marks. Containers may read this setting and not write it."""
+    before = SRC_VALID_MARK.read_text()
+    if before.strip() == "1":
+        return
+    print(f"[#] sysctl {MARKS_SETTING}=1", file=sys.stderr)
+    try:
+        SRC_VALID_MARK.write_text("1\n")
+    except OSError as error:
+        mend = f"In a container, set it from outside: docker run --sysctl {MARKS_SETTING}=1 …"
+        raise Failure(f"{MARKS_SETTING} cannot be set to 1", error.strerror or str(error), mend) from error
+    undo.callback(SRC_VALID_MARK.write_text, before)
 
 
 def firewall(name: str, family: IpFamily, addresses: Sequence[str], mark: int) -> str:
@@ -131,18 +158,38 @@ def remove_firewall(name: str, *families: IpFamily) -> None:
 
 
 def remove_rules(device: Device, table: str) -> None:
-    """The rules of a default route: those that name its table, and as many of the companion."""
-    if table != "auto" or not device.fwmark:
-        return
+    """Delete the rules of a default route, and its table's others, as wg-quick does when a peer has one."""
     prefixes = [prefix for peer in device.peers for prefix in peer.allowed_ips]
-    defaults = {_family(prefix) for prefix in prefixes if prefix.endswith("/0")}
-    for family in ("-4", "-6"):
-        if family not in defaults:
+    if table == "auto" and device.fwmark and any(prefix.endswith("/0") for prefix in prefixes):
+        for family in ("-4", "-6"):
+            _remove_rules(family, device.fwmark)
+
+
+def _remove_rules(family: IpFamily, mark: int) -> None:
+    """Delete each rule of a mark's table, and the companion of each that `up` made.
+
+    All full tunnels have the same companion, so that it is told by its priority: the kernel gives a
+    new rule the one below the least, so the companion of a rule is the next below that rule.
+    """
+    rules = ip_json("-N", family, "rule", "show")
+    companions = [rule["priority"] for rule in rules if _is_companion(rule)]
+    for rule in rules:
+        if rule.get("table") != str(mark):
             continue
-        for rule in ip_json(family, "rule", "show"):
-            if rule.get("table") == str(device.fwmark):
-                undo_command("ip", family, "rule", "delete", "table", str(device.fwmark))
-                undo_command("ip", family, "rule", "delete", "table", "main", "suppress_prefixlength", "0")
+        priority = rule["priority"]
+        _delete_rule(family, priority, "table", str(mark))
+        below = [other for other in companions if other < priority]
+        if "not" in rule and below:
+            companions.remove(max(below))
+            _delete_rule(family, max(below), *COMPANION)
+
+
+def _is_companion(rule: dict[str, Any]) -> bool:
+    return rule.get("table") == MAIN_TABLE and rule.get("suppress_prefixlen") == 0
+
+
+def _delete_rule(family: IpFamily, priority: int, *selector: str) -> None:
+    undo_command("ip", family, "rule", "delete", "priority", str(priority), *selector)
 
 
 def _free_table() -> int:
