@@ -42,7 +42,7 @@ def up(config: str) -> None:
     name, path, conf = read(config)
     _need_root("up", config)
     if ip_json("link", "show", "dev", name):
-        mend = f"Take it down first: plait down {config}, or, if no plaitd made it: ip link delete {name}"
+        mend = f"Take it down first: plait down {config}, or, if no plaitd made it: ip link delete dev {name}"
         raise Failure(f"{name} cannot be set up", "it already exists", mend)
     if conf.interface.dns and not shutil.which("resolvconf"):
         raise Failure(

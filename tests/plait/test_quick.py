@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from plait.lab import Host, Lab, keypair
+from plait.lab import Host, Lab, keypair, search_path
 
 pytestmark = pytest.mark.network
 
@@ -299,10 +299,10 @@ PreUp = grep far.test /etc/hosts || echo 10.200.1.2 far.test >> /etc/hosts
 def test_bash_gets_a_hook_whole(hosts: Host) -> None:
     """`#` in quotes is a part of the command, and a comment is one because bash takes it for one."""
     fresh(hosts)
-    hook = 'PostUp = echo "tunnel #1" >> /run/hooks # as "tunnel #2"'
+    hook = 'PostUp = echo "tunnel #1" "$PATH" >> /run/hooks # as "tunnel #2"'
     path = write(hosts, f"{TOP}SaveConfig = true\n{hook}\n{ADDRESSES}{NEAR}")
     assert quick(hosts, "plait", "up", "/run/wg0.conf")[0] == 0
-    assert (hosts.root / "run/hooks").read_text() == "tunnel #1\n"
+    assert (hosts.root / "run/hooks").read_text() == f"tunnel #1 {search_path()}:/run/bin\n"
     assert quick(hosts, "plait", "down", "/run/wg0.conf")[0] == 0
     assert hook in path.read_text().splitlines()
 
@@ -332,6 +332,43 @@ def test_the_mtu_is_that_of_the_narrowest_way(hosts: Host) -> None:
     assert quick(hosts, "plait", "up", "/run/wg0.conf")[0] == 0
     assert '"mtu": 1420' in json.dumps(state(hosts)["addresses"])
     assert quick(hosts, "plait", "down", "/run/wg0.conf")[0] == 0
+
+
+def test_the_way_is_that_of_marked_datagrams(hosts: Host) -> None:
+    """wg-quick asks for the way of packets without a mark, which the engine sends none of."""
+    fresh(hosts)
+    write(hosts, f"{TOP}FwMark = 0x99\n{ADDRESSES}{NEAR}")
+    hosts.ip("rule add fwmark 0x99 table 77", "route add default via 10.200.2.2 table 77")
+    try:
+        assert quick(hosts, "plait", "up", "/run/wg0.conf")[0] == 0
+        assert '"mtu": 8920' in json.dumps(state(hosts)["addresses"])
+        assert quick(hosts, "plait", "down", "/run/wg0.conf")[0] == 0
+    finally:
+        hosts.ip("rule delete fwmark 0x99 table 77", "route flush table 77")
+
+
+def test_without_any_way_the_mtu_is_ethernets(hosts: Host) -> None:
+    for program in ("wg-quick", "plait"):
+        fresh(hosts)
+        write(hosts, FILES["no peer"])
+        hosts.ip("route delete default")
+        try:
+            assert quick(hosts, program, "up", "/run/wg0.conf")[0] == 0
+        finally:
+            hosts.ip("route add default via 10.200.1.2 mtu 1400")
+        assert '"mtu": 1420' in json.dumps(state(hosts)["addresses"]), program
+        assert quick(hosts, program, "down", "/run/wg0.conf")[0] == 0
+
+
+def test_an_interface_may_be_called_like_a_word_of_ip(hosts: Host) -> None:
+    before = fresh(hosts)
+    write(hosts, FILES["everything"]).rename(hosts.root / "run/type.conf")
+    for verb in ("up", "down"):
+        code, said = quick(hosts, "plait", verb, "/run/type.conf")
+        assert code == 0, said
+    after = state(hosts)
+    after.pop("src_valid_mark"), before.pop("src_valid_mark")
+    assert after == before
 
 
 def test_rules_come_before_the_default_route_and_go_before_the_link(hosts: Host) -> None:
@@ -448,6 +485,23 @@ def test_resolvconfs_name_has_a_prefix_except_where_systemd_took_its_place(hosts
         (hosts.root / "etc/resolvconf").rmdir()
 
 
+def test_a_resolvconf_that_fails_does_not_stop_down(hosts: Host) -> None:
+    program = hosts.root / "run/bin/resolvconf"
+    for command in ("wg-quick", "plait"):
+        before = fresh(hosts)
+        write(hosts, FILES["DNS"])
+        assert quick(hosts, command, "up", "/run/wg0.conf")[0] == 0
+        program.write_text("#!/bin/sh\nexit 1\n")
+        try:
+            code, said = quick(hosts, command, "down", "/run/wg0.conf")
+        finally:
+            program.write_text(RESOLVCONF)
+        assert code == 0, said
+        after = state(hosts)
+        after.pop("resolvconf"), before.pop("resolvconf")
+        assert after == before
+
+
 # --- what goes wrong ------------------------------------------------------------------------------
 
 
@@ -508,6 +562,12 @@ def test_two_sections_of_one_peer_are_one_peer(hosts: Host) -> None:
     again = f"/run/wg0.conf:{second}: the [Peer] of line {first} again, whose AllowedIPs it replaces. Mend it"
     assert again in words
     assert quick(hosts, "plait", "down", "/run/wg0.conf")[0] == 0
+
+
+def test_help_says_what_the_argument_is(hosts: Host) -> None:
+    for verb in ("up", "down"):
+        assert "FILE|INTERFACE" in hosts.run(["plait", verb, "--help"]).stdout
+        assert hosts.run(["plait", verb], check=False).returncode == 2
 
 
 def test_a_file_that_everybody_may_read_is_told(hosts: Host) -> None:
