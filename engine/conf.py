@@ -369,7 +369,8 @@ class _Reader:
             why = "it sets three bytes that are 0 in WireGuard, and an other end that needs them stays silent"
             return _Bad("a key of Cloudflare WARP", why, "ask the other end for plain WireGuard")
         why = f"{section} has {', '.join(known)}"
-        return _Bad("an unknown key", why, "correct the spelling, or put # before the line")
+        step = "correct the spelling, or put # before the line if the other end works without it"
+        return _Bad("an unknown key", why, step)
 
     def _begin_section(self, number: int, section: str) -> None:
         if section in _NETWORKD:

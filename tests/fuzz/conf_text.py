@@ -15,7 +15,7 @@ ZONE = re.compile(r"[0-9A-Za-z_.:-]{0,15}\Z", re.ASCII)
 
 def one_input(data: bytes) -> None:
     """The bytes of a file."""
-    text = data.decode("utf-8", "replace")
+    text = data.decode("utf-8", "surrogateescape")
     try:
         conf = wgconf.parse(text, "wg0.conf")
     except wgconf.ConfError as error:
