@@ -92,7 +92,8 @@ def saved_text(device: Device, conf: Conf, addresses: Sequence[str], mtu: int) -
         lines.append(f"MTU = {mtu}")
     if old.table != "auto":
         lines.append(f"Table = {old.table}")
-    lines.append("SaveConfig = true")
+    if old.save_config:
+        lines.append("SaveConfig = true")
     for key, hooks in (
         ("PreUp", old.pre_up), ("PostUp", old.post_up),
         ("PreDown", old.pre_down), ("PostDown", old.post_down),
