@@ -24,6 +24,7 @@ Examples:
   plait exporter                 metrics for Prometheus at http://127.0.0.1:9586/metrics
   plait events wg0               why nothing happens: refusals by cause, milestones
   plait up /etc/wireguard/wg0.conf
+  plait reload wg0               the changed file, without an interruption
   plait doctor                   what this host lacks, and how to mend it
   plait demo                     two hosts and one tunnel, on this machine alone
   plait bench queue              what a packet's way through a queue costs
@@ -174,6 +175,57 @@ def down(config: str) -> None:
     from plait import quick
 
     quick.down(config)
+
+
+@plait.command(short_help="Make a running interface what its changed file says.")
+@click.argument("config", metavar="FILE|INTERFACE")
+def reload(config: str) -> None:
+    """Apply a changed wg-quick file to the running interface: what it no longer has goes, what is new comes.
+
+    \b
+    Examples:
+      plait reload wg0
+      plait reload /etc/wireguard/wg0.conf
+
+    Peers, keys, addresses, MTU, routes, rules and DNS. What is the same in both goes on without an
+    interruption; when a step fails, all steps before it are undone. Hooks are not run, and a changed
+    Table is refused: these take effect with `plait down` and `plait up`.
+    """
+    from plait import quick_commands
+
+    quick_commands.reload(config)
+
+
+@plait.command(short_help="Write a running interface into its wg-quick file.")
+@click.argument("config", metavar="FILE|INTERFACE")
+def save(config: str) -> None:
+    """Write what is in force now into the wg-quick file, as `wg-quick save` does: all or nothing.
+
+    \b
+    Examples:
+      wg set wg0 peer … allowed-ips 10.0.0.7/32; plait save wg0
+
+    Keys, peers, addresses and MTU are the interface's, DNS, Table and hooks are the file's. Comments go.
+    """
+    from plait import quick_commands
+
+    quick_commands.save(config)
+
+
+@plait.command(short_help="Print the part of a wg-quick file that wg(8) reads.")
+@click.argument("config", metavar="FILE|INTERFACE")
+def strip(config: str) -> None:
+    """Print what `wg setconf` takes of a wg-quick file: all but the lines that are wg-quick's own.
+
+    \b
+    Examples:
+      plait strip wg0 | wg setconf wg0 /dev/stdin
+
+    Private and preshared keys are in it.
+    """
+    from plait import quick_commands
+
+    quick_commands.strip(config)
 
 
 @plait.command(short_help="Say what this host lacks, each line with its mend.")
