@@ -537,7 +537,7 @@ int handshake_mac2_differs(const uint8_t secret[KEY], const uint8_t *message, ui
 static void hchacha20(struct handshake_crypto *crypto, const uint8_t key[KEY], const uint8_t nonce[16],
                       uint8_t subkey[KEY])
 {
-    static const uint8_t sigma[16] = "expand 32-byte k";
+    static const uint8_t sigma[] = "expand 32-byte k";
     uint8_t block[64] = { 0 };
     int done;
 

@@ -336,7 +336,11 @@ def test_another_engine_is_reloaded_too(hosts: Hosts) -> None:
     down(hosts.a)
 
 
-@pytest.mark.parametrize("extra", ["", "SaveConfig = true\n", f"SaveConfig = false\nTable = 1234\n{HOOKS}"])
+# The wg-quick of Debian 12 cuts a hook at its first #.
+WHOLE = HOOKS.replace(" # not a word", "")
+
+
+@pytest.mark.parametrize("extra", ["", "SaveConfig = true\n", f"SaveConfig = false\nTable = 1234\n{WHOLE}"])
 def test_save_writes_what_wg_quick_writes(hosts: Hosts, extra: str) -> None:
     if not (hosts.a.root / "run/wireguard/wg0.sock").exists():
         up(hosts.a, FIRST)

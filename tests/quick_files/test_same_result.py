@@ -69,13 +69,6 @@ LEFT: dict[str, dict[str, str]] = {
     "27-nft-server": {"sysctl": "a hook switches forwarding on, and no hook switches it off"},
 }
 SRC_VALID_MARK = "net.ipv4.conf.all.src_valid_mark"
-# Faults that are known: file and why.
-XFAIL: dict[str, str] = {
-    "20-site-to-site": "the MTU follows the widest way to a peer, and must follow the narrowest",
-    "28-hash-in-hook": "a hook ends at its first #, also inside quotes",
-    "32-pre-up-endpoint": "PreUp runs before the interface is there",
-}
-
 STATE = f"""
 for what in 'link show' 'address show' '-4 route show table all' '-6 route show table all' '-4 rule show' \\
     '-6 rule show'
@@ -213,13 +206,7 @@ def test_there_are_thirty_files_with_keys_of_their_own() -> None:
     assert len(keys) == len(set(keys))
 
 
-def case(file: Path) -> object:
-    why = XFAIL.get(file.stem)
-    marks = [pytest.mark.xfail(reason=why, strict=True)] if why else []
-    return pytest.param(file, id=file.stem, marks=marks)
-
-
-@pytest.mark.parametrize("file", [case(file) for file in FILES])
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_the_result_is_wg_quicks(ways: Mapping[str, Way], file: Path) -> None:
     text = file.read_bytes()
     with ThreadPoolExecutor(2) as pool:

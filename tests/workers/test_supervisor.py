@@ -39,6 +39,11 @@ def running(host: Host, tmp_path_factory: pytest.TempPathFactory) -> Iterator[St
     assert made.leftovers() == []
 
 
+def opened(pid: int) -> int:
+    """How many descriptors a process has, but for those of later versions of libffi, which ctypes needs."""
+    return sum("/libffi." not in name for name in descriptors(pid).values())
+
+
 def test_every_worker_gets_its_fds_and_its_place(running: Stage) -> None:
     bells = [f"bell:{worker}" for worker in (1, 2, 3, 4)]  # there is room for three receivers
     packets = [[f"tun:{number}", f"udp4:{number}", f"udp6:{number}"] for number in (0, 1)]
@@ -63,7 +68,7 @@ def test_every_worker_gets_its_fds_and_its_place(running: Stage) -> None:
         # Nothing else was inherited: three, the channel, the actor's cue, in control the mapping's copy.
         copies = 1 if title == "control" else 0
         count = 3 + 1 + len(fds) + 1 + copies
-        until(lambda pid=pids[title], count=count: len(descriptors(pid)) == count, f"{count} descriptors")
+        until(lambda pid=pids[title], count=count: opened(pid) == count, f"{count} descriptors")
         assert os.getpgid(pids[title]) == pids[title]  # Ctrl-C does not reach it
 
 
