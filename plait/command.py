@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import sys
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import click
 
+from plait import standard_streams
 from plait.bench import bench
 from plait.bench_dead_peers import dead_peers
 from plait.bench_floods import floods_command
@@ -38,19 +38,31 @@ The engine itself is started by `plaitd wg0`, and configured by wg(8).
 class Plait(click.Group):
     """The group, with failures printed as one sentence (what: why. Next step.) and exit code 1."""
 
+    def main(self, *args: Any, **extra: Any) -> Any:
+        """Run the command; what cannot be written, help included, is a failure as well."""
+        standard_streams.prepare()
+        try:
+            try:
+                return super().main(*args, **extra)
+            finally:
+                sys.stdout.flush()  # now, since a failure at Python's own end would be a traceback
+        except Failure as failure:
+            click.echo(f"plait: {failure}", err=True)
+        except BrokenPipeError:
+            pass  # the reader has seen enough
+        sys.exit(1)
+
     def invoke(self, ctx: click.Context) -> object:
         try:
             return super().invoke(ctx)
-        except Failure as failure:
-            click.echo(f"plait: {failure}", err=True)
-            ctx.exit(1)
         except BrokenPipeError:
-            raise  # click ends quietly: the reader has seen enough
+            raise  # click ends quietly
         except OSError as error:
-            click.echo(f"plait: {ctx.invoked_subcommand}: {error}", err=True)
-            # What could not be written stays in stdout's buffer; Python would try again at its end.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            ctx.exit(1)
+            place = f"{error.filename}: " if error.filename is not None else ""
+            step = "Look at that file or device." if place else "See what this host lacks: plait doctor"
+            what = f"`plait {ctx.invoked_subcommand}` did not finish"
+            why = f"{place}{error.strerror or error}"
+            raise Failure(what, why, standard_streams.NEXT_STEPS.get(error.errno or 0, step)) from error
 
 
 @click.group(cls=Plait, epilog=EXAMPLES, context_settings={"help_option_names": ["-h", "--help"]})
@@ -110,8 +122,9 @@ def show(interface: str | None, field: str | None, engine: bool, as_json: bool) 
 def top(interface: str | None, interval: float, once: bool, as_json: bool) -> None:
     """Watch a running engine: its processes, busiest peers, queues, drops by cause, handshakes.
 
-    Without INTERFACE the first one; tab goes to the next. The last line tells the keys. Of many peers the
-    200 busiest are looked at: sorting and filtering choose among these.
+    Without INTERFACE the first one that answers; tab goes to the next. The last line tells the keys, and
+    those above it what is missing. Of many peers the 200 busiest are looked at: sorting and filtering choose
+    among these.
     """
     from plait import top
 
