@@ -11,10 +11,13 @@ import resource
 import shutil
 import socket
 import sys
+import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
+
+from plait.standard_streams import terminal_width
 
 CAP_NET_ADMIN = 12  # linux/capability.h
 CAP_SYS_ADMIN = 21
@@ -48,10 +51,26 @@ def run(*, as_json: bool) -> int:
     else:
         width = max(len(finding.name) for finding in findings)
         for finding in findings:
-            print(f"{STATES[finding.state]:7}  {finding.name:{width}}  {finding.found}")
+            _print_hanging(f"{STATES[finding.state]:7}  {finding.name:{width}}  ", finding.found)
             if finding.mend:
-                print(f"{'':7}  {'':{width}}  mend: {finding.mend}")
+                _print_hanging(f"{'':7}  {'':{width}}  ", f"mend: {finding.mend}")
     return int(any(finding.state == "missing" for finding in findings))
+
+
+def _print_hanging(head: str, text: str) -> None:
+    """One line; on a narrower terminal the text goes on below itself, or begins a line of its own."""
+    columns = terminal_width()
+    if columns is None or len(head + text) <= columns:
+        print(head + text)
+        return
+    indent = " " * len(head)
+    if columns < len(head) + 24:
+        if head.strip():
+            print(head.rstrip())
+        head = indent = "  "
+    for line in textwrap.wrap(text, max(columns - len(head), 1), break_on_hyphens=False):
+        print(head + line)
+        head = indent
 
 
 def examine() -> Iterator[Finding]:
