@@ -13,30 +13,32 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any
 
-from plait import uapi_client
+from plait import engines, uapi_client
 from plait.lab import process_stat, pss_bytes
 from plait.show import is_coloured
+from plait.standard_streams import terminal_width
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-WIDTH = 200  # columns: more than any table has, so that none is cut to a terminal or to a pipe's 80
+WIDTH = 10_000  # columns of what is no terminal: more than any table has
 
 
 def run(interface: str | None, *, as_json: bool) -> None:
     """Print the report of one interface or of all."""
-    names = uapi_client.interfaces() if interface in (None, "all") else [str(interface)]
-    reports = {name: with_usage(uapi_client.engine(name)) for name in names}
+    told = engines.ask(engines.names(interface), uapi_client.engine)
     if as_json:
-        json.dump(reports, sys.stdout, indent=2)
+        json.dump({name: with_usage(report) for name, report in told}, sys.stdout, indent=2)
         sys.stdout.write("\n")
         return
+    from rich.markup import escape
+
     printer = console()
-    for name, report in reports.items():
-        provider = report["aead"]
-        printer.print(f"[bold]interface[/bold]: {name}   [bold]AEAD[/bold]: {provider}")
-        for made in tables(report):
+    for name, report in told:
+        provider = escape(report["aead"])
+        printer.print(f"[bold]interface[/bold]: {escape(name)}   [bold]AEAD[/bold]: {provider}")
+        for made in tables(with_usage(report)):
             printer.print(made)
 
 
@@ -57,24 +59,24 @@ def tables(report: dict[str, Any]) -> list[Table]:
 
 
 def console() -> Console:
-    """Standard output for tables, with bold heads where `plait show` would have colours."""
+    """Standard output for tables, with bold heads where `plait show` would have colours.
+
+    On a terminal it is as wide as that; elsewhere nothing is cut.
+    """
     from rich.console import Console
 
-    return Console(highlight=False, width=WIDTH, color_system="auto" if is_coloured() else None)
+    width = terminal_width() or WIDTH
+    return Console(highlight=False, width=width, color_system="auto" if is_coloured() else None)
 
 
 def table(title: str, left: tuple[str, ...], right: tuple[str, ...]) -> Table:
-    """A table whose first columns are flush left and whose others are flush right."""
-    from rich import box
-    from rich.table import Table
+    """A table whose first columns are flush left and whose others are flush right.
 
-    made = Table(box=box.SIMPLE_HEAD, pad_edge=False, min_width=len(title))
-    made.title, made.title_justify, made.title_style = title, "left", "bold"
-    for name in left:
-        made.add_column(name, no_wrap=True)
-    for name in right:
-        made.add_column(name, justify="right", no_wrap=True)
-    return made
+    Where the console is too narrow, it is printed in parts: each has the first columns and some others.
+    """
+    from plait.parted_table import PartedTable
+
+    return PartedTable(title, left, right)
 
 
 def mebibytes(count: int | None) -> str:

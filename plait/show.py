@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from plait import uapi_client
+from plait import engines, uapi_client
 from plait.failure import Failure
 from plait.uapi_client import Device, Peer
 
@@ -35,22 +35,21 @@ def run(interface: str | None, field: str | None, *, engine: bool, as_json: bool
     elif field is not None and as_json:
         raise Failure("--json takes no field", f"it has `{field}` and all others", "Leave one of them out.")
     elif interface == "interfaces" and field is None:
-        names = uapi_client.interfaces()
+        names = [name for name, _ in engines.ask(uapi_client.interfaces(), uapi_client.check_live)]
         sys.stdout.write(json.dumps(names) + "\n" if as_json else " ".join(names) + "\n" if names else "")
     elif field is not None:
         _print_field(interface, field)
     else:
-        devices = (uapi_client.get(name) for name in _names(interface))
+        told = engines.ask(engines.names(interface), uapi_client.get)
         if as_json:
-            json.dump([as_dict(device) for device in devices], sys.stdout, indent=2)
+            json.dump([as_dict(device) for _, device in told], sys.stdout, indent=2)
             sys.stdout.write("\n")
         else:
-            text = "\n".join(pretty(device, time.time(), coloured=is_coloured()) for device in devices)
-            sys.stdout.write(text)
-
-
-def _names(interface: str | None) -> list[str]:
-    return uapi_client.interfaces() if interface in (None, "all") else [str(interface)]
+            between = ""
+            for _, device in told:
+                sys.stdout.write(between + pretty(device, time.time(), coloured=is_coloured()))
+                sys.stdout.flush()  # the next engine may be one that keeps us waiting
+                between = "\n"
 
 
 def is_coloured() -> bool:
@@ -186,8 +185,8 @@ def _print_field(interface: str | None, field: str) -> None:
         known = ", ".join((*_DEVICE_FIELDS, *_PEER_FIELDS, "dump"))
         raise Failure(f"`{field}` cannot be shown", "no such field exists", f"Ask for one of {known}.")
     prefix = interface == "all"
-    for name in _names(interface):
-        for row in _rows(uapi_client.get(name), field):
+    for name, device in engines.ask(engines.names(interface), uapi_client.get):
+        for row in _rows(device, field):
             sys.stdout.write("\t".join([name, *row] if prefix else row) + "\n")
 
 

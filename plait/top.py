@@ -11,25 +11,24 @@ import json
 import os
 import sys
 import time
-from typing import TYPE_CHECKING
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from typing import Any
 
-from plait import uapi_client
+from plait import engines
+from plait.engine_view import console
 from plait.failure import Failure
-from plait.show import is_coloured
 from plait.top_keys import Keys, single_keys
 from plait.top_picture import Watch
 from plait.top_view import SORTS, Choice, lines
 
-if TYPE_CHECKING:
-    from rich.console import Console
-
 LOOK_SECONDS = 0.2  # between two looks at the size of the terminal
-ONCE_WIDTH, ONCE_HEIGHT = 160, 60  # a table into a pipe
+FIRST_SECONDS = 1.0  # that the first interface has to answer before another one is shown
+ONCE_HEIGHT = 60
 
 
 def run(interface: str | None, *, interval: float, once: bool, as_json: bool) -> None:
     """Show until q or Ctrl-C; once: one picture of one interval and the end."""
-    names = uapi_client.interfaces() if interface is None else [interface]
+    names = engines.names(interface)
     if not names:
         raise Failure("there is nothing to look at", "no engine runs", "Start one first: plaitd IFACE")
     if once or as_json:
@@ -38,77 +37,168 @@ def run(interface: str | None, *, interval: float, once: bool, as_json: bool) ->
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise Failure("a live view needs a terminal", "this is none", "Use plait top --once, or --json.")
     try:
+        view = View(interface, names, interval)
         with single_keys() as keys:
-            _watch(names, interval, keys)
+            _watch(view, keys)
     except KeyboardInterrupt:
         pass
 
 
 def _print_once(names: list[str], interval: float, as_json: bool) -> None:
-    watches = [Watch(name) for name in names]
-    for watch in watches:
-        watch.take()
-    time.sleep(interval)
-    pictures = [watch.take() for watch in watches]
+    def measure(name: str, patience: float) -> dict[str, Any]:
+        watch = Watch(name)
+        watch.take(patience)
+        time.sleep(interval)
+        return watch.take(patience)
+
+    pictures = engines.ask(names, measure)
     if as_json:
-        json.dump(pictures, sys.stdout, indent=2)
+        json.dump([picture for _, picture in pictures], sys.stdout, indent=2)
         sys.stdout.write("\n")
         return
-    console = _console(ONCE_WIDTH)
-    for picture in pictures:
-        shown = lines(picture, Choice(), console.width, ONCE_HEIGHT)[:-1]  # no help line
+    printer = console()
+    for _, picture in pictures:
+        shown = lines(picture, Choice(), printer.width, ONCE_HEIGHT)[:-1]  # no help line
         while shown and not shown[-1].plain:
             shown.pop()
         for line in shown:
             line.rstrip()
-            console.print(line, no_wrap=True, overflow="crop")
-
-
-def _console(width: int | None = None) -> Console:
-    from rich.console import Console
-
-    if width is not None and sys.stdout.isatty():
-        width = None
-    return Console(highlight=False, width=width, color_system="auto" if is_coloured() else None)
+            printer.print(line, no_wrap=True, overflow="crop")
 
 
 # --- live ---------------------------------------------------------------------------------------
 
 
-def _watch(names: list[str], interval: float, keys: Keys) -> None:
+class View:
+    """What the live view shows: the picture of one engine, and why others, or fresher ones, are missing.
+
+    Engines are asked in threads, so that one that does not answer holds up neither keys nor drawing.
+    """
+
+    def __init__(self, interface: str | None, names: list[str], interval: float) -> None:
+        self.interface = interface
+        self.interval = interval
+        self.missing: dict[str, Failure] = {}
+        self.asked: dict[str, Future[dict[str, Any]]] = {}
+        self.watches: dict[str, Watch] = {}
+        for name in names:
+            self._ask(name)
+        self.picture = self._first(names)
+        self.wanted = self.shown  # the interface that is to be shown, when it has answered
+        self.others: list[str] = []  # are tried in turn when that one cannot be asked
+        self.due = time.monotonic() + min(interval, 0.5)  # the first rates soon
+
+    @property
+    def shown(self) -> str:
+        return str(self.picture["interface"])
+
+    @property
+    def notes(self) -> list[str]:
+        """Why something is missing; of the shown interface first."""
+        found = sorted(self.missing.items(), key=lambda pair: (pair[0] != self.shown, pair[0]))
+        return [f"{failure.what}: {failure.why}" for _, failure in found]
+
+    def next(self) -> None:
+        """Go to the next interface, as soon as it answers."""
+        names = self._names()
+        for name in set(self.missing) - set(names) - {self.shown}:
+            del self.missing[name]
+        others = (name for name in names if name != self.wanted)
+        self.others = sorted(others, key=lambda name: (name < self.wanted, name))
+        self._try_next()
+
+    def _try_next(self) -> None:
+        self.wanted = self.others.pop(0) if self.others else self.shown
+        self._ask(self.wanted)
+
+    def turn(self, *, is_paused: bool) -> bool:
+        """Take answers, and ask when it is time to. Whether anything is to be drawn."""
+        changed = False
+        for name in [name for name, future in self.asked.items() if future.done()]:
+            future = self.asked.pop(name)
+            try:
+                picture = future.result()
+            except Failure as failure:
+                changed |= str(self.missing.get(name)) != str(failure)
+                self.missing[name] = failure
+                if name == self.wanted != self.shown:
+                    self._try_next()
+                continue
+            changed |= self.missing.pop(name, None) is not None
+            if name in (self.wanted, self.shown):
+                if name != self.shown:
+                    self.due = time.monotonic() + min(self.interval, 0.5)
+                self.picture, changed = picture, True
+        if time.monotonic() >= self.due:
+            self.due = time.monotonic() + self.interval
+            if not is_paused:
+                self._ask(self.shown)
+        return changed
+
+    def _ask(self, name: str) -> None:
+        if name not in self.asked:
+            watch = self.watches.setdefault(name, Watch(name))
+            self.asked[name] = engines.start(name, lambda _, patience: watch.take(patience))
+
+    def _first(self, names: list[str]) -> dict[str, Any]:
+        """The picture of the first interface, or of another where that one does not answer soon."""
+        wait(self.asked.values(), FIRST_SECONDS)
+        while True:
+            for name in names:
+                future = self.asked.get(name)
+                if future is None or not future.done():
+                    continue
+                del self.asked[name]
+                try:
+                    return future.result()
+                except Failure as failure:
+                    self.missing[name] = failure
+            if not self.asked:
+                break
+            wait(self.asked.values(), return_when=FIRST_COMPLETED)
+        if len(names) == 1:
+            raise self.missing[names[0]]
+        for each in self.missing.values():
+            engines.say(each)
+        raise engines.nothing_shown(len(names))
+
+    def _names(self) -> list[str]:
+        try:
+            return engines.names(self.interface)
+        except Failure:
+            return []
+
+
+def _watch(view: View, keys: Keys) -> None:
     from rich.console import Group
     from rich.live import Live
 
-    console = _console()
     choice = Choice()
-    watch = Watch(names[0])
-    picture = watch.take()
-    with Live(console=console, screen=True, auto_refresh=False) as live:
-        due = time.monotonic() + min(interval, 0.5)  # the first rates soon
+    with Live(console=console(), screen=True, auto_refresh=False) as live:
         while True:
-            # The size is asked for anew at each drawing, so a resize is followed within LOOK_SECONDS.
-            size = os.get_terminal_size()
-            live.update(Group(*lines(picture, choice, size.columns, size.lines)), refresh=True)
+            # The size is asked for at each drawing, so a resize is followed within LOOK_SECONDS.
+            size = _size()
+            live.console.size = size
+            drawn = lines(view.picture, choice, *size, view.notes)
+            live.update(Group(*drawn), refresh=True)
             changed = False
-            while not changed and os.get_terminal_size() == size:
-                for key in keys.wait(min(LOOK_SECONDS, max(due - time.monotonic(), 0))):
+            while not changed and _size() == size:
+                for key in keys.wait(min(LOOK_SECONDS, max(view.due - time.monotonic(), 0.01))):
                     if key == "q" and not choice.is_typing:
                         return
                     if key == "tab" and not choice.is_typing:
-                        watch = Watch(_next(names, watch.interface))
-                        picture, due = watch.take(), time.monotonic() + min(interval, 0.5)
+                        view.next()
                     press(choice, key)
                     changed = True
                 if keys.ended:
                     return
-                if time.monotonic() >= due:
-                    due = time.monotonic() + interval
-                    if not choice.is_paused:
-                        picture, changed = watch.take(), True
+                changed |= view.turn(is_paused=choice.is_paused)
 
 
-def _next(names: list[str], name: str) -> str:
-    return names[(names.index(name) + 1) % len(names)]
+def _size() -> tuple[int, int]:
+    """Columns and lines of the terminal; those of an old one where it does not tell."""
+    columns, rows = os.get_terminal_size()
+    return columns or 80, rows or 24
 
 
 _PARTS = {"p": "processes", "d": "drops", "n": "handshakes"}

@@ -46,10 +46,13 @@ class Watch:
         self._pss: dict[int, int | None] = {}
         self._pss_at = float("-inf")
 
-    def take(self) -> dict[str, Any]:
-        """Ask, and compare with the asking before. Failure when the engine does not answer."""
-        report = uapi_client.engine(self.interface)
-        busiest = uapi_client.busiest(self.interface, self.peers)
+    def take(self, patience: float = uapi_client.TIMEOUT) -> dict[str, Any]:
+        """Ask, and compare with the asking before. Failure when the engine does not answer.
+
+        patience: seconds for each of two answers.
+        """
+        report = uapi_client.engine(self.interface, patience)
+        busiest = uapi_client.busiest(self.interface, self.peers, patience)
         report["at"] = time.monotonic()
         self._read_processes(report)
         before, self._before = self._before, report

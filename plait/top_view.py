@@ -6,6 +6,7 @@ and without them nothing is lost.
 
 from __future__ import annotations
 
+import textwrap
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from rich.text import Text
 GAP = 2  # blanks between columns
 SHORT_KEY = 8  # characters of a public key that are always shown
 DASH = "-"
+NOTE_LINES = 3
 
 
 @dataclass
@@ -69,8 +71,26 @@ def _words(peer: dict[str, Any]) -> str:
     return " ".join((peer["public_key"], peer["endpoint"] or "", *peer["allowed_ips"]))
 
 
-def lines(picture: dict[str, Any], choice: Choice, width: int, height: int) -> list[Text]:
-    """The whole screen, at most height lines of at most width characters."""
+def lines(
+    picture: dict[str, Any], choice: Choice, width: int, height: int, notes: Sequence[str] = ()
+) -> list[Text]:
+    """The whole screen, at most height lines of at most width characters.
+
+    notes: what is to be said above the last line, in at most NOTE_LINES.
+    """
+    said = [Text(line, style="yellow") for line in _folded(notes, width)[: max(height - 2, 0)]]
+    *shown, last = _picture_lines(picture, choice, width, max(height - len(said), 1))
+    return [*shown, *said, last][:height]
+
+
+def _folded(notes: Sequence[str], width: int) -> list[str]:
+    folded = [line for note in notes for line in textwrap.wrap(note, width)]
+    if len(folded) <= NOTE_LINES:
+        return folded
+    return [*folded[: NOTE_LINES - 1], folded[NOTE_LINES - 1][: width - 1] + "…"]
+
+
+def _picture_lines(picture: dict[str, Any], choice: Choice, width: int, height: int) -> list[Text]:
     shown = [*_head(picture, choice, width), Text()]
     if "processes" not in choice.hidden:
         shown += [*table(picture["processes"], _PROCESS_COLUMNS, width), Text()]

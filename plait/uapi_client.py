@@ -8,19 +8,37 @@ from __future__ import annotations
 
 import base64
 import errno
-import json
 import os
+import re
 import socket
+import stat
+import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from plait import reports
 from plait.failure import Failure
 
 SOCKETS = Path("/var/run/wireguard")
-TIMEOUT = 30.0  # seconds without a byte from the engine
+TIMEOUT = 30.0  # seconds of patience with one engine that is asked alone; a long configuration takes some
+LONGEST_LINE = 1 << 22  # bytes; what plaitd tells has less
+_ERRNO = re.compile(r"-?[0-9]{1,4}")
+_RETRY = 0.05  # seconds between two tries while the engine's queue of connections is full
+
+
+class Unanswered(Failure):
+    """The connection ended before the first line of an answer."""
+
+
+class Refused(Failure):
+    """The engine answered with an error."""
+
+
+class Foreign(Failure):
+    """An engine that answers `get`, and not what plaitd alone answers."""
 
 
 @dataclass(slots=True)
@@ -59,102 +77,180 @@ class Device:
 
 
 def interfaces() -> list[str]:
-    """Names of all interfaces with a socket that somebody listens on, sorted."""
+    """Names of all interfaces with a socket, sorted, also where nobody listens any more.
+
+    Failure when the directory cannot be read; none where it does not exist.
+    """
     try:
-        names = sorted(path.stem for path in SOCKETS.iterdir() if path.suffix == ".sock")
-    except OSError:
+        return sorted(path.stem for path in SOCKETS.iterdir() if path.suffix == ".sock" and _is_socket(path))
+    except (FileNotFoundError, NotADirectoryError):
         return []
-    return [name for name in names if is_live(name)]
+    except PermissionError as error:
+        why = f"{SOCKETS} may not be read by this user"
+        raise Failure("engines cannot be looked for", why, "Run this as root.") from error
+    except OSError as error:
+        why = f"{SOCKETS} cannot be read ({error.strerror})"
+        raise Failure("engines cannot be looked for", why, f"Look at it: ls -ld {SOCKETS}") from error
+
+
+def _is_socket(path: Path) -> bool:
+    try:
+        return stat.S_ISSOCK(path.stat().st_mode)
+    except OSError:  # it is gone, or not ours to look at
+        return False
+
+
+def socket_number(name: str) -> int:
+    """Which socket the interface has: another engine's has another number. 0 when there is none."""
+    try:
+        return (SOCKETS / f"{name}.sock").stat().st_ino
+    except OSError:
+        return 0
 
 
 def is_live(name: str) -> bool:
-    """Whether a process listens on the interface's socket. A stale file is none of our business."""
+    """Whether a process listens on the interface's socket."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        sock.setblocking(False)
         try:
             sock.connect(os.fspath(SOCKETS / f"{name}.sock"))
-        except PermissionError:
-            return True  # only an ask tells more, and it says whose the socket is
+        except (PermissionError, BlockingIOError):
+            return True  # only an ask tells more; or its queue of connections is full
         except OSError:
             return False
         return True
 
 
-def get(name: str) -> Device:
-    """Ask for an interface and all its peers. Failure when nobody answers, or answers an error."""
-    return _device(name, _ask(name, b"get=1\n\n"))
+def check_live(name: str, patience: float = TIMEOUT) -> None:
+    """Failure when nobody listens on the interface's socket."""
+    if not is_live(name):
+        raise _nobody(name)
+
+
+def get(name: str, patience: float = TIMEOUT) -> Device:
+    """Ask for an interface and all its peers. Failure when nobody answers, or answers an error.
+
+    patience: seconds without a byte from the engine.
+    """
+    return _device(name, _ask(name, b"get=1\n\n", patience))
 
 
 def parse(name: str, answer: str) -> Device:
     """The interface in a `get` answer that was received some other way."""
-    return _device(name, _pairs(name, answer.splitlines(keepends=True)))
+    return _device(name, _pairs(name, answer.split("\n")))
 
 
 def _device(name: str, pairs: Iterable[tuple[str, str]]) -> Device:
     device = Device(name)
     peer: Peer | None = None
-    for key, value in pairs:
-        if key == "public_key":
-            peer = Peer(_base64(value))
-            device.peers.append(peer)
-        elif peer is None:
-            _set_device(device, key, value)
-        else:
-            _set_peer(peer, key, value)
+    key = ""
+    try:
+        for key, value in pairs:
+            if key == "public_key":
+                peer = Peer(_base64(value))
+                device.peers.append(peer)
+            elif peer is None:
+                _set_device(device, key, value)
+            else:
+                _set_peer(peer, key, value)
+    except ValueError as error:  # the value is not told: it may be a secret
+        raise nonsense(name, f"its answer has a `{key}` that is none") from error
     return device
 
 
 def change(name: str, text: Iterable[str]) -> None:
     """Send one `set` operation (engine.uapi.format_set makes its text). Failure when it is refused."""
-    for _ in _ask(name, "".join(text).encode("ascii")):
+    for _ in _ask(name, "".join(text).encode("ascii"), TIMEOUT):
         pass
 
 
-def engine(name: str) -> dict[str, Any]:
-    """Ask for the engine's own report (workers/engine_report.py says its shape)."""
-    return _report(name, _ask(name, b"get_engine=1\n\n"))
+def engine(name: str, patience: float = TIMEOUT) -> dict[str, Any]:
+    """Ask for the engine's own report (workers/engine_report.py says its shape).
+
+    patience: seconds for the whole of the answer. Foreign when the engine does not know the question.
+    """
+    (report,) = _own(name, "get_engine=1", "engine", patience)[-1:]
+    return _decoded(name, "engine", report, reports.Engine)
 
 
-def busiest(name: str, count: int) -> dict[str, Any]:
-    """Ask which peers carry most (workers/busiest.py says the answer's shape)."""
-    return _report(name, _ask(name, f"get_busiest={count}\n\n".encode()), "busiest")
+def busiest(name: str, count: int, patience: float = TIMEOUT) -> dict[str, Any]:
+    """Ask which peers carry most (workers/busiest.py says the answer's shape); patience as for `engine`."""
+    (report,) = _own(name, f"get_busiest={count}", "busiest", patience)[-1:]
+    return _decoded(name, "busiest", report, reports.Busiest)
 
 
-def events(name: str) -> list[dict[str, Any]]:
-    """What the engine remembers of events (workers/events.py says their shape), oldest first."""
-    return [json.loads(value) for key, value in _ask(name, b"events=0\n\n") if key == "event"]
+def events(name: str, patience: float = TIMEOUT) -> list[dict[str, Any]]:
+    """What the engine remembers of events (workers/events.py says their shape), oldest first.
+
+    patience as for `engine`.
+    """
+    return [event(name, value) for value in _own(name, "events=0", "event", patience)]
 
 
-def ask(name: str, operation: bytes) -> socket.socket:
-    """A connection on which this operation was sent; its answer is the caller's to read."""
-    with _explained(name, f"{name} cannot be asked"):
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+def event(name: str, value: str | bytes) -> dict[str, Any]:
+    """The event that the value of an `event` line tells."""
+    return _decoded(name, "event", value, reports.Told)
+
+
+def ask(name: str, operation: bytes, patience: float = TIMEOUT) -> socket.socket:
+    """A connection on which this operation was sent; its answer is the caller's to read, without waiting."""
+    with _explained(name, f"{name} cannot be asked", patience):
+        sock = _connected(name, patience)
         try:
-            sock.connect(os.fspath(SOCKETS / f"{name}.sock"))
-            sock.sendall(operation)
+            _send(sock, operation)
+            sock.setblocking(False)
         except BaseException:
             sock.close()
             raise
         return sock
 
 
-def no_events(name: str) -> Failure:
-    """The engine refused to tell its events."""
-    why = "its engine does not know what is asked"
-    return Failure(f"{name} tells no events", why, "Is it an engine other than plaitd, or an older one?")
-
-
 def parse_engine(name: str, answer: str) -> dict[str, Any]:
     """The engine's report in a `get_engine` answer that was received some other way."""
-    return _report(name, _pairs(name, answer.splitlines(keepends=True)))
+    for key, value in _pairs(name, answer.split("\n")):
+        if key == "engine":
+            return _decoded(name, key, value, reports.Engine)
+    raise _foreign(name, "engine")
 
 
-def _report(name: str, pairs: Iterable[tuple[str, str]], which: str = "engine") -> dict[str, Any]:
-    for key, value in pairs:
-        if key == which:
-            report: dict[str, Any] = json.loads(value)
-            return report
-    what = f"{name} has no engine report"
-    raise Failure(what, "its engine answered without one", "Is it an engine other than plaitd?")
+def _own(name: str, operation: str, which: str, patience: float) -> list[str]:
+    """Ask what plaitd alone answers: the values of `which`, at least one.
+
+    An engine of another make ends the connection or answers an error, and so does a control process that is
+    being replaced; `get`, which every engine knows, and a second try tell them apart.
+    """
+
+    def values() -> list[str]:
+        pairs = _ask(name, f"{operation}\n\n".encode(), patience, is_whole=True)
+        found = [value for key, value in pairs if key == which]
+        if not found:
+            raise _foreign(name, which)
+        return found
+
+    try:
+        return values()
+    except (Unanswered, Refused, Foreign):
+        for _ in _ask(name, b"get=1\n\n", patience):
+            break  # a line is enough
+    try:
+        return values()
+    except (Unanswered, Refused) as failure:
+        raise _foreign(name, which) from failure
+
+
+def _foreign(name: str, which: str) -> Failure:
+    told = {"engine": "its inside", "busiest": "its busiest peers", "event": "events"}[which]
+    why = "its engine does not know the question; it is another program than plaitd, or an older plaitd"
+    return Foreign(f"{name} does not tell {told}", why, f"What every engine tells: plait show {name}")
+
+
+def _decoded(name: str, which: str, value: str | bytes, shape: type) -> dict[str, Any]:
+    try:
+        return reports.decode(value, shape)
+    except ValueError as error:
+        what = f"{name} cannot be understood"
+        why = f"its `{which}` is not as plaitd of this version tells it ({error})"
+        raise Failure(what, why, "Update plait and its engine to the same version.") from error
 
 
 def _set_device(device: Device, key: str, value: str) -> None:
@@ -190,54 +286,131 @@ def _base64(hexadecimal: str) -> str:
     return base64.b64encode(bytes.fromhex(hexadecimal)).decode()
 
 
-def _ask(name: str, operation: bytes) -> Iterator[tuple[str, str]]:
-    """Send one operation; give its answer's key=value pairs, errno excepted, which must be 0."""
-    what = f"{name} cannot be asked"
-    with _explained(name, what), socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
-        sock.settimeout(TIMEOUT)
-        sock.connect(os.fspath(SOCKETS / f"{name}.sock"))
+def _connected(name: str, patience: float) -> socket.socket:
+    """A connection to the engine, on which no wait is longer than patience."""
+    until = time.monotonic() + patience
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock.settimeout(patience)
+        while True:
+            try:
+                sock.connect(os.fspath(SOCKETS / f"{name}.sock"))
+                return sock
+            except BlockingIOError:  # unix(7): the listener takes no more for now
+                if time.monotonic() >= until:
+                    raise TimeoutError from None
+                time.sleep(_RETRY)
+    except BaseException:
+        sock.close()
+        raise
+
+
+def _send(sock: socket.socket, operation: bytes) -> None:
+    with suppress(BrokenPipeError, ConnectionResetError):  # it may have answered before it ended it
         sock.sendall(operation)
-        with sock.makefile("r", encoding="ascii", newline="\n") as lines:
-            yield from _pairs(name, lines)
+
+
+def _ask(
+    name: str, operation: bytes, patience: float, *, is_whole: bool = False
+) -> Iterator[tuple[str, str]]:
+    """Send one operation; give its answer's key=value pairs, errno excepted, which must be 0.
+
+    patience: seconds without a byte, or with is_whole for the whole of the answer.
+    """
+    what = f"{name} cannot be asked"
+    until = time.monotonic() + patience
+    with _explained(name, what, patience), _connected(name, patience) as sock:
+        _send(sock, operation)
+        yield from _pairs(name, _lines(name, sock, until if is_whole else None))
+
+
+def _lines(name: str, sock: socket.socket, until: float | None) -> Iterator[str]:
+    """Lines of the answer, without their ends, up to the end of the connection."""
+    rest = b""
+    while True:
+        if until is not None:
+            sock.settimeout(max(until - time.monotonic(), 0.001))
+        try:
+            data = sock.recv(1 << 16)
+        except ConnectionResetError:  # it ended the connection with something unread
+            data = b""
+        if not data:
+            if rest:
+                raise Failure(*_early(name))
+            return
+        whole, end, rest = (rest + data).rpartition(b"\n")
+        if end:
+            yield from whole.decode("ascii").split("\n")
+        if len(rest) > LONGEST_LINE:
+            raise nonsense(name, "its answer has a line without an end")
 
 
 def _pairs(name: str, lines: Iterable[str]) -> Iterator[tuple[str, str]]:
     """key=value of each line up to the empty one, errno excepted, which must be there and 0."""
-    what = f"{name} cannot be asked"
     code: int | None = None
+    is_begun = False
     for line in lines:
-        if line == "\n":
+        if not line:
             break
-        key, _, value = line.rstrip("\n").partition("=")
+        is_begun = True
+        key, sign, value = line.partition("=")
+        if not sign:
+            raise nonsense(name, "its answer has a line that is no key=value")
         if key == "errno":
+            if not _ERRNO.fullmatch(value):
+                raise nonsense(name, "its answer has an `errno` that is none")
             code = abs(int(value))
         else:
             yield key, value
     if code is None:
-        raise Failure(what, "the answer ended early", "Its engine may have stopped; look at its log.")
+        raise Failure(*_early(name)) if is_begun else Unanswered(*_early(name))
     if code:
-        why = f"its engine answered {os.strerror(code)} ({errno.errorcode.get(code, code)})"
-        mend = "Look at the engine's log (WG_LOG_FILE names one); it names the line that is wrong."
-        if code == errno.EADDRINUSE:
-            what = f"the UDP port of {name} stays as it was"
-            why = "another program or interface has the one that was asked for"
-            mend = "Choose another UDP port, or see who has it: ss -lunp"
-        raise Failure(what, why, mend)
+        raise _refused(name, code)
+
+
+def _refused(name: str, code: int) -> Failure:
+    what = f"{name} cannot be asked"
+    why = f"its engine answered {os.strerror(code)} ({errno.errorcode.get(code, code)})"
+    mend = "Look at the engine's log (WG_LOG_FILE names one); it names the line that is wrong."
+    if code == errno.EADDRINUSE:
+        what = f"the UDP port of {name} stays as it was"
+        why = "another program or interface has the one that was asked for"
+        mend = "Choose another UDP port, or see who has it: ss -lunp"
+    return Refused(what, why, mend)
+
+
+def _early(name: str) -> tuple[str, str, str]:
+    """The three parts for a connection that ended too soon."""
+    why = "the answer ended early"
+    return f"{name} cannot be asked", why, "Its engine may have stopped; look at its log."
+
+
+def nonsense(name: str, why: str) -> Failure:
+    """The engine told something that the protocol does not have."""
+    mend = "Is it an engine for the WireGuard protocol? Look at its log."
+    return Failure(f"{name} cannot be understood", why, mend)
+
+
+def _nobody(name: str) -> Failure:
+    mend = f"Start its engine first: plaitd {name} (those that run: plait show interfaces)."
+    return Failure(f"{name} cannot be asked", f"nobody listens on {SOCKETS / name}.sock", mend)
 
 
 @contextmanager
-def _explained(name: str, what: str) -> Iterator[None]:
+def _explained(name: str, what: str, patience: float) -> Iterator[None]:
     """Turn what goes wrong on the socket into a Failure."""
     try:
         yield
     except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError) as error:
-        mend = f"Start its engine first: plaitd {name} (those that run: plait show interfaces)."
-        raise Failure(what, f"nobody listens on {SOCKETS / name}.sock", mend) from error
+        raise _nobody(name) from error
     except PermissionError as error:
         raise Failure(what, f"{SOCKETS / name}.sock is root's", "Run this as root.") from error
     except TimeoutError as error:
-        why = f"no answer came within {TIMEOUT:.0f} s"
-        raise Failure(what, why, "Its engine may be stuck; look at its log.") from error
-    except (OSError, ValueError) as error:
+        why = f"no answer came within {patience:.0f} s"
+        mend = "Its engine may be stuck, or busy with a long configuration; look at its log."
+        raise Failure(what, why, mend) from error
+    except UnicodeDecodeError as error:
+        raise nonsense(name, "its answer is not text") from error
+    except OSError as error:
         mend = "Is it an engine for the WireGuard protocol? Look at its log."
-        raise Failure(what, str(error), mend) from error
+        raise Failure(what, error.strerror or str(error), mend) from error

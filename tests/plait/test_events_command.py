@@ -404,13 +404,13 @@ def test_another_engine_tells_no_events() -> None:
         host.engine("wg0", ["wireguard-go", "-f", "{iface}"])
         for arguments in ([], ["--no-follow"]):
             done = host.run(["plait", "events", "wg0", *arguments], check=False, timeout=20)
-            assert done.returncode == 1 and done.stderr.startswith("plait: wg0 ")
+            assert done.returncode == 1 and done.stderr.startswith("plait: wg0 does not tell events: ")
 
 
 def test_a_stream_that_begins_anew_tells_nothing_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     ends: list[socket.socket] = []
 
-    def ask(name: str, operation: bytes) -> socket.socket:
+    def ask(name: str, operation: bytes, patience: float) -> socket.socket:
         assert (name, operation) == ("wg0", b"events=1\n\n")
         theirs, ours = socket.socketpair()
         ends.append(theirs)

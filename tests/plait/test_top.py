@@ -90,13 +90,15 @@ def test_no_rates_at_first_and_across_a_restart() -> None:
 @given(
     st.integers(1, 240), st.integers(1, 80), st.sets(st.sampled_from(["processes", "drops", "handshakes"])),
     st.text("abc10.", max_size=8), st.booleans(), st.integers(-5, 50), st.integers(0, 40),
+    st.lists(st.text("ab :", max_size=99), max_size=3),
 )  # fmt: skip
 def test_no_line_is_wider_and_no_screen_higher_than_the_terminal(
-    width: int, height: int, hidden: set[str], words: str, typing: bool, scroll: int, peers: int
-) -> None:
+    width: int, height: int, hidden: set[str], words: str, typing: bool, scroll: int, peers: int,
+    notes: list[str],
+) -> None:  # fmt: skip
     told = BUSIEST | {"peers": [peer(n) for n in range(peers)]}
     made = picture("wg0", report(2.0, drop_no_peer=5, hs_mac1_bad=2), told, report(1.0))
-    screen = lines(made, Choice("rate", words, typing, False, scroll, hidden), width, height)
+    screen = lines(made, Choice("rate", words, typing, False, scroll, hidden), width, height, notes)
     assert len(screen) <= height
     assert all(line.cell_len <= width and "\n" not in line.plain for line in screen)
 
@@ -106,6 +108,19 @@ def test_a_wide_screen_has_everything(shown: dict[str, Any]) -> None:
     for words in ("500,000 peers, 2 active", "receiver 0", "25.0", "replay", "mac1 bad", "192.0.2.2:51820",
                   "10.0.1.0/24", "80 bit/s", "q quit", "7 % of small, 25 % of trains"):  # fmt: skip
         assert words in text, text
+
+
+def test_what_is_missing_stands_above_the_keys(shown: dict[str, Any]) -> None:
+    note = "wg1 does not tell its inside: its engine does not know the question"
+    for width, height, said in (
+        (160, 50, [note]),
+        (40, 24, ["wg1 does not tell its inside: its engine", "does not know the question"]),
+        (20, 24, ["wg1 does not tell", "its inside: its", "engine does not kno…"]),
+    ):
+        screen = [line.plain for line in lines(shown, Choice(), width, height, [note])]
+        assert len(screen) == height and screen[-1 - len(said) : -1] == said
+        assert screen[-1].startswith("q quit") and screen[0].startswith("wg0")
+    assert lines(shown, Choice(), 40, 1, [note])[0].plain.startswith("q quit")
 
 
 def test_narrow_tables_lose_whole_columns_by_rank() -> None:
