@@ -11,18 +11,23 @@ Per peer it speaks the names of prometheus_wireguard_exporter, so that dashboard
 from __future__ import annotations
 
 import errno
+import re
 import signal
+import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from socketserver import TCPServer
 from typing import Any
+from wsgiref.simple_server import WSGIRequestHandler
 
-from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client import CollectorRegistry, make_wsgi_app
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.exposition import ThreadingWSGIServer
 from prometheus_client.registry import Collector
 
-from plait import uapi_client
+from plait import engines, uapi_client
 from plait.engine_view import with_usage
 from plait.failure import Failure
 
@@ -41,18 +46,27 @@ _OTHERS = {
 }
 
 
+Start = Callable[[str, list[tuple[str, str]]], object]  # WSGI's start_response (PEP 3333)
+App = Callable[[dict[str, Any], Start], Iterable[bytes]]
+
+_ALLOWED = "GET, HEAD"
+_HTML = [("Content-Type", "text/html; charset=utf-8")]
+_TEXT = [("Content-Type", "text/plain; charset=utf-8")]
+_PAGE = b"""<!doctype html>
+<html lang="en"><meta charset="utf-8"><title>plait exporter</title>
+<h1>plait exporter</h1>
+<p><a href="/metrics">Metrics</a> of the engines of this host, for Prometheus.</p></html>
+"""
+
+
 def run(listen: str, peers: bool | None) -> None:
     """Serve until SIGINT or SIGTERM. peers: per-peer series always, never, or (None) up to PEERS peers."""
     address, port = parse_listen(listen)
     registry = CollectorRegistry()
     registry.register(Engines(peers))
-    try:
-        server, _ = start_http_server(port, address, registry)
-    except OSError as error:
-        mend = "Choose another address with --listen."
-        if error.errno == errno.EADDRINUSE:
-            mend = f"Choose another port with --listen, or see who has it: ss -ltnp 'sport = {port}'."
-        raise Failure(f"cannot listen at {listen}", error.strerror or str(error), mend) from error
+    server = listening(listen, address, port)
+    server.set_app(pages(make_wsgi_app(registry)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
     ended = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: ended.set())
@@ -65,14 +79,77 @@ def run(listen: str, peers: bool | None) -> None:
 
 
 def parse_listen(listen: str) -> tuple[str, int]:
-    """Address and port of `127.0.0.1:9586`, `[::1]:9586` or `:9586` (every address)."""
+    """Address and port of `127.0.0.1:9586`, `[::1]:9586` or `:9586` (every address: an empty one)."""
     host, colon, port = listen.rpartition(":")
-    if not colon or not port.isascii() or not port.isdecimal() or int(port) > 65535 or host.count(":") == 1:
+    if not colon or not re.fullmatch(r"[0-9]{1,5}", port) or int(port) > 65535 or host.count(":") == 1:
         why = "it is not an address and a port"
         raise Failure(f"--listen {listen} is not understood", why, f"Write it as {LISTEN} or [::1]:9586.")
     if host.startswith("[") and host.endswith("]"):
         host = host[1:-1]
-    return host or "::", int(port)
+    return host, int(port)
+
+
+class Server(ThreadingWSGIServer):
+    """A thread for each request. No name is looked up for the address, which could take long."""
+
+    def server_bind(self) -> None:
+        TCPServer.server_bind(self)
+        self.server_name, self.server_port = str(self.server_address[0]), self.server_address[1]
+        self.setup_environ()
+
+
+class Silent(WSGIRequestHandler):
+    """Requests are not logged."""
+
+    def log_message(self, format: str, *arguments: object) -> None:
+        pass
+
+
+def listening(listen: str, address: str, port: int) -> Server:
+    """A server at that address; an empty one is every address, of IPv4 alone where there is no IPv6."""
+    hosts = [address] if address else ["::", "0.0.0.0"]
+    for host in hosts:
+        try:
+            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+            kind = type("ServerOfFamily", (Server,), {"address_family": found[0]})
+            server: Server = kind(found[4], Silent)
+            return server
+        except UnicodeError as error:
+            mend = "Choose another address with --listen."
+            raise Failure(f"cannot listen at {listen}", "that is no name of a host", mend) from error
+        except OSError as error:
+            if error.errno in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL) and host != hosts[-1]:
+                continue
+            mend = "Choose another address with --listen; those of this host: ip address."
+            if error.errno == errno.EADDRINUSE:
+                mend = f"Choose another port with --listen, or see who has it: ss -ltnp 'sport = {port}'."
+            elif error.errno == errno.EACCES:
+                mend = "Choose a port from 1024 with --listen, or run this as root."
+            raise Failure(f"cannot listen at {listen}", error.strerror or str(error), mend) from error
+    raise AssertionError("the last address is tried")
+
+
+def pages(metrics: App) -> App:
+    """What is where: `/metrics`, a page at `/` that links to it, nothing else; GET and HEAD alone."""
+
+    def app(environ: dict[str, Any], start: Start) -> Iterable[bytes]:
+        method, path = environ["REQUEST_METHOD"], environ["PATH_INFO"]
+        if path not in ("/", "/metrics"):
+            status, headers, body = "404 Not Found", _TEXT, b"Nothing is here; the metrics are at /metrics\n"
+        elif method not in ("GET", "HEAD"):
+            status, headers = "405 Method Not Allowed", [*_TEXT, ("Allow", _ALLOWED)]
+            body = f"{path} answers {_ALLOWED}\n".encode()
+        elif path == "/":
+            status, headers, body = "200 OK", _HTML, _PAGE
+        else:
+            answer: list[Any] = []
+            asked = {**environ, "REQUEST_METHOD": "GET"}
+            body = b"".join(metrics(asked, lambda *given: answer.extend(given)))
+            status, headers = answer
+        start(status, [*headers, ("Content-Length", str(len(body)))])
+        return [] if method == "HEAD" else [body]
+
+    return app
 
 
 class Engines(Collector):
@@ -83,6 +160,7 @@ class Engines(Collector):
         self._lock = threading.Lock()
         self._families: list[Metric] = []
         self._asked = float("-inf")
+        self._said: set[str] = set()
 
     def describe(self) -> list[Metric]:
         """Nothing: else registering would ask the engines."""
@@ -100,25 +178,55 @@ class Engines(Collector):
     def _ask(self) -> list[Metric]:
         began = time.monotonic()
         up = _gauge("plait_up", "1 when the engine answered this scrape", "interface")
-        engines = EngineFamilies()
-        peers = PeerFamilies()
-        for name in uapi_client.interfaces():
-            up.add_metric([name], 0)
-            try:
-                report = uapi_client.engine(name)
-                wanted = report["peers"] <= PEERS if self.peers is None else self.peers
-                device = uapi_client.get(name) if wanted else None
-            except Failure as failure:
-                print(f"plait: {failure}", file=sys.stderr)
-                continue
-            up.samples[-1] = up.samples[-1]._replace(value=1.0)
-            engines.add(name, with_usage(report))
+        engine_families = EngineFamilies()
+        peer_families = PeerFamilies()
+        failures = []
+        try:
+            names = engines.names(None)
+        except Failure as failure:
+            names, failures = [], [failure]
+        for name, told in engines.answers(names, self._look):
+            report, device, failure_of_one = (None, None, told) if isinstance(told, Failure) else told
+            if failure_of_one is not None:
+                failures.append(failure_of_one)
+            if not isinstance(failure_of_one, uapi_client.Foreign):
+                up.add_metric([name], float(report is not None))
+            if report is not None:
+                engine_families.add(name, report)
             if device is not None:
-                peers.add(device)
+                peer_families.add(device)
+        self._say(failures)
         took = GaugeMetricFamily(
             "plait_exporter_ask_seconds", "What asking every engine took", time.monotonic() - began
         )
-        return [up, took, *engines.families(), *peers.families()]
+        return [up, took, *engine_families.families(), *peer_families.families()]
+
+    def _look(
+        self, name: str, patience: float
+    ) -> tuple[dict[str, Any] | None, uapi_client.Device | None, Failure | None]:
+        """Report and peers of one engine, and why one of these is missing.
+
+        Peers are told by engines of any make.
+        """
+        report, missing = None, None
+        try:
+            report = with_usage(uapi_client.engine(name, patience / 2))
+        except uapi_client.Foreign as failure:
+            missing = failure
+        if self.peers is False or (self.peers is None and report is not None and report["peers"] > PEERS):
+            return report, None, missing
+        try:
+            device = uapi_client.get(name, patience / 2)
+        except Failure as failure:
+            return report, None, failure
+        return report, device if self.peers or len(device.peers) <= PEERS else None, missing
+
+    def _say(self, failures: list[Failure]) -> None:
+        """Each once, for as long as it lasts: scrapes come every few seconds."""
+        for failure in failures:
+            if str(failure) not in self._said:
+                engines.say(failure)
+        self._said = {str(failure) for failure in failures}
 
 
 def _gauge(name: str, words: str, *labels: str) -> GaugeMetricFamily:
