@@ -91,7 +91,9 @@ def _folded(notes: Sequence[str], width: int) -> list[str]:
 
 
 def _picture_lines(picture: dict[str, Any], choice: Choice, width: int, height: int) -> list[Text]:
-    shown = [*_head(picture, choice, width), Text()]
+    head = _head(picture, choice)
+    whole = [part for line in head for part in _fold(line, width)]
+    shown = [*(whole if len(whole) <= height // 3 else (line[:width] for line in head)), Text()]
     if "processes" not in choice.hidden:
         shown += [*table(picture["processes"], _PROCESS_COLUMNS, width), Text()]
     room = height - len(shown) - 2  # the help line and a head of the peers stay
@@ -135,19 +137,30 @@ def table(rows: Sequence[dict[str, Any]], columns: Sequence[Column], width: int)
 # --- the parts ------------------------------------------------------------------------------------
 
 
-def _head(picture: dict[str, Any], choice: Choice, width: int) -> list[Text]:
+def _fold(text: Text, width: int) -> list[Text]:
+    """The text as lines of at most width characters, broken at blanks where there are any."""
+    lines = []
+    while len(text) > width:
+        end = max(text.plain.rfind(" ", 0, width + 1), 0) or width
+        lines.append(text[:end])
+        text = text[end + len(text.plain[end:]) - len(text.plain[end:].lstrip()) :]
+    return [*lines, text]
+
+
+def _head(picture: dict[str, Any], choice: Choice) -> list[Text]:
+    """The first lines, as long as they are."""
     rates, queues = picture["rates"], picture["queues"]
     paused = "  PAUSED" if choice.is_paused else ""
     clock = time.strftime("%H:%M:%S", time.localtime(picture["time"]))
     first = f"{picture['interface']}  {picture['peers']:,} peers, {picture['active']:,} active"
-    made = [Text(f"{first}  {clock}{paused}  AEAD {picture['aead']}"[:width], style="bold")]
+    made = [Text(f"{first}  {clock}{paused}  AEAD {picture['aead']}", style="bold")]
     for text in (
         f"in   {bits(rates['rx_bytes']):>11}  {number(rates['udp_received']):>7} packets/s from UDP"
         f"  {number(rates['tun_sent']):>7} to TUN",
         f"out  {bits(rates['tx_bytes']):>11}  {number(rates['tun_received']):>7} packets/s from TUN"
         f"  {number(rates['udp_sent']):>7} to UDP",
     ):
-        made.append(Text(text[:width]))
+        made.append(Text(text))
     waits = "   ".join(
         f"{_SIDE[name]} {number(queue['waiting'])} packets of {number(queue['peers'])} peers"
         for name, queue in queues.items()
@@ -156,11 +169,11 @@ def _head(picture: dict[str, Any], choice: Choice, width: int) -> list[Text]:
         f"{_SIDE[name]} {_percent(*sizes['small'])} of small, {_percent(*sizes['train'])} of trains"
         for name, sizes in picture["slots"].items()
     )
-    made += [Text(f"queued: {waits}"[:width]), Text(f"slots used: {slots}"[:width])]
+    made += [Text(f"queued: {waits}"), Text(f"slots used: {slots}")]
     wrong = "red" if picture["lost_wakes"] else ""
     handshakes = f"handshakes {number(rates['handshakes'])}/s   drops {number(rates['drops'])}/s"
     losses = f"   lost wakes {picture['lost_wakes']}   starved of slots {picture['slots_starved']}"
-    made.append(Text.assemble(handshakes, (losses, wrong))[:width])
+    made.append(Text.assemble(handshakes, (losses, wrong)))
     return made
 
 

@@ -123,6 +123,13 @@ def test_what_is_missing_stands_above_the_keys(shown: dict[str, Any]) -> None:
     assert lines(shown, Choice(), 40, 1, [note])[0].plain.startswith("q quit")
 
 
+def test_the_first_lines_are_folded_where_there_is_room(shown: dict[str, Any]) -> None:
+    words = "handshakes 1.5/s drops 3/s lost wakes 0 starved of slots 0"
+    for width, height, is_whole in ((160, 24, True), (40, 60, True), (40, 24, False)):
+        text = " ".join(" ".join(line.plain for line in lines(shown, Choice(), width, height)).split())
+        assert (words in text and "25 % of trains" in text) is is_whole
+
+
 def test_narrow_tables_lose_whole_columns_by_rank() -> None:
     columns = [Column(title, lambda row: "12345", rank) for title, rank in (("A", 0), ("B", 2), ("C", 1))]
     heads = [table([{}], columns, width)[0].plain.split() for width in (19, 18, 12, 11, 5)]
