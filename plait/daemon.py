@@ -15,10 +15,17 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from workers.failure import Exit, Failure
 from workers.keylog import VARIABLE, WARNING
+from workers.log import choose, level_name, opened
+
+log = logging.getLogger("plait")
+NO_LOG = (
+    "{interface} runs and logs nowhere, since this host has no syslog at /dev/log; "
+    "set WG_LOG_FILE=FILE for a log, and see `plait events {interface}`"
+)
 
 if TYPE_CHECKING:
     from workers.launch import WorkerStart
@@ -45,12 +52,12 @@ signals, to the process `plait: wg0 supervisor`:
   SIGUSR2            upgrade: every process becomes one of the program that is installed now, under
                      the same pid, sessions and all. Refused, with a line in the log, when that
                      program does not start or lays its memory out in another way
-  SIGHUP             ignored
+  SIGHUP             reopen WG_LOG_FILE (logrotate renames it, then sends this); without one it is only logged
 
 environment:
   PLAIT_CONFIG           settings file instead of /etc/plait/IFACE.toml
   LOG_LEVEL              verbose or debug, info (default), error, silent; WG_LOG_LEVEL likewise
-  WG_LOG_FILE            append what is said to this file
+  WG_LOG_FILE            append the log to this file
   WG_PROCESS_FOREGROUND  1: as --foreground
   WG_TUN_FD, WG_UAPI_FD  use these inherited descriptors: a TUN queue, a listening socket
   WG_THREADS             receivers and consumers, where the settings do not say it
@@ -58,7 +65,12 @@ environment:
   PLAIT_KEYLOG           append the keys of every handshake to this file, for Wireshark: whoever
                          reads it can read the traffic
 
-In the background nothing is printed unless LOG_LEVEL or WG_LOG_FILE is set.
+the log goes to
+  WG_LOG_FILE        when it is set
+  stderr             in the foreground, and in the background when a level is set; with the priorities of
+                     sd-daemon when it is a stream to journald (JOURNAL_STREAM)
+  syslog, /dev/log   in the background with neither; where there is none, plaitd says so
+It never holds the engine up: what its destination does not take in time is dropped, and the number told.
 
 exit codes:
   0 clean end   1 fault of Plait   2 usage    3 settings    4 privileges   5 interface or TUN
@@ -71,12 +83,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     foreground = options.foreground or os.environ.get("WG_PROCESS_FOREGROUND") == "1"
     try:
         if options.inherit is not None:
-            take_over(options.interface, options.inherit, options.trial)
-            return Exit.OK
+            return take_over(options.interface, options.inherit, options.trial)
         if foreground:
-            _open_log(os.environ)
-            serve(options.interface, lambda: None)
-            return Exit.OK
+            return start_in_foreground(options.interface)
         return start_in_background(options.interface)
     except Failure as failure:
         print(f"plaitd: {failure}", file=sys.stderr)
@@ -89,29 +98,36 @@ def program() -> list[str]:
     return [path] if os.access(path, os.X_OK) else [sys.executable, "-P", path]
 
 
-def take_over(interface: str, fd: int, is_trial: bool) -> None:
+def take_over(interface: str, fd: int, is_trial: bool) -> int:
     """Go on in the place of a supervisor that was this very process before exec (workers/upgrade.py).
 
     fd: what it left. A trial is a process beside it, which only says whether it could.
     """
+    from workers import inheritance
+    from workers.launch import PR_SET_DUMPABLE, set_process_option
+
+    set_process_option(PR_SET_DUMPABLE, 0)
+    left = inheritance.read(fd)
+    if is_trial:
+        inheritance.look(left)
+        print(inheritance.ACCEPTED)
+        return Exit.OK
+    with opened(_title(interface), os.environ, left=left.get("log")):
+        return _run(lambda: _go_on(interface, left), lambda _, text: log.error("%s", text))
+
+
+def _go_on(interface: str, left: dict[str, Any]) -> None:
+    """The engine that another program left."""
     import msgspec
 
     work = _load_engine()
-    from workers import inheritance
-    from workers.launch import PR_SET_DUMPABLE, set_process_option
     from workers.notify import ServiceManager
     from workers.resources import Resources
     from workers.settings import Settings
     from workers.signals import Signals
     from workers.supervisor import Supervisor
 
-    set_process_option(PR_SET_DUMPABLE, 0)
-    left = inheritance.read(fd)
     settings = msgspec.convert(left["settings"], Settings)
-    if is_trial:
-        inheritance.look(left)
-        print(inheritance.ACCEPTED)
-        return
     _take_title(interface)
     manager = ServiceManager(os.environ)
     with (
@@ -121,7 +137,7 @@ def take_over(interface: str, fd: int, is_trial: bool) -> None:
         supervisor = Supervisor(resources, settings, signals, lambda: None, work, manager, program())
         supervisor.inherit(left)
         supervisor.run()
-    logging.getLogger("plait").info("ended, nothing is left")
+    log.info("ended, nothing is left")
 
 
 def serve(interface: str, on_ready: Callable[[], None], patience: Patience | None = None) -> None:
@@ -157,7 +173,26 @@ def serve(interface: str, on_ready: Callable[[], None], patience: Patience | Non
         Resources.open(interface, settings, os.environ) as resources,
     ):
         Supervisor(resources, settings, signals, on_ready, work, manager, program(), patience).run()
-    logging.getLogger("plait").info("ended, nothing is left")
+    log.info("ended, nothing is left")
+
+
+def _run(engine: Callable[[], None], tell: Callable[[int, str], None]) -> int:
+    """Run the engine; its exit code. tell(exit code, text): why it failed."""
+    try:
+        engine()
+    except Failure as failure:
+        tell(failure.code, str(failure))
+        return failure.code
+    except Exception as error:
+        log.critical("the supervisor ends on an error that nobody expected", exc_info=True)
+        fault = f"{type(error).__name__}: {error}"
+        tell(Exit.INTERNAL, f"the engine failed: {fault}; see where with `plaitd --foreground`")
+        return Exit.INTERNAL
+    return Exit.OK
+
+
+def _title(interface: str) -> str:
+    return f"{interface} supervisor"
 
 
 def _load_engine() -> Mapping[str, Callable[[WorkerStart], None]]:
@@ -172,10 +207,24 @@ def _load_engine() -> Mapping[str, Callable[[WorkerStart], None]]:
 def _take_title(interface: str) -> None:
     import setproctitle
 
-    from workers.launch import configure_log
+    setproctitle.setproctitle(f"plait: {_title(interface)}")
 
-    setproctitle.setproctitle(f"plait: {interface} supervisor")
-    configure_log(f"{interface} supervisor")
+
+def start_in_foreground(interface: str) -> int:
+    """Run the engine. Its last words to whoever started it come behind its log."""
+    words: list[str] = []
+
+    def tell(_: int, text: str) -> None:
+        if engine_log.is_for_people:
+            words.append(text)
+        else:  # stderr is the log, and not read as it comes
+            log.error("%s", text)
+
+    with opened(_title(interface), os.environ) as engine_log:
+        code = _run(lambda: serve(interface, lambda: None), tell)
+    for text in words:
+        print(f"plaitd: {text}", file=sys.stderr)
+    return code
 
 
 def start_in_background(interface: str) -> int:
@@ -196,20 +245,27 @@ def start_in_background(interface: str) -> int:
 def _run_in_background(interface: str, writer: int) -> int:
     """The child: what it has to say until it is ready goes to its parent through writer."""
     parent = _Parent(writer)
+
+    def tell(code: int, text: str) -> None:
+        parent.tell(code, text)
+        if not engine_log.is_for_people:
+            log.error("%s", text)
+
     try:
         os.setsid()
         _redirect(os.environ)
         _leave_directory()
-        serve(interface, lambda: parent.tell(Exit.OK, ""))
+        with opened(_title(interface), os.environ, in_background=True) as engine_log:
+            words = ""
+            if choose(os.environ, in_background=True) == "nowhere" and not level_name(os.environ):
+                words = NO_LOG.format(interface=interface)
+            return _run(lambda: serve(interface, lambda: parent.tell(Exit.OK, words)), tell)
     except Failure as failure:
         parent.tell(failure.code, str(failure))
         return failure.code
     except BaseException as error:
-        fault = f"{type(error).__name__}: {error}"
-        parent.tell(Exit.INTERNAL, f"the engine failed: {fault}; see where with `plaitd --foreground`")
-        sys.__excepthook__(type(error), error, error.__traceback__)
+        parent.tell(Exit.INTERNAL, f"the engine failed: {type(error).__name__}: {error}; tell of this fault")
         return Exit.INTERNAL
-    return Exit.OK
 
 
 class _Parent:
@@ -230,7 +286,7 @@ class _Parent:
 
 def _leave_directory() -> None:
     """Hold no directory busy. Paths in the environment keep their meaning."""
-    for name in ("PLAIT_CONFIG", "PLAIT_CLOCK", VARIABLE):
+    for name in ("PLAIT_CONFIG", "PLAIT_CLOCK", "WG_LOG_FILE", VARIABLE):
         if os.environ.get(name):
             os.environ[name] = os.path.abspath(os.environ[name])
     sys.argv[0] = os.path.abspath(sys.argv[0])
@@ -261,34 +317,14 @@ def _await(child: int, reader: int) -> int:
 
 
 def _redirect(environment: Mapping[str, str]) -> None:
-    """Let go of the terminal: silence, unless a log level or a log file was asked for."""
+    """Let go of the terminal, unless the log goes there."""
     null = os.open(os.devnull, os.O_RDWR)
     os.dup2(null, 0)
-    level = environment.get("LOG_LEVEL") or environment.get("WG_LOG_LEVEL") or "silent"
-    if level == "silent" or environment.get("WG_LOG_FILE"):
+    if choose(environment, in_background=True) != "stderr":
         os.dup2(null, 1)
         os.dup2(null, 2)
     if null > 2:
         os.close(null)
-    _open_log(environment)
-
-
-def _open_log(environment: Mapping[str, str]) -> None:
-    """Send stderr to WG_LOG_FILE, when it is set."""
-    path = environment.get("WG_LOG_FILE")
-    if not path:
-        return
-    try:
-        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise Failure(
-            f"cannot write the log file {path}",
-            error.strerror or str(error),
-            "mend WG_LOG_FILE or unset it",
-            Exit.USAGE,
-        ) from error
-    os.dup2(file, 2)
-    os.close(file)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -8,7 +8,8 @@ given. It holds numbers and settings, no secrets.
      "settings": {…},                                 those of the start, workers/settings.py
      "resources": {"queues": [5, 6], …},              workers/resources.py
      "workers": [{"kind": "control", "pid": …, …}],   workers/roster.py
-     "wanted": ["more"]}                              changes that signals asked for and nobody began
+     "wanted": ["more"],                              changes that signals asked for and nobody began
+     "log": {"pipe": [3, 4], …}}                      workers/log.py
 """
 
 from __future__ import annotations

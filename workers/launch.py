@@ -36,6 +36,7 @@ import setproctitle
 from shm.layout import layout_hash
 from workers._workers import ffi, lib
 from workers.channel import Channel, ChannelClosed
+from workers.log import begin_in_worker, worker_stderr
 
 PR_SET_PDEATHSIG = 1
 PR_SET_DUMPABLE = 4
@@ -48,14 +49,7 @@ CONFINED = {
 ORPHANED = signal.SIGRTMIN + 4  # what tells control that its supervisor is gone
 ORPHAN_SECONDS = 5  # for that signal to come, or for the supervisor to kill
 
-LOG_LEVELS = {
-    "silent": logging.CRITICAL + 1,
-    "error": logging.ERROR,
-    "info": logging.INFO,
-    "debug": logging.DEBUG,
-    "verbose": logging.DEBUG,
-    "trace": logging.DEBUG,
-}
+log = logging.getLogger("plait")
 
 
 @dataclass
@@ -149,8 +143,8 @@ class Child:
 def fork_worker(work: Callable[[WorkerStart], None], title: str, interface: str, channel: Channel) -> Child:
     """Start a worker (title: `control`, `receiver 0`, …) that does `work` and inherits `channel` alone.
 
-    This process has one thread. The caller closes its copy of the channel. OSError when the kernel has no
-    process for us.
+    This process has no other thread than the log's, which holds no lock that a worker uses. The caller closes
+    its copy of the channel. OSError when the kernel has no process for us.
     """
     supervisor = os.getpid()
     for stream in (sys.stdout, sys.stderr):
@@ -185,11 +179,13 @@ def run_worker(
 
 
 def _let_go(channel: int) -> None:
-    """Keep nothing of the supervisor's but stdout, stderr and this descriptor.
+    """Keep nothing of the supervisor's but stdout, the log and this descriptor.
 
     The worker gets a process group of its own, so that Ctrl-C at a terminal reaches the supervisor only.
     """
     signal.set_wakeup_fd(-1)
+    if (log := worker_stderr()) is not None:
+        os.dup2(log, 2)
     for number in signal.valid_signals():
         if callable(signal.getsignal(number)):
             signal.signal(number, signal.SIG_DFL)
@@ -209,7 +205,7 @@ def begin_worker(title: str, interface: str, channel: Channel, supervisor: int) 
     another build of Plait.
     """
     setproctitle.setproctitle(f"plait: {interface} {title}")
-    configure_log(f"{interface} {title}")
+    begin_in_worker(f"{interface} {title}")
     _die_with(supervisor)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
@@ -284,15 +280,6 @@ def _attach(base: Any, size: int) -> Any:
     return segment
 
 
-def configure_log(title: str) -> None:
-    """Log to stderr as `plait: TITLE: text`, at the level of LOG_LEVEL, WG_LOG_LEVEL or info."""
-    name = os.environ.get("LOG_LEVEL") or os.environ.get("WG_LOG_LEVEL") or "info"
-    level = LOG_LEVELS.get(name.lower(), logging.INFO)
-    logging.basicConfig(
-        level=level, format=f"plait: {title.replace('%', '%%')}: %(message)s", stream=sys.stderr, force=True
-    )
-
-
 def set_process_option(option: int, value: int) -> None:
     """prctl(2) with one argument. OSError when the kernel refuses."""
     libc = ctypes.CDLL(None, use_errno=True)
@@ -324,7 +311,7 @@ def _leave_no_socket(supervisor: int, socket_file: tuple[str, int, int] | None) 
 
 
 def _report_failure(channel: Channel, title: str, start: WorkerStart | None = None) -> None:
-    """Until the worker is ready, tell the supervisor of an exception that nobody catches."""
+    """Log an exception that nobody catches. Until the worker is ready, tell the supervisor of it, too."""
 
     def hook(kind_of: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
         if start is None or not start._ready:
@@ -337,6 +324,6 @@ def _report_failure(channel: Channel, title: str, start: WorkerStart | None = No
                         "next": "see its traceback with `plaitd --foreground`",
                     }
                 )
-        sys.__excepthook__(kind_of, error, traceback)
+        log.critical("ends on an error that nobody expected", exc_info=(kind_of, error, traceback))
 
     sys.excepthook = hook

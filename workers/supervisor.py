@@ -26,6 +26,7 @@ import msgspec
 from workers._workers import ffi, lib
 from workers.failure import Exit, Failure
 from workers.launch import WorkerStart
+from workers.log import describe, reopen
 from workers.notify import ServiceManager
 from workers.numbers import Numbers, Waiting
 from workers.patience import Patience
@@ -136,8 +137,10 @@ class Supervisor:
         self.stop("a signal asked for it")
 
     def handle_sighup(self) -> None:
-        """Nothing but a word: a closed terminal does not end a tunnel."""
-        log.info("SIGHUP is ignored: the settings are read at the start alone")
+        """Reopen the log file, as after logrotate renamed it. Without one only logged: a closed terminal
+        does not end a tunnel."""
+        if not reopen():
+            log.info("SIGHUP is ignored: there is no log file, and settings are read at the start alone")
 
     def handle_sigttin(self) -> None:
         """One receiver and one consumer more."""
@@ -217,6 +220,7 @@ class Supervisor:
             "resources": self.resources.describe(),
             "workers": self.roster.describe(),
             "wanted": list(self.wanted),
+            "log": describe(),
         }
 
     def inherit(self, left: dict[str, Any]) -> None:

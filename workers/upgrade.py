@@ -24,6 +24,9 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO
 
 from workers import inheritance
+from workers.log import fds as log_fds
+from workers.log import hold as hold_log
+from workers.log import release as release_log
 from workers.numbers import Waiting
 from workers.resources import Resources
 from workers.roster import Roster
@@ -105,13 +108,15 @@ class Upgrade:
             yield
             signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
         with _left(inheritance.write(self.describe())) as left:
-            fds = [left, *self.resources.fds(), *self.roster.fds()]
+            fds = [left, *self.resources.fds(), *self.roster.fds(), *log_fds()]
             for fd in fds:
                 os.set_inheritable(fd, True)
             command = self._command(left)
+            hold_log()
             try:
                 os.execve(command[0], command, {**os.environ, **self.environment})
             except OSError as error:
+                release_log()
                 for fd in fds:
                     os.set_inheritable(fd, False)
                 signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)

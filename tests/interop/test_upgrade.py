@@ -10,6 +10,7 @@ stalls are printed; `pytest -s` shows them.
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 import time
@@ -107,6 +108,9 @@ def test_stream_survives_an_upgrade(handoff: str, end: int) -> None:
         counters = side.counters()
         assert (counters["drop_killed"], counters["lost_wakes"]) == (0, 0)
         tunnel.check()
+        # One log, before and after, of old processes and new ones.
+        lines = side.engine.process.output().splitlines()
+        assert all(re.match(r"\d{4}-\S+T\S+ (info|error) plait: wg0 \w+", line) for line in lines), lines
         # Its end is that of any engine.
         if end:
             side.host.ip(f"link delete {side.interface}")

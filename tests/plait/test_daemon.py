@@ -20,12 +20,14 @@ from pathlib import Path
 import pytest
 from waiting import until
 
-from plait.lab import Host, Lab, title
+from plait.daemon import NO_LOG
+from plait.lab import Host, Lab, search_path, title
 from workers.failure import Exit
 
 pytestmark = pytest.mark.network
 
 CONFIGS = Path(__file__).parents[2] / "configs"
+NO_SYSLOG = f"plaitd: {NO_LOG.format(interface='t0')}\n"
 SMALL = "receivers = 1\nconsumers = 1\nmax_peers = 64\nsmall_slots = 64\ntrain_slots = 1\n"
 
 
@@ -72,7 +74,7 @@ def plaitd(
 
 def test_returns_when_ready_and_ends_with_its_interface(host: Host) -> None:
     result = plaitd(host, "t0")
-    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", NO_SYSLOG)
     shown = host.run(["wg", "show", "t0", "listen-port"]).stdout
     assert 0 < int(shown) < 65536
     assert "mtu 1420" in host.run(["ip", "link", "show", "t0"]).stdout
@@ -173,7 +175,7 @@ def test_inherited_tun_and_socket(host: Host) -> None:
 @pytest.mark.parametrize("config", sorted(CONFIGS.glob("*.toml")), ids=lambda path: path.stem)
 def test_every_example_starts(host: Host, config: Path) -> None:
     assert len(os.sched_getaffinity(0)) >= 2, "the examples are written for CPUs 0 and 1"
-    result = plaitd(host, "t0", PLAIT_CONFIG=str(config))
+    result = plaitd(host, "t0", PLAIT_CONFIG=str(config), LOG_LEVEL="silent")
     assert (result.returncode, result.stderr) == (0, "")
     assert host.run(["wg", "show", "interfaces"]).stdout == "t0\n"
     host.ip("link delete t0")
@@ -208,6 +210,95 @@ def test_log_file(host: Host) -> None:
     host.ip("link delete t0")
     until(lambda: "nothing is left" in log.read_text(), "its last word")
     until(lambda: not leftovers(host), "the end")
+
+
+def test_rotated_log_file(host: Host) -> None:
+    """As logrotate does it: after the SIGHUP no process has the old file, and every one writes to the new."""
+    log, old = host.root / "run/t0.log", host.root / "run/t0.log.1"
+    assert plaitd(host, "t0", WG_LOG_FILE="/run/t0.log", LOG_LEVEL="verbose").returncode == 0
+    log.rename(old)
+    os.kill(pid_of(host, "supervisor"), signal.SIGHUP)
+    until(lambda: log.exists() and "was reopened" in log.read_text(), "the new file")
+    held = [name for row in host.usage() for name in open_files(row.pid)]
+    assert "/run/t0.log" in held and "/run/t0.log.1" not in held
+    before = old.read_text()
+    os.kill(pid_of(host, "control"), signal.SIGABRT)
+    until(lambda: "control is ready" in log.read_text(), "words of what happened since")
+    host.ip("link delete t0")
+    until(lambda: "nothing is left" in log.read_text(), "its last word")
+    until(lambda: not leftovers(host), "the end")
+    assert old.read_text() == before
+
+
+def open_files(pid: int) -> list[str]:
+    """Names of what a process has open."""
+    found = []
+    with contextlib.suppress(OSError):
+        for entry in os.listdir(f"/proc/{pid}/fd"):
+            with contextlib.suppress(OSError):
+                found.append(os.readlink(f"/proc/{pid}/fd/{entry}"))
+    return found
+
+
+SYSLOG = """
+cd /run; mkdir -p dev; mount -t tmpfs none dev; mkdir dev/net dev/shm; ln -s /run/log.sock dev/log
+for each in null zero urandom random net/tun; do touch dev/$each; mount --bind /dev/$each dev/$each; done
+mount --rbind dev /dev
+exec {}
+"""
+
+
+def test_background_logs_to_syslog(host: Host) -> None:
+    """A start that fails, and what happens later."""
+    path = host.root / "run/log.sock"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as syslog:
+        syslog.bind(str(path))
+        syslog.settimeout(20)
+        told = plaitd(host, "t0", around=SYSLOG, PLAIT_CONFIG="/run/none.toml")
+        assert told.returncode == Exit.SETTINGS, told.stderr
+        heard = syslog.recv(4096).decode()
+        assert heard.startswith("<27>plaitd[") and "t0 supervisor: cannot read the settings file" in heard
+        told = plaitd(host, "t0", around=SYSLOG)
+        assert (told.returncode, told.stderr) == (0, "")
+        while "]: t0 supervisor: t0 is ready, UDP port" not in heard:
+            heard = syslog.recv(4096).decode()
+        assert heard.startswith("<30>plaitd[")
+        host.ip("link delete t0")
+        while "nothing is left" not in syslog.recv(4096).decode():
+            pass
+    until(lambda: not leftovers(host), "the end")
+    path.unlink()
+
+
+def test_log_that_stands_still_holds_nobody_up(host: Host) -> None:
+    """Stderr is a full pipe that nobody reads: starts, repairs, configuration and the end go on."""
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    for size in (4096, 1):
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                os.write(writer, b"." * size)
+    os.set_blocking(writer, True)
+    command = ["nsenter", "-t", str(host.pid), "-n", "-m", "-p", "--", "plaitd", "--foreground", "t0"]
+    environment = {"PATH": search_path(), "PLAIT_CONFIG": "/run/small.toml", "LOG_LEVEL": "debug"}
+    engine = subprocess.Popen(command, stderr=writer, env={**os.environ, **environment})
+    try:
+        until(lambda: answers(host), "an answer")
+        first = pid_of(host, "control")
+        os.kill(first, signal.SIGKILL)
+        until(lambda: pid_of(host, "control") not in (0, first) and answers(host), "an answer of the next")
+        os.kill(pid_of(host, "supervisor"), signal.SIGTERM)
+        assert engine.wait(20) == 0
+    finally:
+        engine.kill()
+        engine.wait()
+        os.close(writer)
+        os.close(reader)
+
+
+def answers(host: Host) -> bool:
+    """Whether t0 does, to wg."""
+    return host.run(["wg", "show", "t0", "listen-port"], check=False).returncode == 0
 
 
 # -- start errors: one sentence, the code, and nothing left -------------------------------------
@@ -265,7 +356,7 @@ def test_start_error(
 def test_default_fits_64_mib(host: Host) -> None:
     """A container's usual /dev/shm is enough for what plaitd takes without any settings."""
     around = TMPFS.format("64m") + "{} && wg show t0 listen-port && ip link delete t0"
-    told = plaitd(host, "t0", around=around, PLAIT_CONFIG="")
+    told = plaitd(host, "t0", around=around, PLAIT_CONFIG="", LOG_LEVEL="silent")
     assert (told.returncode, told.stderr) == (0, "") and told.stdout.strip().isdigit()
     until(lambda: not leftovers(host), "the end")
 

@@ -28,7 +28,8 @@ from typing import Any, NoReturn
 from workers import supervisor
 from workers._workers import lib
 from workers.channel import ChannelClosed
-from workers.launch import WorkerStart, configure_log
+from workers.launch import WorkerStart
+from workers.log import opened
 from workers.patience import Patience
 from workers.resources import Resources
 from workers.settings import load
@@ -121,9 +122,9 @@ def sleep() -> NoReturn:
 
 def supervise(directory: Path, interface: str) -> None:
     patience = Patience(**json.loads((directory / "patience.json").read_text()))
-    configure_log("supervisor")
     settings = load(interface, {"PLAIT_CONFIG": str(directory / "settings.toml")})
     with (
+        opened("supervisor", os.environ),
         Signals(supervisor.Supervisor.SIGNALS) as signals,
         Resources.open(interface, settings, {}) as resources,
     ):
