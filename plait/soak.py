@@ -389,7 +389,7 @@ def run(minutes: float, handoff: str, seed: int | None, *, as_json: bool) -> int
 
 def _tail(host: Host, engine: Engine) -> str:
     lines = engine.process.output().splitlines()
-    kinds = Counter(line.split(":", 2)[-1].strip()[:60] for line in lines)
+    kinds = Counter((line.partition(" plait: ")[2].partition(": ")[2] or line)[:60] for line in lines)
     repeated = [f"{count:5} {words}" for words, count in kinds.most_common(12)]
     head = f"the last words of {host.name}'s engine:"
     return "\n".join([head, *lines[-30:], "the most frequent:", *repeated])
