@@ -185,6 +185,17 @@ WORDS: Final[dict[Event, Words]] = {
         "it took up no session that we offered ({tries}): our answers get lost, or the preshared keys differ",
         "check the way back to it (firewall, NAT), and compare PresharedKey on both sides",
     ),
+    Event.WORKER_DIED: Words(
+        "the process {worker} died",
+        "{reason}",
+        "nothing is needed: another takes its place, and what it left was repaired ({repaired}); "
+        "the engine's log has its last words",
+    ),
+    Event.WORKER_NOT_REPLACED: Words(
+        "the process {worker} does not come back so far",
+        "{reason}",
+        "it is tried again in {pause} s; if it goes on, look at its log and at this host's memory",
+    ),
     Event.HANDSHAKE_BEGUN: Words("initiation sent to {peer}{at}"),
     Event.HANDSHAKE_ANSWERED: Words("{peer}{at} began a handshake, which was answered"),
     Event.HANDSHAKE_COMPLETE: Words("handshake with {peer}{at} complete ({reason})"),
@@ -223,11 +234,14 @@ WORDS: Final[dict[Event, Words]] = {
         "ip link set {interface} down, or the like",
         "all sessions ended; ip link set {interface} up",
     ),
+    Event.WORKER_REPLACED: Words("{worker} works again after {away} s, incarnation {incarnation}"),
+    Event.NUMBERS_CHANGED: Words("{receivers} receivers and {consumers} consumers run now"),
+    Event.UPGRADED: Words("the engine was upgraded to the program that {reason} starts now"),
     Event.STARTED: Words("the engine started"),
     Event.RESTARTED: Words(
         "the control process was restarted; events before this one are lost",
         "it died, was killed, or gave way to a new version (SIGUSR2)",
-        "look at the engine's log; sessions and peers are as they were",
+        "the events with it say which; sessions and peers are as they were",
     ),
     Event.ENDING: Words("the engine ends", "{reason}", "start it again: plaitd {interface}"),
 }

@@ -249,6 +249,7 @@ class EngineFamilies:
         self.packets = _counter("plait_packets", "Packets of wire size", *one, "flow")
         self.drops = _counter("plait_drops", "Packets dropped, by cause", *one, "cause")
         self.handshakes = _counter("plait_handshakes", "Handshake messages, by outcome", *one, "outcome")
+        self.deaths = _counter("plait_worker_deaths", "Ends that nobody had asked for", *one, "kind")
         self.others = {name: _counter(f"plait_{name}", words, *one) for name, words in _OTHERS.items()}
         self.waiting = _gauge("plait_queue_packets", "Packets that wait in queues", *one, "direction")
         self.waiters = _gauge("plait_queue_peers", "Peers with packets that wait", *one, "direction")
@@ -298,6 +299,8 @@ class EngineFamilies:
                 self.drops.add_metric([name, key.removeprefix("drop_")], value)
             elif key.startswith("hs_"):
                 self.handshakes.add_metric([name, key.removeprefix("hs_")], value)
+            elif key.startswith("deaths_"):
+                self.deaths.add_metric([name, key.removeprefix("deaths_")], value)
             else:  # one that is new in the engine gets a name of its own at once
                 if key not in self.others:
                     self.others[key] = _counter(f"plait_{key}", key.replace("_", " "), "interface")

@@ -416,7 +416,8 @@ class Host:
     def titles(self, interface: str = "wg0") -> dict[str, int]:
         """The processes of an interface's plaitd by title: `supervisor`, `receiver 0`, …"""
         prefix = f"plait: {interface} "
-        titled = {title(pid): pid for pid in self.pids()}
+        # A worker bears its supervisor's title for a moment after the fork.
+        titled = {title(pid): pid for pid in sorted(self.pids(), reverse=True)}
         return {name.removeprefix(prefix): pid for name, pid in titled.items() if name.startswith(prefix)}
 
     def usage(self, session: int | None = None) -> list[Usage]:

@@ -64,6 +64,9 @@ enum counter {
     LOST_WAKES,
     SLOTS_STARVED,             /* times a receiver stopped reading for want of slots */
     ICMP_SENT,                 /* unreachable, back into the TUN: for DROP_NO_PEER and DROP_NO_ENDPOINT */
+    DEATHS_KILLED,             /* of workers that nobody had asked to end: by a signal */
+    DEATHS_ENDED,              /* by themselves */
+    DEATHS_STUCK,              /* killed by the supervisor, which had found them so */
     COUNTERS
 };
 void counter_add(const struct segment *segment, uint32_t worker, enum counter counter, uint64_t n);

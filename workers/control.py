@@ -235,6 +235,10 @@ class Control:
             if message["fds"]:
                 self._replace_sockets(message, fds)
             self.uapi.port_answered(int(message["errno"]))
+        elif kind == "news":
+            for news in message["news"]:
+                self.events.tell_news(news)
+            self.channel.send({"kind": "heard", "upto": message["upto"]})
         else:
             raise ValueError(f"the supervisor says {kind!r}, which control does not know")
 

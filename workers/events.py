@@ -17,6 +17,9 @@ A line is what the configuration socket sends, `event={JSON}`:
     endpoint address:port of a peer; `was`: where it was before
     source   address:port that stood on the packet; anybody can write any address there
     message, tries, count, reason    as plait/event_words.py and docs/events.md use them
+    worker   control, receiver 0, … (of news of the supervisor, news.py, with times of their own):
+             cause (killed, ended, stuck), repaired (words), incarnation, away and pause (seconds)
+    receivers, consumers     how many run now
 
 No secret is ever in it: keys here are public ones.
 """
@@ -83,6 +86,9 @@ class Event(StrEnum):
     UNANSWERED = "unanswered"
     GIVEN_UP = "given_up"
     UNCONFIRMED = "unconfirmed"
+    # a process of the engine ended, and nobody had asked it to
+    WORKER_DIED = "worker_died"
+    WORKER_NOT_REPLACED = "worker_not_replaced"
     # milestones
     HANDSHAKE_BEGUN = "handshake_begun"
     HANDSHAKE_ANSWERED = "handshake_answered"
@@ -98,6 +104,9 @@ class Event(StrEnum):
     LISTEN_PORT_CHANGED = "listen_port_changed"
     INTERFACE_UP = "interface_up"
     INTERFACE_DOWN = "interface_down"
+    WORKER_REPLACED = "worker_replaced"
+    NUMBERS_CHANGED = "numbers_changed"
+    UPGRADED = "upgraded"
     STARTED = "started"
     RESTARTED = "restarted"
     ENDING = "ending"
@@ -202,12 +211,8 @@ class Events:
 
         key: a public key that is no row's (claimed by whom we refuse, or our own). message: a type, 1 to 3.
         """
-        bucket = self._buckets[event]
-        now = self._now()
-        if not bucket.has_token(now):
-            self.hold_back(event, 1)
+        if not self.take_token(event):
             return
-        bucket.take(now)
         told: dict[str, Any] = {}
         if row is not None:
             told["peer"] = _base64(self._public_key(row))
@@ -229,6 +234,16 @@ class Events:
             told["reason"] = reason
         self._keep(event, told)
 
+    def tell_news(self, news: dict[str, Any]) -> None:
+        """The supervisor says that it happened some time ago (news.py). Unknown events are skipped."""
+        told = dict(news)
+        try:
+            event, at = Event(told.pop("event")), int(told.pop("at"))
+        except ValueError:
+            return
+        if self.take_token(event):
+            self._keep(event, told, at)
+
     def tell_each(
         self, event: Event, rows: list[int], place: Callable[[int], Endpoint | None], **more: Any
     ) -> None:
@@ -247,6 +262,15 @@ class Events:
             self._holding_back.add(event)
         bucket.held_back += count
 
+    def take_token(self, event: Event) -> bool:
+        """Whether it is kept; else it is counted."""
+        bucket, now = self._buckets[event], self._now()
+        if not bucket.has_token(now):
+            self.hold_back(event, 1)
+            return False
+        bucket.take(now)
+        return True
+
     def has_token(self, event: Event) -> bool:
         """Whether `tell` would keep it now; for counts, which need not be told until it would."""
         return self._buckets[event].has_token(self._now())
@@ -262,9 +286,11 @@ class Events:
             self._keep(event, {"more": bucket.held_back})
             bucket.held_back = 0
 
-    def _keep(self, event: Event, told: dict[str, Any]) -> None:
+    def _keep(self, event: Event, told: dict[str, Any], at: int | None = None) -> None:
+        """at: ns by the wall clock, when it was not now."""
         self._number += 1
-        head = {"life": self._life, "number": self._number, "time": self._wall() // 1_000_000 / 1000}
+        when = self._wall() if at is None else at
+        head = {"life": self._life, "number": self._number, "time": when // 1_000_000 / 1000}
         line = b"event=%s\n" % json.dumps({**head, "event": event, **told}).encode("ascii")
         (self._anybodys if event in ANYBODYS else self._others).append((self._number, line))
         for follower in self.followers:

@@ -44,6 +44,9 @@ class Listener(Protocol):
     def worker_will_not_start(self, what: str, why: str, next_step: str) -> None:
         """One that was never ready, and that the interface needs."""
 
+    def tell(self, event: str, **details: Any) -> None:
+        """Something happened that `plait events` is to show (news.py)."""
+
 
 class Roster:
     """Every worker. The supervisor hires them; its loop calls `keep_time` when something is `due`, and the
@@ -107,7 +110,7 @@ class Roster:
             elif left["pid"] is not None:  # it has closed its channel, and is no use
                 os.kill(left["pid"], signal.SIGKILL)
                 os.waitpid(left["pid"], 0)
-                self._repair(worker)
+                self._mourn(worker, -signal.SIGKILL, "it had closed its channel", self._repair(worker))
 
     # -- time ---------------------------------------------------------------------------------
 
@@ -128,9 +131,11 @@ class Roster:
                 elif worker.start_at <= now:
                     self._start(worker)
             if worker.kill_at is not None and worker.kill_at <= now:
+                why = "it did not end when it was told" if worker.channel else "it closed its channel"
                 if worker.life is Life.STARTING:
                     log.error("%s did not become ready in time and is killed", worker.title)
-                worker.kill()
+                    why = "it did not become ready in time"
+                worker.kill(why)
 
     # -- the start ----------------------------------------------------------------------------
 
@@ -184,6 +189,11 @@ class Roster:
         worker.ready_at = time.monotonic()
         self.segment.workers[worker.line].state = lib.WORKER_RUNNING
         log.debug("%s is ready (pid %d)", worker.title, worker.process.pid if worker.process else 0)
+        if worker.died_at is not None:
+            away = round(worker.ready_at - worker.died_at, 3)
+            incarnation = int(self.segment.workers[worker.line].incarnation)
+            self.listener.tell("worker_replaced", worker=worker.title, incarnation=incarnation, away=away)
+            worker.died_at = None
         self.listener.worker_is_ready(worker)
 
     def _note_kept(self, kept: str) -> None:
@@ -194,6 +204,7 @@ class Roster:
 
     def _failed(self, worker: Worker, what: str, why: str, next_step: str) -> None:
         if worker.was_ready or worker.is_extra or self.stopping:  # the reaper decides
+            worker.why_failed = f"{what}: {why}"
             log.error("%s: %s: %s; %s", worker.title, what, why, next_step)
         else:
             self.listener.worker_will_not_start(what, why, next_step)
@@ -203,7 +214,7 @@ class Roster:
         worker.life = Life.ENDED
         if worker.was_ready:
             log.error("%s did not start again: %s", worker.title, why)
-            self._schedule_restart(worker)
+            self._schedule_restart(worker, why)
         elif worker.is_extra:
             log.error("%s does not start: %s", worker.title, why)
             self._repair(worker)
@@ -217,6 +228,7 @@ class Roster:
     def _reap(self, worker: Worker) -> None:
         """The pidfd is readable: the process has ended. Now it is dead."""
         self.selector.unregister(worker.pidfd)
+        why_killed = worker.why_killed
         status = worker.bury()
         if worker.channel is not None:
             self._read_last_words(worker)
@@ -226,23 +238,42 @@ class Roster:
             worker.life = Life.ENDED
             self.segment.workers[worker.line].state = lib.WORKER_ABSENT
             return
-        how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with code {status}"
+        how = _how(status)
         if not worker.was_ready:
             self._not_started(worker, f"it {how} before it was ready")
             return
-        if worker.told is Told.NOTHING_YET or status != 0:
+        was_starting = worker.life is Life.STARTING
+        is_death = worker.told is Told.NOTHING_YET or status != 0
+        if is_death:
             log.error("%s %s", worker.title, how)
-        self._repair(worker)
+        repaired = self._repair(worker)
+        if is_death:
+            self._mourn(worker, status, why_killed, "" if was_starting else repaired)
         if worker.told is Told.LEAVE:
             worker.life = Life.ENDED
             self.workers.remove(worker)
         elif worker.told is Told.RENEW:
             worker.life, worker.start_at = Life.WAITING, 0.0
         else:
-            self._schedule_restart(worker)
+            self._schedule_restart(worker, (why_killed or worker.why_failed or f"it {how}") * was_starting)
+        worker.why_failed = ""
 
-    def _repair(self, worker: Worker) -> None:
-        """Make whole what the dead worker left, and wake whoever waited for it."""
+    def _mourn(self, worker: Worker, status: int, why_killed: str, repaired: str) -> None:
+        """Count a death that nobody asked for, and tell of it. repaired: what was; empty for one that had
+        not begun to work."""
+        kind = lib.DEATHS_STUCK if why_killed else lib.DEATHS_KILLED if status < 0 else lib.DEATHS_ENDED
+        lib.counter_add(self.segment, lib.WORKER_SUPERVISOR, kind, 1)
+        if repaired:
+            cause = {lib.DEATHS_STUCK: "stuck", lib.DEATHS_KILLED: "killed", lib.DEATHS_ENDED: "ended"}[kind]
+            reason = f"{why_killed}, so that it was killed" if why_killed else f"it {_how(status)}"
+            self.listener.tell(
+                "worker_died", worker=worker.title, cause=cause, reason=reason, repaired=repaired
+            )
+        if worker.told is not Told.LEAVE and worker.died_at is None:
+            worker.died_at = time.monotonic()
+
+    def _repair(self, worker: Worker) -> str:
+        """Make whole what the dead worker left, and wake whoever waited for it. What it left, in words."""
         line = self.segment.workers[worker.line]
         line.state = lib.WORKER_REPAIRING
         repair = ffi.new("struct repair *")
@@ -252,9 +283,12 @@ class Roster:
         line.state = lib.WORKER_ABSENT
         found = {name: int(getattr(repair, name)) for name, _ in ffi.typeof("struct repair").fields}
         counts = ", ".join(f"{name.replace('_', ' ')} {n}" for name, n in found.items() if n)
-        log.info("%s repaired: %s", worker.title, counts or "it left nothing undone")
+        words = counts or "it left nothing undone"
+        log.info("%s repaired: %s", worker.title, words)
+        return words
 
-    def _schedule_restart(self, worker: Worker) -> None:
+    def _schedule_restart(self, worker: Worker, why_not: str = "") -> None:
+        """why_not: the last try failed."""
         now = time.monotonic()
         if worker.ready_at is not None and now - worker.ready_at >= self.patience.steady:
             worker.deaths = 0
@@ -264,6 +298,8 @@ class Roster:
         worker.start_at = now + pause
         worker.life = Life.WAITING
         log.info("%s starts again in %.1f s", worker.title, pause)
+        if why_not:
+            self.listener.tell("worker_not_replaced", worker=worker.title, reason=why_not, pause=pause)
 
     # -- channels -----------------------------------------------------------------------------
 
@@ -278,7 +314,7 @@ class Roster:
             pass  # it ends, or has: the pidfd tells
         except TimeoutError:
             log.error("%s does not read its channel and is killed", worker.title)
-            worker.kill()
+            worker.kill("it does not read its channel")
 
     def share(self, worker: Worker, kind: str = "sockets", **more: int) -> None:
         """Give it the descriptors that it is to use from now on, and how many workers there are.
@@ -338,7 +374,7 @@ class Roster:
     def _nonsense(self, worker: Worker, words: str) -> None:
         log.error("%s sent what the supervisor does not understand (%s) and is killed", worker.title, words)
         self._close_channel(worker)
-        worker.kill()
+        worker.kill("it sent what the supervisor does not understand")
 
     def _close_channel(self, worker: Worker) -> None:
         if worker.channel is not None:
@@ -383,6 +419,16 @@ class Roster:
             worker.bury()
             if worker.channel is not None:
                 worker.channel.close()
+
+
+def _how(status: int) -> str:
+    """A process ended, in words; status as in Process.wait."""
+    if status >= 0:
+        return f"ended with code {status}"
+    try:
+        return f"was killed by {signal.Signals(-status).name}"
+    except ValueError:  # a real-time signal
+        return f"was killed by signal {-status}"
 
 
 def _channel(worker: Worker) -> Channel:

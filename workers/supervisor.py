@@ -27,6 +27,7 @@ from workers._workers import ffi, lib
 from workers.failure import Exit, Failure
 from workers.launch import WorkerStart
 from workers.log import describe, reopen
+from workers.news import News
 from workers.notify import ServiceManager
 from workers.numbers import Numbers, Waiting
 from workers.patience import Patience
@@ -83,6 +84,8 @@ class Supervisor:
         self.upgrade = Upgrade(
             program, resources, self.roster, signals, self._describe, self.manager.environment
         )
+        self.news = News(self._send_news)
+        self.numbers_told = resources.receivers, resources.consumers
         self.wanted: deque[str] = deque()  # changes, one after another
         self.change: Waiting | None = None  # the one under way
         self.failure: Failure | None = None
@@ -201,6 +204,7 @@ class Supervisor:
                 return
             except StopIteration:
                 self.change = None
+                self._tell_numbers()
             except Exception:
                 log.exception("a change ends on an error that nobody expected")
                 self.change = None
@@ -227,6 +231,7 @@ class Supervisor:
         """Go on where another program stood that described itself so: everybody is there, to be renewed."""
         self.announced = True
         self.roster.inherit(left["workers"])
+        self.tell("upgraded", reason=self.upgrade.program[-1])  # a control of this program will tell it
         self.wanted.extend(["renew", *left["wanted"]])
         self.manager.ready(self._status(), time.monotonic())
 
@@ -252,7 +257,7 @@ class Supervisor:
             why = self.watchdog.look(worker.kind, worker.line, worker.process.pid, is_starting)
             if why is not None:
                 log.error("%s is stuck%s: %s; it is killed", worker.title, self._in_hand(worker), why)
-                worker.kill()
+                worker.kill(why)
 
     def _in_hand(self, worker: Worker) -> str:
         """Which peer a worker holds, in words."""
@@ -268,6 +273,8 @@ class Supervisor:
         # Control watches the socket file from now on; what happened to it before, only we can tell.
         if worker.kind == "control" and self.resources.uapi.is_gone():
             self.stop(f"the socket file {self.resources.uapi.path} was removed")
+        if worker.kind == "control":
+            self.news.control_is_ready()
         if not self.announced and not self.stopping and all(w.was_ready for w in self.roster.workers):
             self.announced = True
             log.info("%s is ready, UDP port %d", self.resources.interface, self.resources.port)
@@ -281,6 +288,8 @@ class Supervisor:
                 self._change_port(worker, int(message["port"]))
             case "shared_out" if worker.kind == "control":
                 self.numbers.shared_out = int(message["consumers"])
+            case "heard" if worker.kind == "control":
+                self.news.heard(int(message["upto"]))
             case "ended" if worker.kind == "control":
                 self.stop(str(message["reason"]))
             case kind:
@@ -290,6 +299,20 @@ class Supervisor:
         if self.failure is None:
             self.failure = Failure(what, why, next_step, Exit.WORKER)
         self.stop(why)
+
+    def tell(self, event: str, **details: Any) -> None:
+        self.news.tell(event, **details)
+
+    def _send_news(self, message: dict[str, Any]) -> None:
+        control = self.roster.find("control")
+        if control.life is Life.RUNNING:
+            self.roster.send(control, message, [])
+
+    def _tell_numbers(self) -> None:
+        numbers = self.resources.receivers, self.resources.consumers
+        if numbers != self.numbers_told:
+            self.numbers_told = numbers
+            self.tell("numbers_changed", receivers=numbers[0], consumers=numbers[1])
 
     def _change_port(self, control: Worker, port: int) -> None:
         """Control asks for another listen port: all workers get new sockets, or none does."""

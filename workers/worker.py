@@ -50,6 +50,9 @@ class Worker:
     was_ready: bool = False  # of any incarnation
     deaths: int = 0  # in a row, without a steady run between
     unanswered: int = 0  # sets of descriptors that it was sent and does not use yet
+    died_at: float | None = None  # time.monotonic(); it was not asked to end, and none works in its place yet
+    why_killed: str = ""  # by us, before its end
+    why_failed: str = ""  # in its own words, before its end
     process: Child | None = None
     pidfd: int = -1
     channel: Channel | None = field(default=None, repr=False)
@@ -102,9 +105,11 @@ class Worker:
         self.fill(Child(left["pid"]), channel)
         return True
 
-    def kill(self) -> None:
+    def kill(self, why: str = "") -> None:
+        """why: what it did wrong."""
         self.kill_at = None
         if self.pidfd >= 0:
+            self.why_killed = self.why_killed or why
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
 
@@ -113,5 +118,5 @@ class Worker:
         assert self.process is not None
         status = self.process.wait()
         os.close(self.pidfd)
-        self.process, self.pidfd, self.unanswered = None, -1, 0
+        self.process, self.pidfd, self.unanswered, self.why_killed = None, -1, 0, ""
         return status

@@ -9,6 +9,7 @@ stalls are printed; `pytest -s` shows them.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -20,6 +21,7 @@ from stream import Stream
 from tunnel import Side, eventually, two_hosts
 
 from plait.lab import Host, Lab, read_proc
+from workers.events import Event
 
 pytestmark = pytest.mark.network
 
@@ -108,6 +110,10 @@ def test_stream_survives_an_upgrade(handoff: str, end: int) -> None:
         counters = side.counters()
         assert (counters["drop_killed"], counters["lost_wakes"]) == (0, 0)
         tunnel.check()
+        lines = side.engine.uapi("events=0\n\n").splitlines()[:-2]
+        told = [json.loads(line.removeprefix("event=")) for line in lines]
+        assert [each["reason"] for each in told if each["event"] == Event.UPGRADED] == [PATH]
+        assert not [each for each in told if each["event"] == Event.WORKER_DIED]
         # One log, before and after, of old processes and new ones.
         lines = side.engine.process.output().splitlines()
         assert all(re.match(r"\d{4}-\S+T\S+ (info|error) plait: wg0 \w+", line) for line in lines), lines

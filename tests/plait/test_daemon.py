@@ -217,12 +217,12 @@ def test_rotated_log_file(host: Host) -> None:
     log, old = host.root / "run/t0.log", host.root / "run/t0.log.1"
     assert plaitd(host, "t0", WG_LOG_FILE="/run/t0.log", LOG_LEVEL="verbose").returncode == 0
     log.rename(old)
-    os.kill(pid_of(host, "supervisor"), signal.SIGHUP)
+    os.kill(host.titles("t0").get("supervisor", 0), signal.SIGHUP)
     until(lambda: log.exists() and "was reopened" in log.read_text(), "the new file")
     held = [name for row in host.usage() for name in open_files(row.pid)]
     assert "/run/t0.log" in held and "/run/t0.log.1" not in held
     before = old.read_text()
-    os.kill(pid_of(host, "control"), signal.SIGABRT)
+    os.kill(host.titles("t0").get("control", 0), signal.SIGABRT)
     until(lambda: "control is ready" in log.read_text(), "words of what happened since")
     host.ip("link delete t0")
     until(lambda: "nothing is left" in log.read_text(), "its last word")
@@ -284,10 +284,10 @@ def test_log_that_stands_still_holds_nobody_up(host: Host) -> None:
     engine = subprocess.Popen(command, stderr=writer, env={**os.environ, **environment})
     try:
         until(lambda: answers(host), "an answer")
-        first = pid_of(host, "control")
+        first = host.titles("t0").get("control", 0)
         os.kill(first, signal.SIGKILL)
-        until(lambda: pid_of(host, "control") not in (0, first) and answers(host), "an answer of the next")
-        os.kill(pid_of(host, "supervisor"), signal.SIGTERM)
+        until(lambda: host.titles("t0").get("control", 0) not in (0, first) and answers(host), "an answer of the next")
+        os.kill(host.titles("t0").get("supervisor", 0), signal.SIGTERM)
         assert engine.wait(20) == 0
     finally:
         engine.kill()

@@ -350,6 +350,31 @@ def test_the_interface_itself(stage: Stage, watch: Watch, puppet: Puppet) -> Non
     eventually(lambda: stage.engine.uapi("set=1\nlisten_port=51820\n\n") == "errno=0\n\n")
 
 
+def deaths(events: list[dict[str, Any]], worker: str) -> list[dict[str, Any]]:
+    return [each for each in events if each.get("worker") == worker]
+
+
+@pytest.mark.network
+def test_dead_workers_and_those_that_follow_them(stage: Stage, watch: Watch) -> None:
+    before = stage.engine.counters()
+    for event in (signal.SIGKILL, signal.SIGSTOP):
+        watch = Watch(stage)
+        os.kill(stage.plait.titles()["consumer 0"], event)
+        line = watch.expect(Event.WORKER_DIED)
+        why = {
+            signal.SIGKILL: "it was killed by SIGKILL; ",
+            signal.SIGSTOP: "it is stopped, so that it was killed; ",
+        }
+        assert line.startswith(f"wg0: the process consumer 0 died: {why[event]}nothing is needed: another")
+        assert "what it left was repaired (" in line
+        line = watch.expect(Event.WORKER_REPLACED)
+        incarnation = watch.event(Event.WORKER_REPLACED)["incarnation"]
+        assert re.fullmatch(rf"wg0: consumer 0 works again after [\d.]+ s, incarnation {incarnation}", line)
+    counters = stage.engine.counters()
+    grown = {name: count - before[name] for name, count in counters.items() if name.startswith("deaths_")}
+    assert grown == {"deaths_killed": 1, "deaths_ended": 0, "deaths_stuck": 1}
+
+
 # --- the command --------------------------------------------------------------------------------
 
 
@@ -370,11 +395,17 @@ def test_the_command_follows_also_past_a_restart_of_control(stage: Stage) -> Non
     assert places == sorted(set(places)), "each once, in order"
     restarted = next(each for each in shown() if each["event"] == Event.RESTARTED)
     assert restarted["interface"] == "wg0" and restarted["what"] == WORDS[Event.RESTARTED].what
+    # Its successor tells of its death, with the time that it had.
+    eventually(lambda: len(deaths(shown(), "control")) > 1)
+    died, back = deaths(shown(), "control")[-2:]
+    assert (died["event"], died["cause"], died["life"]) == (Event.WORKER_DIED, "killed", restarted["life"])
+    assert died["time"] < restarted["time"] and died["time"] <= back["time"] and back["away"] > 0
+    assert died["why"] == "it was killed by SIGKILL" and died["what"] == "the process control died"
     follower.signal(signal.SIGINT)
     assert follower.wait() == 0
 
     past = stage.plait.run(["plait", "events", "--no-follow"]).stdout.splitlines()
-    assert "wg0: the control process was restarted; events before this one are lost: it died" in past[0]
+    assert any("process was restarted; events before this one are lost: it died" in line for line in past)
     assert past[-1].endswith(f"wg0: peer {short(puppet)} removed")
     assert stage.plait.run(["plait", "events", "--no-follow", "--since", "2200-01-01"]).stdout == ""
 
@@ -462,6 +493,8 @@ def test_every_brace_is_filled_in() -> None:
         "life": 1, "number": 1, "time": 0.0, "peer": keypair()[1], "endpoint": "192.0.2.1:1",
         "was": "192.0.2.1:2", "source": "192.0.2.1:3", "claimed_key": keypair()[1],
         "public_key": keypair()[1], "message": "initiation", "tries": 3, "count": 4, "reason": "because",
+        "worker": "receiver 0", "cause": "killed", "repaired": "tokens 1", "incarnation": 2, "away": 0.1,
+        "pause": 0.2, "receivers": 1, "consumers": 2,
     }  # fmt: skip
     for event in Event:
         line = events.text("wg0", {**full, "event": event})

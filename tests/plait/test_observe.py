@@ -87,6 +87,14 @@ def exporter(tunnel: Tunnel) -> Iterator[Process]:
     yield process
 
 
+def title(pid: int) -> str:
+    """What a process calls itself; nothing when it is gone."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text().split("\0")[0]
+    except OSError:
+        return ""
+
+
 def scrape(host: Host, port: int = 9586) -> dict[str, list[Sample]]:
     """Every sample by name."""
     text = host.run([sys.executable, "-c", SCRAPE, f"http://127.0.0.1:{port}/metrics"]).stdout
@@ -106,6 +114,8 @@ def value(samples: list[Sample], **labels: str) -> float:
 @pytest.mark.network
 def test_metrics_are_what_the_engine_and_wg_say(tunnel: Tunnel, exporter: Process) -> None:
     side, peer = tunnel.sides
+    os.kill(next(p.pid for p in side.engine.processes() if title(p.pid) == "plait: wg0 consumer 0"), 9)
+    eventually(lambda: side.echo(peer.address4, 1) == 1, 20)
     before = scrape(side.host)
     side.host.ping("10.0.0.77", 3, wait=0.1)
     side.echo(peer.address4, 20)
@@ -135,6 +145,8 @@ def test_metrics_are_what_the_engine_and_wg_say(tunnel: Tunnel, exporter: Proces
     # The host's own packets go on, so one may come between the two askings.
     eventually(lambda: is_counted("plait_drops_total", "cause", "drop_"))
     eventually(lambda: is_counted("plait_handshakes_total", "outcome", "hs_"))
+    eventually(lambda: is_counted("plait_worker_deaths_total", "kind", "deaths_"))
+    assert value(found["plait_worker_deaths_total"], kind="killed") == 1
     workers = {(s.labels["role"], s.labels["number"]) for s in found["plait_worker_cpu_seconds_total"]}
     assert workers == {("supervisor", "0"), ("control", "0"), ("receiver", "0"), ("consumer", "0")}
     assert all(s.value > 1 << 20 for s in found["plait_worker_pss_bytes"])

@@ -110,6 +110,8 @@ def act(directory: Path, start: WorkerStart) -> None:
             if fds:
                 start.replace_sockets(message, fds)
                 share_out()
+            if message["kind"] == "news":
+                start.channel.send({"kind": "heard", "upto": message["upto"]})
             note(message)
             if message["kind"] == "stop" and not deaf:
                 return

@@ -142,6 +142,23 @@ def test_what_anybody_can_cause_is_every_refusal_and_no_milestone() -> None:
     assert not {Event.PACKETS_NO_PEER, Event.GIVEN_UP, Event.PEER_ADDED, Event.RESTARTED} & ANYBODYS
 
 
+# --- of the supervisor ----------------------------------------------------------------------------
+
+
+def test_news_have_their_own_time_and_the_buckets_of_their_events(world: World) -> None:
+    news = {"event": "worker_died", "worker": "receiver 0", "cause": "killed"}
+    at = 1_600_000_000_250_999_999
+    world.events.tell_news({"at": at, **news})
+    assert world.told() == [{"life": 1, "number": 1, "time": 1_600_000_000.250, **news}]
+    world.events.tell_news({"event": "of_tomorrow", "at": at})
+    for _ in range(9):
+        world.events.tell_news({"at": at, **news})
+    assert len(world.told()) == BURST
+    world.now += 10 * SECOND
+    world.events.tell_held_back()
+    assert world.told()[-1]["more"] == 10 - BURST and world.told()[-1]["event"] == "worker_died"
+
+
 # --- following ----------------------------------------------------------------------------------
 
 
@@ -290,6 +307,17 @@ def test_a_restarted_control_says_that_events_are_lost(interface: Interface) -> 
     with ControlProcess(interface):
         (told,) = remembered(interface)
         assert told["event"] == "restarted" and (told["life"], told["number"]) == (2, 1)
+
+
+@ROOT
+def test_news_of_the_supervisor_are_told_and_confirmed(interface: Interface) -> None:
+    with ControlProcess(interface) as control:
+        died = {"event": "worker_died", "at": 5_500_000_000, "worker": "receiver 0"}
+        unknown = {"event": "of_tomorrow", "at": 6_000_000_000}
+        control.channel.send({"kind": "news", "upto": 9, "news": [died, unknown]})
+        assert control.receive() == {"kind": "heard", "upto": 9}
+        told = remembered(interface)[-1]
+        assert (told["event"], told["time"], told["worker"]) == ("worker_died", 5.5, "receiver 0")
 
 
 @ROOT

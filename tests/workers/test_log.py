@@ -40,6 +40,10 @@ with log.opened("t0 supervisor", os.environ, in_background="TEST_BACKGROUND" in 
                 logging.getLogger("plait").info("line %d", number)
         elif name == "worker":
             subprocess.run([sys.executable, "-c", WORKER], stderr=log.worker_stderr(), check=True)
+        elif name == "exec":  # that is not possible
+            log.hold()
+            logging.getLogger("plait").info("held")
+            log.release()
         elif name == "reopen":
             log.reopen()
         else:
@@ -302,6 +306,16 @@ def test_choice(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
         sock.bind(str(tmp_path / "log"))
         assert choose({}, True) == "syslog"
+
+
+def test_a_log_that_was_held_goes_on(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    engine = Engine(subprocess.DEVNULL, WG_LOG_FILE=str(path))
+    for order in ("20 before", "exec", "20 after"):
+        engine.order(order)
+    until(lambda: "after" in path.read_text(), "a line")
+    engine.end()
+    assert [line.rpartition(" ")[2] for line in path.read_text().splitlines()] == ["before", "held", "after"]
 
 
 def test_reopened_file(tmp_path: Path) -> None:

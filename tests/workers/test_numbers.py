@@ -76,6 +76,9 @@ def test_one_more_and_one_fewer(stage: Stage) -> None:
 
     change(stage, signal.SIGTTIN, "3 receivers and 3 consumers run")
     expect(stage, {"receiver 0": lane(0), "receiver 2": lane(2)})
+    news = [news for message in stage.heard("control") for news in message.get("news", [])]
+    assert {news["event"] for news in news} == {"numbers_changed"}
+    assert [(news["receivers"], news["consumers"]) for news in news][:2] == [(3, 3), (2, 2)]
     for words in ("receiver 2 was", "consumer 2 was", "Traceback"):
         assert words not in stage.words()
     assert [line for line in stage.words().splitlines() if " error " in line and "no room" not in line] == []

@@ -83,6 +83,42 @@ def test_killed_worker_comes_back(running: Stage, title: str) -> None:
     assert f"{title} repaired" in running.words()
 
 
+def news_of(stage: Stage, title: str) -> list[dict[str, Any]]:
+    """What control was told of a worker."""
+    told = [news for message in stage.heard("control") for news in message.get("news", [])]
+    return [news for news in told if news.get("worker") == title]
+
+
+@pytest.mark.parametrize("title", ["receiver 1", "control"])
+def test_control_is_told_of_deaths(running: Stage, title: str) -> None:
+    """Of its own, too: its successor is."""
+    before = len(news_of(running, title))
+    again = running.expect_replacement(title, lambda: running.kill(title))
+    until(lambda: len(news_of(running, title)) >= before + 2, "news")
+    died, replaced = news_of(running, title)[before:]
+    assert (died["event"], died["cause"]) == ("worker_died", "killed")
+    assert (died["reason"], died["repaired"]) == ("it was killed by SIGKILL", "it left nothing undone")
+    assert (replaced["event"], replaced["incarnation"]) == ("worker_replaced", again["incarnation"])
+    assert replaced["away"] > 0 and died["at"] <= replaced["at"]
+
+
+def test_deaths_of_several_at_once_are_told_once_each(running: Stage) -> None:
+    """Control is among them: it sleeps until it is found stuck, and does not hear of the others."""
+    titles = ("control", "receiver 0", "consumer 0", "consumer 1")
+    before = {title: len(news_of(running, title)) for title in titles}
+    pids = running.pids()
+    running.cue("control", sleep=True)
+    until(lambda: running.heard("control")[-1]["kind"] == "asleep", "a control that does not hear")
+    for title in titles[1:]:
+        os.kill(pids[title], signal.SIGKILL)
+    for title in titles:
+        until(lambda title=title: len(news_of(running, title)) >= before[title] + 2, f"news of {title}")
+        assert [news["event"] for news in news_of(running, title)[before[title] :]] == [
+            "worker_died",
+            "worker_replaced",
+        ]
+
+
 NONSENSE = ["nonsense", '{"kind": "sing"}', "{}", '{"kind": "listen_port", "port": "x"}', "[]"]
 
 
@@ -107,9 +143,11 @@ def test_closed_channel_costs_the_worker_its_life(running: Stage) -> None:
 
 @pytest.mark.parametrize("title", ["control", "receiver 0", "consumer 1"])
 def test_stopped_worker_is_replaced(running: Stage, title: str) -> None:
-    pid = running.pids()[title]
+    pid, before = running.pids()[title], len(news_of(running, title))
     running.expect_replacement(title, lambda: os.kill(pid, signal.SIGSTOP))
     assert f"{title} is stuck: it is stopped; it is killed" in running.words()
+    died = until(lambda: news_of(running, title)[before:], "news")[0]
+    assert (died["cause"], died["reason"]) == ("stuck", "it is stopped, so that it was killed")
 
 
 def test_worker_that_does_not_wake_up_is_replaced(running: Stage) -> None:
@@ -277,6 +315,12 @@ def test_later_failures_are_tried_again_after_growing_pauses(stage: Stage) -> No
         assert f"receiver 0 starts again in {pause} s" in stage.words()
     (stage.directory / "receiver 0.start").unlink()
     until(lambda: stage.starts("receiver 0") == 2, "its replacement")
+    until(lambda: "worker_replaced" in [news["event"] for news in news_of(stage, "receiver 0")], "news")
+    died, *tries, _ = news_of(stage, "receiver 0")
+    assert died["event"] == "worker_died"
+    assert {news["event"] for news in tries} == {"worker_not_replaced"}
+    assert {news["reason"] for news in tries} == {"the actor cannot play: it has stage fright"}
+    assert [news["pause"] for news in tries][:2] == [0.1, 0.2]
 
 
 @pytest.mark.parametrize(
