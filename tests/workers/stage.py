@@ -55,6 +55,10 @@ class Stage:
         assert self.process is not None
         return self.process.output()
 
+    def expect_words(self, words: str) -> None:
+        """Wait until its log has them: a thread writes it."""
+        until(lambda: words in self.words(), words)
+
     def exit_code(self) -> int:
         assert self.process is not None
         return self.process.wait()
