@@ -70,7 +70,7 @@ class Roster:
         self.workers: list[Worker] = []
         self.work = work
         self.stopping = False
-        self.noted_kept = False
+        self.noted_kept: set[str] = set()
 
     # -- who there is -------------------------------------------------------------------------
 
@@ -196,11 +196,12 @@ class Roster:
             worker.died_at = None
         self.listener.worker_is_ready(worker)
 
-    def _note_kept(self, kept: str) -> None:
-        """Once: the kernel is the same for all."""
-        if kept and not self.noted_kept:
-            self.noted_kept = True
-            log.info("this kernel does not let workers give up %s", kept)
+    def _note_kept(self, kept: list[str]) -> None:
+        """Each once: the kernel is the same for all."""
+        for what in kept:
+            if what not in self.noted_kept:
+                self.noted_kept.add(what)
+                log.info("this kernel does not let workers give up %s", what)
 
     def _failed(self, worker: Worker, what: str, why: str, next_step: str) -> None:
         if worker.was_ready or worker.is_extra or self.stopping:  # the reaper decides
@@ -351,7 +352,7 @@ class Roster:
         match str(message["kind"]):
             case "ready" if worker.life is Life.STARTING:
                 self._ready(worker)
-                self._note_kept(", ".join(map(str, message["kept"])))
+                self._note_kept([str(what) for what in message["kept"]])
             case "failed":
                 self._failed(worker, str(message["what"]), str(message["why"]), str(message["next"]))
             case "replaced" if worker.unanswered:
@@ -422,9 +423,11 @@ class Roster:
 
 
 def _how(status: int) -> str:
-    """A process ended, in words; status as in Process.wait."""
+    """A process ended, in words; status as in Child.wait."""
     if status >= 0:
         return f"ended with code {status}"
+    if status == -signal.SIGSYS:
+        return "was killed by SIGSYS: it made a system call that no worker makes, an attack or a library's fault"
     try:
         return f"was killed by {signal.Signals(-status).name}"
     except ValueError:  # a real-time signal

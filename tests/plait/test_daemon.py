@@ -286,7 +286,7 @@ def test_log_that_stands_still_holds_nobody_up(host: Host) -> None:
         until(lambda: answers(host), "an answer")
         first = host.titles("t0").get("control", 0)
         os.kill(first, signal.SIGKILL)
-        until(lambda: host.titles("t0").get("control", first) != first and answers(host), "the next one's answer")
+        until(lambda: host.titles("t0").get("control", first) != first and answers(host), "the next one")
         os.kill(host.titles("t0").get("supervisor", 0), signal.SIGTERM)
         assert engine.wait(20) == 0
     finally:

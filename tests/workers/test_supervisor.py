@@ -119,6 +119,13 @@ def test_deaths_of_several_at_once_are_told_once_each(running: Stage) -> None:
         ]
 
 
+def test_forbidden_system_call_is_named(running: Stage) -> None:
+    """The filter of system calls ends a worker by this signal (workers/system_calls.c)."""
+    pid = running.pids()["control"]
+    running.expect_replacement("control", lambda: os.kill(pid, signal.SIGSYS))
+    assert "control was killed by SIGSYS, since it made a system call that no worker makes" in running.words()
+
+
 NONSENSE = ["nonsense", '{"kind": "sing"}', "{}", '{"kind": "listen_port", "port": "x"}', "[]"]
 
 
