@@ -14,8 +14,8 @@
  * Capabilities: all but those in keep (bit n: capability n). Files: none can be opened any more, but
  * beneath the directories `readable` to be read and beneath `removable` to be removed (NULL-terminated
  * lists; NULL: none); open ones stay open. System calls: those of the packet loops and of a Python that
- * reads and writes what it has open (packets 1), or all but the dangerous ones (packets 0); others fail
- * with EPERM. Returns a mask of CONFINE_*. */
+ * reads and writes what it has open (packets 1), or those of control (packets 0); others fail with EPERM or
+ * ENOSYS, or end the process by SIGSYS (system_calls.c). Returns a mask of CONFINE_*. */
 int confine(uint64_t keep, const char *const *readable, const char *const *removable, int packets);
 /* cdef end */
 

@@ -82,8 +82,9 @@ class WorkerStart:
         """Give up for ever what this worker needs no more (confine.h), as far as the kernel takes it.
 
         A receiver or consumer keeps no capability, no way to a file, and the system calls of its
-        loop. Control keeps CAP_NET_ADMIN, for fwmark and for interfaces in other namespaces; it may
-        read Python's modules, which are loaded when first needed, and remove its socket's file.
+        loop. Control keeps CAP_NET_ADMIN, for fwmark and for interfaces in other namespaces; it may read
+        modules that are written in Python, which are loaded when first needed, start threads, and remove
+        its socket's file.
         """
         is_control = self.kind == "control"
         threads = len(os.listdir("/proc/self/task"))

@@ -427,7 +427,8 @@ def _how(status: int) -> str:
     if status >= 0:
         return f"ended with code {status}"
     if status == -signal.SIGSYS:
-        return "was killed by SIGSYS: it made a system call that no worker makes, an attack or a library's fault"
+        why = "it made a system call that no worker makes: an attack, or a library's fault"
+        return f"was killed by SIGSYS, since {why}"
     try:
         return f"was killed by {signal.Signals(-status).name}"
     except ValueError:  # a real-time signal

@@ -1,107 +1,141 @@
 """What a worker can not do any more when it has begun to work.
 
-The walls are tried from inside, in a process of its own that gives everything up, and looked at from
-outside, at each process of a running engine.
+The walls are tried from inside (confinement_trials.py): each deed without walls, where it must succeed, then
+behind the walls, all of them and each alone. Then they are looked at from outside, at each process of a
+running engine. An engine works on where the kernel does not grant all walls.
 """
 
 from __future__ import annotations
 
+import ctypes
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from confinement_deeds import DEEDS, DONE, EACCES, EPERM, KILLED, by_number
+from confinement_trials import LANDLOCK_CREATE_RULESET
 from waiting import until
 
-from plait.lab import Lab, read_proc
+from plait.lab import PLAIT, Host, Lab, read_proc
 
 pytestmark = pytest.mark.network
 
 CAP_NET_ADMIN = 12
 SETTINGS = "receivers = 2\nconsumers = 2\nmax_peers = 64\nsmall_slots = 64\ntrain_slots = 1\n"
+PROGRAM = str(Path(__file__).with_name("confinement_trials.py"))
+ROLES = ("packets", "control")
 
-# argv: a directory whose files may be read, one whose files may be removed, 1 for packets. Prints a
-# line for each deed: its name and "done" or the errno.
-TRIALS = """
-import ctypes, mmap, os, socket, sys
-from workers._workers import ffi, lib
-readable, removable, packets = sys.argv[1], sys.argv[2], int(sys.argv[3])
-keep = []
-def array(path):
-    keep.append(ffi.new("char[]", path.encode()))
-    keep.append(ffi.new("char *[]", [keep[-1], ffi.NULL]))
-    return keep[-1]
-libc = ctypes.CDLL(None, use_errno=True)
-reader, writer = os.pipe()
-a, b = socket.socketpair()
-print("refused", lib.confine(0, array(readable), array(removable), packets))
-def executable_memory():
-    mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_EXEC).close()
-def execute():
-    libc.execve(b"/bin/true", None, None)
-    raise OSError(ctypes.get_errno(), "")
-deeds = {
-    "read elsewhere": lambda: open("/etc/hostname").close(),
-    "read there": lambda: open(readable + "/file").close(),
-    "write there": lambda: open(readable + "/new", "w").close(),
-    "remove there": lambda: os.unlink(removable + "/file"),
-    "remove elsewhere": lambda: os.unlink(readable + "/file"),
-    "socket": lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM).close(),
-    "fork": lambda: os.fork() or os._exit(0),
-    "execute": execute,
-    "signal": lambda: os.kill(os.getpid(), 0),
-    "executable memory": executable_memory,
-    "memory": lambda: mmap.mmap(-1, 4096).close(),
-    "work": lambda: (os.write(writer, b"x"), os.read(reader, 1), a.sendmsg([b"y"]), b.recvmsg(1)),
-    "name the host": lambda: socket.sethostname("other"),
-}
-for name, deed in deeds.items():
-    try:
-        deed()
-        print(name, "done", sep=": ")
-    except OSError as error:
-        print(name, error.errno, sep=": ")
-"""
 
-PACKETS = {
-    "read elsewhere": "1", "read there": "1", "write there": "1", "remove there": "1",
-    "remove elsewhere": "1", "socket": "1", "fork": "1", "execute": "1", "signal": "1",
-    "executable memory": "1", "memory": "done", "work": "done", "name the host": "1",
+def tried(walls: str, role: str, directory: Path) -> dict[str, str]:
+    """What came of each deed behind these walls."""
+    command = [sys.executable, PROGRAM, walls, role, str(directory)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    answers: dict[str, str] = json.loads(done.stdout)
+    return answers
+
+
+def differences(answers: dict[str, str], expected: dict[str, str]) -> dict[str, tuple[str, str]]:
+    """Of each deed that ended otherwise: how, and how it should."""
+    assert answers.keys() == expected.keys()
+    return {name: (answers[name], expected[name]) for name in expected if answers[name] != expected[name]}
+
+
+@pytest.fixture(scope="module")
+def behind_filter(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, str]]:
+    """By role: the filter of system calls alone stands, and the process has every capability."""
+    return {role: tried("filter", role, tmp_path_factory.mktemp(role)) for role in ROLES}
+
+
+def test_deeds_are_possible_without_walls(tmp_path: Path) -> None:
+    """Or else their refusal would say nothing."""
+    expected = dict.fromkeys(DEEDS, DONE)
+    assert differences(tried("none", "control", tmp_path), expected) == {}
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_filter_alone(behind_filter: dict[str, dict[str, str]], role: str) -> None:
+    answers = {name: behind_filter[role][name] for name in DEEDS}
+    assert differences(answers, {name: getattr(deed, role) for name, deed in DEEDS.items()}) == {}
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_calls_that_are_refused_whatever_they_are_told(
+    behind_filter: dict[str, dict[str, str]], role: str
+) -> None:
+    expected = {name: answer for name, (_, answer) in by_number().items()}
+    answers = {name: behind_filter[role][name] for name in expected}
+    assert differences(answers, expected) == {}
+
+
+# What Landlock takes from a process that has every capability and may make every system call, by the version
+# of its interface.
+LANDLOCK = {
+    1: dict.fromkeys(
+        ("read elsewhere", "write elsewhere", "write there", "cut", "open by the older call", "create",
+         "create without a name", "openat2", "open_by_handle_at", "remove elsewhere", "remove a directory",
+         "/proc/PID/mem", "/proc/PID/mem to write", "execve", "execveat"), EACCES,
+    ) | dict.fromkeys(
+        ("mount", "umount2", "move_mount", "pivot_root", "ptrace", "process_vm_readv", "process_vm_writev",
+         "pidfd_getfd", "kcmp"), EPERM,
+    ),
+    4: {"listen by TCP": EACCES},
+    6: dict.fromkeys(
+        ("connect by an abstract name", "kill", "tkill", "tgkill", "rt_sigqueueinfo", "rt_tgsigqueueinfo",
+         "pidfd_send_signal"), EPERM,
+    ),
 }  # fmt: skip
-CONTROL = {
-    "read elsewhere": "13", "read there": "done", "write there": "13", "remove there": "done",
-    "remove elsewhere": "13", "socket": "done", "fork": "done", "execute": "1", "signal": "1",
-    "executable memory": "done", "memory": "done", "work": "done", "name the host": "1",
-}  # fmt: skip
 
 
-@pytest.mark.parametrize(("packets", "expected"), [(1, PACKETS), (0, CONTROL)], ids=["packets", "control"])
-def test_walls_from_inside(tmp_path: Path, packets: int, expected: dict[str, str]) -> None:
-    for name in ("readable", "removable"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "file").touch()
-    arguments = [str(tmp_path / "readable"), str(tmp_path / "removable"), str(packets)]
-    done = subprocess.run(
-        [sys.executable, "-c", TRIALS, *arguments], capture_output=True, text=True, timeout=60, check=True
-    )
-    first, *lines = done.stdout.splitlines()
-    assert first == "refused 0"
-    assert dict(line.split(": ") for line in lines) == expected
+def test_landlock_alone(tmp_path: Path) -> None:
+    version = ctypes.CDLL(None).syscall(LANDLOCK_CREATE_RULESET, None, 0, 1)
+    expected = dict.fromkeys(DEEDS, DONE)
+    for since, taken in LANDLOCK.items():
+        if version >= since:
+            expected |= {name: answer for name, answer in taken.items() if name in DEEDS}
+    assert differences(tried("landlock", "control", tmp_path), expected) == {}
+
+
+# What takes a capability.
+PRIVILEGED = (
+    "mount", "umount2", "fsopen", "fsmount", "fspick", "move_mount", "open_tree", "mount_setattr",
+    "pivot_root", "chroot", "setns", "name the host", "a raw socket", "a packet socket", "open_by_handle_at",
+)  # fmt: skip
+
+
+def test_capabilities_alone(tmp_path: Path) -> None:
+    answers = tried("capabilities", "control", tmp_path)
+    assert {name: answers[name] for name in PRIVILEGED} == dict.fromkeys(PRIVILEGED, EPERM)
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_all_walls(tmp_path: Path, role: str) -> None:
+    """The filter answers first; what it lets through ends at Landlock."""
+    expected = {name: getattr(deed, role) for name, deed in DEEDS.items() if getattr(deed, role) != KILLED}
+    if role == "control":
+        expected |= dict.fromkeys(("read elsewhere", "remove elsewhere", "/proc/PID/mem"), EACCES)
+    assert differences(tried("all", role, tmp_path), expected) == {}
+
+
+def statuses(host: Host) -> dict[str, dict[str, str]]:
+    """/proc/PID/status of the engine's processes, by title."""
+    found = {}
+    for title, pid in host.titles().items():
+        lines = (read_proc(pid, "status") or "").splitlines()
+        found[title] = dict(line.split(":\t", 1) for line in lines)
+    return found
 
 
 @pytest.fixture(scope="module")
 def processes() -> Iterator[dict[str, dict[str, str]]]:
-    """/proc/PID/status of a running engine, by title."""
     with Lab() as lab:
         host = lab.host("one")
         engine = host.engine("wg0", settings=SETTINGS)
         until(lambda: "wg0 is ready" in engine.process.output(), "every worker, confined")
-        found = {}
-        for title, pid in host.titles().items():
-            lines = (read_proc(pid, "status") or "").splitlines()
-            found[title] = dict(line.split(":\t", 1) for line in lines)
-        yield found
+        yield statuses(host)
 
 
 @pytest.mark.parametrize("title", ["control", "receiver 0", "receiver 1", "consumer 0", "consumer 1"])
@@ -114,3 +148,16 @@ def test_walls_from_outside(processes: dict[str, dict[str, str]], title: str) ->
     assert status["NoNewPrivs"] == "1"
     assert status["Seccomp"] == "2"  # a filter
     assert int(status["Threads"]) == 1
+
+
+def test_engine_works_where_the_kernel_grants_no_wall() -> None:
+    """Each is named once in the log, for all workers together."""
+    with Lab() as lab:
+        host = lab.host("one")
+        command = [sys.executable, PROGRAM, "refuse", "nothing", *PLAIT]
+        engine = host.engine("wg0", command, settings=SETTINGS)
+        assert "errno=0" in engine.uapi("get=1\n\n", 60)
+        until(lambda: len(statuses(host)) >= 6, "all workers")
+        said = [line for line in engine.process.output().splitlines() if "does not let workers" in line]
+        words = ["capabilities", "files (Landlock)", "system calls (seccomp)"]
+        assert [line.split(" give up ")[1] for line in said] == words

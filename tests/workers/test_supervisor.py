@@ -123,7 +123,7 @@ def test_forbidden_system_call_is_named(running: Stage) -> None:
     """The filter of system calls ends a worker by this signal (workers/system_calls.c)."""
     pid = running.pids()["control"]
     running.expect_replacement("control", lambda: os.kill(pid, signal.SIGSYS))
-    assert "control was killed by SIGSYS, since it made a system call that no worker makes" in running.words()
+    running.expect_words("control was killed by SIGSYS, since it made a system call that no worker makes")
 
 
 NONSENSE = ["nonsense", '{"kind": "sing"}', "{}", '{"kind": "listen_port", "port": "x"}', "[]"]
