@@ -69,10 +69,10 @@ def _next_step(arguments: Sequence[str], said: str) -> str:
     return "Mend that and try again."
 
 
-def undo_command(*arguments: str) -> None:
+def undo_command(*arguments: str, text: str | None = None) -> None:
     """A command that takes something back: when it fails, it says so, and the others must follow."""
     with complaints():
-        run_command(*arguments)
+        run_command(*arguments, text=text)
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from engine import uapi
-from plait import uapi_client
+from plait import iptables, uapi_client
 from plait.failure import Failure
 from plait.programs import ip_json, run_command, undo_command
 from plait.uapi_client import Device
@@ -88,13 +88,16 @@ def _add_default(device: Device, prefix: str, undo: ExitStack) -> None:
     run_command("ip", family, "route", "add", prefix, "dev", name, "table", table)
     if family == "-4":
         _respect_marks(undo)
+    undo.callback(remove_firewall, name, family)
     if shutil.which("nft"):
         run_command("nft", "-f", "-", text=firewall(name, family, addresses(name, family), device.fwmark))
-        undo.callback(remove_firewall, name, family)
+    elif shutil.which(f"{iptables.program(family)}-restore"):
+        iptables.add(name, family, addresses(name, family), device.fwmark)
     else:
         print(
-            f"Warning: nft is missing, so packets to {name}'s addresses from other interfaces are not "
-            "refused, and a strict reverse path filter may drop answers. Mend it: apt-get install nftables",
+            f"Warning: nft and iptables are missing, so packets to {name}'s addresses from other interfaces "
+            "are not refused, and a strict reverse path filter may drop answers. Mend it: apt-get install "
+            "nftables",
             file=sys.stderr,
         )
 
@@ -147,11 +150,13 @@ table {ip} wg-quick-{name} {{
 
 
 def remove_firewall(name: str, *families: IpFamily) -> None:
-    """Delete the tables of the interface that exist."""
+    """Delete the interface's tables of nft, and its rules of iptables."""
+    families = families or ("-4", "-6")
+    iptables.remove(name, *families)
     if not shutil.which("nft"):
         return
     tables = subprocess.run(["nft", "list", "tables"], capture_output=True, text=True, check=False).stdout
-    for family in families or ("-4", "-6"):
+    for family in families:
         ip = "ip" if family == "-4" else "ip6"
         if f"table {ip} wg-quick-{name}" in tables.splitlines():
             undo_command("nft", "delete", "table", ip, f"wg-quick-{name}")

@@ -593,15 +593,59 @@ def test_a_bare_word_is_a_file_in_etc_wireguard(hosts: Host) -> None:
     assert code == 1 and "not a wg-quick file name" in words
 
 
-def test_without_nft_the_tunnel_has_no_firewall_and_says_so(hosts: Host) -> None:
+@pytest.fixture
+def without_nft(hosts: Host) -> Iterator[None]:
+    """The folder of nft without nft and iptables; bash would also find what cannot be run there."""
+    folder = hosts.run(["sh", "-c", "dirname $(readlink -f $(command -v nft))"]).stdout.strip()
+    copy = f"rm -rf /run/copy && cp -a {folder} /run/copy && rm -f /run/copy/nft /run/copy/*tables*"
+    with mounted(hosts, folder, f"{copy} && mount --bind /run/copy {folder}"):
+        yield
+
+
+def test_without_nft_and_iptables_there_is_a_warning(hosts: Host, without_nft: None) -> None:
     fresh(hosts)
     write(hosts, FILES["everything"])
-    nft = hosts.run(["sh", "-c", "command -v nft"]).stdout.strip()
-    with mounted(hosts, nft, f"mount --bind /dev/null {nft}"):
-        code, words = quick(hosts, "plait", "up", "/run/wg0.conf")
-        assert code == 0, words
-        assert words.count("Warning: nft is missing") == 2  # IPv4 and IPv6
-        assert quick(hosts, "plait", "down", "/run/wg0.conf")[0] == 0
+    code, words = quick(hosts, "plait", "up", "/run/wg0.conf")
+    assert code == 0, words
+    assert words.count("Warning: nft and iptables are missing") == 2  # IPv4 and IPv6
+    assert quick(hosts, "plait", "down", "/run/wg0.conf")[0] == 0
+
+
+IPTABLES = """#!/bin/sh
+case ${0##*/} in
+    *-restore) echo "${0##*/} $@" >> /run/iptables.log; tee -a /run/iptables.log > "/run/${0##*/}d" ;;
+    *-save) sed 's/^-I/-A/' "/run/${0##*/}d" ;;
+esac
+"""
+OF_OTHERS = "*filter\n:INPUT ACCEPT [0:0]\n-A INPUT -p udp -j ACCEPT\nCOMMIT\n"
+
+
+def test_without_nft_iptables_does_the_same(hosts: Host, without_nft: None) -> None:
+    """Compared by what iptables-restore is told; iptables-save tells what was added, and what others did."""
+    families = ("iptables", "ip6tables")
+    names = [f"{family}{end}" for family in families for end in ("", "-save", "-restore")]
+    places = [hosts.root / "run/bin" / name for name in names]
+    for place in places:
+        place.write_text(IPTABLES)
+        place.chmod(0o755)
+    logs: dict[str, str] = {}
+    log = hosts.root / "run/iptables.log"
+    for program in ("wg-quick", "plait"):
+        fresh(hosts)
+        log.unlink(missing_ok=True)
+        write(hosts, FILES["everything"])
+        code, said = quick(hosts, program, "up", "/run/wg0.conf")
+        assert code == 0, said
+        for family in families:
+            told = (hosts.root / f"run/{family}-restored").read_text()
+            (hosts.root / f"run/{family}-saved").write_text(f"# by iptables\n{OF_OTHERS}{told}")
+        code, said = quick(hosts, program, "down", "/run/wg0.conf")
+        assert code == 0, said
+        logs[program] = re.sub(r"fe80::[0-9a-f:]+", "fe80::x", log.read_text())
+    for place in places:
+        place.unlink()
+    assert "-I PREROUTING" in logs["plait"] and "-D PREROUTING" in logs["plait"]
+    assert logs["plait"] == logs["wg-quick"]
 
 
 def test_who_is_not_root_is_told_what_to_run(hosts: Host) -> None:
