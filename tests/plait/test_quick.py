@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -102,7 +103,19 @@ def quick(
     }
     shell = 'export PATH="$PATH:/run/bin"; exec "$@"' if dns else 'exec "$@"'
     done = host.run(["sh", "-c", shell, "sh", program, verb, path], environment=environment, check=False)
+    if program == "wg-quick" and verb == "down":
+        wait_for_ends(host)
     return done.returncode, done.stderr
+
+
+def wait_for_ends(host: Host) -> None:
+    """Until no engine is left without its link: wg-quick and ip do not wait, and wg would ask it."""
+    deadline = time.monotonic() + 60
+    for sock in host.root.glob("run/wireguard/*.sock"):
+        if not host.run(["ip", "link", "show", "dev", sock.stem], check=False).returncode:
+            continue
+        while sock.exists() and time.monotonic() < deadline:
+            time.sleep(0.02)
 
 
 STATE = f"""
@@ -135,7 +148,8 @@ def state(host: Host) -> dict[str, object]:
 def fresh(host: Host) -> dict[str, object]:
     """The state before, with nothing of an earlier run."""
     for name in ("wg0", "wg1"):
-        host.run(["ip", "link", "delete", name], check=False)  # of a test that failed
+        host.run(["ip", "link", "delete", name], check=False)  # of a test that failed, or let it stand
+    wait_for_ends(host)
     for name in ("resolvconf.log", "hooks"):
         (host.root / "run" / name).unlink(missing_ok=True)
     (host.root / "run/wg0.conf").unlink(missing_ok=True)
