@@ -56,8 +56,9 @@ FIRST = text(
 )
 TO_B = (B, NEAR + "10.8.0.0/24, 10.20.0.0/16")
 TO_D = (D, "Endpoint = [fd00:200:1::2]:7|AllowedIPs = 10.30.0.0/16, fd30::/48")
-ALL4 = (D, "Endpoint = [fd00:200:1::2]:7|AllowedIPs = 0.0.0.0/0")
-ALL6 = (D, "Endpoint = [fd00:200:1::2]:7|AllowedIPs = 0.0.0.0/0|AllowedIPs = ::/0")
+# Behind the host's default route, whose MTU is 1400.
+ALL4 = (D, "Endpoint = 192.0.2.9:7|AllowedIPs = 0.0.0.0/0")
+ALL6 = (D, "Endpoint = 192.0.2.9:7|AllowedIPs = 0.0.0.0/0|AllowedIPs = ::/0")
 # Each is reloaded where the one before is in force.
 CHAIN = {
     "a peer goes and one comes, MTU": text("Address = 10.8.0.1/24, 10.9.9.9|MTU = 1300", TO_B, TO_D),
@@ -71,7 +72,7 @@ CHAIN = {
     "the only address changes": text("Address = 10.9.9.10/24", TO_B,
                                      (D, "AllowedIPs = 10.9.9.0/24|Endpoint = 10.200.1.2:6")),
     "everything, DNS": text("Address = 10.8.0.1/24, fd08::1/64|DNS = 10.8.0.53, corp.example", TO_B, ALL6),
-    "the addresses in the firewall": text("Address = 10.8.0.2/24|DNS = 10.8.0.54", TO_B, ALL6),
+    "the addresses in the firewall": text("Address = 10.8.0.2/24|DNS = 10.8.0.54|FwMark = off", TO_B, ALL6),
     "only IPv4, another mark": text("Address = 10.8.0.2/24, fd08::2/64|FwMark = 0x4d2", TO_B, ALL4),
     "nothing that is everything": text("Address = 10.8.0.2/24, fd08::2/64|FwMark = off", TO_B, TO_D),
     "everything again": text("Address = 10.8.0.2/24", TO_B, ALL4),
@@ -252,6 +253,8 @@ FAILING = {
         "Address = 10.7.0.1/24|MTU = 1290|DNS = 192.0.2.66",
         [(B, NEAR + "10.8.1.5/32, 10.44.0.0/16"), ALL6],
     ),
+    "the same, and no default route": ("resolvconf", "Address = 10.7.0.1/24|DNS = 192.0.2.66", [TO_B]),
+    "the same, and another mark": ("resolvconf", "Address = 10.7.0.1/24|FwMark = 7|DNS = 192.0.2.66", [ALL4]),
 }  # fmt: skip
 
 
@@ -308,7 +311,7 @@ def test_what_hooks_set_stays(hosts: Hosts) -> None:
     """A key, a route and a port that the file does not name are somebody else's."""
     bare = FIRST.replace(f"PrivateKey = {PRIVATE}\nListenPort = 5182\n", "")
     hook = "PostUp = wg set %i private-key /run/key listen-port 6000\n" + HOOKS
-    hook += "PostUp = ip route add 10.99.0.0/16 dev %i\n"
+    hook += "PostUp = ip route add 10.99.0.0/16 dev %i; ip address add 172.20.16.1 peer 172.20.17.1 dev %i\n"
     (hosts.a.root / "run/key").write_text(PRIVATE)
     up(hosts.a, bare.replace("Address", f"{hook}Address"))
     before = now(hosts.a)
@@ -316,7 +319,9 @@ def test_what_hooks_set_stays(hosts: Hosts) -> None:
     compare(now(hosts.a), before, "the same file")
     do(hosts.a, "reload", bare.replace("10.20.0.0/16", "10.21.0.0/16"))
     after = now(hosts.a)
-    assert (after["hooks"], after["wg"][0]) == (before["hooks"], before["wg"][0])
+    for part in ("hooks", "addresses"):
+        assert after[part] == before[part]
+    assert after["wg"][0] == before["wg"][0]
     routes = {entry["dst"] for entry in after["routes4"]}
     assert {"10.99.0.0/16", "10.21.0.0/16"} <= routes and "10.20.0.0/16" not in routes
 
