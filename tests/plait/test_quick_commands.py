@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from interop.tunnel import Transfer, eventually
-from test_quick import HOOKS, PRIVATE, PUBLIC, quick, state
+from test_quick import PRIVATE, PUBLIC, quick, state
 
 from plait.lab import Engine, Host, Lab, Peer, keypair, preshared_key
 
@@ -36,6 +36,12 @@ NEW_PRIVATE, _ = keypair()
 C, D = (keypair()[1] for _ in range(2))
 PSK = preshared_key()
 FILE = "/run/wg0.conf"
+HOOKS = """\
+PreUp = echo pre %i >> /run/hooks
+PostUp = echo post %i >> /run/hooks; ip link show %i >/dev/null
+PreDown = echo predown %i %i >> /run/hooks
+PostDown = echo postdown %i >> /run/hooks
+"""
 
 
 def text(
@@ -73,7 +79,7 @@ CHAIN = {
                                      (D, "AllowedIPs = 10.9.9.0/24|Endpoint = 10.200.1.2:6")),
     "everything, DNS": text("Address = 10.8.0.1/24, fd08::1/64|DNS = 10.8.0.53, corp.example", TO_B, ALL6),
     "the addresses in the firewall": text("Address = 10.8.0.2/24|DNS = 10.8.0.54|FwMark = off", TO_B, ALL6),
-    "only IPv4, another mark": text("Address = 10.8.0.2/24, fd08::2/64|FwMark = 0x4d2", TO_B, ALL4),
+    "only IPv4, another mark": text("Address = 10.8.0.2/24, fd08::2/64|FwMark = 0x4d2", ALL4),
     "nothing that is everything": text("Address = 10.8.0.2/24, fd08::2/64|FwMark = off", TO_B, TO_D),
     "everything again": text("Address = 10.8.0.2/24", TO_B, ALL4),
     "the mark goes with it": text("Address = 10.8.0.2/24", TO_B),
@@ -324,6 +330,7 @@ def test_what_hooks_set_stays(hosts: Hosts) -> None:
     assert after["wg"][0] == before["wg"][0]
     routes = {entry["dst"] for entry in after["routes4"]}
     assert {"10.99.0.0/16", "10.21.0.0/16"} <= routes and "10.20.0.0/16" not in routes
+    down(hosts.a)
 
 
 def test_another_engine_is_reloaded_too(hosts: Hosts) -> None:
