@@ -65,8 +65,17 @@ class Plait(click.Group):
             raise Failure(what, why, standard_streams.NEXT_STEPS.get(error.errno or 0, step)) from error
 
 
+def _version(context: click.Context, _: click.Parameter, is_asked: bool) -> None:
+    if is_asked:
+        from workers import version
+
+        click.echo(f"plait {version.words()}")
+        context.exit()
+
+
 @click.group(cls=Plait, epilog=EXAMPLES, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="plait", message="%(prog)s %(version)s")
+@click.option("--version", is_flag=True, expose_value=False, is_eager=True, callback=_version,
+              help="Print version, memory layout and commit, and end.")  # fmt: skip
 def plait() -> None:
     """Plait, a multiprocess userspace engine for the WireGuard protocol."""
 

@@ -339,7 +339,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("-f", "--foreground", action="store_true", help="stay in the foreground")
     parser.add_argument("--inherit", type=int, metavar="FD", help=argparse.SUPPRESS)  # workers/upgrade.py
     parser.add_argument("--trial", action="store_true", help=argparse.SUPPRESS)
-    parser.add_argument("--version", action=_Version, nargs=0, help="print the version and end")
+    parser.add_argument("--version", action=_Version, nargs=0, help="print version, memory layout and commit")
     parser.add_argument("interface", metavar="IFACE", help="name of the interface to make, for example wg0")
     return parser
 
@@ -348,9 +348,9 @@ class _Version(argparse.Action):
     """Looks the version up only when asked: reading package metadata takes a while."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
-        from importlib.metadata import version
+        from workers import version
 
-        print(f"plaitd {version('plait')}")
+        print(f"plaitd {version.words()}")
         parser.exit(Exit.OK)
 
 

@@ -38,6 +38,9 @@ def run(interface: str | None, *, as_json: bool) -> None:
     for name, report in told:
         provider = escape(report["aead"])
         printer.print(f"[bold]interface[/bold]: {escape(name)}   [bold]AEAD[/bold]: {provider}")
+        if "version" in report:  # an older engine tells none
+            which = "{version} (memory layout {layout}, commit {commit})".format(**report)
+            printer.print(f"[bold]plaitd[/bold]: {escape(which)}")
         for made in tables(with_usage(report)):
             printer.print(made)
 

@@ -79,6 +79,7 @@ class Configuration:
         endpoints: EndpointOrders,
         udp_fds: Callable[[], list[int]],
         aead: str = "auto",
+        program: dict[str, str] | None = None,
     ) -> None:
         self.peers = peers
         self.vault = peers.vault
@@ -87,6 +88,7 @@ class Configuration:
         self.stamps = stamps
         self.endpoints = endpoints
         self.udp_fds = udp_fds
+        self.program = program
         self.aead = engine_report.aead_name(aead)
         self.events = handshakes.events
         self.busiest = Busiest(peers.memory)
@@ -319,7 +321,8 @@ class Configuration:
 
     def show_engine(self) -> Iterator[bytes]:
         """The answer to a get_engine."""
-        found = engine_report.report(self.peers.segment, int(lib.clock_now()), self.peers.count, self.aead)
+        now = int(lib.clock_now())
+        found = engine_report.report(self.peers.segment, now, self.peers.count, self.aead, self.program)
         return iter((uapi.answer_get_engine(json.dumps(found)),))
 
     def show_busiest(self, count: int) -> Iterator[bytes]:

@@ -84,7 +84,8 @@ class Control:
             self.peers, self.stamps, self.endpoints, self.outgoing, self.events, self._open_keylog()
         )
         self.configuration = Configuration(
-            self.peers, self.handshakes, self.stamps, self.endpoints, self._udp_fds, start.message["aead"]
+            self.peers, self.handshakes, self.stamps, self.endpoints, self._udp_fds, start.message["aead"],
+            start.message.get("program"),
         )
         self.selector = selectors.DefaultSelector()
         self.interface = Interface(os.dup(start.fds["tun:0"])) if "tun:0" in start.fds else None

@@ -1,6 +1,7 @@
 """What goes on inside the engine, read from the data segment: the answer to `get_engine=1`.
 
-    {"aead": "libipsec-mb AVX512",            the provider in use
+    {"version": "0.1.0", "layout": "58aa…", "commit": "ee68…",   of the supervisor's program (version.py)
+     "aead": "libipsec-mb AVX512",            the provider in use
      "peers": 2,                              configured
      "processes": [{"role": "receiver", "number": 0, "worker": 2, "pid": 4711, "cpu": 0,
                     "state": "running", "asleep": true, "incarnation": 1, "beat_ms": 12.5,
@@ -43,13 +44,17 @@ _PACKETS = ("UDP_RECEIVED", "UDP_SENT", "TUN_RECEIVED", "TUN_SENT")
 _DIRECTIONS = {lib.INBOUND: "inbound", lib.OUTBOUND: "outbound"}
 
 
-def report(segment: Any, now: int, peers: int, aead: str) -> dict[str, Any]:
+def report(
+    segment: Any, now: int, peers: int, aead: str, program: dict[str, str] | None = None
+) -> dict[str, Any]:
     """The report of an attached `struct segment *`, ready for json.dumps.
 
-    now: CLOCK_BOOTTIME ns; peers: how many there are, which control knows without looking; aead: its name.
+    now: CLOCK_BOOTTIME ns; peers: how many there are, which control knows without looking; aead: its name;
+    program: what the supervisor said of itself, which is unknown of one that says nothing.
     """
     used = min(int(segment.device.rows_used), int(segment.geometry.max_peers))
     return {
+        **(program or dict.fromkeys(("version", "layout", "commit"), "unknown")),
         "aead": aead,
         "peers": peers,
         "processes": _processes(segment, now),

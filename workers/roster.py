@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
+from workers import version
 from workers._workers import ffi, lib
 from workers.channel import Channel, ChannelClosed
 from workers.launch import WorkerStart
@@ -176,6 +177,7 @@ class Roster:
         }
         if worker.kind == "control":
             message["socket"] = self.resources.uapi.file
+            message["program"] = version.as_dict()
         self.send(worker, message, fds)
 
     def _watch(self, worker: Worker) -> None:

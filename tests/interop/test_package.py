@@ -16,6 +16,7 @@ from stream import pid_of
 from tunnel import eventually, two_hosts
 
 from plait.lab import PLAIT, Lab
+from workers.version import commit
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -26,6 +27,8 @@ import engine._engine, shm._shm, workers._workers, workers.control, plait.comman
 for module in (engine, shm, workers, plait):
     assert module.__file__.startswith(sys.argv[1]), module.__file__
 assert workers._workers.lib.aead_new(-1)
+from workers import version
+print(version.commit())
 """
 
 
@@ -54,7 +57,7 @@ def test_an_ordinary_install_has_every_part(installed: Path) -> None:
         [str(installed / "bin/python"), "-I", "-c", IMPORTS, str(installed)],
         cwd=installed, capture_output=True, text=True, check=False,
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    assert (done.returncode, done.stdout) == (0, f"{commit(ROOT)}\n"), done.stderr
     assert {"plait", "plaitd"} <= {path.name for path in (installed / "bin").iterdir()}
 
 
