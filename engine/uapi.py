@@ -1,10 +1,10 @@
 """The cross-platform configuration protocol: text over a stream socket (wireguard.com/xplatform).
 
 A client writes operations, each ended by an empty line: ``get=1``, or ``set=1`` and the
-changes, one ``key=value`` a line; ``get_engine=1``, ``get_busiest=N`` and ``events=1`` are Plait's
-own. Reader turns bytes into whole operations. A `set` is either valid to its last line or refused as
-a whole, and then names the first bad line; lines after that one are skipped up to the empty line, so
-that the client can still read its answer.
+changes, one ``key=value`` a line; ``get_engine=1``, ``get_busiest=N``, ``events=1``, ``upgrade=1`` and
+``scale=N,N`` are Plait's own. Reader turns bytes into whole operations. A `set` is either valid to its
+last line or refused as a whole, and then names the first bad line; lines after that one are skipped up to the
+empty line, so that the client can still read its answer.
 
 A validated `set` is kept as compact records, about 50 bytes a peer and 18 an allowed IP,
 because one operation may carry a million peers; PeerChange objects are made one at a
@@ -38,10 +38,13 @@ BUSIEST_PEERS: Final = 1000  # the most that a `get_busiest` may ask for
 _ZERO_KEY = bytes(32)
 _HEX_KEY = re.compile(r"[0-9a-fA-F]{64}\Z", re.ASCII)
 _DECIMAL = re.compile(r"[0-9]{1,20}\Z", re.ASCII)
+_COUNT = re.compile(r"[+-]?[0-9]{1,4}\Z", re.ASCII)
 _ZONE = re.compile(r"[0-9A-Za-z_.:-]{1,15}\Z", re.ASCII)
 _SECRETISH = re.compile(r"[0-9a-fA-F]{32,}|[0-9A-Za-z+/]{40,}=*")
 
-_QUESTIONS = ("get", "get_engine", "get_busiest", "events")  # operations of one line
+ASKED: Final = b"asked=1\n"  # the supervisor has the request, and will answer in time
+
+_QUESTIONS = ("get", "get_engine", "get_busiest", "events", "upgrade", "scale")  # operations of one line
 _DEVICE_KEYS = ("private_key", "listen_port", "fwmark", "replace_peers")
 _PEER_KEYS = (
     "remove", "update_only", "preshared_key", "endpoint", "persistent_keepalive_interval",
@@ -184,6 +187,26 @@ class Events(NamedTuple):
     follow: bool
 
 
+class Upgrade(NamedTuple):
+    """An `upgrade` operation: Plait's own (workers/upgrade.py). Answered by a line ``asked=1`` at once, then
+    by ``change=JSON`` and errno when it is done or refused.
+
+    for_good: ``upgrade=1``; ``upgrade=0`` only tries whether the program could take over.
+    """
+
+    for_good: bool
+
+
+class Scale(NamedTuple):
+    """A `scale` operation: Plait's own (workers/numbers.py), answered as an `upgrade`.
+
+    How many receivers and consumers there are to be, each a number, or a difference with its sign before it.
+    """
+
+    receivers: str
+    consumers: str
+
+
 class Refused(NamedTuple):
     """An operation that must not be applied; answer `set` (was_set) or `get` with error.errno."""
 
@@ -191,7 +214,7 @@ class Refused(NamedTuple):
     was_set: bool
 
 
-Operation = Get | GetEngine | GetBusiest | Events | Set | Refused
+Operation = Get | GetEngine | GetBusiest | Events | Upgrade | Scale | Set | Refused
 
 
 # --- reading operations -------------------------------------------------------------------------
@@ -241,7 +264,7 @@ class Reader:
     def _begin(self) -> None:
         self._number = 0
         self._verb = ""
-        self._follow = False
+        self._value = ""
         self._count = 0
         self._set = Set()
         self._peer: PeerChange | None = None
@@ -307,11 +330,17 @@ class Reader:
             why = "the first line is neither get=1 nor set=1"
             raise _Bad("no operation", why, "begin with one of them", errno.EPROTO)
         self._verb = key
-        self._follow = value == "1"
+        self._value = value
         if key == "get_busiest":
             self._count = _number(value, BUSIEST_PEERS)
             return
-        if value != "1" and not (key == "events" and value == "0"):
+        if key == "scale":
+            receivers, comma, consumers = value.partition(",")
+            if not comma or not _COUNT.match(receivers) or not _COUNT.match(consumers):
+                why = "two numbers are expected, each with or without a sign"
+                raise _Bad("bad numbers of workers", why, "write scale=RECEIVERS,CONSUMERS")
+            return
+        if value != "1" and not (key in ("events", "upgrade") and value == "0"):
             raise _Bad("an unknown version", f"only {key}=1 exists", f"write {key}=1", errno.EPROTO)
 
     def _change(self, key: str, value: str) -> None:
@@ -364,7 +393,7 @@ class Reader:
             raise _Bad("a set too large", why, "send the peers in several operations", errno.E2BIG)
 
     def _end(self) -> Operation:
-        error, verb, follow, count = self._error, self._verb, self._follow, self._count
+        error, verb, value, count = self._error, self._verb, self._value, self._count
         if error is None and self._peer is not None:
             self._set.add_peer(self._peer)
         done = self._set
@@ -376,7 +405,11 @@ class Reader:
         if verb == "get_busiest":
             return GetBusiest(count)
         if verb == "events":
-            return Events(follow)
+            return Events(value == "1")
+        if verb == "upgrade":
+            return Upgrade(value == "1")
+        if verb == "scale":
+            return Scale(*value.split(","))
         return Get() if verb == "get" else done
 
 
@@ -628,6 +661,11 @@ def answer_get_busiest(report: str) -> bytes:
 def answer_events(lines: Iterable[bytes]) -> bytes:
     """The answer to ``events=0``; lines: each whole, its key before it."""
     return b"".join(lines) + b"errno=0\n\n"
+
+
+def answer_change(report: str, code: int) -> bytes:
+    """The answer to an `upgrade` or `scale`; report: JSON of one line. code: positive when it was refused."""
+    return b"change=%s\nerrno=%d\n\n" % (report.encode("ascii"), code)
 
 
 def answer_get_refused(code: int) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from typing import Any, NoReturn
 
@@ -23,6 +24,8 @@ Examples:
   plait top wg0                  a live view: rates, busiest peers, CPU, drops
   plait exporter                 metrics for Prometheus at http://127.0.0.1:9586/metrics
   plait events wg0               why nothing happens: refusals by cause, milestones
+  plait scale wg0 +1             one receiver and one consumer more, while it runs
+  plait upgrade wg0              the program that is installed now takes over, sessions and all
   plait up /etc/wireguard/wg0.conf
   plait reload wg0               the changed file, without an interruption
   plait doctor                   what this host lacks, and how to mend it
@@ -176,6 +179,54 @@ def events(interface: str | None, since: str | None, no_follow: bool, as_json: b
     from plait import events
 
     events.run(interface, since=since, follow=not no_follow, as_json=as_json)
+
+
+@plait.command(short_help="Have an engine become the program that is installed now.")
+@click.argument("interface")
+@click.option("--dry-run", is_flag=True, help="Only try whether that program could take over.")
+@click.option("--json", "as_json", is_flag=True, help="The same as JSON.")
+def upgrade(interface: str, dry_run: bool, as_json: bool) -> None:
+    """Upgrade the engine of INTERFACE while it runs, sessions and all; wait until that is done or refused.
+
+    \b
+    Examples:
+      plait upgrade --dry-run wg0
+      plait upgrade wg0
+
+    The program at the path that plaitd was started from takes over. Exit code 1 when it is refused, with the
+    reason: everything goes on as it was then. Ctrl-C ends the waiting, not the upgrade.
+    """
+    from plait import change
+
+    change.upgrade(interface, dry_run=dry_run, as_json=as_json)
+
+
+@plait.command(
+    short_help="More or fewer receivers and consumers.", context_settings={"ignore_unknown_options": True}
+)
+@click.argument("interface")
+@click.argument("count", metavar="+N|-N|N")
+@click.option("--receivers", "which", flag_value="receivers", help="Of receivers alone.")
+@click.option("--consumers", "which", flag_value="consumers", help="Of consumers alone.")
+@click.option("--json", "as_json", is_flag=True, help="The same as JSON.")
+def scale(interface: str, count: str, which: str | None, as_json: bool) -> None:
+    """Change how many receivers and consumers INTERFACE has while it runs, and wait until that is done.
+
+    \b
+    Examples:
+      plait scale wg0 +1               one more of each
+      plait scale wg0 4                four of each
+      plait scale --consumers wg0 -1   one consumer fewer
+
+    Prints the numbers before and after. Exit code 1 when it is refused: there is room for as many as
+    max_receivers and max_consumers in the settings say.
+    """
+    from plait import change
+
+    if not re.fullmatch(r"[+-]?[0-9]{1,4}", count):
+        raise click.BadParameter(f"{count!r} is none of +N, -N and N", param_hint="count")
+    receivers, consumers = (count if which in (None, kind) else "+0" for kind in ("receivers", "consumers"))
+    change.scale(interface, receivers, consumers, as_json=as_json)
 
 
 @plait.command(short_help="Set up an interface from a wg-quick file.")

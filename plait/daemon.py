@@ -46,12 +46,16 @@ examples:
 it ends on SIGINT or SIGTERM, when the interface is deleted (ip link delete wg0), and when its
 socket /var/run/wireguard/wg0.sock is removed.
 
-signals, to the process `plait: wg0 supervisor`:
-  SIGTTIN, SIGTTOU   one receiver and one consumer more, fewer: from one of each to the room that
-                     was laid out at the start (max_receivers, max_consumers in the settings)
-  SIGUSR2            upgrade: every process becomes one of the program that is installed now, under
-                     the same pid, sessions and all. Refused, with a line in the log, when that
-                     program does not start or lays its memory out in another way
+while it runs:
+  plait scale wg0 +1     one receiver and one consumer more: up to the room that was laid out at the
+                         start (max_receivers, max_consumers in the settings)
+  plait upgrade wg0      every process becomes one of the program that is installed now, under the
+                         same pid, sessions and all. Refused, with the reason, when that program does
+                         not start or lays its memory out in another way
+
+signals to the supervisor (MAINPID of a service manager):
+  SIGTTIN, SIGTTOU   one of each more, fewer; the log has the answer
+  SIGUSR2            upgrade; the log has the answer
   SIGHUP             reopen WG_LOG_FILE (logrotate renames it, then sends this); without one it is only logged
 
 environment:
@@ -103,14 +107,14 @@ def take_over(interface: str, fd: int, is_trial: bool) -> int:
 
     fd: what it left. A trial is a process beside it, which only says whether it could.
     """
-    from workers import inheritance
+    from workers import inheritance, version
     from workers.launch import PR_SET_DUMPABLE, set_process_option
 
     set_process_option(PR_SET_DUMPABLE, 0)
     left = inheritance.read(fd)
     if is_trial:
         inheritance.look(left)
-        print(inheritance.ACCEPTED)
+        print(f"plaitd {version.words()}\n{inheritance.ACCEPTED}")
         return Exit.OK
     with opened(_title(interface), os.environ, left=left.get("log")):
         return _run(lambda: _go_on(interface, left), lambda _, text: log.error("%s", text))

@@ -66,6 +66,9 @@ class Engine(TypedDict):
     """The answer to get_engine."""
 
     aead: str
+    version: NotRequired[str]
+    layout: NotRequired[str]
+    commit: NotRequired[str]
     peers: int
     processes: list[Process]
     queues: dict[Direction, Queue]
@@ -73,6 +76,30 @@ class Engine(TypedDict):
     pools: list[Pool]
     bytes_per_peer: NotRequired[BytesPerPeer]  # an older engine tells none
     counters: dict[str, int]
+
+
+class Refusal(TypedDict):
+    what: str
+    why: str
+    next: str
+
+
+class Numbers(TypedDict):
+    receivers: int
+    consumers: int
+
+
+class Change(TypedDict):
+    """What became of an upgrade or of other numbers (workers/changes.py)."""
+
+    refused: Refusal | None
+    program: NotRequired[str]
+    says: NotRequired[str]
+    version: NotRequired[str]
+    layout: NotRequired[str]
+    commit: NotRequired[str]
+    before: NotRequired[Numbers]
+    after: NotRequired[Numbers]
 
 
 class BusiestPeer(TypedDict):

@@ -205,6 +205,23 @@ def ask(name: str, operation: bytes, patience: float = TIMEOUT) -> socket.socket
         return sock
 
 
+def await_change(name: str, key: str, value: str) -> dict[str, Any] | None:
+    """Ask for a change of the engine itself, wait until it is done or refused, and give what is told of it
+    (workers/changes.py). None: the engine does not know such a request."""
+    what = f"{name} cannot be changed"
+    with ask(name, f"{key}={value}\n\n".encode()) as sock, _explained(name, what, TIMEOUT):
+        sock.settimeout(TIMEOUT)
+        with sock.makefile("r", encoding="ascii", newline="\n") as lines:
+            if lines.readline() != "asked=1\n":
+                return None
+            sock.settimeout(None)  # every step of a change has an end of its own
+            for line in lines:
+                if line.startswith("change="):
+                    return _decoded(name, "change", line.removeprefix("change="), reports.Change)
+    why = "its engine ended before it told what became of it"
+    raise Failure(what, why, "See why in its log; `plait show interfaces` tells which engines run.")
+
+
 def parse_engine(name: str, answer: str) -> dict[str, Any]:
     """The engine's report in a `get_engine` answer that was received some other way."""
     for key, value in _pairs(name, answer.split("\n")):

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from engine import timers
+from engine import timers, uapi
 from workers._workers import ffi, lib
 from workers.channel import ChannelClosed
 from workers.configuration import Configuration
@@ -121,6 +121,7 @@ class Control:
             self.selector,
             self.configuration,
             lambda port: self.channel.send({"kind": "listen_port", "port": port}),
+            self._ask_change,
             self.events,
         )
         self.selector.register(self.bell, selectors.EVENT_READ, self._rung)
@@ -242,6 +243,14 @@ class Control:
             self.channel.send({"kind": "heard", "upto": message["upto"]})
         else:
             raise ValueError(f"the supervisor says {kind!r}, which control does not know")
+
+    def _ask_change(self, operation: uapi.Upgrade | uapi.Scale, client: int) -> None:
+        """The supervisor changes the engine, and tells the client."""
+        if isinstance(operation, uapi.Scale):
+            change, arguments = "scale", list(operation)
+        else:
+            change, arguments = "upgrade" if operation.for_good else "trial", []
+        self.channel.send({"kind": "change", "change": change, "arguments": arguments}, [client])
 
     def _replace_sockets(self, message: dict[str, Any], fds: list[int]) -> None:
         self.start.replace_sockets(message, fds)

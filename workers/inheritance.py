@@ -4,11 +4,11 @@ Descriptors survive exec, workers stay its children, and shared memory is as it 
 said is which is which: a description in JSON, in a nameless file whose descriptor the new program is
 given. It holds numbers and settings, no secrets.
 
-    {"format": 1, "layout_hash": …, "interface": "wg0",
+    {"format": 2, "layout_hash": …, "interface": "wg0",
      "settings": {…},                                 those of the start, workers/settings.py
      "resources": {"queues": [5, 6], …},              workers/resources.py
      "workers": [{"kind": "control", "pid": …, …}],   workers/roster.py
-     "wanted": ["more"],                              changes that signals asked for and nobody began
+     "changes": [{"kind": "renew", "askers": [9], …}],  what is to be done, workers/changes.py
      "log": {"pipe": [3, 4], …}}                      workers/log.py
 """
 
@@ -22,7 +22,7 @@ from shm.layout import layout_hash
 from shm.segment import DataSegment, SegmentError
 from workers.failure import Exit, Failure
 
-FORMAT = 1  # what a description says and what workers are told and say, together
+FORMAT = 2  # what a description says and what workers are told and say, together
 ACCEPTED = "plaitd: can take over"  # what a program says that has looked at a description
 
 

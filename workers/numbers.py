@@ -16,14 +16,18 @@ with it. No packet is lost by one, as long as nobody is killed meanwhile:
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Callable, Generator, Sequence
+from typing import NoReturn
 
 from shm.segment import SegmentError
 from workers._workers import ffi, lib
-from workers.failure import Failure
+from workers.changes import Change
+from workers.failure import Exit, Failure
 from workers.resources import Resources
 from workers.roster import Roster
+from workers.settings import MAX_WORKERS_OF_A_KIND, path_of
 from workers.worker import Life, Worker
 
 LOOKS = 3  # in a row, that find the sockets of a receiver that leaves empty
@@ -34,9 +38,10 @@ Waiting = Generator[None, None, None]  # yields while it waits
 
 
 class Numbers:
-    """Changes the numbers of an interface: `more` and `fewer` by one receiver and one consumer each.
+    """Changes the numbers of an interface.
 
-    A kind that is at its limit stays as it is; when both are, nothing changes but a line in the log.
+    scale: to so many of each, or it is refused. more, fewer: by one receiver and one consumer; a kind that is
+    at its limit stays as it is, and when both are, it is refused.
     """
 
     def __init__(self, resources: Resources, roster: Roster) -> None:
@@ -45,30 +50,73 @@ class Numbers:
         self.segment = resources.segment
         self.shared_out = 0  # consumers that control says the peers belong to
 
-    def more(self) -> Waiting:
+    def more(self) -> Change:
         """One more of each."""
-        room = len(self.resources.queues), int(self.segment.geometry.max_consumers)
-        wanted = self.resources.receivers < room[0], self.resources.consumers < room[1]
-        if not any(wanted):
-            log.error(
-                "there is no room for more: the memory was laid out for %d receivers and %d consumers "
-                "(max_receivers, max_consumers in the settings), and they run",
-                *room,
-            )
-        if wanted[0]:
-            yield from self._add_receiver()
-        if wanted[1]:
-            yield from self._add_consumer()
+        receivers, consumers = self._room
+        goal = min(self.resources.receivers + 1, receivers), min(self.resources.consumers + 1, consumers)
+        if goal == self._counts:
+            beyond = receivers + 1, consumers + 1
+            self._refuse_room("there is no room for more", "and they run", beyond)
+        return (yield from self._reach(*goal))
 
-    def fewer(self) -> Waiting:
+    def fewer(self) -> Change:
         """One fewer of each."""
-        wanted = self.resources.receivers > 1, self.resources.consumers > 1
-        if not any(wanted):
-            log.error("there are no fewer than one receiver and one consumer")
-        if wanted[0]:
-            yield from self._remove_receiver()
-        if wanted[1]:
-            yield from self._remove_consumer()
+        goal = max(self.resources.receivers - 1, 1), max(self.resources.consumers - 1, 1)
+        if goal == self._counts:
+            self._refuse_none("there are no fewer than one receiver and one consumer")
+        return (yield from self._reach(*goal))
+
+    def scale(self, receivers: str, consumers: str) -> Change:
+        """So many, each a number, or a difference with its sign before it."""
+        goal = _asked(self.resources.receivers, receivers), _asked(self.resources.consumers, consumers)
+        what = f"cannot run {_words(*goal)}"
+        if min(goal) < 1:
+            self._refuse_none(what)
+        if any(wanted > room for wanted, room in zip(goal, self._room, strict=True)):
+            self._refuse_room(what, f"and {_words(*self._counts)} run", goal)
+        return (yield from self._reach(*goal))
+
+    @property
+    def _counts(self) -> tuple[int, int]:
+        return self.resources.receivers, self.resources.consumers
+
+    @property
+    def _room(self) -> tuple[int, int]:
+        return len(self.resources.queues), int(self.segment.geometry.max_consumers)
+
+    def _refuse_none(self, what: str) -> NoReturn:
+        raise Failure(what, "an engine has one of each at least", "ask for 1 or more of each", Exit.USAGE)
+
+    def _refuse_room(self, what: str, they_run: str, goal: Sequence[int]) -> NoReturn:
+        """goal: numbers of which one at least is too large."""
+        why = f"the memory was laid out for {_words(*self._room)}, {they_run}"
+        names = ("max_receivers", "max_consumers")
+        full = [name for name, wanted, room in zip(names, goal, self._room, strict=True) if wanted > room]
+        if max(goal) > MAX_WORKERS_OF_A_KIND:
+            next_step = f"no engine has more than {MAX_WORKERS_OF_A_KIND} of each: ask for fewer"
+        else:
+            file = path_of(self.resources.interface, os.environ)
+            next_step = f"raise {' and '.join(full)} in {file}, then end the engine and start it"
+        raise Failure(what, why, next_step, Exit.SETTINGS)
+
+    def _reach(self, receivers: int, consumers: int) -> Change:
+        """Step by step. A kind that does not get there stops where it stands; the other one goes on."""
+        before, failures = self._counts, []
+        steps = (
+            (0, receivers, self._add_receiver, self._remove_receiver),
+            (1, consumers, self._add_consumer, self._remove_consumer),
+        )
+        for kind, goal, add, remove in steps:
+            try:
+                while self._counts[kind] != goal:
+                    yield from add() if self._counts[kind] < goal else remove()
+            except Failure as failure:
+                failures.append(failure)
+                log.error("%s", failure)
+        if failures:
+            what = f"{_words(*before)} became {_words(*self._counts)}, not {_words(receivers, consumers)}"
+            raise Failure(what, failures[0].why, failures[0].next_step, Exit.WORKER)
+        return {"before": _named(*before), "after": _named(*self._counts)}
 
     # -- receivers ----------------------------------------------------------------------------
 
@@ -77,18 +125,15 @@ class Numbers:
         try:
             self.resources.data.ensure_receivers(number + 1)
         except SegmentError as error:
-            log.error("receiver %d is not started: %s", number, error)
-            return
-        worker = self.roster.hire("receiver", number, is_extra=True)
-        yield from _until(lambda: worker.life in (Life.RUNNING, Life.ENDED))
-        if worker.life is Life.ENDED:
-            return
+            what = f"receiver {number} is not started"
+            raise Failure(what, error.why, error.next, Exit.MEMORY) from error
+        worker = yield from self._hire("receiver", number)
         try:
             self.resources.add_receiver()
         except Failure as failure:
-            log.error("receiver %d is not used: %s", number, failure)
             yield from self._let_go(worker)
-            return
+            what = f"receiver {number} is not used"
+            raise Failure(what, failure.why, failure.next_step, failure.code) from failure
         # Those who read its queue until now let go of it first.
         others = self._all_but(worker)
         yield from self._share(others)
@@ -101,8 +146,8 @@ class Numbers:
         try:
             self.resources.take_receiver()
         except OSError as error:
-            log.error("receiver %d stays: its datagrams cannot be had by another: %s", number, error.strerror)
-            return
+            why = f"its datagrams cannot be had by another: {error.strerror}"
+            raise Failure(f"receiver {number} stays", why, "see `dmesg`", Exit.PORT) from error
         yield from self._share(self._all_but(worker))
         looks, deadline = 0, time.monotonic() + self.roster.patience.drain
         while looks < LOOKS and time.monotonic() < deadline:
@@ -119,10 +164,7 @@ class Numbers:
     # -- consumers ----------------------------------------------------------------------------
 
     def _add_consumer(self) -> Waiting:
-        worker = self.roster.hire("consumer", self.resources.consumers, is_extra=True)
-        yield from _until(lambda: worker.life in (Life.RUNNING, Life.ENDED))
-        if worker.life is Life.ENDED:
-            return
+        yield from self._hire("consumer", self.resources.consumers)
         self.resources.consumers += 1
         yield from self._share_out()
         self._say()
@@ -145,6 +187,15 @@ class Numbers:
 
     # -- both ---------------------------------------------------------------------------------
 
+    def _hire(self, kind: str, number: int) -> Generator[None, None, Worker]:
+        """One more, once it runs."""
+        worker = self.roster.hire(kind, number, is_extra=True)
+        yield from _until(lambda: worker.life in (Life.RUNNING, Life.ENDED))
+        if worker.life is Life.ENDED:
+            why = f"{worker.title} does not start"
+            raise Failure(f"{worker.title} is given up", why, "see why in the engine's log", Exit.WORKER)
+        return worker
+
     def _all_but(self, worker: Worker) -> list[Worker]:
         return [other for other in self.roster.workers if other is not worker]
 
@@ -160,6 +211,18 @@ class Numbers:
 
     def _say(self) -> None:
         log.info("%d receivers and %d consumers run", self.resources.receivers, self.resources.consumers)
+
+
+def _asked(now: int, text: str) -> int:
+    return now * (text[0] in "+-") + int(text)
+
+
+def _named(receivers: int, consumers: int) -> dict[str, int]:
+    return {"receivers": receivers, "consumers": consumers}
+
+
+def _words(receivers: int, consumers: int) -> str:
+    return f"{receivers} receiver{'s' * (receivers != 1)} and {consumers} consumer{'s' * (consumers != 1)}"
 
 
 def _until(condition: Callable[[], bool]) -> Waiting:

@@ -39,8 +39,9 @@ class Listener(Protocol):
     def worker_is_ready(self, worker: Worker) -> None:
         """It works from now on; also each time that it was replaced."""
 
-    def worker_says(self, worker: Worker, message: dict[str, Any]) -> None:
-        """A message that is not about its life. KeyError, TypeError, ValueError: it makes no sense."""
+    def worker_says(self, worker: Worker, message: dict[str, Any], fds: list[int]) -> None:
+        """A message that is not about its life. KeyError, TypeError, ValueError: it makes no sense. The
+        descriptors with it are closed afterwards."""
 
     def worker_will_not_start(self, what: str, why: str, next_step: str) -> None:
         """One that was never ready, and that the interface needs."""
@@ -343,14 +344,15 @@ class Roster:
         except (TimeoutError, ValueError) as error:
             self._nonsense(worker, str(error))
             return
-        for fd in fds:
-            os.close(fd)
         try:
-            self._dispatch(worker, message)
+            self._dispatch(worker, message, fds)
         except (KeyError, TypeError, ValueError) as error:
             self._nonsense(worker, f"{type(error).__name__} {error}")
+        finally:
+            for fd in fds:
+                os.close(fd)
 
-    def _dispatch(self, worker: Worker, message: dict[str, Any]) -> None:
+    def _dispatch(self, worker: Worker, message: dict[str, Any], fds: list[int]) -> None:
         match str(message["kind"]):
             case "ready" if worker.life is Life.STARTING:
                 self._ready(worker)
@@ -365,7 +367,7 @@ class Roster:
                 )
                 log.log(level, "%s: %s", worker.title, str(message["text"]))
             case _:
-                self.listener.worker_says(worker, message)
+                self.listener.worker_says(worker, message, fds)
 
     def _read_last_words(self, worker: Worker) -> None:
         """What a dead worker said before it died is still in its channel: the reason, mostly."""

@@ -32,8 +32,8 @@ NODES_A_TRAIN = 8  # a train whose packets belong to several sessions takes a no
 KEYS = {
     "receivers": f"a number from 1 to {MAX_WORKERS_OF_A_KIND}: processes that take packets in",
     "consumers": f"a number from 1 to {MAX_WORKERS_OF_A_KIND}: processes that seal, open and send",
-    "max_receivers": f"a number from receivers to {MAX_WORKERS_OF_A_KIND}: how many SIGTTIN can add up to",
-    "max_consumers": f"a number from consumers to {MAX_WORKERS_OF_A_KIND}: how many SIGTTIN can add up to",
+    "max_receivers": f"a number from receivers to {MAX_WORKERS_OF_A_KIND}: room for `plait scale`",
+    "max_consumers": f"a number from consumers to {MAX_WORKERS_OF_A_KIND}: room for `plait scale`",
     "cores": "a list of CPU numbers, for example [0, 1]: where receivers and consumers run",
     "pin": "true (receiver i and consumer i stay on the i-th of the cores) or false (the kernel places them)",
     "max_peers": f"a number from 1 to {MAX_PEERS}: peers that this interface can ever have at once",

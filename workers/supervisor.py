@@ -17,19 +17,19 @@ import os
 import selectors
 import signal
 import time
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
 
 from workers._workers import ffi, lib
+from workers.changes import Changes
 from workers.failure import Exit, Failure
 from workers.launch import WorkerStart
 from workers.log import describe, reopen
 from workers.news import News
 from workers.notify import ServiceManager
-from workers.numbers import Numbers, Waiting
+from workers.numbers import Numbers
 from workers.patience import Patience
 from workers.resources import Resources
 from workers.roster import NO_CPU, Roster
@@ -86,8 +86,16 @@ class Supervisor:
         )
         self.news = News(self._send_news)
         self.numbers_told = resources.receivers, resources.consumers
-        self.wanted: deque[str] = deque()  # changes, one after another
-        self.change: Waiting | None = None  # the one under way
+        self.changes = Changes(
+            {
+                "more": self.numbers.more,
+                "fewer": self.numbers.fewer,
+                "scale": self.numbers.scale,
+                "trial": self.upgrade.try_program,
+                "upgrade": self.upgrade.replace_program,
+                "renew": self.upgrade.renew_workers,
+            }
+        )
         self.failure: Failure | None = None
         self.announced = False
         self.deadline: float | None = None
@@ -109,8 +117,7 @@ class Supervisor:
                 for key, _ in self.selector.select(self._timeout(time.monotonic())):
                     key.data()
         finally:
-            if self.change is not None:
-                self.change.close()
+            self.changes.close()
             self.roster.kill_all()
             self.selector.close()
         if self.failure is not None:
@@ -147,15 +154,15 @@ class Supervisor:
 
     def handle_sigttin(self) -> None:
         """One receiver and one consumer more."""
-        self.wanted.append("more")
+        self.changes.want("more")
 
     def handle_sigttou(self) -> None:
         """One receiver and one consumer fewer."""
-        self.wanted.append("fewer")
+        self.changes.want("fewer")
 
     def handle_sigusr2(self) -> None:
         """Go on as the program that is installed now."""
-        self.wanted.append("upgrade")
+        self.changes.want("upgrade")
 
     def _take_signals(self) -> None:
         for number in self.signals.take():
@@ -168,7 +175,7 @@ class Supervisor:
         due = [at for at in (*self.roster.due(), self.deadline, self.manager.due) if at is not None]
         if self.announced and not self.stopping:
             due.append(self.look_at)
-            if self.change is not None:
+            if self.changes.is_under_way:
                 due.append(now + self.patience.change)
         return max(min(due) - now, 0.0) if due else None
 
@@ -176,7 +183,9 @@ class Supervisor:
         """Do what is due: starts, kills, the end of patience."""
         self.roster.keep_time(now)
         if self.announced and not self.stopping:
-            self._go_on()
+            self.changes.go_on()
+            if not self.changes.is_under_way:
+                self._tell_numbers()
         if self.announced and not self.stopping and self.look_at <= now:
             self.look_at = now + self.patience.look
             self._look_for_stuck()
@@ -194,45 +203,23 @@ class Supervisor:
             "see with `plaitd --foreground` where it stands",
         )
 
-    def _go_on(self) -> None:
-        """Do what can be done now of the changes that signals asked for. A fault ends that change alone."""
-        while self.change is not None or self.wanted:
-            if self.change is None:
-                self.change = self._begin_change(self.wanted.popleft())
-            try:
-                next(self.change)
-                return
-            except StopIteration:
-                self.change = None
-                self._tell_numbers()
-            except Exception:
-                log.exception("a change ends on an error that nobody expected")
-                self.change = None
-
-    def _begin_change(self, name: str) -> Waiting:
-        return {
-            "more": self.numbers.more,
-            "fewer": self.numbers.fewer,
-            "upgrade": self.upgrade.replace_program,
-            "renew": self.upgrade.renew_workers,
-        }[name]()
-
-    def _describe(self) -> dict[str, Any]:
-        """What a program needs that takes our place (inheritance.py)."""
-        return {
+    def _describe(self) -> tuple[dict[str, Any], list[int]]:
+        """What a program needs that takes our place (inheritance.py), and connections of those who wait."""
+        description = {
             "settings": msgspec.to_builtins(self.settings),
             "resources": self.resources.describe(),
             "workers": self.roster.describe(),
-            "wanted": list(self.wanted),
+            "changes": self.changes.describe(),
             "log": describe(),
         }
+        return description, self.changes.fds()
 
     def inherit(self, left: dict[str, Any]) -> None:
         """Go on where another program stood that described itself so: everybody is there, to be renewed."""
         self.announced = True
         self.roster.inherit(left["workers"])
         self.tell("upgraded", reason=self.upgrade.program[-1])  # a control of this program will tell it
-        self.wanted.extend(["renew", *left["wanted"]])
+        self.changes.inherit(left["changes"])
         self.manager.ready(self._status(), time.monotonic())
 
     def _tell_manager(self, now: float) -> None:
@@ -282,7 +269,7 @@ class Supervisor:
             self.on_ready()
             self.manager.ready(self._status(), time.monotonic())
 
-    def worker_says(self, worker: Worker, message: dict[str, Any]) -> None:
+    def worker_says(self, worker: Worker, message: dict[str, Any], fds: list[int]) -> None:
         match str(message["kind"]):
             case "listen_port" if worker.kind == "control":
                 self._change_port(worker, int(message["port"]))
@@ -290,10 +277,19 @@ class Supervisor:
                 self.numbers.shared_out = int(message["consumers"])
             case "heard" if worker.kind == "control":
                 self.news.heard(int(message["upto"]))
+            case "change" if worker.kind == "control":
+                self._take_request(str(message["change"]), [str(each) for each in message["arguments"]], fds)
             case "ended" if worker.kind == "control":
                 self.stop(str(message["reason"]))
             case kind:
                 raise ValueError(f"message of kind {kind!r}")
+
+    def _take_request(self, change: str, arguments: list[str], fds: list[int]) -> None:
+        """A client of control's asks for a change; its connection came with it."""
+        if change not in ("upgrade", "trial", "scale") or len(arguments) != 2 * (change == "scale"):
+            raise ValueError(f"change {change!r} of {len(arguments)}")
+        (client,) = fds
+        self.changes.want(change, *arguments, asker=client)
 
     def worker_will_not_start(self, what: str, why: str, next_step: str) -> None:
         if self.failure is None:

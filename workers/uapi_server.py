@@ -107,6 +107,11 @@ class Connection:
         if isinstance(operation, uapi.GetBusiest):
             self.answer = self.server.configuration.show_busiest(operation.peers)
             return
+        if isinstance(operation, uapi.Upgrade | uapi.Scale):
+            self.server.ask_change(operation, self.socket.fileno())
+            self.is_waiting = True  # for ever: the supervisor has a copy, and answers there
+            self.close()
+            return
         self.is_waiting = True
         self.server.enqueue(self, operation)
 
@@ -153,6 +158,7 @@ class UapiServer:
         selector: selectors.BaseSelector,
         configuration: Configuration,
         ask_port: Callable[[int], None],
+        ask_change: Callable[[uapi.Upgrade | uapi.Scale, int], None],
         events: Events,
     ) -> None:
         self.listener = listener
@@ -160,6 +166,7 @@ class UapiServer:
         self.selector = selector
         self.configuration = configuration
         self.ask_port = ask_port
+        self.ask_change = ask_change
         self.events = events
         self.connections: set[Connection] = set()
         self.waiting: deque[tuple[Connection, uapi.Operation]] = deque()

@@ -23,11 +23,12 @@ import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO
 
-from workers import inheritance
+from workers import inheritance, version
+from workers.changes import Change
+from workers.failure import Exit, Failure
 from workers.log import fds as log_fds
 from workers.log import hold as hold_log
 from workers.log import release as release_log
-from workers.numbers import Waiting
 from workers.resources import Resources
 from workers.roster import Roster
 from workers.signals import Signals
@@ -35,12 +36,13 @@ from workers.worker import Life, Worker
 
 log = logging.getLogger("plait")
 
-Refusal = Generator[None, None, str | None]  # why not; None: nothing is in the way
+Trial = Generator[None, None, str]  # what the program says of itself; Failure: it cannot take over
 
 
 class Upgrade:
-    """program: what to start, without arguments. describe: the description as it is now (inheritance.py).
-    environment: what the new program needs besides ours."""
+    """program: what to start, without arguments. describe: the description as it is now (inheritance.py), and
+    the descriptors in it that are neither of resources nor of the roster. environment: what the new program
+    needs besides ours."""
 
     def __init__(
         self,
@@ -48,7 +50,7 @@ class Upgrade:
         resources: Resources,
         roster: Roster,
         signals: Signals,
-        describe: Callable[[], dict[str, Any]],
+        describe: Callable[[], tuple[dict[str, Any], list[int]]],
         environment: Mapping[str, str],
     ) -> None:
         self.program = list(program)
@@ -60,16 +62,22 @@ class Upgrade:
 
     # -- the old program ----------------------------------------------------------------------
 
-    def replace_program(self) -> Waiting:
-        """Try the program, then be it. Comes back only when it is refused."""
-        why = yield from self._try()
-        if why is None:
-            why = yield from self._become()
-        log.error("not upgraded, everything goes on as it was: %s: %s", self.program[-1], why)
+    def replace_program(self) -> Change:
+        """Try the program, then be it. Comes back only to raise Failure: it is refused."""
+        yield from self._try()
+        return (yield from self._become())
 
-    def _try(self) -> Refusal:
-        """Why the program cannot take over; None when it can."""
-        with _left(inheritance.write(self.describe())) as left, _memory() as said:
+    def try_program(self) -> Change:
+        """Find out whether the program could take over, and no more."""
+        said = yield from self._try()
+        return {"program": self.program[-1], "says": said}
+
+    def _refused(self, why: str) -> Failure:
+        what, next_step = "not upgraded, everything goes on as it was", "mend that program, then ask again"
+        return Failure(what, f"{self.program[-1]}: {why}", next_step, Exit.WORKER)
+
+    def _try(self) -> Trial:
+        with _left(inheritance.write(self.describe()[0])) as left, _memory() as said:
             try:
                 process = subprocess.Popen(
                     self._command(left, "--trial"),
@@ -80,13 +88,13 @@ class Upgrade:
                     process_group=0,
                 )
             except OSError as error:
-                return f"it cannot be started: {error.strerror}"
+                raise self._refused(f"it cannot be started: {error.strerror}") from error
             try:
                 patience = self.roster.patience.trial
                 deadline = time.monotonic() + patience
                 while process.poll() is None:
                     if time.monotonic() > deadline:
-                        return f"it says nothing in {patience:.0f} seconds"
+                        raise self._refused(f"it says nothing in {patience:.0f} seconds")
                     yield
             finally:
                 process.kill()
@@ -94,12 +102,12 @@ class Upgrade:
             said.seek(0)
             lines = [line.strip() for line in said.read().decode(errors="replace").splitlines()]
             if process.returncode == 0 and inheritance.ACCEPTED in lines:
-                return None
+                return lines[lines.index(inheritance.ACCEPTED) - 1]
             words = next((line for line in reversed(lines) if line), "it says nothing")
-            return f"{words} (exit code {process.returncode})"
+            raise self._refused(f"{words} (exit code {process.returncode})")
 
-    def _become(self) -> Refusal:
-        """Exec. Why that was not possible."""
+    def _become(self) -> Change:
+        """Exec. Failure when that was not possible."""
         # From here on signals wait in the kernel, for the new program; what came before is done first.
         numbers = self.signals.numbers
         signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
@@ -107,8 +115,9 @@ class Upgrade:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)
             yield
             signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
-        with _left(inheritance.write(self.describe())) as left:
-            fds = [left, *self.resources.fds(), *self.roster.fds(), *log_fds()]
+        description, more = self.describe()
+        with _left(inheritance.write(description)) as left:
+            fds = [left, *self.resources.fds(), *self.roster.fds(), *more, *log_fds()]
             for fd in fds:
                 os.set_inheritable(fd, True)
             command = self._command(left)
@@ -120,21 +129,26 @@ class Upgrade:
                 for fd in fds:
                     os.set_inheritable(fd, False)
                 signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)
-                return f"it cannot be started: {error.strerror}"
+                raise self._refused(f"it cannot be started: {error.strerror}") from error
 
     def _command(self, left: int, *more: str) -> list[str]:
         return [*self.program, "--inherit", str(left), *more, self.resources.interface]
 
     # -- the new program ----------------------------------------------------------------------
 
-    def renew_workers(self) -> Waiting:
+    def renew_workers(self) -> Change:
         """Every worker becomes one of this program."""
         workers = [w for kind in ("receiver", "consumer", "control") for w in self.roster.of_kind(kind)]
         for worker in workers:
             if not (yield from self._renew(worker)):
-                log.error("%s does not come back: the others stay as they are for now", worker.title)
-                return
+                raise Failure(
+                    "upgraded in part",
+                    f"{worker.title} does not come back: the others stay as they are for now",
+                    "see why in the engine's log, mend it, then ask for an upgrade again",
+                    Exit.WORKER,
+                )
         log.info("upgraded: every process runs %s", self.program[-1])
+        return {"program": self.program[-1], **version.as_dict()}
 
     def _renew(self, worker: Worker) -> Generator[None, None, bool]:
         """False when it did not come back."""

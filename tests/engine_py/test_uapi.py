@@ -191,7 +191,26 @@ def test_bad_lines_are_named(before: str, line: str) -> None:
     assert "5e5e5e5e" not in str(error)
 
 
-@pytest.mark.parametrize("line", ["", "get=2", "set=0", "foo=1", "get", "hello", "Set=1", "\xff=1"])
+NO_OPERATIONS = [
+    "", "get=2", "set=0", "foo=1", "get", "hello", "Set=1", "\xff=1", "upgrade=2", "upgrade=+1", "scale=1",
+    "scale=1,", "scale=,1", "scale=1,2,3", "scale=1,two", "scale=--1,1", "scale=12345,1", "scale=1, 1",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("line", "operation"),
+    [
+        ("upgrade=1", uapi.Upgrade(True)),
+        ("upgrade=0", uapi.Upgrade(False)),
+        ("scale=+1,-20", uapi.Scale("+1", "-20")),
+        ("scale=4,0", uapi.Scale("4", "0")),
+    ],
+)
+def test_changes_of_the_engine(line: str, operation: uapi.Operation) -> None:
+    assert list(uapi.Reader().feed(line.encode() + b"\n\nget=1\n\n")) == [operation, uapi.Get()]
+
+
+@pytest.mark.parametrize("line", NO_OPERATIONS)
 def test_unknown_operations(line: str) -> None:
     operations = list(uapi.Reader().feed(line.encode("latin-1") + b"\n\n"))
     if not line:

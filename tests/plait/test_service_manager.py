@@ -136,9 +136,8 @@ def control_of(host: Host) -> int:
 def test_systemd_understands_the_units(tmp_path: Path) -> None:
     """With the path of this installation's programs, which systemd looks for in its own places."""
     for unit in UNITS.glob("*.service"):
-        text = re.sub(
-            r"^ExecStart=", f"ExecStart={Path(sys.executable).parent}/", unit.read_text(), flags=re.M
-        )
+        here = f"\\1{Path(sys.executable).parent}/"
+        text = re.sub(r"^(Exec\w+=)(?=plait)", here, unit.read_text(), flags=re.M)
         (tmp_path / unit.name.replace("@", "@wg0")).write_text(text)
     (tmp_path / "wg-quick@wg0.service").write_text("[Service]\nType=oneshot\nExecStart=/bin/true\n")
     shutil.copytree(UNITS / "wg-quick@.service.d", tmp_path / "wg-quick@wg0.service.d")

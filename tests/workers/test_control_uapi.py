@@ -11,7 +11,7 @@ import shutil
 import socket
 from collections.abc import Iterator
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import pytest
 from control_harness import ControlProcess, Holder, Interface, uapi, wg
@@ -256,7 +256,8 @@ def test_a_long_answer_to_a_fast_reader_is_sent_in_turns(tmp_path: Path) -> None
         listener.bind(str(tmp_path / "socket"))
         listener.listen()
         events = Events(lambda row: bytes(32), lambda: 0, lambda: 0)
-        server = UapiServer(listener, selector, cast(Configuration, Answering()), lambda port: None, events)
+        unused = cast(Any, None)
+        server = UapiServer(listener, selector, cast(Configuration, Answering()), unused, unused, events)
         client.connect(str(tmp_path / "socket"))
         client.sendall(b"get=1\n\n")
         client.settimeout(PATIENCE)

@@ -195,7 +195,7 @@ class Server:
         self.listener.listen()
         self.selector = selectors.DefaultSelector()
         unused: Any = None
-        self.server = UapiServer(self.listener, self.selector, unused, unused, world.events)
+        self.server = UapiServer(self.listener, self.selector, unused, unused, unused, world.events)
 
     def client(self, text: bytes) -> socket.socket:
         client = socket.socket(socket.AF_UNIX)
