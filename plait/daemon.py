@@ -44,7 +44,8 @@ examples:
   wg set wg0 listen-port 51820     then talk to it as to any WireGuard interface
 
 it ends on SIGINT or SIGTERM, when the interface is deleted (ip link delete wg0), and when its
-socket /var/run/wireguard/wg0.sock is removed.
+socket /var/run/wireguard/wg0.sock is removed. When the interface is renamed (ip link set wg0 name
+vpn7), so is the socket.
 
 while it runs:
   plait scale wg0 +1     one receiver and one consumer more: up to the room that was laid out at the
@@ -209,9 +210,9 @@ def _load_engine() -> Mapping[str, Callable[[WorkerStart], None]]:
 
 
 def _take_title(interface: str) -> None:
-    import setproctitle
+    from workers.launch import take_title
 
-    setproctitle.setproctitle(f"plait: {_title(interface)}")
+    take_title(_title(interface))
 
 
 def start_in_foreground(interface: str) -> int:

@@ -18,6 +18,8 @@ import secrets
 import selectors
 import socket
 import sys
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -34,7 +36,7 @@ from workers.handshakes import Handshakes
 from workers.interface import Interface, InterfaceState
 from workers.keylog import WARNING, KeyLog, open_keylog
 from workers.keypairs import Keypairs
-from workers.launch import WorkerStart
+from workers.launch import WorkerStart, leave_no_socket
 from workers.losses import Losses
 from workers.memory import Memory
 from workers.outgoing import Outgoing, mark_sockets
@@ -42,6 +44,7 @@ from workers.peers import Peers
 from workers.routes import Routes
 from workers.stamps import Stamps
 from workers.uapi_server import UapiServer
+from workers.uapi_socket import is_gone
 from workers.vault import Vault
 
 log = logging.getLogger(__name__)
@@ -91,7 +94,8 @@ class Control:
         self.interface = Interface(os.dup(start.fds["tun:0"])) if "tun:0" in start.fds else None
         self.routes = Routes(self.peers, self.endpoints)
         self.bell = start.fds["bell:1"]
-        self.socket_path, self.socket_inode = self._socket_file(start.fds["uapi"])
+        self.socket_file: Sequence[Any] | None = start.message.get("socket")  # path, device, inode
+        self.is_renaming = False  # that file is, by the supervisor
         self.cursor = ffi.new("uint32_t *")
         self.told_rows = np.zeros(EVENTS_A_TURN, np.uint32)
         self.told_words = np.zeros(EVENTS_A_TURN, np.uint64)
@@ -233,6 +237,10 @@ class Control:
             self.stopping = True
         elif kind == "sockets":
             self._replace_sockets(message, fds)
+        elif kind == "renamed":
+            self._replace_sockets(message, fds)
+            self.is_renaming, self.socket_file = False, message["socket"]
+            leave_no_socket(os.getppid(), self.socket_file)
         elif kind == "listen_port":
             if message["fds"]:
                 self._replace_sockets(message, fds)
@@ -344,6 +352,8 @@ class Control:
             return
         if int(self.device.mtu) != state.mtu:
             self.device.mtu = state.mtu
+        if state.name and state.name != self.start.interface:
+            self._follow_name(state.name)
         was_up = bool(self.device.up)
         self.handshakes.is_up = state.is_up
         if was_up != state.is_up:
@@ -353,6 +363,17 @@ class Control:
                 self._came_up()
             else:
                 self._went_down()
+
+    def _follow_name(self, name: str) -> None:
+        """Have the supervisor rename the socket file. It may stand at both places until it answers, and our
+        supervisor may die before it does."""
+        if self.is_renaming:
+            return
+        self.is_renaming = True
+        if self.socket_file is not None:
+            other = os.path.join(os.path.dirname(self.socket_file[0]), f"{name}.sock")
+            leave_no_socket(os.getppid(), self.socket_file, other)
+        self.channel.send({"kind": "renamed"})
 
     def _came_up(self) -> None:
         """What was staged may go; persistent keepalives begin (kernel: device.c)."""
@@ -392,8 +413,10 @@ class Control:
         self.configuration.busiest.rest(now)
         if self.interface is not None:
             self._look_at_interface()
-        if self.socket_inode and self._inode(self.socket_path) != self.socket_inode:
-            self._end(f"the socket file {self.socket_path} was deleted")
+        if self.socket_file is not None and not self.is_renaming:
+            path, device, inode = self.socket_file
+            if is_gone(Path(path), (device, inode)):
+                self._end(f"the socket file {path} was deleted")
         self._sweep()
 
     def _sweep(self) -> None:
@@ -409,22 +432,6 @@ class Control:
         if mended:
             log.info("%d lost wakes mended", mended)
             lib.counter_add(self.segment, lib.WORKER_CONTROL, lib.LOST_WAKES, mended)
-
-    # -- the socket file ----------------------------------------------------------------------
-
-    def _socket_file(self, fd: int) -> tuple[str, int]:
-        with socket.socket(fileno=os.dup(fd)) as sock:
-            path = sock.getsockname()
-        if not isinstance(path, str) or not path:
-            return "", 0
-        return path, self._inode(path)
-
-    @staticmethod
-    def _inode(path: str) -> int:
-        try:
-            return os.stat(path).st_ino
-        except OSError:
-            return 0
 
 
 def work(start: WorkerStart) -> None:

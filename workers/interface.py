@@ -1,4 +1,4 @@
-"""The TUN interface as control watches it: does it still exist, is it up, what is its MTU.
+"""The TUN interface as control watches it: does it still exist, is it up, what are its MTU and name.
 
 rtnetlink only says that something about links changed; the answer comes from ioctls on the queue and on
 a socket. An interface that was moved to another network namespace is asked for by rtnetlink with that
@@ -40,6 +40,7 @@ class InterfaceState(NamedTuple):
 
     mtu: int
     is_up: bool
+    name: str = ""  # empty where names mean nothing to us: in another network namespace
 
 
 class Interface:
@@ -108,7 +109,7 @@ def _ask(name: bytes) -> InterfaceState | None:
             if error.errno == errno.ENODEV:
                 return None
             raise
-    return InterfaceState(mtu, bool(flags & IFF_UP))
+    return InterfaceState(mtu, bool(flags & IFF_UP), os.fsdecode(name.rstrip(b"\0")))
 
 
 def _ask_elsewhere(name: bytes, namespace: int) -> InterfaceState | None:

@@ -26,7 +26,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, NoReturn
@@ -36,7 +36,7 @@ import setproctitle
 from shm.layout import layout_hash
 from workers._workers import ffi, lib
 from workers.channel import Channel, ChannelClosed
-from workers.log import begin_in_worker, worker_stderr
+from workers.log import configure, leave_log, worker_stderr
 
 PR_SET_PDEATHSIG = 1
 PR_SET_DUMPABLE = 4
@@ -119,7 +119,8 @@ class WorkerStart:
         sys.exit(1)
 
     def replace_sockets(self, message: dict[str, Any], fds: list[int]) -> None:
-        """Apply a `sockets` message: new UDP sockets and TUN queues by name, the old ones closed.
+        """Apply a `sockets` message: new UDP sockets and TUN queues by name, the old ones closed; perhaps the
+        interface's new name.
 
         The supervisor hears of it: from now on this worker has no copy of the old ones.
         """
@@ -127,6 +128,10 @@ class WorkerStart:
             os.close(self.fds.pop(name))
         self.fds.update(zip(message["fds"], fds, strict=True))
         self.receivers, self.consumers = int(message["receivers"]), int(message["consumers"])
+        if message.get("interface", self.interface) != self.interface:
+            self.interface = message["interface"]
+            title = self.kind if self.kind == "control" else f"{self.kind} {self.number}"
+            take_title(f"{self.interface} {title}")
         self.channel.send({"kind": "replaced"})
 
 
@@ -205,8 +210,8 @@ def begin_worker(title: str, interface: str, channel: Channel, supervisor: int) 
     Never returns when the supervisor, whose pid is given, is gone. Raises ValueError for a data segment of
     another build of Plait.
     """
-    setproctitle.setproctitle(f"plait: {interface} {title}")
-    begin_in_worker(f"{interface} {title}")
+    leave_log()
+    take_title(f"{interface} {title}")
     _die_with(supervisor)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
@@ -232,7 +237,10 @@ def begin_worker(title: str, interface: str, channel: Channel, supervisor: int) 
     if os.environ.get("PLAIT_CLOCK") and lib.clock_open_steps(os.environ["PLAIT_CLOCK"].encode()) != 0:
         raise ValueError(f"PLAIT_CLOCK={os.environ['PLAIT_CLOCK']} is not a file of 16 bytes")
     if kind == "control":
-        _leave_no_socket(supervisor, message["socket"])
+        leave_no_socket(supervisor, message["socket"])
+        set_process_option(PR_SET_PDEATHSIG, ORPHANED)
+        if os.getppid() != supervisor:
+            os.kill(os.getpid(), ORPHANED)
     start = WorkerStart(
         message=message,
         kind=kind,
@@ -281,6 +289,14 @@ def _attach(base: Any, size: int) -> Any:
     return segment
 
 
+def take_title(title: str) -> None:
+    """Be called so in lists of processes and in the log."""
+    # The kernel takes bytes for a name that are no text.
+    title = os.fsencode(title).decode(errors="replace")
+    setproctitle.setproctitle(f"plait: {title}")
+    configure(title)
+
+
 def set_process_option(option: int, value: int) -> None:
     """prctl(2) with one argument. OSError when the kernel refuses."""
     libc = ctypes.CDLL(None, use_errno=True)
@@ -300,15 +316,15 @@ def _die_with(supervisor: int) -> None:
     set_process_option(PR_SET_DUMPABLE, 0)
 
 
-def _leave_no_socket(supervisor: int, socket_file: tuple[str, int, int] | None) -> None:
-    """From now on the supervisor's death removes this file (path, device, inode) and ends us."""
+def leave_no_socket(supervisor: int, socket_file: Sequence[Any] | None, other: str | None = None) -> None:
+    """The supervisor's death, of which ORPHANED tells, removes this file (path, device, inode) and ends us.
+
+    other: where the same file may stand as well, while it is renamed.
+    """
     path, device, inode = socket_file or (None, 0, 0)
-    name = ffi.NULL if path is None else os.fsencode(path)
-    if lib.orphan_prepare(ORPHANED, supervisor, name, device, inode) != 0:
+    names = [ffi.NULL if name is None else os.fsencode(name) for name in (path, other)]
+    if lib.orphan_prepare(ORPHANED, supervisor, *names, device, inode) != 0:
         raise OSError(ffi.errno, os.strerror(ffi.errno))
-    set_process_option(PR_SET_PDEATHSIG, ORPHANED)
-    if os.getppid() != supervisor:
-        os.kill(os.getpid(), ORPHANED)
 
 
 def _report_failure(channel: Channel, title: str, start: WorkerStart | None = None) -> None:

@@ -76,11 +76,11 @@ def configure(title: str) -> None:
         _current.handler = handler
 
 
-def begin_in_worker(title: str) -> None:
-    """This process is a worker from now on, whose stderr is the pipe (worker_stderr)."""
+def leave_log() -> None:
+    """This process is a worker from now on: the thread is the supervisor's, and stderr is the pipe
+    (worker_stderr)."""
     global _current
-    _current = None  # it was the supervisor's
-    configure(title)
+    _current = None
 
 
 class PipeHandler(logging.Handler):

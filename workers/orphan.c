@@ -9,8 +9,10 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#define PATHS 2 /* one, and while it is renamed the other one as well */
+
 static struct {
-    char path[256];
+    char paths[PATHS][256];
     uint64_t device, inode;
     pid_t parent;
 } left;
@@ -18,31 +20,42 @@ static struct {
 static void end(int number)
 {
     struct stat found;
+    int i;
 
     (void)number;
     if (getppid() == left.parent)
         return;
-    if (left.path[0] && lstat(left.path, &found) == 0 && (uint64_t)found.st_dev == left.device &&
-        (uint64_t)found.st_ino == left.inode)
-        unlink(left.path);
+    for (i = 0; i < PATHS; i++)
+        if (left.paths[i][0] && lstat(left.paths[i], &found) == 0 && (uint64_t)found.st_dev == left.device &&
+            (uint64_t)found.st_ino == left.inode)
+            unlink(left.paths[i]);
     _exit(0);
 }
 
-int orphan_prepare(int signal_number, int parent, const char *path, uint64_t device, uint64_t inode)
+int orphan_prepare(int signal_number, int parent, const char *path, const char *other, uint64_t device,
+                   uint64_t inode)
 {
+    const char *paths[PATHS] = {path ? path : "", other ? other : ""};
     struct sigaction action;
+    sigset_t blocked, before;
+    int i, result;
 
-    memset(&action, 0, sizeof action);
-    left.path[0] = 0;
-    if (path && strlen(path) >= sizeof left.path) {
-        errno = ENAMETOOLONG;
-        return -1;
-    }
-    if (path)
-        strcpy(left.path, path);
+    for (i = 0; i < PATHS; i++)
+        if (strlen(paths[i]) >= sizeof left.paths[i]) {
+            errno = ENAMETOOLONG;
+            return -1;
+        }
+    sigemptyset(&blocked);
+    sigaddset(&blocked, signal_number);
+    sigprocmask(SIG_BLOCK, &blocked, &before);
+    for (i = 0; i < PATHS; i++)
+        strcpy(left.paths[i], paths[i]);
     left.device = device;
     left.inode = inode;
     left.parent = parent;
+    memset(&action, 0, sizeof action);
     action.sa_handler = end;
-    return sigaction(signal_number, &action, NULL);
+    result = sigaction(signal_number, &action, NULL);
+    sigprocmask(SIG_SETMASK, &before, NULL);
+    return result;
 }

@@ -166,6 +166,14 @@ class Resources:
             stack.callback(discard, self.vault)
             stack.callback(discard, self.data)
 
+    # -- the name -----------------------------------------------------------------------------
+
+    def follow_name(self) -> None:
+        """The interface's name is what the kernel says, and the socket file is called so too. Raises Failure
+        when that file has to keep its name."""
+        self.interface = tun.name_of(self.queues[0])
+        self.uapi.follow(self.interface)
+
     # -- the listen port ----------------------------------------------------------------------
 
     @property

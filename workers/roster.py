@@ -320,8 +320,9 @@ class Roster:
             log.error("%s does not read its channel and is killed", worker.title)
             worker.kill("it does not read its channel")
 
-    def share(self, worker: Worker, kind: str = "sockets", **more: int) -> None:
-        """Give it the descriptors that it is to use from now on, and how many workers there are.
+    def share(self, worker: Worker, kind: str = "sockets", **more: Any) -> None:
+        """Give it the descriptors that it is to use from now on, how many workers there are, and what the
+        interface is called.
 
         It says when it has no others any more. One that is not there gets them when it starts.
         """
@@ -329,6 +330,7 @@ class Roster:
             return
         names, fds = self.resources.packet_fds_for(worker.kind, worker.number)
         numbers = {"receivers": self.resources.receivers, "consumers": self.resources.consumers}
+        more["interface"] = self.resources.interface
         worker.unanswered += 1
         self.send(worker, {"kind": kind, "fds": names, **numbers, **more}, fds)
 

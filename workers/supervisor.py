@@ -25,7 +25,7 @@ import msgspec
 from workers._workers import ffi, lib
 from workers.changes import Changes
 from workers.failure import Exit, Failure
-from workers.launch import WorkerStart
+from workers.launch import WorkerStart, take_title
 from workers.log import describe, reopen
 from workers.news import News
 from workers.notify import ServiceManager
@@ -277,6 +277,8 @@ class Supervisor:
                 self.numbers.shared_out = int(message["consumers"])
             case "heard" if worker.kind == "control":
                 self.news.heard(int(message["upto"]))
+            case "renamed" if worker.kind == "control":
+                self._follow_name(worker)
             case "change" if worker.kind == "control":
                 self._take_request(str(message["change"]), [str(each) for each in message["arguments"]], fds)
             case "ended" if worker.kind == "control":
@@ -309,6 +311,21 @@ class Supervisor:
         if numbers != self.numbers_told:
             self.numbers_told = numbers
             self.tell("numbers_changed", receivers=numbers[0], consumers=numbers[1])
+    def _follow_name(self, control: Worker) -> None:
+        """Control saw that the interface is called otherwise: so are its socket file and every process."""
+        before = self.resources.interface
+        try:
+            self.resources.follow_name()
+        except Failure as failure:
+            log.error("%s", failure)
+        except OSError:  # it is gone, which control will see too
+            log.debug("%s has no name any more", before)
+        if self.resources.interface != before:
+            log.info("the interface is called %s from now on", self.resources.interface)
+            take_title(f"{self.resources.interface} supervisor")
+            for worker in self.roster.of_kind("receiver", "consumer"):
+                self.roster.share(worker)
+        self.roster.share(control, "renamed", socket=self.resources.uapi.file)
 
     def _change_port(self, control: Worker, port: int) -> None:
         """Control asks for another listen port: all workers get new sockets, or none does."""

@@ -138,6 +138,11 @@ def use_queue(fd: int, use: bool) -> None:
     fcntl.ioctl(fd, TUNSETQUEUE, _IFREQ_FLAGS.pack(b"", flag))
 
 
+def name_of(fd: int) -> str:
+    """What the interface of this queue is called now. OSError (EBADFD) when there is none any more."""
+    return os.fsdecode(fcntl.ioctl(fd, TUNGETIFF, bytes(_IFREQ_FLAGS.size))[:16].split(b"\0", 1)[0])
+
+
 def set_mtu(name: str, mtu: int) -> None:
     """Set the MTU of an interface in this network namespace. OSError from the kernel."""
     _set(name, SIOCSIFMTU, mtu)

@@ -35,12 +35,34 @@ class UapiSocket:
 
     def is_gone(self) -> bool:
         """Whether somebody removed our file, or put another in its place."""
-        if self.path is None:
-            return False
+        return self.path is not None and is_gone(self.path, self.identity)
+
+    def follow(self, interface: str) -> None:
+        """Have our file called after the interface, where `wg` looks for it. Failure: it keeps its name.
+
+        Linked, then unlinked: at no moment is there none, and that of another engine is never replaced. A
+        file that its maker put elsewhere stays.
+        """
+        if self.path is None or self.is_gone() or not self.path.parent.samefile(DIRECTORY):
+            return
+        new = self.path.with_name(f"{interface}.sock")
+        if new == self.path:
+            return
+        what = f"the socket file stays {self.path}, though the interface is called {interface} now"
         try:
-            return _identity(self.path) != self.identity
-        except FileNotFoundError:
-            return True
+            if _is_live(new):
+                why = f"a running engine listens at {new}"
+                next_step = "rename the interface again when that one has ended"
+                raise Failure(what, why, next_step, Exit.UAPI, errno.EADDRINUSE)
+            with contextlib.suppress(FileNotFoundError):
+                new.unlink()
+            os.link(self.path, new)
+            old, self.path = self.path, new
+            old.unlink()
+        except OSError as error:
+            why, number = error.strerror or str(error), error.errno or 0
+            next_step = f"see to the directory {new.parent}, then rename the interface again"
+            raise Failure(what, why, next_step, Exit.UAPI, number) from error
 
     def close(self) -> None:
         """Stop listening and remove the file, if it is still ours."""
@@ -115,6 +137,14 @@ def adopt_uapi(fd: int) -> UapiSocket:
         return UapiSocket(fd, path, _identity(path))
     except OSError:  # its file is gone already, or stands elsewhere
         return UapiSocket(fd, None, (0, 0))
+
+
+def is_gone(path: Path, identity: tuple[int, int]) -> bool:
+    """Whether the file at a path is not, or no longer, the one with this device and inode."""
+    try:
+        return _identity(path) != identity
+    except FileNotFoundError:
+        return True
 
 
 def _wait_for_its_end(path: Path) -> bool:

@@ -81,6 +81,8 @@ class Interface:
         self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.listener.bind(str(self.path))
         self.listener.listen(16)
+        status = self.path.stat()
+        self.identity = status.st_dev, status.st_ino
         self.incarnation = 0
 
     def __enter__(self) -> Interface:
@@ -165,7 +167,7 @@ class ControlProcess:
             "kind": "start",
             "role": "control",
             "interface": interface.name,
-            "socket": None,
+            "socket": [str(interface.path), *interface.identity],
             "worker": 1,
             "number": 0,
             "incarnation": interface.incarnation,
