@@ -43,6 +43,9 @@ examples:
   PLAIT_CONFIG=./one-core.toml plaitd wg0
   wg set wg0 listen-port 51820     then talk to it as to any WireGuard interface
 
+a persistent TUN of that name that nobody uses (ip tuntap add dev wg0 mode tun multi_queue) is
+adopted, and left as it was found. Without multi_queue it has one queue, so one receiver.
+
 it ends on SIGINT or SIGTERM, when the interface is deleted (ip link delete wg0), and when its
 socket /var/run/wireguard/wg0.sock is removed. When the interface is renamed (ip link set wg0 name
 vpn7), so is the socket.
@@ -151,14 +154,12 @@ def serve(interface: str, on_ready: Callable[[], None], patience: Patience | Non
     Raises Failure when it cannot start.
     """
     # Imported late: the parent of a background engine needs none of it.
-    import msgspec
-
     work = _load_engine()
     from workers import tun
     from workers.keylog import open_keylog
     from workers.launch import PR_SET_DUMPABLE, set_process_option
     from workers.notify import ServiceManager
-    from workers.resources import Resources
+    from workers.resources import Resources, fit
     from workers.settings import load
     from workers.signals import Signals
     from workers.supervisor import Supervisor
@@ -168,8 +169,7 @@ def serve(interface: str, on_ready: Callable[[], None], patience: Patience | Non
     keylog = open_keylog(os.environ)
     if keylog is not None:
         keylog.close()
-    if os.environ.get("WG_TUN_FD"):  # one queue was given, and one queue has one reader
-        settings = msgspec.structs.replace(settings, receivers=1, max_receivers=1)
+    settings = fit(settings, interface, os.environ)
     _take_title(interface)
     set_process_option(PR_SET_DUMPABLE, 0)
     manager = ServiceManager(os.environ)

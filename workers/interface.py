@@ -18,20 +18,19 @@ import socket
 import struct
 from typing import NamedTuple
 
+from workers.netlink import attribute, attributes, moved_to, request
+
 TUNGETIFF = 0x800454D2  # linux/if_tun.h
-TUNGETDEVNETNS = 0x54E3
 SIOCGIFFLAGS = 0x8913  # linux/sockios.h
 SIOCGIFMTU = 0x8921
 IFF_UP = 1
 RTMGRP_LINK = 1
 SOL_NETLINK = 270  # linux/socket.h
 NETLINK_LISTEN_ALL_NSID = 8  # linux/netlink.h
-NLMSG_ERROR, NLM_F_REQUEST, NLM_F_ACK = 2, 1, 4
 RTM_GETLINK, RTM_NEWNSID, RTM_GETNSID = 18, 88, 90  # linux/rtnetlink.h
 IFLA_IFNAME, IFLA_MTU, IFLA_TARGET_NETNSID = 3, 4, 46  # linux/if_link.h
 NETNSA_NSID, NETNSA_FD = 1, 3  # linux/net_namespace.h
 MOVES = 3  # an interface may move again between two questions
-_HEAD = struct.Struct("=IHHII")  # struct nlmsghdr: length, type, flags, sequence, port
 _IFREQ = struct.Struct("16sI20x")
 
 
@@ -86,13 +85,10 @@ class Interface:
 
     def _look_for(self, name: bytes) -> InterfaceState | None:
         """Wherever it is; None when it is not there any more."""
-        try:
-            namespace = fcntl.ioctl(self.fd, TUNGETDEVNETNS)
-        except OSError:  # an old kernel, or no privilege: assume that nobody moved it
+        namespace = moved_to(self.fd, self.home)
+        if namespace is None:
             return _ask(name)
         try:
-            if os.fstat(namespace).st_ino == self.home:
-                return _ask(name)
             return _ask_elsewhere(name, namespace)
         finally:
             os.close(namespace)
@@ -114,48 +110,18 @@ def _ask(name: bytes) -> InterfaceState | None:
 
 def _ask_elsewhere(name: bytes, namespace: int) -> InterfaceState | None:
     """By name in another namespace, which is given an id here; None only when it has no such interface."""
-    named = _attribute(IFLA_IFNAME, name.rstrip(b"\0") + b"\0")
+    named = attribute(IFLA_IFNAME, name.rstrip(b"\0") + b"\0")
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as sock:
-        here = _attribute(NETNSA_FD, struct.pack("=I", namespace))
+        here = attribute(NETNSA_FD, struct.pack("=I", namespace))
         with contextlib.suppress(FileExistsError):
-            _request(sock, RTM_NEWNSID, bytes(4) + here + _attribute(NETNSA_NSID, struct.pack("=i", -1)))
-        answer = _request(sock, RTM_GETNSID, bytes(4) + here)
-        number = _attributes(answer[4:])[NETNSA_NSID]
+            request(sock, RTM_NEWNSID, bytes(4) + here + attribute(NETNSA_NSID, struct.pack("=i", -1)))
+        answer = request(sock, RTM_GETNSID, bytes(4) + here)
+        number = attributes(answer[4:])[NETNSA_NSID]
         try:
-            answer = _request(sock, RTM_GETLINK, bytes(16) + _attribute(IFLA_TARGET_NETNSID, number) + named)
+            answer = request(sock, RTM_GETLINK, bytes(16) + attribute(IFLA_TARGET_NETNSID, number) + named)
         except OSError as error:
             if error.errno == errno.ENODEV:
                 return None
             raise
     (flags,) = struct.unpack_from("=I", answer, 8)  # struct ifinfomsg
-    return InterfaceState(struct.unpack("=I", _attributes(answer[16:])[IFLA_MTU])[0], bool(flags & IFF_UP))
-
-
-def _request(sock: socket.socket, kind: int, body: bytes) -> bytes:
-    """The body of the kernel's answer to one request; OSError with its errno. Acknowledgements have none."""
-    sock.settimeout(1)  # the kernel answers within the call that asks
-    sock.send(_HEAD.pack(_HEAD.size + len(body), kind, NLM_F_REQUEST | NLM_F_ACK, 0, 0) + body)
-    answer = b""
-    while True:
-        data = sock.recv(1 << 16)
-        length, what, *_ = _HEAD.unpack_from(data)
-        if what != NLMSG_ERROR:
-            answer = data[_HEAD.size : length]
-            continue
-        (number,) = struct.unpack_from("=i", data, _HEAD.size)
-        if number:
-            raise OSError(-number, os.strerror(-number))
-        return answer
-
-
-def _attribute(kind: int, value: bytes) -> bytes:
-    return struct.pack("=HH", 4 + len(value), kind) + value + bytes(-len(value) % 4)
-
-
-def _attributes(data: bytes) -> dict[int, bytes]:
-    found = {}
-    while len(data) >= 4:
-        length, kind = struct.unpack_from("=HH", data)
-        found[kind] = data[4:length]
-        data = data[(length + 3) // 4 * 4 :]
-    return found
+    return InterfaceState(struct.unpack("=I", attributes(answer[16:])[IFLA_MTU])[0], bool(flags & IFF_UP))

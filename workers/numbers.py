@@ -92,7 +92,10 @@ class Numbers:
         why = f"the memory was laid out for {_words(*self._room)}, {they_run}"
         names = ("max_receivers", "max_consumers")
         full = [name for name, wanted, room in zip(names, goal, self._room, strict=True) if wanted > room]
-        if max(goal) > MAX_WORKERS_OF_A_KIND:
+        if "max_receivers" in full and self.resources.one_queue:
+            why = f"{self.resources.one_queue}, so that one receiver reads it"
+            next_step = "let plaitd make the interface, or make it with multi_queue"
+        elif max(goal) > MAX_WORKERS_OF_A_KIND:
             next_step = f"no engine has more than {MAX_WORKERS_OF_A_KIND} of each: ask for fewer"
         else:
             file = path_of(self.resources.interface, os.environ)

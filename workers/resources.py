@@ -17,6 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from shm.segment import DataSegment, PlainSegment
 from workers import tun
 from workers._workers import ffi, lib
@@ -65,6 +67,8 @@ class Resources:
     bells: dict[int, int]
     data: DataSegment
     vault: PlainSegment
+    found: tun.Found | None = None  # the interface as it was before us, when we adopted it
+    one_queue: str = ""  # why there can be no second TUN queue, in words
     leaver: int | None = None
     leaving: Pair | None = None
     _left: dict[int, float] = field(default_factory=dict)  # ports that workers may still hold, and until when
@@ -79,9 +83,8 @@ class Resources:
     def open(cls, interface: str, settings: Settings, environment: Mapping[str, str]) -> Resources:
         """Open all or none: raises Failure and leaves nothing behind."""
         with ExitStack() as stack:
-            queues = _open_queues(interface, settings, environment)
-            for fd in queues:
-                stack.callback(os.close, fd)
+            queues, found, one_queue = _open_queues(interface, settings, environment)
+            stack.callback(_close_queues, queues, found)
             given = fd_of(environment, "WG_UAPI_FD")
             uapi = open_uapi(interface) if given is None else adopt_uapi(given)
             stack.callback(uapi.close)
@@ -101,7 +104,7 @@ class Resources:
             stack.pop_all()
         return cls(
             interface, settings.receivers, settings.consumers, settings.receivers,
-            queues, uapi, joins, trains, sockets, bells, data, vault,
+            queues, uapi, joins, trains, sockets, bells, data, vault, found, one_queue,
         )  # fmt: skip
 
     @classmethod
@@ -122,6 +125,8 @@ class Resources:
             bells={int(worker): bell for worker, bell in left["bells"].items()},
             data=DataSegment.attach(left["data"][0], size),
             vault=PlainSegment(left["vault"][0], vault_size),
+            found=left["found"] and tun.Found(*left["found"]),
+            one_queue=left["one_queue"],
         )
         for fd in made.fds():
             os.set_inheritable(fd, False)
@@ -141,6 +146,8 @@ class Resources:
             "bells": self.bells,
             "data": [self.data.fd, self.data.bytes],
             "vault": [self.vault.fd, self.vault.bytes],
+            "found": self.found,
+            "one_queue": self.one_queue,
         }
 
     def fds(self) -> list[int]:
@@ -155,10 +162,10 @@ class Resources:
         self.close()
 
     def close(self) -> None:
-        """Give everything back: the interface, its socket file and its memory are gone then."""
+        """Give everything back: the interface, unless it was adopted, its socket file and its memory are gone
+        then."""
         with ExitStack() as stack:  # the last first
-            for fd in self.queues:
-                stack.callback(os.close, fd)
+            stack.callback(_close_queues, self.queues, self.found)
             stack.callback(self.uapi.close)
             stack.callback(close_sockets, [*self.sockets, *([self.leaving] if self.leaving else [])])
             for fd in self.bells.values():
@@ -310,10 +317,39 @@ def _named_pair(number: int, pair: Pair) -> dict[str, int]:
     return {f"udp{v}:{number}": fd for v, fd in zip((4, 6), pair, strict=True) if fd is not None}
 
 
-def _open_queues(interface: str, settings: Settings, environment: Mapping[str, str]) -> list[int]:
+def fit(settings: Settings, interface: str, environment: Mapping[str, str]) -> Settings:
+    """The settings for the TUN interface that there may be: one queue has one reader. Failure when it is of
+    no use."""
+    if not environment.get("WG_TUN_FD"):
+        found = tun.find(interface)
+        if found is None or not found.has_one_queue:
+            return settings
+    return msgspec.structs.replace(settings, receivers=1, max_receivers=1)
+
+
+def _close_queues(queues: list[int], found: tun.Found | None) -> None:
+    if found is not None:
+        tun.give_back(queues, found)
+        return
+    for fd in queues:
+        os.close(fd)
+
+
+def _open_queues(
+    interface: str, settings: Settings, environment: Mapping[str, str]
+) -> tuple[list[int], tun.Found | None, str]:
+    """The queues, what was adopted, and why there can be no more of them."""
     given = fd_of(environment, "WG_TUN_FD")
     if given is None:
-        return tun.open_queues(interface, settings.room_for("receiver"), settings.receivers)
+        tun.check_name(interface)
+        found = tun.find(interface)
+        count = settings.room_for("receiver")
+        queues = tun.open_queues(interface, count, settings.receivers, found)
+        if found is None:
+            return queues, None, ""
+        why = f"{interface} was made without multi_queue" if found.has_one_queue else ""
+        log.info("%s was there already and is adopted: %s", interface, found.words(count))
+        return queues, found, why
     name, queues = tun.adopt_queue(given)
     if name != interface:
         os.close(given)
@@ -323,7 +359,7 @@ def _open_queues(interface: str, settings: Settings, environment: Mapping[str, s
             f"start plaitd with the name {name}",
             Exit.USAGE,
         )
-    return queues
+    return queues, None, "one TUN queue was given as WG_TUN_FD"
 
 
 def fd_of(environment: Mapping[str, str], name: str) -> int | None:

@@ -4,21 +4,28 @@ All queues are opened at the start, because an interface that was moved to anoth
 namespace cannot be given another one; those that nobody reads yet are detached. The interface
 lives as long as its queues are open: closing the last fd removes it.
 
+A persistent one that somebody made before (`ip tuntap add dev wg0 mode tun`) is adopted when nobody uses it.
+It may have one queue alone, and it stays: what was changed is put back at the end.
+
 Facts: linux/if_tun.h, Documentation/networking/tuntap.rst.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import logging
 import os
+import pwd
 import re
 import socket
 import struct
 from collections.abc import Callable
+from typing import NamedTuple
 
 from workers.failure import Exit, Failure
+from workers.netlink import attribute, attributes, moved_to, request
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +35,9 @@ MTU = 1420  # 1500 less 80: outer IPv6, UDP, the data message
 # MAX_QUEUED_PACKETS); TUN's own 500 overflow when a reader wakes a few milliseconds late.
 QUEUE_LENGTH = 1024
 VNET_HEADER_BYTES = 10
+# What an interface has that nobody gave another.
+KERNEL_MTU = 1500
+KERNEL_QUEUE_LENGTH = 500
 
 TUNSETIFF = 0x400454CA
 TUNSETOFFLOAD = 0x400454D0
@@ -36,6 +46,12 @@ TUNSETVNETHDRSZ = 0x400454D8
 TUNSETQUEUE = 0x400454D9
 SIOCSIFMTU = 0x8922
 SIOCSIFTXQLEN = 0x8943
+
+RTM_GETLINK = 18  # linux/rtnetlink.h
+IFLA_IFNAME, IFLA_MTU, IFLA_TXQLEN, IFLA_LINKINFO = 3, 4, 13, 18  # linux/if_link.h
+IFLA_INFO_KIND, IFLA_INFO_DATA = 1, 2
+IFLA_TUN_OWNER, IFLA_TUN_TYPE, IFLA_TUN_PI, IFLA_TUN_VNET_HDR, IFLA_TUN_MULTI_QUEUE = 1, 3, 4, 5, 7
+IFLA_TUN_NUM_QUEUES, IFLA_TUN_NUM_DISABLED_QUEUES = 8, 9
 
 IFF_TUN = 0x0001
 IFF_MULTI_QUEUE = 0x0100
@@ -66,33 +82,155 @@ def check_name(name: str) -> None:
         )
 
 
-def open_queues(name: str, count: int, attached: int) -> list[int]:
+class Found(NamedTuple):
+    """A TUN interface that was there before us, as it was found. flags: IFF_*."""
+
+    mtu: int
+    queue_length: int
+    flags: int
+
+    @property
+    def has_one_queue(self) -> bool:
+        """Whether it was made without multi_queue."""
+        return not self.flags & IFF_MULTI_QUEUE
+
+    def words(self, queues: int) -> str:
+        """What was adopted, for the log."""
+        mtu = f"MTU {self.mtu}" if self.mtu != KERNEL_MTU else f"MTU {MTU} (it had {self.mtu})"
+        one = "one queue and so one receiver, since it was made without multi_queue"
+        count = one if self.has_one_queue else f"{queues} queues"
+        return f"{count}, {mtu}; it stays when the engine ends"
+
+
+def find(name: str) -> Found | None:
+    """The interface of that name, to be adopted; None when there is none. Failure when it cannot be."""
+    link = _link(name)
+    if link is None:
+        return None
+    info = attributes(link[IFLA_LINKINFO]) if IFLA_LINKINFO in link else {}
+    kind = info.get(IFLA_INFO_KIND, b"").rstrip(b"\0").decode() or "another kind"
+    told = attributes(info.get(IFLA_INFO_DATA, b"")) if kind == "tun" else {}
+    if IFLA_TUN_TYPE not in told:
+        raise _taken(name, f"of kind {kind}, and only a TUN can be adopted" if kind != "tun" else "")
+    if told[IFLA_TUN_TYPE][0] != IFF_TUN:
+        raise _taken(name, "a TAP, and only a TUN can be adopted")
+    if _queues(told):
+        raise _taken(name, "and a running program uses it")
+    flags = IFF_TUN
+    for key, flag in ((IFLA_TUN_VNET_HDR, IFF_VNET_HDR), (IFLA_TUN_MULTI_QUEUE, IFF_MULTI_QUEUE)):
+        flags |= flag if told[key][0] else 0
+    if not told[IFLA_TUN_PI][0]:
+        flags |= IFF_NO_PI
+    mtu, length = (struct.unpack("=I", link[key])[0] for key in (IFLA_MTU, IFLA_TXQLEN))
+    return Found(mtu, length, flags)
+
+
+def open_queues(name: str, count: int, attached: int, found: Found | None = None) -> list[int]:
     """Create the interface `name` with `count` queues and leave the first `attached` in use.
 
     Returns `count` fds: nonblocking, close-on-exec, with a 10-byte vnet header before each
     packet and no offloads. The MTU is 1420, txqueuelen 1024. Raises Failure and leaves nothing behind.
+    found: adopt this one, with count 1 where it has one queue; an MTU or txqueuelen that was chosen stays.
     """
     check_name(name)
     fds: list[int] = []
+    flags, is_ours = FLAGS & ~IFF_MULTI_QUEUE if found and found.has_one_queue else FLAGS, False
     try:
         for number in range(count):
             fds.append(_open_device(name))
             # Exclusive: without it the first queue would join a running engine's interface.
-            exclusive = IFF_TUN_EXCL if number == 0 else 0
-            _attach(fds[-1], name, FLAGS | exclusive)
+            exclusive = IFF_TUN_EXCL if number == 0 and found is None else 0
+            _attach(fds[-1], name, flags | exclusive)
             _configure(fds[-1], name)
+        if found is not None and not found.has_one_queue:
+            _check_alone(name, count)
+        is_ours = True
         for fd in fds[attached:]:
             fcntl.ioctl(fd, TUNSETQUEUE, _IFREQ_FLAGS.pack(b"", IFF_DETACH_QUEUE))
-        set_mtu(name, MTU)
-        try:
-            _set(name, SIOCSIFTXQLEN, QUEUE_LENGTH)
-        except OSError as error:
-            log.warning("%s keeps the kernel's own queue length: %s", name, _words(error))
+        if found is None or found.mtu == KERNEL_MTU:
+            _set_or_say(name, SIOCSIFMTU, MTU, "MTU", found is None)
+        if found is None or found.queue_length == KERNEL_QUEUE_LENGTH:
+            _set_or_say(name, SIOCSIFTXQLEN, QUEUE_LENGTH, "queue length", False)
     except BaseException:
         for fd in fds:
             os.close(fd)
+        if found is not None and is_ours:
+            _reset_flags(name, found)
         raise
     return fds
+
+
+def give_back(fds: list[int], found: Found) -> None:
+    """Close the queues of an adopted interface, and put back what we changed and nobody changed since."""
+    try:
+        name = name_of(fds[0])
+        link = _link(name)
+        namespace = moved_to(fds[0], os.stat("/proc/self/ns/net").st_ino)
+        if namespace is not None:
+            os.close(namespace)
+            link = None
+            log.info("%s was moved to another network namespace, and stays as it is there", name)
+        if link is not None:
+            for key, ours, order, theirs in (
+                (IFLA_MTU, MTU, SIOCSIFMTU, found.mtu),
+                (IFLA_TXQLEN, QUEUE_LENGTH, SIOCSIFTXQLEN, found.queue_length),
+            ):
+                if link[key] == struct.pack("=I", ours) != struct.pack("=I", theirs):
+                    _set(name, order, theirs)
+            fcntl.ioctl(fds[0], TUNSETOFFLOAD, 0)
+    except OSError as error:  # deleted, as a rule
+        log.debug("the adopted interface is not put back: %s", _words(error))
+        link = None
+    for fd in fds:
+        os.close(fd)
+    if link is not None:
+        _reset_flags(name, found)
+
+
+def _reset_flags(name: str, found: Found) -> None:
+    """An interface has the flags of whoever attached to it last."""
+    with contextlib.suppress(OSError, Failure):
+        fd = _open_device(name)
+        try:
+            _attach(fd, name, found.flags)
+        finally:
+            os.close(fd)
+
+
+def _check_alone(name: str, count: int) -> None:
+    """Another program may have attached a queue since we looked: packets would be shared out between both."""
+    link = _link(name)
+    told = attributes(attributes(link[IFLA_LINKINFO])[IFLA_INFO_DATA]) if link else {}
+    if not told or _queues(told) != count:
+        raise _taken(name, "and another program began to use it just now")
+
+
+def _queues(told: dict[int, bytes]) -> int:
+    """How many queues are open."""
+    counts = (told.get(key, bytes(4)) for key in (IFLA_TUN_NUM_QUEUES, IFLA_TUN_NUM_DISABLED_QUEUES))
+    return sum(struct.unpack("=I", count)[0] for count in counts)
+
+
+def _link(name: str) -> dict[int, bytes] | None:
+    """The attributes of an interface of this network namespace; None when there is none of that name."""
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as sock:
+        try:
+            named = attribute(IFLA_IFNAME, os.fsencode(name) + b"\0")
+            return attributes(request(sock, RTM_GETLINK, bytes(16) + named)[16:])
+        except OSError as error:
+            if error.errno == errno.ENODEV:
+                return None
+            raise
+
+
+def _taken(name: str, words: str) -> Failure:
+    return Failure(
+        f"cannot create the interface {name}",
+        f"an interface of that name exists already{', ' * bool(words)}{words}",
+        f"choose another name, or `ip link delete {name}` if nobody needs that interface",
+        Exit.INTERFACE,
+        errno.EBUSY,
+    )
 
 
 def adopt_queue(fd: int) -> tuple[str, list[int]]:
@@ -143,14 +281,18 @@ def name_of(fd: int) -> str:
     return os.fsdecode(fcntl.ioctl(fd, TUNGETIFF, bytes(_IFREQ_FLAGS.size))[:16].split(b"\0", 1)[0])
 
 
-def set_mtu(name: str, mtu: int) -> None:
-    """Set the MTU of an interface in this network namespace. OSError from the kernel."""
-    _set(name, SIOCSIFMTU, mtu)
+def _set_or_say(name: str, order: int, value: int, what: str, is_needed: bool) -> None:
+    try:
+        _set(name, order, value)
+    except OSError as error:
+        if is_needed:
+            raise _refused(name, error) from error
+        log.warning("%s keeps its %s: %s", name, what, _words(error))
 
 
-def _set(name: str, request: int, value: int) -> None:
+def _set(name: str, order: int, value: int) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        fcntl.ioctl(sock, request, _IFREQ_INT.pack(name.encode(), value))
+        fcntl.ioctl(sock, order, _IFREQ_INT.pack(name.encode(), value))
 
 
 def _open_device(name: str) -> int:
@@ -173,14 +315,33 @@ def _attach(fd: int, name: str, flags: int) -> None:
         fcntl.ioctl(fd, TUNSETIFF, _IFREQ_FLAGS.pack(name.encode(), flags))
     except OSError as error:
         if error.errno in (errno.EBUSY, errno.EEXIST):
+            # Whether the one queue of an interface is used, the kernel does not tell before.
+            is_found = not flags & IFF_TUN_EXCL
+            raise _taken(name, "and a running program uses it" if is_found else "") from error
+        owner = _owner(name)
+        if error.errno == errno.EPERM and owner is not None:
             raise Failure(
-                f"cannot create the interface {name}",
-                "an interface of that name exists already",
-                f"choose another name, or `ip link delete {name}` if nobody needs that interface",
-                Exit.INTERFACE,
-                error.errno,
+                f"cannot use the interface {name}",
+                f"it belongs to {owner}, and this user may not use interfaces of others",
+                f"run plaitd as {owner}, as root, or with the capability CAP_NET_ADMIN",
+                Exit.PRIVILEGE,
+                errno.EPERM,
             ) from error
         raise _refused(name, error) from error
+
+
+def _owner(name: str) -> str | None:
+    """Whose a TUN interface is, None when it is nobody's."""
+    link = _link(name) or {}
+    info = attributes(link.get(IFLA_LINKINFO, b""))
+    owner = attributes(info.get(IFLA_INFO_DATA, b"")).get(IFLA_TUN_OWNER)
+    if owner is None:
+        return None
+    (number,) = struct.unpack("=I", owner)
+    try:
+        return pwd.getpwuid(number).pw_name
+    except KeyError:
+        return f"user {number}"
 
 
 def _configure(fd: int, name: str) -> None:

@@ -131,25 +131,24 @@ def test_killed_while_the_file_is_renamed(engine: Engine, who: str) -> None:
     os.kill(supervisor, signal.SIGSTOP)
     waiting = engine.process.session  # nsenter, which stops when its program does, and goes on before it
     eventually(lambda: process_stat(waiting)[1][0] == "T")
-    rename(engine, "vpn7")
-    # Control answers, so it has seen what the kernel told before; twice, since it may have been asked first.
-    for _ in range(2):
-        with socket.socket(socket.AF_UNIX) as client:
-            client.connect(str(host.root / "run/wireguard/wg0.sock"))
-            client.sendall(b"get=1\n\n")
-            assert client.recv(1 << 16).endswith(b"errno=0\n\n")
-    if who == "control":
-        os.kill(control, signal.SIGKILL)
+    try:
+        rename(engine, "vpn7")
+        # Control answers, so it has seen what the kernel told before; the first time it may not have.
+        for _ in range(2):
+            assert Engine(host, "wg0", engine.process).uapi("get=1\n\n").endswith("errno=0\n\n")
+        if who == "control":
+            os.kill(control, signal.SIGKILL)
+        else:  # when the file stands at both places: as if between the supervisor's two steps
+            os.link(host.root / "run/wireguard/wg0.sock", host.root / "run/wireguard/vpn7.sock")
+            os.kill(supervisor, signal.SIGKILL)
+    finally:
         os.kill(waiting, signal.SIGCONT)
+    if who == "control":
         follows(engine)
         assert engine.wg("show", "interfaces") == "vpn7\n"
-        return
-    # The supervisor dies when the file stands at both places: as if between its two steps.
-    os.link(host.root / "run/wireguard/wg0.sock", host.root / "run/wireguard/vpn7.sock")
-    os.kill(supervisor, signal.SIGKILL)
-    os.kill(waiting, signal.SIGCONT)
-    eventually(lambda: files(host) == [] and titles(host) == [])
-    eventually(lambda: " vpn7: " not in host.run(["ip", "-o", "link"]).stdout)
+    else:
+        eventually(lambda: files(host) == [] and titles(host) == [])
+        eventually(lambda: " vpn7: " not in host.run(["ip", "-o", "link"]).stdout)
 
 
 def test_a_name_whose_socket_exists(engine: Engine) -> None:

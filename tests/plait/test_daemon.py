@@ -308,9 +308,15 @@ TMPFS = "mount -t tmpfs -o size={} none /dev/shm; "
 NO_SHM = "cannot make the shared memory of t0: /dev/shm has 4 MiB free, too little for "
 NO_TUN = "cannot create the interface t0: "
 BAD = "printf 'receivers = 1\\nconsumers = 99\\n' > /run/bad.toml; exec {}"
+OF_ANOTHER = "ip tuntap add dev t0 mode tun user 12345; trap 'ip link delete t0' EXIT"
+WITHOUT_RIGHT = "setpriv --bounding-set -net_admin {}"
 ERRORS: list[tuple[str, str, dict[str, str], Exit, str]] = [
     ("taken name", "ip link add t0 type veth peer other0; trap 'ip link delete t0' EXIT; {}", {},
-     Exit.INTERFACE, NO_TUN + "an interface of that name exists already; "),
+     Exit.INTERFACE, NO_TUN + "an interface of that name exists already, of kind veth, and only a TUN "),
+    ("a TAP", "ip tuntap add dev t0 mode tap; trap 'ip link delete t0' EXIT; {}", {},
+     Exit.INTERFACE, NO_TUN + "an interface of that name exists already, a TAP, and only a TUN can "),
+    ("a TUN of another user", f"{OF_ANOTHER}; {WITHOUT_RIGHT}", {},
+     Exit.PRIVILEGE, "cannot use the interface t0: it belongs to user 12345, and this user may not use "),
     ("no TUN device", "mount -t tmpfs none /dev/net; exec {}", {},
      Exit.INTERFACE, NO_TUN + "this host has no usable /dev/net/tun; "),
     ("no capability", "exec setpriv --bounding-set -net_admin {}", {},

@@ -55,10 +55,13 @@ assert link() == ""
 def test_failure_leaves_nothing(host: Host) -> None:
     run(host, """
 before = os.listdir("/proc/self/fd")
-tun.set_mtu = lambda name, mtu: (_ for _ in ()).throw(OSError(22, "no"))
+def refuse(name, order, value):
+    raise OSError(22, "no")
+tun._set = refuse
 try:
     tun.open_queues("t0", 3, 1)
-except OSError:
+except Failure as failure:
+    assert "no" in str(failure)
     assert os.listdir("/proc/self/fd") == before and link() == ""
 else:
     raise SystemExit("no error")
@@ -73,7 +76,7 @@ logging.getLogger("workers.tun").addFilter(lambda record: told.append(record.get
 tun.SIOCSIFTXQLEN = 0
 fds = tun.open_queues("t0", 1, 1)
 assert "qlen 500" in link(), link()
-assert len(told) == 1 and told[0].startswith("t0 keeps the kernel's own queue length: "), told
+assert len(told) == 1 and told[0].startswith("t0 keeps its queue length: "), told
 """)  # fmt: skip
 
 

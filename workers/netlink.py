@@ -1,0 +1,60 @@
+"""Questions to rtnetlink, by hand: a request, its answer, and the attributes of both (linux/netlink.h)."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+import struct
+
+NLMSG_ERROR, NLM_F_REQUEST, NLM_F_ACK = 2, 1, 4
+TUNGETDEVNETNS = 0x54E3  # linux/if_tun.h
+_HEAD = struct.Struct("=IHHII")  # struct nlmsghdr: length, type, flags, sequence, port
+
+
+def request(sock: socket.socket, kind: int, body: bytes) -> bytes:
+    """The body of the kernel's answer to one request; OSError with its errno. Acknowledgements have none."""
+    sock.settimeout(1)  # the kernel answers within the call that asks
+    sock.send(_HEAD.pack(_HEAD.size + len(body), kind, NLM_F_REQUEST | NLM_F_ACK, 0, 0) + body)
+    answer = b""
+    while True:
+        data = sock.recv(1 << 16)
+        length, what, *_ = _HEAD.unpack_from(data)
+        if what != NLMSG_ERROR:
+            answer = data[_HEAD.size : length]
+            continue
+        (number,) = struct.unpack_from("=i", data, _HEAD.size)
+        if number:
+            raise OSError(-number, os.strerror(-number))
+        return answer
+
+
+def attribute(kind: int, value: bytes) -> bytes:
+    """One attribute, padded."""
+    return struct.pack("=HH", 4 + len(value), kind) + value + bytes(-len(value) % 4)
+
+
+def attributes(data: bytes) -> dict[int, bytes]:
+    """Values by kind."""
+    found = {}
+    while len(data) >= 4:
+        length, kind = struct.unpack_from("=HH", data)
+        found[kind] = data[4:length]
+        data = data[(length + 3) // 4 * 4 :]
+    return found
+
+
+def moved_to(queue: int, home: int) -> int | None:
+    """The network namespace where the interface of a TUN queue is, as a descriptor that the caller closes.
+
+    None: it is in the one whose inode is home; or an old kernel does not tell, or tells only the privileged,
+    and nobody is taken to have moved it.
+    """
+    try:
+        namespace: int = fcntl.ioctl(queue, TUNGETDEVNETNS)
+    except OSError:
+        return None
+    if os.fstat(namespace).st_ino != home:
+        return namespace
+    os.close(namespace)
+    return None
