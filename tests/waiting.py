@@ -16,8 +16,9 @@ Value = TypeVar("Value")
 
 def until(condition: Callable[[], Value], what: str, seconds: float = PATIENCE) -> Value:
     """The first true value of condition. AssertionError, with what was waited for, after so many seconds."""
-    deadline = time.monotonic() + seconds
+    deadline, pause = time.monotonic() + seconds, 0.0005
     while not (value := condition()):
         assert time.monotonic() < deadline, f"not within {seconds:.0f} s: {what}"
-        time.sleep(0.005)
+        time.sleep(pause)
+        pause = min(2 * pause, 0.02)
     return value

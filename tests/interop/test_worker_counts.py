@@ -20,7 +20,6 @@ from plait.lab import PLAIT, Lab
 pytestmark = pytest.mark.network
 
 SETTINGS = 'receivers = 1\nconsumers = 1\nmax_receivers = 3\nmax_consumers = 3\nhandoff = "{}"\n'
-STALL_SECONDS = 2.0  # asserted; a change may take seconds on a busy machine
 MORE, FEWER = signal.SIGTTIN, signal.SIGTTOU
 
 
@@ -54,9 +53,10 @@ def test_stream_survives_changes_of_number(handoff: str, end: int, steps: tuple[
             for number in steps:
                 count += 1 if number == MORE else -1
                 stream.note(f"{handoff}: {number.name}", change(side, number, count))
-                assert handoff == "lend" or carries(side, 1) == (count > 1)
+                if handoff == "split":
+                    eventually(lambda count=count: carries(side, 1) == (count > 1))
             assert pid_of(side, "receiver 1") is pid_of(side, "consumer 1") is None
-        stream.check(STALL_SECONDS)
+        stream.check()
         for side in (one, two):
             counters = side.counters()
             assert (counters["drop_killed"], counters["lost_wakes"]) == (0, 0)

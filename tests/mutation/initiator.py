@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
+from waiting import PATIENCE, until
 
 from engine import cookie, messages, noise, tai64n
 from plait.lab import Host
@@ -59,15 +60,9 @@ class Initiator:
                     break
         return got
 
-    def await_answer(self, accept: Callable[[bytes], object], timeout: float = 10) -> bytes:
+    def await_answer(self, accept: Callable[[bytes], object], timeout: float = PATIENCE) -> bytes:
         """The first answer that accept finds true; others are dropped."""
-        deadline = time.monotonic() + timeout
-        while time.monotonic() < deadline:
-            for answer in self.answers():
-                if accept(answer):
-                    return answer
-            time.sleep(0.001)
-        raise AssertionError(f"no such answer within {timeout} s")
+        return until(lambda: next(filter(accept, self.answers()), b""), "such an answer", timeout)
 
     # -- handshakes ---------------------------------------------------------------------------
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from initiator import Initiator
+from waiting import until
 
 from plait.lab import Engine
 
@@ -64,9 +65,9 @@ class Target:
     def send(self, initiator: Initiator, datagrams: Iterable[bytes], rate: float = math.inf) -> int:
         """Send all, never more under way than the engine can hold, at most `rate` a second.
 
-        Returns how many, all dealt with.
+        Returns how many, all dealt with. A pause of the machine is not made up for by sending faster.
         """
-        start, sent, begun = self._ended(), 0, time.monotonic()
+        start, sent, next_at = self._ended(), 0, time.monotonic()
         iterator = iter(datagrams)
         socks = initiator.sockets
         while batch := list(itertools.islice(iterator, WINDOW)):
@@ -74,7 +75,8 @@ class Target:
                 socks[number % len(socks)].send(datagram)
             sent += len(batch)
             self._await(start + sent)
-            time.sleep(max(begun + sent / rate - time.monotonic(), 0))
+            next_at = max(next_at + len(batch) / rate, time.monotonic())
+            time.sleep(next_at - time.monotonic() if next_at > time.monotonic() else 0)
         return sent
 
     def _ended(self) -> int:
@@ -82,10 +84,13 @@ class Target:
         return sum(counters[name] for name in ENDS)
 
     def _await(self, ended: int) -> None:
-        deadline = time.monotonic() + TIMEOUT
-        while (got := self._ended()) < ended:
-            assert time.monotonic() < deadline, f"{ended - got} datagrams are not dealt with: {self.delta()}"
-            time.sleep(0.0005)
+        until(lambda: self._ended() >= ended, f"the end of all {ended} datagrams")
+
+    def handshake(self, initiator: Initiator) -> None:
+        """A new session; both of its datagrams, initiation and keepalive, are dealt with."""
+        ended = self._ended()
+        initiator.handshake()
+        self._await(ended + 2)
 
     def socket_drops(self) -> int:
         """Datagrams that the kernel dropped because a socket of the engine was full."""

@@ -41,6 +41,7 @@ from target import (
     ipv6,
     udp,
 )
+from waiting import until
 
 from engine import constants, cookie, noise
 from plait.lab import Engine, Lab, Link, Peer, keypair
@@ -101,10 +102,11 @@ def test_mac1(bench: Bench, peer: Initiator) -> None:
     initiation, _ = peer.initiation()
     response = cookie.add_macs(b"\2\0\0\0" + Random(2).randbytes(56), peer.keys.mac1_key, None)
     bench.target.mark()
+    begun = time.monotonic()
     bench.target.send(peer, wrong_mac1(Random(2), initiation, response, COUNT))
     found = bench.target.delta()
-    shown = found.pop("handshake_to_control")  # a few, by which control can tell of them
-    assert shown < COUNT / 100
+    # A few, by which control can tell of them: each of the two receivers shows five, and one a second.
+    assert found.pop("handshake_to_control") <= 2 * (5 + time.monotonic() - begun + 1)
     assert found == {"udp_received": COUNT, "hs_mac1_bad": COUNT}
     assert peer.answers() == []
     bench.target.assert_unharmed(peer)
@@ -123,9 +125,7 @@ def test_handshake_aead(bench: Bench, peer: Initiator) -> None:
 
 
 def test_index(bench: Bench, peer: Initiator) -> None:
-    peer.handshake()
-    bench.target.send(peer, [])
-    time.sleep(0.1)
+    bench.target.handshake(peer)
     data = peer.seal(ipv4(OUR_ADDRESS, ENGINE_ADDRESS, 17, udp(1, SINK_PORT, b"x" * 40)))
     bench.target.mark()
     bench.target.send(peer, wrong_index(Random(4), data, COUNT))
@@ -135,9 +135,8 @@ def test_index(bench: Bench, peer: Initiator) -> None:
 
 
 def test_data_aead(bench: Bench, peer: Initiator) -> None:
-    peer.handshake()
+    bench.target.handshake(peer)
     data = peer.seal(ipv4(OUR_ADDRESS, ENGINE_ADDRESS, 17, udp(1, SINK_PORT, b"x" * 40)))
-    time.sleep(0.1)
     bench.target.mark()
     bench.target.send(peer, wrong_data(Random(5), data, COUNT))
     assert bench.target.delta() == {"udp_received": COUNT, "drop_data_tag": COUNT}
@@ -148,7 +147,7 @@ def test_data_aead(bench: Bench, peer: Initiator) -> None:
 def test_replay(bench: Bench, peer: Initiator) -> None:
     """Copies of 1,000 delivered messages, and right messages from behind the window."""
     random = Random(6)
-    peer.handshake()
+    bench.target.handshake(peer)
     sink = bench.host.socket(socket.AF_INET, socket.SOCK_DGRAM)
     sink.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, BUFFER_BYTES)
     sink.bind(("10.0.0.1", SINK_PORT))
@@ -156,7 +155,6 @@ def test_replay(bench: Bench, peer: Initiator) -> None:
     payloads = [random.randbytes(random.randrange(1, 1200)) for _ in range(1000)]
     fresh = [peer.seal(ipv4(OUR_ADDRESS, ENGINE_ADDRESS, 17, udp(1, SINK_PORT, payload)))
              for payload in payloads]
-    time.sleep(0.1)
     begun = time.monotonic()
     bench.target.mark()
     # One port alone: two receivers may deliver in another order than that of sending.
@@ -185,14 +183,13 @@ def test_replay(bench: Bench, peer: Initiator) -> None:
 
 def test_inner_header(bench: Bench, peer: Initiator) -> None:
     """Sealed with the real keys: only what stands inside is wrong."""
-    peer.handshake()
+    bench.target.handshake(peer)
     four = ipv4(OUR_ADDRESS, ENGINE_ADDRESS, 17, udp(1, SINK_PORT, b"four" * 10))
     six = ipv6(OUR_ADDRESS6, ENGINE_ADDRESS6, 59, b"six!" * 10)
     assert inner_verdict(four, ALLOWED) == inner_verdict(six, ALLOWED) == "tun_sent"
     made = list(wrong_inner(Random(7), four, six, ALLOWED, COUNT))
     expected = collections.Counter(verdict for _, verdict in made)
     assert min(expected.values()) > COUNT // 10 and len(expected) == 2
-    time.sleep(0.1)
     begun = time.monotonic()
     bench.target.mark()
     bench.target.send(peer, (peer.seal(packet) for packet, _ in made))
@@ -241,6 +238,15 @@ def test_answers_to_the_engines_own_initiation(bench: Bench, peer: Initiator) ->
     bench.target.assert_unharmed(peer)
 
 
+def is_put_off(bench: Bench) -> bool:
+    """Whether an initiation that shows no cookie is answered with one."""
+    stranger = bench.initiator()
+    bench.target.mark()
+    bench.target.send(stranger, [stranger.initiation()[0]])
+    stranger.close()
+    return "hs_cookie_sent" in bench.target.delta()
+
+
 def test_cookies_under_load(bench: Bench) -> None:
     """A flood with right mac1: every answer is a cookie reply that the counters know, and a cookie opens."""
     peer = bench.initiator()
@@ -251,15 +257,13 @@ def test_cookies_under_load(bench: Bench) -> None:
         peer.sockets[0].send(datagram)
     sent = len(wrong) + 1
     replies: list[bytes] = []
-    deadline = time.monotonic() + 60
-    ours = None
-    while time.monotonic() < deadline:
-        replies += peer.answers()
-        ours = next((reply for reply in replies if reply[:8] == b"\3\0\0\0" + bytes((77, 0, 0, 0))), None)
-        if ours is not None:
-            break
-        time.sleep(0.001)
-    assert ours is not None, bench.target.delta()
+
+    def reply_to_ours() -> bytes | None:
+        replies.extend(peer.answers())
+        return next((reply for reply in replies if reply[:8] == b"\3\0\0\0" + bytes((77, 0, 0, 0))), None)
+
+    ours = until(reply_to_ours, "the reply to the right one")
+    assert ours is not None
     peer.holder.consume_reply(peer.keys.cookie_key, ours, time.monotonic_ns())
     again, state = peer.initiation(78)
     assert again[cookie.MAC2] != cookie.NO_MAC
@@ -273,8 +277,7 @@ def test_cookies_under_load(bench: Bench) -> None:
         return sum(counted.get(name, 0) for name in (
             "hs_cookie_sent", "hs_initiation_tag", "drop_mailbox_full", "hs_initiation_accepted"))
 
-    while ended() < sent and time.monotonic() < deadline:
-        time.sleep(0.01)
+    until(lambda: ended() >= sent, "the end of all that was sent")
     counted = bench.target.delta()
     assert ended() == sent == counted["udp_received"], counted
     assert counted["hs_initiation_accepted"] == 1
@@ -282,6 +285,6 @@ def test_cookies_under_load(bench: Bench) -> None:
     replies += peer.answers()
     assert sum(reply[:4] == b"\3\0\0\0" for reply in replies) == counted["hs_cookie_sent"]
     assert len(replies) == counted["hs_cookie_sent"] + 1
-    time.sleep(1.1)  # load is over a second after it was last seen
+    until(lambda: not is_put_off(bench), "the end of the load, a second after it was last seen")
     bench.target.assert_unharmed(peer)
     peer.close()

@@ -19,6 +19,7 @@ import time
 from base64 import b64encode
 from dataclasses import dataclass
 from ipaddress import ip_address
+from typing import Any
 
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 from tunnel import Clock, eventually
@@ -51,15 +52,19 @@ class Stage:
         answer = self.engine.uapi(f"set=1\n{text}\n")
         assert answer == "errno=0\n\n", (text, answer)
 
-    def counters(self) -> dict[str, int]:
+    def report(self) -> dict[str, Any]:
         line = self.engine.uapi("get_engine=1\n\n").splitlines()[0]
-        counters: dict[str, int] = json.loads(line.partition("=")[2])["counters"]
+        report: dict[str, Any] = json.loads(line.partition("=")[2])
+        return report
+
+    def counters(self) -> dict[str, int]:
+        counters: dict[str, int] = self.report()["counters"]
         return counters
 
     def step(self, seconds: float) -> None:
-        """The engine's clock jumps ahead, once what happened was noted by all its processes; asked
-        something, control looks at the clock at once."""
-        time.sleep(0.02)
+        """The engine's clock jumps ahead, once no process has a packet in hand, so that what happened was
+        noted; asked something, control looks at the clock at once."""
+        eventually(lambda: not self.report()["tokens"]["held"])
         self.clock.step(seconds)
         self.counters()
 

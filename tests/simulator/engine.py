@@ -47,7 +47,7 @@ GEOMETRY = {
 MTU = 1420
 VNET = bytes(10)
 WORKERS = [lib.WORKER_CONTROL, lib.WORKER_RECEIVER, lib.WORKER_CONSUMER]
-PATIENCE = 10.0  # real seconds for the kernel's loopback
+PATIENCE = 60.0  # real seconds for the kernel's loopback
 SENT = ("UDP_SENT", "KEEPALIVE_SENT", "HS_INITIATION_SENT", "HS_RESPONSE_SENT", "HS_COOKIE_SENT")
 NEVER_HERE = frozenset((  # what must not happen to anything in a simulation
     "DROP_MAILBOX_FULL",

@@ -48,10 +48,10 @@ TITLES = (RECEIVER, CONSUMER, "consumer 1", CONTROL)
 MESSAGES = 64  # of one receive call: datagrams, or trains of them
 HELD = 40  # datagrams of a train while a consumer is held
 TAKEN = 64 + HELD  # a consumer's batch: the last it takes may be a train
-REACH_SECONDS = 20.0
-STAND_SECONDS = 10.0  # at the point, at most
+REACH_SECONDS = 60.0
+STAND_SECONDS = 60.0  # at the point, at most
 BACK_SECONDS = 60.0
-REST_SECONDS = 10.0
+REST_SECONDS = 60.0
 SESSION_SECONDS = 0.1
 SLOW = 0.05  # seconds between bursts while somebody is away: what the kernel keeps meanwhile is not much
 DROPS = ("drop_queue_full_inbound", "drop_queue_full_outbound", "drop_no_slot", "drop_no_slot_outbound",
@@ -140,12 +140,12 @@ class Matrix:
     # -- asking the engine ----------------------------------------------------------------------
 
     def set(self, text: str) -> None:
-        answer = self.engine.uapi(f"set=1\n{text}\n", 30)
+        answer = self.engine.uapi(f"set=1\n{text}\n")
         if answer != "errno=0\n\n":
             raise RuntimeError(f"set refused: {answer!r}")
 
     def report(self) -> dict[str, Any]:
-        answer = self.engine.uapi("get_engine=1\n\n", 30)
+        answer = self.engine.uapi("get_engine=1\n\n")
         line = next(line for line in answer.splitlines() if line.startswith("engine="))
         report: dict[str, Any] = json.loads(line.partition("=")[2])
         return report
@@ -153,7 +153,7 @@ class Matrix:
     def handshake_time(self, strand: Strand) -> float:
         """What `wg show` calls the latest handshake."""
         key = f"public_key={strand.identity.public_key.hex()}\n"
-        text = self.engine.uapi("get=1\n\n", 30).partition(key)[2]
+        text = self.engine.uapi("get=1\n\n").partition(key)[2]
         lines = dict(line.split("=", 1) for line in text.partition("public_key=")[0].split("\n") if line)
         return int(lines["last_handshake_time_sec"]) + int(lines["last_handshake_time_nsec"]) / 1e9
 
@@ -216,7 +216,7 @@ class Matrix:
 
         def change() -> str:
             for text in texts:
-                self.engine.uapi(f"set=1\n{text}\n", 30)
+                self.engine.uapi(f"set=1\n{text}\n")
             return ""
 
         self.asked = self.asking.submit(change)
@@ -245,8 +245,8 @@ class Matrix:
         """While the victim stands: packets of whoever does not need it, and control's answers."""
         start = self.traffic.delivered
         if case.victim == RECEIVER:  # the only one
-            answer = self.asking.submit(lambda: self.engine.uapi("get=1\n\n", 5))
-            if not self.traffic.pump(STAND_SECONDS, answer.done, SLOW):
+            answer = self.asking.submit(lambda: self.engine.uapi("get=1\n\n", STAND_SECONDS))
+            if not self.traffic.pump(STAND_SECONDS, answer.done, SLOW) or answer.exception():
                 yield "control did not answer meanwhile"
             return
         # Strand 1 waits for whoever holds it, or has said that it is scheduled and not yet where.
@@ -344,7 +344,7 @@ class Matrix:
             with contextlib.suppress(OSError):
                 self.asked.result(60)
         self.set(f"public_key={self.guest}\nremove=true\n")
-        if self.guest in self.engine.uapi("get=1\n\n", 30):
+        if self.guest in self.engine.uapi("get=1\n\n"):
             yield "a removed peer is still there"
         if not _within(REST_SECONDS, lambda: self.memory.segment.rows[2].state == lib.PEER_UNUSED):
             yield "the row of a removed peer is not free again"
@@ -380,7 +380,7 @@ class Matrix:
             for pid in pids:
                 os.kill(pid, signal.SIGSTOP)
             for pid in pids:
-                _within(1.0, lambda pid=pid: state(pid) in ("T", ""))
+                _within(REST_SECONDS, lambda pid=pid: state(pid) in ("T", ""))
             yield
         finally:
             for pid in pids:
