@@ -235,7 +235,7 @@ def _handshake(engine: Engine, remote: str) -> float:
 
 def _ping(result: Result, here: Host, there: Host, address: str) -> PingResult:
     path = f"{here.name} -> {there.name}"
-    ping = here.ping(address, PINGS, PING_INTERVAL)
+    ping = here.ping(address, PINGS, PING_INTERVAL, wait=2)
     if ping.sent != PINGS or ping.received != PINGS:
         result.wrong.append(f"ping {path} {address}: {ping.received} answers to {ping.sent} echoes")
     times = ping.times or (float("nan"),)

@@ -446,7 +446,7 @@ class Host:
                        f"'{' '.join(process.arguments)}' is not ready after {timeout} s",
                        f"Its output: {process.output()[-2000:] or '(none)'}")
 
-    def ping(self, address: str, count: int = 5, interval: float = 0.01, wait: float = 2,
+    def ping(self, address: str, count: int = 5, interval: float = 0.01, wait: float = 10,
              size: int = 56) -> Ping:
         """ICMP echo, every interval seconds; waits wait seconds for answers that are late."""
         result = self.run(["ping", "-n", "-c", str(count), "-i", str(interval), "-W", str(wait),

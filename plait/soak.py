@@ -152,7 +152,7 @@ class Soak:
             self.receivers.append(target.popen([*stream, "receive", str(port)]))
             target.wait_listening(port, self.receivers[-1], 60)
             if source is self.gateway:  # the client speaks first: it alone knows an endpoint
-                _until(lambda: self._counters(self.other)["hs_response_accepted"], 30)
+                _until(lambda: self._counters(self.other)["hs_response_accepted"])
             send = [*stream, "send", address, str(port), "/run/enough", str(BYTES_A_SECOND)]
             self.senders.append(source.popen(send))
         self.peers = self.field.popen([sys.executable, "-m", "plait.soak_peers", "/run/peers.json"])
@@ -177,7 +177,7 @@ class Soak:
     def finish(self) -> None:
         """End the traffic, let everything come to rest, and look."""
         result = self.result
-        _until(lambda: set(self._pids()) >= set(TITLES), 30)
+        _until(lambda: set(self._pids()) >= set(TITLES))
         for host in (self.gateway, self.field, self.client):
             (host.root / "run/enough").touch()
         got = [json.loads(_words(process, 90)) for process in self.receivers]  # their ends say more
@@ -254,7 +254,7 @@ class Soak:
     def _sample(self, which: int) -> None:
         """Descriptors and memory of all processes of the gateway, once all are there and ready."""
         wanted = {*TITLES, "supervisor"}
-        _until(lambda: set(self._pids()) >= wanted, 30)
+        _until(lambda: set(self._pids()) >= wanted)
         looks: list[int] = []  # at descriptors; a worker has its title before it has its own
 
         def is_settled() -> bool:
@@ -262,7 +262,7 @@ class Soak:
             time.sleep(0.1)
             return len(set(looks[-10:])) == 1 and len(looks) >= 10
 
-        _until(is_settled, 30)
+        _until(is_settled)
         counts = [looks[-1], 0]
         for pid in self._pids().values():
             with contextlib.suppress(OSError):
@@ -322,7 +322,7 @@ def kills_of(result: Result) -> int:
     return sum(sum(points.values()) for points in result.kills.values())
 
 
-def _until(condition: Any, seconds: float) -> None:
+def _until(condition: Any, seconds: float = 90) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:

@@ -9,10 +9,10 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
+from waiting import until
 
 from plait.lab import WIREGUARD_GO, Lab, LabError, missing, state
 
@@ -93,10 +93,7 @@ def test_nothing_outlives_a_killed_lab(number: int) -> None:
         assert len(processes_of(namespaces)) >= 6
         script.send_signal(number)
         script.wait(60)
-    deadline = time.monotonic() + 10
-    while processes_of(namespaces) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert processes_of(namespaces) == []
+    until(lambda: processes_of(namespaces) == [], "the end of every process")
     assert traces() == []
 
 

@@ -13,7 +13,7 @@ from plait import load_json, load_profile, load_result, load_run, load_screen, l
 from plait.load_run import Run
 
 SEED = "tests"
-STORM: dict[str, Any] = {"name": "storm", "handshakes": {"outstanding": 4}, "drain": 0.5}
+STORM: dict[str, Any] = {"name": "storm", "handshakes": {"outstanding": 4}, "drain": 20}
 
 
 def run_against(
@@ -65,7 +65,7 @@ def test_each_peer_gets_its_session_and_its_answers(psk: bool) -> None:
 
 def test_what_is_lost_repeated_forged_and_misled_is_counted() -> None:
     with Gateway(SEED, 5) as gateway:
-        run_phase = {"name": "bad", "seconds": 0.5, "traffic": {"rate": 600}, "drain": 0.2}
+        run_phase = {"name": "bad", "seconds": 0.5, "traffic": {"rate": 600}, "drain": 2}
         gateway.drop_every, gateway.repeat_every, gateway.forge_every, gateway.wrong_every = 7, 11, 13, 17
         run = run_against(gateway, [{**STORM, "handshakes": {"outstanding": 4, "confirm": False}}, run_phase])
     bad, seen = run.phases[1].counters, gateway.seen
@@ -176,7 +176,7 @@ def test_closed_loop_of_echoes_asks_again_after_an_answer() -> None:
 
 
 class Stopping(load_run.Screen):
-    """Stops the load processes for 0.25 s at the first look at them."""
+    """Stops the load processes for half a second at the first look at them."""
 
     stopped = False
 
@@ -186,21 +186,21 @@ class Stopping(load_run.Screen):
             children = psutil.Process().children()
             for child in children:
                 child.suspend()
-            time.sleep(0.25)
+            time.sleep(0.5)
             for child in children:
                 child.resume()
 
 
 def test_times_count_from_when_an_echo_was_due() -> None:
-    """A generator that stood still for 0.25 s shows in the times of what was due meanwhile."""
-    steady = {"name": "steady", "seconds": 1, "traffic": {"rate": 200}}
+    """A generator that stood still for half a second shows in the times of what was due meanwhile."""
+    steady = {"name": "steady", "seconds": 2, "traffic": {"rate": 200}, "drain": 20}
     with Gateway(SEED, 4) as gateway:
         run = run_against(gateway, [STORM, steady], screen=Stopping())
     found = load_result.metrics([run.phases[1]])
-    assert found["loss"] == 0 and gateway.seen["echoes"] == 204
-    assert found["max"] >= 0.2
-    assert found["p90"] > 0.05  # 50 of 200 waited for it
-    assert run.phases[1].counters["behind"] >= 30
+    assert found["loss"] == 0 and gateway.seen["echoes"] == 404
+    assert found["max"] >= 0.4
+    assert found["p90"] > 0.05  # 100 of 400 waited for it
+    assert run.phases[1].counters["behind"] >= 60
     assert any("late" in line for line in load_result.limits(run.phases[1]))
 
 

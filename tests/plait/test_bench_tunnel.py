@@ -175,7 +175,6 @@ def test_a_small_run(tmp_path: Path) -> None:
         least, average, most = (found[f"ping.{key}"][title]["median"] for key in ("min", "avg", "p99"))
         assert 0 < least <= average and least <= most
         assert found["ping.lost"][title]["values"] == [0]
-    assert found["ping.avg"]["plait"]["median"] > found["ping.avg"][CABLE]["median"]
     pairs = {(row["one"], row["other"]) for row in result["ratios"]}
     assert pairs == {("plait", "wireguard-go"), ("plait", CABLE)}
     assert "Medians" in answer.stdout and "bench: run 1 of 1: ping, idle: wireguard-go" in answer.stderr

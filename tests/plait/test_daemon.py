@@ -411,8 +411,8 @@ def test_taken_port(host: Host) -> None:
     engine = host.engine("t0", settings=SMALL)
     before = engine.uapi("get=1\n\n")
     bind = (
-        "import socket, time; s = socket.socket(type=socket.SOCK_DGRAM); s.bind(('', 0));"
-        "print(s.getsockname()[1], flush=True); time.sleep(60)"
+        "import signal, socket; s = socket.socket(type=socket.SOCK_DGRAM); s.bind(('', 0));"
+        "print(s.getsockname()[1], flush=True); signal.pause()"
     )
     holder = host.popen([sys.executable, "-c", bind])
     until(lambda: holder.output().strip(), "a port")

@@ -10,10 +10,10 @@ import json
 import os
 import re
 import signal
-import time
 from collections.abc import Iterator
 
 import pytest
+from waiting import PATIENCE, until
 
 from plait import demo
 from plait.failure import Failure
@@ -60,7 +60,7 @@ def test_it_runs_and_tells_everything(host: Host) -> None:
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
     assert told["wrong"] == []
-    assert 0 < told["handshake_ms"] < 5000
+    assert told["handshake_ms"] > 0
     assert [ping["path"] for ping in told["pings"]] == ["a -> b", "a -> b", "b -> a", "b -> a"]
     assert {":" in ping["address"] for ping in told["pings"]} == {True, False}
     for ping in told["pings"]:
@@ -99,20 +99,16 @@ def test_the_table_in_a_file_is_plain_text(host: Host) -> None:
 def test_it_leaves_nothing_however_it_ends(host: Host, step: str, number: signal.Signals) -> None:
     before = traces(host)
     process = host.popen(DEMO)
-    while f"demo: {step}\n" not in process.output():
-        assert process.poll() is None, process.output()
-        time.sleep(0.01)
-    while len(made := offspring(process.pid)) < 4:
-        time.sleep(0.01)
+    until(lambda: f"demo: {step}\n" in process.output(), step)
+    until(lambda: len(offspring(process.pid)) >= 4, "its processes")
+    made = offspring(process.pid)
     process.signal(number)
     assert process.wait() != 0
     assert "Traceback" not in process.output()
     # Killed, it leaves that to its hosts' holders, which see their pipes close; else it is done at its end.
-    deadline = time.monotonic() + (20 if number == signal.SIGKILL else 0)
-    while left := [pid for pid in made if state(pid) not in ("", "Z")]:
-        assert time.monotonic() < deadline, left
-        time.sleep(0.02)
-    assert traces(host) == before
+    seconds = PATIENCE if number == signal.SIGKILL else 0
+    until(lambda: all(state(pid) in ("", "Z") for pid in made), "the end of what it made", seconds)
+    until(lambda: traces(host) == before, "no trace", seconds)
 
 
 def test_an_engine_that_cannot_answer_or_does_not_start_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

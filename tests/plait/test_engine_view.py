@@ -6,10 +6,10 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterator
 
 import pytest
+from waiting import until
 
 from plait.lab import Engine, Lab, Peer, keypair
 
@@ -37,13 +37,12 @@ def pair() -> Iterator[tuple[Engine, Engine]]:
 
 def report(engine: Engine) -> dict[str, object]:
     """The report of an engine at rest: asked until its last packets are where they end."""
-    deadline = time.monotonic() + 10
-    while True:
+
+    def at_rest() -> dict[str, object] | None:
         told = json.loads(engine.host.run(["plait", "show", "--engine", "--json", "wg0"]).stdout)["wg0"]
-        at_rest = not told["queues"]["inbound"]["waiting"] and not told["tokens"]["held"]
-        if at_rest or time.monotonic() > deadline:
-            return told  # type: ignore[no-any-return]
-        time.sleep(0.05)
+        return None if told["queues"]["inbound"]["waiting"] or told["tokens"]["held"] else told
+
+    return until(at_rest, "an engine at rest") or {}
 
 
 def test_processes_are_those_that_run(pair: tuple[Engine, Engine]) -> None:

@@ -13,9 +13,10 @@ import random
 import re
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
+from waiting import until
 
 from plait import show, uapi_client
 from plait.lab import WIREGUARD_GO, Host, Lab, Peer, keypair, preshared_key
@@ -79,10 +80,7 @@ def served() -> Iterator[tuple[Host, dict[str, str]]]:
         for name, text in texts.items():
             (host.root / "run/devices" / name).write_text(text)
         server = host.popen([sys.executable, "-c", SERVER])
-        deadline = time.monotonic() + 20
-        while "ready" not in server.output():
-            assert time.monotonic() < deadline and server.poll() is None, server.output()
-            time.sleep(0.01)
+        until(lambda: "ready" in server.output(), "answers")
         yield host, texts
 
 
@@ -90,12 +88,27 @@ def wg_and_ours(host: Host, name: str, text: str, *, coloured: bool) -> tuple[st
     """`wg show` and our text of the same moment: seconds pass, so wg is asked before and after."""
     device = uapi_client.parse(name, text)
     environment = {"WG_COLOR_MODE": "always" if coloured else "never"}
-    for _ in range(5):
-        before = host.run(["wg", "show", name], environment=environment).stdout
-        ours = show.pretty(device, time.time(), coloured=coloured)
-        if before == host.run(["wg", "show", name], environment=environment).stdout:
-            break
-    return before, ours
+
+
+    def theirs() -> str:
+        return host.run(["wg", "show", name], environment=environment).stdout
+
+    return between(theirs, lambda: show.pretty(device, time.time(), coloured=coloured))
+
+
+def between(theirs: Callable[[], str], ours: Callable[[], str]) -> tuple[str, str]:
+    """What both say while what they speak of does not change: asked before and after."""
+
+    def both() -> tuple[str, str] | None:
+        found = theirs(), ours()
+        return found if theirs() == found[0] else None
+
+    return until(both, "a moment without a change") or ("", "")
+
+
+def timeless(text: str) -> str:
+    """Without how long ago: each second says another time, and the commands may take one."""
+    return re.sub(r"(latest handshake: ).*", r"\1some time ago", text)
 
 
 @pytest.mark.network
@@ -138,17 +151,19 @@ def test_the_command_in_a_host_with_two_engines() -> None:
         a.engine("wg1", WIREGUARD_GO)
         assert a.ping("10.7.0.2", 3).received == 3
 
+        def said(arguments: list[str]) -> tuple[str, str]:
+            """By wg and by plait."""
+            commands = [["wg", *arguments], ["plait", *arguments]]
+            theirs, ours = (lambda words=words: timeless(a.run(words).stdout) for words in commands)
+            return between(theirs, ours)
+
         assert a.run(["plait", "show", "interfaces"]).stdout == "wg0 wg1\n"
         for arguments in (["show"], ["show", "wg0"], ["show", "wg1"], ["show", "all"]):
-            before = a.run(["wg", *arguments]).stdout
-            ours = a.run(["plait", *arguments]).stdout
-            # Whoever asks later may see another second; test_interfaces_look_as_wg_shows_them compares these.
-            parts = [re.sub("(latest handshake): .+", r"\1", text.strip()).split("\n\n")
-                     for text in (ours, before)]  # fmt: skip
-            assert sorted(parts[0]) == sorted(parts[1])
+            theirs, ours = said(arguments)
+            assert sorted(ours.strip().split("\n\n")) == sorted(theirs.strip().split("\n\n"))
             assert "latest handshake" in ours or arguments == ["show", "wg1"]
-        dump = a.run(["plait", "show", "all", "dump"]).stdout
-        assert sorted(dump.splitlines()) == sorted(a.run(["wg", "show", "all", "dump"]).stdout.splitlines())
+        theirs, ours = said(["show", "all", "dump"])
+        assert sorted(ours.splitlines()) == sorted(theirs.splitlines())
 
         (told,) = json.loads(a.run(["plait", "show", "--json", "wg0"]).stdout)
         assert told["peers"][0]["public_key"] == public_b

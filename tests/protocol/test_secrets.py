@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-import time
 from collections.abc import Iterator
 
 import pytest
 from puppet import Puppet, Stage
+from waiting import until
 
 from plait.lab import Lab, descriptors, read_proc
 from workers._workers import ffi, lib
@@ -89,11 +89,8 @@ def copies(stage: Stage, secret: bytes) -> list[tuple[str, object]]:
 
 
 def assert_gone(stage: Stage, secret: bytes) -> None:
-    """Within the few seconds that grace periods and a late turn of a consumer may take."""
-    deadline = time.monotonic() + 5
-    while found := copies(stage, secret):
-        assert time.monotonic() < deadline, found
-        time.sleep(0.05)
+    """Soon: grace periods and a late turn of a consumer may take a few seconds."""
+    until(lambda: not copies(stage, secret), "the end of every copy")
 
 
 def session_keys(stage: Stage) -> tuple[Puppet, list[bytes]]:

@@ -238,7 +238,8 @@ class Matrix:
 
     def let_go(self) -> None:
         if self.held is not None:
-            os.kill(self.held, signal.SIGCONT)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.held, signal.SIGCONT)
             self.held = None
 
     def others_go_on(self, case: Case) -> Iterator[str]:

@@ -249,9 +249,9 @@ def test_taken_listen_port_changes_nothing(running: Stage) -> None:
     old = running.port()
     after = {title: len(running.heard(title)) for title in TITLES}
     code = (
-        "import socket, sys, time; s = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM);"
+        "import signal, socket; s = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM);"
         "s.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1); s.bind(('', 0));"
-        "print(s.getsockname()[1], flush=True); time.sleep(60)"
+        "print(s.getsockname()[1], flush=True); signal.pause()"
     )
     other = running.host.popen([sys.executable, "-c", code])
     taken = int(until(lambda: other.output().strip(), "a port"))
