@@ -354,7 +354,7 @@ def folder() -> Iterator[Path]:
 def wg(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"WG_ENDPOINT_RESOLUTION_RETRIES": "0"}
     return subprocess.run(
-        ["wg", *arguments], capture_output=True, text=True, timeout=20, env=environment, check=False
+        ["wg", *arguments], capture_output=True, text=True, timeout=60, env=environment, check=False
     )
 
 
@@ -439,7 +439,7 @@ def test_wg_understands_the_same_of_mutants(interface: Interface, folder: Path, 
 def test_strip_as_wg_quick(folder: Path, text: str) -> None:
     path = folder / "plq.conf"
     path.write_text(text, newline="", encoding="utf-8", errors="surrogateescape")
-    done = subprocess.run(["wg-quick", "strip", path], capture_output=True, timeout=20, check=False)
+    done = subprocess.run(["wg-quick", "strip", path], capture_output=True, timeout=60, check=False)
     if done.returncode == 0:
         assert done.stdout.decode("utf-8", "surrogateescape") == conf.strip(text)
     else:  # only for a boolean that is none

@@ -62,7 +62,7 @@ def engine() -> Iterator[Engine]:
 def converse(engine: Engine, data: bytes) -> str:
     """Send bytes on a connection of their own, end it, and read all answers."""
     with socket.socket(socket.AF_UNIX) as client:
-        client.settimeout(10)
+        client.settimeout(60)
         client.connect(str(engine.socket_path))
         try:
             client.sendall(data)

@@ -64,7 +64,7 @@ def udp_socket(host: Host, address: str = "", port: int = 0) -> socket.socket:
         made.setsockopt(socket.IPPROTO_IP, socket.IP_RECVTOS, 1)
     made.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 1 << 25)
     made.bind((address, port))
-    made.settimeout(5)
+    made.settimeout(20)
     return made
 
 

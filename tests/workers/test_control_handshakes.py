@@ -34,7 +34,7 @@ class Other:
         self.wall = WALL
         self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self.socket.bind(("127.0.0.1", 0))
-        self.socket.settimeout(10)
+        self.socket.settimeout(60)
         self.endpoint = Endpoint(b"\x7f\0\0\1", self.socket.getsockname()[1])
         self.state: noise.InitiationSent | None = None
 
@@ -59,7 +59,7 @@ class Other:
         except BlockingIOError:
             return True
         finally:
-            self.socket.settimeout(10)
+            self.socket.settimeout(60)
         return False
 
 
