@@ -26,10 +26,9 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from plait.lab import Engine, Host, Lab, Peer, Process, descriptors, keypair, pss_bytes, state
+from plait.lab import Engine, Host, Lab, Peer, Process, descriptors, keypair, pss_bytes, read_proc, state
 
 INTERFACE = "wg0"
 PORT = 51820
@@ -311,10 +310,17 @@ def _point(pid: int) -> str:
     deadline = time.monotonic() + 0.1
     while state(pid) not in ("T", "Z", "") and time.monotonic() < deadline:
         pass
-    number = Path(f"/proc/{pid}/syscall").read_text().split()[0]
-    if not number.isdecimal():
+    if not (call := system_call(pid)):
+        raise ProcessLookupError(pid)
+    return call
+
+
+def system_call(pid: int) -> str:
+    """The system call that a process waits in, "own code" for none, nothing when the process has gone."""
+    number = (read_proc(pid, "syscall") or " ").partition(" ")[0].strip()
+    if number and not number.isdecimal():
         return "own code"
-    return SYSTEM_CALLS.get(os.uname().machine, {}).get(int(number), f"system call {number}")
+    return number and SYSTEM_CALLS.get(os.uname().machine, {}).get(int(number), f"system call {number}")
 
 
 def kills_of(result: Result) -> int:

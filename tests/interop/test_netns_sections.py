@@ -214,7 +214,7 @@ def test_source_of_a_more_specific_peer_is_refused(bare: Bare) -> None:
     set_peer(left, other, "allowed-ips", "10.0.0.2/32")
     right.engine.wg("set", "wg2", "listen-port", "9997")
     assert not arrives(right, left)
-    assert endpoint_of(left, right) == "[::1]:9997"
+    eventually(lambda: endpoint_of(left, right) == "[::1]:9997")
     set_peer(left, other, "remove")
     assert eventually(lambda: arrives(right, left))
     set_peer(left, right, "allowed-ips", "10.0.0.2/32,fd01::2/128")

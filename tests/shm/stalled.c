@@ -371,7 +371,7 @@ static void on_instruction(int number, siginfo_t *info, void *context)
     pid_t copy = fork();
     CHECK(copy >= 0, "no process");
     if (copy == 0) {
-        alarm(30);
+        alarm(120);
         is_copy = 1;
         *flags &= ~TRAP_FLAG;
         running->others();

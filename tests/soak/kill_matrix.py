@@ -167,7 +167,7 @@ class Matrix:
     def kill(self, case: Case) -> Outcome:
         """Hold, kill, wait, look. What was wrong stands in the outcome."""
         outcome = Outcome(case, self.random.randint(1, 3) if case.cause == kill_points.TRAFFIC else 1)
-        self.await_all(set(TITLES))
+        self.await_all(TITLES)
         self.traffic.settle()
         before, lost_before = self.counters(), self.traffic.lost
         pid = self.pids()[case.victim]
@@ -206,7 +206,7 @@ class Matrix:
         elif case.cause == kill_points.PEERS:
             self.change_peers()
         elif case.cause in (kill_points.FULL, kill_points.STARVE):
-            self.hold_consumer(case.cause)
+            self.hold_consumer(case)
 
     def change_peers(self) -> None:
         """A guest comes and goes; the answer is waited for elsewhere."""
@@ -221,8 +221,10 @@ class Matrix:
 
         self.asked = self.asking.submit(change)
 
-    def hold_consumer(self, cause: str) -> None:
-        """Let packets pile up behind a consumer that does not run, then let it run."""
+    def hold_consumer(self, case: Case) -> None:
+        """Let packets pile up behind a consumer that does not run, then let it run: at once where the pile
+        is there or the consumer itself is to come by, else until the next time."""
+        cause = case.cause
         self.let_go()
         self.held = self.pids()[CONSUMER]
         os.kill(self.held, signal.SIGSTOP)
@@ -232,7 +234,7 @@ class Matrix:
             with contextlib.suppress(BlockingIOError):
                 strand.push_out(self.traffic.inside, count, 60, is_train=cause == kill_points.FULL)
         time.sleep(0.05)
-        if cause == kill_points.STARVE or self.request.is_reached:
+        if cause == kill_points.STARVE or case.victim == CONSUMER or self.request.is_reached:
             self.let_go()
         self.next_deed = time.monotonic() + 0.3
 
