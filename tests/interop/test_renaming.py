@@ -20,7 +20,7 @@ SETTINGS = (
     "receivers = 1\nconsumers = 1\nmax_receivers = 2\nmax_consumers = 2\nmax_peers = 64\nsmall_slots = 64\n"
     "train_slots = 1\n"
 )
-WORKERS = ("consumer 0", "control", "receiver 0", "standby", "supervisor")
+WORKERS = ("consumer 0", "control", "receiver 0", "supervisor")
 
 
 def titles(host: Host) -> list[str]:
