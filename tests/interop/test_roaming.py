@@ -10,13 +10,23 @@ ENETUNREACH instead of EINVAL, and wireguard-go 0.0.20220316 knows only the latt
 from __future__ import annotations
 
 import pytest
-from tunnel import two_hosts
+from tunnel import Side, two_hosts
 
 from plait.lab import PLAIT, WIREGUARD_GO, Lab
 
 pytestmark = pytest.mark.network
 
 PAIRS = {"plait-go": (PLAIT, WIREGUARD_GO), "go-plait": (WIREGUARD_GO, PLAIT), "plait-plait": (PLAIT, PLAIT)}
+
+
+def answers(pair: str, side: Side, address: str) -> bool:
+    """Whether three echoes are answered, after a change of family.
+
+    wireguard-go 0.0.20231211 and 0.0.20260522 lose some messages then: they write the longer address into
+    a shorter one of their pool, which cuts it, and get ENETUNREACH. Each such loss mends one of the pool.
+    """
+    tries, timeout = (20, 2) if WIREGUARD_GO in PAIRS[pair] else (1, 10)
+    return any(side.echo(address, 3, timeout) == 3 for _ in range(tries))
 
 
 @pytest.mark.parametrize("pair", PAIRS)
@@ -37,10 +47,10 @@ def test_session_follows_the_address(pair: str) -> None:
         # The other family: told to the initiator, learnt by the responder.
         there = tunnel.link.endpoint(responder.host, 51820, 6)
         initiator.engine.wg("set", "wg0", "peer", responder.public_key, "endpoint", there)
-        assert initiator.echo(responder.address4, 3) == 3
+        assert answers(pair, initiator, responder.address4)
         port = int(moved.rpartition(":")[2])
         assert responder.get()["endpoint"] == tunnel.link.endpoint(initiator.host, port, 6)
-        assert responder.echo(initiator.address4, 3) == 3
+        assert answers(pair, responder, initiator.address4)
         assert responder.handshake() == handshake
         tunnel.check()
 
