@@ -272,8 +272,7 @@ def aead(cpuinfo: Path = Path("/proc/cpuinfo")) -> Finding:
         return Finding("AEAD", "missing", "the C parts do not load", "see `build` above")
     chosen = lib.aead_new(-1)
     if chosen == ffi.NULL:
-        mend = "apt-get install libssl-dev; then scripts/setup"
-        return Finding("AEAD", "missing", "no provider works", mend)
+        return Finding("AEAD", "missing", "no provider works", "apt-get install libssl-dev; scripts/setup")
     try:
         name = str(ffi.string(lib.aead_name(chosen)).decode())
         which = lib.aead_which(chosen)
