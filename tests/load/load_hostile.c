@@ -144,6 +144,12 @@ static void *gateway(void *nothing)
     return nothing;
 }
 
+static int everything_happened(const uint64_t *c)
+{
+    return c[LOAD_HANDSHAKES] && c[LOAD_ANSWERED] && c[LOAD_BAD_TAG] && c[LOAD_BAD_MESSAGE] && c[LOAD_BAD_INDEX] &&
+           c[LOAD_ROAMED] && c[LOAD_KEEPALIVES] && c[LOAD_GARBAGE_REPLAYED_DATA];
+}
+
 static int bound(struct sockaddr_in *name)
 {
     socklen_t length = sizeof *name;
@@ -200,9 +206,13 @@ int main(int argc, char **argv)
             .garbage_rate = { 30, 30, 30, 30, 30, 200, 200 },
         };
 
-        load_run_phase(load, &phase, clock_now() + 1000000);
         const uint64_t *c = area->tallies[number].counters;
+        int tries = 100;
 
+        /* On a machine with other work neither side may get far in one phase. */
+        do
+            load_run_phase(load, &phase, clock_now() + 1000000);
+        while (!everything_happened(c) && --tries);
         printf("%llu handshakes, %llu of %llu echoes, %llu cookies, %llu wrong tags, %llu strange, %llu bad, %llu index\n",
                (unsigned long long)c[LOAD_HANDSHAKES], (unsigned long long)c[LOAD_ANSWERED],
                (unsigned long long)c[LOAD_ASKED], (unsigned long long)c[LOAD_COOKIES],
@@ -211,8 +221,7 @@ int main(int argc, char **argv)
         check(c[LOAD_ASKED] >= c[LOAD_ANSWERED] + c[LOAD_UNSENT]);
         check(c[LOAD_RESPONSES] >= c[LOAD_HANDSHAKES] + (number == 1 ? 0 : c[LOAD_UNCONFIRMED]));
         check(c[LOAD_INITIATIONS] == c[LOAD_HANDSHAKES] + c[LOAD_UNCONFIRMED] + c[LOAD_UNANSWERED]);
-        check(c[LOAD_HANDSHAKES] && c[LOAD_ANSWERED] && c[LOAD_BAD_TAG] && c[LOAD_BAD_MESSAGE] && c[LOAD_BAD_INDEX]);
-        check(c[LOAD_ROAMED] && c[LOAD_KEEPALIVES] && c[LOAD_GARBAGE_REPLAYED_DATA]);
+        check(everything_happened(c));
     }
     load_free(load);
     __atomic_store_n(&stop, 1, __ATOMIC_RELAXED);
