@@ -1,6 +1,7 @@
 #include "point.h"
 
 #include <fcntl.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -10,7 +11,12 @@
 static struct point_request *request;
 static int32_t own_pid;
 
-/* Before the process gives up the way to files. */
+static void note_pid(void)
+{
+    own_pid = getpid();
+}
+
+/* Before the process gives up the way to files. Workers are forks of the process that loads this. */
 __attribute__((constructor)) static void points_open(void)
 {
     const char *path = getenv("PLAIT_POINTS");
@@ -22,7 +28,8 @@ __attribute__((constructor)) static void points_open(void)
     close(fd);
     if (map == MAP_FAILED)
         return;
-    own_pid = getpid();
+    note_pid();
+    pthread_atfork(NULL, NULL, note_pid);
     request = map;
 }
 

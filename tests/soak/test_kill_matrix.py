@@ -46,7 +46,13 @@ def test_what_ships_has_no_points() -> None:
 
 
 def killed_at_all_points(handoff: str, command: list[str]) -> list[Outcome]:
-    return list(run(handoff, cases(handoff), 1, command))
+    """Until three are wrong: a point that is not reached is waited for."""
+    outcomes = []
+    for outcome in run(handoff, cases(handoff), 1, command):
+        outcomes.append(outcome)
+        if sum(bool(each.wrong) for each in outcomes) == 3:
+            break
+    return outcomes
 
 
 @pytest.mark.long
