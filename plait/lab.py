@@ -446,12 +446,16 @@ class Host:
                        f"'{' '.join(process.arguments)}' is not ready after {timeout} s",
                        f"Its output: {process.output()[-2000:] or '(none)'}")
 
-    def ping(self, address: str, count: int = 5, interval: float = 0.01, wait: float = 10,
+    def ping(self, address: str, count: int = 5, interval: float | None = None, wait: float = 10,
              size: int = 56) -> Ping:
-        """ICMP echo, every interval seconds; waits wait seconds for answers that are late."""
-        result = self.run(["ping", "-n", "-c", str(count), "-i", str(interval), "-W", str(wait),
-                           "-s", str(size), address],
-                          check=False, timeout=count * (interval + 0.1) + wait + 20)
+        """ICMP echo, every interval seconds, or all at once; waits wait seconds for answers that are late.
+
+        ping(8) that was answered waits for the rest no longer than its interval or two round trips, which is
+        not enough on a busy machine: with an interval, late answers may be missing.
+        """
+        when = ["-l", str(count), "-i", str(wait)] if interval is None else ["-i", str(interval)]
+        result = self.run(["ping", "-n", "-c", str(count), *when, "-W", str(wait), "-s", str(size), address],
+                          check=False, timeout=count * ((interval or 0) + 0.1) + wait + 20)
         times = []
         sent = 0
         for line in result.stdout.splitlines():

@@ -9,7 +9,7 @@ because there they must exist.
 at the end.
 
 scripts/test shares the tests out among more processes than there are cores, since most of them wait most of
-the time (pytest-xdist, --dist loadgroup). Tests that share a fixture of their module stay together.
+the time. Tests that share a fixture of their module stay together, so that it is made once for each few.
 
 Every engine in a lab gets the hand-off and the provider that tests/asked.py was asked for.
 """
@@ -21,6 +21,7 @@ import os
 import signal
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import asked
@@ -28,6 +29,7 @@ import pytest
 
 from plait.lab import PLAIT, Engine, Host, missing
 
+ROOT = Path(__file__).resolve().parents[1]
 NEIGHBOURS = 8  # tests in a row that use the same made fixture; more would make others wait at the end
 PROGRAMS = ("wg", "wireguard-go", "iperf3", "ping")
 
@@ -51,24 +53,42 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     pytest.skip(lacking())
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep neighbours together that share a fixture; begin with what takes longest."""
-    seen: Counter[str] = Counter()
-    for item in items:
-        if shares_fixture(item):
-            module = item.nodeid.partition("::")[0]
-            item.add_marker(pytest.mark.xdist_group(f"{module}#{seen[module] // NEIGHBOURS}"))
-            seen[module] += 1
+    """Begin with what takes longest, then with what waits most."""
     items.sort(key=lambda item: (item.get_closest_marker("long") is None,
                                  item.get_closest_marker("network") is None))
 
 
-def shares_fixture(item: pytest.Item) -> bool:
-    """Whether a fixture of ours is made once for this test and its neighbours."""
-    definitions = item._fixtureinfo.name2fixturedefs.values()  # type: ignore[attr-defined]
-    ours = [each[-1] for each in definitions if each and each[-1].baseid.startswith("tests")]
-    return any(definition.scope != "function" for definition in ours)
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Who gets which tests, with --dist loadscope: neighbours that share a fixture stay together."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Neighbours(LoadScopeScheduling):  # type: ignore[misc]
+        @functools.cached_property
+        def places(self) -> dict[str, int]:
+            """The place of each test among those of its module."""
+            seen: Counter[str] = Counter()
+            found = {}
+            for test in self.collection:
+                module = test.partition("::")[0]
+                found[test] = seen[module]
+                seen[module] += 1
+            return found
+
+        def _split_scope(self, nodeid: str) -> str:
+            module = nodeid.partition("::")[0]
+            return f"{module}#{self.places[nodeid] // NEIGHBOURS}" if shares_fixtures(module) else nodeid
+
+    return Neighbours(config, log)
+
+
+@functools.cache
+def shares_fixtures(module: str) -> bool:
+    """Whether fixtures are made once for a module's tests, by itself or by the conftest beside it."""
+    path = ROOT / module
+    files = [file for file in (path, path.with_name("conftest.py")) if file.exists()]
+    return any('scope="module"' in file.read_text() for file in files if file.parent != ROOT / "tests")
 
 
 def pytest_configure() -> None:

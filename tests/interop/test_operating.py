@@ -10,6 +10,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -32,8 +33,11 @@ SLOW = GOOD.format(
 # One that passes its trial and fails right after exec.
 FAILING = GOOD.format("if '--inherit' in sys.argv and '--trial' not in sys.argv: sys.exit(3)")
 OLDER = """
+import sys
 import engine.uapi
 engine.uapi._QUESTIONS = ("get", "get_engine", "get_busiest", "events")
+from plait.daemon import main
+sys.exit(main())
 """
 
 
@@ -215,10 +219,7 @@ def test_engines_that_do_not_know_it(lab: Lab) -> None:
         "plait: wg0 cannot be changed by `plait upgrade`: its engine does not know what is asked. Is it an "
         "engine other than plaitd?\n"
     )
-    directory = older.root / "run/older"
-    directory.mkdir()
-    (directory / "sitecustomize.py").write_text(OLDER)
-    older.engine("wg0", settings=SETTINGS, environment={"PYTHONPATH": "/run/older"})
+    older.engine("wg0", [sys.executable, "-P", "-c", OLDER, "-f", "{iface}"], settings=SETTINGS)
     done = plait(older, "scale", "wg0", "+1")
     assert done.returncode == 1 and done.stderr == (
         "plait: wg0 cannot be changed by `plait scale`: its engine is an older Plait, which does not know "

@@ -74,16 +74,18 @@ def test_foreign_modules_on_the_path_are_not_loaded(installed: Path, tmp_path: P
 
 @pytest.mark.long
 @pytest.mark.network
-def test_the_running_program_survives_its_files(installed: Path) -> None:
+def test_the_running_program_survives_its_files(installed: Path, tmp_path: Path) -> None:
     """Another version is put over the files of a running engine, then all are deleted: 51 killed workers of
     the old version are replaced by workers of the old version, and the session goes on."""
-    command = [str(installed / "bin/plaitd"), "-f", "{iface}"]
+    place = tmp_path / "venv"
+    shutil.copytree(installed, place, symlinks=True)
+    command = [str(place / "bin/python"), "-P", str(place / "bin/plaitd"), "-f", "{iface}"]
     with Lab() as lab:
         tunnel = two_hosts(lab, command, PLAIT, settings="receivers = 1\nconsumers = 1\n")
         one, two = tunnel.sides
         assert one.echo(two.address4, 2) == 2
         session = one.engine.wg("show", "wg0", "latest-handshakes")
-        site = next((installed / "lib").glob("python*/site-packages"))
+        site = next((place / "lib").glob("python*/site-packages"))
         for package in ("engine", "shm", "workers", "plait"):
             for path in (site / package).rglob("*"):
                 if path.suffix in (".py", ".so"):
@@ -91,7 +93,7 @@ def test_the_running_program_survives_its_files(installed: Path) -> None:
                     path.write_text("raise SystemExit('another version')")
         for turn in range(17):
             if turn == 10:
-                shutil.rmtree(installed)
+                shutil.rmtree(place)
             time.sleep(1.1)  # who ran for a second is replaced at once
             for title in ("control", "receiver 0", "consumer 0"):
                 victim = eventually(lambda title=title: pid_of(one, title))

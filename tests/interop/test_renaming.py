@@ -81,7 +81,7 @@ def test_everything_follows_there_and_back(tunnel: Tunnel) -> None:
     assert host.run(["plait", "scale", "vpn7", "+1"]).stdout == "vpn7: receivers 1 -> 2, consumers 1 -> 2\n"
     assert "plait: vpn7 receiver 1" in titles(host)
     assert "every process runs" in host.run(["plait", "upgrade", "vpn7"], timeout=150).stdout
-    eventually(lambda: titles(host)[0] == "plait: vpn7 consumer 0" and len(titles(host)) == 7)
+    eventually(lambda: titles(host)[0] == "plait: vpn7 consumer 0" and len(titles(host)) == 6)
     assert files(host) == ["vpn7.sock"]
     rename(engine, "wg0")
     eventually(lambda: files(host) == ["wg0.sock"])

@@ -84,7 +84,13 @@ def test_signs_of_life_come_at_half_of_the_time_while_control_turns(listener: Li
 
 
 @pytest.mark.parametrize(
-    "more", [{}, {"WATCHDOG_USEC": "0"}, {"WATCHDOG_USEC": "x"}, {"WATCHDOG_USEC": "9", "WATCHDOG_PID": "0"}]
+    "more",
+    [
+        {},
+        {"WATCHDOG_USEC": "0"},
+        {"WATCHDOG_USEC": "x"},
+        {"WATCHDOG_USEC": "9", "WATCHDOG_PID": "4194305"},  # above any pid
+    ],
 )
 def test_no_watchdog_where_none_is_asked_of_us(listener: Listener, more: dict[str, str]) -> None:
     told = manager(listener, **more)
