@@ -4,10 +4,10 @@
 missing such a test is skipped and says why; with CI=true in the environment their absence is an error,
 because there they must exist.
 
-`alone`: the test asserts a rate or a share of the processors, so scripts/test runs no other test beside it.
 `long`: the test takes a good part of a minute, so it is among the first that begin, and nobody waits for it
 at the end.
 
+No test needs the machine for itself: none asserts a rate, a duration or a share of the processors.
 scripts/test shares the tests out among more processes than there are cores, since most of them wait most of
 the time. Tests that share a fixture of their module stay together, so that it is made once for each few.
 
