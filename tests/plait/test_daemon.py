@@ -39,9 +39,11 @@ def host() -> Iterator[Host]:
 
 @pytest.fixture(autouse=True)
 def nothing_left(host: Host) -> Iterator[None]:
-    """After each test the host is as it was: no process, interface, socket, shared memory."""
+    """After each test the host is soon as it was: no process, interface, socket, shared memory."""
     (host.root / "run/small.toml").write_text(SMALL)
     yield
+    with contextlib.suppress(AssertionError):
+        until(lambda: not leftovers(host), "an end that leaves nothing", 20)
     left = leftovers(host)
     for row in host.usage():  # a test that failed shall not fail those behind it
         with contextlib.suppress(ProcessLookupError):
