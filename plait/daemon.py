@@ -17,6 +17,8 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from plait import standard_streams
+from plait.failure import Failure as NotWritten
 from workers.failure import Exit, Failure
 from workers.keylog import VARIABLE, WARNING
 from workers.log import choose, level_name, opened
@@ -87,6 +89,20 @@ exit codes:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The program plaitd. Returns an exit code (workers.failure.Exit)."""
+    standard_streams.prepare()
+    try:
+        try:
+            return _main(arguments)
+        finally:
+            sys.stdout.flush()  # now, since a failure at Python's own end would be a traceback
+    except NotWritten as failure:
+        print(f"plaitd: {failure}", file=sys.stderr)
+    except BrokenPipeError:
+        pass  # the reader has seen enough
+    return Exit.INTERNAL
+
+
+def _main(arguments: Sequence[str] | None) -> int:
     options = _parser().parse_args(arguments)
     foreground = options.foreground or os.environ.get("WG_PROCESS_FOREGROUND") == "1"
     try:

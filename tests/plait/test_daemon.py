@@ -21,7 +21,7 @@ import pytest
 from waiting import until
 
 from plait.daemon import NO_LOG
-from plait.lab import Host, Lab, search_path, title
+from plait.lab import Host, Lab, descriptors, search_path, title
 from workers.failure import Exit
 
 pytestmark = pytest.mark.network
@@ -196,6 +196,23 @@ def test_help_and_version(host: Host) -> None:
     assert told.returncode == 0 and "examples:\n  plaitd wg0 " in told.stdout and "exit codes:" in told.stdout
     told = plaitd(host, "--version")
     assert told.returncode == 0 and told.stdout.startswith("plaitd 0.")
+    for option in ("--help", "--version"):
+        told = plaitd(host, option, around="exec {} >/dev/full")
+        assert (told.returncode, told.stderr) == (1, (
+            "plaitd: the output could not be written: No space left on device. "
+            "Free some space there, or send the output to another place.\n"
+        ))  # fmt: skip
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_streams_that_are_closed_at_the_start(host: Host, closed: str) -> None:
+    told = plaitd(host, "t0", around=f"exec {{}} {closed}")
+    assert (told.returncode, told.stdout) == (0, "")
+    assert told.stderr == ("" if "2>" in closed else NO_SYSLOG)
+    supervisor = host.titles("t0")["supervisor"]
+    assert [name for fd, name in descriptors(supervisor).items() if fd <= 2] == ["/dev/null"] * 3
+    host.ip("link delete t0")
+    until(lambda: not leftovers(host), "the end")
 
 
 @pytest.mark.parametrize("arguments", [[], ["--fore", "t0"], ["t0", "t1"]])
