@@ -17,6 +17,8 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import setproctitle
+
 from plait import standard_streams
 from plait.failure import Failure as NotWritten
 from workers.failure import Exit, Failure
@@ -89,6 +91,9 @@ exit codes:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The program plaitd. Returns an exit code (workers.failure.Exit)."""
+    # A title is written over the arguments and the environment. setproctitle finds both only while the
+    # environment's first variable is as the kernel put it, and without a word gives no title afterwards.
+    setproctitle.getproctitle()
     standard_streams.prepare()
     try:
         try:

@@ -215,6 +215,16 @@ def test_streams_that_are_closed_at_the_start(host: Host, closed: str) -> None:
     until(lambda: not leftovers(host), "the end")
 
 
+@pytest.mark.parametrize("first", ["WG_LOG_FILE=t0.log", "OMP_NUM_THREADS=2"])
+def test_titles_whatever_stands_first_in_the_environment(host: Host, first: str) -> None:
+    """logrotate and administrators find the supervisor by its title (docs/observe.md)."""
+    around = f"cd /run; exec env -i {first} PATH=$PATH PLAIT_CONFIG=/run/small.toml {{}}"
+    assert plaitd(host, "t0", around=around).returncode == 0
+    assert set(host.titles("t0")) == {"supervisor", "control", "receiver 0", "consumer 0"}
+    host.ip("link delete t0")
+    until(lambda: not leftovers(host), "the end")
+
+
 @pytest.mark.parametrize("arguments", [[], ["--fore", "t0"], ["t0", "t1"]])
 def test_wrong_command_line(host: Host, arguments: list[str]) -> None:
     told = plaitd(host, *arguments)
