@@ -108,7 +108,8 @@ def load(
         text = path.read_bytes().decode()
     except FileNotFoundError as error:
         if environment.get("PLAIT_CONFIG"):
-            raise _unreadable(path, error) from error
+            next_step = "write that file, or unset PLAIT_CONFIG to run with the defaults"
+            raise _unreadable(path, error, next_step) from error
         return msgspec.convert(defaults, Settings)
     except (OSError, UnicodeDecodeError) as error:
         raise _unreadable(path, error) from error
@@ -216,11 +217,13 @@ def _malformed(path: str, text: str, error: Exception) -> Failure:
     )
 
 
-def _unreadable(path: Path, error: Exception) -> Failure:
+def _unreadable(
+    path: Path, error: Exception, next_step: str = "mend it, or remove it to run with the defaults"
+) -> Failure:
     if isinstance(error, UnicodeDecodeError):
         line = error.object[: error.start].count(b"\n") + 1
         what, why = f"{path}, line {line}: cannot read the settings", "the file is not UTF-8 text"
     else:
         why = error.strerror or str(error) if isinstance(error, OSError) else str(error)
         what = f"cannot read the settings file {path}"
-    return Failure(what, why, "mend it, or remove it to run with the defaults", Exit.SETTINGS)
+    return Failure(what, why, next_step, Exit.SETTINGS)

@@ -108,8 +108,10 @@ def find(name: str) -> Found | None:
     if link is None:
         return None
     info = attributes(link[IFLA_LINKINFO]) if IFLA_LINKINFO in link else {}
-    kind = info.get(IFLA_INFO_KIND, b"").rstrip(b"\0").decode() or "another kind"
+    kind = info.get(IFLA_INFO_KIND, b"").rstrip(b"\0").decode()
     told = attributes(info.get(IFLA_INFO_DATA, b"")) if kind == "tun" else {}
+    if not kind:  # loopback, a network card: nothing that anybody made, or could delete
+        raise _taken(name, "no TUN, and only a TUN can be adopted", "choose another name")
     if IFLA_TUN_TYPE not in told:
         raise _taken(name, f"of kind {kind}, and only a TUN can be adopted" if kind != "tun" else "")
     if told[IFLA_TUN_TYPE][0] != IFF_TUN:
@@ -223,11 +225,11 @@ def _link(name: str) -> dict[int, bytes] | None:
             raise
 
 
-def _taken(name: str, words: str) -> Failure:
+def _taken(name: str, words: str, next_step: str = "") -> Failure:
     return Failure(
         f"cannot create the interface {name}",
         f"an interface of that name exists already{', ' * bool(words)}{words}",
-        f"choose another name, or `ip link delete {name}` if nobody needs that interface",
+        next_step or f"choose another name, or `ip link delete {name}` if nobody needs that interface",
         Exit.INTERFACE,
         errno.EBUSY,
     )

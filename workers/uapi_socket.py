@@ -102,11 +102,16 @@ def open_uapi(interface: str, directory: Path = DIRECTORY) -> UapiSocket:
         finally:
             os.umask(umask)
     except OSError as error:
-        permission = error.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
+        permission = error.errno in (errno.EACCES, errno.EPERM)
+        next_step = f"see to the directory {directory}"
+        if permission:
+            next_step = "run plaitd as root"
+        elif error.errno == errno.EROFS:
+            next_step = f"mount {directory} for writing, or a tmpfs there"
         raise Failure(
             what,
             error.strerror or str(error),
-            "run plaitd as root" if permission else f"see to the directory {directory}",
+            next_step,
             Exit.PRIVILEGE if permission else Exit.UAPI,
             error.errno or 0,
         ) from error

@@ -348,6 +348,9 @@ ERRORS: list[tuple[str, str, dict[str, str], Exit, str]] = [
      Exit.PRIVILEGE, "cannot use the interface t0: it belongs to user 12345, and this user may not use "),
     ("no TUN device", "mount -t tmpfs none /dev/net; exec {}", {},
      Exit.INTERFACE, NO_TUN + "this host has no usable /dev/net/tun; "),
+    ("loopback", "ip link set lo name t0; trap 'ip link set t0 name lo' EXIT; {}", {},
+     Exit.INTERFACE, NO_TUN + "an interface of that name exists already, no TUN, and only a TUN can be "
+     "adopted; choose another name\n"),
     ("no capability", "exec setpriv --bounding-set -net_admin {}", {},
      Exit.PRIVILEGE, NO_TUN + "/dev/net/tun refuses this user"),
     ("small /dev/shm", TMPFS.format("4m") + "exec {}", {"PLAIT_CONFIG": ""}, Exit.MEMORY, NO_SHM),
@@ -356,7 +359,10 @@ ERRORS: list[tuple[str, str, dict[str, str], Exit, str]] = [
     ("bad settings", BAD, {"PLAIT_CONFIG": "/run/bad.toml"},
      Exit.SETTINGS, "/run/bad.toml, line 2: cannot use `consumers = 99`: expected int <= 32; "),
     ("no settings", "exec {}", {"PLAIT_CONFIG": "/run/none.toml"},
-     Exit.SETTINGS, "cannot read the settings file /run/none.toml: No such file or directory; "),
+     Exit.SETTINGS, "cannot read the settings file /run/none.toml: No such file or directory; write that "
+     "file, or unset PLAIT_CONFIG "),
+    ("read-only /run", "mount --bind /run /run; mount -o remount,bind,ro /run; exec {}", {},
+     Exit.UAPI, "cannot listen at /var/run/wireguard/t0.sock: Read-only file system; mount "),
     ("bad name", "exec {}x/y", {}, Exit.USAGE, "cannot use the interface name 't0x/y': "),
     ("pattern as name", "exec {}%d", {}, Exit.USAGE, "cannot use the interface name 't0%d': "),
     ("no such fd", "exec {}", {"WG_TUN_FD": "77"}, Exit.USAGE, "cannot use WG_TUN_FD=77: "),
@@ -384,7 +390,7 @@ def test_start_error(
     sentences = [line for line in told.stderr.splitlines() if line.startswith("plaitd: ")]
     if mode == "background" or code != Exit.WORKER:  # in the foreground a worker shows its traceback too
         assert told.stderr.splitlines() == sentences
-    assert len(sentences) == 1 and words in sentences[0], told.stderr
+    assert len(sentences) == 1 and words in f"{sentences[0]}\n", told.stderr
     assert sentences[0].count("; ") >= 1 and told.stdout == ""
 
 
