@@ -33,6 +33,7 @@ from plait.programs import complaints, ip_json, run_command, undo_command
 from plait.quick_file import Conf, read, save
 from plait.routes import add_routes, mtu_of, remove_firewall, remove_rules
 
+VARIABLE = "WG_QUICK_USERSPACE_IMPLEMENTATION"
 START_TIMEOUT = 60.0  # seconds for plaitd to listen, and to end
 LONGEST_WAIT = 20.0  # seconds between tries of a name
 
@@ -123,7 +124,7 @@ def resolve(host: wgconf.Host) -> uapi.Endpoint:
 
 def engine_command() -> str:
     """The program that is started with the interface's name: wg-quick's variable, else plaitd beside us."""
-    named = os.environ.get("WG_QUICK_USERSPACE_IMPLEMENTATION")
+    named = os.environ.get(VARIABLE)
     beside = Path(sys.executable).parent / "plaitd"
     return named or (str(beside) if beside.exists() else "plaitd")
 
@@ -132,6 +133,8 @@ def _start_engine(name: str) -> None:
     program = engine_command()
     if not shutil.which(program):
         mend = "Install Plait whole (scripts/setup), so that plaitd stands beside plait."
+        if os.environ.get(VARIABLE):
+            mend = f"Mend {VARIABLE}, which names it, or unset it for plaitd."
         raise Failure(f"{name} has no engine", f"there is no program {program}", mend)
     run_command(program, name, timeout=START_TIMEOUT)
 

@@ -393,6 +393,10 @@ def _refused(name: str, code: int) -> Failure:
         what = f"the UDP port of {name} stays as it was"
         why = "another program or interface has the one that was asked for"
         mend = "Choose another UDP port, or see who has it: ss -lunp"
+    elif code == errno.ENOSPC:
+        what = f"{name} stays as it was"
+        why = "its engine has no room for so many peers or allowed IPs"
+        mend = f"Raise max_peers in /etc/plait/{name}.toml, or free /dev/shm if it is full. Start it again."
     return Refused(what, why, mend)
 
 

@@ -10,6 +10,7 @@ themselves. docs/wg-quick.md has all of it in one table.
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 import re
@@ -233,6 +234,22 @@ def test_an_engine_that_does_not_start_is_one_sentence(hosts: Host) -> None:
         code, words = quick(hosts, "plait", "up", "/run/wg0.conf", engine=engine)
         assert code == 1 and words.splitlines()[-1].startswith("plait: ")
         assert state(hosts) == before
+    assert "no program /no/such/program. Mend WG_QUICK_USERSPACE_IMPLEMENTATION, " in words
+
+
+def test_more_peers_than_there_is_room_for(hosts: Host) -> None:
+    before = fresh(hosts)
+    (hosts.root / "run/small.toml").write_text("max_peers = 1\n")
+    # Settings have room for 64 peers at least.
+    keys = (base64.b64encode(bytes([number]) * 32).decode() for number in range(1, 66))
+    path = write(hosts, TOP + "".join(f"[Peer]\nPublicKey = {key}\n" for key in keys))
+    environment = {"PATH": search_path(), "PLAIT_CONFIG": "/run/small.toml"}
+    done = hosts.run(["plait", "up", f"/run/{path.name}"], environment=environment, check=False)
+    assert done.returncode == 1 and done.stderr.splitlines()[-1] == (
+        "plait: wg0 stays as it was: its engine has no room for so many peers or allowed IPs. "
+        "Raise max_peers in /etc/plait/wg0.toml, or free /dev/shm if it is full. Start it again."
+    )
+    assert state(hosts) == before
 
 
 def test_an_interface_that_exists_is_left_alone(hosts: Host) -> None:
