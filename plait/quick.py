@@ -123,10 +123,13 @@ def resolve(host: wgconf.Host) -> uapi.Endpoint:
 
 
 def engine_command() -> str:
-    """The program that is started with the interface's name: wg-quick's variable, else plaitd beside us."""
+    """The program that is started with the interface's name: wg-quick's variable, else plaitd beside us.
+
+    Beside the path of this command first, which may be a link: `plait upgrade` starts what stands there then.
+    """
     named = os.environ.get(VARIABLE)
-    beside = Path(sys.executable).parent / "plaitd"
-    return named or (str(beside) if beside.exists() else "plaitd")
+    places = (Path(program).absolute().parent / "plaitd" for program in (sys.argv[0], sys.executable))
+    return named or next((str(place) for place in places if os.access(place, os.X_OK)), "plaitd")
 
 
 def _start_engine(name: str) -> None:

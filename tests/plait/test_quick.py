@@ -14,6 +14,7 @@ import base64
 import contextlib
 import json
 import re
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -225,6 +226,21 @@ def test_a_step_that_fails_leaves_the_host_as_it_was(hosts: Host, line: str, sec
 def test_a_bare_word_that_is_a_file_here_is_told_so(hosts: Host) -> None:
     words = hosts.run(["sh", "-c", "cd /run; touch base.conf; plait up base.conf"], check=False).stderr
     assert "write ./base.conf for the file here" in words
+
+
+def test_plaitd_is_that_beside_the_command_as_it_was_called(hosts: Host) -> None:
+    """Else an upgrade would not see that the links lead to another version now."""
+    fresh(hosts)
+    write(hosts, FILES["plain"])
+    links = hosts.root / "run/links"
+    links.mkdir()
+    for name in ("plait", "plaitd"):
+        (links / name).symlink_to(Path(sys.executable).parent / name)
+    code, words = quick(hosts, "/run/links/plait", "up", "/run/wg0.conf", engine="")
+    assert (code, words.splitlines()[0]) == (0, "[#] /run/links/plaitd wg0")
+    told = hosts.run(["plait", "upgrade", "--dry-run", "wg0"]).stdout
+    assert told.startswith("wg0: /run/links/plaitd can take over: ")
+    assert quick(hosts, "plait", "down", "/run/wg0.conf")[0] == 0
 
 
 def test_an_engine_that_does_not_start_is_one_sentence(hosts: Host) -> None:
