@@ -83,12 +83,12 @@ class Host(NamedTuple):
 
     @property
     def endpoint(self) -> uapi.Endpoint | None:
-        """The endpoint when the host is an address already, else None: a name, to be resolved."""
+        """The endpoint when the host is an address already (uapi.endpoint_of), else None: a name."""
         text, _, zone = self.host.partition("%")
         if (address := _address(AF_INET, self.host)) is not None:
             return uapi.Endpoint(address, self.port)
         if (address := _address(AF_INET6, text)) is not None:
-            return uapi.Endpoint(address, self.port, zone)
+            return uapi.endpoint_of(address, self.port, zone)
         return None
 
 

@@ -82,6 +82,20 @@ class Endpoint(NamedTuple):
         return f"[{inet_ntop(AF_INET6, self.address)}{zone}]:{self.port}"
 
 
+_MAPPED = bytes(10) + b"\xff\xff"
+
+
+def endpoint_of(address: bytes, port: int, zone: str = "") -> Endpoint:
+    """The endpoint that an address as written means.
+
+    An IPv4-mapped IPv6 address (RFC 4291, section 2.5.5.2) is an IPv4 address in the clothes of programs that
+    have sockets for both. No packet carries it; the kernel module takes it and reaches nothing.
+    """
+    if len(address) == 16 and address.startswith(_MAPPED):
+        return Endpoint(address[12:], port)
+    return Endpoint(address, port, zone)
+
+
 class AllowedIP(NamedTuple):
     """A prefix: address of bits/8 bytes, masked to cidr. removed: a `-` stood before it."""
 
@@ -498,7 +512,7 @@ def _endpoint(value: str) -> Endpoint:
         text, percent, zone = host[1:-1].partition("%")
         address = _address(AF_INET6, text)
         if address is not None and (not percent or _ZONE.match(zone)):
-            return Endpoint(address, port, zone)
+            return endpoint_of(address, port, zone)
     else:
         address = _address(AF_INET, host)
         if address is not None:

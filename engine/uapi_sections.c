@@ -121,6 +121,7 @@ static uint64_t find(struct line value, uint8_t wanted, int last)
 
 static int take_endpoint(struct line value, struct section *section)
 {
+    static const uint8_t mapped[12] = { [10] = 0xff, [11] = 0xff };
     uint8_t *to = section->endpoint;
     uint64_t colon = find(value, ':', 1);
     uint32_t port;
@@ -137,6 +138,11 @@ static int take_endpoint(struct line value, struct section *section)
             !take_ipv6((struct line){ host.text + 1, colon - 2 }, to))
             return 0;
         to[18] = 16;
+        if (memcmp(to, mapped, sizeof mapped) == 0) { /* it means an IPv4 address: uapi.py, endpoint_of */
+            memcpy(to, to + 12, 4);
+            memset(to + 4, 0, 12);
+            to[18] = 4;
+        }
     }
     to[16] = (uint8_t)port;
     to[17] = (uint8_t)(port >> 8);

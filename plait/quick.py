@@ -116,7 +116,7 @@ def resolve(host: wgconf.Host) -> uapi.Endpoint:
         time.sleep(wait)
         left, wait = left - 1, min(wait * 1.2, LONGEST_WAIT)
     family, _, _, _, place = answers[0]
-    return uapi.Endpoint(socket.inet_pton(family, str(place[0]).partition("%")[0]), host.port)
+    return uapi.endpoint_of(socket.inet_pton(family, str(place[0]).partition("%")[0]), host.port)
 
 
 # --- steps --------------------------------------------------------------------------------------

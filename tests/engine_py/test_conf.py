@@ -94,6 +94,7 @@ def test_meaning() -> None:
         conf.to_set(read)
     where = uapi.Endpoint(bytes((192, 0, 2, 9)), 1)
     assert [peer.endpoint for peer in conf.to_set(read, lambda host: where).peers][1] == where
+    assert conf.Host("::ffff:192.0.2.9", 1).endpoint == where
 
 
 ALONE, P = "[Interface]", f"[Peer]\nPublicKey = {OTHER}"

@@ -113,6 +113,18 @@ def test_meaning_of_each_line() -> None:
     assert second == uapi.PeerChange(b"\xcd" * 32, remove=True, update_only=True, endpoint=zone)
 
 
+@pytest.mark.parametrize("zone", ["", "%eth0"])
+def test_a_mapped_endpoint_is_the_ipv4_address(zone: str) -> None:
+    """Line by line and in sections; a prefix of that kind stays one of IPv6, as in the kernel."""
+    peer = f"public_key={'ab' * 32}\nendpoint=[::ffff:192.0.2.1{zone}]:7\nallowed_ip=::ffff:192.0.2.0/120\n"
+    (done,) = uapi.Reader().feed(f"set=1\n{peer}\n".encode())
+    assert isinstance(done, uapi.Set)
+    for (found,) in (uapi.parse_set(f"set=1\n{peer}").peers, done.peers):
+        assert found.endpoint == uapi.Endpoint(bytes((192, 0, 2, 1)), 7)
+        assert str(found.endpoint) == "192.0.2.1:7"
+        assert [ip.bits for ip in found.allowed_ips] == [128]
+
+
 DEVICE, PEER = "set=1", f"set=1\npublic_key={'ab' * 32}"
 BAD_LINES = [
     (DEVICE, "private_key=" + "5e" * 31),
