@@ -7,6 +7,10 @@
 
 #define IPV4_HEADER_BYTES 20
 #define IPV6_HEADER_BYTES 40
+#define UDP_HEADER_BYTES 8
+#define FRAGMENT_HEADER_BYTES 8
+#define PROTOCOL_UDP 17
+#define PROTOCOL_FRAGMENT 44
 
 enum ecn { NOT_ECT = 0, ECT_1 = 1, ECT_0 = 2, CE = 3 };
 
@@ -31,6 +35,11 @@ uint32_t message_type(const uint8_t *data, uint32_t length, int *why)
 }
 
 uint32_t data_receiver_index(const uint8_t *data)
+{
+    return load_le32(data + 4);
+}
+
+uint32_t handshake_sender_index(const uint8_t *data)
 {
     return load_le32(data + 4);
 }
@@ -80,6 +89,44 @@ int packet_source(const uint8_t *data, uint32_t length, const uint8_t **source, 
     *source = version == 4 ? data + 12 : version == 6 ? data + 8 : NULL;
     *trimmed = version ? total : 0;
     return version;
+}
+
+const uint8_t *packet_message(const uint8_t *data, uint32_t length, uint32_t *type)
+{
+    int is_v6, why;
+    uint32_t at, payload;
+    uint8_t protocol;
+
+    if (length < IPV6_HEADER_BYTES) /* which an IPv4 header with UDP's and a message exceeds, too */
+        return NULL;
+    is_v6 = data[0] >> 4 == 6;
+    protocol = data[is_v6 ? 6 : 9];
+    if (protocol != PROTOCOL_UDP && (protocol != PROTOCOL_FRAGMENT || !is_v6))
+        return NULL;
+    at = is_v6 ? IPV6_HEADER_BYTES : (data[0] & 15u) * 4;
+    if (protocol == PROTOCOL_FRAGMENT) {
+        if (length < at + FRAGMENT_HEADER_BYTES || data[at] != PROTOCOL_UDP || load_be16(data + at + 2) & 0xfff8)
+            return NULL;
+        at += FRAGMENT_HEADER_BYTES;
+    } else if (!is_v6 && load_be16(data + 6) & 0x1fff) {
+        return NULL;
+    }
+    if (length < at + UDP_HEADER_BYTES + DATA_HEADER_BYTES)
+        return NULL;
+    /* By UDP's own length: the packet may be the first fragment, or many datagrams in one. */
+    payload = load_be16(data + at + 4) - UDP_HEADER_BYTES;
+    at += UDP_HEADER_BYTES;
+    *type = message_type(data + at, payload, &why);
+    return *type ? data + at : NULL;
+}
+
+uint8_t packet_nested_hops(const uint8_t *data)
+{
+    uint8_t hops = data[data[0] >> 4 == 6 ? 7 : 8];
+
+    if (hops > HOPS_MOST)
+        hops = HOPS_MOST;
+    return hops > HOPS_A_NESTING ? (uint8_t)(hops - HOPS_A_NESTING) : 0;
 }
 
 uint32_t packet_padding(uint32_t length, uint32_t mtu)

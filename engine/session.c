@@ -222,6 +222,13 @@ int session_seal(struct session *session, struct aead *aead, struct packet *pack
     return 0;
 }
 
+uint32_t session_remote_index(const struct session *session)
+{
+    const struct keypair *keypair = keypair_of(session, key_word_current(*session->key_word));
+
+    return keypair ? keypair->remote_index : 0;
+}
+
 int session_is_usable(const struct session *session, uint64_t now)
 {
     const struct keypair *keypair = keypair_of(session, key_word_current(*session->key_word));

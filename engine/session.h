@@ -42,7 +42,8 @@ struct packet {
     uint32_t length;
     uint32_t verdict;
     uint8_t ecn;              /* inbound: outer bits; outbound: bits for the outer header, out */
-    uint8_t reserved[7];
+    uint8_t hops;             /* outbound, the caller's: hop limit of the outer header; 0: the host's */
+    uint8_t reserved[6];
 };
 
 struct session {
@@ -69,6 +70,8 @@ void session_open(struct session *session, struct aead *aead, struct packet *pac
  * may send now (each verdict is VERDICT_NO_SESSION, memory untouched, handshake asked for). */
 int session_seal(struct session *session, struct aead *aead, struct packet *packets,
                  uint32_t count, uint64_t now);
+/* The receiver index that session_seal writes, where it could work. */
+uint32_t session_remote_index(const struct session *session);
 /* Whether session_seal could work now. */
 int session_is_usable(const struct session *session, uint64_t now);
 /* cdef end */

@@ -143,6 +143,12 @@ WORDS: Final[dict[Event, Words]] = {
         "the kernel refused to send them",
         "look at the route to the endpoint (ip route get …) and at the firewall's output rules",
     ),
+    Event.PACKETS_LOOPED: Words(
+        "packets to {peer}{at} dropped ({count})",
+        "they came back into a tunnel: the route to that endpoint ({reason}) leads through {interface} "
+        "itself, or through a tunnel that leads into it",
+        "give the endpoint a route of its own (ip route get …), or a FwMark with a rule for it",
+    ),
     Event.NO_PRIVATE_KEY: Words(
         "no handshake with {peer}",
         "this interface has no private key",

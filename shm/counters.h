@@ -36,6 +36,7 @@ enum counter {
     DROP_QUEUE_FULL_OUTBOUND,  /* (end) */
     DROP_STAGED,               /* (end) oldest of more than 128 waiting for a session, or given up */
     DROP_UDP_SEND,             /* (end) the kernel refused */
+    DROP_LOOP,                 /* (end) a message of ours that came back, or one in too many tunnels */
     UDP_SENT,                  /* (end) */
     KEEPALIVE_SENT,
     DROP_PEER_GONE,            /* (end) removed while the packet waited */

@@ -30,6 +30,7 @@
 #define EVENT_RETIRED 16
 #define EVENT_ENDPOINT 32      /* the endpoint moved to where data came from */
 #define EVENT_HOLDER_DIED 64   /* repair: whatever the holder had to tell or was ordered last may be lost */
+#define EVENT_LOOP 128         /* DROP_LOOP was counted; also a receiver's; control sees it when it next looks */
 
 void orders_give(const struct segment *segment, uint32_t row, uint32_t bits);  /* then peer_schedule */
 uint64_t orders_read(const struct segment *segment, uint32_t row);             /* acquire */

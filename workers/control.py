@@ -82,7 +82,8 @@ class Control:
         self.endpoints = EndpointOrders(self.segment)
         self.outgoing = Outgoing(*self._own_sockets())
         self.events = Events(self.peers.public_key, lib.clock_now, lib.clock_wall, start.incarnation)
-        self.losses = Losses(self.peers, self.endpoints, self.events)
+        self.routes = Routes(self.peers, self.endpoints)
+        self.losses = Losses(self.peers, self.endpoints, self.events, self.routes)
         self.handshakes = Handshakes(
             self.peers, self.stamps, self.endpoints, self.outgoing, self.events, self._open_keylog()
         )
@@ -92,7 +93,6 @@ class Control:
         )
         self.selector = selectors.DefaultSelector()
         self.interface = Interface(os.dup(start.fds["tun:0"])) if "tun:0" in start.fds else None
-        self.routes = Routes(self.peers, self.endpoints)
         self.bell = start.fds["bell:1"]
         self.socket_file: Sequence[Any] | None = start.message.get("socket")  # path, device, inode
         self.is_renaming = False  # that file is, by the supervisor
@@ -302,6 +302,8 @@ class Control:
             if bits[at] & lib.EVENT_HOLDER_DIED and self.peers.is_live(row):
                 bits[at] |= self.handshakes.untold(row, now)
         bits[~self.peers.are_live(rows)] = 0
+        for row in rows[bits & lib.EVENT_LOOP != 0].tolist():
+            self.losses.looping = row
         self.handshakes.confirmed(rows[bits & lib.EVENT_CONFIRMED != 0])
         moved = rows[bits & lib.EVENT_ENDPOINT != 0].tolist()
         self.events.tell_each(Event.ENDPOINT_MOVED, moved, self.endpoints.read)

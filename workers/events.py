@@ -77,6 +77,7 @@ class Event(StrEnum):
     PACKETS_NO_ENDPOINT = "packets_no_endpoint"
     PACKETS_WRONG_SOURCE = "packets_wrong_source"
     PACKETS_NOT_SENT = "packets_not_sent"
+    PACKETS_LOOPED = "packets_looped"
     # we cannot begin a handshake, or it comes to nothing
     NO_PRIVATE_KEY = "no_private_key"
     NO_ENDPOINT = "no_endpoint"

@@ -12,6 +12,7 @@
 #include <string.h>
 
 #define PADDING_MOST 15
+#define UDP_PORT_BEFORE 6 /* a datagram's payload: the destination's port */
 
 _Static_assert(SESSION_BATCH <= UDP_SEND_MOST, "a batch is sent in one call");
 
@@ -82,7 +83,8 @@ static void seal_and_send(struct sealing *sealing)
         for (uint32_t i = 0; i < sealing->count; i++)
             messages[i] = (struct udp_message){ .data = sealing->packets[i].data,
                                                 .length = sealing->packets[i].length,
-                                                .ecn = sealing->packets[i].ecn };
+                                                .ecn = sealing->packets[i].ecn,
+                                                .hops = sealing->packets[i].hops };
         POINT("seal: sealed, nothing sent");
         send_to_peer(holder, sealing->row, messages, sealing->count, UDP_SENT);
         POINT("seal: sent, news not kept");
@@ -92,16 +94,45 @@ static void seal_and_send(struct sealing *sealing)
     sealing->cut_bytes = 0;
 }
 
+/* Whether a data message in the packet is one that we sent to this peer: the route to it leads back here. */
+static int came_back(const struct sealing *sealing, const uint8_t *data, uint32_t length, const uint8_t *message)
+{
+    struct endpoint to;
+    const uint8_t *destination;
+    int version;
+
+    if (data_receiver_index(message) != session_remote_index(&sealing->session))
+        return 0;
+    endpoint_load(sealing->holder->segment, sealing->row, &to);
+    version = packet_destination(data, length, &destination);
+    return version && to.family == (version == 4 ? AF_INET : AF_INET6) &&
+           memcmp(destination, to.address, version == 4 ? 4 : 16) == 0 &&
+           memcmp(message - UDP_PORT_BEFORE, &to.port, sizeof to.port) == 0;
+}
+
+/* Whether the packet may go on, with the hop limit that its outer header gets (docs/adr/0007). */
+static int may_nest(struct sealing *sealing, const uint8_t *data, uint32_t length, uint8_t *hops)
+{
+    uint32_t type;
+    const uint8_t *message = packet_message(data, length, &type);
+
+    *hops = 0;
+    if (!message || type != MESSAGE_DATA)
+        return 1;
+    *hops = packet_nested_hops(data);
+    return *hops && !came_back(sealing, data, length, message);
+}
+
 /* A packet that is as it shall be is sealed where it stands. */
-static void add_whole(struct sealing *sealing, uint8_t *data, uint32_t length)
+static void add_whole(struct sealing *sealing, uint8_t *data, uint32_t length, uint8_t hops)
 {
     if (sealing->count == SESSION_BATCH)
         seal_and_send(sealing);
-    sealing->packets[sealing->count++] = (struct packet){ .data = data, .length = length };
+    sealing->packets[sealing->count++] = (struct packet){ .data = data, .length = length, .hops = hops };
 }
 
 /* A super-packet is cut into the cuttings, each packet where the message before it will end. */
-static void add_cuttings(struct sealing *sealing, const struct super_packet *super)
+static void add_cuttings(struct sealing *sealing, const struct super_packet *super, uint8_t hops)
 {
     struct holder *holder = sealing->holder;
     struct segmentation plan;
@@ -119,7 +150,7 @@ static void add_cuttings(struct sealing *sealing, const struct super_packet *sup
             seal_and_send(sealing);
         place = holder->cuttings + sealing->cut_bytes + DATA_HEADER_BYTES;
         length = segmentation_cut(super, &plan, which, place);
-        sealing->packets[sealing->count++] = (struct packet){ .data = place, .length = length };
+        sealing->packets[sealing->count++] = (struct packet){ .data = place, .length = length, .hops = hops };
         sealing->cut_bytes += length + packet_padding(length, sealing->session.mtu) + DATA_OVERHEAD;
     }
 }
@@ -155,13 +186,19 @@ uint32_t holder_seal_batch(struct holder *holder, uint32_t row, uint64_t now, ui
                                       .checksum_start = node.checksum_start,
                                       .checksum_offset = node.checksum_offset };
 
+        uint8_t hops;
+
         packets += node.packets;
-        if (!data || !node.length || node.peer_generation != sealing.session.peer_generation)
+        if (!data || !node.length || node.peer_generation != sealing.session.peer_generation) {
             holder_count(holder, DROP_PEER_GONE, node.packets);
-        else if (super.gso_type == VNET_GSO_NONE && !(super.flags & VNET_NEEDS_CSUM))
-            add_whole(&sealing, data, node.length);
-        else
-            add_cuttings(&sealing, &super);
+        } else if (!may_nest(&sealing, data, node.length, &hops)) {
+            holder_count(holder, DROP_LOOP, node.packets);
+            events_give(s, row, EVENT_LOOP);
+        } else if (super.gso_type == VNET_GSO_NONE && !(super.flags & VNET_NEEDS_CSUM)) {
+            add_whole(&sealing, data, node.length, hops);
+        } else {
+            add_cuttings(&sealing, &super, hops);
+        }
     }
     seal_and_send(&sealing);
     POINT("seal: sent, nodes not home");

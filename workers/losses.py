@@ -12,6 +12,7 @@ from workers._workers import lib
 from workers.endpoints import EndpointOrders
 from workers.events import Event, Events
 from workers.peers import Peers
+from workers.routes import Routes
 
 LOOKED_THROUGH: Final = 256  # rows, for the peer without an endpoint
 
@@ -23,17 +24,20 @@ WATCHED: Final = (
     (Event.PACKETS_NO_ENDPOINT, lib.DROP_NO_ENDPOINT),
     (Event.PACKETS_WRONG_SOURCE, lib.DROP_INNER_SOURCE),
     (Event.PACKETS_NOT_SENT, lib.DROP_UDP_SEND),
+    (Event.PACKETS_LOOPED, lib.DROP_LOOP),
 )
 
 
 class Losses:
     """The counts as they were when they were last told; what came before control's life is not told."""
 
-    def __init__(self, peers: Peers, endpoints: EndpointOrders, events: Events) -> None:
+    def __init__(self, peers: Peers, endpoints: EndpointOrders, events: Events, routes: Routes) -> None:
         self.segment = peers.segment
         self.peers = peers
         self.endpoints = endpoints
         self.events = events
+        self.routes = routes
+        self.looping: int | None = None  # row of the latest peer that DROP_LOOP was counted for
         self.told = [self._count(counter) for _, counter in WATCHED]
         self.turned_away = self._turned_away()
 
@@ -43,12 +47,25 @@ class Losses:
             count = self._count(counter)
             if count == self.told[i] or not self.events.has_token(event):
                 continue
-            row = self._without_endpoint() if event is Event.PACKETS_NO_ENDPOINT else None
-            self.events.tell(event, row, count=count - self.told[i])
-            self.told[i] = count
+            if event is Event.PACKETS_LOOPED and self.looping is None:
+                continue  # whoever counted tells the row next
+            lost, self.told[i] = count - self.told[i], count
+            if event is Event.PACKETS_LOOPED:
+                self._tell_loop(lost)
+            else:
+                row = self._without_endpoint() if event is Event.PACKETS_NO_ENDPOINT else None
+                self.events.tell(event, row, count=lost)
         turned_away = self._turned_away()
         self.events.hold_back(Event.MAC1_WRONG, turned_away - self.turned_away)
         self.turned_away = turned_away
+
+    def _tell_loop(self, count: int) -> None:
+        """With the peer, and the route that the kernel has to its endpoint now."""
+        row, self.looping = self.looping, None
+        endpoint = self.endpoints.read(row) if row is not None and self.peers.is_live(row) else None
+        if endpoint is not None:
+            reason = self.routes.describe(endpoint)
+            self.events.tell(Event.PACKETS_LOOPED, row, endpoint, count=count, reason=reason)
 
     def _turned_away(self) -> int:
         """Messages whose mac1 is wrong that receivers did not show control (workers/doorkeeper.c)."""

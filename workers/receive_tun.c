@@ -6,6 +6,7 @@
 
 #include "engine/allowedips.h"
 #include "engine/icmp.h"
+#include "engine/index.h"
 #include "engine/packet.h"
 #include "engine/segmentation.h"
 #include "shm/counters.h"
@@ -49,6 +50,18 @@ static int has_endpoint(const struct segment *s, uint32_t peer)
     return endpoint.family != 0;
 }
 
+/* Whether the packet is a handshake message that control sent to this peer, whose route leads back here. One
+ * that waited for a session would be sent when there is one. Data messages are the holder's to tell. */
+static int is_own_handshake(const struct segment *s, const uint8_t *data, uint32_t length, uint32_t peer)
+{
+    uint32_t type, owner;
+    const uint8_t *message = packet_message(data, length, &type);
+
+    return message && (type == MESSAGE_INITIATION || type == MESSAGE_RESPONSE) &&
+           index_lookup((const struct index_entry *)s->index, s->geometry.max_keypairs, s->device->index_key,
+                        handshake_sender_index(message), &owner) && owner == peer;
+}
+
 /* The peer that the packet's destination belongs to, if it can be sent to; else a counted drop. */
 static int sort_packet(struct intake *intake, int fd, const uint8_t *data, uint32_t length,
                        uint32_t room, uint32_t packets, uint32_t *peer)
@@ -73,6 +86,11 @@ static int sort_packet(struct intake *intake, int fd, const uint8_t *data, uint3
     if (!has_endpoint(s, *peer)) {
         counter_add(s, intake->worker, DROP_NO_ENDPOINT, packets);
         answer_unreachable(intake, fd, data, length < room ? length : room);
+        return 0;
+    }
+    if (is_own_handshake(s, data, length < room ? length : room, *peer)) {
+        counter_add(s, intake->worker, DROP_LOOP, packets);
+        events_give(s, *peer, EVENT_LOOP);
         return 0;
     }
     return 1;

@@ -102,13 +102,25 @@ class Routes:
         interface = self.interface(endpoint, int(self.peers.memory.device.fwmark))
         return interface is None or interface == endpoint.ifindex
 
+    def describe(self, endpoint: Endpoint) -> str:
+        """The route of what is sent to the endpoint, in words: "dev wg0", "none", or "unknown"."""
+        number = self.interface(endpoint.without_source(), int(self.peers.memory.device.fwmark))
+        if number:
+            try:
+                return f"dev {socket.if_indextoname(number)}"
+            except OSError:  # gone by now
+                return f"dev {number}"
+        return "unknown" if number is None else "none"
+
     def interface(self, endpoint: Endpoint, mark: int) -> int | None:
         """The interface that packets leave by; 0 when there is no such route, None without an answer."""
         bits = 8 * len(endpoint.address)
         self.sequence += 1
-        body = _ROUTE.pack(endpoint.family, bits, bits, 0, 0, 0, 0, 0, 0)
+        body = _ROUTE.pack(endpoint.family, bits, bits if endpoint.source else 0, 0, 0, 0, 0, 0, 0)
         for kind, value in ((RTA_DST, endpoint.address), (RTA_SRC, endpoint.source),
                             (RTA_MARK, struct.pack("=I", mark))):
+            if not value:
+                continue
             body += _ATTRIBUTE.pack(_ATTRIBUTE.size + len(value), kind) + value
         head = _HEAD.pack(_HEAD.size + len(body), RTM_GETROUTE, NLM_F_REQUEST, self.sequence, 0)
         try:

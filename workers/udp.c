@@ -2,7 +2,7 @@
  * (UDP_GRO), each with its sender (msg_name), the address of ours that it was sent to, the
  * outer ECN bits and the train's segment size (control messages).
  *
- * A send call takes sealed messages to one endpoint. Neighbours of one size and ECN leave as one
+ * A send call takes sealed messages to one endpoint. Neighbours of one size, ECN and hop limit leave as one
  * train (UDP_SEGMENT: all segments equal, the last may be shorter), wherever their bytes stand: a
  * run of messages is one system message with an element for each stretch of memory. Where
  * the kernel refuses a train, its messages leave one by one. */
@@ -171,7 +171,7 @@ static struct run run_of(const struct udp_message *messages, uint32_t first, uin
 
     for (uint32_t i = first + 1; trains && i < count && run.count < SEGMENTS_MOST; i++) {
         if (messages[i].length > head->length || messages[i].ecn != head->ecn ||
-            run.bytes + messages[i].length > TRAIN_BYTES_MOST)
+            messages[i].hops != head->hops || run.bytes + messages[i].length > TRAIN_BYTES_MOST)
             break;
         run.count++;
         run.bytes += messages[i].length;
@@ -192,10 +192,10 @@ static uint8_t *control_add(struct msghdr *h, int level, int type, const void *v
     return memcpy(CMSG_DATA(c), value, bytes);
 }
 
-/* Control messages: from the address that the peer knows, with the ECN bits, cut like so. The interface is
+/* Control messages: from the address that the peer knows, with the ECN bits, with the hop limit, cut like so. The interface is
  * the routing table's to say, packet by packet (see workers/routes.py). */
 static void control_write(struct msghdr *h, uint8_t *control, const struct endpoint *to, int with_source,
-                          int tos, uint16_t segment)
+                          int tos, int hops, uint16_t segment)
 {
     int ip4 = to->family == AF_INET;
 
@@ -203,6 +203,8 @@ static void control_write(struct msghdr *h, uint8_t *control, const struct endpo
     h->msg_controllen = 0;
     if (tos)
         control_add(h, ip4 ? IPPROTO_IP : IPPROTO_IPV6, ip4 ? IP_TOS : IPV6_TCLASS, &tos, sizeof tos);
+    if (hops)
+        control_add(h, ip4 ? IPPROTO_IP : IPPROTO_IPV6, ip4 ? IP_TTL : IPV6_HOPLIMIT, &hops, sizeof hops);
     if (segment)
         control_add(h, SOL_UDP, UDP_SEGMENT, &segment, sizeof segment);
     if (with_source && ip4) {
@@ -224,7 +226,7 @@ void udp_header(struct msghdr *header, const struct endpoint *to, int with_sourc
                 struct sockaddr_in6 *name, uint8_t control[UDP_CONTROL_BYTES])
 {
     *header = (struct msghdr){ .msg_name = name, .msg_namelen = endpoint_name(to, name) };
-    control_write(header, control, to, with_source && udp_has_source(to), tos, 0);
+    control_write(header, control, to, with_source && udp_has_source(to), tos, 0, 0);
 }
 
 /* Elements for the run's bytes, messages that touch each other in one. Returns how many. */
@@ -275,7 +277,7 @@ void udp_send(int fd, const struct endpoint *to, const struct udp_message *messa
             *h = (struct msghdr){ .msg_name = &name, .msg_namelen = name_length, .msg_iov = &vectors[elements] };
             h->msg_iovlen = vectors_write(&vectors[elements], messages, &runs[used]);
             elements += (uint32_t)h->msg_iovlen;
-            control_write(h, control[used], to, with_source, messages[i].ecn & 3,
+            control_write(h, control[used], to, with_source, messages[i].ecn & 3, messages[i].hops,
                           runs[used].count > 1 ? (uint16_t)messages[i].length : 0);
         }
         n = sendmmsg(fd, headers, used, MSG_DONTWAIT);

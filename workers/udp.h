@@ -50,7 +50,8 @@ struct udp_message {
     const uint8_t *data;
     uint32_t length;
     uint8_t ecn;
-    uint8_t reserved[3];
+    uint8_t hops;             /* hop limit; 0: the host's */
+    uint8_t reserved[2];
 };
 
 struct udp_sent {

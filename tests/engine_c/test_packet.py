@@ -57,6 +57,82 @@ def test_data_header(index: int, counter: int, at: int) -> None:
     assert lib.data_counter(memory + at) == counter
 
 
+# ---- messages within packets ----
+
+UDP, TCP, FRAGMENT, OPTIONS = 17, 6, 44, 60
+DATA = struct.pack("<IIQ", 4, 0xA1B2C3D4, 7) + bytes(16)
+MESSAGES = {1: struct.pack("<II", 1, 9) + bytes(140), 2: struct.pack("<II", 2, 9) + bytes(84), 4: DATA}
+
+
+def datagram(payload: bytes, claimed: int | None = None) -> bytes:
+    length = 8 + len(payload) if claimed is None else claimed
+    return struct.pack("!HHHH", 51820, 51821, length, 0) + payload
+
+
+def ipv4(body: bytes, *, protocol: int = UDP, fragment: int = 0, words: int = 5, hops: int = 64) -> bytes:
+    head = struct.pack("!BBHHHBBH8x", 0x40 | words, 0, 4 * words + len(body), 1, fragment, hops, protocol, 0)
+    return head + bytes(4 * words - 20) + body
+
+
+def ipv6(body: bytes, *, protocol: int = UDP, fragment: int | None = None, hops: int = 64) -> bytes:
+    if fragment is not None:
+        protocol, body = FRAGMENT, struct.pack("!BBHI", protocol, 0, fragment, 5) + body
+    return struct.pack("!IHBB32x", 6 << 28, len(body), protocol, hops) + body
+
+
+def message_in(data: bytes) -> tuple[int, int] | None:
+    """Type and place of what is found, in memory that ends where the packet does."""
+    memory, kind = ffi.new("uint8_t[]", data), ffi.new("uint32_t *", 77)
+    found = lib.packet_message(memory, len(data), kind)
+    return (kind[0], found - memory) if found else None
+
+
+@pytest.mark.parametrize("kind", MESSAGES)
+def test_messages_within_packets(kind: int) -> None:
+    body = datagram(MESSAGES[kind])
+    for packet, at in (
+        (ipv4(body), 28), (ipv4(body, words=15), 68), (ipv6(body), 48),
+        (ipv6(body, fragment=0), 56), (ipv6(body, fragment=1), 56), (ipv4(body, fragment=0x2000), 28),
+    ):  # fmt: skip
+        assert message_in(packet) == (kind, at)
+    for packet in (
+        ipv4(body, protocol=TCP), ipv6(body, protocol=TCP), ipv4(body, protocol=FRAGMENT),
+        ipv4(body, fragment=1), ipv4(body, fragment=0x2001), ipv6(body, fragment=8),
+        ipv6(body, protocol=TCP, fragment=0), ipv6(body, protocol=OPTIONS),
+        ipv4(datagram(b"\x05" + MESSAGES[kind][1:])), ipv4(datagram(MESSAGES[kind][:3] + b"\1" + bytes(144))),
+    ):  # fmt: skip
+        assert message_in(packet) is None
+
+
+def test_the_length_of_the_datagram_counts() -> None:
+    """A first fragment is shorter, a super-packet has many; a datagram that is too short has no message."""
+    for make in (ipv4, ipv6):
+        assert message_in(make(datagram(DATA[:16], claimed=1400)))
+        assert message_in(make(datagram(DATA * 40)))
+        for claimed in (8, 9, 11, 39):
+            assert message_in(make(datagram(DATA, claimed=claimed))) is None
+        whole = make(datagram(DATA))
+        for length in range(len(whole)):
+            assert (message_in(whole[:length]) is None) == (length < len(whole) - 16)
+
+
+def test_sender_of_a_handshake_message() -> None:
+    assert lib.handshake_sender_index(ffi.from_buffer(MESSAGES[1])) == 9
+
+
+def test_hop_limits_of_nested_messages() -> None:
+    """8 less at each, from 64 at the most: a circle ends after seven."""
+    for make in (ipv4, ipv6):
+        def nested(hops: int, make: Any = make) -> int:
+            return int(lib.packet_nested_hops(ffi.from_buffer(make(datagram(DATA), hops=hops))))
+
+        assert [nested(hops) for hops in (0, 1, 8, 9, 63, 64, 65, 255)] == [0, 0, 0, 1, 55, 56, 56, 56]
+        hops, rounds = 255, 0
+        while hops := nested(hops):
+            rounds += 1
+        assert rounds == 7
+
+
 # ---- inner packets ----
 
 

@@ -65,6 +65,7 @@ NEVER_HERE = frozenset((  # what must not happen to anything in a simulation
     "DROP_NO_SLOT_OUTBOUND",
     "DROP_QUEUE_FULL_OUTBOUND",
     "DROP_UDP_SEND",
+    "DROP_LOOP",
     "DROP_PEER_GONE",
     "DROP_KILLED",
     "HS_UNKNOWN_PEER",
