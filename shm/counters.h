@@ -30,6 +30,7 @@ enum counter {
     TUN_RECEIVED,
     DROP_TUN_HEADER,           /* (end) neither IPv4 nor IPv6, or cut short */
     DROP_NO_PEER,              /* (end) no allowed IP for the destination */
+    DROP_NO_PEER_MULTICAST,    /* (end) likewise, a group: what the host says of itself, as a rule, and no fault */
     DROP_NO_ENDPOINT,          /* (end) */
     DROP_PEER_SHARE_OUTBOUND,  /* (end) */
     DROP_NO_SLOT_OUTBOUND,     /* (end) */

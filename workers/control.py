@@ -105,6 +105,7 @@ class Control:
         ]
         self.stopping = False
         self.ended = False
+        self.is_elsewhere = False  # the interface, when we looked last
         self.next_second = 0
         self.scanned_at = 0
         self.swept = 0  # row that the sweep for lost wakes has come to
@@ -356,6 +357,9 @@ class Control:
             self.device.mtu = state.mtu
         if state.name and state.name != self.start.interface:
             self._follow_name(state.name)
+        if (state.is_up and not self.device.up) or state.is_elsewhere != self.is_elsewhere:
+            self.is_elsewhere = state.is_elsewhere
+            self.channel.send({"kind": "link_changed"})  # the supervisor has the privileges: link_setup.py
         was_up = bool(self.device.up)
         self.handshakes.is_up = state.is_up
         if was_up != state.is_up:

@@ -40,6 +40,7 @@ class InterfaceState(NamedTuple):
     mtu: int
     is_up: bool
     name: str = ""  # empty where names mean nothing to us: in another network namespace
+    is_elsewhere: bool = False  # in another network namespace than we are
 
 
 class Interface:
@@ -124,4 +125,5 @@ def _ask_elsewhere(name: bytes, namespace: int) -> InterfaceState | None:
                 return None
             raise
     (flags,) = struct.unpack_from("=I", answer, 8)  # struct ifinfomsg
-    return InterfaceState(struct.unpack("=I", attributes(answer[16:])[IFLA_MTU])[0], bool(flags & IFF_UP))
+    mtu = struct.unpack("=I", attributes(answer[16:])[IFLA_MTU])[0]
+    return InterfaceState(mtu, bool(flags & IFF_UP), is_elsewhere=True)

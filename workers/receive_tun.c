@@ -78,6 +78,10 @@ static int sort_packet(struct intake *intake, int fd, const uint8_t *data, uint3
     /* acquire: the nodes that the root leads to were written before it */
     *peer = allowedips_lookup((const struct trie_node *)s->trie, s->geometry.max_trie_nodes,
                               __atomic_load_n(root, __ATOMIC_ACQUIRE), destination, version == 4 ? 32 : 128);
+    if (*peer >= s->geometry.max_peers && (version == 4 ? destination[0] >> 4 == 14 : destination[0] == 0xff)) {
+        counter_add(s, intake->worker, DROP_NO_PEER_MULTICAST, packets);
+        return 0;
+    }
     if (*peer >= s->geometry.max_peers) {
         counter_add(s, intake->worker, DROP_NO_PEER, packets);
         answer_unreachable(intake, fd, data, length < room ? length : room);

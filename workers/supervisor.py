@@ -22,6 +22,7 @@ from typing import Any
 
 import msgspec
 
+from workers import link_setup
 from workers._workers import ffi, lib
 from workers.changes import Changes
 from workers.failure import Exit, Failure
@@ -281,6 +282,8 @@ class Supervisor:
                 self._follow_name(worker)
             case "change" if worker.kind == "control":
                 self._take_request(str(message["change"]), [str(each) for each in message["arguments"]], fds)
+            case "link_changed" if worker.kind == "control":
+                link_setup.set_up(self.resources.queues[0], is_new=False)
             case "ended" if worker.kind == "control":
                 self.stop(str(message["reason"]))
             case kind:

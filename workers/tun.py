@@ -24,6 +24,7 @@ import struct
 from collections.abc import Callable
 from typing import NamedTuple
 
+from workers import link_setup
 from workers.failure import Exit, Failure
 from workers.netlink import attribute, attributes, moved_to, request
 
@@ -131,7 +132,8 @@ def open_queues(name: str, count: int, attached: int, found: Found | None = None
     """Create the interface `name` with `count` queues and leave the first `attached` in use.
 
     Returns `count` fds: nonblocking, close-on-exec, with a 10-byte vnet header before each
-    packet and no offloads. The MTU is 1420, txqueuelen 1024. Raises Failure and leaves nothing behind.
+    packet and no offloads. The MTU is 1420, txqueuelen 1024, and the rest as link_setup says. Raises Failure
+    and leaves nothing behind.
     found: adopt this one, with count 1 where it has one queue; an MTU or txqueuelen that was chosen stays.
     """
     check_name(name)
@@ -153,6 +155,7 @@ def open_queues(name: str, count: int, attached: int, found: Found | None = None
             _set_or_say(name, SIOCSIFMTU, MTU, "MTU", found is None)
         if found is None or found.queue_length == KERNEL_QUEUE_LENGTH:
             _set_or_say(name, SIOCSIFTXQLEN, QUEUE_LENGTH, "queue length", False)
+        link_setup.set_up(fds[0], is_new=found is None)
     except BaseException:
         for fd in fds:
             os.close(fd)

@@ -208,8 +208,8 @@ def sessions(engine: Engine, key: str) -> tuple[str, int]:
     return times[key], counters["hs_response_accepted"] + counters["hs_initiation_accepted"]
 
 
-# drop_no_peer is not among them: the kernel's own multicasts belong to no peer.
-LOST = ("drop_no_endpoint", "drop_inner_source", "drop_peer_gone", "drop_keypair_gone", "drop_index_unknown")
+LOST = ("drop_no_peer", "drop_no_endpoint", "drop_inner_source", "drop_peer_gone", "drop_keypair_gone",
+        "drop_index_unknown", "drop_loop")  # fmt: skip
 
 
 def lost(engine: Engine) -> dict[str, int]:

@@ -60,6 +60,7 @@ NEVER_HERE = frozenset((  # what must not happen to anything in a simulation
     "DROP_TUN_WRITE",
     "DROP_TUN_HEADER",
     "DROP_NO_PEER",
+    "DROP_NO_PEER_MULTICAST",
     "DROP_NO_ENDPOINT",
     "DROP_PEER_SHARE_OUTBOUND",
     "DROP_NO_SLOT_OUTBOUND",

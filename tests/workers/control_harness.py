@@ -194,7 +194,7 @@ class ControlProcess:
             ready, _, _ = select.select([self.channel], [], [], seconds)
             assert ready, "control says nothing"
             message = self.channel.receive()[0]
-            if message["kind"] not in ("replaced", "shared_out"):
+            if message["kind"] not in ("replaced", "shared_out", "link_changed"):
                 return message
 
     def answer_port(self) -> int:
