@@ -195,7 +195,11 @@ struct peer_row {
     uint32_t handshake_nsec; /* last_handshake_time */
     uint64_t handshake_sec;
     uint64_t swept;          /* what the last sweep suspected here (schedule.h) */
-    uint64_t control_reserved[7];
+    uint64_t handshake_tx;   /* bytes of handshake messages; tx_bytes and rx_bytes have the holder's data */
+    uint64_t handshake_rx;
+    uint64_t outbound_seen;  /* `produced` of the outbound queue when a handshake was last wanted */
+    uint64_t wish[3];        /* an endpoint that waits: its first 24 bytes; 0 = none (workers/endpoints.py) */
+    uint64_t control_reserved;
 };
 
 /* A packet, or a train of equal packets, on its way from receiver to holder. 64 bytes.

@@ -23,7 +23,7 @@ from workers._workers import ffi, lib
 from workers.events import Event
 from workers.keypairs import NoKeypair
 from workers.memory import columns_of
-from workers.peers import HANDSHAKE_RX, NOBODY
+from workers.peers import NOBODY
 from workers.vault import SECRET_VALID
 
 if TYPE_CHECKING:
@@ -162,7 +162,7 @@ class Answers:
         rows = self.rows[which]
         self.vault.rows["timestamp_seen"][rows] = columns["timestamp"][which]
         owner.stamps.initiation_accepted(rows, now)
-        owner.add_bytes(rows, HANDSHAKE_RX, lib.INITIATION_BYTES)
+        owner.add_bytes(rows, "handshake_rx", lib.INITIATION_BYTES)
         orders = np.full(count, lib.ORDER_AUTHENTICATED_RECEIVED | lib.ORDER_AUTHENTICATED_SENT, np.uint32)
         for i in self._moved(which):
             orders[i] |= owner.move(int(self.rows[i]), int(self.where[i]))

@@ -30,7 +30,7 @@ from workers.endpoints import Endpoint, EndpointOrders
 from workers.events import Event
 from workers.handshakes import Handshakes
 from workers.outgoing import mark_sockets
-from workers.peers import HANDSHAKE_RX, HANDSHAKE_TX, NoRoom, Peers
+from workers.peers import NoRoom, Peers
 from workers.stamps import Stamps
 
 log = logging.getLogger(__name__)
@@ -352,8 +352,8 @@ class Configuration:
             endpoint=_shown(self.endpoints.read(row)),
             handshake_sec=int(peer.handshake_sec),
             handshake_nsec=int(peer.handshake_nsec),
-            tx_bytes=int(peer.tx_bytes) + int(peer.control_reserved[HANDSHAKE_TX]),
-            rx_bytes=int(peer.rx_bytes) + int(peer.control_reserved[HANDSHAKE_RX]),
+            tx_bytes=int(peer.tx_bytes) + int(peer.handshake_tx),
+            rx_bytes=int(peer.rx_bytes) + int(peer.handshake_rx),
             keepalive=int(peer.keepalive),
             allowed_ips=[uapi.AllowedIP(a, 8 * len(a), cidr) for a, cidr in self.peers.allowed(row)],
         )

@@ -16,7 +16,6 @@ from workers._workers import ffi, lib
 _STRUCT = struct.Struct("<H2sI16s16sII")  # struct endpoint, checked below
 _NO_SOURCE = bytes(16)
 _WISH = struct.Struct("<QQQ")  # its first 24 bytes: family, port, scope, address
-WISH = 3  # control_reserved[3..5] of the row
 
 
 class Endpoint(NamedTuple):
@@ -96,7 +95,7 @@ class EndpointOrders:
     def forget(self, row: int) -> None:
         """No wish waits any more."""
         self.waiting.discard(row)
-        self.segment.rows[row].control_reserved[WISH] = 0
+        self.segment.rows[row].wish[0] = 0
 
     def poll(self) -> bool:
         """Give the orders that waited. True while some still do."""
@@ -118,15 +117,14 @@ class EndpointOrders:
         ffi.memmove(ffi.addressof(self.segment.rows[row], "ordered_endpoint"), endpoint.pack(), _STRUCT.size)
 
     def _keep(self, row: int, endpoint: Endpoint) -> None:
-        words = self.segment.rows[row].control_reserved
+        words = self.segment.rows[row].wish
         head, first, second = _WISH.unpack(endpoint.pack()[: _WISH.size])
-        words[WISH] = 0  # nothing is kept while the address is half written
-        words[WISH + 1], words[WISH + 2] = first, second
-        words[WISH] = head
+        words[0] = 0  # nothing is kept while the address is half written
+        words[1], words[2] = first, second
+        words[0] = head
 
     def _wish(self, row: int) -> Endpoint | None:
-        words = self.segment.rows[row].control_reserved
-        packed = _WISH.pack(*(int(words[WISH + i]) for i in range(3)))
+        packed = _WISH.pack(*(int(word) for word in self.segment.rows[row].wish))
         return Endpoint.unpack(packed + bytes(_STRUCT.size - _WISH.size))
 
 

@@ -35,7 +35,7 @@ from workers.keylog import KeyLog
 from workers.keypairs import NoKeypair
 from workers.memory import columns_of
 from workers.outgoing import Outgoing
-from workers.peers import HANDSHAKE_RX, HANDSHAKE_TX, OUTBOUND_SEEN, Peers
+from workers.peers import Peers
 from workers.stamps import Stamps
 
 log = logging.getLogger(__name__)
@@ -251,11 +251,12 @@ class Handshakes:
         """EVENT_HANDSHAKE_WANTED: begin one, unless one was sent in the last 5 s; then later."""
         if self.keypairs.has_fresh(row, now, constants.REKEY_TIMEOUT):
             return  # the wish is older than the session that fulfils it
-        produced = int(self.peers.rows[row].ends[lib.OUTBOUND].produced)
-        is_fresh = produced != self.peers.remembered(row, OUTBOUND_SEEN)
+        peer = self.peers.rows[row]
+        produced = int(peer.ends[lib.OUTBOUND].produced)
+        is_fresh = produced != int(peer.outbound_seen)
         if is_fresh:
             # New packets, not the same ones that still wait: the retries may count from 0 again.
-            self.peers.remember(row, OUTBOUND_SEEN, produced)
+            peer.outbound_seen = produced
         is_retrying = self.stamps.is_retrying(row)
         if is_fresh or not is_retrying:
             self.stamps.handshake_wanted(row)
@@ -350,7 +351,7 @@ class Handshakes:
             self.tell(Event.RESPONSE_TAG, row, cell)
             return int(lib.HS_RESPONSE_TAG)
         del self.in_progress[progress.number], self.numbers[row]
-        self.add_bytes(row, HANDSHAKE_RX, len(message))
+        self.add_bytes(row, "handshake_rx", len(message))
         self.peers.store_handshake_time(row, int(lib.clock_wall()))
         self.stamps.handshake_complete(row)
         self.unconfirmed.pop(row, None)
@@ -466,7 +467,7 @@ class Handshakes:
         rows = np.asarray(rows)
         errors = self.letter_columns["error"][:count]
         sent = rows[errors == 0]
-        self.add_bytes(sent, HANDSHAKE_TX, int(self.letters[0].length))
+        self.add_bytes(sent, "handshake_tx", int(self.letters[0].length))
         if len(sent):
             self.count(counter, len(sent))
         if len(sent) < count:
@@ -510,9 +511,9 @@ class Handshakes:
         number = lib.index_lookup(self.keypairs.table, self.keypairs.limit, self.keypairs.key, index, row)
         return int(number), int(row[0])
 
-    def add_bytes(self, rows: Any, which: int, count: int) -> None:
-        """Of one row, or of distinct ones."""
-        self.peers.memory.rows["control_reserved"][rows, which] += np.uint64(count)
+    def add_bytes(self, rows: Any, which: str, count: int) -> None:
+        """Of one row, or of distinct ones. which: handshake_tx or handshake_rx."""
+        self.peers.memory.rows[which][rows] += np.uint64(count)
 
     def refuse_for_room(self, error: NoKeypair) -> int:
         if not self.complained_about_keypairs:

@@ -92,7 +92,7 @@ class Memory:
 
 _ROW = (
     "generation", "state", "handshake_sec", "handshake_nsec", "key_word", "keepalive", "public_key", "orders",
-    "events", "control_reserved",
+    "events", "handshake_tx", "handshake_rx", "wish",
 )  # fmt: skip
 
 

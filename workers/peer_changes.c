@@ -17,7 +17,6 @@
 
 #define NOBODY 0xffffffffu
 #define IS_THERE 0x80000000u
-#define WISH 3  /* control_reserved[]: an endpoint that waits (workers/endpoints.py) */
 
 /* A record, its parts pointed at; NULL = not given. */
 struct record {
@@ -138,8 +137,8 @@ static int is_untouched(const struct peer_table *table, uint32_t row)
     struct endpoint endpoint;
 
     if (peer->key_word || peer->tx_bytes || peer->rx_bytes || peer->handshake_sec ||
-        (uint32_t)__atomic_load_n(&peer->orders, __ATOMIC_RELAXED) || peer->control_reserved[0] ||
-        peer->control_reserved[1] || peer->control_reserved[WISH] ||
+        (uint32_t)__atomic_load_n(&peer->orders, __ATOMIC_RELAXED) || peer->handshake_tx || peer->handshake_rx ||
+        peer->wish[0] ||
         memcmp(secrets->timestamp_seen, none, 12) != 0 || memcmp(secrets->timestamp_sent, none, 12) != 0 ||
         !queue_is_empty(table->segment, 2 * row + INBOUND) || !queue_is_empty(table->segment, 2 * row + OUTBOUND))
         return 0;
@@ -248,7 +247,7 @@ static int64_t move_endpoint(const struct peer_changes *changes, uint32_t row, c
     struct peer_row *peer = &segment->rows[row];
     struct endpoint wanted = { .family = endpoint[18] == 4 ? AF_INET : AF_INET6 }, present;
 
-    if (peer->control_reserved[WISH] || orders_read(segment, row) & ORDER_ENDPOINT)
+    if (peer->wish[0] || orders_read(segment, row) & ORDER_ENDPOINT)
         return -1;
     memcpy(&wanted.port, (uint8_t[2]){ endpoint[17], endpoint[16] }, 2);  /* to network order */
     memcpy(wanted.address, endpoint, endpoint[18]);

@@ -8,18 +8,14 @@
 #include "shm/orders.h"
 #include "workers/peer_table.h"
 
-#define HANDSHAKE_TX 0  /* control_reserved[], as in workers/peers.py */
-#define HANDSHAKE_RX 1
-#define WISH 3
-
 /* Where the peer is reached, as workers/endpoints.py `read` says: wished for, ordered, or not yet either. */
 static void read_endpoint(const struct segment *segment, uint32_t row, struct endpoint *endpoint)
 {
     const struct peer_row *peer = &segment->rows[row];
 
-    if (peer->control_reserved[WISH]) {
+    if (peer->wish[0]) {
         memset(endpoint, 0, sizeof *endpoint);
-        memcpy(endpoint, &peer->control_reserved[WISH], 3 * sizeof(uint64_t));
+        memcpy(endpoint, peer->wish, sizeof peer->wish);
     } else if (orders_read(segment, row) & ORDER_ENDPOINT) {
         memcpy(endpoint, &peer->ordered_endpoint, sizeof *endpoint);
     } else {
@@ -51,8 +47,8 @@ static uint32_t write_peer(const struct peer_table *table, uint32_t row, char *t
         .port = (uint32_t)(((uint8_t *)&endpoint.port)[0] << 8 | ((uint8_t *)&endpoint.port)[1]),
         .handshake_sec = peer->handshake_sec,
         .handshake_nsec = peer->handshake_nsec,
-        .tx_bytes = __atomic_load_n(&peer->tx_bytes, __ATOMIC_RELAXED) + peer->control_reserved[HANDSHAKE_TX],
-        .rx_bytes = __atomic_load_n(&peer->rx_bytes, __ATOMIC_RELAXED) + peer->control_reserved[HANDSHAKE_RX],
+        .tx_bytes = __atomic_load_n(&peer->tx_bytes, __ATOMIC_RELAXED) + peer->handshake_tx,
+        .rx_bytes = __atomic_load_n(&peer->rx_bytes, __ATOMIC_RELAXED) + peer->handshake_rx,
         .keepalive = peer->keepalive,
     };
     return uapi_write_peer(text, &shown);

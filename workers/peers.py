@@ -25,7 +25,6 @@ import numpy as np
 import numpy.typing as npt
 
 from workers._workers import ffi, lib
-from workers.endpoints import WISH
 from workers.grace import Graces
 from workers.keypairs import Keypairs
 from workers.memory import Memory
@@ -34,10 +33,6 @@ UNUSED, LIVE, RETIRING = lib.PEER_UNUSED, lib.PEER_LIVE, lib.PEER_RETIRING
 NOBODY = 0xFFFFFFFF
 ROWS_AT_ONCE = 1 << 14  # grown between two yields, about 11 MB
 NODES_AT_ONCE = 1 << 17
-
-# control_reserved[]: bytes of handshake messages (the holder counts data in tx_bytes and rx_bytes), and
-# what was `produced` in the outbound queue when a handshake was last wanted.
-HANDSHAKE_TX, HANDSHAKE_RX, OUTBOUND_SEEN = 0, 1, 2  # 3 to 5: workers/endpoints.py
 
 
 Rows = npt.NDArray[np.uint32]
@@ -116,8 +111,7 @@ class Peers:
     def rows_with_wish(self) -> list[int]:
         """Live rows whose endpoint waits (workers/endpoints.py)."""
         rows = self.memory.rows[: self.used]
-        wishes = rows["control_reserved"][:, WISH] != 0
-        return [int(row) for row in np.flatnonzero(wishes & (rows["state"] == LIVE))]
+        return [int(row) for row in np.flatnonzero((rows["wish"][:, 0] != 0) & (rows["state"] == LIVE))]
 
     def active_rows(self, is_down: bool) -> list[int]:
         """Live rows with something outbound or with keys (is_down), or with a persistent interval."""
@@ -127,13 +121,6 @@ class Peers:
 
     def public_key(self, row: int) -> bytes:
         return bytes(ffi.buffer(self.rows[row].public_key))
-
-    def remembered(self, row: int, which: int) -> int:
-        """A word of control's own in the row."""
-        return int(self.rows[row].control_reserved[which])
-
-    def remember(self, row: int, which: int, value: int) -> None:
-        self.rows[row].control_reserved[which] = value
 
     def store_handshake_time(self, rows: int | Rows, wall: int) -> None:
         """Handshakes are complete; wall clock ns."""

@@ -18,7 +18,6 @@ import argparse
 import base64
 import contextlib
 import json
-import mmap
 import os
 import random
 import signal
@@ -30,11 +29,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from engine import noise
-from plait.lab import GONE, Lab, children, descriptors, state, title
+from plait.lab import Lab, children, state, title
+from tests.segment_words import Memory, reserved
 from tests.soak import kill_points, points
 from tests.soak.kill_points import CONSUMER, CONTROL, RECEIVER, Case
 from tests.soak.numbered import BURST, Strand, Traffic
-from workers._workers import ffi, lib
+from workers._workers import lib
 
 PORT = 51820
 SETTINGS = """receivers = 1
@@ -73,44 +73,6 @@ class Outcome:
     dropped: int = 0  # for want of room, counted by cause
     mended: int = 0  # wakes that only the sweep found
     wrong: tuple[str, ...] = ()
-
-
-class Memory:
-    """The data segment of a running engine, as somebody outside sees it."""
-
-    def __init__(self, supervisor: int) -> None:
-        for fd, path in descriptors(supervisor).items():
-            with contextlib.suppress(*GONE):
-                if path.startswith("/dev/shm/plait-"):
-                    file = os.open(f"/proc/{supervisor}/fd/{fd}", os.O_RDWR)
-                    try:
-                        size = os.fstat(file).st_size
-                        self.map = mmap.mmap(file, size)
-                    finally:
-                        os.close(file)
-                    self.segment = ffi.new("struct segment *")
-                    self.base = ffi.from_buffer(self.map)
-                    if lib.segment_attach(self.segment, self.base, size) == 0:
-                        return
-        raise LookupError("the supervisor has no data segment")
-
-    def faults(self) -> str:
-        """What segment_valid finds, in words; empty when all is whole. Nobody may be at work."""
-        text = ffi.new("char[200]")
-        count = lib.segment_valid(self.segment, text, 200)
-        return f"{count}: {ffi.string(text).decode()}" if count else ""
-
-    def nodes_out(self) -> int:
-        states = ffi.unpack(self.segment.states, self.segment.nodes + 1)
-        return sum(state != lib.NODE_HOME for state in states)
-
-    def keypairs_out(self) -> int:
-        """Sessions in memory that no peer's key word names."""
-        segment = self.segment
-        words = [int(segment.rows[row].key_word) for row in range(segment.device.rows_used)]
-        slab = ffi.cast("struct keypair *", segment.keypairs)
-        used = [number for number in range(1, segment.geometry.max_keypairs) if slab[number].birth]
-        return sum(not any(lib.key_word_names(word, number) for word in words) for number in used)
 
 
 class Matrix:
@@ -366,6 +328,8 @@ class Matrix:
             yield f"{self.memory.nodes_out()} nodes are not home, tokens {[hex(token) for token in tokens()]}"
         if not _within(REST_SECONDS, lambda: not self.memory.keypairs_out()):
             yield f"{self.memory.keypairs_out()} keypairs that nobody uses"
+        if stray := [name for name, is_used in reserved(self.memory).items() if is_used]:
+            yield f"not zero: {', '.join(stray)}"
         faults = ""
         for _ in range(20):  # a tick of control's may be under way
             with self.frozen():
