@@ -12,14 +12,6 @@
 /* initiator, once a session, when a packet arrives in its last quarter of a minute */
 #define REFRESH_SECONDS (REJECT_AFTER_SECONDS - KEEPALIVE_SECONDS - REKEY_TIMEOUT_SECONDS)
 
-/* Never 0, which means not armed: as engine/timers.py has it, also right after boot. */
-static uint32_t tick_of(uint64_t now)
-{
-    uint32_t tick = (uint32_t)(now >> TIMER_TICK_SHIFT);
-
-    return tick ? tick : 1;
-}
-
 /* The keypair if this number can be one of this peer's, else NULL. */
 static struct keypair *keypair_of(const struct session *session, uint32_t number)
 {
@@ -160,7 +152,7 @@ void session_open(struct session *session, struct aead *aead, struct packet *pac
     }
 
     if (session->news & SESSION_AUTHENTICATED) {
-        uint32_t tick = tick_of(now);
+        uint32_t tick = timers_tick(now);
         if (wants_refresh(session, word, now))
             session->news |= SESSION_HANDSHAKE_WANTED;
         if (timers_authenticated_received(session->columns, session->stride, session->peer, tick))
@@ -211,7 +203,7 @@ int session_seal(struct session *session, struct aead *aead, struct packet *pack
     }
     aead_seal(aead, jobs, count);
 
-    uint32_t tick = tick_of(now);
+    uint32_t tick = timers_tick(now);
     if (count && timers_authenticated_sent(session->columns, session->stride, session->peer, tick))
         session->news |= SESSION_TIMER;
     if (data_packets && timers_data_sent(session->columns, session->stride, session->peer, tick))

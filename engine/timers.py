@@ -15,7 +15,9 @@ after it last fired, which is up to that period earlier than the kernel would, a
 A second difference on purpose: a retry that could not be sent (a response went out less than 5 s before) does
 not end the retries; in the kernel it does.
 
-A tick is 2^24 ns. Periods are rounded up to whole ticks.
+A tick is 2^24 ns since boot. Periods are rounded up to whole ticks. Here ticks are plain integers that
+never wrap; columns have their low 32 bits. `widen` and `narrow` lie between the two, and nothing else does
+(docs/adr/0007-ticks-that-wrap.md; for C: timers_until, timers_tick).
 """
 
 from __future__ import annotations
@@ -33,7 +35,24 @@ Columns = npt.NDArray[np.uint32]  # shape (COLUMNS, max_peers)
 Rows = npt.NDArray[np.uint32]  # shape (n,)
 
 COLUMNS: Final[int] = lib.TIMER_COLUMN_COUNT
-NEVER: Final[int] = lib.TIMER_NEVER
+NEVER: Final[int] = lib.TIMER_NEVER  # in the column NEXT_DUE
+NO_TICK: Final = 1 << 62  # a tick that never comes
+_LAP: Final = 1 << 32
+_LOW: Final = _LAP - 1
+_AHEAD: Final[int] = lib.TIMER_AHEAD
+_PLAIN: Final = np.array([lib.ATTEMPTS, lib.JITTER, lib.LAST_INITIATION_RECEIVED])  # no ticks
+_KEPT: Final = np.array(
+    [
+        lib.RETRY_DUE,
+        lib.ZERO_DUE,
+        lib.KEYS_EXPIRE,
+        lib.HANDSHAKE_ORDERED,
+        lib.KEEPALIVE_ORDERED,
+        lib.PERSISTENT_ORDERED,
+    ]
+)
+
+Wide = npt.NDArray[np.int64]  # ticks that never wrap
 
 
 def ticks(duration: int) -> int:
@@ -42,8 +61,43 @@ def ticks(duration: int) -> int:
 
 
 def tick(now: int) -> int:
-    """Boottime ns as a stamp; never 0, which means not armed."""
+    """Boottime ns as a tick; never 0, which means not armed."""
     return max(1, now >> constants.TIMER_TICK_SHIFT)
+
+
+def narrow(at: int) -> int:
+    """A tick as a column has it. 0 stays 0, not armed; two of a lap are called 1, as by timers_tick."""
+    low = at & _LOW
+    return low if 0 < low < NEVER or not at else 1
+
+
+def narrow_all(at: Wide) -> Wide:
+    """`narrow` of each."""
+    low = at & _LOW
+    low[((low == 0) & (at != 0)) | (low == NEVER)] = 1
+    return low
+
+
+def widen(stamp: int, now: int) -> int:
+    """A stamp as a tick: less than TIMER_AHEAD after `now`, a tick, or else before it. 0 stays 0."""
+    end = now + _AHEAD
+    return max(((stamp - end) & _LOW) + end - _LAP, 1) if stamp else 0
+
+
+def widen_all(stamps: Rows, now: int) -> Wide:
+    """`widen` of each."""
+    end = now + _AHEAD
+    wide = (stamps - np.uint32(end & _LOW)).astype(np.int64)  # wraps
+    wide += end - _LAP
+    np.maximum(wide, 1, out=wide)
+    wide[stamps == 0] = 0
+    return wide
+
+
+def is_younger(stamps: Rows, age: int, now: int) -> npt.NDArray[np.bool_]:
+    """Whether each is a stamp of at most `age` ticks before `now`, a tick. Without 8 bytes a row."""
+    passed = np.uint32((now + _AHEAD) & _LOW) - stamps  # wraps
+    return np.asarray((stamps != 0) & (passed <= np.uint32(min(age + _AHEAD, _LOW))))
 
 
 NEW_HANDSHAKE: Final = ticks(constants.NEW_HANDSHAKE_TIME)
@@ -67,7 +121,21 @@ class Action(IntFlag):
 
 def due_rows(columns: Columns, used: int, now: int) -> Rows:
     """Rows below `used` that are to be looked at, ascending. now: a tick."""
-    return np.flatnonzero(columns[lib.NEXT_DUE, :used] <= now).astype(np.uint32)
+    due = columns[lib.NEXT_DUE, :used]
+    return np.flatnonzero(is_due(due, now)).astype(np.uint32)
+
+
+def is_due(due: Rows, now: int) -> npt.NDArray[np.bool_]:
+    """Whether each of these of NEXT_DUE is reached. now: a tick."""
+    until = due - np.uint32((now + 1) & _LOW)  # but one tick, and wraps
+    return np.asarray((due != NEVER) & (until >= np.uint32(_AHEAD - 1)))
+
+
+def earliest(columns: Columns, used: int, now: int) -> int:
+    """The tick at which the first of the rows below `used` is to be looked at, or NO_TICK."""
+    where = ffi.cast("uint32_t *", columns.ctypes.data + lib.NEXT_DUE * columns.strides[0])
+    until = int(lib.timers_earliest(where, used, now & _LOW))
+    return min(now + until, NO_TICK)
 
 
 def draw_jitter(count: int, random: np.random.Generator) -> Rows:
@@ -87,7 +155,8 @@ def evaluate(
     if not len(rows):
         return np.zeros(0, np.uint32)
     _look(columns, rows)
-    old = columns[:, rows].astype(np.int64)
+    old = widen_all(columns[:, rows], now)
+    old[_PLAIN] = columns[_PLAIN[:, np.newaxis], rows]
     jitter64 = jitter.astype(np.int64)
     actions = np.zeros(len(rows), np.int64)
 
@@ -140,14 +209,10 @@ def evaluate(
     last = np.where(persistent, now, last)
     actions |= (owed | persistent) * Action.SEND_KEEPALIVE
 
-    columns[lib.RETRY_DUE, rows] = retry_due
     columns[lib.ATTEMPTS, rows] = attempts
-    columns[lib.ZERO_DUE, rows] = zero_due
-    columns[lib.KEYS_EXPIRE, rows] = keys_expire
     columns[lib.JITTER, rows] = drawn
-    columns[lib.HANDSHAKE_ORDERED, rows] = ordered_handshake
-    columns[lib.KEEPALIVE_ORDERED, rows] = ordered_keepalive
-    columns[lib.PERSISTENT_ORDERED, rows] = ordered_persistent
+    kept = [retry_due, zero_due, keys_expire, ordered_handshake, ordered_keepalive, ordered_persistent]
+    columns[_KEPT[:, np.newaxis], rows] = narrow_all(np.stack(kept))
 
     next_due = np.minimum.reduce(
         [
@@ -156,13 +221,13 @@ def evaluate(
             _or_never(keys_expire),
             handshake_look,
             keepalive_look,
-            np.where(armed, last + interval, NEVER),
+            np.where(armed, last + interval, NO_TICK),
             # A busy peer's stamps are armed and disarmed with each burst. None of them is due before this,
             # so the holder need not report them: a look each 10 s instead of an event a packet.
-            np.where(old[lib.LAST_AUTHENTICATED] + KEEPALIVE > now, now + KEEPALIVE, NEVER),
+            np.where(old[lib.LAST_AUTHENTICATED] + KEEPALIVE > now, now + KEEPALIVE, NO_TICK),
         ]
     )
-    columns[lib.NEXT_DUE, rows] = next_due
+    columns[lib.NEXT_DUE, rows] = np.where(next_due == NO_TICK, NEVER, narrow_all(next_due))
     return actions.astype(np.uint32)
 
 
@@ -180,7 +245,7 @@ def _reached(due: npt.NDArray[np.int64], now: int) -> npt.NDArray[np.bool_]:
 
 
 def _or_never(due: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    return np.where(due > 0, due, NEVER)
+    return np.where(due > 0, due, NO_TICK)
 
 
 def _again(
@@ -195,7 +260,7 @@ def _again(
     come unseen. The holder does not report packets behind an armed stamp, and without keys there are none."""
     due = np.maximum(since, ordered) + period
     due = np.where(due <= now, now + period, due)
-    return np.where((since > 0) & (cause | (keys_expire > 0)), due, NEVER)
+    return np.where((since > 0) & (cause | (keys_expire > 0)), due, NO_TICK)
 
 
 # --- what happened, told by control -------------------------------------------------------------
@@ -208,7 +273,7 @@ def handshake_wanted(columns: Columns, row: int) -> None:
 
 def may_send_handshake(columns: Columns, row: int, now: int) -> bool:
     """Whether 5 s have passed since our last initiation *or response* to this peer. now: a tick."""
-    last = int(columns[lib.LAST_HANDSHAKE_SENT, row])
+    last = widen(int(columns[lib.LAST_HANDSHAKE_SENT, row]), now)
     return last == 0 or last + RETRY <= now
 
 
@@ -217,22 +282,32 @@ def initiation_sent(columns: Columns, row: int, now: int, jitter: int) -> None:
 
     now: a tick. jitter: ticks, one of draw_jitter.
     """
-    columns[lib.LAST_HANDSHAKE_SENT, row] = now
-    columns[lib.RETRY_DUE, row] = now + RETRY + jitter
-    _look_by(columns, row, now + RETRY + jitter)
+    columns[lib.LAST_HANDSHAKE_SENT, row] = narrow(now)
+    _retry_at(columns, row, now + RETRY + jitter, now)
+
+
+def retry_when_allowed(columns: Columns, row: int, now: int) -> None:
+    """A handshake is wanted too soon after the last one: it is tried when 5 s are over. now: a tick."""
+    last = widen(int(columns[lib.LAST_HANDSHAKE_SENT, row]), now)
+    _retry_at(columns, row, last + RETRY, now)
+
+
+def _retry_at(columns: Columns, row: int, due: int, now: int) -> None:
+    columns[lib.RETRY_DUE, row] = narrow(due)
+    _look_by(columns, row, due, now)
 
 
 def response_sent(columns: Columns, row: int | Rows, now: int) -> None:
     """A response went out. Also order AUTHENTICATED_SENT from the holder."""
-    columns[lib.LAST_HANDSHAKE_SENT, row] = now
+    columns[lib.LAST_HANDSHAKE_SENT, row] = narrow(now)
 
 
 def session_derived(columns: Columns, row: int | Rows, now: int) -> None:
     """A keypair was made, in either role."""
-    columns[lib.SESSION_DERIVED, row] = now
-    columns[lib.ZERO_DUE, row] = now + ZERO
-    columns[lib.KEYS_EXPIRE, row] = now + EXPIRE
-    _look_by(columns, row, now)  # stamps that lay armed while there were no keys may matter again
+    columns[lib.SESSION_DERIVED, row] = narrow(now)
+    columns[lib.ZERO_DUE, row] = narrow(now + ZERO)
+    columns[lib.KEYS_EXPIRE, row] = narrow(now + EXPIRE)
+    _look_by(columns, row, now, now)  # stamps that lay armed while there were no keys may matter again
 
 
 def handshake_complete(columns: Columns, row: int | Rows) -> None:
@@ -251,7 +326,7 @@ def keepalive_changed(columns: Columns, row: int, now: int, seconds: int) -> Non
     """The persistent interval was set while the interface is up. From 0 to more, also order one at once."""
     if seconds:
         where = ffi.cast("uint32_t *", columns.ctypes.data)
-        lib.timers_keepalive_changed(where, columns.shape[1], row, now, seconds)
+        lib.timers_keepalive_changed(where, columns.shape[1], row, narrow(now), seconds)
 
 
 def initiation_is_flood(columns: Columns, rows: Rows, now: int) -> npt.NDArray[np.bool_]:
@@ -267,6 +342,15 @@ def initiation_accepted(columns: Columns, row: int | Rows, now: int) -> None:
     columns[lib.LAST_INITIATION_RECEIVED, row] = max(1, now // constants.MILLISECOND & 0xFFFFFFFF)
 
 
-def _look_by(columns: Columns, row: int | Rows, due: int) -> None:
+def age(columns: Columns, first: int, last: int, now: int) -> None:
+    """No stamp of rows first..last-1 is left so old that it could be taken for a later one. now: ns."""
+    where = ffi.cast("uint32_t *", columns.ctypes.data)
+    lib.timers_age(where, columns.shape[1], first, last, now)
+
+
+def _look_by(columns: Columns, row: int | Rows, due: int, now: int) -> None:
     """Only ever earlier: a holder that reads the later value merely reports once more."""
-    columns[lib.NEXT_DUE, row] = np.minimum(columns[lib.NEXT_DUE, row], np.uint32(due))
+    rows = np.atleast_1d(row)
+    old = columns[lib.NEXT_DUE, rows]
+    is_later = (old == NEVER) | (widen_all(old, now) > due)
+    columns[lib.NEXT_DUE, rows[is_later]] = narrow(due)

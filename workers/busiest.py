@@ -85,13 +85,13 @@ class Busiest:
     def _heard_lately(self, count: int) -> NDArray[np.int64]:
         """Rows with a stamp, the latest first, then others. Of many, some: a sort of all is not worth it."""
         heard = self.memory.columns[lib.LAST_AUTHENTICATED, : self._known.shape[1]]
-        rows = np.zeros(0, np.int64)
+        rows, now = np.zeros(0, np.int64), timers.tick(self._at)
         for age in LATELY:
-            rows = np.flatnonzero(heard >= timers.tick(max(self._at - age, 1)))
+            rows = np.flatnonzero(timers.is_younger(heard, timers.ticks(age), now))
             if len(rows) >= 2 * count:  # twice: the busiest may be among them
                 break
         rows = rows[:WHOLE]
-        latest = rows[np.argsort(heard[rows], kind="stable")[::-1]]
+        latest = rows[np.argsort(timers.widen_all(heard[rows], now), kind="stable")[::-1]]
         return np.concatenate([latest, np.flatnonzero(heard[:WHOLE] == 0)])
 
     def report(self, peers: list[tuple[int, PeerRecord]]) -> dict[str, Any]:
@@ -141,7 +141,8 @@ class Busiest:
             new = np.zeros((len(counters), used - self._known.shape[1]), np.uint64)
             self._known = np.concatenate([self._known, new], axis=1)
         heard = self.memory.columns[lib.LAST_AUTHENTICATED, :used]
-        rows = np.flatnonzero(heard >= timers.tick(max(self._at - MARGIN, 1)))
+        since = timers.ticks(now - self._at + MARGIN)
+        rows = np.flatnonzero(timers.is_younger(heard, since, timers.tick(now)))
         latest = np.stack([column[rows] for column in counters])
         before = self._known[:, rows]
         self._known[:, rows] = latest

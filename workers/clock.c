@@ -27,13 +27,6 @@ uint64_t clock_wall(void)
     return clock_read(CLOCK_REALTIME, 1);
 }
 
-uint32_t clock_ticks(uint64_t now)
-{
-    uint32_t ticks = (uint32_t)(now >> 24);
-
-    return ticks ? ticks : 1;
-}
-
 int clock_open_steps(const char *path)
 {
     int fd = open(path, O_RDONLY | O_CLOEXEC);

@@ -9,8 +9,6 @@
 uint64_t clock_now(void);
 /* Wall clock in ns, for TAI64N alone, plus the wall step. */
 uint64_t clock_wall(void);
-/* Coarse timer time: 2^24 ns = 16.8 ms a tick, never 0 (engine/timers.h). */
-uint32_t clock_ticks(uint64_t now);
 /* For tests: maps a file of two signed little-endian 64-bit numbers of ns, boot step and wall
  * step, read anew at each call of the above. 0, or -1 with errno. */
 int clock_open_steps(const char *path);

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from engine import noise, timers, uapi
+from engine import noise, uapi
 from workers import engine_report
 from workers._workers import ffi, lib
 from workers.busiest import Busiest
@@ -184,7 +184,7 @@ class Configuration:
                 self._remove([row for row in rows if not work.kept[row]])
                 yield None
         while True:
-            work.changes.tick = timers.tick(int(lib.clock_now()))
+            work.changes.tick = lib.timers_tick(lib.clock_now())
             work.changes.interface_is_up = int(self.device.up)
             stop = lib.changes_apply(work.changes, SLICE)
             self._tell_added(work.changes)

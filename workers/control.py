@@ -205,7 +205,7 @@ class Control:
             nap = min(nap, look)
         if self.peers.used and self.handshakes.is_up:
             due = self.stamps.next_due()
-            if due != lib.TIMER_NEVER:
+            if due != timers.NO_TICK:
                 scan = (self.scanned_at + SCAN_INTERVAL - now) / SECOND
                 nap = min(nap, max((due - timers.tick(now)) * NAP_TICK, scan))
         return max(nap, 0.001)
@@ -424,6 +424,7 @@ class Control:
             if is_gone(Path(path), (device, inode)):
                 self._end(f"the socket file {path} was deleted")
         self._sweep()
+        self.stamps.age(now)
 
     def _sweep(self) -> None:
         """Once a second: wakes that were lost. Rows with packets or a queued token are always looked at; all

@@ -261,7 +261,7 @@ class Handshakes:
         if is_fresh or not is_retrying:
             self.stamps.handshake_wanted(row)
         if not self.stamps.may_send_handshake(row, now):
-            self.stamps.retry_when_allowed(row)
+            self.stamps.retry_when_allowed(row, now)
         elif is_fresh or not is_retrying:
             self.initiate(row, now)
 

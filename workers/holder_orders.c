@@ -4,7 +4,6 @@
 #include "engine/timers.h"
 #include "shm/orders.h"
 #include "shm/point.h"
-#include "workers/clock.h"
 #include "workers/holder.h"
 
 #include <string.h>
@@ -91,7 +90,7 @@ uint32_t holder_apply_orders(const struct holder *holder, uint32_t row, uint64_t
 {
     const struct segment *s = holder->segment;
     struct peer_row *peer = &s->rows[row];
-    uint32_t tick = clock_ticks(now);
+    uint32_t tick = timers_tick(now);
     uint32_t stride = s->geometry.max_peers;
     uint32_t left = 0, news = 0;
     uint64_t word;

@@ -15,6 +15,8 @@ from workers._workers import lib
 from workers.memory import Memory
 
 DUE_A_TURN = 128  # rows: each may begin a handshake, and messages wait meanwhile
+AGED_AT_ONCE = 1 << 14  # rows
+AGED_EVERY = 24 * 3600 * 1_000_000_000  # ns; the flood guard's stamps come round in 49.7 days, ticks in 834
 
 
 class Stamps:
@@ -25,6 +27,8 @@ class Stamps:
         self.columns = memory.columns
         self.random = np.random.default_rng()
         self.earliest = 0  # tick; 0: not known
+        self.aged = 0  # rows below it are not too old
+        self.age_again = 0  # ns; then they may be
         self.found: timers.Rows = np.zeros(0, np.uint32)  # by a scan, not worked out yet
 
     def due(self, now: int) -> Iterator[tuple[int, timers.Action]]:
@@ -37,7 +41,7 @@ class Stamps:
         if not len(self.found) and tick >= self.earliest:
             self._scan(tick)
         rows, self.found = self.found[:DUE_A_TURN], self.found[DUE_A_TURN:]
-        still = self.columns[lib.NEXT_DUE, rows] <= tick  # removed or worked out meanwhile?
+        still = timers.is_due(self.columns[lib.NEXT_DUE, rows], tick)  # removed or worked out meanwhile?
         yield from self._evaluate(rows[still], tick)
 
     @property
@@ -46,15 +50,26 @@ class Stamps:
         return len(self.found) > 0
 
     def next_due(self) -> int:
-        """The tick at which `due` is to be asked again; timers.NEVER: not before something changes."""
+        """The tick at which `due` is to be asked again; timers.NO_TICK: not before something changes."""
         return self.earliest
 
     def _scan(self, tick: int) -> None:
-        due = self.columns[lib.NEXT_DUE, : int(self.memory.device.rows_used)]
-        self.earliest = int(due.min(initial=timers.NEVER))
+        used = int(self.memory.device.rows_used)
+        self.earliest = timers.earliest(self.columns, used, tick)
         if self.earliest <= tick:
-            self.found = timers.due_rows(self.columns, len(due), tick)
+            self.found = timers.due_rows(self.columns, used, tick)
             self.earliest = 0  # not known before they are worked out
+
+    def age(self, now: int) -> None:
+        """Once a second: some rows of those whose stamps were not aged for a day, at the start of all."""
+        used = int(self.memory.device.rows_used)
+        if self.aged >= used:
+            if now < self.age_again:
+                return
+            self.aged, self.age_again = 0, now + AGED_EVERY
+        last = min(self.aged + AGED_AT_ONCE, used)
+        timers.age(self.columns, self.aged, last, now)
+        self.aged = last
 
     def changed(self) -> None:
         """NEXT_DUE of some row may be earlier than it was."""
@@ -113,14 +128,10 @@ class Stamps:
         """Whether an initiation of ours waits for its response or its next try."""
         return int(self.columns[lib.RETRY_DUE, row]) != 0
 
-    def retry_when_allowed(self, row: int) -> None:
+    def retry_when_allowed(self, row: int, now: int) -> None:
         """A handshake is wanted less than 5 s after the last one: it is tried when those are over."""
-        if self.is_retrying(row):
-            return
-        due = int(self.columns[lib.LAST_HANDSHAKE_SENT, row]) + timers.RETRY
-        self.columns[lib.RETRY_DUE, row] = due
-        if due < int(self.columns[lib.NEXT_DUE, row]):
-            self.columns[lib.NEXT_DUE, row] = due
+        if not self.is_retrying(row):
+            timers.retry_when_allowed(self.columns, row, timers.tick(now))
             self.changed()
 
     def forget_sent(self, row: int | slice) -> None:

@@ -237,6 +237,51 @@ static void due(void)
     pthread_join(thread, NULL);
 }
 
+/* Control ages a row's stamps while its holder stores fresh ones and disarms: the holder's stand. */
+#define NOW (3u << 28)
+#define LONG_AGO 5u
+
+static void *sender(void *unused)
+{
+    (void)unused;
+    for (uint32_t turn = 0; turn < rounds / 4; turn++) {
+        pthread_barrier_wait(&start);
+        for (uint32_t row = 0; row < ROWS; row++) {
+            meet(0, row);
+            timers_authenticated_sent(columns, ROWS, row, NOW);
+        }
+        pthread_barrier_wait(&end);
+    }
+    return NULL;
+}
+
+static void ageing(void)
+{
+    pthread_t thread;
+
+    check(pthread_create(&thread, NULL, sender, NULL) == 0);
+    for (uint32_t turn = 0; turn < rounds / 4; turn++) {
+        for (uint32_t row = 0; row < ROWS; row++) {
+            timers_initialise(columns, ROWS, row);
+            columns[OWED_SINCE * ROWS + row] = columns[LAST_DATA_SENT * ROWS + row] = LONG_AGO;
+            columns[LAST_AUTHENTICATED * ROWS + row] = LONG_AGO;
+        }
+        progress[0] = progress[16] = 0;
+        pthread_barrier_wait(&start);
+        for (uint32_t row = 0; row < ROWS; row++) {
+            meet(1, row);
+            timers_age(columns, ROWS, row, row + 1, (uint64_t)NOW << TIMER_TICK_SHIFT);
+        }
+        pthread_barrier_wait(&end);
+        for (uint32_t row = 0; row < ROWS; row++) {
+            check(columns[OWED_SINCE * ROWS + row] == 0);
+            check(columns[LAST_AUTHENTICATED * ROWS + row] == NOW);
+            check(columns[LAST_DATA_SENT * ROWS + row] > LONG_AGO);
+        }
+    }
+    pthread_join(thread, NULL);
+}
+
 int main(int count, char **words)
 {
     if (count > 1)
@@ -244,5 +289,6 @@ int main(int count, char **words)
     busy_index();
     tables();
     due();
+    ageing();
     return 0;
 }

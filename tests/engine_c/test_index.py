@@ -111,3 +111,13 @@ def test_numbers_out_of_the_table_are_unknown() -> None:
         assert lib.index_lookup(table, 2, KEY, lib.index_of(KEY, number, 1), peer) == 0
     table[0].in_use, table[0].index = 1, lib.index_of(KEY, 0, 0)
     assert lib.index_lookup(table, 2, KEY, lib.index_of(KEY, 0, 0), peer) == 0
+
+
+def test_after_2048_lives_an_index_comes_again() -> None:
+    """The others of before are unknown; the one that comes again is the present peer's."""
+    table, peer = ffi.new("struct index_entry[]", MAX), ffi.new("uint32_t *")
+    indices = [lib.index_publish(table, KEY, 5, life) for life in range(2049)]
+    assert len(set(indices)) == 2048 and indices[2048] == indices[0]
+    assert lib.index_lookup(table, MAX, KEY, indices[1], peer) == 0
+    assert lib.index_lookup(table, MAX, KEY, indices[2048], peer) == 5
+    assert peer[0] == 2048

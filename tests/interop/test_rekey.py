@@ -19,14 +19,25 @@ from plait.lab import PLAIT, WIREGUARD_GO, Lab
 pytestmark = pytest.mark.network
 
 BYTES = 100_000_000
+TICKS_WRAP = 1 << 56  # ns after the boot: engine/timers.h
 
 
 @pytest.mark.parametrize("responder", [WIREGUARD_GO, PLAIT], ids=["go", "plait"])
 @pytest.mark.parametrize("steps", [(121, 121), (181,), (600,)], ids=["old", "expired", "forgotten"])
 def test_bytes_flow_across_new_keys(responder: Sequence[str], steps: Sequence[int]) -> None:
     """old: new keys while the old ones still work. expired: they do not. forgotten: they are wiped."""
+    bytes_flow(responder, steps)
+
+
+@pytest.mark.parametrize("steps", [(121, 121), (600,)], ids=["old", "forgotten"])
+def test_bytes_flow_while_ticks_wrap(steps: Sequence[int]) -> None:
+    """Both engines have run for 834 days; the first step takes them over the end of the stamps."""
+    bytes_flow(PLAIT, steps, TICKS_WRAP - 100 * 10**9)
+
+
+def bytes_flow(responder: Sequence[str], steps: Sequence[int], boottime: int | None = None) -> None:
     with Lab() as lab:
-        tunnel = two_hosts(lab, PLAIT, responder, psk=True, stepped=True)
+        tunnel = two_hosts(lab, PLAIT, responder, psk=True, stepped=True, boottime=boottime)
         initiator, target = tunnel.sides
         flows = begin_each_way(initiator, target, BYTES // 2, endless=True)
         eventually(lambda: min(initiator.transfer()) > BYTES // 10)

@@ -6,6 +6,7 @@ import itertools
 import json
 import struct
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,9 +31,10 @@ class Clock:
 
     PATH = "/run/clock"
 
-    def __init__(self, host: Host) -> None:
+    def __init__(self, host: Host, boottime: int | None = None) -> None:
+        """boottime: ns that the engines' CLOCK_BOOTTIME shows now; None: the kernel's."""
         self._path = host.root / self.PATH.lstrip("/")
-        self._steps = [0, 0]
+        self._steps = [0 if boottime is None else boottime - time.clock_gettime_ns(time.CLOCK_BOOTTIME), 0]
         self._path.write_bytes(struct.pack("<qq", *self._steps))
 
     def step(self, seconds: float) -> None:
@@ -119,16 +121,18 @@ def check_words(process: Process) -> None:
 def two_hosts(lab: Lab, initiator: Sequence[str], responder: Sequence[str], *, version: int = 4,
               psk: bool = False, settings: str | None = None, keepalive: int = 0,
               stepped: bool = False, environment: Mapping[str, str] | None = None,
-              mtu: int = 1420, link_mtu: int = 1500, before: int = 0) -> Tunnel:
+              mtu: int = 1420, link_mtu: int = 1500, before: int = 0,
+              boottime: int | None = None) -> Tunnel:
     """A tunnel 10.0.0.1 -- 10.0.0.2, fd01::1 -- fd01::2; version: of the outer addresses.
 
-    settings: of Plait engines. stepped: their clocks can be stepped, those of the initiator first.
+    settings: of Plait engines. stepped: their clocks can be stepped, those of the initiator first, and show
+    `boottime` in the beginning.
     environment: of both engines, besides. mtu: of wg0; link_mtu: of the cable. before: so many peers were
     there before the only one, and so have the rows before its own.
     """
     hosts = lab.add_hosts(["initiator", "responder"])
     link = lab.link(*hosts, mtu=link_mtu)
-    clocks = [Clock(host) for host in hosts] if stepped else []
+    clocks = [Clock(host, boottime) for host in hosts] if stepped else []
     environment = {**(environment or {}), **({"PLAIT_CLOCK": Clock.PATH} if stepped else {})}
     engines = [host.engine("wg0", command, settings=settings, environment=environment, wait=False)
                for host, command in zip(hosts, (initiator, responder), strict=True)]

@@ -36,10 +36,10 @@ class Stage:
     """An engine without peers, and a host that puppets are moved from."""
 
     def __init__(self, lab: Lab, *, mtu: int = 1420, link_mtu: int = 1500,
-                 settings: str | None = None) -> None:
+                 settings: str | None = None, boottime: int | None = None) -> None:
         self.plait, self.strings = lab.add_hosts(["plait", "strings"])
         self.link = lab.link(self.plait, self.strings, mtu=link_mtu)
-        self.clock = Clock(self.plait)
+        self.clock = Clock(self.plait, boottime)
         self.engine = self.plait.engine("wg0", settings=settings, environment={"PLAIT_CLOCK": Clock.PATH})
         self.identity = noise.Identity(os.urandom(32))
         self.engine.configure(b64encode(self.identity.private_key).decode(), [],

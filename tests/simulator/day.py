@@ -30,6 +30,7 @@ PERIOD = 7200 * SECOND
 ROUND_TRIP = 80_000_000
 STEP = SECOND
 BEGIN = 1000 * SECOND
+LAP = 1 << 56  # ns after which a column of ticks begins anew
 JITTER = 333_000_000
 
 # ns after its cause, at least; and how much later it may be due: jitter, and stamps that are a tick early.
@@ -101,7 +102,7 @@ class Sessions:
         heapq.heappush(self.events, (now + ROUND_TRIP, RESPONSE, row))
 
     def sends(self, row: int, now: int, *, is_data: bool) -> None:
-        tick = now // TICK
+        tick = lib.timers_tick(now)
         look = 0
         if is_data:
             look |= lib.timers_data_sent(self.where, self.count, row, tick)
@@ -111,7 +112,7 @@ class Sessions:
         self.reports(row, now, look)
 
     def receives(self, row: int, now: int, *, is_data: bool) -> None:
-        tick = now // TICK
+        tick = lib.timers_tick(now)
         look = lib.timers_authenticated_received(self.where, self.count, row, tick)
         self.armed[row].pop(Action.START_HANDSHAKE, None)
         if is_data:
@@ -161,25 +162,25 @@ class Sessions:
         )
 
 
-def run(sessions: int, hours: float, report: bool = False) -> Day:
-    """The day and the hour after it."""
+def run(sessions: int, hours: float, report: bool = False, begin: int = BEGIN) -> Day:
+    """The day and the hour after it. begin: boottime ns."""
     world = Sessions(sessions)
-    end = BEGIN + int(hours * 3600) * SECOND
-    first = world.random.integers(BEGIN, min(BEGIN + PERIOD, end), sessions)
+    end = begin + int(hours * 3600) * SECOND
+    first = world.random.integers(begin, min(begin + PERIOD, end), sessions)
     world.events = [(int(moment), SEND, row) for row, moment in enumerate(first)]
     heapq.heapify(world.events)
-    now, told = BEGIN, time.monotonic()
+    now, told = begin, time.monotonic()
     while now < end + 3600 * SECOND:
         now += STEP
         while world.events and world.events[0][0] <= now:
             moment, kind, row = heapq.heappop(world.events)
             world.happens(moment, kind, row, end)
         world.turn(now)
-        if (now - BEGIN) % (600 * SECOND) == 0:
+        if (now - begin) % (600 * SECOND) == 0:
             world.day.misses += world.late(now)
             if report and time.monotonic() > told + 10:
                 told = time.monotonic()
-                print(f"hour {(now - BEGIN) / 3600 / SECOND:.1f}: {world.day}", file=sys.stderr)
+                print(f"hour {(now - begin) / 3600 / SECOND:.1f}: {world.day}", file=sys.stderr)
     world.day.leaks = sum(map(len, world.armed)) + int((world.columns[lib.NEXT_DUE] != NEVER).sum())
     return world.day
 

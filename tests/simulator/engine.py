@@ -319,8 +319,10 @@ class Engine:
 
     def wake_at(self) -> int | None:
         """When control would wake for a timer, in this engine's boottime."""
-        due = int(self.segment.columns[lib.NEXT_DUE * GEOMETRY["max_peers"] + self.ROW])
-        return None if due == lib.TIMER_NEVER else due << lib.TIMER_TICK_SHIFT
+        due = self.segment.columns[lib.NEXT_DUE * GEOMETRY["max_peers"] + self.ROW]
+        if due == timers.NEVER:
+            return None
+        return timers.widen(int(due), timers.tick(self.clocks.now)) << lib.TIMER_TICK_SHIFT
 
     # -- what stands in the segment -----------------------------------------------------------
 
@@ -390,7 +392,7 @@ class Engine:
                 or self.control.graces.running
                 or self.control.graces.waiting
                 or self.control.endpoints.waiting
-                or self.segment.columns[lib.NEXT_DUE * GEOMETRY["max_peers"] + self.ROW] <= tick
+                or timers.is_due(self.control.stamps.columns[lib.NEXT_DUE, self.ROW :][:1], tick)[0]
             ):
                 work.append(self.control.turn)
             if not work:

@@ -6,6 +6,7 @@ finale, in which traffic must come through again within RECOVERY.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from random import Random
 
 from engine import timers
@@ -54,10 +55,11 @@ def weather_of(random: Random) -> Weather:
 class Plan:
     """The life that a seed stands for; `run` lives it and returns the tally, or raises Broken."""
 
-    def __init__(self, seed: int, length: int) -> None:
+    def __init__(self, seed: int, length: int, boot: tuple[int, int] | None = None) -> None:
         self.seed, self.length = seed, length
         self.random = Random(f"plan {seed}")
-        self.world = World(seed, settings_of(self.random))
+        settings = settings_of(self.random)
+        self.world = World(seed, settings if boot is None else replace(settings, boot=boot))
         self.world.on_delivery = self._delivered
         self.answers: set[int] = set()  # packets that the other side answers
 
@@ -204,6 +206,6 @@ class Plan:
                 raise Broken(f"the segment of {side.name}: {faults}")
 
 
-def live(seed: int, length: int) -> Tally:
-    """One whole simulation of `length` ns and its finale."""
-    return Plan(seed, length).run()
+def live(seed: int, length: int, boot: tuple[int, int] | None = None) -> Tally:
+    """One whole simulation of `length` ns and its finale. boot: both boottimes at its beginning."""
+    return Plan(seed, length, boot).run()

@@ -8,7 +8,7 @@ import pytest
 
 from engine.timers import Action
 
-from .reference import SECOND
+from .reference import LAP, SECOND, TICK
 from .schedule import Plan, live
 
 SEEDS = 20
@@ -18,6 +18,14 @@ LENGTH = 600 * SECOND
 @pytest.mark.parametrize("seed", range(SEEDS))
 def test_a_life(seed: int) -> None:
     tally = live(seed, LENGTH)
+    assert tally.delivered and tally.sessions
+
+
+@pytest.mark.parametrize("seed", range(100, 112))
+def test_a_life_in_which_ticks_wrap(seed: int) -> None:
+    """834 days after the boot the columns of stamps begin anew: 1 and 5 minutes after this life has begun."""
+    wrap = LAP * TICK
+    tally = live(seed, LENGTH, (wrap - 60 * SECOND, wrap - 300 * SECOND))
     assert tally.delivered and tally.sessions
 
 

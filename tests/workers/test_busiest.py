@@ -24,6 +24,7 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: the harne
 PEERS = 12
 KEYS = [bytes([1, n] * 16) for n in range(PEERS)]
 START = 1000 * SECOND
+TICKS_WRAP = 1 << 56  # ns
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +43,7 @@ def carry(parts: Parts, row: int, received: int, sent: int, now: int) -> None:
     peer = parts.segment.rows[row]
     peer.rx_bytes += received
     peer.tx_bytes += sent
-    parts.memory.columns[lib.LAST_AUTHENTICATED, row] = timers.tick(now)
+    parts.memory.columns[lib.LAST_AUTHENTICATED, row] = timers.narrow(timers.tick(now))
 
 
 def quiet(parts: Parts) -> list[int]:
@@ -59,17 +60,20 @@ CARRY = st.tuples(st.integers(0, PEERS - 1), st.integers(0, 1 << 40), st.integer
 STEPS = st.lists(st.one_of(CARRY, st.sampled_from((5, SECOND // 3, SECOND // 2, 3 * SECOND))), max_size=40)
 
 
-@example(steps=[(2, 7, 0), SECOND, (5, 1, 9), (2, 0, 1), SECOND // 2, 5], count=PEERS)
-@given(steps=STEPS, count=st.integers(0, PEERS + 3))
+@example(steps=[(2, 7, 0), SECOND, (5, 1, 9), (2, 0, 1), SECOND // 2, 5], count=PEERS, start=START)
+@example(steps=[(2, 7, 0), 3 * SECOND, (2, 1, 9), SECOND], count=PEERS, start=TICKS_WRAP - SECOND)
+@given(
+    steps=STEPS, count=st.integers(0, PEERS + 3), start=st.sampled_from([START, TICKS_WRAP - 2 * SECOND])
+)
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_rates_are_those_of_a_dictionary(
-    parts: Parts, steps: list[int | tuple[int, int, int]], count: int
+    parts: Parts, steps: list[int | tuple[int, int, int]], count: int, start: int
 ) -> None:
     """A number in steps: so much time passes, then somebody asks. A tuple: traffic of one peer."""
     rows = quiet(parts)
     busiest = Busiest(parts.memory)
     total = dict.fromkeys(rows, (0, 0))
-    now = sampled = START
+    now = sampled = start
     busiest.sample(now)
     known, rates = dict(total), {}
     for step in steps:

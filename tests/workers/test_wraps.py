@@ -1,0 +1,61 @@
+"""Numbers of control's that wrap, or that must not (docs/reliability.md has all of them)."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+
+import pytest
+from control_harness import Interface, Parts
+
+from engine import timers
+from workers._workers import lib
+from workers.stamps import AGED_AT_ONCE, AGED_EVERY
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: the harness makes a UAPI socket")
+
+DAY = 24 * 3600 * 10**9
+LAP = 1 << 56  # ns, of ticks
+
+
+@pytest.fixture(scope="module")
+def parts() -> Iterator[Parts]:
+    with Interface("wraps") as interface:
+        made = Parts(interface)
+        yield made
+        made.close()
+
+
+def test_generations_of_a_row(parts: Parts) -> None:
+    """The last is followed by 1: 0 is that of a row which never was, and so of no packet and no keypair."""
+    row = parts.peers.used
+    parts.segment.rows[row].generation = 0xFFFFFFFF
+    assert parts.set(f"set=1\npublic_key={'17' * 32}\n\n") == 0
+    assert parts.peers.find(b"\x17" * 32) == row
+    assert parts.segment.rows[row].generation == 1
+    assert parts.peers.is_generation(row, 1)
+
+
+def test_numbers_of_events(parts: Parts) -> None:
+    """They are Python's, which have no width."""
+    parts.events._number = 1 << 64
+    assert parts.set(f"set=1\npublic_key={'18' * 32}\n\n") == 0
+    (line,) = [line for line in parts.events.remembered() if b"%d" % ((1 << 64) + 1) in line]
+    assert json.loads(line)["number"] == (1 << 64) + 1
+
+
+def test_every_row_is_aged_once_a_day(parts: Parts) -> None:
+    """Control's sweep comes to each row, whether the interface is up or down, and again a day later."""
+    stamps, heard = parts.stamps, parts.memory.columns[lib.LAST_AUTHENTICATED]
+    assert 0 < parts.peers.used <= AGED_AT_ONCE
+    start = 3 * LAP
+    for now in range(start, start + 1000 * DAY, DAY):
+        if now == start:
+            heard[: parts.peers.used] = timers.narrow(timers.tick(start))
+        stamps.age(now)
+        stamps.age(now + 1)
+        assert not timers.is_younger(heard[: parts.peers.used], 0, timers.tick(now + 2 * DAY)).any()
+    last = timers.tick(now)
+    ages = [last - timers.widen(int(stamp), last) for stamp in heard[: parts.peers.used]]
+    assert max(ages) <= lib.TIMER_OLD + lib.TIMER_OLDER + 2 * timers.ticks(AGED_EVERY)
