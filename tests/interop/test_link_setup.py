@@ -112,6 +112,8 @@ def test_an_interface_that_moves_is_set_up_where_it_goes(hub: tuple[Side, Side, 
     client, elsewhere = hub[1], hub[2]
     assert setting(elsewhere, ALL_REDIRECTS) == "1"
     client.host.ip("link set wg0 down", "link set wg0 name tunnel0")
+    client.engine.interface = "tunnel0"
+    until(client.engine.socket_path.exists, "its socket file, called as it is")
     subprocess.run(["nsenter", "-t", str(client.host.pid), "-n", "ip", "link", "set", "tunnel0",
                     "netns", str(elsewhere.pid)], check=True, env={"PATH": search_path()})
     until(lambda: link_of(elsewhere, "tunnel0")["inet6_addr_gen_mode"] == "none", "its setup elsewhere")

@@ -109,7 +109,7 @@ def stamps_from_the_clock_alone(patch: Patch) -> None:
 
 def a_lost_wish(patch: Patch) -> None:
     """A handshake wanted too early is forgotten."""
-    patch.setattr(stamps.Stamps, "retry_when_allowed", lambda self, row: None)
+    patch.setattr(stamps.Stamps, "retry_when_allowed", lambda self, row, now: None)
 
 
 def confirmed_unheard(patch: Patch) -> None:
