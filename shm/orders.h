@@ -7,6 +7,18 @@
 
 #include "segment.h"
 
+/* Bits have no order, but what they ask for has. So the holder applies them in an order of its
+ * own, below, and whoever gives one that cancels another takes that one's object away first:
+ *
+ *   ZERO          before INSTALL. orders_give(ZERO) empties row.installing: a session that was
+ *                 ordered before ends too, one that is ordered afterwards stands.
+ *   STOP_SENDING  before INSTALL, and not for what `installing` names. Control itself stops the
+ *                 keypair of an INSTALL that waits (workers/keypairs.py).
+ *   EXPIRE        after INSTALL; goes by age, so it cancels nothing that is new.
+ *   CLEAR_SOURCE  after ENDPOINT. At worst a source is forgotten that the next packet brings back.
+ *   PURGE_STAGED  after the queues were drained of what has a session, before KEEPALIVE; LOOK and it
+ *                 together drop what waits, also what came in between.
+ *   RETIRE        last: nothing survives it. */
 /* cdef begin */
 /* orders: control -> holder */
 #define ORDER_INSTALL 1        /* row.installing becomes current (initiator) or next (responder) */

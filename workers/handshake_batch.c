@@ -118,11 +118,13 @@ void batch_install(const struct segment *segment, const struct handshake *handsh
 {
     for (uint32_t i = 0; i < count; i++) {
         const struct handshake *h = &handshakes[i];
-        struct keypair *keypair = (struct keypair *)(void *)segment->keypairs + numbers[i];
-        struct peer_row *row = &segment->rows[rows[i]];
+        struct keypair *keypair;
+        struct peer_row *row;
 
         if (h->result != HANDSHAKE_FINE)
-            continue;
+            continue;  /* rows[i] may be nobody's: no pointer is made of it */
+        keypair = (struct keypair *)(void *)segment->keypairs + numbers[i];
+        row = &segment->rows[rows[i]];
         memset(keypair, 0, sizeof *keypair);
         POINT("publication: keypair wiped, not written");
         memcpy(keypair->send_key, h->send_key, sizeof h->send_key);
@@ -166,15 +168,19 @@ uint32_t keypairs_collect(const struct segment *segment, uint32_t *first, uint32
 
     for (uint32_t i = 0; i < count; i++) {
         const struct peer_row *peer = &segment->rows[rows[i]];
-        /* The order before the key word: the holder stores the word before it clears the order. */
-        uint32_t installing = orders_read(segment, rows[i]) & ORDER_INSTALL ? peer->installing : 0;
-        uint64_t word = __atomic_load_n(&peer->key_word, __ATOMIC_ACQUIRE);
         uint32_t *link = &first[rows[i]];
+        uint64_t word;
 
+        /* The order before the key word: the holder stores the word before it clears the order. While it
+         * stands, the holder may be about to name any number that `installing` ever held; it tells when
+         * it has cleared the order. */
+        if (orders_read(segment, rows[i]) & ORDER_INSTALL)
+            continue;
+        word = __atomic_load_n(&peer->key_word, __ATOMIC_ACQUIRE);
         while (*link && found < most) {
             uint32_t number = *link;
 
-            if (number == keep[i] || number == installing || key_word_names(word, number)) {
+            if (number == keep[i] || key_word_names(word, number)) {
                 link = &follow[number];
                 continue;
             }

@@ -1,6 +1,6 @@
 /* What control orders is a bit in a word, so it can be applied again: a holder that is killed
  * between applying and clearing leaves the bit, and the next holder's second time changes
- * nothing. The bits are read again until the word stood still. */
+ * nothing. The bits are read again until the word stood still. Their order is that of shm/orders.h. */
 #include "engine/timers.h"
 #include "shm/orders.h"
 #include "shm/point.h"
@@ -40,10 +40,11 @@ static uint32_t install(const struct holder *holder, uint32_t row)
     uint32_t number = __atomic_load_n(&peer->installing, __ATOMIC_ACQUIRE);
     struct keypair *keypair = row_keypair(holder, row, number);
 
-    if (!keypair)
-        return 0;
-    return key_word_store(peer, peer->key_word,
-                          key_word_install(peer->key_word, number, (keypair->flags & KEYPAIR_INITIATOR) != 0));
+    /* News in any case: while this order stood, control freed none of the row's keypairs. */
+    if (keypair)
+        key_word_store(peer, peer->key_word,
+                       key_word_install(peer->key_word, number, (keypair->flags & KEYPAIR_INITIATOR) != 0));
+    return SESSION_KEYS;
 }
 
 static uint32_t drop_expired(const struct holder *holder, uint32_t row, uint64_t now)
@@ -62,8 +63,8 @@ static uint32_t drop_expired(const struct holder *holder, uint32_t row, uint64_t
 }
 
 /* After a change of the private key: what was agreed under the old one may still be opened,
- * not sealed with. */
-static void stop_sending(const struct holder *holder, uint32_t row)
+ * not sealed with. installing: agreed since, though a second time of these orders finds it named; or 0. */
+static void stop_sending(const struct holder *holder, uint32_t row, uint32_t installing)
 {
     uint64_t word = holder->segment->rows[row].key_word;
     uint32_t numbers[2] = { key_word_current(word), key_word_next(word) };
@@ -71,7 +72,7 @@ static void stop_sending(const struct holder *holder, uint32_t row)
     for (int i = 0; i < 2; i++) {
         struct keypair *keypair = row_keypair(holder, row, numbers[i]);
 
-        if (keypair)
+        if (keypair && numbers[i] != installing)
             keypair_stop_sending(keypair);
     }
 }
@@ -100,12 +101,12 @@ uint32_t holder_apply_orders(const struct holder *holder, uint32_t row, uint64_t
 
         if (bits & ORDER_ZERO)
             news |= key_word_store(peer, peer->key_word, 0);
+        if (bits & ORDER_STOP_SENDING)
+            stop_sending(holder, row, bits & ORDER_INSTALL ? __atomic_load_n(&peer->installing, __ATOMIC_RELAXED) : 0);
         if (bits & ORDER_INSTALL)
             news |= install(holder, row);
         if (bits & ORDER_EXPIRE)
             news |= drop_expired(holder, row, now);
-        if (bits & ORDER_STOP_SENDING)
-            stop_sending(holder, row);
         if (bits & ORDER_ENDPOINT) {
             struct endpoint endpoint;
 

@@ -124,6 +124,14 @@ class Keypairs:
             if number
         )
 
+    def stop_sending(self, row: int) -> None:
+        """Before ORDER_STOP_SENDING: of a session whose installation is ordered and perhaps not applied.
+        Where it is, and its holder seals meanwhile and stores over this, the order stops it."""
+        number = int(self.segment.rows[row].installing)
+        is_ordered = int(lib.orders_read(self.segment, row)) & lib.ORDER_INSTALL
+        if is_ordered and 0 < number < self.limit and int(self.slab[number].peer) == row:
+            lib.keypair_stop_sending(self.slab + number)
+
     def birth(self, number: int) -> int:
         """CLOCK_BOOTTIME ns; 0 while its handshake is in progress."""
         return int(self.slab[number].birth)

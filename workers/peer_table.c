@@ -16,9 +16,13 @@ static void wipe(struct peer_table *table, uint32_t row)
 {
     struct peer_row *peer = &table->segment->rows[row];
     uint32_t generation = peer->generation;
+    uint64_t in = peer->ends[INBOUND].stub_next, out = peer->ends[OUTBOUND].stub_next;
 
     memset(peer, 0, sizeof *peer);
     peer->generation = generation;
+    /* Rule 1 of shm/queue.c, over the lives of a row: its stubs' generations only rise. */
+    peer->ends[INBOUND].stub_next = in;
+    peer->ends[OUTBOUND].stub_next = out;
 }
 
 uint8_t *table_allowed(const struct peer_table *table)
@@ -130,7 +134,9 @@ uint32_t table_find_active(const struct peer_table *table, uint32_t first, uint3
     for (uint32_t row = first; row < last; row++) {
         const struct peer_row *peer = &table->segment->rows[row];
         if (peer->state == PEER_LIVE &&
-            ((is_down ? __atomic_load_n(&peer->key_word, __ATOMIC_RELAXED) != 0 : peer->keepalive != 0) ||
+            ((is_down ? __atomic_load_n(&peer->key_word, __ATOMIC_RELAXED) != 0 ||
+                            orders_read(table->segment, row) & ORDER_INSTALL
+                      : peer->keepalive != 0) ||
              !queue_is_empty(table->segment, 2 * row + OUTBOUND)))
             found[count++] = row;
     }

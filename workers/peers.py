@@ -113,10 +113,12 @@ class Peers:
         rows = self.memory.rows[: self.used]
         return [int(row) for row in np.flatnonzero((rows["wish"][:, 0] != 0) & (rows["state"] == LIVE))]
 
-    def active_rows(self, is_down: bool) -> list[int]:
-        """Live rows with something outbound or with keys (is_down), or with a persistent interval."""
-        found = np.empty(self.used, np.uint32)
-        count = lib.table_find_active(self.table, 0, self.used, is_down, _pointer(found))
+    def active_rows(self, is_down: bool, first: int = 0, last: int | None = None) -> list[int]:
+        """Live rows among first..last-1 with something outbound, or with keys that are there or ordered
+        (is_down), or with a persistent interval (else)."""
+        last = self.used if last is None else min(last, self.used)
+        found = np.empty(max(last - first, 0), np.uint32)
+        count = lib.table_find_active(self.table, first, last, is_down, _pointer(found))
         return [int(row) for row in found[:count]]
 
     def public_key(self, row: int) -> bytes:
@@ -296,6 +298,8 @@ class Peers:
 
     def order(self, row: int, bits: int) -> None:
         """Give orders to whoever holds the peer next, and see to it that somebody does."""
+        if bits & lib.ORDER_STOP_SENDING:
+            self.keypairs.stop_sending(row)
         lib.orders_give(self.segment, row, bits)
         lib.peer_schedule(self.segment, row)
 

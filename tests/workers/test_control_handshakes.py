@@ -482,3 +482,109 @@ def test_a_source_that_is_not_ours_is_left_out(world: World) -> None:
     assert world.take(world.other.initiation(), sender=unreachable) == "HS_INITIATION_ACCEPTED"
     assert world.interface.counter("HS_SEND_FAILED") == 1
     assert world.interface.counter("HS_RESPONSE_SENT") == 1
+
+
+def test_a_keypair_that_a_holder_is_about_to_name_is_not_freed(world: World) -> None:
+    """The holder has read `installing` and not stored the key word when the next session is ordered; else
+    the number would come to a later session while the key word still names it, which then never begins."""
+    parts, row = world.parts, world.parts.peers.rows[world.row]
+    with Holder(world.interface) as holder:
+        numbers = []
+        for _ in range(2):
+            assert world.take(world.respond(world.initiate())[0]) == "HS_RESPONSE_ACCEPTED"
+            numbers.append(int(row.installing))
+        first, second = numbers
+        lib.events_give(parts.segment, world.row, lib.EVENT_KEYS)  # of something before
+        parts.take_events()
+        row.key_word = lib.key_word_install(int(row.key_word), first, 1)  # the holder goes on
+        parts.settle(holder)
+        assert int(lib.key_word_current(row.key_word)) == second
+        assert int(lib.key_word_previous(row.key_word)) == first
+        assert parts.keypairs.birth(first) and first not in parts.keypairs.free
+        for _ in range(3):
+            assert world.take(world.respond(world.initiate())[0]) == "HS_RESPONSE_ACCEPTED"
+            number = int(row.installing)
+            parts.settle(holder)
+            assert int(lib.key_word_current(row.key_word)) == number
+        # Nothing is left over once the holder is done.
+        named = {int(lib.key_word_current(row.key_word)), int(lib.key_word_previous(row.key_word))}
+        assert set(parts.keypairs.numbers(world.row)) == named
+
+
+def test_an_installation_that_changes_nothing_frees_what_waited_for_it(world: World) -> None:
+    """The holder was killed between the key word and the order; the next one finds the number named."""
+    parts, row = world.parts, world.parts.peers.rows[world.row]
+    with Holder(world.interface) as holder:
+        assert world.take(world.respond(world.initiate())[0]) == "HS_RESPONSE_ACCEPTED"
+        parts.settle(holder)
+        before = int(row.installing)
+        assert world.take(world.respond(world.initiate())[0]) == "HS_RESPONSE_ACCEPTED"
+        row.key_word = lib.key_word_of(int(row.installing), 0, 0)
+        parts.settle(holder)
+        assert before not in parts.keypairs.numbers(world.row)
+
+
+def session(world: World) -> int:
+    """A session whose installation is ordered; its number."""
+    assert world.take(world.respond(world.initiate())[0]) == "HS_RESPONSE_ACCEPTED"
+    return int(world.parts.peers.rows[world.row].installing)
+
+
+def current(world: World) -> int:
+    return int(lib.key_word_current(world.parts.peers.rows[world.row].key_word))
+
+
+def test_orders_that_cancel_each_other_have_an_order(world: World) -> None:
+    """The bits have none (shm/orders.h): whichever was given last counts, applied once or again."""
+    parts, reject = world.parts, int(lib.REJECT_AFTER_MESSAGES)
+
+    def settle_twice() -> None:
+        """Whoever applies the orders is killed before it clears them; the next one does it again."""
+        word = int(lib.orders_read(parts.segment, world.row)) & 0xFFFFFFFF
+        apply = {name: getattr(lib, name) for name in ("ORDER_ZERO", "ORDER_STOP_SENDING", "ORDER_INSTALL")}
+        again = word & sum(apply.values())
+        parts.settle(holder)
+        if again & lib.ORDER_INSTALL:
+            # Not through Peers.order: nothing new is asked for.
+            installing = int(parts.peers.rows[world.row].installing)
+            lib.orders_give(parts.segment, world.row, again)
+            parts.peers.rows[world.row].installing = installing
+            lib.peer_schedule(parts.segment, world.row)
+            parts.settle(holder)
+
+    def sends(number: int) -> bool:
+        return int(parts.keypairs.slab[number].send_counter) < reject
+
+    with Holder(world.interface) as holder:
+        session(world)
+        parts.peers.order(world.row, lib.ORDER_ZERO)
+        settle_twice()
+        assert current(world) == 0, "ordered, then zeroed"
+
+        parts.peers.order(world.row, lib.ORDER_ZERO)
+        number = session(world)
+        settle_twice()
+        assert current(world) == number, "zeroed, then ordered"
+
+        old, number = number, session(world)
+        parts.peers.order(world.row, lib.ORDER_STOP_SENDING)
+        settle_twice()
+        assert current(world) == number and not sends(number) and not sends(old), "ordered, then stopped"
+
+        old = number
+        parts.peers.order(world.row, lib.ORDER_STOP_SENDING)
+        number = session(world)
+        settle_twice()
+        assert current(world) == number and sends(number) and not sends(old), "stopped, then ordered"
+
+        # Stopped, ordered, stopped.
+        parts.peers.order(world.row, lib.ORDER_STOP_SENDING)
+        number = session(world)
+        parts.peers.order(world.row, lib.ORDER_STOP_SENDING)
+        settle_twice()
+        assert current(world) == number and not sends(number)
+
+        session(world)
+        parts.peers.order(world.row, lib.ORDER_RETIRE)
+        holder.take_turns()
+        assert int(parts.peers.rows[world.row].key_word) == 0 and world.bits() & lib.ORDER_RETIRE

@@ -45,7 +45,8 @@ class Row:
     listed: list[int]
 
     def holds(self, each: int) -> bool:
-        return each in (*self.named, self.keep, self.installing if self.orders & lib.ORDER_INSTALL else 0)
+        """While an installation is ordered, a holder may be about to name any of them."""
+        return bool(self.orders & lib.ORDER_INSTALL) or each in (*self.named, self.keep)
 
 
 rows = st.builds(
