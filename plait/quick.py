@@ -77,9 +77,8 @@ def down(config: str) -> None:
     name, path, conf = read(config)
     _need_root("down", config)
     if not uapi_client.is_live(name):
-        raise Failure(
-            f"{name} cannot be taken down", "no engine listens for it", "Is it up at all? See `plait show`."
-        )
+        mend = "Is it up at all? See `plait show`. What a dead engine left goes with plait up and plait down."
+        raise Failure(f"{name} cannot be taken down", "no engine listens for it", mend)
     run_hooks = partial(_run_hooks, name, path, conf)
     with _interruptible():
         run_hooks(conf.interface.pre_down)

@@ -491,6 +491,22 @@ def test_two_full_tunnels_keep_their_own_rules(hosts: Host, order: tuple[str, st
     assert after == before
 
 
+def test_what_a_dead_engine_left_goes_with_the_next_down(hosts: Host) -> None:
+    before = fresh(hosts)
+    write(hosts, FILES["everything"])
+    assert quick(hosts, "plait", "up", "/run/wg0.conf")[0] == 0
+    hosts.run(["ip", "link", "delete", "wg0"])
+    wait_for_ends(hosts)
+    assert len([rule for rule in rules(hosts) if "not from all fwmark" in rule]) == 2
+    code, words = quick(hosts, "plait", "down", "/run/wg0.conf")
+    assert code == 1 and "goes with plait up and plait down" in words
+    for verb in ("up", "down"):
+        assert quick(hosts, "plait", verb, "/run/wg0.conf")[0] == 0
+    after = state(hosts)
+    after.pop("src_valid_mark"), before.pop("src_valid_mark")
+    assert after == before
+
+
 def rules(host: Host) -> list[str]:
     return host.run(["sh", "-c", "ip -4 rule; ip -6 rule"]).stdout.splitlines()
 
