@@ -65,6 +65,8 @@ signals to the supervisor (MAINPID of a service manager):
   SIGTTIN, SIGTTOU   one of each more, fewer; the log has the answer
   SIGUSR2            upgrade; the log has the answer
   SIGHUP             reopen WG_LOG_FILE (logrotate renames it, then sends this); without one it is only logged
+  SIGINT, SIGQUIT, SIGTERM   end
+  SIGUSR1, SIGALRM   nothing
 
 environment:
   PLAIT_CONFIG           settings file instead of /etc/plait/IFACE.toml

@@ -16,20 +16,9 @@ def main() -> int:
         os.execv(sys.executable, [sys.executable, "-P", "-E", *sys.argv])
     if not sys.flags.safe_path:
         del sys.path[0]  # the directory of the script
-    from plait import daemon, standard_streams
-    from plait.failure import Failure
+    from plait import daemon
 
-    standard_streams.prepare()
-    try:
-        try:
-            return daemon.main()
-        finally:
-            sys.stdout.flush()
-    except Failure as failure:
-        print(f"plaitd: {failure}", file=sys.stderr)
-    except BrokenPipeError:
-        pass  # the reader has seen enough
-    return 1
+    return daemon.main()
 
 
 if __name__ == "__main__":

@@ -59,6 +59,9 @@ class Supervisor:
         signal.SIGTTIN,
         signal.SIGTTOU,
         signal.SIGUSR2,
+        signal.SIGQUIT,
+        signal.SIGUSR1,
+        signal.SIGALRM,
     )
 
     def __init__(
@@ -146,6 +149,18 @@ class Supervisor:
         if self.stopping:
             self.deadline = time.monotonic()
         self.stop("a signal asked for it")
+
+    def handle_sigquit(self) -> None:
+        """As SIGTERM: Ctrl-\\ in the foreground."""
+        self.handle_sigterm()
+
+    def handle_sigusr1(self) -> None:
+        """Nothing: what else it is sent for, logrotate above all, must not end a tunnel."""
+        log.info("SIGUSR1 means nothing here; SIGHUP has the log file reopened")
+
+    def handle_sigalrm(self) -> None:
+        """Nothing: it must not end a tunnel either."""
+        log.info("SIGALRM means nothing here")
 
     def handle_sighup(self) -> None:
         """Reopen the log file, as after logrotate renamed it. Without one only logged: a closed terminal

@@ -41,14 +41,6 @@ def test_output_that_cannot_be_written_is_a_sentence(arguments: str) -> None:
     assert (closed.stdout, closed.stderr) == ("", CLOSED + "exit 1\n")
 
 
-@pytest.mark.parametrize("argument", ["--version", "--help"])
-def test_what_plaitd_cannot_write_is_a_sentence(argument: str) -> None:
-    command = [sys.executable, "-m", "plait.plaitd", argument]
-    with open("/dev/full", "w") as full:
-        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
-    assert (done.returncode, done.stderr) == (1, FULL.replace("plait:", "plaitd:", 1))
-
-
 def test_a_reader_who_has_seen_enough_ends_the_command_quietly() -> None:
     done = plait("load config --peers 3000", "| head -n 1")
     assert (done.stdout, done.stderr) == ("[Interface]\n", "exit 1\n")

@@ -190,10 +190,15 @@ def test_sleeping_busy_and_starved_workers_are_left_alone(running: Stage) -> Non
     assert [after[title] for title in TITLES] == [before[title] for title in TITLES]
 
 
-def test_sighup_changes_nothing(running: Stage) -> None:
+@pytest.mark.parametrize("number, words", [
+    (signal.SIGHUP, "SIGHUP is ignored"),
+    (signal.SIGUSR1, "SIGUSR1 means nothing here"),
+    (signal.SIGALRM, "SIGALRM means nothing here"),
+])  # fmt: skip
+def test_signals_that_change_nothing(running: Stage, number: signal.Signals, words: str) -> None:
     before = running.pids()
-    running.signal(signal.SIGHUP)
-    until(lambda: "SIGHUP is ignored" in running.words(), "the word")
+    running.signal(number)
+    running.expect_words(words)
     after = running.pids()
     assert [after[title] for title in TITLES] == [before[title] for title in TITLES]
 
