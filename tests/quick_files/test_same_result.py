@@ -155,6 +155,8 @@ for f in 4 6; do
 done
 sysctl -q -w {SRC_VALID_MARK}=0 net.ipv4.ip_forward=0 net.ipv4.conf.all.rp_filter=0"""
         self.host.run(["sh", "-c", shell])
+        # An engine leaves this one off, as the kernel module does.
+        self.host.run(["sysctl", "-q", "-w", "net.ipv4.conf.all.send_redirects=0"])
         self.before = state(self.host)
 
 
