@@ -181,7 +181,7 @@ struct peer_row {
 
     /* line 5: what control and holder tell each other; each word its own protocol (orders.h) */
     uint64_t orders;         /* count << 32 | bits: control adds, holder clears by compare-exchange */
-    uint64_t events;         /* count << 32 | bits: holder (EVENT_LOOP: a receiver, too) adds, control clears by compare-exchange */
+    uint64_t events;         /* likewise: holder (EVENT_LOOP: a receiver, too) adds, control clears */
     struct endpoint ordered_endpoint;  /* control: meant by ORDER_ENDPOINT; one change at a time */
 
     /* lines 6 and 7: control's */
