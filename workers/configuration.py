@@ -124,6 +124,8 @@ class Configuration:
             if pause is not None:
                 self.peers.look_for_retired()
                 time.sleep(PAUSE)
+        for _ in self.start_what_waits():  # which the dead control may have left undone
+            pass
         self.vault.clear_redo()
 
     def _check(self, operation: uapi.Set) -> Iterator[None]:
@@ -172,6 +174,7 @@ class Configuration:
         return 0
 
     def _apply_whole(self, operation: uapi.Set) -> Iterator[Pause | None]:
+        had_key = self.vault.private_key is not None
         if operation.private_key is not None:
             yield from self._change_private_key(operation.private_key)
         work = _Work(self.peers, operation, self.vault.public_key)
@@ -191,6 +194,8 @@ class Configuration:
             self.peers.reclaim_later()
             self.stamps.changed()
             if stop == lib.CHANGES_DONE:
+                if not had_key and self.vault.private_key is not None:
+                    yield from self.start_what_waits()
                 return
             if stop == lib.CHANGES_RARE:
                 change, work.changes.at = uapi.unpack_peer(operation.records, work.changes.at)
@@ -269,8 +274,27 @@ class Configuration:
             orders |= self._change_keepalive(row, change.keepalive)
         if not lib.queue_is_empty(peers.segment, 2 * row + lib.OUTBOUND):
             orders |= lib.ORDER_LOOK
+        there = peers.rows[row]
+        if orders & lib.ORDER_ENDPOINT and int(self.device.up) and there.keepalive and not there.key_word:
+            orders |= lib.ORDER_KEEPALIVE  # those of before had nowhere to go
         if orders:
             peers.order(row, orders)
+
+    def start_what_waits(self) -> Iterator[None]:
+        """The interface is up and has a key, one of which came late: staged packets may go, persistent
+        keepalives begin (kernel: device.c, netlink.c; the table in docs/reliability.md)."""
+        for first in range(0, self.peers.used if int(self.device.up) else 0, ROWS_A_LOOK):
+            now = int(lib.clock_now())
+            for row in self.peers.active_rows(False, first, first + ROWS_A_LOOK):
+                seconds, orders = int(self.peers.rows[row].keepalive), 0
+                if seconds:
+                    self.stamps.keepalive_changed(row, now, seconds)
+                    orders |= lib.ORDER_KEEPALIVE
+                if not lib.queue_is_empty(self.peers.segment, 2 * row + lib.OUTBOUND):
+                    orders |= lib.ORDER_LOOK
+                if orders:
+                    self.peers.order(row, orders)
+            yield
 
     def _move_endpoint(self, row: int, place: Endpoint) -> int:
         """Configured: the same place keeps the source that it was heard at."""

@@ -189,7 +189,8 @@ class Control:
         if now >= self.next_second:
             self.next_second = now + SECOND
             self._each_second(now)
-        self.routes.step(now)
+        if self.routes.step(now):
+            self.handshakes.try_unsent(now)
         self.graces.poll()
         self.endpoints.poll()
         self.uapi.push_events()
@@ -366,7 +367,8 @@ class Control:
             self.device.up = state.is_up
             self.events.tell(Event.INTERFACE_UP if state.is_up else Event.INTERFACE_DOWN)
             if state.is_up:
-                self._came_up()
+                for _ in self.configuration.start_what_waits():
+                    pass
             else:
                 self._went_down()
 
@@ -380,20 +382,6 @@ class Control:
             other = os.path.join(os.path.dirname(self.socket_file[0]), f"{name}.sock")
             leave_no_socket(os.getppid(), self.socket_file, other)
         self.channel.send({"kind": "renamed"})
-
-    def _came_up(self) -> None:
-        """What was staged may go; persistent keepalives begin (kernel: device.c)."""
-        now = int(lib.clock_now())
-        for row in self.peers.active_rows(is_down=False):
-            seconds = int(self.peers.rows[row].keepalive)
-            orders = 0
-            if seconds:
-                self.stamps.keepalive_changed(row, now, seconds)
-                orders |= lib.ORDER_KEEPALIVE
-            if not lib.queue_is_empty(self.segment, 2 * row + lib.OUTBOUND):
-                orders |= lib.ORDER_LOOK
-            if orders:
-                self.peers.order(row, orders)
 
     def _went_down(self) -> None:
         """No session survives, nothing stays staged (kernel: device.c)."""

@@ -53,6 +53,8 @@ _IN_VAIN = np.array([
     lib.HS_INITIATION_FLOOD, lib.HS_RESPONSE_TAG, lib.HS_COOKIE_SENT, lib.HS_RATE_LIMITED,
 ])  # fmt: skip
 UNCONFIRMED = 4096  # peers of whom we remember that they did not confirm our answer
+UNSENT = 4096  # peers of whom we remember that our initiation could not leave
+UNSENT_A_LOOK = 64  # of those, tried again when routes changed
 
 Ends = npt.NDArray[np.int64]  # HS_* counters, one for each message of a batch
 
@@ -96,6 +98,7 @@ class Handshakes:
         self.cookies = cookie.PeerCookies(peers.memory.max_peers)
         self.limiter = ratelimiter.RateLimiter()
         self.unconfirmed: dict[int, int] = {}  # row -> answers of ours without a word in the new session
+        self.unsent: dict[int, int] = {}  # row -> when the kernel refused our latest initiation
         self.under_load = False
         self.load_until = 0
         self.vain = 0  # messages worked on in vain, or asked for a cookie, in the second until vain_until
@@ -329,8 +332,19 @@ class Handshakes:
         ffi.memmove(letter.message, message, len(message))
         letter.length = len(message)
         self.send(1, [row], lib.HS_INITIATION_SENT)
+        self.unsent.pop(row, None)
+        if int(letter.error) and len(self.unsent) < UNSENT:
+            self.unsent[row] = now
         self.peers.order(row, lib.ORDER_AUTHENTICATED_SENT | (lib.ORDER_CLEAR_SOURCE if is_retry else 0))
         return True
+
+    def try_unsent(self, now: int) -> None:
+        """Routes changed: initiations that could not leave a second ago need not wait for their retry."""
+        due = [row for row, tried in self.unsent.items() if now >= tried + constants.SECOND]
+        for row in due[:UNSENT_A_LOOK]:
+            del self.unsent[row]
+            if self.stamps.is_retrying(row):  # else it was given up, or there is a session
+                self.initiate(row, now, is_retry=True)
 
     def _take_response(self, message: bytes, cell: int, now: int) -> int:
         receiver_index = int.from_bytes(message[8:12], "little")
@@ -411,6 +425,7 @@ class Handshakes:
             self.forget(row)
         self.cookies.forget(slice(self.peers.used))
         self.unconfirmed.clear()
+        self.unsent.clear()
 
     # -- cookies ------------------------------------------------------------------------------
 
@@ -431,13 +446,15 @@ class Handshakes:
 
     def knows(self, row: int) -> bool:
         """Whether anything of the peer is kept here, so that `removed` has something to do."""
-        return row in self.numbers or row in self.unconfirmed or row in self.endpoints.waiting
+        kept = (self.numbers, self.unconfirmed, self.unsent, self.endpoints.waiting)
+        return any(row in each for each in kept)
 
     def removed(self, row: int) -> None:
         """The peer is being removed."""
         self.forget(row)
         self.cookies.forget(row)
         self.unconfirmed.pop(row, None)
+        self.unsent.pop(row, None)
         self.endpoints.forget(row)
 
     # -- parts --------------------------------------------------------------------------------

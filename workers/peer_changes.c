@@ -347,6 +347,9 @@ static int apply(struct peer_changes *changes, const struct record *record)
         orders |= change_keepalive(changes, row, load16(record->keepalive));
     if (!queue_is_empty(segment, 2 * row + OUTBOUND))
         orders |= ORDER_LOOK;
+    if (orders & ORDER_ENDPOINT && changes->interface_is_up && segment->rows[row].keepalive &&
+        !segment->rows[row].key_word)
+        orders |= ORDER_KEEPALIVE;  /* those of before had nowhere to go */
     if (orders) {
         orders_give(segment, row, orders);
         peer_schedule(segment, row);

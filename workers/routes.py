@@ -77,11 +77,12 @@ class Routes:
             return max(self.rest_until - now, 0) / SECOND
         return max(self.rest_until - now, self.next_look - now, 0) / SECOND if self.looks else None
 
-    def step(self, now: int) -> None:
-        """A slice of the peers, when one is due."""
+    def step(self, now: int) -> bool:
+        """A slice of the peers, when one is due. True when it is the first of a look."""
         if self.due_in(now) != 0:
-            return
-        if self.at == NOBODY:
+            return False
+        is_first = self.at == NOBODY
+        if is_first:
             self.looks, self.at, self.next_look = self.looks - 1, 0, now + SECOND
         last = min(self.at + SLICE, self.peers.used)
         begin = monotonic_ns()
@@ -91,6 +92,7 @@ class Routes:
                 self.peers.order(row, lib.ORDER_CLEAR_SOURCE)
         self.rest_until = now + (1 + REST) * (monotonic_ns() - begin)
         self.at = last if last < self.peers.used else NOBODY
+        return is_first
 
     def agrees(self, endpoint: Endpoint) -> bool:
         """Whether the route from the source to the endpoint leaves by the source's interface.

@@ -12,7 +12,7 @@ import pytest
 from control_harness import Holder, Interface, Parts, take_message
 
 from engine import constants, cookie, noise, timers
-from engine.uapi import parse_set
+from engine.uapi import parse_set, unpack_peer
 from workers import configuration, control
 from workers._workers import ffi, lib
 from workers.channel import Channel
@@ -230,6 +230,166 @@ def test_interface_down_and_up(loop: Loop) -> None:
         states[0] = None
         loop.turn(2 * SECOND)
         assert loop.messages_of_control()[-1]["kind"] == "ended"
+
+
+KEY = f"private_key={OURS.private_key.hex()}\n"
+NO_KEY = f"private_key={bytes(32).hex()}\n"
+
+
+def stage_packet(loop: Loop, row: int) -> None:
+    """A packet waits in the outbound queue (of no consumer: nobody takes it out)."""
+    segment = loop.interface.segment
+    segment.states[1] = lib.NODE_MINE
+    segment.node[1].next = ((int(segment.node[1].next) >> 32) + 1) << 32
+    segment.node[1].peer, segment.node[1].packets = row, 1
+    segment.node[1].peer_generation = segment.rows[row].generation
+    assert lib.queue_push_mpsc(segment, lib.WORKER_RECEIVER, 2 * row + lib.OUTBOUND, 1, 1, 1) == 0
+    lib.peer_schedule(segment, row)
+
+
+@pytest.mark.parametrize(("last", "what"), [
+    ("the key", "a keepalive"), ("the key", "a packet"),
+    ("the endpoint", "a keepalive"),  # without one, packets are dropped
+    ("the endpoint, rarely", "a keepalive"),
+    ("the interface", "a keepalive"), ("the interface", "a packet"),
+])  # fmt: skip
+def test_what_comes_last_starts_what_waits(loop: Loop, last: str, what: str) -> None:
+    """At once, by the clock: the docs' table of what comes late."""
+    states = [InterfaceState(1420, last != "the interface")]
+
+    class Watched:
+        def look(self) -> InterfaceState:
+            return states[0]
+
+    control: Any = loop.control
+    control.interface = Watched()
+    loop.turn(2 * SECOND)
+    peer = f"public_key={PEER.public_key.hex()}\n"
+    endpoint = f"endpoint=127.0.0.1:{loop.endpoint.port}\n"
+    interval = "persistent_keepalive_interval=25\n" if what == "a keepalive" else ""
+    with Holder(loop.interface) as holder:
+
+        def heard() -> list[int]:
+            for _ in range(3):
+                holder.take_turns()
+                loop.turn()
+            return loop.messages()
+
+        assert loop.set((NO_KEY if last == "the key" else KEY) + peer + interval) == 0
+        if not last.startswith("the endpoint"):
+            assert loop.set(peer + endpoint) == 0
+        row = loop.control.peers.find(PEER.public_key)
+        assert row is not None
+        if what == "a packet":
+            stage_packet(loop, row)
+        assert heard() == []
+        if last == "the key":
+            assert loop.set(KEY) == 0
+        elif last == "the endpoint":
+            assert loop.set(peer + endpoint) == 0
+        elif last == "the endpoint, rarely":  # a zone, or anything else that Python applies
+            change = parse_set("set=1\n" + peer + endpoint)
+            [(found, _)] = [unpack_peer(change.records, 0)]
+            for _ in loop.control.configuration._change_peer(found):
+                pass
+        else:
+            states[0] = InterfaceState(1420, True)
+            loop.control._look_at_interface()
+        assert heard() == [1]
+
+
+def test_what_a_dead_control_did_not_start_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed in the set that brought the key, after the key was stored."""
+    monkeypatch.setattr(configuration, "SLICE", 1)
+    with Interface(f"pld{os.getpid()}") as interface, Holder(interface) as holder:
+        first = Loop(interface)
+        peer = f"public_key={PEER.public_key.hex()}\npersistent_keepalive_interval=25\n"
+        assert first.set(peer + f"endpoint=127.0.0.1:{first.endpoint.port}\n") == 0
+        holder.take_turns()
+        first.turn()
+        steps = first.control.configuration.apply(parse_set("set=1\n" + KEY))
+        while first.control.vault.private_key is None:
+            next(steps)
+        first.channel.close()
+        second = Loop(interface)
+        holder.take_turns()
+        second.turn()
+        assert first.messages() == [1]
+        second.channel.close()
+        for loop in (first, second):
+            loop.heard.close()
+
+
+def test_a_route_that_comes_late_starts_the_handshake_that_could_not_leave(loop: Loop) -> None:
+    row = loop.add_peer()
+    sockets, loop.control.outgoing.fds = loop.control.outgoing.fds, [-1, -1]  # nothing can be sent
+    wanted(loop, row)
+    loop.turn()
+    assert loop.messages() == [] and loop.control.stamps.is_retrying(row)
+    loop.turn(SECOND)
+    loop.control.routes.drain()
+    loop.turn()
+    assert loop.messages() == [] and loop.control.handshakes.knows(row), "it still could not"
+    loop.control.outgoing.fds = sockets
+    loop.control.routes.drain()
+    loop.turn()
+    assert loop.messages() == [], "once a second at most"
+    loop.turn(2 * SECOND)
+    assert loop.messages() == [1], "the retry would come after 5 s"
+    loop.control.routes.drain()
+    loop.turn(2 * SECOND)
+    assert loop.messages() == [], "it has left"
+
+
+def test_no_session_survives_down_though_its_installation_is_not_applied(loop: Loop) -> None:
+    row = loop.add_peer()
+    segment, keypairs = loop.interface.segment, loop.control.keypairs
+
+    def install(*, is_applied: bool) -> None:
+        number = keypairs.reserve(row)[0]
+        keypair = keypairs.slab[number]
+        keypair.peer, keypair.peer_generation = row, segment.rows[row].generation
+        keypair.birth, keypair.flags = loop.now, lib.KEYPAIR_INITIATOR
+        segment.rows[row].installing = number
+        loop.control.peers.order(row, lib.ORDER_INSTALL)
+        if is_applied:
+            holder.take_turns()
+            loop.turn()
+            assert lib.key_word_current(segment.rows[row].key_word) == number
+
+    with Holder(loop.interface) as holder:
+        for before in (False, True):  # the first session, or one more
+            if before:
+                install(is_applied=True)
+            install(is_applied=False)
+            loop.control._went_down()
+            holder.take_turns()
+            loop.turn()
+            assert not segment.rows[row].key_word
+            assert not keypairs.numbers(row), "what nobody names is free"
+        loop.control._went_down()
+        install(is_applied=True)  # after it came up again
+
+
+def test_the_stubs_generations_rise_over_the_lives_of_a_row(loop: Loop) -> None:
+    """Rule 1 of shm/queue.c: a producer of an earlier life must find none of the words that it read."""
+    met: set[tuple[int, int]] = set()
+    latest = [0, 0]
+    with Holder(loop.interface) as holder:
+        for _ in range(3):
+            row = loop.add_peer()
+            for direction in (lib.INBOUND, lib.OUTBOUND):
+                ends = loop.interface.segment.rows[row].ends[direction]
+                generation = int(ends.stub_next) >> 32
+                assert generation > latest[direction] and int(ends.end) >> 32 == generation
+                met.add((direction, generation))
+                latest[direction] = generation
+            stage_packet(loop, row)  # taking it pushes the stub
+            assert loop.set(f"public_key={PEER.public_key.hex()}\nremove=true\n") == 0
+            while row not in loop.control.peers.free:
+                loop.turn()
+                holder.take_turns()
+    assert len(met) == 6
 
 
 def test_expired_and_old_keys(loop: Loop) -> None:
