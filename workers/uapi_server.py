@@ -6,24 +6,36 @@ applied one after another; a get waits for a set that is being applied, so that 
 is asked of the engine itself is told at once: who watches wants to see a long set too. A set does not
 rest between slices: a core that is busy throughout is one the scheduler keeps packets off, while one busy
 now and then catches them (docs/scale.md).
+
+So many clients are served at once, and so many that follow events. Who comes when every place is taken waits
+in the listening socket until a client leaves, or until one is closed: the one that has let us wait longest, a
+second at least, by sending nothing or by not reading. One that sends or reads slowly counts as idle a minute
+after its operation or answer began. No client loses its place while it waits for us.
 """
 
 from __future__ import annotations
 
+import errno
 import logging
+import select
 import selectors
 import socket
 from collections import deque
 from collections.abc import Callable, Iterator
 
 from engine import uapi
+from workers._workers import lib
 from workers.configuration import Configuration, Pause, PortRequest, Steps
 from workers.events import Events, Follower
 
 log = logging.getLogger(__name__)
 
 RECEIVE_BYTES = 1 << 16
-MAX_CONNECTIONS = 128  # more wait in the listening socket
+MAX_CONNECTIONS = 128  # more wait in the listening socket; who follows events is counted apart
+MAX_FOLLOWERS = 64
+SECOND = 1_000_000_000
+PATIENCE = SECOND  # ns without a byte from a client, or to it, before another may have its place
+SLOW = 60 * SECOND  # ns that an operation, or its answer, may take its client while others wait
 CHUNKS_A_TURN = 4  # of an answer, about 800 peers: a client that reads as fast as we write is not alone
 
 
@@ -41,6 +53,19 @@ class Connection:
         self.is_ended = False  # the client sends no more
         self.interest = 0
         self.follower: Follower | None = None  # it follows events, and says nothing more
+        self.began = self.moved = server.clock()  # ns: its operation or answer; its latest byte
+        self.is_between = True  # operations: it has begun to send none, as far as we have read
+
+    def kept_waiting(self, now: int) -> int:
+        """How long, in ns, it has let us wait; 0 while it waits for us, be it that we have not looked yet."""
+        if self.is_waiting:
+            return 0
+        is_writing = self.interest == selectors.EVENT_WRITE
+        if now - self.began >= SLOW and (is_writing or not self.is_between):
+            return now - self.began
+        look = select.poll()
+        look.register(self.socket, select.POLLOUT if is_writing else select.POLLIN)
+        return 0 if look.poll(0) else now - self.moved
 
     def fileno(self) -> int:
         return self.socket.fileno()
@@ -50,6 +75,9 @@ class Connection:
         try:
             if mask & selectors.EVENT_READ and not self.is_waiting:
                 data = self.socket.recv(RECEIVE_BYTES)
+                self.moved = self.server.clock()
+                if self.is_between:
+                    self.began, self.is_between = self.moved, False
                 if data and self.follower is None:
                     self.operations = self.reader.feed(data)
                 elif not data:
@@ -80,6 +108,7 @@ class Connection:
         """What was waited for is there."""
         self.is_waiting = False
         self.answer = answer
+        self.began = self.moved = self.server.clock()
         try:
             self.go_on()
         except OSError:
@@ -94,6 +123,7 @@ class Connection:
         self.server.listen_again()
 
     def _begin(self, operation: uapi.Operation) -> None:
+        self.began, self.is_between = self.server.clock(), True
         if isinstance(operation, uapi.Refused):
             log.error("a configuration is refused: %s", operation.error)
             self.answer = iter((uapi.answer_refused(operation),))
@@ -117,9 +147,13 @@ class Connection:
 
     def _begin_events(self, operation: uapi.Events) -> None:
         events = self.server.events
-        if operation.follow:
+        if operation.follow and not self.server.has_room_to_follow():
+            log.error("a client cannot follow events: %d do; end one of them", MAX_FOLLOWERS)
+            self.answer = iter((uapi.answer_get_refused(errno.EBUSY),))
+        elif operation.follow:
             self.answer = self.follower = events.follow()
             self.operations = iter(())
+            self.server.listen_again()
         else:
             self.answer = iter((uapi.answer_events(events.remembered()),))
 
@@ -135,6 +169,7 @@ class Connection:
             except BlockingIOError:
                 return False
             self.unsent = self.unsent[sent:]
+            self.moved = self.server.clock()
         return False
 
     def _want(self, interest: int) -> None:
@@ -160,7 +195,9 @@ class UapiServer:
         ask_port: Callable[[int], None],
         ask_change: Callable[[uapi.Upgrade | uapi.Scale, int], None],
         events: Events,
+        clock: Callable[[], int] = lib.clock_now,
     ) -> None:
+        self.clock = clock
         self.listener = listener
         self.listener.setblocking(False)
         self.selector = selector
@@ -179,12 +216,16 @@ class UapiServer:
 
     def listen_again(self) -> None:
         """Accept more clients, while there are not too many."""
-        if not self.is_listening and len(self.connections) < MAX_CONNECTIONS:
+        if not self.is_listening and self._has_room():
             self.selector.register(self.listener, selectors.EVENT_READ, self.accept)
             self.is_listening = True
 
     def accept(self, mask: int) -> None:
         """The listening socket is readable."""
+        if not self._has_room() and not self._make_room():
+            self.selector.unregister(self.listener)  # `step` looks again
+            self.is_listening = False
+            return
         try:
             sock, _ = self.listener.accept()
         except OSError:
@@ -193,9 +234,30 @@ class UapiServer:
         connection = Connection(self, sock)
         self.connections.add(connection)
         connection.go_on()
-        if len(self.connections) >= MAX_CONNECTIONS:
-            self.selector.unregister(self.listener)
-            self.is_listening = False
+
+    def _has_room(self) -> bool:
+        return len(self.connections) - len(self.events.followers) < MAX_CONNECTIONS
+
+    def _make_room(self) -> bool:
+        """Close the connection that has kept us waiting longest, if that is long enough."""
+        return self._give_up([each for each in self.connections if each.follower is None], "others wait")
+
+    def has_room_to_follow(self) -> bool:
+        """Whether one more may follow events; a follower that does not read makes room."""
+        following = [each for each in self.connections if each.follower is not None]
+        lagging = [each for each in following if each.unsent]
+        return len(following) < MAX_FOLLOWERS or self._give_up(lagging, "another wants to follow events")
+
+    def _give_up(self, connections: list[Connection], why: str) -> bool:
+        now = self.clock()
+        kept = [(each.kept_waiting(now), each) for each in connections]
+        longest, slowest = max(kept, key=lambda pair: pair[0], default=(0, None))
+        if slowest is None or longest < PATIENCE:
+            return False
+        log.warning("a client of the configuration socket was idle for %d s and is closed: %s",
+                    longest // SECOND, why)
+        slowest.close()
+        return True
 
     def enqueue(self, connection: Connection, operation: uapi.Operation) -> None:
         """An operation of that client waits for its turn, which `step` gives it."""
@@ -210,6 +272,8 @@ class UapiServer:
 
     def step(self) -> None:
         """One slice of the set that is being applied, or the next operation."""
+        if not self.is_listening:
+            self._look_who_waits()
         if self.steps is None:
             if not self.waiting:
                 return
@@ -223,6 +287,14 @@ class UapiServer:
             self.client, self.steps = connection, self.configuration.apply(operation)
         elif not self.is_asking:
             self._advance(None)
+
+    def _look_who_waits(self) -> None:
+        """Every place is taken, and somebody knocked: by now a client may have been idle for long enough."""
+        now = self.clock()
+        clients = (each for each in self.connections if each.follower is None)
+        if self._has_room() or any(each.kept_waiting(now) >= PATIENCE for each in clients):
+            self.selector.register(self.listener, selectors.EVENT_READ, self.accept)
+            self.is_listening = True
 
     def push_events(self) -> None:
         """Send followers what has come; who does not read is left."""

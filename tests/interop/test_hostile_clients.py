@@ -82,14 +82,16 @@ def test_bad_clients_do_not_reach_the_data_path() -> None:
         tunnel.check()
 
 
-def test_the_socket_serves_again_when_half_of_the_idle_clients_leave() -> None:
+@pytest.mark.parametrize("leave", [SERVED // 2, 0])
+def test_the_socket_serves_again_when_half_of_the_idle_clients_leave_or_none(leave: int) -> None:
     with Lab() as lab:
         tunnel = two_hosts(lab, PLAIT, PLAIT)
         path = tunnel.responder.engine.socket_path
         with clients(path, SERVED) as idle:
             for client in idle:
                 write(client, b"get=1\n")
-            for client in idle[: SERVED // 2]:
+            for client in idle[:leave]:
                 client.close()
             assert "public_key" in tunnel.responder.engine.uapi("get=1\n\n")
+            assert sum(client.fileno() >= 0 for client in idle) == SERVED - leave
         tunnel.check()

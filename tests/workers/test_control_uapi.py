@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import errno
 import os
 import re
@@ -20,7 +21,7 @@ from waiting import PATIENCE, until
 from workers._workers import lib
 from workers.configuration import Configuration
 from workers.events import Events
-from workers.uapi_server import CHUNKS_A_TURN, UapiServer
+from workers.uapi_server import CHUNKS_A_TURN, MAX_CONNECTIONS, MAX_FOLLOWERS, UapiServer
 
 pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root: sockets in /var/run/wireguard"),
@@ -273,6 +274,150 @@ def test_a_long_answer_to_a_fast_reader_is_sent_in_turns(tmp_path: Path) -> None
         assert answer == b"".join(b"%d\n" % number for number in range(50))
         assert most <= 2 * CHUNKS_A_TURN
         server.close()
+
+
+class Served:
+    """A UapiServer with a clock of its own, and its clients."""
+
+    def __init__(self, path: Path, selector: selectors.BaseSelector, stack: contextlib.ExitStack) -> None:
+        class Answering:
+            def show(self) -> Iterator[bytes]:
+                yield from (b"x" * 65535 + b"\n" for _ in range(64))
+
+        self.path, self.selector, self.stack, self.now = path, selector, stack, 0
+        listener = stack.enter_context(socket.socket(socket.AF_UNIX))
+        listener.bind(str(path))
+        listener.listen(128)
+        self.events = Events(lambda row: bytes(32), lambda: 0, lambda: 0)
+        unused = cast(Any, None)
+        answering = cast(Configuration, Answering())
+        self.server = UapiServer(listener, selector, answering, unused, unused, self.events, lambda: self.now)
+        stack.callback(self.server.close)
+
+    def client(self, text: bytes = b"") -> socket.socket:
+        client = self.stack.enter_context(socket.socket(socket.AF_UNIX))
+        client.connect(str(self.path))
+        client.setblocking(False)
+        client.sendall(text)
+        self.settle()
+        return client
+
+    def settle(self) -> None:
+        """Until nothing is left that the server could do at this time."""
+        idle = 0
+        while idle < 2:  # a step may find that it has to listen again
+            ready = self.selector.select(0)
+            for key_, mask in ready:
+                key_.data(mask)
+            self.server.step()
+            self.server.push_events()
+            idle = 0 if ready or self.server.has_work else idle + 1
+
+    def is_closed(self, client: socket.socket) -> bool:
+        """By the server; what it had sent before is read."""
+        try:
+            while client.recv(1 << 20):
+                pass
+        except BlockingIOError:
+            return False
+        except ConnectionError:
+            pass
+        return True
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[Served]:
+    with contextlib.ExitStack() as stack:
+        selector = stack.enter_context(selectors.DefaultSelector())
+        yield Served(tmp_path / "socket", selector, stack)
+
+
+def answers(served: Served, client: socket.socket) -> bool:
+    """Whether the client has its whole answer, which it reads."""
+    served.settle()
+    got = b""
+    with contextlib.suppress(BlockingIOError):
+        while part := client.recv(1 << 20):
+            got += part
+            served.settle()
+    return got.endswith(b"errno=0\n\n") or got.endswith(b"x\n")
+
+
+SECOND = 1_000_000_000
+
+
+def test_who_comes_when_all_places_are_taken_gets_that_of_the_longest_idle_client(served: Served) -> None:
+    idle = []
+    for _ in range(MAX_CONNECTIONS):
+        idle.append(served.client(b"get=1\n"))
+        served.now += 1
+    late = served.client(b"events=0\n\n")
+    assert not answers(served, late), "they have had less than a second"
+    served.now += SECOND - 1
+    assert answers(served, late)
+    assert [served.is_closed(client) for client in idle].count(True) == 1 and served.is_closed(idle[0])
+    # Who sends something keeps its place, and so does who asked and was answered.
+    served.now += SECOND // 2
+    idle[1].sendall(b"\n")
+    served.settle()
+    served.now += SECOND // 2
+    assert answers(served, served.client(b"events=0\n\n"))
+    assert not served.is_closed(idle[1]) and served.is_closed(idle[2])
+    assert len(served.server.connections) == MAX_CONNECTIONS
+
+
+def test_who_waits_for_us_keeps_its_place(served: Served) -> None:
+    """However long we take: nothing is idle that we have not looked at."""
+    clients = [served.client() for _ in range(MAX_CONNECTIONS)]
+    for client in clients:
+        client.sendall(b"events=0\n\n")
+    served.now += 100 * SECOND
+    with socket.socket(socket.AF_UNIX) as late:
+        late.connect(str(served.path))
+        served.server.accept(selectors.EVENT_READ)
+        assert len(served.server.connections) == MAX_CONNECTIONS
+        assert all(answers(served, client) for client in clients)
+
+
+def test_who_reads_or_writes_too_slowly_is_closed_when_others_wait(served: Served) -> None:
+    """A byte now and then, for a minute."""
+    others = [served.client() for _ in range(MAX_CONNECTIONS - 2)]
+    writer, reader = served.client(b"set=1\n"), served.client(b"get=1\n\n")
+    for _ in range(61):
+        served.now += SECOND
+        for other in others:
+            other.sendall(b"events=0\n\n")
+        writer.sendall(b"\0")
+        reader.recv(1)
+        served.settle()
+        assert all(answers(served, other) for other in others)
+    for _ in range(2):
+        assert answers(served, served.client(b"events=0\n\n"))
+    assert served.is_closed(writer) and served.is_closed(reader)
+    assert not any(served.is_closed(other) for other in others)
+
+
+def test_who_follows_events_takes_no_place_of_others(served: Served) -> None:
+    followers = [served.client(b"events=1\n\n") for _ in range(MAX_FOLLOWERS)]
+    served.now += 100 * SECOND
+    clients = [served.client(b"events=0\n\n") for _ in range(MAX_CONNECTIONS)]
+    assert all(answers(served, client) for client in clients)
+    served.now += SECOND
+    refused = served.client(b"events=1\n\n")
+    assert refused.recv(100) == b"errno=%d\n\n" % errno.EBUSY
+    # One that does not read makes room for the next.
+    for _ in range(20_000):
+        for follower in served.events.followers:
+            follower.unread.append(b"event={}\n" * 10)
+        served.settle()
+        for follower in followers[1:]:
+            served.is_closed(follower)
+        if any(each.unsent for each in served.server.connections if each.follower is not None):
+            break
+    served.now += SECOND
+    served.client(b"events=1\n\n")
+    assert served.is_closed(followers[0]) and not any(served.is_closed(each) for each in followers[1:])
+    assert len(served.events.followers) == MAX_FOLLOWERS
 
 
 def test_a_set_waits_for_the_rows_of_the_peers_that_it_replaces(interface: Interface) -> None:
