@@ -47,7 +47,10 @@ class Channel:
             raise ChannelClosed("the other end of the channel is closed") from error
 
     def receive(self) -> tuple[dict[str, Any], list[int]]:
-        """Wait for one message. Received fds are close-on-exec. ChannelClosed at the end."""
+        """Wait for one message. Received fds are close-on-exec. ChannelClosed at the end.
+
+        ValueError when it is none; the fds that came with it are closed.
+        """
         try:
             data, fds, flags, _ = socket.recv_fds(self.socket, MESSAGE_BYTES, MESSAGE_FDS)
         except ConnectionResetError as error:
@@ -56,9 +59,14 @@ class Channel:
             raise ChannelClosed("the other end of the channel is closed")
         for fd in fds:
             os.set_inheritable(fd, False)
-        if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
-            raise ValueError("a channel message was cut short; the limit on open files may be too low")
-        return json.loads(data), fds
+        try:
+            if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
+                raise ValueError("a channel message was cut short; the limit on open files may be too low")
+            return json.loads(data), fds
+        except (ValueError, RecursionError) as error:
+            for fd in fds:
+                os.close(fd)
+            raise ValueError(str(error)) from error
 
     def close(self) -> None:
         self.socket.close()

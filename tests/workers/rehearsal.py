@@ -9,7 +9,8 @@ or `hang`. It writes each message it gets to TITLE.heard, one line of JSON with 
 the UDP sockets it holds then. It obeys what is sent to its datagram socket TITLE.cue:
 {"say": MESSAGE} on its channel, {"raw": TEXT} likewise, {"close": true}, {"sleep": true},
 {"deaf": true} (to `stop`), {"spin": ROW + 1} (busy with that peer for ever), {"drink": true} (what its
-UDP sockets hold). What hangs or sleeps does so for ever.
+UDP sockets hold), {"gift": N} (a log line with so many descriptors; with "raw" that text). What hangs
+or sleeps does so for ever.
 """
 
 from __future__ import annotations
@@ -83,7 +84,12 @@ def act(directory: Path, start: WorkerStart) -> None:
         ready, _, _ = select.select([cue, start.channel], [], [], BEAT_SECONDS)
         if cue in ready:
             order = json.loads(cue.recv(65536))
-            if "say" in order:
+            gift = [cue.fileno()] * int(order.get("gift", 0))
+            if gift:
+                words = order.get("raw") or json.dumps(
+                    {"kind": "log", "level": "info", "text": f"a gift of {len(gift)} descriptors"})
+                socket.send_fds(start.channel.socket, [words.encode()], gift)
+            elif "say" in order:
                 start.channel.send(order["say"])
             elif "raw" in order:
                 start.channel.socket.send(order["raw"].encode())
