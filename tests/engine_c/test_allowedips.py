@@ -240,6 +240,21 @@ def test_recovery_cuts_what_breaks_the_rules() -> None:
         assert len(trie.check()) == [2, 2, 3, 3, 4][damage]
 
 
+def test_recovery_leaves_a_node_on_one_link_only() -> None:
+    """Two links that lead to one node: a tree has one way to each."""
+    trie = Trie(30, 2)
+    for network in ("10.0.0.0/8", "10.1.0.0/16", "10.129.0.0/16", "fd00::/8"):
+        trie.insert(ip_network(network), 0)
+    top = trie.nodes[trie.roots[0]]
+    assert top.child[0] and top.child[1]
+    top.child[1] = top.child[0]
+    trie.recover()
+    left = [node for node in trie.nodes[trie.roots[0]].child if node]
+    assert len(left) == len(set(left)) == 1
+    live = [n for n in range(1, trie.ips.used + 1) if trie.nodes[n].state == LIVE]
+    assert trie.ips.live == len(live) == 3
+
+
 def write_until_killed(trie: Trie, plan: list[tuple[str, Network, int]], turn: Any) -> None:
     for number, (kind, network, row) in enumerate(plan):
         turn[0] = number

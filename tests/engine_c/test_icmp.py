@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import struct
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from engine._engine import ffi, lib
@@ -38,6 +38,10 @@ def ipv6(source: str, destination: str, protocol: int, payload: bytes) -> bytes:
 
 
 @given(st.binary(max_size=1500))
+@example(bytes(576 - 28 - 20 - 1))
+@example(bytes(576 - 28 - 20))
+@example(bytes(576 - 28 - 20 + 1))
+@example(bytes(1480))
 def test_ipv4_host_unreachable_rfc792(payload: bytes) -> None:
     packet = ipv4("10.0.0.1", "10.9.9.9", 17, payload)
     error = answer(packet)
@@ -50,6 +54,10 @@ def test_ipv4_host_unreachable_rfc792(payload: bytes) -> None:
 
 
 @given(st.binary(max_size=1500))
+@example(bytes(1280 - 48 - 40 - 1))
+@example(bytes(1280 - 48 - 40))
+@example(bytes(1280 - 48 - 40 + 1))
+@example(bytes(1460))
 def test_ipv6_address_unreachable_rfc4443(payload: bytes) -> None:
     packet = ipv6("fd00::1", "fd00:9::9", 17, payload)
     error = answer(packet)

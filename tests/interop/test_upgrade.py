@@ -15,12 +15,13 @@ import re
 import signal
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from stream import Stream
 from tunnel import Side, eventually, two_hosts
 
-from plait.lab import Host, Lab, read_proc
+from plait.lab import Host, Lab, descriptors, read_proc
 from workers.events import Event
 
 pytestmark = pytest.mark.network
@@ -38,6 +39,8 @@ COMMAND = (
 )  # fmt: skip
 # What a program is that must be refused, and words of the line that says so; None: there is none.
 REFUSED = [
+    # Good in its trial, and gone when it is to be.
+    (GOOD.format("'--trial' in sys.argv and os.unlink(sys.argv[0])"), "it cannot be started: No such file"),
     (GOOD.format("def main(:"), "SyntaxError: "),
     (OTHER_LAYOUT, "cannot take over: the layout of its shared memory is not the one that this program was"),
     (GOOD.format("sys.modules['workers.receiver'] = None"), "ModuleNotFoundError: import of workers.rec"),
@@ -82,6 +85,16 @@ def ask(side: Side, words: str) -> float:
 def is_tried(side: Side) -> bool:
     """Whether another program is being tried beside the engine."""
     return any("--trial" in (read_proc(pid, "cmdline") or "") for pid in side.host.pids())
+
+
+def inheritable(side: Side) -> list[str]:
+    """What another program would get of the supervisor's descriptors."""
+    pid, found = pids(side)["supervisor"], []
+    for fd, name in descriptors(pid).items():
+        text = read_proc(pid, f"fdinfo/{fd}") or "flags: 0"
+        if not int(text.split("flags:")[1].split()[0], 8) & os.O_CLOEXEC:
+            found.append(name)
+    return sorted(found)
 
 
 def is_gone(side: Side) -> bool:
@@ -138,11 +151,12 @@ def test_refused_upgrades_leave_everything_alone() -> None:
         one, two = tunnel.sides
         assert one.echo(two.address4, 2) == 2
         with Stream(one, two) as stream:
-            before = pids(one)
+            before, open_to_all = pids(one), inheritable(one)
             for text, words in REFUSED:
                 install(one.host, text)
                 stream.note(words[:24], ask(one, words))
                 assert pids(one) == before
+                assert inheritable(one) == open_to_all
             output = one.engine.process.output
             assert output().count(f"not upgraded, everything goes on as it was: {PATH}: ") == len(REFUSED)
         stream.check()

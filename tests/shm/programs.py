@@ -17,6 +17,7 @@ def program(name: str, sanitizer: str = "plain") -> Path:
     if not (build / "build.ninja").exists():
         setup = ["meson", "setup", "--reconfigure", str(build), *FLAGS[sanitizer]]
         _run([word for word in setup if word != "--reconfigure" or build.exists()])
+    _run(["ninja", "-C", str(build), "build.ninja"])  # else a new program is not known to what comes next
     _run(["meson", "compile", "-C", str(build), name])
     return build / "tests" / "shm" / name
 

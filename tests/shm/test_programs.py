@@ -31,3 +31,7 @@ def test_killed_after_every_instruction() -> None:
 
 def test_stalled_after_every_instruction() -> None:
     assert "nobody waited, nothing lost, nothing twice" in run("stalled", "plain")
+
+
+def test_mac1_filter_stopped_after_every_instruction() -> None:
+    assert "the old key or the new one" in run("doorkeeper", "plain")

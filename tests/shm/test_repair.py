@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -11,6 +12,7 @@ from shm import segment
 from shm._shm import ffi, lib
 
 ROW = 5
+PATIENCE_NS = 20_000_000_000  # how long a sleeper that nobody wakes keeps the test
 
 
 @pytest.fixture
@@ -38,3 +40,21 @@ def test_control_is_told_of_the_peers_that_the_dead_held(data: segment.DataSegme
     assert events == [0] * ROW + [lib.EVENT_HOLDER_DIED]
     assert lib.ready_is_set(data.segment, 0, ROW)
     assert not faults(data)
+
+
+def test_consumers_that_sleep_are_woken(data: segment.DataSegment) -> None:
+    """The dead one may have taken a consumer's announcement and not have come to the call that wakes."""
+    rung = []
+
+    def sleep(worker: int) -> None:
+        rung.append(lib.bell_wait(data.segment, worker, PATIENCE_NS))
+
+    sleepers = []
+    for worker in (lib.WORKER_CONSUMER, lib.WORKER_CONSUMER + 1):
+        lib.bell_announce(data.segment, worker)
+        sleepers.append(threading.Thread(target=sleep, args=(worker,)))
+        sleepers[-1].start()
+    lib.repair_worker(data.segment, lib.WORKER_RECEIVER, ffi.new("struct repair *"))
+    for sleeper in sleepers:
+        sleeper.join()
+    assert rung == [1, 1], "asleep until their time was over"

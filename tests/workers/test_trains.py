@@ -382,3 +382,21 @@ def test_super_packets_without_a_session_wait_whole_the_newest_128_packets(path:
     assert [packet for message in path.settle() for packet in cut(message)] == expected
     assert path.nodes_out() == 0
     assert_whole(path)
+
+
+def test_packets_that_the_tun_refuses_are_counted_each(path: TrainPath) -> None:
+    """The device does not take them: one write was for many, and each of them is lost."""
+    before = path.counters()
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    theirs.close()
+    tun, path.holder.tun = path.holder.tun, ours.fileno()
+    segment, payload = flow(4, TCP), bytes(12 * 1000)
+    path.inside.send(super_packet(segment, payload, 1000))
+    path.settle()
+    path.holder.tun = tun
+    ours.close()
+    count = len(segment.train(payload, 1000))
+    gained = path.gained(before)
+    assert count == 12
+    assert (gained["UDP_RECEIVED"], gained["DROP_TUN_WRITE"], gained.get("TUN_SENT", 0)) == (count, count, 0)
+    assert_whole(path)

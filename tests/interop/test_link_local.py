@@ -1,0 +1,41 @@
+"""Link-local endpoints mean nothing without the interface, so its number goes into each send."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from tunnel import Side, two_hosts
+from waiting import until
+
+from plait.lab import PLAIT, WIREGUARD_GO, Lab
+
+pytestmark = pytest.mark.network
+PAIRS = {"plait-go": (PLAIT, WIREGUARD_GO), "plait-plait": (PLAIT, PLAIT)}
+
+
+def link_local(side: Side) -> str:
+    """Of eth0, once the kernel takes it for usable."""
+    def usable() -> str:
+        words = ["ip", "-json", "-6", "address", "show", "dev", "eth0", "scope", "link", "-tentative"]
+        addresses = [info["local"] for link in json.loads(side.host.run(words).stdout)
+                     for info in link.get("addr_info", []) if "local" in info]
+        return addresses[0] if addresses else ""
+
+    return until(usable, "a link-local address")
+
+
+@pytest.mark.parametrize("pair", PAIRS)
+def test_handshakes_and_packets_reach_a_link_local_endpoint(pair: str) -> None:
+    """The initiator is told the endpoint, the responder learns it; both then send by it."""
+    with Lab() as lab:
+        tunnel = two_hosts(lab, *PAIRS[pair])
+        initiator, responder = tunnel.sides
+        there = f"[{link_local(responder)}%eth0]:51820"
+        initiator.engine.wg("set", "wg0", "peer", responder.public_key, "endpoint", there)
+        assert initiator.echo(responder.address4, 3) == 3
+        assert initiator.get()["endpoint"] == there
+        zone = "%eth0" if PAIRS[pair][1] is PLAIT else ""  # wireguard-go does not say
+        assert responder.get()["endpoint"] == f"[{link_local(initiator)}{zone}]:51820"
+        assert responder.echo(initiator.address4, 3) == 3
+        tunnel.check()

@@ -1,0 +1,125 @@
+"""Sockets that do not take what they are given, and batches whose packets came from several places.
+
+Where a UDP socket must be full, one end of a SOCK_SEQPACKET pair stands for it: that keeps message borders,
+does not look at the address, and its buffer stays full until a test reads.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import resource
+import socket
+from collections.abc import Iterator
+
+import pytest
+from test_data_path import Path, assert_whole, ipv4
+
+from workers._workers import ffi, lib
+
+
+@pytest.fixture
+def path() -> Iterator[Path]:
+    path = Path()
+    yield path
+    path.close()
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
+    """(what packets are sent into, what a test reads), with room for few packets."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    for sock in (ours, theirs):
+        sock.setblocking(False)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4608)
+    yield ours, theirs
+    ours.close()
+    theirs.close()
+
+
+def drained(sock: socket.socket) -> list[bytes]:
+    found = []
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            found.append(sock.recv(65536))
+    return found
+
+
+def seal(path: Path, packets: list[bytes]) -> None:
+    """Peer 0 sends these, in one turn."""
+    for packet in packets:
+        path.inside.send(bytes(10) + packet)
+    for _ in packets:
+        lib.receiver_run(path.receiver, 0)
+    assert lib.holder_take(path.holder, 0)
+    lib.holder_take_turn(path.holder, 0, lib.clock_now())
+
+
+def test_a_full_socket_is_waited_for_and_then_costs_packets_that_are_counted(
+    path: Path, pair: tuple[socket.socket, socket.socket]
+) -> None:
+    """A buffer drains within microseconds, so that the holder sleeps once before packets are lost."""
+    ours, theirs = pair
+    path.holder.udp4 = ours.fileno()
+    path.holder.trains = 0
+    before = resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw
+    seal(path, [ipv4(bytes(1000)) for _ in range(32)])
+    assert resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw > before, "nobody waited"
+    counted = path.counters()
+    sent = drained(theirs)
+    assert 0 < len(sent) < 32
+    assert counted["UDP_SENT"] == len(sent)
+    assert counted["DROP_UDP_SEND"] == 32 - len(sent)
+    assert path.segment.rows[0].tx_bytes == sum(map(len, sent))
+    assert_whole(path)
+    # The next ones find room again.
+    seal(path, [ipv4(b"again")])
+    assert len(drained(theirs)) == 1
+    assert path.counters()["UDP_SENT"] == len(sent) + 1
+
+
+def test_the_endpoint_is_where_the_last_message_of_a_batch_came_from(path: Path) -> None:
+    """Several messages of one peer, from another port each, opened in one turn."""
+    packets = [ipv4(bytes([n]) * 40) for n in range(8)]
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as wire, contextlib.ExitStack() as stack:
+        wire.bind(("127.0.0.1", 0))
+        wire.setblocking(False)
+        endpoint = ffi.new("struct endpoint *")
+        lib.endpoint_load(path.segment, 0, endpoint)
+        endpoint.port = socket.htons(wire.getsockname()[1])
+        lib.endpoint_store(path.segment, 0, endpoint)
+        path.holder.trains = 0
+        seal(path, packets)
+        messages = drained(wire)
+        assert len(messages) == len(packets)
+        ports = []
+        for message in messages:
+            sock = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+            sock.sendto(message, path.udp.getsockname())
+            ports.append(sock.getsockname()[1])
+        while path.counters()["UDP_RECEIVED"] < len(messages):
+            lib.receiver_run(path.receiver, 0)
+        assert lib.holder_take(path.holder, 1)
+        lib.holder_take_turn(path.holder, 1, lib.clock_now())
+        lib.endpoint_load(path.segment, 1, endpoint)
+    assert [packet[10:] for packet in drained(path.inside)] == packets
+    assert socket.ntohs(endpoint.port) == ports[-1]
+    assert_whole(path)
+
+
+def test_an_endpoint_that_is_only_ordered_counts_at_once(path: Path) -> None:
+    """A packet comes between control's order and the holder's turn: nobody says that there is no endpoint."""
+    there = ffi.new("struct endpoint *")
+    lib.endpoint_load(path.segment, 0, there)
+    lib.endpoint_store(path.segment, 0, ffi.new("struct endpoint *"))
+    packet = ipv4(b"first")
+    [error] = path.carry([packet])
+    assert error[20:22] == b"\x03\x01", "without an endpoint the sender is told"
+    assert path.counters()["DROP_NO_ENDPOINT"] == 1
+    path.segment.rows[0].ordered_endpoint = there[0]
+    lib.orders_give(path.segment, 0, lib.ORDER_ENDPOINT)
+    path.inside.send(bytes(10) + packet)
+    lib.receiver_run(path.receiver, 0)  # the holder has not had its turn
+    assert lib.queue_packets(path.segment, 2 * 0 + lib.OUTBOUND) == 1
+    assert path.carry([]) == [packet]
+    assert path.counters()["DROP_NO_ENDPOINT"] == 1
+    assert_whole(path)
