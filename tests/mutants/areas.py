@@ -1,0 +1,79 @@
+"""Which tests ought to see a fault in which sources.
+
+As few as see them, the quickest first: a mutant that survives costs all of them. No sanitizers and no
+engines in namespaces, but where nothing else looks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Area:
+    sources: tuple[str, ...]  # patterns; none: the kept mutants alone
+    tests: tuple[str, ...]  # arguments of pytest
+    without: tuple[str, ...] = ()
+
+    def files(self, root: Path) -> list[Path]:
+        found = {path for pattern in self.sources for path in root.glob(pattern)}
+        return sorted(found - {path for pattern in self.without for path in root.glob(pattern)})
+
+
+def of_workers(*names: str) -> tuple[str, ...]:
+    return tuple(f"workers/{name}" for name in names)
+
+
+DATA_PATH = ("burst.c", "consumer.c", "doorkeeper.c", "holder*.c", "intake.c", "receive*.c", "tun.c",
+             "udp.c")
+CONTROL = ("answers.py", "control.py", "endpoints.py", "grace.py", "handshakes.py", "keypairs.py",
+           "memory.py", "outgoing.py", "peers.py", "routes.py", "stamps.py", "vault.py")
+SUPERVISOR = ("channel.py", "losses.py", "numbers.py", "roster.py", "segments.py", "sockets.py",
+              "supervisor.py", "watchdog.py", "worker.py")
+
+AREAS = {
+    "fences": Area((), ("tests/shm/test_fences.py", "tests/shm/test_programs.py", "-k",
+                        "fence or neither or mac1_filter")),
+    "link": Area((), ("tests/interop/test_link_local.py",)),
+    "confinement": Area(of_workers("confine.c", "system_calls.c"), ("tests/workers/test_confinement.py",)),
+    "wiping": Area((), ("tests/engine_c/test_programs.py", "tests/workers/test_wiping.py", "-k",
+                        "secrets or wiping")),
+    "shm": Area(
+        ("shm/*.c",),
+        ("tests/shm", "-k", "not thread and not address", "tests/workers/test_data_path.py"),
+        ("shm/bench_queue.c", "shm/point.c"),
+    ),
+    "engine": Area(
+        ("engine/*.c",),
+        ("tests/engine_c", "-k", "not test_program", "tests/engine_py/test_uapi_sections.py",
+         "tests/engine_py/test_uapi.py"),
+        ("engine/bench_lookups.c",),
+    ),
+    "data path": Area(
+        of_workers(*DATA_PATH),
+        ("tests/workers/test_data_path.py", "tests/workers/test_bursts.py",
+                     "tests/workers/test_pressure.py", "tests/workers/test_trains.py",
+                     "tests/workers/test_tun.py", "tests/workers/test_doorkeeper.py"),
+    ),
+    "tables": Area(
+        of_workers("clock.c", "handshake_batch.c", "peer_changes.c", "peer_show.c", "peer_table.c"),
+        ("tests/workers/test_control_uapi.py", "tests/workers/test_control_loop.py",
+         "tests/workers/test_control_handshakes.py", "tests/workers/test_control_model.py"),
+    ),
+    "protocol": Area(("engine/*.py",), ("tests/engine_py",)),
+    "control": Area(
+        of_workers(*CONTROL),
+        ("tests/workers/test_routes.py", "tests/workers/test_route_marks.py", "tests/workers/test_wiping.py",
+         "tests/workers/test_keypair_lists.py",
+         "tests/workers/test_control_loop.py", "tests/workers/test_control_handshakes.py",
+         "tests/workers/test_control_uapi.py", "tests/workers/test_control_model.py"),
+    ),
+    "upgrade": Area((), ("tests/interop/test_upgrade.py", "-k", "refused")),
+    "supervisor": Area(
+        of_workers(*SUPERVISOR),
+        ("tests/workers/test_numbers.py", "tests/workers/test_channel.py",
+         "tests/workers/test_watchdog.py", "tests/workers/test_roster.py",
+         "tests/workers/test_sockets.py", "tests/workers/test_supervisor.py"),
+    ),
+}

@@ -1,0 +1,135 @@
+"""The kept list: faults that survived once, or that must never survive, each with the area that ought to see it."""
+
+# ruff: noqa: E501 (a mutant a line)
+
+from __future__ import annotations
+
+from .mutant import Kept
+
+FENCE = "fence_seq_cst();"
+CLEANSE = "    OPENSSL_cleanse({});\n"
+SYSTEM_CALLS, CONFINE = "workers/system_calls.c", "workers/confine.c"
+COMMON, OF_CONTROL = "static const uint16_t common[] = {\n", "static const uint16_t of_control[] = {\n"
+OVERWRITTEN = "the next block that is hashed overwrites it; engine_secrets looks for it in all memory and finds nothing"
+
+
+def without(area: str, path: str, name: str, line: str, equivalent: str = "") -> Kept:
+    """The same without this text."""
+    return Kept(area, path, name, line, ";" if line.endswith(";") else "", equivalent)
+
+
+def allowed(name: str, where: str) -> Kept:
+    """A system call more in a list of the filter."""
+    who = "everybody" if where == COMMON else "control"
+    return Kept("confinement", SYSTEM_CALLS, f"{name} allowed to {who}", where, f"{where}    SYS_{name},\n")
+
+
+FENCES = [
+    Kept("fences", "shm/bell.c", "bell_announce without its fence",
+         f'not looked once more");\n    {FENCE}', 'not looked once more");\n'),
+    without("fences", "shm/bell.c", "bell_ring without its fence", f"{FENCE} /* the caller's publication, then the look */"),
+    without("fences", "shm/bell.c", "bell_starve without its fence", f"{FENCE} /* announced, then the last sweep */"),
+    without("fences", "shm/bell.c", "bell_ring_starving without its fence", f"{FENCE} /* the nodes came home, then the look */"),
+    without("fences", "shm/schedule.c", "peer_schedule without its fence", f"{FENCE} /* the publication, then the token */"),
+    without("fences", "shm/schedule.c", "peer_give without its fence", f"{FENCE} /* idle, then the last look */"),
+    Kept("fences", "shm/epoch.c", "epoch_turn without its fence", f"+ 2, __ATOMIC_RELEASE);\n    {FENCE}", "+ 2, __ATOMIC_RELEASE);\n"),
+    without("fences", "shm/epoch.c", "epoch_wake without its fence", f"{FENCE} /* awake first, then look: control sees one or we see its unpublication */"),
+    without("fences", "shm/epoch.c", "grace_begin without its fence", f"{FENCE} /* the caller's unpublication stands before the words are read */"),
+    without("fences", "shm/ready.c", "ready_set without its fences", f"{FENCE} /* the level below, then this one */"),
+    without("fences", "shm/ready.c", "summary_clear without its fence", f"{FENCE} /* cleared, then the second look */"),
+    without("fences", "engine/timers.c", "arm without its fence", "__atomic_thread_fence(__ATOMIC_SEQ_CST);  /* the stamp before NEXT_DUE is read: see the top */"),
+    without("fences", "engine/timers.c", "timers_look without its fence", "__atomic_thread_fence(__ATOMIC_SEQ_CST);  /* before the stamps are read: see the top */"),
+    Kept("fences", "shm/bell.c", "bell_announce fences before it announces",
+         "    __atomic_store_n(&segment->bells[worker].sleeping, 1, __ATOMIC_RELAXED);\n",
+         f"    {FENCE}\n    __atomic_store_n(&segment->bells[worker].sleeping, 1, __ATOMIC_RELAXED);\n    return;\n"),
+    Kept("fences", "shm/fence.h", "no full fence at all", "__atomic_thread_fence(__ATOMIC_SEQ_CST);", ";"),
+    Kept("fences", "shm/fence.h", "the full fence only acquires", "__atomic_thread_fence(__ATOMIC_SEQ_CST);", "__atomic_thread_fence(__ATOMIC_ACQUIRE);"),
+    Kept("fences", "workers/doorkeeper.c", "no second look after the mac1 key",
+         "    if (__atomic_load_n(&device->mac1_turn, __ATOMIC_RELAXED) != turn)\n        return 0;\n", ""),
+    Kept("fences", "workers/doorkeeper.c", "the turn is stored before the mac1 key",
+         "    fence_release(); /* whoever", "    __atomic_store_n(&device->mac1_turn, turn, __ATOMIC_RELEASE);\n    fence_release(); /* whoever"),
+]
+
+CONFINEMENT = [
+    *(allowed(name, COMMON) for name in ("mprotect", "mremap", "remap_file_pages", "ioctl", "io_uring_setup")),
+    *(allowed(name, OF_CONTROL) for name in ("ptrace", "rt_sigqueueinfo", "fsopen", "fcntl", "socket", "shmat", "prctl",
+                                             "pidfd_getfd", "unlinkat")),
+    Kept("confinement", SYSTEM_CALLS, "x32 not refused",
+         "    unless(program, BPF_JGE, 0x40000000, 1); /* x32 */\n    answer(program, SECCOMP_RET_KILL_PROCESS);\n", ""),
+    Kept("confinement", SYSTEM_CALLS, "i386 not refused", "BPF_JEQ | BPF_K, ARCHITECTURE, 1, 0", "BPF_JEQ | BPF_K, ARCHITECTURE, 1, 1"),
+    Kept("confinement", SYSTEM_CALLS, "clone with any flags", "{ 0, ~(uint32_t)CLONE_DETACHED, THREAD }", "{ 0, 0, 0 }"),
+    Kept("confinement", SYSTEM_CALLS, "clone with flags of namespaces", "~(uint32_t)CLONE_DETACHED, THREAD", "CLONE_VM, 0"),
+    Kept("confinement", SYSTEM_CALLS, "kill of any process", "SYS_kill, { { 0, ALL, pid } }", "SYS_kill, { { 0, 0, pid } }"),
+    Kept("confinement", SYSTEM_CALLS, "tgkill of any process", "SYS_tgkill, { { 0, ALL, pid } }", "SYS_tgkill, { { 0, 0, pid } }"),
+    Kept("confinement", SYSTEM_CALLS, "openat to write", "{ 2, OPENED_FLAGS, O_RDONLY }", "{ 0, 0, 0 }"),
+    Kept("confinement", SYSTEM_CALLS, "openat with O_CREAT", "O_ACCMODE | O_CREAT |", "O_ACCMODE |"),
+    Kept("confinement", SYSTEM_CALLS, "openat with O_TRUNC", "O_CREAT | O_TRUNC |", "O_CREAT |"),
+    Kept("confinement", SYSTEM_CALLS, "mmap to execute", "{ SYS_mmap, { { 2, PROT_EXEC, 0 } } }", "{ SYS_mmap, { { 0, 0, 0 } } }"),
+    Kept("confinement", SYSTEM_CALLS, "netlink of any protocol", ", { 2, ALL, NETLINK_ROUTE }", ""),
+    Kept("confinement", SYSTEM_CALLS, "mprotect without PROT_EXEC for packets", "{ SYS_mmap, {", "{ SYS_mprotect, { { 2, PROT_EXEC, 0 } } },\n    { SYS_mmap, {"),
+    Kept("confinement", SYSTEM_CALLS, "clone3 refused with EPERM", "#define FIRST_YOUNG 424", "#define FIRST_YOUNG 4240"),
+    Kept("confinement", CONFINE, "Landlock without scopes", "attributes.scopes = 3", "attributes.scopes = 0"),
+    Kept("confinement", CONFINE, "Landlock without network", "attributes.network = 3", "attributes.network = 0"),
+    Kept("confinement", CONFINE, "Landlock left out", "    if (use_landlock(readable, removable))\n        refused |= CONFINE_FILES;\n", ""),
+    Kept("confinement", CONFINE, "capabilities kept", "permitted &= (uint32_t)(keep >> 32 * word)", "permitted &= ~0u"),
+]
+
+WIPING = [
+    Kept("wiping", "engine/aead.c", "aead_forget leaves the provider as it is", "    aead->seal(aead, &job, 1);\n", ""),
+    Kept("wiping", "engine/aead.c", "aead_forget leaves the stack as it is", "    stack_wipe();\n", ""),
+    Kept("wiping", "engine/aead.c", "the stack is wiped by nothing", "    explicit_bzero(room, sizeof room);\n", ""),
+    Kept("wiping", "engine/aead_ipsec_mb.c", "libipsec-mb's memory given back as it is", CLEANSE.format("mb, sizeof(*mb)"), "",
+         "nonces and tags alone: the keys are in the manager, which free_mb_mgr clears (engine_secrets looks)"),
+    Kept("wiping", "engine/aead_boringssl.c", "BoringSSL's memory given back as it is", CLEANSE.format("boring, sizeof *boring"), ""),
+    *(Kept("wiping", "engine/blake2s.c", f"blake2s leaves {what}", CLEANSE.format(line), "", why) for what, line, why in (
+        ("the block", "whole, sizeof whole", ""), ("its state", "state, sizeof *state", ""),
+        ("HMAC's pad", "pad, sizeof pad", OVERWRITTEN), ("a digest", "digest, sizeof digest", OVERWRITTEN),
+        ("HMAC", "&hmac, sizeof hmac", ""), ("HKDF's secret", "secret, sizeof secret", ""))),
+    Kept("wiping", "engine/handshake.c", "handshake_wipe wipes nothing", CLEANSE.format("handshakes, count * sizeof *handshakes"), ""),
+    Kept("wiping", "engine/handshake.c", "handshake_wipe wipes one too few", "handshakes, count * sizeof *handshakes", "handshakes, (count - 1) * sizeof *handshakes"),
+    Kept("wiping", "engine/handshake.c", "a responder keeps its ephemeral", "    OPENSSL_cleanse(h->ephemeral, KEY);  /* used once */\n", ""),
+    without("wiping", "engine/handshake.c", "libcrypto keeps a scalar", "    EVP_PKEY_free(scalar->key);  /* wipes it */\n"),
+    Kept("wiping", "engine/handshake.c", "mix_psk leaves tau", CLEANSE.format("tau, sizeof tau"), ""),
+    Kept("wiping", "engine/handshake.c", "split leaves the chain", CLEANSE.format("chain, KEY"), ""),
+    Kept("wiping", "engine/handshake.c", "consume_response leaves the chain", CLEANSE.format("chain, sizeof chain"), ""),
+    Kept("wiping", "engine/handshake.c", "consume_response leaves its key", "    " + CLEANSE.format("key, sizeof key") + "    }\n    OPENSSL_cleanse(chain", "    }\n    OPENSSL_cleanse(chain"),
+    Kept("wiping", "engine/handshake.c", "consume_response leaves ee", CLEANSE.format("ee, sizeof ee") + CLEANSE.format("se, sizeof se") + "    return result;\n}\n\n/* --- responder", CLEANSE.format("se, sizeof se") + "    return result;\n}\n\n/* --- responder"),
+    Kept("wiping", "engine/handshake.c", "create_response leaves ee", CLEANSE.format("ee, sizeof ee") + CLEANSE.format("se, sizeof se") + "    OPENSSL_cleanse(h->eph", CLEANSE.format("se, sizeof se") + "    OPENSSL_cleanse(h->eph"),
+    Kept("wiping", "engine/handshake.c", "create_response leaves se", CLEANSE.format("se, sizeof se") + "    OPENSSL_cleanse(h->eph", "    OPENSSL_cleanse(h->eph"),
+    Kept("wiping", "engine/handshake.c", "open_initiation leaves the secret", CLEANSE.format("secret, sizeof secret") + "    if (unseal", "    if (unseal"),
+    Kept("wiping", "engine/handshake.c", "create_initiation leaves the secret", CLEANSE.format("secret, sizeof secret") + "    return HANDSHAKE_FINE;", "    return HANDSHAKE_FINE;"),
+    Kept("wiping", "engine/handshake.c", "write_initiation leaves its key", CLEANSE.format("key, sizeof key") + "}\n", "}\n"),
+    Kept("wiping", "workers/answers.py", "control keeps what it answered with", "            lib.handshake_wipe(self.handshakes, count)\n", "            pass\n"),
+    Kept("wiping", "workers/handshakes.py", "control keeps a handshake that is complete", "        lib.handshake_wipe(handshake, 1)\n", ""),
+    Kept("wiping", "workers/handshakes.py", "control keeps a handshake that is over", "            lib.handshake_wipe(self.in_progress.pop(number).handshake, 1)\n", "            self.in_progress.pop(number)\n"),
+    Kept("wiping", "workers/keypairs.py", "a free keypair keeps its keys", "            ffi.memmove(self.slab + number, _NO_KEYPAIR, len(_NO_KEYPAIR))\n", ""),
+]
+
+OTHERS = [
+    Kept("data path", "workers/receive_udp.c", "a burst is not pushed before it may overflow",
+         "if (sorting.burst.chains + TRAIN_PEERS_MOST > BURST_PEERS) {", "if (0) {"),
+    Kept("data path", "workers/receive_udp.c", "mac1 allowance without a cap", "if (allowance_has(&intake->refusals, REFUSALS_AT_ONCE,", "if (allowance_has(&intake->refusals, 1u << 30,"),
+    Kept("data path", "workers/receive_tun.c", "ICMP without a cap", "if (!allowance_has(&intake->answers, ANSWERS_AT_ONCE,", "if (!allowance_has(&intake->answers, 1u << 30,"),
+    Kept("data path", "workers/receive_tun.c", "ICMP does not take from its allowance", "        intake->answers.left--;\n", ""),
+    Kept("data path", "workers/intake.c", "allowances grow without end", "left < most ? (uint32_t)left : most", "(uint32_t)left"),
+    Kept("data path", "workers/intake.c", "slot tail too small by 16 bytes", "#define SLOT_TAIL (16 + AEAD_TAG_BYTES)", "#define SLOT_TAIL (AEAD_TAG_BYTES)"),
+    Kept("data path", "workers/udp.c", "EAGAIN drops at once", "(errno == EAGAIN || errno == ENOBUFS) && !waited", "0"),
+    Kept("data path", "workers/holder_inbound.c", "the endpoint of the first message of a batch", "opening->messages[opening->session.last_authenticated]", "opening->messages[0]"),
+    Kept("data path", "workers/holder_inbound.c", "DROP_TUN_WRITE counts a joined run as one", "holder_count(holder, DROP_TUN_WRITE, joined.packets);", "holder_count(holder, DROP_TUN_WRITE, 1);"),
+    Kept("data path", "workers/receive_tun.c", "an endpoint just ordered does not count", "if (endpoint.family || (orders_read(s, peer) & ORDER_ENDPOINT))", "if (endpoint.family)"),
+    Kept("link", "workers/udp.c", "no scope id on the wire", "    name->sin6_scope_id = to->scope;\n", ""),
+    Kept("link", "workers/udp.c", "no scope id from the wire", "        from->scope = name->sin6_scope_id;\n", ""),
+    Kept("engine", "engine/icmp.c", "an ICMPv4 error of 577 bytes", "#define ICMP4_QUOTE 548 ", "#define ICMP4_QUOTE 549 "),
+    Kept("engine", "engine/allowedips.c", "trie recovery takes a node that two links share", "node->state == NODE_LIVE || node->bits != bits", "node->bits != bits"),
+    Kept("shm", "shm/repair.c", "repair does not wake consumers", "        bell_wake(segment, WORKER_CONSUMER + consumer);\n", "        ;\n"),
+    Kept("supervisor", "workers/roster.py", "deaths are never forgiven", "            worker.deaths = 0\n", "            pass\n"),
+    Kept("supervisor", "workers/roster.py", "descriptors that were not asked for stay open", "        for fd in fds:\n            os.close(fd)\n        try:\n            self._dispatch", "        try:\n            self._dispatch"),
+    Kept("supervisor", "workers/channel.py", "descriptors beside nonsense stay open", "            for fd in fds:\n                os.close(fd)\n", ""),
+    Kept("upgrade", "workers/upgrade.py", "a failing exec leaves descriptors to be inherited", "                for fd in fds:\n                    os.set_inheritable(fd, False)\n", ""),
+    Kept("upgrade", "workers/upgrade.py", "a failing exec leaves signals blocked", "                signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)\n                return", "                return"),
+    Kept("control", "workers/routes.py", "no mark in the route question", "int(self.peers.memory.device.fwmark)", "0"),
+    Kept("control", "workers/routes.py", "one look instead of three", "LOOKS = 3 ", "LOOKS = 1 "),
+    Kept("control", "workers/routes.py", "an overflow of route news is an error", "if error.errno != errno.ENOBUFS:", "if True:"),
+]
+
+KEPT = [*FENCES, *CONFINEMENT, *WIPING, *OTHERS]
