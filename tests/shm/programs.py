@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import subprocess
 from functools import cache
 from pathlib import Path
@@ -14,11 +15,13 @@ FLAGS = {"plain": [], "thread": ["-Db_sanitize=thread"], "address": ["-Db_saniti
 def program(name: str, sanitizer: str = "plain") -> Path:
     """Path of a freshly built test program; `sanitizer` is plain, thread or address (with undefined)."""
     build = ROOT / f"builddir-shm-{sanitizer}"
-    if not (build / "build.ninja").exists():
-        setup = ["meson", "setup", "--reconfigure", str(build), *FLAGS[sanitizer]]
-        _run([word for word in setup if word != "--reconfigure" or build.exists()])
-    _run(["ninja", "-C", str(build), "build.ninja"])  # else a new program is not known to what comes next
-    _run(["meson", "compile", "-C", str(build), name])
+    with open(f"{build}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # other processes of the same tests build there, too
+        if not (build / "build.ninja").exists():
+            setup = ["meson", "setup", "--reconfigure", str(build), *FLAGS[sanitizer]]
+            _run([word for word in setup if word != "--reconfigure" or build.exists()])
+        _run(["ninja", "-C", str(build), "build.ninja"])  # else a new program is not known to what comes next
+        _run(["meson", "compile", "-C", str(build), name])
     return build / "tests" / "shm" / name
 
 
