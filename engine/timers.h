@@ -7,7 +7,7 @@
  * A column has the low 32 bits of a tick, which come round each 834 days. So nobody compares two of
  * them: timers_until does, for which a time is at most TIMER_AHEAD ticks ahead and otherwise past.
  * Control ages what is old (timers_age), so that no stamp gets old enough to be taken for another
- * lap's (docs/adr/0007-ticks-that-wrap.md).
+ * lap's (docs/adr/0008-ticks-that-wrap.md).
  *
  *   new handshake     15 s + jitter after the first unanswered data sent; disarmed by
  *                     anything authenticated received                (UNANSWERED_SINCE)

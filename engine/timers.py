@@ -17,7 +17,7 @@ not end the retries; in the kernel it does.
 
 A tick is 2^24 ns since boot. Periods are rounded up to whole ticks. Here ticks are plain integers that
 never wrap; columns have their low 32 bits. `widen` and `narrow` lie between the two, and nothing else does
-(docs/adr/0007-ticks-that-wrap.md; for C: timers_until, timers_tick).
+(docs/adr/0008-ticks-that-wrap.md; for C: timers_until, timers_tick).
 """
 
 from __future__ import annotations

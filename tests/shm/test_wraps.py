@@ -50,7 +50,7 @@ def test_queue_and_pool(before: int, queue: int) -> None:
     for number in range(1, data.segment.nodes + 1):
         data.segment.node[number].next = (END - before + number % 3 << 32) & (1 << 64) - 1
     pool = ffi.new("struct pool *")
-    assert lib.pool_open(pool, data.segment, 0) == 0
+    assert lib.pool_open(pool, data.segment, queue) == 0  # that of the direction
     pool.order_put = pool.order_got = pool.cursor = END - before
     pushed: list[int] = []
     popped: list[int] = []
