@@ -238,7 +238,7 @@ static void due(void)
 }
 
 /* Control ages a row's stamps while its holder stores fresh ones and disarms: the holder's stand. */
-#define NOW (3u << 28)
+#define NOW (3u << 29)
 #define LONG_AGO 5u
 
 static void *sender(void *unused)

@@ -426,7 +426,13 @@ NOWS = st.one_of(
     st.sampled_from([1, 2, LAP - 2, LAP - 1, LAP, LAP + 1, 3 * LAP - 2]), st.integers(1, 2**39)
 )
 AHEAD = int(lib.TIMER_AHEAD)
-UNTIL = st.one_of(st.integers(-3, 3), st.integers(AHEAD - LAP, AHEAD - 1))
+OLD, MOST = int(lib.TIMER_OLD), int(lib.TIMER_OLD) + int(lib.TIMER_OLDER)
+UNTIL = st.one_of(
+    st.integers(-3, 3),
+    st.integers(0, LAP - 1).map(lambda ticks: AHEAD - 1 - ticks),
+    st.sampled_from([-OLD, -OLD - 1, -OLD - 2, -MOST, -MOST - 1, -MOST - 2, -LAP // 2, AHEAD - LAP]),
+    st.integers(-3 * OLD, -MOST),
+)
 
 
 @given(st.lists(st.one_of(st.none(), UNTIL), min_size=1, max_size=60), NOWS, st.data())
@@ -464,7 +470,6 @@ def test_is_younger(until: list[int], now: int, age: int) -> None:
     assert not timers.is_younger(np.zeros(2, np.uint32), age, now).any()
 
 
-OLD, MOST = int(lib.TIMER_OLD), int(lib.TIMER_OLD) + int(lib.TIMER_OLDER)
 HELD = ["UNANSWERED_SINCE", "OWED_SINCE", "LAST_DATA_RECEIVED", "LAST_DATA_SENT", "LAST_AUTHENTICATED",
         "LAST_RECEIVED"]  # fmt: skip
 NOTED = ["NEXT_DUE", "LAST_HANDSHAKE_SENT", "RETRY_DUE", "SESSION_DERIVED", "ZERO_DUE", "KEYS_EXPIRE",
@@ -491,8 +496,14 @@ def test_old_stamps_are_aged(name: str, now: int, ticks: int) -> None:
     assert (columns == before).all()
 
 
+AGES = st.one_of(
+    st.integers(-3000, -2000),
+    st.integers(0, 2 * MOST - 2 * OLD + 900).map(lambda ticks: -OLD + 450 - ticks),
+)
+
+
 @given(
-    st.lists(st.lists(st.integers(-MOST - 900, 0), min_size=ROWS, max_size=ROWS), min_size=4, max_size=4),
+    st.lists(st.lists(AGES, min_size=ROWS, max_size=ROWS), min_size=4, max_size=4),
     st.sampled_from([5 * LAP, 5 * LAP + OLD, 5 * LAP + MOST]),
 )
 def test_ageing_makes_no_cause(ages: list[list[int]], now: int) -> None:
