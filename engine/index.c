@@ -72,12 +72,12 @@ void index_withdraw(struct index_entry *table, uint32_t number)
     __atomic_store_n(&table[number].in_use, 0, __ATOMIC_RELAXED);
 }
 
-uint32_t index_lookup(const struct index_entry *table, uint32_t max_keypairs,
+uint32_t index_lookup(const struct index_entry *table, uint32_t count,
                       const uint64_t key[2], uint32_t index, uint32_t *peer)
 {
     uint32_t number = index_number(key, index);
 
-    if (!number || number >= max_keypairs)
+    if (!number || number >= count)
         return 0;
     const struct index_entry *entry = &table[number];
     /* Acquire, each: they pair with the releases of index_publish. */

@@ -21,8 +21,8 @@ uint32_t index_number(const uint64_t key[2], uint32_t index);
 /* Control: gives number its next index for peer; returns it. */
 uint32_t index_publish(struct index_entry *table, const uint64_t key[2], uint32_t number, uint32_t peer);
 void index_withdraw(struct index_entry *table, uint32_t number);
-/* Anyone: keypair number, or 0 when unknown; *peer is set then. */
-uint32_t index_lookup(const struct index_entry *table, uint32_t max_keypairs,
+/* Anyone: keypair number, or 0 when unknown; *peer is set then. There is memory for entries 0..count-1. */
+uint32_t index_lookup(const struct index_entry *table, uint32_t count,
                       const uint64_t key[2], uint32_t index, uint32_t *peer);
 /* cdef end */
 

@@ -1,5 +1,9 @@
 /* publickeys: each change is one store into the chain, so a kill in between leaves a chain
- * with or without the row, never a broken one; both calls may be repeated. */
+ * with or without the row, never a broken one; both calls may be repeated.
+ *
+ * Linear hashing: with n buckets a row's is its hash modulo the power of two at or above n, or, where there is no
+ * such bucket yet, modulo half of that. So bucket n takes rows from one other bucket alone when it comes. A kill
+ * amid that loses rows from both chains; who comes next fills all buckets anew (workers/peers.py). */
 #include "publickeys.h"
 #include "siphash.h"
 
@@ -32,9 +36,18 @@ static uint64_t hash_of(const struct publickeys *keys, const uint8_t public_key[
     return siphash_end(&state);
 }
 
+/* Of the power of two at or above count. */
+static uint32_t mask_of(uint32_t count)
+{
+    return count > 1 ? UINT32_MAX >> __builtin_clz(count - 1) : 0;
+}
+
 static uint32_t *bucket_of(const struct publickeys *keys, const uint8_t public_key[32])
 {
-    return &keys->buckets[hash_of(keys, public_key) & (keys->bucket_count - 1)];
+    uint32_t mask = mask_of(keys->bucket_count);
+    uint32_t bucket = (uint32_t)hash_of(keys, public_key) & mask;
+
+    return &keys->buckets[bucket < keys->bucket_count ? bucket : bucket & mask >> 1];
 }
 
 static const uint8_t *key_of(const struct publickeys *keys, uint32_t row)
@@ -94,4 +107,22 @@ void publickeys_remove(struct publickeys *keys, uint32_t row)
 
     if (link && *link)
         *link = *chain_of(keys, row);
+}
+
+void publickeys_grow(struct publickeys *keys)
+{
+    uint32_t fresh = keys->bucket_count, mask = mask_of(fresh + 1);
+    uint32_t *stays = &keys->buckets[fresh & mask >> 1], *goes = &keys->buckets[fresh];
+    uint32_t named = *stays;
+
+    for (uint32_t step = 0; step < keys->max_rows && named && named <= keys->max_rows; step++) {
+        uint32_t *chain = chain_of(keys, named - 1), next = *chain;
+        uint32_t **end = ((uint32_t)hash_of(keys, key_of(keys, named - 1)) & mask) == fresh ? &goes : &stays;
+
+        **end = named;
+        *end = chain;
+        named = next;
+    }
+    *stays = *goes = 0;
+    keys->bucket_count = fresh + 1;
 }

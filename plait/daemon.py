@@ -21,7 +21,7 @@ import setproctitle
 
 from plait import standard_streams
 from plait.failure import Failure as NotWritten
-from workers.failure import Exit, Failure
+from workers.failure import Exit, Failure, explain
 from workers.keylog import VARIABLE, WARNING
 from workers.log import choose, level_name, opened
 
@@ -121,6 +121,9 @@ def _main(arguments: Sequence[str] | None) -> int:
     except Failure as failure:
         print(f"plaitd: {failure}", file=sys.stderr)
         return failure.code
+    except (OSError, RuntimeError) as error:  # before there is a log
+        print("plaitd: cannot run the engine: {}; {}".format(*explain(error)), file=sys.stderr)
+        return Exit.PRIVILEGE
 
 
 def program() -> list[str]:
@@ -135,9 +138,10 @@ def take_over(interface: str, fd: int, is_trial: bool) -> int:
     fd: what it left. A trial is a process beside it, which only says whether it could.
     """
     from workers import inheritance, version
-    from workers.launch import PR_SET_DUMPABLE, set_process_option
+    from workers.promises import PR_SET_DUMPABLE, set_process_option
 
-    set_process_option(PR_SET_DUMPABLE, 0)
+    with contextlib.suppress(OSError):
+        set_process_option(PR_SET_DUMPABLE, 0)
     left = inheritance.read(fd)
     if is_trial:
         inheritance.look(left)
@@ -160,6 +164,7 @@ def _go_on(interface: str, left: dict[str, Any]) -> None:
 
     settings = msgspec.convert(left["settings"], Settings)
     _take_title(interface)
+    _take_small_pages()
     manager = ServiceManager(os.environ)
     with (
         Signals(Supervisor.SIGNALS) as signals,
@@ -178,23 +183,26 @@ def serve(interface: str, on_ready: Callable[[], None], patience: Patience | Non
     """
     # Imported late: the parent of a background engine needs none of it.
     work = _load_engine()
-    from workers import tun
+    from workers import room, tun
     from workers.keylog import open_keylog
-    from workers.launch import PR_SET_DUMPABLE, set_process_option
     from workers.notify import ServiceManager
+    from workers.promises import PR_SET_DUMPABLE, set_process_option
     from workers.resources import Resources, fit
     from workers.settings import load
     from workers.signals import Signals
     from workers.supervisor import Supervisor
 
     tun.check_name(interface)
-    settings = load(interface)
+    settings = load(interface, shrink=room.fitted)
     keylog = open_keylog(os.environ)
     if keylog is not None:
         keylog.close()
     settings = fit(settings, interface, os.environ)
+    room.raise_files(settings)
     _take_title(interface)
-    set_process_option(PR_SET_DUMPABLE, 0)
+    _take_small_pages()
+    with contextlib.suppress(OSError):  # as early as can be; the supervisor says it if this is refused
+        set_process_option(PR_SET_DUMPABLE, 0)
     manager = ServiceManager(os.environ)
     with (
         Signals(Supervisor.SIGNALS) as signals,
@@ -211,6 +219,10 @@ def _run(engine: Callable[[], None], tell: Callable[[int, str], None]) -> int:
     except Failure as failure:
         tell(failure.code, str(failure))
         return failure.code
+    except OSError as error:
+        log.debug("the kernel refused something", exc_info=True)
+        tell(Exit.PRIVILEGE, "cannot run the engine: {}; {}".format(*explain(error)))
+        return Exit.PRIVILEGE
     except Exception as error:
         log.critical("the supervisor ends on an error that nobody expected", exc_info=True)
         fault = f"{type(error).__name__}: {error}"
@@ -236,6 +248,14 @@ def _take_title(interface: str) -> None:
     from workers.launch import take_title
 
     take_title(_title(interface))
+
+
+def _take_small_pages() -> None:
+    """Tables that have a place for 2^20 peers must not cost 2 MiB each for the first of them."""
+    from workers.promises import PR_SET_THP_DISABLE, set_process_option
+
+    with contextlib.suppress(OSError):  # a kernel without huge pages
+        set_process_option(PR_SET_THP_DISABLE, 1)
 
 
 def start_in_foreground(interface: str) -> int:
@@ -291,6 +311,9 @@ def _run_in_background(interface: str, writer: int) -> int:
     except Failure as failure:
         parent.tell(failure.code, str(failure))
         return failure.code
+    except (OSError, RuntimeError) as error:
+        parent.tell(Exit.PRIVILEGE, "cannot run the engine: {}; {}".format(*explain(error)))
+        return Exit.PRIVILEGE
     except BaseException as error:
         parent.tell(Exit.INTERNAL, f"the engine failed: {type(error).__name__}: {error}; tell of this fault")
         return Exit.INTERNAL

@@ -15,9 +15,12 @@ import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from plait.standard_streams import terminal_width
+
+if TYPE_CHECKING:
+    from workers.room import Need
 
 CAP_NET_ADMIN = 12  # linux/capability.h
 CAP_SYS_ADMIN = 21
@@ -76,10 +79,11 @@ def _print_hanging(head: str, text: str) -> None:
 def examine() -> Iterator[Finding]:
     """Every finding, what is required first."""
     for look in (
-        build, kernel, tun_device, privilege, settings, shared_memory, udp_sockets, socket_directory,
+        build, kernel, tun_device, privilege, settings, shared_memory, memory, udp_sockets, socket_directory,
         open_files, ipv6, udp_offloads, cores, aead, socket_buffers, lab_privilege,
     ):  # fmt: skip
         yield look()
+    yield from promises()
     yield from programs()
 
 
@@ -168,42 +172,56 @@ def needed_memory(files: Sequence[Path] | None = None) -> int:
 
     Files that are refused do not count: `settings` tells of them.
     """
-    import msgspec
+    return _most(files).shm
 
-    from shm._shm import ffi, lib
-    from shm.segment import EXTENT
+
+def _most(files: Sequence[Path] | None = None) -> Need:
+    from workers import room
     from workers.failure import Failure
-    from workers.settings import Settings, geometry, load
+    from workers.settings import load
 
-    def needed(chosen: Settings) -> int:
-        at_start = msgspec.structs.replace(chosen, max_receivers=chosen.receivers)
-        plan = ffi.new("struct geometry *", geometry(at_start))
-        growing = (lib.REGION_ROWS, lib.REGION_TRIE, lib.REGION_KEYPAIRS)
-        sizes = [(region, int(lib.segment_region_bytes(plan, region))) for region in range(lib.REGIONS)]
-        return sum(min(size, EXTENT) if region in growing else size for region, size in sizes) + (1 << 20)
-
-    most = 0
+    needs = []
     for path in settings_files() if files is None else files:
         with contextlib.suppress(Failure):
-            most = max(most, needed(load("doctor", {**os.environ, "PLAIT_CONFIG": str(path)})))
-    return most or needed(load("doctor", {}))
+            environment = {**os.environ, "PLAIT_CONFIG": str(path)}
+            needs.append(room.need(load("doctor", environment, shrink=room.fitted)))
+    if not needs:
+        needs.append(room.need(load("doctor", {}, shrink=room.fitted)))
+    return room.Need(*map(max, *((each.shm, each.total, each.files) for each in (*needs, needs[0]))))
 
 
 def shared_memory(path: Path = Path("/dev/shm")) -> Finding:
     """Room for the packets of one engine."""
+    from workers import room
+
     try:
-        room = os.statvfs(path)
+        free = room.shm_free(path)
     except OSError as error:
         mend = f"mount -t tmpfs -o mode=1777,size=50% tmpfs {path}"
         return Finding("shared memory", "missing", f"{path}: {error.strerror}", mend)
-    free = room.f_bavail * room.f_frsize
     need = needed_memory()
-    found = f"{path} has {free >> 20} MiB free, an engine takes {need >> 20} MiB at its start"
+    takes = f"an engine takes {room.up(need)} MiB at its start"
+    if free is None:
+        return Finding("shared memory", "ok", f"{path} has no limit, {takes}")
+    found = f"{path} has {free >> 20} MiB free, {takes}"
     mend = (
         f"mount -o remount,size={(need >> 19) + 64}m {path} (docker run --shm-size), or set fewer slots "
         "or receivers in the settings (/etc/plait/IFACE.toml, PLAIT_CONFIG)"
     )
     return _finding("shared memory", free > need, "missing", found, mend)
+
+
+def memory() -> Finding:
+    """Room for the processes of one engine, below the host's and all cgroups' limits."""
+    from workers import room
+
+    need, limit = _most().total, room.memory_left()
+    takes = f"an engine takes {room.up(need)} MiB at its start, /dev/shm included"
+    if limit is None:
+        return Finding("memory", "ok", takes)
+    found = f"{limit.what} has {limit.left >> 20} MiB left, {takes}"
+    mend = f"free memory or raise that limit (MemoryMax=, docker run --memory), {room.FEWER}"
+    return _finding("memory", limit.left > need, "missing", found, mend)
 
 
 def udp_sockets() -> Finding:
@@ -226,10 +244,14 @@ def socket_directory(path: Path = Path("/var/run/wireguard")) -> Finding:
 
 
 def open_files() -> Finding:
-    """Descriptors for queues, sockets and bells."""
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    ok = soft == resource.RLIM_INFINITY or soft >= FILES_LEAST
-    return _finding("open files", ok, "advice", f"{soft} for a process", f"ulimit -n {FILES_LEAST}")
+    """Descriptors for queues, sockets, bells and clients."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)  # plaitd raises its own to that
+    need = _most().files
+    mend = f"ulimit -n {FILES_LEAST} (LimitNOFILE=, docker run --ulimit nofile={FILES_LEAST})"
+    if hard == resource.RLIM_INFINITY or hard >= FILES_LEAST:
+        return Finding("open files", "ok", f"up to {hard} for a process, an engine takes {need}")
+    found = f"up to {hard} for a process, an engine takes {need}, and one more for each client"
+    return Finding("open files", "missing" if hard < need else "advice", found, mend)
 
 
 def ipv6() -> Finding:
@@ -299,6 +321,18 @@ def socket_buffers() -> Finding:
     found = f"{size >> 10} KiB of {SOCKET_BUFFER >> 10} KiB wanted"
     mend = f"sysctl net.core.rmem_max={SOCKET_BUFFER} net.core.wmem_max={SOCKET_BUFFER}, or run as root"
     return _finding("socket buffers", size >= SOCKET_BUFFER, "advice", found, mend)
+
+
+def promises() -> Iterator[Finding]:
+    """What an engine would promise here and could not keep, tried in a process that ends."""
+    from workers.promises import WORDS, tried
+
+    broken = tried()
+    for name, why in broken.items():
+        found = f"does not hold here: {WORDS[name].promise}: {why}"
+        yield Finding(f"promise {name}", "advice", found, WORDS[name].mend)
+    if not broken:
+        yield Finding("promises", "ok", f"all {len(WORDS)} hold (docs/reliability.md)")
 
 
 PROGRAMS = (

@@ -41,6 +41,9 @@ def run(interface: str | None, *, as_json: bool) -> None:
         if "version" in report:  # an older engine tells none
             which = "{version} (memory layout {layout}, commit {commit})".format(**report)
             printer.print(f"[bold]plaitd[/bold]: {escape(which)}")
+        for each in report.get("broken_promises", []):
+            words = f"does not hold here: {each['promise'] or each['name']}: {each['why']}; {each['mend']}"
+            printer.print(f"[bold]promise[/bold]: {escape(words)}", soft_wrap=True)
         for made in tables(with_usage(report)):
             printer.print(made)
 

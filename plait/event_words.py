@@ -85,8 +85,8 @@ WORDS: Final[dict[Event, Words]] = {
     ),
     Event.NO_ROOM_TO_ANSWER: Words(
         "initiation of {peer}{from} refused",
-        "there is no room for another session",
-        "raise max_peers in the settings of {interface}, or enlarge /dev/shm",
+        "there is no room for another session: {reason}",
+        "{mend}",
     ),
     Event.RESPONSE_UNKNOWN: Words(
         "response{from} refused",
@@ -166,8 +166,13 @@ WORDS: Final[dict[Event, Words]] = {
     ),
     Event.NO_ROOM_TO_BEGIN: Words(
         "no handshake with {peer}",
-        "there is no room for another session",
-        "raise max_peers in the settings of {interface}, or enlarge /dev/shm",
+        "there is no room for another session: {reason}",
+        "{mend}",
+    ),
+    Event.NO_ROOM: Words(
+        "a change of the configuration of {interface} refused as a whole",
+        "there is no room: {reason}",
+        "{mend}",
     ),
     Event.SEND_FAILED: Words(
         "handshake message to {peer}{at} not sent",

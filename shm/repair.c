@@ -86,7 +86,9 @@ static void queue_requeue(const struct segment *segment, uint32_t queue, uint32_
 
 static void tokens_requeue(const struct segment *segment, uint32_t mark, struct repair *repair)
 {
-    for (uint32_t row = 0; row < segment->geometry.max_peers; row++) {
+    uint32_t rows = __atomic_load_n(&segment->device->rows_used, __ATOMIC_ACQUIRE); /* there is no memory above */
+
+    for (uint32_t row = 0; row < rows && row < segment->geometry.max_peers; row++) {
         uint32_t token = token_read(segment, row);
         if (token == TOKEN_QUEUED)
             peer_mend(segment, row); /* its bit may have died with whoever set or cleared it */

@@ -20,13 +20,11 @@ import posix_ipc
 from shm._shm import ffi, lib
 from shm.layout import REGIONS, layout_hash
 
-EXTENT = 2 << 20  # bytes allocated at once, at least
 _GEOMETRY = tuple(name for name, _ in ffi.typeof("struct geometry").fields)
 # Allocated from the start: what any process may touch at any time. The rest grows by `ensure`.
 _AT_ONCE = tuple(
-    REGIONS.index(name) for name in ("workers", "bells", "counters", "device", "tokens", "ready", "states")
+    REGIONS.index(name) for name in ("workers", "bells", "counters", "device", "ready", "states")
 )
-_FIRST_ELEMENTS = 1024  # of each growing region: enough for a small interface without another call
 
 
 class SegmentError(Exception):
@@ -38,8 +36,12 @@ class SegmentError(Exception):
 
 
 def _no_room(what: str, wanted: int, error: OSError) -> SegmentError:
+    words = os.strerror(error.errno or 0)
+    if error.errno in (errno.EPERM, errno.ENOSYS):
+        allow = "Allow fallocate and ftruncate in the container's seccomp profile"
+        return SegmentError(what, f"the kernel refuses it ({words})", allow)
     if error.errno not in (errno.ENOSPC, errno.ENOMEM):
-        return SegmentError(what, os.strerror(error.errno or 0), "Check that /dev/shm is a writable tmpfs")
+        return SegmentError(what, words, "Check that /dev/shm is a writable tmpfs")
     with contextlib.suppress(OSError):
         shm = os.statvfs("/dev/shm")
         return SegmentError(
@@ -200,9 +202,8 @@ class DataSegment:
     def ensure(self, region: int, count: int) -> None:
         """Allocate the first `count` elements of a region (`lib.REGION_…`) before their first use.
 
-        Elements are rows, trie nodes, keypairs, index entries or public-key buckets; of the timer
-        columns, rows. Grows in extents of 2 MiB, so that most calls do nothing. Idempotent; a
-        SegmentError leaves what was there.
+        Elements are rows, trie nodes, keypairs, index entries or public-key buckets; of the tokens and
+        the timer columns, rows. Idempotent; a SegmentError leaves what was there.
         """
         if count <= self._allocated.get(region, 0):
             return
@@ -216,7 +217,7 @@ class DataSegment:
                     "Raise the limit in the interface's configuration and restart",
                 )
             begin = min(self._allocated.get(region, 0), elements) * size
-            length = min(-(-(count * size) // EXTENT) * EXTENT, elements * size)
+            length = min(-(-(count * size) // mmap.PAGESIZE) * mmap.PAGESIZE, elements * size)
             _allocate(self.fd, offset + begin, length - begin, what)
             reached = length // size
         self._allocated[region] = reached
@@ -229,6 +230,7 @@ class DataSegment:
                 yield offset + column * 4 * g.max_peers, 4, g.max_peers
             return
         sizes = {
+            lib.REGION_TOKENS: (4, g.max_peers),
             lib.REGION_ROWS: (lib.PEER_ROW_BYTES, g.max_peers),
             lib.REGION_INDEX: (lib.INDEX_ENTRY_BYTES, g.max_keypairs),
             lib.REGION_PUBLIC_KEYS: (4, g.public_key_buckets),
@@ -244,16 +246,7 @@ class DataSegment:
 
         Idempotent; SegmentError, with what was there as it was, when there is no room.
         """
-        g = self.segment.geometry
-        pools = 2 * count
-        cells = int(ffi.cast("char *", self.segment.cells) - self.segment.base)
-        cells -= self.offset(lib.REGION_MAILBOX)
-        wanted = {
-            lib.REGION_MAILBOX: cells + ffi.sizeof("struct mailbox_cell") * g.mailbox_cells * count,
-            lib.REGION_NODES: ffi.sizeof("struct node") * (1 + pools * g.nodes_a_pool),
-            lib.REGION_SMALL_SLOTS: lib.SMALL_SLOT_BYTES * g.small_slots * pools,
-            lib.REGION_TRAIN_SLOTS: lib.TRAIN_SLOT_BYTES * g.train_slots * pools,
-        }
+        wanted = _of_receivers(self.segment.geometry, count)
         for region, length in wanted.items():
             try:
                 os.posix_fallocate(self.fd, self.offset(region), max(length, 1))
@@ -290,16 +283,12 @@ def create(
     plain = PlainSegment(_open_nameless(header.bytes, name_hint), header.bytes)
     try:
         _allocate(plain.fd, 0, mmap.PAGESIZE, "allocating the data segment")
-        fixed = [
-            (header.offset[region], lib.segment_region_bytes(ffi.addressof(header.geometry), region))
-            for region in _AT_ONCE
-        ]
-        total = sum(length for _, length in fixed)
-        for offset, length in fixed:
+        fixed = _at_once(header.geometry)
+        for region, length in fixed.items():
             try:
-                os.posix_fallocate(plain.fd, offset, max(length, 1))
+                os.posix_fallocate(plain.fd, header.offset[region], max(length, 1))
             except OSError as error:
-                raise _no_room("allocating the data segment", total, error) from error
+                raise _no_room("allocating the data segment", sum(fixed.values()), error) from error
         header.magic = lib.LAYOUT_MAGIC
         ffi.memmove(ffi.cast("char *", plain.address), header, ffi.sizeof("struct header"))
     except SegmentError:
@@ -308,14 +297,35 @@ def create(
     data = DataSegment(plain)
     try:
         data.ensure_receivers(geometry["max_receivers"] if receivers is None else receivers)
-        for region, limit in _growing(geometry):
-            data.ensure(region, min(_FIRST_ELEMENTS, limit))
-        # a hash table has no first part
-        data.ensure(lib.REGION_PUBLIC_KEYS, geometry["public_key_buckets"])
     except SegmentError:
         data.close()
         raise
     return data
+
+
+def bytes_at_start(geometry: Mapping[str, int], receivers: int) -> int:
+    """Bytes of /dev/shm that `create` takes for so many receivers; what grows with the peers is not in it."""
+    g = _header(geometry, 1).geometry
+    lengths = [mmap.PAGESIZE, *_at_once(g).values(), *_of_receivers(g, receivers).values()]
+    return sum(-(-max(length, 1) // mmap.PAGESIZE) * mmap.PAGESIZE for length in lengths)
+
+
+def _at_once(geometry: Any) -> dict[int, int]:
+    """Bytes by region, of what is allocated from the start."""
+    return {region: int(lib.segment_region_bytes(ffi.addressof(geometry), region)) for region in _AT_ONCE}
+
+
+def _of_receivers(geometry: Any, count: int) -> dict[int, int]:
+    """Bytes by region, of what so many receivers need."""
+    pools, cell = 2 * count, ffi.sizeof("struct mailbox_cell")
+    mailbox = int(lib.segment_region_bytes(ffi.addressof(geometry), lib.REGION_MAILBOX))
+    not_yet = cell * geometry.mailbox_cells * (geometry.max_receivers - count)
+    return {
+        lib.REGION_MAILBOX: mailbox - not_yet,
+        lib.REGION_NODES: ffi.sizeof("struct node") * (1 + pools * geometry.nodes_a_pool),
+        lib.REGION_SMALL_SLOTS: lib.SMALL_SLOT_BYTES * geometry.small_slots * pools,
+        lib.REGION_TRAIN_SLOTS: lib.TRAIN_SLOT_BYTES * geometry.train_slots * pools,
+    }
 
 
 def create_plain(bytes_: int, name_hint: str = "vault") -> PlainSegment:
@@ -343,13 +353,3 @@ def _header(geometry: Mapping[str, int], generation: int) -> Any:
     header.layout_hash = layout_hash()
     header.generation = generation or secrets.randbits(64)
     return header
-
-
-def _growing(geometry: Mapping[str, int]) -> tuple[tuple[int, int], ...]:
-    return (
-        (lib.REGION_ROWS, geometry["max_peers"]),
-        (lib.REGION_COLUMNS, geometry["max_peers"]),
-        (lib.REGION_INDEX, geometry["max_keypairs"]),
-        (lib.REGION_KEYPAIRS, geometry["max_keypairs"]),
-        (lib.REGION_TRIE, geometry["max_trie_nodes"]),
-    )

@@ -123,7 +123,9 @@ class Answers:
                 numbers[i], columns["local_index"][i] = owner.keypairs.reserve(row)
             except NoKeypair as error:
                 ends[int(self.where[i])] = owner.refuse_for_room(error)
-                owner.tell(Event.NO_ROOM_TO_ANSWER, row, int(self.where[i]))
+                owner.tell(
+                    Event.NO_ROOM_TO_ANSWER, row, int(self.where[i]), reason=error.why, mend=error.mend
+                )
                 continue
             columns["result"][i] = lib.HANDSHAKE_FINE
         if not numbers:

@@ -23,12 +23,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from engine import noise, uapi
-from workers import engine_report
+from workers import engine_report, promises
 from workers._workers import ffi, lib
 from workers.busiest import Busiest
 from workers.endpoints import Endpoint, EndpointOrders
 from workers.events import Event
 from workers.handshakes import Handshakes
+from workers.memory import MORE_MEMORY
 from workers.outgoing import mark_sockets
 from workers.peers import NoRoom, Peers
 from workers.stamps import Stamps
@@ -80,6 +81,7 @@ class Configuration:
         udp_fds: Callable[[], list[int]],
         aead: str = "auto",
         program: dict[str, str] | None = None,
+        broken: dict[str, str] | None = None,
     ) -> None:
         self.peers = peers
         self.vault = peers.vault
@@ -89,6 +91,7 @@ class Configuration:
         self.endpoints = endpoints
         self.udp_fds = udp_fds
         self.program = program
+        self.broken = {} if broken is None else broken
         self.aead = engine_report.aead_name(aead)
         self.events = handshakes.events
         self.busiest = Busiest(peers.memory)
@@ -102,6 +105,11 @@ class Configuration:
             yield from self.vault.prepare_redo(operation.head(), operation.records)
         except (NoRoom, OSError) as error:
             log.error("the set is refused: %s", error)
+            if isinstance(error, NoRoom):
+                self.events.tell(Event.NO_ROOM, reason=error.why, mend=error.mend)
+            elif error.errno in (errno.ENOSPC, errno.ENOMEM):  # for the redo record
+                reason = f"no memory for the text of the set ({error.strerror})"
+                self.events.tell(Event.NO_ROOM, reason=reason, mend=MORE_MEMORY)
             self.vault.clear_redo()
             return error.errno or errno.EIO
         code = yield from self._change_sockets(operation)
@@ -347,6 +355,7 @@ class Configuration:
         """The answer to a get_engine."""
         now = int(lib.clock_now())
         found = engine_report.report(self.peers.segment, now, self.peers.count, self.aead, self.program)
+        found["broken_promises"] = promises.as_list(self.broken)
         return iter((uapi.answer_get_engine(json.dumps(found)),))
 
     def show_busiest(self, count: int) -> Iterator[bytes]:

@@ -30,7 +30,7 @@ from workers.channel import ChannelClosed
 from workers.configuration import Configuration
 from workers.endpoints import EndpointOrders
 from workers.events import Event, Events
-from workers.failure import Failure
+from workers.failure import Failure, explain
 from workers.grace import Graces
 from workers.handshakes import Handshakes
 from workers.interface import Interface, InterfaceState
@@ -41,6 +41,7 @@ from workers.losses import Losses
 from workers.memory import Memory
 from workers.outgoing import Outgoing, mark_sockets
 from workers.peers import Peers
+from workers.promises import Promise
 from workers.routes import Routes
 from workers.stamps import Stamps
 from workers.uapi_server import UapiServer
@@ -69,10 +70,10 @@ class Control:
         self.segment = start.segment
         self.channel = start.channel
         self.line = self.segment.workers[lib.WORKER_CONTROL]
+        self.broken: dict[str, str] = dict(start.message.get("broken", {}))  # of all processes, promises.py
         self.vault = Vault(start.fds["vault"], int(self.segment.geometry.max_peers))
         assert start.mapping is not None
         self.memory = Memory(start.fds["data"], start.mapping, self.segment, self.vault)
-        self.memory.ensure_tables()
         self.device = self.memory.device
         self._prepare_device()
         self.graces = Graces(self.segment)
@@ -89,8 +90,8 @@ class Control:
         )
         self.configuration = Configuration(
             self.peers, self.handshakes, self.stamps, self.endpoints, self._udp_fds, start.message["aead"],
-            start.message.get("program"),
-        )
+            start.message.get("program"), self.broken,
+        )  # fmt: skip
         self.selector = selectors.DefaultSelector()
         self.interface = Interface(os.dup(start.fds["tun:0"])) if "tun:0" in start.fds else None
         self.bell = start.fds["bell:1"]
@@ -131,8 +132,11 @@ class Control:
         )
         self.selector.register(self.bell, selectors.EVENT_READ, self._rung)
         self.selector.register(self.channel.fileno(), selectors.EVENT_READ, self._told)
-        self.selector.register(self.routes.news, selectors.EVENT_READ, self._routes_changed)
-        if self.interface is not None:
+        if self.routes.news is None or (self.interface is not None and self.interface.news is None):
+            self.start.broken[Promise.WATCH] = "the kernel refuses a socket of AF_NETLINK"
+        if self.routes.news is not None:
+            self.selector.register(self.routes.news, selectors.EVENT_READ, self._routes_changed)
+        if self.interface is not None and self.interface.news is not None:
             self.selector.register(self.interface.news, selectors.EVENT_READ, self._links_changed)
 
     def _prepare_device(self) -> None:
@@ -247,6 +251,8 @@ class Control:
             if message["fds"]:
                 self._replace_sockets(message, fds)
             self.uapi.port_answered(int(message["errno"]))
+        elif kind == "broken":
+            self.broken.update(message["broken"])
         elif kind == "news":
             for news in message["news"]:
                 self.events.tell_news(news)
@@ -401,6 +407,8 @@ class Control:
     # -- once a second ------------------------------------------------------------------------
 
     def _each_second(self, now: int) -> None:
+        if not self.start.broken.get(Promise.LOCKED):
+            self._look_at_locks()
         self.peers.look_for_retired()
         self.losses.look()
         self.events.tell_held_back()
@@ -413,6 +421,13 @@ class Control:
                 self._end(f"the socket file {path} was deleted")
         self._sweep()
         self.stamps.age(now)
+
+    def _look_at_locks(self) -> None:
+        """The limit on locked memory may be reached when peers and sessions have become more."""
+        why = self.vault.why_unlocked or self.memory.why_unlocked
+        if why:
+            self.start.broken[Promise.LOCKED] = why
+            self.channel.send({"kind": "broken", "broken": self.start.broken})
 
     def _sweep(self) -> None:
         """Once a second: wakes that were lost. Rows with packets or a queued token are always looked at; all
@@ -435,11 +450,8 @@ def work(start: WorkerStart) -> None:
         control = Control(start)
         control.begin()
     except OSError as error:
-        start.fail(
-            "the control process cannot start",
-            f"{error.strerror or error}",
-            "look at the free space of /dev/shm and the privileges of this process",
-        )
+        log.debug("cannot start", exc_info=True)
+        start.fail("the control process cannot start", *explain(error))
     start.confine()
     start.ready()
     try:

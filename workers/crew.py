@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from workers._workers import ffi, lib
+from workers.settings import usable_cpus
 
 PIECE = 8  # handshakes; some hundred microseconds
 MOST = 4  # threads, the caller's among them
@@ -27,7 +28,7 @@ class Crew:
 
     def __init__(self, helpers: int | None = None) -> None:
         if helpers is None:
-            helpers = min(len(os.sched_getaffinity(0)), MOST) - 1
+            helpers = min(len(usable_cpus()), MOST) - 1
         self.cryptos = [_new_crypto() for _ in range(1 + helpers)]
         self.pool = ThreadPoolExecutor(helpers, "crew", _stand_back) if helpers else None
 

@@ -13,7 +13,8 @@
                 "queued": 0, "in_hand": 0, "small_slots": 1024, "small_out": 8,
                 "train_slots": 16, "train_out": 0}, …],
      "bytes_per_peer": {"idle": {"peer row": 512, …}, "session": {"keypair": 1152, …}},   by the layout
-     "counters": {"udp_received": 10, "drop_data_tag": 0, …}}      sums over all workers, every cause
+     "counters": {"udp_received": 10, "drop_data_tag": 0, …},      sums over all workers, every cause
+     "broken_promises": [{"name": "locked", "promise": …, "why": …, "mend": …}, …]}   promises.py
 
 beat_ms: since the process's latest turn (asleep ones do not turn); null before its first. cpu: null
 when not pinned. packets: its own counters; who drains sends, so in mode split

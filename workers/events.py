@@ -16,7 +16,7 @@ A line is what the configuration socket sends, `event={JSON}`:
     claimed_key   likewise, but only claimed
     endpoint address:port of a peer; `was`: where it was before
     source   address:port that stood on the packet; anybody can write any address there
-    message, tries, count, reason    as plait/event_words.py and docs/events.md use them
+    message, tries, count, reason, mend    as plait/event_words.py and docs/events.md use them
     worker   control, receiver 0, … (of news of the supervisor, news.py, with times of their own):
              cause (killed, ended, stuck), repaired (words), incarnation, away and pause (seconds)
     receivers, consumers     how many run now
@@ -83,6 +83,7 @@ class Event(StrEnum):
     NO_ENDPOINT = "no_endpoint"
     PEER_KEY_USELESS = "peer_key_useless"
     NO_ROOM_TO_BEGIN = "no_room_to_begin"
+    NO_ROOM = "no_room"
     SEND_FAILED = "send_failed"
     UNANSWERED = "unanswered"
     GIVEN_UP = "given_up"
@@ -206,6 +207,7 @@ class Events:
         tries: int = 0,
         count: int = 0,
         reason: str = "",
+        mend: str = "",
     ) -> None:
         """It happened. place: endpoint of the peer, or what stood on a packet that is refused; or what
         finds it, called only if the event is kept.
@@ -233,6 +235,8 @@ class Events:
             told["count"] = count
         if reason:
             told["reason"] = reason
+        if mend:
+            told["mend"] = mend
         self._keep(event, told)
 
     def tell_news(self, news: dict[str, Any]) -> None:

@@ -6,7 +6,16 @@ sentence: `what: why; next`.
 
 from __future__ import annotations
 
+import errno
+import os
+import re
+import traceback
 from enum import IntEnum
+
+ALLOW = (
+    "allow it in the container's seccomp profile (docker run --security-opt seccomp=FILE), "
+    "or run a newer kernel"
+)
 
 
 class Exit(IntEnum):
@@ -16,7 +25,7 @@ class Exit(IntEnum):
     INTERNAL = 1  # a fault of Plait's own
     USAGE = 2  # wrong command line or environment
     SETTINGS = 3  # the settings file was refused
-    PRIVILEGE = 4  # CAP_NET_ADMIN or access to /dev/net/tun is missing
+    PRIVILEGE = 4  # CAP_NET_ADMIN or access to /dev/net/tun is missing, or a system call is refused
     INTERFACE = 5  # no TUN device on this host, or the interface name is taken
     UAPI = 6  # the UAPI socket is in use or cannot be made
     PORT = 7  # the UDP sockets cannot be opened
@@ -34,3 +43,36 @@ class Failure(Exception):
         self.next_step = next_step
         self.code = code
         self.errno = errno
+
+
+def explain(error: OSError | RuntimeError, call: str = "") -> tuple[str, str]:
+    """Why the kernel refused something that no program can be without, and the next step.
+
+    call: what was refused; else the function that the error came out of.
+    """
+    if isinstance(error, RuntimeError):  # threading's, without an errno
+        return str(error), (
+            "allow clone3 in the container's seccomp profile (Docker has since 20.10.10), "
+            "or raise the limit on processes (ulimit -u, TasksMax=, docker run --pids-limit)"
+        )
+    words = error.strerror or str(error)
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        return words.lower(), "raise the limit on open files (ulimit -n 1024; LimitNOFILE=)"
+    if error.errno == errno.EAGAIN:
+        return (
+            "the limit on processes is reached",
+            "raise it (ulimit -u; TasksMax=; docker run --pids-limit)",
+        )
+    if error.errno in (errno.ENOMEM, errno.ENOSPC):
+        return words.lower(), "free memory, enlarge /dev/shm, or raise the limits on memory"
+    refused = call or _call_of(error) or "a system call"
+    privilege = os.geteuid() != 0 and error.errno in (errno.EPERM, errno.EACCES)
+    return f"the kernel refuses {refused} ({words})", "run it as root, or " * privilege + ALLOW
+
+
+def _call_of(error: OSError) -> str:
+    """The function that raised it, in the last line of its traceback."""
+    frames = traceback.extract_tb(error.__traceback__)
+    line = frames[-1].line or "" if frames else ""
+    names = [name for name in re.findall(r"(\w+)\(", line) if name != "unpack"]
+    return {"__init__": "socket"}.get(names[0], str(names[0])) if names else ""

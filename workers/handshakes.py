@@ -298,7 +298,7 @@ class Handshakes:
         try:
             number, handshake.local_index = self.keypairs.reserve(row)
         except NoKeypair as error:
-            self.events.tell(Event.NO_ROOM_TO_BEGIN, row)
+            self.events.tell(Event.NO_ROOM_TO_BEGIN, row, reason=error.why, mend=error.mend)
             self.refuse_for_room(error)
             self.stamps.initiation_sent(row, now)
             return False
@@ -525,7 +525,7 @@ class Handshakes:
     def _number_of(self, index: int) -> tuple[int, int]:
         """(keypair number, row) of a receiver index; number 0 when it is nobody's."""
         row = ffi.new("uint32_t *")
-        number = lib.index_lookup(self.keypairs.table, self.keypairs.limit, self.keypairs.key, index, row)
+        number = lib.index_lookup(self.keypairs.table, self.keypairs.used, self.keypairs.key, index, row)
         return int(number), int(row[0])
 
     def add_bytes(self, rows: Any, which: str, count: int) -> None:
@@ -535,7 +535,7 @@ class Handshakes:
     def refuse_for_room(self, error: NoKeypair) -> int:
         if not self.complained_about_keypairs:
             self.complained_about_keypairs = True
-            log.error("no handshake: %s; raise max_peers in the settings, or enlarge /dev/shm", error)
+            log.error("no handshake: %s", error)
         return int(lib.HS_RATE_LIMITED)
 
     def count(self, counter: int, by: int) -> None:

@@ -9,6 +9,7 @@ given. It holds numbers and settings, no secrets.
      "resources": {"queues": [5, 6], …},              workers/resources.py
      "workers": [{"kind": "control", "pid": …, …}],   workers/roster.py
      "changes": [{"kind": "renew", "askers": [9], …}],  what is to be done, workers/changes.py
+     "oom_score": 0,                                  of workers, workers/promises.py
      "log": {"pipe": [3, 4], …}}                      workers/log.py
 """
 
@@ -22,7 +23,7 @@ from shm.layout import layout_hash
 from shm.segment import DataSegment, SegmentError
 from workers.failure import Exit, Failure
 
-FORMAT = 2  # what a description says and what workers are told and say, together
+FORMAT = 3  # what a description says and what workers are told and say, together
 ACCEPTED = "plaitd: can take over"  # what a program says that has looked at a description
 
 

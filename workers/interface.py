@@ -49,19 +49,23 @@ class Interface:
     def __init__(self, fd: int) -> None:
         self.fd = fd
         kind = socket.SOCK_RAW | socket.SOCK_NONBLOCK
-        self.news = socket.socket(socket.AF_NETLINK, kind, socket.NETLINK_ROUTE)
-        self.news.bind((0, RTMGRP_LINK))
-        with contextlib.suppress(OSError):  # now, since the capability does not stay
+        self.news: socket.socket | None = None  # where the kernel refuses netlink
+        with contextlib.suppress(OSError):
+            self.news = socket.socket(socket.AF_NETLINK, kind, socket.NETLINK_ROUTE)
+            self.news.bind((0, RTMGRP_LINK))
+            # now, since the capability does not stay
             self.news.setsockopt(SOL_NETLINK, NETLINK_LISTEN_ALL_NSID, 1)
+        self.latest = InterfaceState(0, False)  # of what was found
         self.home = os.stat("/proc/self/ns/net").st_ino
 
     def close(self) -> None:
-        self.news.close()
+        if self.news is not None:
+            self.news.close()
 
     def drain(self) -> None:
         """Read away what woke us; an overflow (ENOBUFS) says no less."""
         with contextlib.suppress(BlockingIOError):
-            while True:
+            while self.news is not None:
                 try:
                     self.news.recv(1 << 16)
                 except BlockingIOError:
@@ -81,6 +85,7 @@ class Interface:
                 raise
             state = self._look_for(name)
             if state is not None:
+                self.latest = state
                 return state
         return None
 
@@ -90,7 +95,7 @@ class Interface:
         if namespace is None:
             return _ask(name)
         try:
-            return _ask_elsewhere(name, namespace)
+            return self.latest if self.news is None else _ask_elsewhere(name, namespace)
         finally:
             os.close(namespace)
 

@@ -17,11 +17,15 @@ import numpy as np
 from engine.timers import Rows
 from workers._workers import ffi, lib
 from workers.grace import Graces
-from workers.memory import Memory
+from workers.memory import MORE_MEMORY, Memory
 
 
 class NoKeypair(RuntimeError):
-    """Every keypair number is in use, or there is no memory for more."""
+    """Every keypair number is in use, or there is no memory for more: why, and what to do."""
+
+    def __init__(self, why: str, mend: str) -> None:
+        super().__init__(f"{why}; {mend}")
+        self.why, self.mend = why, mend
 
 
 class Keypairs:
@@ -84,11 +88,14 @@ class Keypairs:
             try:
                 self.memory.ensure_keypairs(self.used + 1)
             except OSError as error:
-                raise NoKeypair(f"no memory for another session: {error.strerror}") from error
+                raise NoKeypair(f"no memory for another session ({error.strerror})", MORE_MEMORY) from error
             number = self.used
             self.used += 1
         else:
-            raise NoKeypair(f"all {self.limit - 1} keypairs are in use")
+            raise NoKeypair(
+                f"all {self.limit - 1} session keys are in use",
+                "raise sessions in the settings, as far as 2,097,152, and start the interface anew",
+            )
         self.out += 1
         self._list(row, number)
         return number, int(lib.index_publish(self.table, self.key, number, row))

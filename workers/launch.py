@@ -19,7 +19,6 @@ signal, that removes the socket file before it ends the process (orphan.h).
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import logging
 import mmap
 import os
@@ -36,16 +35,18 @@ import setproctitle
 from shm.layout import layout_hash
 from workers._workers import ffi, lib
 from workers.channel import Channel, ChannelClosed
+from workers.failure import explain
 from workers.log import configure, leave_log, worker_stderr
+from workers.promises import (
+    PR_SET_DUMPABLE,
+    PR_SET_PDEATHSIG,
+    Broken,
+    Promise,
+    be_victim,
+    set_process_option,
+)
 
-PR_SET_PDEATHSIG = 1
-PR_SET_DUMPABLE = 4
 CAP_NET_ADMIN = 12
-CONFINED = {
-    lib.CONFINE_CAPABILITIES: "capabilities",
-    lib.CONFINE_FILES: "files (Landlock)",
-    lib.CONFINE_SYSTEM_CALLS: "system calls (seccomp)",
-}
 ORPHANED = signal.SIGRTMIN + 4  # what tells control that its supervisor is gone
 ORPHAN_SECONDS = 5  # for that signal to come, or for the supervisor to kill
 
@@ -75,7 +76,7 @@ class WorkerStart:
     segment: Any
     channel: Channel
     mapping: mmap.mmap | None = field(repr=False)
-    kept: list[str] = field(default_factory=list)  # what the kernel refused to take away
+    broken: Broken = field(default_factory=Broken)  # promises that this host does not let us keep
     _ready: bool = False
 
     def confine(self) -> None:
@@ -95,14 +96,14 @@ class WorkerStart:
         texts = [[ffi.new("char[]", os.fsencode(path)) for path in paths] for paths in lists]
         arrays = [ffi.new("char *[]", [*paths, ffi.NULL]) for paths in texts]
         refused = lib.confine(keep, *arrays, not is_control)
-        self.kept = [words for bit, words in CONFINED.items() if refused & bit]
+        self.broken.confine(refused)
         if threads > 1:
-            self.kept.append(f"what {threads - 1} threads besides the first may do")
+            self.broken[Promise.SYSTEM_CALLS] = f"{threads - 1} threads were there already"
 
     def ready(self) -> None:
         """Tell the supervisor that this worker works from now on."""
         self._ready = True
-        self.channel.send({"kind": "ready", "kept": self.kept})
+        self.channel.send({"kind": "ready", "broken": self.broken})
 
     def fail(self, what: str, why: str, next_step: str) -> NoReturn:
         """Tell the supervisor why this worker cannot start, and end."""
@@ -144,6 +145,11 @@ class Child:
     def wait(self) -> int:
         """Reap it; its exit code, or the number of the signal that killed it, below zero."""
         return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether `wait` would come back at once."""
+        return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
 
 def fork_worker(work: Callable[[WorkerStart], None], title: str, interface: str, channel: Channel) -> Child:
@@ -200,7 +206,8 @@ def _let_go(channel: int) -> None:
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
     os.close(null)
-    os.setpgid(0, 0)
+    with contextlib.suppress(OSError):  # then Ctrl-C reaches it too, which it ignores
+        os.setpgid(0, 0)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
@@ -212,7 +219,8 @@ def begin_worker(title: str, interface: str, channel: Channel, supervisor: int) 
     """
     leave_log()
     take_title(f"{interface} {title}")
-    _die_with(supervisor)
+    broken = Broken()
+    _die_with(supervisor, broken)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     _report_failure(channel, title)
@@ -221,8 +229,9 @@ def begin_worker(title: str, interface: str, channel: Channel, supervisor: int) 
     except ChannelClosed:
         sys.exit(1)
     kind, number = str(message["role"]), int(message["number"])
+    broken.try_to(Promise.VICTIMS, lambda: be_victim(message["oom_score"]))
     if message["cpus"]:
-        os.sched_setaffinity(0, message["cpus"])
+        broken.try_to(Promise.CORES, lambda: os.sched_setaffinity(0, message["cpus"]))
 
     named = dict(zip(message["fds"], fds, strict=True))
     data, size = named["data"], int(message["segment_bytes"])
@@ -232,13 +241,14 @@ def begin_worker(title: str, interface: str, channel: Channel, supervisor: int) 
     else:
         segment = map_what_packets_need(data, size, kind == "receiver" and message["handoff"] == "split")
         os.close(named.pop("data"))
-    if segment.keypairs:
-        lib.segment_lock_keys(segment)  # refused where the limit on locked memory is low
+    if segment.keypairs and kind != "control":
+        # Refused where the limit is low; then control's lock on the same pages holds them (memory.py).
+        lib.segment_lock_keys(segment)
     if os.environ.get("PLAIT_CLOCK") and lib.clock_open_steps(os.environ["PLAIT_CLOCK"].encode()) != 0:
         raise ValueError(f"PLAIT_CLOCK={os.environ['PLAIT_CLOCK']} is not a file of 16 bytes")
     if kind == "control":
         leave_no_socket(supervisor, message["socket"])
-        set_process_option(PR_SET_PDEATHSIG, ORPHANED)
+        broken.try_to(Promise.DIE_TOGETHER, lambda: set_process_option(PR_SET_PDEATHSIG, ORPHANED))
         if os.getppid() != supervisor:
             os.kill(os.getpid(), ORPHANED)
     start = WorkerStart(
@@ -254,6 +264,7 @@ def begin_worker(title: str, interface: str, channel: Channel, supervisor: int) 
         segment=segment,
         mapping=mapping,
         channel=channel,
+        broken=broken,
     )
     _report_failure(channel, title, start)
     return start
@@ -297,23 +308,12 @@ def take_title(title: str) -> None:
     configure(title)
 
 
-def set_process_option(option: int, value: int) -> None:
-    """prctl(2) with one argument. OSError when the kernel refuses."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    if (
-        libc.prctl(option, ctypes.c_ulong(value), ctypes.c_ulong(0), ctypes.c_ulong(0), ctypes.c_ulong(0))
-        != 0
-    ):
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
-
-
-def _die_with(supervisor: int) -> None:
+def _die_with(supervisor: int, broken: Broken) -> None:
     """Have the kernel kill us when the supervisor dies."""
-    set_process_option(PR_SET_PDEATHSIG, signal.SIGKILL)
+    broken.try_to(Promise.DIE_TOGETHER, lambda: set_process_option(PR_SET_PDEATHSIG, signal.SIGKILL))
     if os.getppid() != supervisor:  # it died before: the signal will never come
         sys.exit(1)
-    set_process_option(PR_SET_DUMPABLE, 0)
+    broken.try_to(Promise.NOT_DUMPED, lambda: set_process_option(PR_SET_DUMPABLE, 0))
 
 
 def leave_no_socket(supervisor: int, socket_file: Sequence[Any] | None, other: str | None = None) -> None:
@@ -332,15 +332,16 @@ def _report_failure(channel: Channel, title: str, start: WorkerStart | None = No
 
     def hook(kind_of: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
         if start is None or not start._ready:
+            why, mend = f"{kind_of.__name__}: {error}", "see its traceback with `plaitd --foreground`"
+            if is_refusal := isinstance(error, OSError):
+                why, mend = explain(error)
+            what = f"the {title} process cannot start"
+            message = {"kind": "failed", "what": what, "why": why, "next": mend}
             with contextlib.suppress(OSError):
-                channel.send(
-                    {
-                        "kind": "failed",
-                        "what": f"the {title} process cannot start",
-                        "why": f"{kind_of.__name__}: {error}",
-                        "next": "see its traceback with `plaitd --foreground`",
-                    }
-                )
+                channel.send(message)
+            if is_refusal:
+                log.debug("cannot start", exc_info=(kind_of, error, traceback))
+                return
         log.critical("ends on an error that nobody expected", exc_info=(kind_of, error, traceback))
 
     sys.excepthook = hook

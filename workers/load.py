@@ -21,7 +21,7 @@ from setproctitle import setproctitle
 
 from shm.segment import PlainSegment
 from workers._workers import ffi, lib
-from workers.launch import PR_SET_PDEATHSIG, set_process_option
+from workers.promises import PR_SET_PDEATHSIG, set_process_option
 
 BUFFER_BYTES = 16 << 20
 SO_SNDBUFFORCE, SO_RCVBUFFORCE = 32, 33  # asm-generic/socket.h

@@ -15,12 +15,14 @@ from typing import Any
 import numpy as np
 
 from workers._workers import ffi, lib
+from workers.promises import lock
 from workers.vault import Vault
 
 ROWS_A_STEP = 1024
 KEYPAIRS_A_STEP = 256
 TRIE_NODES_A_STEP = 4096
 PAGE = 4096
+MORE_MEMORY = "enlarge /dev/shm (mount -o remount,size=…; docker run --shm-size) or free memory"
 
 
 class Memory:
@@ -34,7 +36,12 @@ class Memory:
         geometry = self.segment.geometry
         self.max_peers = int(geometry.max_peers)
         self.max_trie_nodes = int(geometry.max_trie_nodes)
+        self.why_unlocked = ""  # or why not all keypairs in use are locked in memory
         self.device = self.segment.device
+        # A control before us may not have told it.
+        self.device.keypairs_ready = vault.ready("keypairs_ready")
+        if self.device.keypairs_ready:
+            self._lock_keypairs(int(self.device.keypairs_ready))
         self.offset = [int(self.segment.header.offset[i]) for i in range(lib.REGIONS)]
         shape = (int(lib.TIMER_COLUMNS), self.max_peers)
         columns = np.frombuffer(self.map, np.uint32, shape[0] * shape[1], self.offset[lib.REGION_COLUMNS])
@@ -52,27 +59,30 @@ class Memory:
             return
         last = min((rows + ROWS_A_STEP - 1) // ROWS_A_STEP * ROWS_A_STEP, self.max_peers)
         self._extend(lib.REGION_ROWS, ready * lib.PEER_ROW_BYTES, last * lib.PEER_ROW_BYTES)
+        self._extend(lib.REGION_TOKENS, ready * 4, last * 4)
+        self.ensure_buckets(min(last, int(self.segment.geometry.public_key_buckets)))
         for column in range(lib.TIMER_COLUMNS):
             base = column * self.max_peers
             self._extend(lib.REGION_COLUMNS, (base + ready) * 4, (base + last) * 4)
         self.vault.ensure(last)
         self.vault.set_ready("rows_ready", last)
 
-    def ensure_tables(self) -> None:
-        """Memory for what is looked up at random places from the start: index and public keys."""
-        geometry = self.segment.geometry
-        self._extend(lib.REGION_INDEX, 0, int(geometry.max_keypairs) * lib.INDEX_ENTRY_BYTES)
-        self._extend(lib.REGION_PUBLIC_KEYS, 0, int(geometry.public_key_buckets) * 4)
+    def ensure_buckets(self, buckets: int) -> None:
+        """Memory for the buckets 0..buckets-1 of public keys."""
+        self._extend(lib.REGION_PUBLIC_KEYS, 0, buckets * 4)
 
     def ensure_keypairs(self, count: int) -> None:
-        """Memory for keypairs 0..count-1."""
+        """Memory for keypairs 0..count-1 and their index entries, which all may look at from then on."""
         ready = self.vault.ready("keypairs_ready")
         if count <= ready:
             return
         last = (count + KEYPAIRS_A_STEP - 1) // KEYPAIRS_A_STEP * KEYPAIRS_A_STEP
         last = min(last, int(self.segment.geometry.max_keypairs))
         self._extend(lib.REGION_KEYPAIRS, ready * lib.KEYPAIR_BYTES, last * lib.KEYPAIR_BYTES)
+        self._extend(lib.REGION_INDEX, ready * lib.INDEX_ENTRY_BYTES, last * lib.INDEX_ENTRY_BYTES)
+        self._lock_keypairs(last)
         self.vault.set_ready("keypairs_ready", last)
+        self.device.keypairs_ready = last
 
     def ensure_trie(self, nodes: int) -> None:
         """Memory for trie nodes 0..nodes-1."""
@@ -83,6 +93,10 @@ class Memory:
         last = min(last, self.max_trie_nodes)
         self._extend(lib.REGION_TRIE, ready * lib.TRIE_NODE_BYTES, last * lib.TRIE_NODE_BYTES)
         self.vault.set_ready("trie_ready", last)
+
+    def _lock_keypairs(self, count: int) -> None:
+        """Keep them from being swapped out, whoever uses them: a page stays that one process has locked."""
+        self.why_unlocked = self.why_unlocked or lock(self.segment.keypairs, count * lib.KEYPAIR_BYTES)
 
     def _extend(self, region: int, first: int, last: int) -> None:
         start = (self.offset[region] + first) // PAGE * PAGE

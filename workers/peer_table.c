@@ -35,6 +35,18 @@ uint32_t table_disallow_all(const struct peer_table *table, uint32_t row)
     return allowedips_remove_peer(table->ips, row, table_allowed(table), sizeof *table->vault);
 }
 
+/* The row is found by its key from now on. */
+static void enter(struct peer_table *table, uint32_t row)
+{
+    uint32_t most = table->segment->geometry.public_key_buckets;
+
+    table->count++;
+    if (table->keys->bucket_count < table->count && table->keys->bucket_count < table->rows_ready &&
+        table->keys->bucket_count < most)
+        publickeys_grow(table->keys);
+    publickeys_insert(table->keys, row);
+}
+
 uint32_t table_add(struct peer_table *table, const uint8_t public_key[32])
 {
     const struct segment *segment = table->segment;
@@ -64,8 +76,7 @@ uint32_t table_add(struct peer_table *table, const uint8_t public_key[32])
     /* Release: whoever finds the row live, a control after a kill too, finds it whole. */
     __atomic_store_n(&peer->state, PEER_LIVE, __ATOMIC_RELEASE);
     POINT("publication: row live, in no table");
-    publickeys_insert(table->keys, row);
-    table->count++;
+    enter(table, row);
     return row;
 }
 
@@ -121,8 +132,7 @@ void table_recover(struct peer_table *table)
     for (uint32_t row = 0; row < table->segment->device->rows_used; row++) {
         if (table->segment->rows[row].state != PEER_LIVE)
             continue;
-        publickeys_insert(table->keys, row);
-        table->count++;
+        enter(table, row);
     }
 }
 

@@ -32,7 +32,7 @@ struct peer_table {
     uint32_t free_count;
     uint32_t count;        /* live peers */
     uint32_t consumers;
-    uint32_t rows_ready;   /* memory is there for so many rows, trie nodes */
+    uint32_t rows_ready;   /* memory is there for so many rows and as many buckets, trie nodes */
     uint32_t trie_ready;
 };
 

@@ -27,12 +27,14 @@ import numpy.typing as npt
 from workers._workers import ffi, lib
 from workers.grace import Graces
 from workers.keypairs import Keypairs
-from workers.memory import Memory
+from workers.memory import MORE_MEMORY, Memory
+from workers.settings import ALLOWED_IPS_A_PEER, MAX_PEERS
 
 UNUSED, LIVE, RETIRING = lib.PEER_UNUSED, lib.PEER_LIVE, lib.PEER_RETIRING
 NOBODY = 0xFFFFFFFF
 ROWS_AT_ONCE = 1 << 14  # grown between two yields, about 11 MB
 NODES_AT_ONCE = 1 << 17
+FIRST_BUCKETS = 1024  # of public keys: a page
 
 
 Rows = npt.NDArray[np.uint32]
@@ -44,6 +46,7 @@ class NoRoom(Exception):
     def __init__(self, what: str, why: str, next_step: str, code: int = errno.ENOSPC) -> None:
         super().__init__(f"{what}: {why}; {next_step}")
         self.errno = code
+        self.why, self.mend = f"{what}: {why}", next_step
 
 
 class Peers:
@@ -142,13 +145,14 @@ class Peers:
             raise NoRoom(
                 f"{peak} peers",
                 f"this interface has room for {self.memory.max_peers}",
-                "raise max_peers in its settings and start it anew",
+                f"raise max_peers in the settings, as far as {MAX_PEERS:,}, and start the interface anew",
             )
         if nodes >= self.memory.max_trie_nodes:
             raise NoRoom(
                 "more allowed IPs",
                 f"this interface has room for {self.memory.max_trie_nodes // 2}",
-                "raise max_peers in its settings and start it anew",
+                f"raise max_peers in the settings, as far as {MAX_PEERS:,} ({ALLOWED_IPS_A_PEER} for each), "
+                "and start the interface anew",
             )
         rows = self.used + max(new - int(self.table.free_count), 0)
         try:
@@ -167,7 +171,7 @@ class Peers:
             raise NoRoom(
                 "more peers",
                 f"no memory for them ({error.strerror})",
-                "enlarge /dev/shm or free memory",
+                MORE_MEMORY,
                 error.errno or errno.ENOMEM,
             ) from error
         self._note_room()
@@ -269,7 +273,7 @@ class Peers:
                 self.memory.ensure_trie(needed)
             except OSError as error:
                 raise NoRoom(
-                    "an allowed IP", f"no memory ({error.strerror})", "enlarge /dev/shm or free memory"
+                    "an allowed IP", f"no memory ({error.strerror})", MORE_MEMORY
                 ) from error
             self._note_room()
 
@@ -352,11 +356,10 @@ class Peers:
     def _open_public_keys(self) -> Any:
         """The buckets are filled anew by each control, under a fresh key: they need no repair."""
         tables = ffi.new("struct publickeys *")
-        geometry = self.segment.geometry
-        size = 4 * int(geometry.public_key_buckets)
-        ffi.memmove(self.segment.public_keys, bytes(size), size)
         tables.buckets = self.segment.public_keys
-        tables.bucket_count = geometry.public_key_buckets
+        tables.bucket_count = min(FIRST_BUCKETS, int(self.segment.geometry.public_key_buckets))
+        self.memory.ensure_buckets(tables.bucket_count)
+        ffi.memmove(tables.buckets, bytes(4 * tables.bucket_count), 4 * tables.bucket_count)
         tables.key[0] = int.from_bytes(os.urandom(8), "little")
         tables.key[1] = int.from_bytes(os.urandom(8), "little")
         tables.rows = ffi.cast("uint8_t *", self.rows)

@@ -44,11 +44,15 @@ static void sort_run(struct sorting *sorting, struct arrival *arrival, uint32_t 
     struct intake *intake = sorting->intake;
     const struct segment *s = intake->segment;
     uint32_t index = data_receiver_index(arrival->data + offset);
+    /* Relaxed: whoever knows an index that was given out a moment ago sends it later than that. */
+    uint32_t ready = __atomic_load_n(&s->device->keypairs_ready, __ATOMIC_RELAXED);
     struct burst_chain *chain;
     uint32_t peer, node;
 
-    if (!index_lookup((const struct index_entry *)s->index, s->geometry.max_keypairs, s->device->index_key,
-                      index, &peer) || peer >= s->geometry.max_peers) {
+    if (ready > s->geometry.max_keypairs)
+        ready = s->geometry.max_keypairs;
+    if (!index_lookup((const struct index_entry *)s->index, ready, s->device->index_key, index, &peer) ||
+        peer >= s->geometry.max_peers) {
         counter_add(s, intake->worker, DROP_INDEX_UNKNOWN, packets);
         return;
     }

@@ -10,6 +10,7 @@ from typing import Any
 
 from workers._workers import ffi, lib
 from workers.channel import ChannelClosed
+from workers.failure import explain
 from workers.holder import bells_of, free_holder, new_holder, use_fds
 from workers.launch import WorkerStart
 
@@ -21,11 +22,8 @@ def work(start: WorkerStart) -> None:
     bells = ffi.new("int32_t[]", bells_of(start))
     receiver = lib.receiver_new(start.segment, start.number, start.channel.fileno(), bells)
     if receiver == ffi.NULL:
-        start.fail(
-            f"receiver {start.number} cannot start",
-            os.strerror(ffi.errno),
-            "look at this process's limits on memory and open files",
-        )
+        error = OSError(ffi.errno, os.strerror(ffi.errno))
+        start.fail(f"receiver {start.number} cannot start", *explain(error, "epoll_create1"))
     use_sockets(start, receiver)
     lender = None
     handoff = start.message["handoff"]

@@ -22,8 +22,10 @@ from typing import Any, Protocol
 from workers import version
 from workers._workers import ffi, lib
 from workers.channel import Channel, ChannelClosed
+from workers.failure import explain
 from workers.launch import WorkerStart
 from workers.patience import Patience
+from workers.promises import say
 from workers.resources import Resources
 from workers.settings import Settings
 from workers.worker import Life, Told, Worker
@@ -72,7 +74,8 @@ class Roster:
         self.workers: list[Worker] = []
         self.work = work
         self.stopping = False
-        self.noted_kept: set[str] = set()
+        self.broken: dict[str, str] = {}  # promises that this host does not let us keep, and why
+        self.oom_score: int | None = None  # of workers; None: more than ours
 
     # -- who there is -------------------------------------------------------------------------
 
@@ -148,7 +151,7 @@ class Roster:
         try:
             worker.fork(self.work[worker.kind], self.resources.interface, self.patience)
         except OSError as error:
-            self._not_started(worker, f"it cannot be started: {error.strerror}")
+            self._not_started(worker, *explain(error))
             return
         assert worker.process is not None
         worker.life, worker.told = Life.STARTING, Told.NOTHING_YET
@@ -174,15 +177,18 @@ class Roster:
             "trains": int(self.resources.trains),
             "receivers": self.resources.receivers,
             "consumers": self.resources.consumers,
+            "oom_score": self.oom_score,
             "fds": names,
         }
         if worker.kind == "control":
+            message["broken"] = self.broken
             message["socket"] = self.resources.uapi.file
             message["program"] = version.as_dict()
         self.send(worker, message, fds)
 
     def _watch(self, worker: Worker) -> None:
-        self.selector.register(worker.pidfd, selectors.EVENT_READ, lambda: self._reap(worker))
+        if worker.pidfd >= 0:
+            self.selector.register(worker.pidfd, selectors.EVENT_READ, lambda: self._reap(worker))
         self.selector.register(_channel(worker), selectors.EVENT_READ, lambda: self._receive(worker))
 
     def _ready(self, worker: Worker) -> None:
@@ -199,12 +205,15 @@ class Roster:
             worker.died_at = None
         self.listener.worker_is_ready(worker)
 
-    def _note_kept(self, kept: list[str]) -> None:
-        """Each once: the kernel is the same for all."""
-        for what in kept:
-            if what not in self.noted_kept:
-                self.noted_kept.add(what)
-                log.info("this kernel does not let workers give up %s", what)
+    def note_broken(self, broken: dict[str, str]) -> None:
+        """Say each once, and have control tell who asks: the host is the same for all."""
+        news = {promise: why for promise, why in broken.items() if promise not in self.broken}
+        for promise, why in news.items():
+            log.info("%s", say(promise, why))
+        self.broken |= news
+        control = next((w for w in self.workers if w.kind == "control"), None)
+        if news and control is not None and control.life is Life.RUNNING:
+            self.send(control, {"kind": "broken", "broken": self.broken}, [])
 
     def _failed(self, worker: Worker, what: str, why: str, next_step: str) -> None:
         if worker.was_ready or worker.is_extra or self.stopping:  # the reaper decides
@@ -213,7 +222,9 @@ class Roster:
         else:
             self.listener.worker_will_not_start(what, why, next_step)
 
-    def _not_started(self, worker: Worker, why: str) -> None:
+    def _not_started(
+        self, worker: Worker, why: str, mend: str = "see why with `plaitd --foreground`"
+    ) -> None:
         """A start that failed without words: the end at first, another try later."""
         worker.life = Life.ENDED
         if worker.was_ready:
@@ -225,13 +236,20 @@ class Roster:
             self.workers.remove(worker)
         else:
             what = f"the {worker.title} process cannot start"
-            self.listener.worker_will_not_start(what, why, "see why with `plaitd --foreground`")
+            self.listener.worker_will_not_start(what, why, mend)
 
     # -- the end of a process -------------------------------------------------------------------
 
+    def reap_without_pidfd(self) -> None:
+        """SIGCHLD: somebody ended. Those who have a pidfd are told apart by it."""
+        for worker in list(self.workers):
+            if worker.pidfd < 0 and worker.process is not None and worker.process.has_ended:
+                self._reap(worker)
+
     def _reap(self, worker: Worker) -> None:
-        """The pidfd is readable: the process has ended. Now it is dead."""
-        self.selector.unregister(worker.pidfd)
+        """The process has ended. Now it is dead."""
+        if worker.pidfd >= 0:
+            self.selector.unregister(worker.pidfd)
         why_killed = worker.why_killed
         status = worker.bury()
         if worker.channel is not None:
@@ -358,7 +376,7 @@ class Roster:
         match str(message["kind"]):
             case "ready" if worker.life is Life.STARTING:
                 self._ready(worker)
-                self._note_kept([str(what) for what in message["kept"]])
+                self.note_broken({str(promise): str(why) for promise, why in message["broken"].items()})
             case "failed":
                 self._failed(worker, str(message["what"]), str(message["why"]), str(message["next"]))
             case "replaced" if worker.unanswered:

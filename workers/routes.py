@@ -46,10 +46,12 @@ class Routes:
         self.peers = peers
         self.endpoints = endpoints
         kind = socket.SOCK_RAW | socket.SOCK_NONBLOCK
-        self.news = socket.socket(socket.AF_NETLINK, kind, socket.NETLINK_ROUTE)
-        self.news.bind((0, RTMGRP_IPV4_ROUTE | RTMGRP_IPV4_RULE | RTMGRP_IPV6_ROUTE | RTMGRP_IPV6_RULE))
-        self.questions = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
-        self.questions.settimeout(1)  # the kernel answers within the call that asks
+        self.news = self.questions = None  # where the kernel refuses netlink
+        with contextlib.suppress(OSError):
+            self.news = socket.socket(socket.AF_NETLINK, kind, socket.NETLINK_ROUTE)
+            self.news.bind((0, RTMGRP_IPV4_ROUTE | RTMGRP_IPV4_RULE | RTMGRP_IPV6_ROUTE | RTMGRP_IPV6_RULE))
+            self.questions = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
+            self.questions.settimeout(1)  # the kernel answers within the call that asks
         self.sequence = 0
         self.looks = 0
         self.at = NOBODY
@@ -57,14 +59,15 @@ class Routes:
         self.rest_until = 0  # ns; nor anything else
 
     def close(self) -> None:
-        self.news.close()
-        self.questions.close()
+        for sock in (self.news, self.questions):
+            if sock is not None:
+                sock.close()
 
     def drain(self) -> None:
         """Something changed. What it was does not matter; an overflow (ENOBUFS) says no less."""
         self.looks, self.next_look = LOOKS, 0
         with contextlib.suppress(BlockingIOError):
-            while True:
+            while self.news is not None:
                 try:
                     self.news.recv(1 << 16)
                 except OSError as error:
@@ -116,6 +119,8 @@ class Routes:
 
     def interface(self, endpoint: Endpoint, mark: int) -> int | None:
         """The interface that packets leave by; 0 when there is no such route, None without an answer."""
+        if self.questions is None:
+            return None
         bits = 8 * len(endpoint.address)
         self.sequence += 1
         body = _ROUTE.pack(endpoint.family, bits, bits if endpoint.source else 0, 0, 0, 0, 0, 0, 0)

@@ -6,11 +6,10 @@ import errno
 import os
 
 from shm.segment import DataSegment, PlainSegment, SegmentError, create, create_plain
-from workers._workers import lib
+from workers import room
 from workers.failure import Exit, Failure
 from workers.settings import Settings, geometry
 
-DIRECTORY = "/dev/shm"
 VAULT_FIRST_BYTES = 4096
 WIPE_BYTES = 1 << 20
 
@@ -22,6 +21,7 @@ def open_segments(interface: str, settings: Settings) -> tuple[DataSegment, Plai
     vault is one page: control alone knows what stands in it and gives it its size. Raises Failure when
     there is no room.
     """
+    room.check(interface, settings)
     try:
         data = create(geometry(settings), receivers=settings.receivers)
         try:
@@ -57,15 +57,7 @@ def _refused(interface: str, settings: Settings, error: SegmentError) -> Failure
     reason = error.__cause__
     if not isinstance(reason, OSError) or reason.errno not in (errno.ENOSPC, errno.ENOMEM):
         return Failure(what, error.why, error.next[0].lower() + error.next[1:], Exit.MEMORY)
-    numbers = geometry(settings)
-    slots = numbers["small_slots"] * lib.SMALL_SLOT_BYTES + numbers["train_slots"] * lib.TRAIN_SLOT_BYTES
-    buffers = 2 * settings.receivers * slots
-    room = os.statvfs(DIRECTORY)  # what was taken in vain has been given back
+    wanted = room.up(room.need(settings).shm)
     return Failure(
-        what,
-        f"{DIRECTORY} has {room.f_bavail * room.f_frsize >> 20} MiB free, "
-        f"too little for {-(-buffers >> 20)} MiB of packet buffers and the tables",
-        f"enlarge it (mount -o remount,size=256m {DIRECTORY}; docker run --shm-size=256m) "
-        "or set fewer receivers, small_slots or train_slots",
-        Exit.MEMORY,
+        what, f"{error.why}; its start takes {wanted} MiB", room.MORE_SHM.format(wanted + 64), Exit.MEMORY
     )

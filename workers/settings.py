@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -26,6 +26,7 @@ MAX_SMALL_SLOTS = 32767  # shm counts the nodes of a pool in 16 bits
 MAX_TRAIN_SLOTS = 4096
 MAILBOX_CELLS = 4096  # over all receivers; the kernel's MAX_QUEUED_INCOMING_HANDSHAKES
 ALLOWED_IPS_A_PEER = 4  # an estimate; each allowed IP takes at most two trie nodes
+COUNTS = {"receivers", "consumers", "max_receivers", "max_consumers"}
 NODES_A_TRAIN = 8  # a train whose packets belong to several sessions takes a node for each run
 
 # What each key means and accepts; the text of every refusal.
@@ -61,7 +62,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     pin: bool = False
     max_receivers: _Workers | None = None
     max_consumers: _Workers | None = None
-    max_peers: Annotated[int, msgspec.Meta(ge=1, le=MAX_PEERS)] = 1 << 16
+    max_peers: Annotated[int, msgspec.Meta(ge=1, le=MAX_PEERS)] = MAX_PEERS
     sessions: Annotated[int, msgspec.Meta(ge=64, le=MAX_SESSIONS)] | None = None
     small_slots: Annotated[int, msgspec.Meta(ge=64, le=MAX_SMALL_SLOTS)] = 2048
     train_slots: Annotated[int, msgspec.Meta(ge=1, le=MAX_TRAIN_SLOTS)] = 22
@@ -93,15 +94,21 @@ def path_of(interface: str, environment: Mapping[str, str]) -> Path:
 
 
 def load(
-    interface: str, environment: Mapping[str, str] = os.environ, available: frozenset[int] | None = None
+    interface: str,
+    environment: Mapping[str, str] = os.environ,
+    available: frozenset[int] | None = None,
+    shrink: Callable[[Settings], Settings] = lambda settings: settings,
 ) -> Settings:
     """The settings of an interface on this host. Raises Failure for a file that is refused.
 
     available: the CPUs that may be used, by default those of this process. WG_THREADS, known
-    from other engines, takes the place of the default number of receivers and consumers.
+    from other engines, takes the place of the default number of receivers and consumers. shrink: makes
+    fewer of them, when nobody has said how many there are to be (room.py).
     """
-    cpus = sorted(available or os.sched_getaffinity(0))
-    workers = min(_threads(environment) or len(cpus), MAX_WORKERS_OF_A_KIND)
+    cpus = sorted(available or usable_cpus())
+    threads = _threads(environment)
+    workers = min(threads or len(cpus), MAX_WORKERS_OF_A_KIND)
+    shrink = shrink if threads is None else lambda settings: settings
     defaults: dict[str, Any] = {"receivers": workers, "consumers": workers, "cores": cpus}
     path = path_of(interface, environment)
     try:
@@ -110,7 +117,7 @@ def load(
         if environment.get("PLAIT_CONFIG"):
             next_step = "write that file, or unset PLAIT_CONFIG to run with the defaults"
             raise _unreadable(path, error, next_step) from error
-        return msgspec.convert(defaults, Settings)
+        return shrink(msgspec.convert(defaults, Settings))
     except (OSError, UnicodeDecodeError) as error:
         raise _unreadable(path, error) from error
     settings = parse(text, str(path), defaults)
@@ -119,7 +126,15 @@ def load(
             raise _refusal(
                 str(path), text, "cores", f"CPU {core} is not one that plaitd may use here ({_ranges(cpus)})"
             )
-    return settings
+    return settings if COUNTS & tomllib.loads(text).keys() else shrink(settings)
+
+
+def usable_cpus() -> frozenset[int]:
+    """The CPUs that this process may use; all, where the kernel does not say."""
+    try:
+        return frozenset(os.sched_getaffinity(0))
+    except OSError:
+        return frozenset(range(os.cpu_count() or 1))
 
 
 def parse(text: str, path: str, defaults: Mapping[str, Any]) -> Settings:

@@ -11,12 +11,13 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import logging
 import os
 import select
 import socket
 import struct
 
-from workers.failure import Exit, Failure
+from workers.failure import Exit, Failure, explain
 
 BUFFER_BYTES = 4 << 20
 RANDOM_PORT_TRIES = 100
@@ -34,6 +35,26 @@ SO_DETACH_REUSEPORT_BPF = 68  # since 5.3
 BPF_RETURN = 0x06  # linux/bpf_common.h: BPF_RET | BPF_K
 
 UDP_GRO = 104  # linux/udp.h
+
+# What a socket can be without: level, option, value, what is lost. Path MTU is the inner packet's matter:
+# the outer one may be fragmented on its way.
+_WHOLE = "large packets get lost where the path's MTU is smaller than ours"
+_UNMARKED = "congestion that the path marks (ECN) is not told to what is inside"
+_ANY_SOURCE = "answers may leave from another address of this host than they were asked at"
+OPTIONS = {
+    socket.AF_INET: (
+        (socket.IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_DONT, _WHOLE),
+        (socket.IPPROTO_IP, socket.IP_RECVTOS, 1, _UNMARKED),
+        (socket.IPPROTO_IP, IP_PKTINFO, 1, _ANY_SOURCE),
+    ),
+    socket.AF_INET6: (
+        (socket.IPPROTO_IPV6, IPV6_MTU_DISCOVER, IP_PMTUDISC_DONT, _WHOLE),
+        (socket.IPPROTO_IPV6, socket.IPV6_RECVTCLASS, 1, _UNMARKED),
+        (socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1, _ANY_SOURCE),
+    ),
+}
+_said: set[str] = set()
+log = logging.getLogger("plait")
 
 Pair = tuple[int | None, int | None]
 
@@ -65,7 +86,8 @@ def open_one_more(pairs: list[Pair], mark: int = 0) -> Pair:
     fds: list[int | None] = []
     try:
         for family, fd in zip((socket.AF_INET, socket.AF_INET6), pairs[0], strict=True):
-            fds.append(None if fd is None else _open_socket(family, port, mark, joins=True).detach())
+            sock = None if fd is None else _open_socket(family, port, mark, joins=True, opens=True)
+            fds.append(None if sock is None else sock.detach())
     except OSError as error:
         close_sockets([(fd, None) for fd in fds])
         raise _refused(port, error) from error
@@ -160,7 +182,7 @@ def _open_all(port: int, receivers: int, mark: int) -> list[Pair]:
                 continue
             opened[family] = []
             for number in range(receivers):
-                opened[family].append(_open_socket(family, port, mark, joins=number > 0))
+                opened[family].append(_open_socket(family, port, mark, number > 0, receivers > 1))
                 port = opened[family][-1].getsockname()[1]
         if not opened:
             raise OSError(errno.EAFNOSUPPORT, "this host has neither IPv4 nor IPv6")
@@ -174,20 +196,32 @@ def _open_all(port: int, receivers: int, mark: int) -> list[Pair]:
     return list(zip(fours or [None] * receivers, sixes or [None] * receivers, strict=True))
 
 
-def _open_socket(family: int, port: int, mark: int, joins: bool) -> socket.socket:
-    """One socket, which opens a group or joins one."""
+class _NoGroup(OSError):
+    """The kernel refuses SO_REUSEPORT."""
+
+
+def _open_socket(family: int, port: int, mark: int, joins: bool, opens: bool) -> socket.socket:
+    """One socket, which joins a group or opens one; unless others are to join (opens), it may lack one."""
     sock = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
     try:
         _configure(sock, mark)
         if joins:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            _share(sock)
         sock.bind(("", port))
         if not joins:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            with contextlib.suppress(*() if opens else (_NoGroup,)):
+                _share(sock)
     except BaseException:
         sock.close()
         raise
     return sock
+
+
+def _share(sock: socket.socket) -> None:
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    except OSError as error:
+        raise _NoGroup(error.errno, error.strerror) from error
 
 
 def _has_family(family: socket.AddressFamily) -> bool:
@@ -195,7 +229,7 @@ def _has_family(family: socket.AddressFamily) -> bool:
     try:
         socket.socket(family, socket.SOCK_DGRAM).close()
     except OSError as error:
-        if error.errno == errno.EAFNOSUPPORT:
+        if error.errno in (errno.EAFNOSUPPORT, errno.EPERM, errno.EACCES, errno.ENOSYS):  # a filter's answers
             return False
         raise
     return True
@@ -205,18 +239,18 @@ def _configure(sock: socket.socket, mark: int) -> None:
     for force, plain in ((SO_RCVBUFFORCE, socket.SO_RCVBUF), (SO_SNDBUFFORCE, socket.SO_SNDBUF)):
         try:
             sock.setsockopt(socket.SOL_SOCKET, force, BUFFER_BYTES)
-        except PermissionError:  # without CAP_NET_ADMIN the host's limit applies
-            sock.setsockopt(socket.SOL_SOCKET, plain, BUFFER_BYTES)
-    if sock.family == socket.AF_INET:
-        # Path MTU is the inner packet's matter: the outer one may be fragmented on its way.
-        sock.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_DONT)
-        sock.setsockopt(socket.IPPROTO_IP, socket.IP_RECVTOS, 1)
-        sock.setsockopt(socket.IPPROTO_IP, IP_PKTINFO, 1)
-    else:
+        except OSError:  # without CAP_NET_ADMIN the host's limit applies
+            with contextlib.suppress(OSError):
+                sock.setsockopt(socket.SOL_SOCKET, plain, BUFFER_BYTES)
+    if sock.family == socket.AF_INET6:
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        sock.setsockopt(socket.IPPROTO_IPV6, IPV6_MTU_DISCOVER, IP_PMTUDISC_DONT)
-        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVTCLASS, 1)
-        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
+    for level, option, value, without in OPTIONS[sock.family]:
+        try:
+            sock.setsockopt(level, option, value)
+        except OSError as error:
+            if without not in _said:
+                _said.add(without)
+                log.info("the kernel refuses a socket option (%s): %s", error.strerror, without)
     if mark:
         sock.setsockopt(socket.SOL_SOCKET, SO_MARK, struct.pack("I", mark))
 
@@ -227,10 +261,15 @@ def _refused(port: int, error: OSError) -> Failure:
     if number == errno.EADDRINUSE:
         why = "another program uses it"
         next_step = f"choose another port, or see who has it with `ss -lunp sport = :{port}`"
-    elif number in (errno.EACCES, errno.EPERM):
+    elif isinstance(error, _NoGroup):
+        why = f"the kernel refuses SO_REUSEPORT, by which receivers share a port ({error.strerror})"
+        next_step = "set receivers = 1 and max_receivers = 1 in the settings, or allow it"
+    elif number in (errno.EACCES, errno.EPERM) and 0 < port < 1024:
         why = error.strerror or str(error)
-        next_step = "run plaitd as root or choose a port above 1023"
+        next_step = "run plaitd as root, with CAP_NET_BIND_SERVICE, or choose a port above 1023"
+    elif number == errno.EAFNOSUPPORT:
+        why = "this kernel or container has neither IPv4 nor IPv6 sockets"
+        next_step = "allow sockets of AF_INET or AF_INET6"
     else:
-        why = error.strerror or str(error)
-        next_step = "see the limits of this process with `ulimit -a`"
+        why, next_step = explain(error)
     return Failure(what, why, next_step, Exit.PORT, number)

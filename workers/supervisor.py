@@ -32,6 +32,7 @@ from workers.news import News
 from workers.notify import ServiceManager
 from workers.numbers import Numbers
 from workers.patience import Patience
+from workers.promises import PR_SET_DUMPABLE, Broken, Promise, be_spared, set_process_option
 from workers.resources import Resources
 from workers.roster import NO_CPU, Roster
 from workers.settings import Settings
@@ -62,6 +63,7 @@ class Supervisor:
         signal.SIGQUIT,
         signal.SIGUSR1,
         signal.SIGALRM,
+        signal.SIGCHLD,
     )
 
     def __init__(
@@ -109,6 +111,7 @@ class Supervisor:
     def run(self) -> None:
         """Start, watch, end."""
         self.selector.register(self.signals, selectors.EVENT_READ, self._take_signals)
+        self._keep_promises()
         line = self.segment.workers[lib.WORKER_SUPERVISOR]
         line.incarnation += 1
         line.pid, line.cpu, line.state = os.getpid(), NO_CPU, lib.WORKER_RUNNING
@@ -126,6 +129,15 @@ class Supervisor:
             self.selector.close()
         if self.failure is not None:
             raise self.failure
+
+    def _keep_promises(self) -> None:
+        """Those that a supervisor keeps (promises.py)."""
+        broken = Broken()
+        broken.try_to(Promise.NOT_DUMPED, lambda: set_process_option(PR_SET_DUMPABLE, 0))
+        if not self.announced:  # else the program before us has done it
+            self.roster.oom_score = be_spared()
+        self.roster.note_broken(broken)
+        self.roster.reap_without_pidfd()  # who ended while nobody listened for SIGCHLD
 
     def _hire_everybody(self) -> None:
         self.deadline = time.monotonic() + self.patience.start
@@ -175,6 +187,10 @@ class Supervisor:
     def handle_sigttou(self) -> None:
         """One receiver and one consumer fewer."""
         self.changes.want("fewer")
+
+    def handle_sigchld(self) -> None:
+        """A child ended; for those whose kernel tells it in no other way."""
+        self.roster.reap_without_pidfd()
 
     def handle_sigusr2(self) -> None:
         """Go on as the program that is installed now."""
@@ -226,6 +242,7 @@ class Supervisor:
             "resources": self.resources.describe(),
             "workers": self.roster.describe(),
             "changes": self.changes.describe(),
+            "oom_score": self.roster.oom_score,
             "log": describe(),
         }
         return description, self.changes.fds()
@@ -233,6 +250,7 @@ class Supervisor:
     def inherit(self, left: dict[str, Any]) -> None:
         """Go on where another program stood that described itself so: everybody is there, to be renewed."""
         self.announced = True
+        self.roster.oom_score = left["oom_score"]
         self.roster.inherit(left["workers"])
         self.tell("upgraded", reason=self.upgrade.program[-1])  # a control of this program will tell it
         self.changes.inherit(left["changes"])
@@ -299,6 +317,8 @@ class Supervisor:
                 self._take_request(str(message["change"]), [str(each) for each in message["arguments"]], fds)
             case "link_changed" if worker.kind == "control":
                 link_setup.set_up(self.resources.queues[0], is_new=False)
+            case "broken":
+                self.roster.note_broken({str(name): str(why) for name, why in message["broken"].items()})
             case "ended" if worker.kind == "control":
                 self.stop(str(message["reason"]))
             case kind:

@@ -55,14 +55,14 @@ static const uint16_t common[] = {
 #endif
 };
 
-/* Control serves `wg`, asks the kernel about links and routes, makes room in the segments, imports modules,
+/* Control serves `wg`, asks the kernel about links and routes, makes and locks room in the segments, imports modules,
  * and starts threads (workers/crew.py). */
 static const uint16_t of_control[] = {
     SYS_sendto, SYS_recvfrom, SYS_accept, SYS_accept4, SYS_shutdown, SYS_getsockname, SYS_getpeername,
     SYS_getsockopt, SYS_fallocate, SYS_ftruncate, SYS_mremap, SYS_dup, SYS_statx, SYS_getdents64,
     SYS_readlinkat, SYS_getcwd, SYS_faccessat, SYS_pread64, SYS_pwrite64, SYS_pselect6, SYS_uname, SYS_sysinfo,
     SYS_getrusage, SYS_getuid, SYS_geteuid, SYS_getgid, SYS_getegid, SYS_clock_getres, SYS_times,
-    SYS_sched_getaffinity, SYS_set_robust_list, SYS_rseq, SYS_getcpu,
+    SYS_sched_getaffinity, SYS_set_robust_list, SYS_rseq, SYS_getcpu, SYS_mlock2,
 #ifdef SYS_access
     SYS_access, SYS_stat, SYS_lstat, SYS_readlink, SYS_unlink, SYS_select,
 #endif

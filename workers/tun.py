@@ -25,7 +25,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from workers import link_setup
-from workers.failure import Exit, Failure
+from workers.failure import Exit, Failure, explain
 from workers.netlink import attribute, attributes, moved_to, request
 
 log = logging.getLogger(__name__)
@@ -149,8 +149,11 @@ def open_queues(name: str, count: int, attached: int, found: Found | None = None
         if found is not None and not found.has_one_queue:
             _check_alone(name, count)
         is_ours = True
-        for fd in fds[attached:]:
-            fcntl.ioctl(fd, TUNSETQUEUE, _IFREQ_FLAGS.pack(b"", IFF_DETACH_QUEUE))
+        try:
+            for fd in fds[attached:]:
+                fcntl.ioctl(fd, TUNSETQUEUE, _IFREQ_FLAGS.pack(b"", IFF_DETACH_QUEUE))
+        except OSError as error:
+            raise _not_made(name, error) from error
         if found is None or found.mtu == KERNEL_MTU:
             _set_or_say(name, SIOCSIFMTU, MTU, "MTU", found is None)
         if found is None or found.queue_length == KERNEL_QUEUE_LENGTH:
@@ -217,8 +220,14 @@ def _queues(told: dict[int, bytes]) -> int:
 
 
 def _link(name: str) -> dict[int, bytes] | None:
-    """The attributes of an interface of this network namespace; None when there is none of that name."""
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as sock:
+    """The attributes of an interface of this network namespace; None when there is none of that name, or
+    where the kernel refuses netlink: then one that exists is taken, and not adopted."""
+    try:
+        sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
+    except OSError as error:
+        log.debug("netlink is refused: %s", _words(error))
+        return None
+    with sock:
         try:
             named = attribute(IFLA_IFNAME, os.fsencode(name) + b"\0")
             return attributes(request(sock, RTM_GETLINK, bytes(16) + named)[16:])
@@ -291,7 +300,7 @@ def _set_or_say(name: str, order: int, value: int, what: str, is_needed: bool) -
         _set(name, order, value)
     except OSError as error:
         if is_needed:
-            raise _refused(name, error) from error
+            raise _not_made(name, error) from error
         log.warning("%s keeps its %s: %s", name, what, _words(error))
 
 
@@ -362,11 +371,19 @@ def _configure(fd: int, name: str) -> None:
 
 
 def _refused(name: str, error: OSError) -> Failure:
+    if error.errno == errno.EINVAL:
+        return Failure(
+            f"cannot create the interface {name}",
+            "this kernel's TUN has no queues for several readers, or no vnet header",
+            "run Linux 3.8 or later, whose own tun module has both; an emulated kernel, as gVisor, has not",
+            Exit.INTERFACE,
+            error.errno,
+        )
     if error.errno in (errno.EPERM, errno.EACCES):
         return Failure(
             f"cannot create the interface {name}",
             f"{DEVICE} refuses this user ({_words(error)})",
-            "run plaitd as root or with the capability CAP_NET_ADMIN",
+            "run plaitd as root or with the capability CAP_NET_ADMIN (docker run --cap-add NET_ADMIN)",
             Exit.PRIVILEGE,
             error.errno or 0,
         )
@@ -377,6 +394,12 @@ def _refused(name: str, error: OSError) -> Failure:
         Exit.INTERFACE,
         error.errno or 0,
     )
+
+
+def _not_made(name: str, error: OSError) -> Failure:
+    """The device is there, and the kernel refuses what a program can always ask of its own."""
+    why, next_step = explain(error)
+    return Failure(f"cannot create the interface {name}", why, next_step, Exit.INTERFACE, error.errno or 0)
 
 
 def _words(error: OSError) -> str:

@@ -13,7 +13,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from workers.failure import Exit, Failure
+from workers.failure import Exit, Failure, explain
 
 DIRECTORY = Path("/var/run/wireguard")
 BACKLOG = 128
@@ -103,15 +103,9 @@ def open_uapi(interface: str, directory: Path = DIRECTORY) -> UapiSocket:
             os.umask(umask)
     except OSError as error:
         permission = error.errno in (errno.EACCES, errno.EPERM)
-        next_step = f"see to the directory {directory}"
-        if permission:
-            next_step = "run plaitd as root"
-        elif error.errno == errno.EROFS:
-            next_step = f"mount {directory} for writing, or a tmpfs there"
         raise Failure(
             what,
-            error.strerror or str(error),
-            next_step,
+            *_why(error, directory),
             Exit.PRIVILEGE if permission else Exit.UAPI,
             error.errno or 0,
         ) from error
@@ -150,6 +144,17 @@ def is_gone(path: Path, identity: tuple[int, int]) -> bool:
         return _identity(path) != identity
     except FileNotFoundError:
         return True
+
+
+def _why(error: OSError, directory: Path) -> tuple[str, str]:
+    words = error.strerror or str(error)
+    if error.errno in (errno.EACCES, errno.EPERM):
+        if os.access(directory, os.W_OK):
+            return explain(error)  # it is not the directory that refuses
+        return words, f"run plaitd as root, with a writable {directory}"
+    if error.errno == errno.EROFS:
+        return words, f"mount {directory} for writing, or a tmpfs there"
+    return explain(error) if error.errno == errno.ENOSYS else (words, f"see to the directory {directory}")
 
 
 def _wait_for_its_end(path: Path) -> bool:

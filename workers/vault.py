@@ -18,7 +18,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from workers._workers import ffi, lib
+from workers._workers import ffi
+from workers.promises import lock
 
 VAULT_MAGIC = 0x746C756176  # "vault", little-endian
 HEADER_BYTES = 4096
@@ -76,10 +77,13 @@ class Vault:
         os.posix_fallocate(fd, 0, HEADER_BYTES)
         self.memory = mmap.mmap(fd, self.bytes, mmap.MAP_SHARED)
         self.memory.madvise(mmap.MADV_DONTDUMP)
-        lib.memory_lock(ffi.from_buffer(self.memory), self.bytes)  # refused where the limit is low
+        self.why_unlocked = ""  # or why not all of what is in use is locked in memory
+        self._lock(HEADER_BYTES)
         self.header = np.frombuffer(self.memory, HEADER, 1)
         self.rows = np.frombuffer(self.memory, ROW, max_peers, HEADER_BYTES)
         header = self.header[0]
+        if header["magic"] != 0:
+            self._lock(HEADER_BYTES + self.ready("rows_ready") * ROW.itemsize)
         if header["magic"] == 0:
             header["max_peers"] = max_peers
             header["magic"] = VAULT_MAGIC
@@ -100,6 +104,12 @@ class Vault:
     def ensure(self, rows: int) -> None:
         """Make sure of memory for rows 0..rows-1. OSError (ENOSPC) when there is none."""
         os.posix_fallocate(self.fd, HEADER_BYTES, rows * ROW.itemsize)
+        self._lock(HEADER_BYTES + rows * ROW.itemsize)
+
+    def _lock(self, bytes_: int) -> None:
+        """Keep the first so many bytes from being swapped out. A low limit is enough for few peers."""
+        start = ffi.from_buffer(self.memory)
+        self.why_unlocked = self.why_unlocked or lock(start, min(bytes_, self.bytes))
 
     def ready(self, name: str) -> int:
         """How far a region of the data segment has memory: "rows_ready" and so on."""

@@ -64,7 +64,9 @@ class Worker:
     def fill(self, process: Child, channel: Channel) -> None:
         """This process has the place from now on."""
         self.process, self.channel = process, channel
-        self.pidfd = os.pidfd_open(process.pid)
+        # A kernel before 5.3 or a container's filter refuses it; then SIGCHLD tells of the end (roster.py).
+        with contextlib.suppress(OSError):
+            self.pidfd = os.pidfd_open(process.pid)
 
     def fork(self, work: Callable[[WorkerStart], None], interface: str, patience: Patience) -> None:
         """Start a process for this place. OSError when there is none to be had."""
@@ -108,15 +110,16 @@ class Worker:
     def kill(self, why: str = "") -> None:
         """why: what it did wrong."""
         self.kill_at = None
-        if self.pidfd >= 0:
+        if self.process is not None:  # a child of ours that nobody reaped: its pid is no other's
             self.why_killed = self.why_killed or why
             with contextlib.suppress(ProcessLookupError):
-                signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+                os.kill(self.process.pid, signal.SIGKILL)
 
     def bury(self) -> int:
         """Reap its process, which has ended or will; what wait says. The channel stays open."""
         assert self.process is not None
         status = self.process.wait()
-        os.close(self.pidfd)
+        if self.pidfd >= 0:
+            os.close(self.pidfd)
         self.process, self.pidfd, self.unanswered, self.why_killed = None, -1, 0, ""
         return status

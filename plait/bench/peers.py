@@ -355,7 +355,6 @@ def _table(peers: int) -> Iterator[Any]:
     mapping, segment = map_segment(data.fd, data.bytes)
     vault = Vault(os.dup(plain.fd), MAX_PEERS)
     held = Memory(data.fd, mapping, segment, vault)
-    held.ensure_tables()
     segment.device.index_key = [1, 2]
     graces = Graces(segment)
     table = Peers(held, graces, Keypairs(held, graces), 1)

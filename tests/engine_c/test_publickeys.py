@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from engine._engine import ffi, lib
 
 ROWS, STRIDE, KEY_AT, CHAIN_AT = 40, 128, 24, 64
+GROWN = 128  # buckets that there can be
 NOBODY = 0xFFFFFFFF
 
 
@@ -19,7 +20,7 @@ class Rows:
 
     def __init__(self, buckets: int, key: tuple[int, int] = (1, 2)) -> None:
         self.memory = ffi.new("uint8_t[]", ROWS * STRIDE)
-        self.buckets = ffi.new("uint32_t[]", buckets)
+        self.buckets = ffi.new("uint32_t[]", max(buckets, GROWN))
         self.table = ffi.new("struct publickeys *")
         self.table.buckets, self.table.bucket_count = self.buckets, buckets
         self.table.key = list(key)
@@ -41,12 +42,12 @@ def key_of(number: int) -> bytes:
 
 
 actions = st.tuples(
-    st.sampled_from(["insert", "insert", "remove"]), st.integers(0, ROWS - 1), st.integers(0, 60)
+    st.sampled_from(["insert", "insert", "grow", "remove"]), st.integers(0, ROWS - 1), st.integers(0, 60)
 )
 
 
 @settings(deadline=None, max_examples=200)
-@given(buckets=st.sampled_from([1, 2, 16, 64]), walk=st.lists(actions, max_size=80))
+@given(buckets=st.sampled_from([1, 2, 3, 16, 45, 64]), walk=st.lists(actions, max_size=80))
 def test_is_a_dict(buckets: int, walk: list[tuple[str, int, int]]) -> None:
     rows = Rows(buckets)
     model: dict[bytes, int] = {}
@@ -58,6 +59,8 @@ def test_is_a_dict(buckets: int, walk: list[tuple[str, int, int]]) -> None:
             lib.publickeys_insert(rows.table, row)
             lib.publickeys_insert(rows.table, row)  # repeated after a kill
             model[key], used[row] = row, key
+        elif kind == "grow" and rows.table.bucket_count < GROWN:
+            lib.publickeys_grow(rows.table)
         elif kind == "remove" and row in used:
             lib.publickeys_remove(rows.table, row)
             lib.publickeys_remove(rows.table, row)
@@ -117,6 +120,19 @@ def test_buckets_are_chosen_by_siphash(key: tuple[int, int], public: bytes) -> N
     rows.set_key(3, public)
     lib.publickeys_insert(rows.table, 3)
     assert [i for i in range(64) if rows.buckets[i]] == [siphash(key, public) % 64]
+
+
+def test_buckets_that_come_share_the_rows_out_evenly() -> None:
+    """As many as there are keys: each is one or two steps away, not at the end of one long chain."""
+    rows = Rows(1)
+    for row in range(ROWS):
+        rows.set_key(row, key_of(row))
+        lib.publickeys_insert(rows.table, row)
+        lib.publickeys_grow(rows.table)
+    buckets = [siphash((1, 2), key_of(row)) % 64 for row in range(ROWS)]
+    expected = {bucket if bucket <= ROWS else bucket % 32 for bucket in buckets}
+    assert {i for i in range(GROWN) if rows.buckets[i]} == expected and len(expected) > ROWS // 2
+    assert [rows.lookup(key_of(row)) for row in range(ROWS)] == list(range(ROWS))
 
 
 def test_damaged_chains_end() -> None:

@@ -51,6 +51,7 @@ static inline void memory_begin(struct segment *segment)
         ASAN_POISON_MEMORY_REGION(base + end, next - end);
     }
     segment->device->rows_used = MEMORY_ROWS;
+    segment->device->keypairs_ready = header.geometry.max_keypairs;
     segment->device->mtu = 1420;
     for (uint32_t worker = 0; worker < MAX_WORKERS; worker++)
         segment->workers[worker].incarnation = 1;

@@ -97,13 +97,29 @@ def test_growing_allocates_before_use_and_knows_its_limits() -> None:
     data = segment.create(GEOMETRY | {"max_peers": 1 << 16})
     data.ensure(lib.REGION_ROWS, 20000)
     data.ensure(lib.REGION_COLUMNS, 20000)
+    data.ensure(lib.REGION_TOKENS, 20000)
     assert os.fstat(data.fd).st_blocks * 512 >= 20000 * (lib.PEER_ROW_BYTES + 4 * lib.TIMER_COLUMNS)
     assert os.fstat(data.fd).st_blocks * 512 < data.bytes
     with pytest.raises(segment.SegmentError, match=f"room for {1 << 16}"):
         data.ensure(lib.REGION_ROWS, (1 << 16) + 1)
     with pytest.raises(ValueError, match="from the start"):
-        data.ensure(lib.REGION_TOKENS, 1)
+        data.ensure(lib.REGION_READY, 1)
     data.close()
+
+
+@pytest.mark.parametrize("receivers", [1, 2])
+def test_what_a_start_takes_is_known_before(receivers: int) -> None:
+    data = segment.create(GEOMETRY, receivers=receivers)
+    assert os.fstat(data.fd).st_blocks * 512 == segment.bytes_at_start(GEOMETRY, receivers)
+    data.close()
+
+
+def test_peers_that_may_come_take_no_memory_yet() -> None:
+    """But for their bits in the ready sets."""
+    few, many = GEOMETRY, GEOMETRY | {"max_peers": 1 << 20, "max_keypairs": 1 << 21}
+    many |= {"max_trie_nodes": 1 << 23, "public_key_buckets": 1 << 20}
+    sets = (1 + few["max_consumers"]) * lib.ready_words_a_set(1 << 20) * 8
+    assert segment.bytes_at_start(many, 1) - segment.bytes_at_start(few, 1) <= sets
 
 
 def test_receivers_have_memory_before_they_start() -> None:

@@ -174,6 +174,7 @@ class ControlProcess:
             "segment_bytes": interface.data_bytes,
             "aead": "auto",
             "cpus": [],
+            "oom_score": None,
             "receivers": 1,
             "consumers": 1,
             "fds": list(named),
@@ -295,7 +296,6 @@ class Parts:
         self.segment = interface.segment
         self.vault = Vault(os.dup(interface.vault_fd), int(self.segment.geometry.max_peers))
         self.memory = Memory(interface.data_fd, interface.mapping, self.segment, self.vault)
-        self.memory.ensure_tables()
         self.memory.device.index_key = [1, 2]
         self.graces = Graces(self.segment)
         self.keypairs = Keypairs(self.memory, self.graces)

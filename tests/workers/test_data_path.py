@@ -60,6 +60,7 @@ class Path:
         self.device = self.segment.device
         self.device.mtu = MTU
         self.device.rows_used = 2
+        self.device.keypairs_ready = GEOMETRY["max_keypairs"]
         self.inside, tun = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.tun = tun
         self.udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)

@@ -1,0 +1,224 @@
+"""What an engine promises of its processes, and how it says that this host does not let it keep one.
+
+A process that finds a promise broken names it with the reason; the supervisor logs each once, and control
+tells all in `plait show --engine`. `plait doctor` tries them beforehand in a process of its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import mmap
+import os
+import resource
+import signal
+import socket
+from collections.abc import Callable, Mapping
+from enum import StrEnum
+from pathlib import Path
+from typing import NamedTuple
+
+from workers._workers import ffi, lib
+
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
+PR_SET_DUMPABLE = 4
+PR_SET_THP_DISABLE = 41
+OOM_SCORE = Path("/proc/self/oom_score_adj")
+OOM_LOWERED = 300  # by so much the supervisor's is lowered, of 1000
+OOM_RAISED = 100  # or, where that is refused, each worker's raised: a tenth of the memory there is
+FIRST_KEYS = 512 << 10  # bytes of shared memory with keys in it that a few peers need
+OOM_LEAST = -999  # -1000 would keep a process from being killed at all
+
+
+class Promise(StrEnum):
+    """What may not hold on a host: the engine works without what its kernel or container refuses."""
+
+    LOCKED = "locked"
+    NOT_DUMPED = "not_dumped"
+    CAPABILITIES = "capabilities"
+    FILES = "files"
+    SYSTEM_CALLS = "system_calls"
+    DIE_TOGETHER = "die_together"
+    VICTIMS = "victims"
+    CORES = "cores"
+    WATCH = "watch"
+
+
+class Words(NamedTuple):
+    """The promise, and what keeps it."""
+
+    promise: str
+    mend: str
+
+
+WORDS: dict[str, Words] = {
+    Promise.LOCKED: Words(
+        "keys in shared memory are never swapped out",
+        "raise the limit on locked memory (ulimit -l, LimitMEMLOCK=infinity, "
+        "docker run --ulimit memlock=-1), add CAP_IPC_LOCK, or have no swap",
+    ),
+    Promise.NOT_DUMPED: Words(
+        "no process leaves a core file or can be traced by its own user",
+        "allow prctl(PR_SET_DUMPABLE) in the container's seccomp profile, or have no core files "
+        "(ulimit -c 0)",
+    ),
+    Promise.CAPABILITIES: Words(
+        "workers give up their capabilities",
+        "allow prctl, capget and capset in the container's seccomp profile",
+    ),
+    Promise.FILES: Words(
+        "workers can open no files (Landlock)",
+        "run Linux 5.13 or later with landlock among its security modules (/sys/kernel/security/lsm), "
+        "and allow landlock_* in the container's seccomp profile",
+    ),
+    Promise.SYSTEM_CALLS: Words(
+        "workers make no system calls but those of their loops (seccomp)",
+        "run a kernel with CONFIG_SECCOMP_FILTER on x86-64 or arm64, "
+        "and allow seccomp and prctl in the container's seccomp profile",
+    ),
+    Promise.DIE_TOGETHER: Words(
+        "the kernel ends every worker when the supervisor dies",
+        "allow prctl(PR_SET_PDEATHSIG) in the container's seccomp profile; "
+        "until then they end when they find their channel closed",
+    ),
+    Promise.VICTIMS: Words(
+        "short of memory, the kernel kills workers before the supervisor",
+        "make /proc/self/oom_score_adj writable (no read-only /proc, no other owner)",
+    ),
+    Promise.CORES: Words(
+        "receivers and consumers run on the cores of the settings",
+        "allow sched_setaffinity in the container's seccomp profile, or leave out cores and pin",
+    ),
+    Promise.WATCH: Words(
+        "changes of links and routes are followed at once (netlink)",
+        "allow sockets of AF_NETLINK in the container's seccomp profile; "
+        "until then the interface is looked at once a second",
+    ),
+}
+
+CONFINED = {
+    lib.CONFINE_CAPABILITIES: Promise.CAPABILITIES,
+    lib.CONFINE_FILES: Promise.FILES,
+    lib.CONFINE_SYSTEM_CALLS: Promise.SYSTEM_CALLS,
+}
+
+
+def say(promise: str, why: str) -> str:
+    """One line: what does not hold here, why, and what would mend it."""
+    if promise not in WORDS:  # of a worker of another version
+        return f"a promise does not hold on this host: {promise}: {why}"
+    words = WORDS[promise]
+    return f"a promise does not hold on this host: {words.promise}: {why}; {words.mend}"
+
+
+def as_list(broken: Mapping[str, str]) -> list[dict[str, str]]:
+    """For `get_engine`: what does not hold, why, and what would mend it."""
+    unknown = Words("", "")
+    return [
+        {
+            "name": name,
+            "promise": WORDS.get(name, unknown).promise,
+            "why": why,
+            "mend": WORDS.get(name, unknown).mend,
+        }
+        for name, why in broken.items()
+    ]
+
+
+def why(error: OSError) -> str:
+    """What the kernel said, without its number."""
+    return error.strerror or str(error)
+
+
+class Broken(dict[str, str]):
+    """By promise: why a process cannot keep it."""
+
+    def try_to(self, promise: Promise, act: Callable[[], object]) -> None:
+        """Do it; when the kernel refuses, the promise is broken."""
+        try:
+            act()
+        except OSError as error:
+            self[promise] = why(error)
+
+    def confine(self, refused: int) -> None:
+        """A mask of CONFINE_* that the kernel refused."""
+        for bit, promise in CONFINED.items():
+            if refused & bit:
+                self[promise] = "the kernel refused it"
+
+
+def lock(start: object, bytes_: int) -> str:
+    """Lock these pages once they are in use; why not, or empty. start: of a cffi pointer."""
+    if lib.memory_lock(start, bytes_) == 0:
+        return ""
+    soft = resource.getrlimit(resource.RLIMIT_MEMLOCK)[0]
+    limit = "no limit" if soft == resource.RLIM_INFINITY else f"a limit of {soft >> 10} KiB"
+    return f"{os.strerror(ffi.errno)}, with {limit} on locked memory"
+
+
+def tried() -> dict[str, str]:
+    """What of it does not hold here, tried by a process of its own that then ends: by name, why."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.write(writer, json.dumps(_try_all()).encode())
+        finally:
+            os._exit(0)
+    os.close(writer)
+    with os.fdopen(reader, "rb") as pipe:
+        text = pipe.read()
+    os.waitpid(child, 0)
+    broken: dict[str, str] = json.loads(text or b"{}")
+    return broken
+
+
+def _try_all() -> Broken:
+    broken = Broken()
+    broken.try_to(Promise.VICTIMS, lambda: be_victim(be_spared()))
+    broken.try_to(Promise.NOT_DUMPED, lambda: set_process_option(PR_SET_DUMPABLE, 0))
+    broken.try_to(Promise.DIE_TOGETHER, lambda: set_process_option(PR_SET_PDEATHSIG, signal.SIGKILL))
+    broken.try_to(Promise.CORES, lambda: os.sched_setaffinity(0, os.sched_getaffinity(0)))
+    broken.try_to(Promise.WATCH, lambda: socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0).close())
+    page = mmap.mmap(-1, FIRST_KEYS)
+    if unlocked := lock(ffi.from_buffer(page), FIRST_KEYS):
+        broken[Promise.LOCKED] = unlocked
+    nothing = ffi.new("char *[]", [ffi.NULL])
+    broken.confine(lib.confine(0, nothing, nothing, 1))
+    return broken
+
+
+def be_spared() -> int | None:
+    """The supervisor: be a worse victim than the workers. What they are to have; None: let them see to it."""
+    own = _oom_score()
+    if own is None:
+        return None
+    try:
+        OOM_SCORE.write_text(str(max(own - OOM_LOWERED, OOM_LEAST)))
+    except OSError:  # no CAP_SYS_RESOURCE, as in a container
+        return None
+    return own
+
+
+def be_victim(score: int | None) -> None:
+    """A worker: be killed before the supervisor. score: what `be_spared` returned. OSError when refused."""
+    own = int(OOM_SCORE.read_text())
+    OOM_SCORE.write_text(str(min(own + OOM_RAISED, 1000) if score is None else score))
+
+
+def set_process_option(option: int, value: int) -> None:
+    """prctl(2) with one argument. OSError when the kernel refuses."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if (
+        libc.prctl(option, ctypes.c_ulong(value), ctypes.c_ulong(0), ctypes.c_ulong(0), ctypes.c_ulong(0))
+        != 0
+    ):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+
+
+def _oom_score() -> int | None:
+    with contextlib.suppress(OSError, ValueError):
+        return int(OOM_SCORE.read_text())
+    return None
