@@ -84,6 +84,7 @@ def examine() -> Iterator[Finding]:
     ):  # fmt: skip
         yield look()
     yield from promises()
+    yield from running()
     yield from programs()
 
 
@@ -333,6 +334,23 @@ def promises() -> Iterator[Finding]:
         yield Finding(f"promise {name}", "advice", found, WORDS[name].mend)
     if not broken:
         yield Finding("promises", "ok", f"all {len(WORDS)} hold (docs/reliability.md)")
+
+
+def running() -> Iterator[Finding]:
+    """The engines of this host are what is installed."""
+    from plait import engines, installed, uapi_client
+    from plait.failure import Failure
+
+    try:
+        told = list(engines.answers(engines.names(None), uapi_client.engine))
+    except Failure:
+        return
+    for name, report in told:
+        if isinstance(report, Failure):
+            continue
+        differs = installed.difference(report)
+        mend = installed.mend(name, report) if differs else ""
+        yield _finding(f"engine {name}", not differs, "advice", differs or "what is installed runs", mend)
 
 
 PROGRAMS = (

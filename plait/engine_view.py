@@ -13,7 +13,7 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any
 
-from plait import engines, uapi_client
+from plait import engines, installed, uapi_client
 from plait.lab import process_stat, pss_bytes
 from plait.show import is_coloured
 from plait.standard_streams import terminal_width
@@ -29,7 +29,7 @@ def run(interface: str | None, *, as_json: bool) -> None:
     """Print the report of one interface or of all."""
     told = engines.ask(engines.names(interface), uapi_client.engine)
     if as_json:
-        json.dump({name: with_usage(report) for name, report in told}, sys.stdout, indent=2)
+        json.dump({name: _whole(report) for name, report in told}, sys.stdout, indent=2)
         sys.stdout.write("\n")
         return
     from rich.markup import escape
@@ -41,11 +41,18 @@ def run(interface: str | None, *, as_json: bool) -> None:
         if "version" in report:  # an older engine tells none
             which = "{version} (memory layout {layout}, commit {commit})".format(**report)
             printer.print(f"[bold]plaitd[/bold]: {escape(which)}")
+        if differs := installed.difference(report):
+            words = f"{differs}; {installed.mend(name, report)}"
+            printer.print(f"[bold]plaitd[/bold]: {escape(words)}", soft_wrap=True)
         for each in report.get("broken_promises", []):
             words = f"does not hold here: {each['promise'] or each['name']}: {each['why']}; {each['mend']}"
             printer.print(f"[bold]promise[/bold]: {escape(words)}", soft_wrap=True)
         for made in tables(with_usage(report)):
             printer.print(made)
+
+
+def _whole(report: dict[str, Any]) -> dict[str, Any]:
+    return {**with_usage(report), "differs": installed.difference(report)}
 
 
 def with_usage(report: dict[str, Any]) -> dict[str, Any]:

@@ -80,7 +80,7 @@ class Configuration:
         endpoints: EndpointOrders,
         udp_fds: Callable[[], list[int]],
         aead: str = "auto",
-        program: dict[str, str] | None = None,
+        program: dict[str, Any] | None = None,
         broken: dict[str, str] | None = None,
     ) -> None:
         self.peers = peers

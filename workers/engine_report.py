@@ -1,6 +1,7 @@
 """What goes on inside the engine, read from the data segment: the answer to `get_engine=1`.
 
     {"version": "0.1.0", "layout": "58aa…", "commit": "ee68…",   of the supervisor's program (version.py)
+     "program": ["/usr/bin/plaitd"],          what started it
      "aead": "libipsec-mb AVX512",            the provider in use
      "peers": 2,                              configured
      "processes": [{"role": "receiver", "number": 0, "worker": 2, "pid": 4711, "cpu": 0,
@@ -46,7 +47,7 @@ _DIRECTIONS = {lib.INBOUND: "inbound", lib.OUTBOUND: "outbound"}
 
 
 def report(
-    segment: Any, now: int, peers: int, aead: str, program: dict[str, str] | None = None
+    segment: Any, now: int, peers: int, aead: str, program: dict[str, Any] | None = None
 ) -> dict[str, Any]:
     """The report of an attached `struct segment *`, ready for json.dumps.
 

@@ -4,7 +4,7 @@ Descriptors survive exec, workers stay its children, and shared memory is as it 
 said is which is which: a description in JSON, in a nameless file whose descriptor the new program is
 given. It holds numbers and settings, no secrets.
 
-    {"format": 2, "layout_hash": …, "interface": "wg0",
+    {"format": 3, "layout_hash": …, "interface": "wg0",
      "settings": {…},                                 those of the start, workers/settings.py
      "resources": {"queues": [5, 6], …},              workers/resources.py
      "workers": [{"kind": "control", "pid": …, …}],   workers/roster.py

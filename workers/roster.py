@@ -76,6 +76,7 @@ class Roster:
         self.stopping = False
         self.broken: dict[str, str] = {}  # promises that this host does not let us keep, and why
         self.oom_score: int | None = None  # of workers; None: more than ours
+        self.program: list[str] = []  # what starts plaitd
 
     # -- who there is -------------------------------------------------------------------------
 
@@ -183,7 +184,7 @@ class Roster:
         if worker.kind == "control":
             message["broken"] = self.broken
             message["socket"] = self.resources.uapi.file
-            message["program"] = version.as_dict()
+            message["program"] = {**version.as_dict(), "program": self.program}
         self.send(worker, message, fds)
 
     def _watch(self, worker: Worker) -> None:

@@ -86,6 +86,7 @@ class Supervisor:
         self.manager = manager or ServiceManager({})
         self.selector = selectors.DefaultSelector()
         self.roster = Roster(resources, settings, self.selector, self, work, patience)
+        self.roster.program = list(program)
         self.numbers = Numbers(resources, self.roster)
         self.upgrade = Upgrade(
             program, resources, self.roster, signals, self._describe, self.manager.environment

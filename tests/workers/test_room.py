@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 from waiting import until
 
@@ -123,7 +124,8 @@ def test_too_few_open_files_are_said_by_plaitd_and_by_doctor(host: Host) -> None
     assert refused.returncode == 8 and "the limit is 32 open files for a process" in refused.stderr
     doctor = host.run([*limited, "plait", "doctor"], check=False)
     assert doctor.returncode == 1 and re.search(r"MISSING +open files +up to 32 for a process", doctor.stdout)
-    engine = host.engine(command=("prlimit", "--nofile=32:1024", "plaitd", "-f", "{iface}"))  # a soft one: raised
+    # A soft limit is raised.
+    engine = host.engine(command=("prlimit", "--nofile=32:1024", "plaitd", "-f", "{iface}"))
     until(lambda: "is ready" in engine.process.output(), "it is ready")
     assert engine.stop() == 0
 
@@ -131,7 +133,8 @@ def test_too_few_open_files_are_said_by_plaitd_and_by_doctor(host: Host) -> None
 @pytest.mark.network
 def test_a_key_that_cannot_be_locked_is_said(host: Host) -> None:
     """As in a container: 64 KiB, and no CAP_IPC_LOCK."""
-    prefix = ("setpriv", "--bounding-set", "-ipc_lock", "--inh-caps", "-ipc_lock", "prlimit", "--memlock=65536")
+    dropped = ("setpriv", "--bounding-set", "-ipc_lock", "--inh-caps", "-ipc_lock")
+    prefix = ("prlimit", "--memlock=65536", *dropped)
     engine = host.engine(command=(*prefix, "plaitd", "-f", "{iface}"))
     until(lambda: "is ready" in engine.process.output(), "it is ready")
     assert "swapped out" not in engine.process.output()  # the vault's first page fits
@@ -148,5 +151,5 @@ def test_a_key_that_cannot_be_locked_is_said(host: Host) -> None:
 def test_need_grows_with_every_setting_that_takes_memory() -> None:
     few = Settings(receivers=1, consumers=1, cores=(0,), max_receivers=4)
     for more in ({"receivers": 2}, {"consumers": 2}, {"small_slots": 4096}, {"train_slots": 44}):
-        many = Settings(**{"receivers": 1, "consumers": 1, "cores": (0,), "max_receivers": 4, **more})  # type: ignore[arg-type]
+        many = msgspec.structs.replace(few, **more)
         assert room.need(many).total > room.need(few).total

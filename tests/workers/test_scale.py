@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import json
 import os
 import re
 import socket
@@ -143,3 +145,37 @@ def test_a_few_hours_of_sessions_against_plain_lists() -> None:
     lived = day.run(60, 2.5)
     assert lived.is_clean, lived
     assert min(lived.fired.values()) > 0
+
+
+@needs_root
+def test_without_a_setting_there_is_room_for_more_peers_than_16_bits_count() -> None:
+    many = (1 << 16) + 100
+    text = "".join(
+        f"public_key={n:064x}\nallowed_ip=100.{64 + (n >> 16)}.{n >> 8 & 255}.{n & 255}/32\n"
+        for n in range(1, many + 1)
+    )
+    with Interface(f"pld{os.getpid()}", Settings(receivers=1, consumers=1, cores=(0,))) as interface:
+        before = os.fstat(interface.data_fd).st_blocks
+        with ControlProcess(interface):
+            assert os.fstat(interface.data_fd).st_blocks - before < 1024  # 512 KiB until there is a peer
+            assert uapi(interface, f"set=1\n{text}\n") == "errno=0\n\n"
+            assert len(generations(interface)) == many
+            assert uapi(interface, "get=1\n\n").count("public_key=") == many
+        with ControlProcess(interface):  # another control finds each by its key: the set changes nothing
+            had = generations(interface)
+            assert uapi(interface, f"set=1\n{text}\n") == "errno=0\n\n"
+            assert generations(interface) == had
+
+
+@needs_root
+def test_a_limit_that_is_reached_names_the_setting_to_raise() -> None:
+    with Interface(f"ple{os.getpid()}", Settings(**SMALL)) as interface, ControlProcess(interface):
+        assert set_(interface, peers(1, 66)) == f"errno=-{errno.ENOSPC}\n\n"
+        (told,) = re.findall(r"event=(.*\"no_room\".*)", uapi(interface, "events=0\n\n"))
+        event = json.loads(told)
+        assert event["reason"] == "65 peers: this interface has room for 64"
+        assert event["mend"].startswith("raise max_peers in the settings")
+        many = "".join(f"allowed_ip=10.{n >> 8}.{n & 255}.0/24\n" for n in range(300))
+        assert set_(interface, f"public_key={1:064x}\n{many}") == f"errno=-{errno.ENOSPC}\n\n"
+        last = json.loads(re.findall(r"event=(.*\"no_room\".*)", uapi(interface, "events=0\n\n"))[-1])
+        assert last["reason"] == "more allowed IPs: this interface has room for 256"
