@@ -247,8 +247,8 @@ class EngineFamilies:
         self.info = _gauge("plait_info", "1; the labels say what runs", *one, "aead")
         self.outdated = _gauge("plait_outdated", "1 when installed is not what runs, else 0", *one)
         self.peers = _gauge("plait_peers", "Configured peers", *one)
-        broken = "1 for each promise that this host does not let the engine keep"
-        self.broken = _gauge("plait_promise_broken", broken, *one, "promise")
+        broken = "Promises that this host does not let the engine keep"
+        self.broken = _gauge("plait_promises_broken", broken, *one)
         self.packets = _counter("plait_packets", "Packets of wire size", *one, "flow")
         self.drops = _counter("plait_drops", "Packets dropped, by cause", *one, "cause")
         self.handshakes = _counter("plait_handshakes", "Handshake messages, by outcome", *one, "outcome")
@@ -278,8 +278,7 @@ class EngineFamilies:
         self.info.add_metric([name, report["aead"]], 1)
         self.outdated.add_metric([name], bool(installed.difference(report)))
         self.peers.add_metric([name], report["peers"])
-        for each in report.get("broken_promises", []):
-            self.broken.add_metric([name, each["name"]], 1)
+        self.broken.add_metric([name], len(report.get("broken_promises", ())))
         self._add_counters(name, report["counters"])
         for direction, queue in report["queues"].items():
             self.waiting.add_metric([name, direction], queue["waiting"])

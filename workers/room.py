@@ -28,7 +28,7 @@ FEWER = "or set fewer receivers, consumers, small_slots or train_slots"
 MORE_SHM = f"enlarge it (mount -o remount,size={{0}}m {SHM}; docker run --shm-size={{0}}m) {FEWER}"
 log = logging.getLogger("plait")
 CONTROL_FIRST = 320 << 10  # of /dev/shm: the first trie nodes, buckets, the vault's header
-# Private memory as an idle engine has it: measured on x86-64 with Python 3.11 (docs/performance.md).
+# Private memory as an idle engine has it: measured on x86-64 with Python 3.11 (docs/scale.md).
 SUPERVISOR_AND_CONTROL = 32 * MEBI
 A_WORKER = 8 * MEBI
 FILES_BESIDES = 32  # the log, signals, segments, and some to come and go

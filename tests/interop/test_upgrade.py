@@ -30,7 +30,7 @@ TITLES = ("supervisor", "control", "receiver 0", "consumer 0")
 PATH = "/run/plaitd"
 GOOD = f"#!{sys.executable} -P\nimport os, sys\n{{}}\nfrom plait.daemon import main\nsys.exit(main())\n"
 # What is started by the new program can be told from outside.
-NEW = GOOD.format("open('/proc/self/oom_score_adj', 'w').write('7')")
+NEW = GOOD.format("open('/proc/self/coredump_filter', 'w').write('7')")
 OTHER_LAYOUT = GOOD.format("import shm.layout\nshm.layout.layout_hash = lambda: 1")
 COMMAND = (
     "sh", "-c", f'printf %s "$1" > {PATH}; chmod +x {PATH}; exec {PATH} -f "$2"', "sh",
@@ -67,7 +67,7 @@ def pids(side: Side) -> dict[str, int | None]:
 
 
 def is_new(pid: int | None) -> bool:
-    return pid is not None and read_proc(pid, "oom_score_adj") == "7\n"
+    return pid is not None and read_proc(pid, "coredump_filter") == "00000007\n"
 
 
 def ask(side: Side, words: str) -> float:

@@ -334,7 +334,7 @@ def answers(host: Host) -> bool:
 
 TMPFS = "mount -t tmpfs -o size={} none /dev/shm; "
 # name, shell around plaitd, environment, exit code, words
-NO_SHM = "cannot make the shared memory of t0: /dev/shm has 4 MiB free, too little for "
+NO_SHM = "of /dev/shm, which has 4 MiB free; enlarge it (mount -o remount,size="
 NO_TUN = "cannot create the interface t0: "
 BAD = "printf 'receivers = 1\\nconsumers = 99\\n' > /run/bad.toml; exec {}"
 OF_ANOTHER = "ip tuntap add dev t0 mode tun user 12345; trap 'ip link delete t0' EXIT"

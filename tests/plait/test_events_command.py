@@ -497,7 +497,8 @@ def test_every_brace_is_filled_in() -> None:
         "life": 1, "number": 1, "time": 0.0, "peer": keypair()[1], "endpoint": "192.0.2.1:1",
         "was": "192.0.2.1:2", "source": "192.0.2.1:3", "claimed_key": keypair()[1],
         "public_key": keypair()[1], "message": "initiation", "tries": 3, "count": 4, "reason": "because",
-        "worker": "receiver 0", "cause": "killed", "repaired": "tokens 1", "incarnation": 2, "away": 0.1,
+        "mend": "do", "worker": "receiver 0",
+        "cause": "killed", "repaired": "tokens 1", "incarnation": 2, "away": 0.1,
         "pause": 0.2, "receivers": 1, "consumers": 2,
     }  # fmt: skip
     for event in Event:
