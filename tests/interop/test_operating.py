@@ -68,7 +68,7 @@ def processes(engine: Engine) -> dict[str, int]:
 
 def program(host: Host, pid: int) -> bool:
     """Whether a process, by its pid in the host, is of the new program."""
-    return host.run(["cat", f"/proc/{pid}/oom_score_adj"]).stdout == "7\n"
+    return host.run(["cat", f"/proc/{pid}/coredump_filter"]).stdout == "00000007\n"
 
 
 def test_a_worker_that_does_not_start_is_told(engine: Engine) -> None:
