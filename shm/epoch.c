@@ -31,7 +31,9 @@ void epoch_sleep(const struct segment *segment, uint32_t worker)
 void epoch_wake(const struct segment *segment, uint32_t worker)
 {
     struct worker *line = &segment->workers[worker];
-    __atomic_store_n(&line->epoch, __atomic_load_n(&line->epoch, __ATOMIC_RELAXED) | 1u, __ATOMIC_RELAXED);
+    /* release, as the store of the sleep before it: control may see this one alone, and since C++20 a
+     * plain store continues nobody's release sequence */
+    __atomic_store_n(&line->epoch, __atomic_load_n(&line->epoch, __ATOMIC_RELAXED) | 1u, __ATOMIC_RELEASE);
     fence_seq_cst(); /* awake first, then look: control sees one or we see its unpublication */
 }
 

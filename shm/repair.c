@@ -138,7 +138,8 @@ void repair_worker(const struct segment *segment, uint32_t worker, struct repair
     __atomic_store_n(&line->journal_latest, 0, __ATOMIC_RELAXED);
     __atomic_store_n(&line->peer_in_hand, 0, __ATOMIC_RELAXED);
     __atomic_store_n(&line->arriving, 0, __ATOMIC_RELAXED);
-    __atomic_store_n(&line->epoch, (line->epoch + 1) & ~1u, __ATOMIC_RELAXED);
+    /* release: control that sees the epoch moved may use again what the dead was reading */
+    __atomic_store_n(&line->epoch, (line->epoch + 1) & ~1u, __ATOMIC_RELEASE);
     bell_cancel(segment, worker);
     bell_starve(segment, worker, 0);
     for (uint32_t consumer = 0; consumer < segment->geometry.max_consumers; consumer++)
