@@ -20,7 +20,7 @@ one move (a journal line before the word that makes it valid, a node and its lin
 states that repair finds behind a head nobody holds). Of two idle holders only the first takes, since the
 other would do the same under another number. An idle process that is killed leaves nothing, so it is not
 killed. The bound of 1,024 is left out: a refused push changes nothing. So are orders weaker than sequential
-consistency: threads under TSan look for those.
+consistency: tests/weak walks those.
 
 Some bytes are ghosts, which no process reads: the queue that a node is truly in, its place in its producer's
 order, how far a dead push had come. Invariants compare the memory with them: a node is taken once, from the
