@@ -31,6 +31,7 @@ from plait.lab import PLAIT, Engine, Host, missing
 
 ROOT = Path(__file__).resolve().parents[1]
 NEIGHBOURS = 8  # tests in a row that use the same made fixture; more would make others wait at the end
+WHOLE = ("tests/weak/test_weak_memory.py",)  # its fixture is nearly all of its work
 PROGRAMS = ("wg", "wireguard-go", "iperf3", "ping")
 
 # A shell without job control starts what it puts in the background with SIGINT ignored, and programs
@@ -78,6 +79,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
         def _split_scope(self, nodeid: str) -> str:
             module = nodeid.partition("::")[0]
+            if module in WHOLE:
+                return module
             return f"{module}#{self.places[nodeid] // NEIGHBOURS}" if shares_fixtures(module) else nodeid
 
     return Neighbours(config, log)

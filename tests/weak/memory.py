@@ -11,6 +11,8 @@ usage: python -m tests.weak [--large] [--mutants] [SCENARIO...]     without argu
 
 from __future__ import annotations
 
+import fcntl
+import hashlib
 import re
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
@@ -84,8 +86,22 @@ def _run(command: list[str]) -> str:
 
 @cache
 def build() -> Path:
-    """Compile and link the explorer with shm/; return the program. Raises RuntimeError with gcc's words."""
+    """Compile and link the explorer with shm/; return the program. Raises RuntimeError with gcc's words.
+
+    Once for each state of the sources, whoever else builds here at the same time.
+    """
     BUILD.mkdir(parents=True, exist_ok=True)
+    sources = sorted([*(ROOT / "shm").glob("*.[ch]"), *(ROOT / "tests/weak").glob("*.[ch]"), Path(__file__)])
+    state = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()[:16]
+    program = BUILD / f"weak-{state}"
+    with open(BUILD / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not program.exists():
+            _build(program)
+    return program
+
+
+def _build(program: Path) -> None:
     objects = [BUILD / f"{name}.o" for name in (*FILES, "scenarios", "explore")]
     jobs = [
         ["gcc", *COMMON, *EXPLORED, "-c", f"shm/{name}.c", "-o", str(BUILD / f"{name}.o")] for name in FILES
@@ -97,9 +113,9 @@ def build() -> Path:
     jobs.append(["gcc", *COMMON, *explorer, "-o", str(BUILD / "explore.o")])
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(_run, jobs))
-    program = BUILD / "weak"
-    _run(["gcc", "-no-pie", "-o", str(program), *map(str, objects)])
-    return program
+    unfinished = program.with_suffix(".unfinished")
+    _run(["gcc", "-no-pie", "-o", str(unfinished), *map(str, objects)])
+    unfinished.rename(program)
 
 
 def scenarios() -> list[Scenario]:
