@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 import click
 
-from plait import standard_streams
+from plait import checkout, standard_streams
 from plait.bench import bench
 from plait.bench_dead_peers import dead_peers
 from plait.bench_floods import floods_command
@@ -45,6 +45,8 @@ class Plait(click.Group):
         """Run the command; what cannot be written, help included, is a failure as well."""
         standard_streams.prepare()
         try:
+            if stale := checkout.why_stale():
+                raise Failure("the program is not complete", stale, checkout.NEXT_STEP)
             try:
                 return super().main(*args, **extra)
             finally:

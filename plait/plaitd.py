@@ -16,6 +16,11 @@ def main() -> int:
         os.execv(sys.executable, [sys.executable, "-P", "-E", *sys.argv])
     if not sys.flags.safe_path:
         del sys.path[0]  # the directory of the script
+    from plait import checkout
+
+    if stale := checkout.why_stale():
+        print(f"plaitd: the program is not complete: {stale}; {checkout.NEXT_STEP}", file=sys.stderr)
+        return 1
     from plait import daemon
 
     return daemon.main()

@@ -19,6 +19,7 @@ from __future__ import annotations
 import functools
 import os
 import signal
+import subprocess
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,9 +28,13 @@ from typing import Any
 import asked
 import pytest
 
-from plait.lab import PLAIT, Engine, Host, missing
-
 ROOT = Path(__file__).resolve().parents[1]
+# What is imported next was compiled from the sources as they are now; who shares the tests out has looked.
+if (ROOT / "build/compiled").exists() and "PYTEST_XDIST_WORKER" not in os.environ:
+    subprocess.run([ROOT / "scripts/compile"], check=True)
+
+from plait.lab import PLAIT, Engine, Host, missing  # noqa: E402
+
 NEIGHBOURS = 8  # tests in a row that use the same made fixture; more would make others wait at the end
 WHOLE = ("tests/weak/test_weak_memory.py",)  # its fixture is nearly all of its work
 PROGRAMS = ("wg", "wireguard-go", "iperf3", "ping")

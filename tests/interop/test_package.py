@@ -23,7 +23,6 @@ ROOT = Path(__file__).resolve().parents[2]
 FAST = "--config-settings=setup-args=-Doptimization=0"  # to build; what runs fast is measured elsewhere
 IMPORTS = """
 import sys
-sys.meta_path = [finder for finder in sys.meta_path if "editable" not in type(finder).__module__]
 import engine._engine, shm._shm, workers._workers, workers.control, plait.command, plait.daemon, plait.show
 for module in (engine, shm, workers, plait):
     assert module.__file__.startswith(sys.argv[1]), module.__file__

@@ -62,7 +62,7 @@ def build() -> list[str]:
     python = BUILD / "venv/bin/python"
     if not python.exists():
         _run(sys.executable, "-m", "venv", "--without-pip", str(BUILD / "venv"))
-    # Lines of a .pth file are places only, so the import hook of an editable install stays away.
+    # A place that a .pth file names is searched, and its own .pth files are not: they would name the sources.
     place = next((BUILD / "venv").glob("lib/python3*/site-packages"))
     (place / "points.pth").write_text(f"{packages}\n{sysconfig.get_paths()['purelib']}\n")
     return [str(python), "-P", "-c", PROGRAM, "{iface}"]
