@@ -9,12 +9,10 @@ from typing import Any, NoReturn
 import click
 
 from plait import checkout, standard_streams
-from plait.bench import bench
-from plait.bench_dead_peers import dead_peers
-from plait.bench_floods import floods_command
-from plait.bench_handshakes import handshakes
 from plait.failure import Failure
-from plait.load import load
+from plait.later import Later
+
+LATER = {"bench": "plait.bench:bench", "load": "plait.load:load"}
 
 EXAMPLES = """\b
 Examples:
@@ -38,7 +36,7 @@ The engine itself is started by `plaitd wg0`, and configured by wg(8).
 """
 
 
-class Plait(click.Group):
+class Plait(Later):
     """The group, with failures printed as one sentence (what: why. Next step.) and exit code 1."""
 
     def main(self, *args: Any, **extra: Any) -> Any:
@@ -78,7 +76,8 @@ def _version(context: click.Context, _: click.Parameter, is_asked: bool) -> None
         context.exit()
 
 
-@click.group(cls=Plait, epilog=EXAMPLES, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Plait, later=LATER, epilog=EXAMPLES,
+             context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--version", is_flag=True, expose_value=False, is_eager=True, callback=_version,
               help="Print version, memory layout and commit, and end.")  # fmt: skip
 def plait() -> None:
@@ -339,13 +338,6 @@ def soak(minutes: float, handoff: str, seed: int | None, as_json: bool) -> None:
     from plait import soak
 
     sys.exit(soak.run(minutes, handoff, seed, as_json=as_json))
-
-
-bench.add_command(floods_command, "floods")
-bench.add_command(dead_peers, "dead-peers")
-bench.add_command(handshakes)
-plait.add_command(bench)
-plait.add_command(load)
 
 
 def main() -> NoReturn:

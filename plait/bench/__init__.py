@@ -4,6 +4,13 @@ from __future__ import annotations
 
 import click
 
+from plait.later import Later
+
+LATER = {
+    "dead-peers": "plait.bench_dead_peers:dead_peers",
+    "floods": "plait.bench_floods:floods_command",
+    "handshakes": "plait.bench_handshakes:handshakes",
+}
 FIGURE_NAMES = ("tcp1", "tcp4", "udp64", "ping", "pingtcp", "memory")  # of plait/bench/figures.py
 QUEUE_ROUNDS = 7
 AEAD_ROUNDS = 7
@@ -21,7 +28,8 @@ Examples:
 """
 
 
-@click.group(short_help="Measure the engine, or parts of it, on this machine.", epilog=EXAMPLES)
+@click.group(cls=Later, later=LATER, epilog=EXAMPLES,
+             short_help="Measure the engine, or parts of it, on this machine.")  # fmt: skip
 def bench() -> None:
     """Measure the engine, or parts of it, on this machine."""
 
