@@ -8,24 +8,23 @@ nothing to compare.
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
 PACKAGES = ("engine", "shm", "workers", "plait/bench")
 MODULE = "engine/_engine.so"  # scripts/setup's link
 NEXT_STEP = "run scripts/setup, which compiles what changed"
 
 
-def why_stale(root: Path = ROOT) -> str:
+def why_stale(root: str = ROOT) -> str:
     """Why what is compiled must not be loaded; empty when nothing speaks against it."""
-    if not (root / MODULE).is_symlink():
+    if not os.path.islink(f"{root}/{MODULE}"):  # nor for whom the checkout is closed
         return ""
     try:
-        compiled = (root / "build/compiled").stat().st_mtime_ns
+        compiled = os.stat(f"{root}/build/compiled").st_mtime_ns
     except FileNotFoundError:
         return "the C sources are not compiled"
     for package in PACKAGES:
-        for entry in os.scandir(root / package):
+        for entry in os.scandir(f"{root}/{package}"):
             if entry.name.endswith((".c", ".h")) and entry.stat().st_mtime_ns > compiled:
                 return f"{package}/{entry.name} has changed since it was compiled"
     return ""

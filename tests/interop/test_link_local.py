@@ -35,7 +35,9 @@ def test_handshakes_and_packets_reach_a_link_local_endpoint(pair: str) -> None:
         initiator.engine.wg("set", "wg0", "peer", responder.public_key, "endpoint", there)
         assert initiator.echo(responder.address4, 3) == 3
         assert initiator.get()["endpoint"] == there
-        zone = "%eth0" if PAIRS[pair][1] is PLAIT else ""  # wireguard-go does not say
-        assert responder.get()["endpoint"] == f"[{link_local(initiator)}{zone}]:51820"
+        learned = {f"[{link_local(initiator)}%eth0]:51820"}
+        if PAIRS[pair][1] is not PLAIT:  # some versions of wireguard-go do not say the zone
+            learned.add(f"[{link_local(initiator)}]:51820")
+        assert responder.get()["endpoint"] in learned
         assert responder.echo(initiator.address4, 3) == 3
         tunnel.check()

@@ -19,7 +19,7 @@ LATER_NS = 10**9
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
     """A checkout with Plait's command line, and one source and one header a package, compiled afterwards."""
-    shutil.copytree(ROOT / "plait", tmp_path / "plait", ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+    shutil.copytree(f"{ROOT}/plait", tmp_path / "plait", ignore=shutil.ignore_patterns("*.so", "__pycache__"))
     for package in PACKAGES:
         (tmp_path / package).mkdir(exist_ok=True)
         (tmp_path / package / "source.c").touch()
@@ -40,20 +40,35 @@ def change(path: Path) -> None:
 def test_what_is_compiled_is_loaded(checkout: Path) -> None:
     change(checkout / "build/compiled")
     change(checkout / "plait/command.py")
-    assert why_stale(checkout) == ""
+    assert why_stale(str(checkout)) == ""
 
 
 @pytest.mark.parametrize("package", PACKAGES)
 @pytest.mark.parametrize("name", ["source.c", "header.h"])
 def test_a_changed_source_is_not_compiled_yet(checkout: Path, package: str, name: str) -> None:
     change(checkout / package / name)
-    assert why_stale(checkout) == f"{package}/{name} has changed since it was compiled"
+    assert why_stale(str(checkout)) == f"{package}/{name} has changed since it was compiled"
 
 
 def test_an_installed_package_has_nothing_to_compare(checkout: Path) -> None:
     (checkout / MODULE).unlink()
     (checkout / "build/compiled").unlink()
-    assert why_stale(checkout) == ""
+    assert why_stale(str(checkout)) == ""
+
+
+def test_who_may_not_look_is_not_told_of_it(checkout: Path) -> None:
+    code = """
+import os, sys
+from plait import checkout
+if os.getuid() == 0:
+    os.setuid(65534)
+print([checkout.why_stale(sys.argv[1])])
+"""
+    (checkout / "build/compiled").unlink()
+    checkout.chmod(0)
+    done = subprocess.run([sys.executable, "-c", code, str(checkout)], capture_output=True, text=True)
+    checkout.chmod(0o700)
+    assert (done.returncode, done.stdout) == (0, "['']\n"), done.stderr
 
 
 @pytest.mark.parametrize(("program", "module"), [("plait", "command"), ("plaitd", "plaitd")])
