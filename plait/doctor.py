@@ -248,7 +248,7 @@ def open_files() -> Finding:
     """Descriptors for queues, sockets, bells and clients."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)  # plaitd raises its own to that
     need = _most().files
-    mend = f"ulimit -n {FILES_LEAST} (LimitNOFILE=, docker run --ulimit nofile={FILES_LEAST})"
+    mend = f"ulimit -n {FILES_LEAST} as root (LimitNOFILE=, docker run --ulimit nofile={FILES_LEAST})"
     if hard == resource.RLIM_INFINITY or hard >= FILES_LEAST:
         return Finding("open files", "ok", f"up to {hard} for a process, an engine takes {need}")
     found = f"up to {hard} for a process, an engine takes {need}, and one more for each client"

@@ -25,6 +25,8 @@ small_slots = 32767
 train_slots = 4096
 """
 
+ONE_OF_EACH = {"receivers": 1, "consumers": 1, "max_receivers": 1, "max_consumers": 1}
+
 
 def test_the_default_is_as_many_peers_as_the_kernel_module_takes() -> None:
     settings = load("wg0", {"PLAIT_CONFIG": ""}, frozenset({0, 1}))
@@ -124,6 +126,18 @@ def test_too_few_open_files_are_said_by_plaitd_and_by_doctor(host: Host) -> None
     assert refused.returncode == 8 and "the limit is 32 open files for a process" in refused.stderr
     doctor = host.run([*limited, "plait", "doctor"], check=False)
     assert doctor.returncode == 1 and re.search(r"MISSING +open files +up to 32 for a process", doctor.stdout)
+    # Nothing in the settings makes 32 enough, so none is named there; one of each needs a little more.
+    assert "raise it (ulimit -n 1024 as root" in refused.stderr and "max_receivers" not in refused.stderr
+    least = room.need(Settings(**ONE_OF_EACH, cores=(0,))).files
+    between = host.run(["prlimit", f"--nofile={least}:{least}", "plaitd", "-f", "wg0"], check=False)
+    assert "or set receivers, consumers, max_receivers and max_consumers lower" in between.stderr
+    engine = host.engine(
+        command=("prlimit", f"--nofile={least}:{least}", "plaitd", "-f", "{iface}"),
+        settings="".join(f"{key} = {value}\n" for key, value in ONE_OF_EACH.items()),
+    )
+    until(lambda: "is ready" in engine.process.output(), "it is ready")
+    assert engine.wg("show", "interfaces") == "wg0\n"
+    assert engine.stop() == 0
     # A soft limit is raised.
     engine = host.engine(command=("prlimit", "--nofile=32:1024", "plaitd", "-f", "{iface}"))
     until(lambda: "is ready" in engine.process.output(), "it is ready")
