@@ -50,6 +50,9 @@ def _cores(context: click.Context, parameter: click.Parameter, value: str | None
 @click.option("--sources", metavar="FIRST+COUNT", help="Consecutive source addresses, e.g. 127.1.0.1+500.")
 @click.option("--ports", type=click.IntRange(1, 256), help="Source ports of each process.  [default: 1]")
 @click.option("--inner", metavar="NETWORK", help="Of the inner addresses.  [default: 10.64.0.0/10]")
+@click.option(
+    "--give-up", type=float, metavar="SECONDS", help="Of silence while handshakes wait.  [default: 15]"
+)
 @click.option("--rate", type=float, help="Without a profile: echoes a second, after a storm of handshakes.")
 @click.option(
     "--bytes", "size", type=click.IntRange(64, 1920), default=84, help="Of an echo.", show_default=True
@@ -96,7 +99,8 @@ def run(
 
     A peer's handshake counts when it has opened the response and its first data packet was answered. An echo
     is an ICMP echo request in the tunnel, to the gateway's inner address, so its kernel answers.
-    At a rate, times count from when an event was due, not from when it left. Ctrl-C ends a run early.
+    At a rate, times count from when an event was due, not from when it left. Ctrl-C ends a run early, and so
+    does a gateway that says nothing for --give-up seconds: exit code 1.
     """
     from plait import load_profile, load_run
 
@@ -136,6 +140,7 @@ def _run_one(
     for verdict in verdicts:
         if not verdict["holds"]:
             click.echo(f"plait: load: required {verdict['text']}, found {verdict['found']}", err=True)
+    load_run.check_answered(done)
     return load_thresholds.EXIT_CODE if any(not verdict["holds"] for verdict in verdicts) else 0
 
 

@@ -237,6 +237,7 @@ def main() -> None:
     for line in load_screen.notes(done):
         print(f"load: {line}", file=sys.stderr)
     load_json.write(found, load_json.document(done, []))
+    load_run.check_answered(done)
 
 
 if __name__ == "__main__":

@@ -130,6 +130,7 @@ class Profile(Strict, frozen=True):
     ports: Annotated[int, msgspec.Meta(ge=1, le=256)] = 1
     inner: str = "10.64.0.0/10"
     retry: _Seconds = 5.0
+    give_up: _Seconds = 15.0
     require: tuple[str, ...] = ()
 
 

@@ -55,7 +55,8 @@ class Run:
     prepared_seconds: float = 0.0
     ephemerals: int = 0
     bytes_per_peer: int = 0
-    stopped: bool = False
+    stopped: bool = False  # before its end
+    gave_up: bool = False  # so, because the gateway said nothing for profile.give_up seconds
 
 
 class Screen:
@@ -130,8 +131,52 @@ def now_ns() -> int:
     return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
 
 
+class _NobodyAnswersError(Exception):
+    """The gateway says nothing while handshakes wait for it."""
+
+
+class _Silence:
+    """How long the gateway has said nothing while handshakes wait: a run of a known length bears that, once
+    it has heard something at all."""
+
+    def __init__(self, limit: float) -> None:
+        self.limit = limit  # seconds
+        self.since = 0.0  # as Look.at
+        self.phase, self.heard, self.was_heard = -1, 0, False
+
+    def check(self, look: Look, has_end: bool) -> None:
+        """_NobodyAnswersError when that is too long. has_end: the phase says how many seconds it lasts."""
+        if look.phase != self.phase:
+            self.phase, self.heard, self.since = look.phase, 0, look.at - look.elapsed
+        heard = look.counters["datagrams_in"]
+        if heard > self.heard or not look.outstanding:
+            self.since = look.at
+        self.was_heard = self.was_heard or heard > 0
+        self.heard = heard
+        if look.at - self.since >= self.limit and not (self.was_heard and has_end):
+            raise _NobodyAnswersError
+
+
+def check_answered(run: Run) -> None:
+    """Failure when the run was given up, or nothing came back in all of it."""
+    begun = sum(phase.counters["initiations"] for phase in run.phases)
+    heard = sum(phase.counters["datagrams_in"] for phase in run.phases)
+    if not run.gave_up and (heard or not begun):
+        return
+    seconds = f"{run.profile.give_up:g} s" if run.gave_up else f"{sum(p.seconds for p in run.phases):.1f} s"
+    why = f"{begun:,} handshakes were begun, and no datagram came back in {seconds}"
+    if heard:
+        why = f"it answered at first, and then, while handshakes waited, sent nothing for {seconds}"
+    mend = (
+        "Is the gateway there, is its public key the one given, and does it know these peers? "
+        "`plait load config` writes what it must be configured with. --give-up SECONDS waits longer."
+    )
+    raise Failure(f"nobody answers at {run.profile.target}", why, mend)
+
+
 def execute(profile: Profile, cores: list[int], owned: list[str], screen: Screen) -> Run:
-    """Run a profile against its target, which is checked first. Ctrl-C ends it early, results kept."""
+    """Run a profile against its target, which is checked first. Ctrl-C ends it early, results kept, and so
+    does a gateway that says nothing (check_answered tells)."""
     address, port = load_target.parse(profile.target)
     load_target.check(address, owned)
     sources = load_target.sources(profile.sources, address)
@@ -157,8 +202,8 @@ def execute(profile: Profile, cores: list[int], owned: list[str], screen: Screen
         processes = [Process(orders, stack) for orders in _orders(run, setup)]
         try:
             _lead(run, processes, screen)
-        except KeyboardInterrupt:
-            run.stopped = True
+        except (KeyboardInterrupt, _NobodyAnswersError) as why:
+            run.stopped, run.gave_up = True, isinstance(why, _NobodyAnswersError)
             for process in processes:
                 process.area.stop = 1
             if len(run.phases) < len(profile.phase) and run.looks:
@@ -278,6 +323,7 @@ def _lead(run: Run, processes: list[Process], screen: Screen) -> None:
     _wait(processes, lambda process: process.area.prepared >= 1, preparing)
     run.prepared_seconds = time.monotonic() - began
     start = now_ns() + AHEAD_NS
+    silence = _Silence(run.profile.give_up)
     for number in range(len(run.profile.phase)):
         _wait(processes, lambda process, number=number: process.area.prepared > number, lambda: None)  # type: ignore[misc]
         begin = now_ns() + AHEAD_NS
@@ -290,6 +336,7 @@ def _lead(run: Run, processes: list[Process], screen: Screen) -> None:
             run.looks.append(seen)
             screen.look(run, seen, before[0])
             before[0] = seen
+            silence.check(seen, run.profile.phase[number].seconds is not None)
 
         _wait(processes, lambda process, number=number: process.area.finished > number, look)  # type: ignore[misc]
         look()

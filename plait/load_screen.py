@@ -208,9 +208,6 @@ def notes(run: Run) -> list[str]:
     for phase in run.phases:
         heard = phase.counters["responses"] + phase.counters["cookies"]
         if phase.counters["initiations"] and not heard:
-            found.append(
-                f"Nobody answered in {phase.name}. Is the gateway there, is its public key the one given, "
-                "and does it know these peers? `plait load config` writes what it must be configured with."
-            )
+            found.append(f"Nobody answered in {phase.name}.")
         found += [f"Limit in {phase.name}: {line}." for line in load_result.limits(phase)]
     return found

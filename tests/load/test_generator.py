@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import socket
+import subprocess
+import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+from waiting import PATIENCE
 
 from load.gateway import Gateway
 from plait import load_json, load_profile, load_result, load_run, load_screen, load_thresholds
+from plait.failure import Failure
 from plait.load_run import Run
 
 SEED = "tests"
@@ -61,6 +68,55 @@ def test_each_peer_gets_its_session_and_its_answers(psk: bool) -> None:
     assert len({port for _, port in gateway.sources}) >= 2
     assert gateway.seen["datagrams"] == sum(phase.counters["datagrams_out"] for phase in run.phases)
     assert run.phases[1].histograms[2].sum() == 240
+
+
+def test_a_gateway_that_never_answers_ends_the_run_with_a_sentence(tmp_path: Path) -> None:
+    """The command itself: results so far, one sentence, exit code 1."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as silent:
+        silent.bind(("127.0.0.1", 0))
+        target = "{}:{}".format(*silent.getsockname())
+        for more in ([], ["--require", "handshake_loss<1%"]):
+            done = subprocess.run(
+                [sys.executable, "-m", "plait", "load", "run", "--peers", "3", "--rate", "10",
+                 "--give-up", "0.5", "--target", target, "--json", str(tmp_path / "run.json"), *more],
+                capture_output=True, text=True, check=False, timeout=PATIENCE,
+            )  # fmt: skip
+            assert done.returncode == 1 and "Nobody answered in storm." in done.stdout, done.stderr
+            last = done.stderr.splitlines()[-1]
+            assert last.startswith(f"plait: nobody answers at {target}: 3 handshakes were begun, and no ")
+            found = json.loads((tmp_path / "run.json").read_text())
+            assert found["stopped_early"] and [phase["name"] for phase in found["phases"]] == ["storm"]
+        # So is a phase that says its seconds, as long as nothing was heard; a shorter one is told.
+        for seconds in (60, 0.3):
+            phase = {"name": "storm", "seconds": seconds, "drain": 0, "handshakes": {"outstanding": 3}}
+            given = {"phase": [phase], "peers": 3, "target": target, "give_up": 0.5}
+            run = load_run.execute(
+                load_profile.of_options(given), load_run.default_cores(), [], load_run.Screen()
+            )
+            assert run.gave_up == (seconds == 60)
+            with pytest.raises(Failure, match="no datagram came back"):
+                load_run.check_answered(run)
+
+
+def test_a_gateway_that_falls_silent_ends_a_phase_without_an_end() -> None:
+    again = {"name": "again", "handshakes": {"outstanding": 2, "count": 100}}
+    lasting = {"name": "lasting", "seconds": 1.5, "drain": 0, "handshakes": {"rate": 10}}
+    for second, gives_up in ((again, True), (lasting, False)):
+        with Gateway(SEED, 4) as gateway:
+
+            class Ending(load_run.Screen):
+                def look(self, run: Run, look: load_run.Look, before: load_run.Look | None) -> None:
+                    if look.phase == 0 and look.counters["handshakes"] == 4:
+                        gateway.deaf = True
+
+            run = run_against(gateway, [STORM, second], screen=Ending(), give_up=0.5)
+        assert run.gave_up == gives_up and len(run.phases) == 2
+        assert run.phases[0].counters["handshakes"] == 4
+        if gives_up:
+            with pytest.raises(Failure, match="it answered at first"):
+                load_run.check_answered(run)
+        else:
+            load_run.check_answered(run)
 
 
 def test_what_is_lost_repeated_forged_and_misled_is_counted() -> None:
@@ -115,7 +171,7 @@ def test_a_deaf_gateway_is_loss_not_an_error() -> None:
         load_thresholds.parse(text) for text in ("handshake_loss<0.1%", "steady:loss<100%", "p99<1s")
     ]
     assert [verdict["holds"] for verdict in load_json.judge(run, thresholds)] == [False, False, False]
-    assert [line for line in load_screen.notes(run) if line.startswith("Nobody answered in storm. ")]
+    assert "Nobody answered in storm." in load_screen.notes(run)
 
 
 def test_garbage_is_garbage_and_replays_are_replays() -> None:
