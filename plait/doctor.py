@@ -236,11 +236,18 @@ def udp_sockets() -> Finding:
 
 def socket_directory(path: Path = Path("/var/run/wireguard")) -> Finding:
     """A place for the configuration socket."""
+    from workers import uapi_socket
+
     nearest = next(place for place in (path, *path.parents) if place.exists())
     ok = os.access(nearest, os.W_OK | os.X_OK)
     found = f"{path} {'is there' if nearest == path else 'can be made'}"
     if not ok:
         found = f"{nearest} is not writable"
+    elif nearest == path and (others := uapi_socket.strangers(path)):
+        is_mended = path.stat().st_uid in (0, os.geteuid())  # by the next plaitd
+        return Finding(
+            "UAPI socket", "advice" if is_mended else "missing", others, uapi_socket.OWN.format(path)
+        )
     return _finding("UAPI socket", ok, "missing", found, "run as root, with a writable /var/run")
 
 

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import os
 import socket
+import stat
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +19,9 @@ from workers.failure import Exit, Failure, explain
 
 DIRECTORY = Path("/var/run/wireguard")
 BACKLOG = 128
+OWN = "have it be root's alone: chown root:root {0}; chmod 755 {0}"
 ENDING_SECONDS = 2  # an engine whose interface was just deleted needs a moment to end
+log = logging.getLogger("plait")
 
 
 @dataclass
@@ -80,6 +84,7 @@ def open_uapi(interface: str, directory: Path = DIRECTORY) -> UapiSocket:
         if not directory.is_dir():
             directory.mkdir(parents=True, exist_ok=True)
             directory.chmod(0o755)
+        _own(directory, what)
         if not _wait_for_its_end(path):
             raise Failure(
                 what,
@@ -136,6 +141,31 @@ def adopt_uapi(fd: int) -> UapiSocket:
         return UapiSocket(fd, path, _identity(path))
     except OSError:  # its file is gone already, or stands elsewhere
         return UapiSocket(fd, None, (0, 0))
+
+
+def strangers(directory: Path) -> str:
+    """Who but root and we could put another socket in the place of ours, in words; empty when nobody."""
+    status = directory.stat()
+    if status.st_uid not in (0, os.geteuid()):
+        return f"the directory {directory} belongs to user {status.st_uid}, who could replace the socket"
+    if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        mode = stat.S_IMODE(status.st_mode)
+        return f"the directory {directory} has mode {mode:04o}: not only its owner could replace the socket"
+    return ""
+
+
+def _own(directory: Path, what: str) -> None:
+    """Take the right to write from all but the directory's owner. Failure when that is a stranger."""
+    why = strangers(directory)
+    if not why:
+        return
+    with contextlib.suppress(OSError):
+        if directory.stat().st_uid in (0, os.geteuid()):
+            directory.chmod(stat.S_IMODE(directory.stat().st_mode) & ~0o022)
+            if not strangers(directory):
+                log.warning("%s; nobody else may write there now", why)
+                return
+    raise Failure(what, why, OWN.format(directory), Exit.UAPI, errno.EPERM)
 
 
 def is_gone(path: Path, identity: tuple[int, int]) -> bool:

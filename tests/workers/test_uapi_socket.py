@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from plait import doctor
 from workers.failure import Exit, Failure
 from workers.uapi_socket import adopt_uapi, open_uapi
 
@@ -31,6 +32,33 @@ def test_socket_is_for_its_owner_alone(tmp_path: Path) -> None:
     assert connects(directory / "wg0.sock")
     opened.close()
     assert list(directory.iterdir()) == []
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o1777, 0o775])
+def test_a_directory_that_others_may_write_is_closed_to_them(
+    mode: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tmp_path.chmod(mode)
+    assert doctor.socket_directory(tmp_path).state == "advice"
+    opened = open_uapi("wg0", tmp_path)
+    assert stat.S_IMODE(tmp_path.stat().st_mode) == mode & ~0o022
+    (told,) = caplog.messages
+    assert f"{tmp_path} has mode {mode:04o}" in told and told.endswith("nobody else may write there now")
+    assert doctor.socket_directory(tmp_path).state == "ok"
+    opened.close()
+    open_uapi("wg0", tmp_path).close()
+    assert len(caplog.messages) == 1
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: the directory is given to another user")
+def test_a_directory_of_another_user_is_refused(tmp_path: Path) -> None:
+    os.chown(tmp_path, 1000, 0)
+    with pytest.raises(Failure, match="belongs to user 1000, who could replace the socket") as caught:
+        open_uapi("wg0", tmp_path)
+    assert caught.value.code == Exit.UAPI and f"chown root:root {tmp_path}" in caught.value.next_step
+    assert list(tmp_path.iterdir()) == []
+    found = doctor.socket_directory(tmp_path)
+    assert found.state == "missing" and "user 1000" in found.found
 
 
 def test_stale_file_is_replaced(tmp_path: Path) -> None:
