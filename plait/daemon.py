@@ -21,6 +21,7 @@ import setproctitle
 
 from plait import standard_streams
 from plait.failure import Failure as NotWritten
+from workers.environment import choice
 from workers.failure import Exit, Failure, explain
 from workers.keylog import VARIABLE, WARNING
 from workers.log import choose, level_name, opened
@@ -70,7 +71,8 @@ signals to the supervisor (MAINPID of a service manager):
 
 environment:
   PLAIT_CONFIG           settings file instead of /etc/plait/IFACE.toml
-  LOG_LEVEL              verbose or debug, info (default), error, silent; WG_LOG_LEVEL likewise
+  LOG_LEVEL              verbose or debug, info (default), error, silent; WG_LOG_LEVEL likewise. Another word
+                         is told once, and means info
   WG_LOG_FILE            append the log to this file
   WG_PROCESS_FOREGROUND  1: as --foreground
   WG_TUN_FD, WG_UAPI_FD  use these inherited descriptors: a TUN queue, a listening socket
@@ -111,7 +113,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _main(arguments: Sequence[str] | None) -> int:
     options = _parser().parse_args(arguments)
-    foreground = options.foreground or os.environ.get("WG_PROCESS_FOREGROUND") == "1"
+    foreground = options.foreground or _is_foreground(os.environ.get("WG_PROCESS_FOREGROUND", ""))
     try:
         if options.inherit is not None:
             return take_over(options.interface, options.inherit, options.trial)
@@ -124,6 +126,11 @@ def _main(arguments: Sequence[str] | None) -> int:
     except (OSError, RuntimeError) as error:  # before there is a log
         print("plaitd: cannot run the engine: {}; {}".format(*explain(error)), file=sys.stderr)
         return Exit.PRIVILEGE
+
+
+def _is_foreground(value: str) -> bool:
+    instead = "plaitd goes to the background"
+    return choice("plaitd", "WG_PROCESS_FOREGROUND", value, ("1", "0"), "0", instead) == "1"
 
 
 def program() -> list[str]:

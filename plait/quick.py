@@ -32,6 +32,7 @@ from plait.failure import Failure
 from plait.programs import complaints, ip_json, run_command, undo_command
 from plait.quick_file import Conf, read, save
 from plait.routes import add_routes, mtu_of, remove_firewall, remove_rules
+from workers.environment import tell, unknown
 
 VARIABLE = "WG_QUICK_USERSPACE_IMPLEMENTATION"
 START_TIMEOUT = 60.0  # seconds for plaitd to listen, and to end
@@ -99,8 +100,13 @@ def resolve(host: wgconf.Host) -> uapi.Endpoint:
     While no name server answers it is asked again, as wg(8) does: WG_ENDPOINT_RESOLUTION_RETRIES
     times (15), or for ever with `infinity`, at growing intervals.
     """
-    retries = os.environ.get("WG_ENDPOINT_RESOLUTION_RETRIES", "15")
-    left = -1 if retries == "infinity" else int(retries) if retries.isdecimal() else 15
+    variable = "WG_ENDPOINT_RESOLUTION_RETRIES"
+    retries = os.environ.get(variable) or "15"
+    if retries != "infinity" and not (retries.isascii() and retries.isdecimal()):
+        instead = "a name is asked for 15 times more"
+        tell("plait", unknown(variable, retries, ("a number", "infinity"), instead))
+        retries = "15"
+    left = -1 if retries == "infinity" else int(retries)
     wait = 1.0
     while True:
         try:

@@ -16,6 +16,7 @@ from typing import Any
 from plait import engines, uapi_client
 from plait.failure import Failure
 from plait.uapi_client import Device, Peer
+from workers.environment import choice
 
 _SECONDS = (("year", 365 * 24 * 3600), ("day", 24 * 3600), ("hour", 3600), ("minute", 60), ("second", 1))
 _COLOURS = {"green": "\033[32m", "yellow": "\033[33m", "cyan": "\033[36m", "bold": "\033[1m"}
@@ -54,7 +55,9 @@ def run(interface: str | None, field: str | None, *, engine: bool, as_json: bool
 
 def is_coloured() -> bool:
     """Whether standard output gets colours: a terminal, and nobody forbade them."""
-    mode = os.environ.get("WG_COLOR_MODE", "auto")
+    known = ("always", "never", "auto")
+    given = os.environ.get("WG_COLOR_MODE", "")
+    mode = choice("plait", "WG_COLOR_MODE", given, known, "auto", "colours are for terminals")
     if mode in ("always", "never"):
         return mode == "always"
     return sys.stdout.isatty() and not os.environ.get("NO_COLOR")
@@ -89,7 +92,8 @@ def as_dict(device: Device) -> dict[str, Any]:
 def pretty(device: Device, now: float, *, coloured: bool) -> str:
     """The interface and its peers, the latest heard of first. now: wall clock, seconds."""
     paint = _painter(coloured)
-    hidden = os.environ.get("WG_HIDE_KEYS") != "never"
+    known, given = ("always", "never"), os.environ.get("WG_HIDE_KEYS", "")
+    hidden = choice("plait", "WG_HIDE_KEYS", given, known, "always", "keys are hidden") != "never"
     start = _RESET if coloured else ""
     lines = [f"{start}{paint('interface', 'green', 'bold')}: {paint(device.name, 'green')}"]
 

@@ -32,6 +32,7 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Any, Final, Protocol
 
+from workers.environment import unknown
 from workers.failure import Exit, Failure
 
 LEVELS: Final = {
@@ -59,6 +60,14 @@ log = logging.getLogger("plait")
 def level_name(environment: Mapping[str, str]) -> str:
     """LOG_LEVEL, or WG_LOG_LEVEL; empty when neither is set."""
     return (environment.get("LOG_LEVEL") or environment.get("WG_LOG_LEVEL") or "").lower()
+
+
+def unknown_level(environment: Mapping[str, str]) -> str:
+    """The sentence about a level that is none, empty when there is nothing to say."""
+    name = "LOG_LEVEL" if environment.get("LOG_LEVEL") else "WG_LOG_LEVEL"
+    if level_name(environment) in ("", *LEVELS):
+        return ""
+    return unknown(name, environment[name], tuple(LEVELS), "the level is info")
 
 
 def configure(title: str) -> None:
@@ -406,6 +415,8 @@ def opened(
                 ) from error
         _current = EngineLog("stderr" if kind == "nowhere" else kind, path, environment)
     configure(title)
+    if words := unknown_level(environment):
+        log.warning("%s", words)
     try:
         yield _current
     finally:

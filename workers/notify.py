@@ -11,12 +11,18 @@ Without NOTIFY_SOCKET nothing is sent, and a manager that does not listen any mo
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import socket
 from collections.abc import MutableMapping
 
+from workers.environment import unknown
+
 BEAT_SECONDS = 10.0  # control turns at least once a second; a loaded machine takes its time
 RETRY_SECONDS = 0.5  # between two looks at a control that gave no sign when one was due
+
+NO_WATCHDOG = "the service manager gets no signs of life"
+log = logging.getLogger("plait")
 
 
 class ServiceManager:
@@ -33,6 +39,9 @@ class ServiceManager:
         self.interval: float | None = None  # seconds between two signs of life
         if self._address and is_meant and microseconds.isdecimal() and int(microseconds):
             self.interval = int(microseconds) / 2e6
+        elif self._address and is_meant and microseconds.strip("0"):
+            words = unknown("WATCHDOG_USEC", microseconds, ("a number of microseconds", "0"), NO_WATCHDOG)
+            log.warning("%s", words)
         self._due: float | None = None
         self._status = ""
         self.environment = {"NOTIFY_SOCKET": address} if address else {}  # for a program that becomes us

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from workers.log import choose
+from workers.log import choose, unknown_level
 
 ISO = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}[+-]\d\d:\d\d"
 # A supervisor's log, and a worker that it starts. Orders come on stdin, what was done is said on stdout.
@@ -338,3 +338,25 @@ def test_reopened_file(tmp_path: Path) -> None:
     engine.order("20 last")
     engine.end()
     assert kept.read_text().splitlines()[-1].endswith("t0 supervisor: last")
+
+
+@pytest.mark.parametrize("name", ["LOG_LEVEL", "WG_LOG_LEVEL"])
+def test_a_level_that_is_none_is_told_once_and_is_info(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    given = {"LOG_LEVEL": "", name: "Warn"}
+    engine = Engine(subprocess.DEVNULL, WG_LOG_FILE=str(path), **given)
+    for order in ("10 to debug", "20 a line", "worker"):
+        engine.order(order)
+    engine.end()
+    first, *others = [line.partition(" plait: ")[2] for line in path.read_text().splitlines()]
+    assert first == (
+        f"t0 supervisor: cannot use {name}=Warn: it is not known, so the level is info; "
+        "set it to silent, error, info, debug, verbose or trace, or unset it"
+    )
+    assert "t0 supervisor: a line" in others and not any("to debug" in line for line in others)
+    assert not any("cannot use" in line for line in others)
+
+
+def test_levels_in_any_case_are_known() -> None:
+    assert not any(unknown_level({"LOG_LEVEL": word}) for word in ("", "info", "DEBUG", "Silent"))
+    assert unknown_level({"LOG_LEVEL": "", "WG_LOG_LEVEL": "loud"}).startswith("cannot use WG_LOG_LEVEL=loud")
