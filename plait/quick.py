@@ -75,7 +75,10 @@ def up(config: str) -> None:
 
 def down(config: str) -> None:
     """Take down the interface of a wg-quick file, and all that `up` did."""
-    name, path, conf = read(config)
+    try:
+        name, path, conf = read(config)
+    except Failure as failure:
+        raise _with_way_out(failure, config) from failure
     _need_root("down", config)
     if not uapi_client.is_live(name):
         mend = "Is it up at all? See `plait show`. What a dead engine left goes with plait up and plait down."
@@ -92,6 +95,18 @@ def down(config: str) -> None:
             undo_command("resolvconf", "-d", _resolvconf_name(name), "-f")
         remove_firewall(name)
         run_hooks(conf.interface.post_down)
+
+
+def _with_way_out(failure: Failure, config: str) -> Failure:
+    """Why the file is no help, and how its interface, if it is up, goes without it."""
+    name = Path(config).name.removesuffix(".conf")
+    if not re.fullmatch(r"[a-zA-Z0-9_=+.-]{1,15}", name) or not uapi_client.is_live(name):
+        return failure
+    way = (
+        f"{name} is still up. Without the file it ends by: ip link delete dev {name}. Then no hook of down "
+        "runs, and its DNS, rules and firewall stay until plait up and plait down of the mended file."
+    )
+    return Failure(failure.what, failure.why, f"{failure.mend} {way}")
 
 
 def resolve(host: wgconf.Host) -> uapi.Endpoint:

@@ -507,6 +507,38 @@ def test_what_a_dead_engine_left_goes_with_the_next_down(hosts: Host) -> None:
     assert after == before
 
 
+KILL_SWITCH = """\
+FwMark = 51820
+PostUp = for f in -4 -6; do ip $f route replace unreachable default metric 4096 table 51820; done
+PreDown = for f in -4 -6; do ip $f route del unreachable default metric 4096 table 51820; done
+"""
+
+
+def test_a_dead_engine_leaves_traffic_to_the_main_table_unless_a_last_route_stands(hosts: Host) -> None:
+    """As docs/wg-quick.md has it."""
+    assert KILL_SWITCH in (Path(__file__).parents[2] / "docs/wg-quick.md").read_text()
+
+    def way(address: str, *mark: str) -> str:
+        return hosts.run(["ip", "route", "get", address, *mark], check=False).stdout
+
+    for program in ("wg-quick", "plait"):
+        for lines, leaks in (("FwMark = 51820\n", True), (KILL_SWITCH, False)):
+            before = fresh(hosts)
+            write(hosts, TOP + ADDRESSES + lines + EVERYTHING)
+            assert quick(hosts, program, "up", "/run/wg0.conf")[0] == 0
+            assert "dev wg0" in way("192.0.2.1") and "dev eth0" in way("10.200.1.2")
+            hosts.run(["ip", "link", "delete", "wg0"])
+            wait_for_ends(hosts)
+            assert ("dev eth0" in way("192.0.2.1")) == leaks, program
+            assert "dev eth0" in way("10.200.1.2") and "dev eth0" in way("192.0.2.1", "mark", "51820")
+            assert quick(hosts, program, "up", "/run/wg0.conf")[0] == 0
+            assert "dev wg0" in way("192.0.2.1")
+            assert quick(hosts, program, "down", "/run/wg0.conf")[0] == 0
+            after = state(hosts)
+            after.pop("src_valid_mark"), before.pop("src_valid_mark")
+            assert after == before, program
+
+
 def rules(host: Host) -> list[str]:
     return host.run(["sh", "-c", "ip -4 rule; ip -6 rule"]).stdout.splitlines()
 
@@ -732,6 +764,32 @@ def test_a_hook_of_down_that_fails_ends_down_there(hosts: Host, hook: str, left:
         assert quick(hosts, program, "down", "/run/wg0.conf")[0] != 0
         assert bool(hosts.run(["ip", "link", "show", "wg0"], check=False).stdout) == left, program
         assert not (hosts.root / "run/hooks").exists()
+
+
+def test_down_without_a_file_that_can_be_read_names_the_way_out(hosts: Host) -> None:
+    """wg-quick refuses as well. What the sentence names works."""
+    before = fresh(hosts)
+    path = write(hosts, f"{TOP}{NEAR}")
+    assert quick(hosts, "plait", "up", "/run/wg0.conf")[0] == 0
+    good = path.read_text()
+    for text, why in ((good + "Adress = 1.2.3.4\n", "wg0.conf:"), (None, "No such file or directory")):
+        path.unlink()
+        if text is not None:
+            write(hosts, text)
+        else:
+            assert quick(hosts, "wg-quick", "down", "/run/wg0.conf")[0] != 0
+        code, words = quick(hosts, "plait", "down", "/run/wg0.conf")
+        assert code == 1 and why in words
+        assert "wg0 is still up. Without the file it ends by: ip link delete dev wg0." in words
+        assert hosts.run(["wg", "show", "interfaces"]).stdout == "wg0\n"
+    hosts.run(["ip", "link", "delete", "dev", "wg0"])
+    wait_for_ends(hosts)
+    code, words = quick(hosts, "plait", "down", "/run/wg0.conf")
+    assert code == 1 and "still up" not in words
+    write(hosts, good)
+    assert quick(hosts, "plait", "up", "/run/wg0.conf")[0] == 0
+    assert quick(hosts, "plait", "down", "/run/wg0.conf")[0] == 0
+    assert state(hosts) == before
 
 
 def test_a_save_that_was_killed_does_not_stop_the_next(hosts: Host) -> None:
