@@ -174,6 +174,11 @@ WORDS: Final[dict[Event, Words]] = {
         "there is no room: {reason}",
         "{mend}",
     ),
+    Event.SET_REFUSED: Words(
+        "a change of the configuration of {interface} refused as a whole",
+        "{reason}",
+        "{mend}",
+    ),
     Event.SEND_FAILED: Words(
         "handshake message to {peer}{at} not sent",
         "the kernel says: {reason}",

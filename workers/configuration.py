@@ -110,6 +110,11 @@ class Configuration:
             elif error.errno in (errno.ENOSPC, errno.ENOMEM):  # for the redo record
                 reason = f"no memory for the text of the set ({error.strerror})"
                 self.events.tell(Event.NO_ROOM, reason=reason, mend=MORE_MEMORY)
+            else:
+                mend = "after % in an Endpoint stands an interface of this host (ip link)"
+                if error.errno != errno.ENODEV:
+                    mend = "the engine's log has more"
+                self.events.tell(Event.SET_REFUSED, reason=error.strerror or str(error), mend=mend)
             self.vault.clear_redo()
             return error.errno or errno.EIO
         code = yield from self._change_sockets(operation)
@@ -164,12 +169,18 @@ class Configuration:
                 mark_sockets(self.udp_fds(), operation.fwmark)
             except OSError as error:
                 mark_sockets(self.udp_fds(), mark)
+                reason = f"the kernel refuses the firewall mark 0x{operation.fwmark:x} ({error.strerror})"
+                mend = "start plaitd as root, or with CAP_NET_ADMIN"
+                self.events.tell(Event.SET_REFUSED, reason=reason, mend=mend)
                 return error.errno or errno.EIO
             # The supervisor marks the sockets of another port with this word.
             self.device.fwmark = operation.fwmark
         if operation.listen_port is not None and operation.listen_port != self.listen_port():
             code = yield PortRequest(operation.listen_port)
             if code:
+                reason = f"the UDP port {operation.listen_port} cannot be had ({os.strerror(code)})"
+                mend = "choose another, or end what has it (ss -lunp); the engine's log has more"
+                self.events.tell(Event.SET_REFUSED, reason=reason, mend=mend)
                 if int(self.device.fwmark) != mark:
                     mark_sockets(self.udp_fds(), mark)
                     self.device.fwmark = mark

@@ -84,6 +84,7 @@ class Event(StrEnum):
     PEER_KEY_USELESS = "peer_key_useless"
     NO_ROOM_TO_BEGIN = "no_room_to_begin"
     NO_ROOM = "no_room"
+    SET_REFUSED = "set_refused"
     SEND_FAILED = "send_failed"
     UNANSWERED = "unanswered"
     GIVEN_UP = "given_up"

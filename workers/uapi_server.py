@@ -26,7 +26,7 @@ from collections.abc import Callable, Iterator
 from engine import uapi
 from workers._workers import lib
 from workers.configuration import Configuration, Pause, PortRequest, Steps
-from workers.events import Events, Follower
+from workers.events import Event, Events, Follower
 
 log = logging.getLogger(__name__)
 
@@ -125,7 +125,10 @@ class Connection:
     def _begin(self, operation: uapi.Operation) -> None:
         self.began, self.is_between = self.server.clock(), True
         if isinstance(operation, uapi.Refused):
-            log.error("a configuration is refused: %s", operation.error)
+            error = operation.error
+            log.error("a configuration is refused: %s", error)
+            reason = f"line {error.line_number} ({error.line}): {error.what}: {error.why}"
+            self.server.events.tell(Event.SET_REFUSED, reason=reason, mend=error.next)
             self.answer = iter((uapi.answer_refused(operation),))
             return
         if isinstance(operation, uapi.Events):

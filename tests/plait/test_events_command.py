@@ -354,6 +354,23 @@ def test_the_interface_itself(stage: Stage, watch: Watch, puppet: Puppet) -> Non
     eventually(lambda: stage.engine.uapi("set=1\nlisten_port=51820\n\n") == "errno=0\n\n")
 
 
+def test_a_set_that_is_refused_is_told_without_its_secrets(stage: Stage) -> None:
+    secret, peer = "7f" * 32, STRANGER.public_key.hex()
+    with stage.plait.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
+        taken.bind(("0.0.0.0", 51998))
+        for text, why in (
+            ("listen_port=51998\n", "the UDP port 51998 cannot be had (Address already in use); choose"),
+            (f"public_key={peer}\nendpoint=[fe80::1%none]:1\n", "no interface none; after % in an Endpoint "),
+            (f"private_key={secret}\nlisten_port=70000\n", "line 3 (listen_port=70000): "),
+            (f"private_key={secret}x\n", "line 2 (private_key="),
+        ):
+            watch = Watch(stage)
+            assert not stage.engine.uapi(f"set=1\n{text}\n").endswith("errno=0\n\n")
+            line = watch.expect(Event.SET_REFUSED)
+            assert line.startswith("wg0: a change of the configuration of wg0 refused") and why in line
+            assert secret not in line
+
+
 def deaths(events: list[dict[str, Any]], worker: str) -> list[dict[str, Any]]:
     return [each for each in events if each.get("worker") == worker]
 
