@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+PROCESSES = (
+    "core: that it is bound to, - for any. starts: 1 when it never had to be replaced. "
+    "turn: its latest; who sleeps takes none. CPU: time used. PSS: memory, shared pages in proportion."
+)
 WIDTH = 10_000  # columns of what is no terminal: more than any table has
 
 
@@ -99,8 +103,11 @@ def mebibytes(count: int | None) -> str:
 
 def _processes(report: dict[str, Any]) -> Table:
     made = table(
-        "Processes", ("role", "state"), ("pid", "CPU", "life", "beat ms ago", "CPU s", "PSS MiB")
+        "Processes",
+        ("process", "state"),
+        ("pid", "core", "starts", "turn ms ago", "CPU s", "PSS MiB"),
     )
+    made.caption, made.caption_justify = PROCESSES, "left"
     for process in report["processes"]:
         numbered = process["role"] in ("receiver", "consumer")
         asleep = process["state"] == "running" and process["asleep"]
@@ -119,19 +126,19 @@ def _processes(report: dict[str, Any]) -> Table:
 
 def _queues(report: dict[str, Any]) -> Table:
     title = f"Queues of {report['peers']} peer{'' if report['peers'] == 1 else 's'}"
-    made = table(title, ("direction",), ("packets", "peers waiting", "longest"))
+    made = table(title, ("direction",), ("packets waiting", "of so many peers", "longest queue"))
     for direction, queue in report["queues"].items():
         made.add_row(direction, str(queue["waiting"]), str(queue["peers"]), str(queue["longest"]))
     tokens = ", ".join(f"{count} {name}" for name, count in report["tokens"].items())
-    made.caption, made.caption_justify = f"tokens: {tokens}", "left"
+    made.caption, made.caption_justify = f"peers by token (who may work at their queue): {tokens}", "left"
     return made
 
 
 def _slots(report: dict[str, Any]) -> Table:
     made = table(
-        "Slots in use, and where their packets are",
+        "Packet buffers (slots) in use, and descriptors of packets by where they are",
         ("receiver",),
-        ("small", "trains", "its own", "queued", "in hand", "free nodes"),
+        ("small", "trains", "at receiver", "queued", "in work", "free"),
     )
     for pool in report["pools"]:
         made.add_row(
@@ -144,7 +151,7 @@ def _slots(report: dict[str, Any]) -> Table:
 
 
 def _bytes(report: dict[str, Any]) -> Table:
-    made = table("Bytes of shared memory", ("part",), ("an idle peer", "a session more"))
+    made = table("Bytes of shared memory", ("part",), ("for an idle peer", "more with a session"))
     columns = report.get("bytes_per_peer", {"idle": {}, "session": {}})  # an older engine tells none
     for name, count in columns["idle"].items():
         made.add_row(name, f"{count:,.1f}", "")

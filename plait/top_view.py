@@ -186,7 +186,7 @@ _PROCESS_COLUMNS = (
     Column("TUN OUT/s", lambda p: number(p["rates"]["tun_sent"]), 1),
     Column("TUN IN/s", lambda p: number(p["rates"]["tun_received"]), 1),
     Column("UDP OUT/s", lambda p: number(p["rates"]["udp_sent"]), 1),
-    Column("PSS", lambda p: DASH if p["pss_bytes"] is None else amount(p["pss_bytes"]), 3),
+    Column("MEMORY", lambda p: DASH if p["pss_bytes"] is None else amount(p["pss_bytes"]), 3),
     Column("STATE", lambda p: p["state"], 5, True),
     Column("RESTARTS", lambda p: str(p["restarts"]), 4),
     Column("PID", lambda p: str(p["pid"]), 6),

@@ -101,4 +101,13 @@ def test_packets_that_wait_for_a_session_are_in_the_tables(pair: tuple[Engine, E
         assert words in table
     assert ["outbound", "7", "1", "7"] in [line.split() for line in table.splitlines()]
     assert ["sum", "816.2", "1,176.0"] in [line.split() for line in table.splitlines()]
+    heads = {" ".join(line.split()) for line in table.replace("│", " ").replace("┃", " ").splitlines()}
+    for head in (
+        "process state pid core starts turn ms ago CPU s PSS MiB",
+        "direction packets waiting of so many peers longest queue",
+        "receiver small trains at receiver queued in work free",
+        "part for an idle peer more with a session",
+    ):
+        assert head in heads, table
+    assert "starts: 1 when it never had to be replaced." in " ".join(table.split())
     assert "…" not in table and max(map(len, table.splitlines())) <= 80
