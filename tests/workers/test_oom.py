@@ -45,21 +45,36 @@ def test_workers_are_better_victims_than_the_supervisor(host: Host, prefix: tupl
     assert "kills workers before the supervisor" not in engine.process.output()
 
 
+def roots(directory: Path, stack: contextlib.ExitStack) -> Iterator[Path]:
+    """Where cgroups are mounted; then, since a bare chroot has none, where they can be."""
+    yield from (Path("/sys/fs/cgroup/memory"), Path("/sys/fs/cgroup"))
+    for kind in (("cgroup", "-o", "memory"), ("cgroup2",)):
+        place = directory / kind[0]
+        place.mkdir()
+        mount = ["mount", "-t", *kind, "none", str(place)]
+        if not subprocess.run(mount, check=False, capture_output=True).returncode:
+            stack.callback(subprocess.run, ["umount", str(place)], check=True)
+            yield place
+
+
 @pytest.fixture
-def group() -> Iterator[Path]:
+def group(tmp_path: Path) -> Iterator[Path]:
     """A fresh memory cgroup, of version 1 or 2."""
-    for root in (Path("/sys/fs/cgroup/memory"), Path("/sys/fs/cgroup")):
-        made = root / f"plait-test-{os.getpid()}"
-        with contextlib.suppress(OSError):
-            made.mkdir()
-            if (made / "memory.max").exists() or (made / "memory.limit_in_bytes").exists():
-                break
-            made.rmdir()
-    else:
-        pytest.skip("no memory cgroup can be made here")
-    yield made
-    until(lambda: not (made / "cgroup.procs").read_text(), "the group is empty")
-    made.rmdir()
+    with contextlib.ExitStack() as stack:
+        for root in roots(tmp_path, stack):
+            made = root / f"plait-test-{os.getpid()}"
+            with contextlib.suppress(OSError):
+                made.mkdir()
+                if (made / "memory.max").exists() or (made / "memory.limit_in_bytes").exists():
+                    break
+                made.rmdir()
+        else:
+            if os.environ.get("CI") == "true":
+                pytest.fail("CI=true, and no memory cgroup can be made or mounted here", pytrace=False)
+            pytest.skip("no memory cgroup can be made or mounted here")
+        yield made
+        until(lambda: not (made / "cgroup.procs").read_text(), "the group is empty")
+        made.rmdir()
 
 
 def limit(group: Path, mebibytes: int) -> None:
