@@ -56,8 +56,10 @@ def explain(error: OSError | RuntimeError, call: str = "") -> tuple[str, str]:
             "or raise the limit on processes (ulimit -u, TasksMax=, docker run --pids-limit)"
         )
     words = error.strerror or str(error)
-    if error.errno in (errno.EMFILE, errno.ENFILE):
-        return words.lower(), "raise the limit on open files (ulimit -n 1024; LimitNOFILE=)"
+    if error.errno == errno.EMFILE:
+        return words.lower(), "raise the limit on open files (ulimit -n; LimitNOFILE=)"
+    if error.errno == errno.ENFILE:
+        return words.lower(), "raise this host's limit on open files (sysctl fs.file-max)"
     if error.errno == errno.EAGAIN:
         return (
             "the limit on processes is reached",

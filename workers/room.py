@@ -118,9 +118,18 @@ def raise_files(settings: Settings) -> None:
         raise Failure(
             "cannot open all that an engine needs",
             f"the limit is {hard} open files for a process, and {wanted} are needed",
-            f"raise it (ulimit -n 1024; LimitNOFILE=; docker run --ulimit nofile=1024) {FEWER}",
+            _more_files(settings, hard),
             Exit.MEMORY,
         )
+
+
+def _more_files(settings: Settings, hard: int) -> str:
+    """The next step where a process may open no more than hard files. Fewer workers help only some."""
+    raised = "raise it (ulimit -n 1024 as root; LimitNOFILE=1024; docker run --ulimit nofile=1024)"
+    one = {"receivers": 1, "consumers": 1, "max_receivers": 1, "max_consumers": 1}
+    if need(msgspec.structs.replace(settings, **one)).files > hard:
+        return raised
+    return f"{raised}, or set receivers, consumers, max_receivers and max_consumers lower"
 
 
 def up(bytes_: int) -> int:
