@@ -4,6 +4,7 @@ When it is made: no multicast. Each time it goes up: no ICMP redirects, neither 
 (the kernel takes either for a yes), since a hub that sends a client's packet on to another client would tell
 the first one to speak with the second itself; and no link-local address of the kernel's own making, from
 which it would solicit routers that no peer's allowed IPs know (kernel: device.c, wg_setup and wg_open).
+With the setting `multicast` the flag and the address are left as a TUN device comes with them.
 
 A device that moves to another network namespace gets what that one has by default. So this is done in the
 namespace in which the interface is, by the supervisor, in a thread that enters it. Nothing here is fatal:
@@ -41,10 +42,10 @@ _LINK = struct.Struct("=BxHiII")  # struct ifinfomsg: family, type, index, flags
 _told: set[str] = set()
 
 
-def set_up(fd: int, *, is_new: bool) -> None:
+def set_up(fd: int, *, is_new: bool, multicast: bool = False) -> None:
     """Set all that the kernel module would on the interface of this TUN queue, wherever it is.
 
-    is_new: we made it, so that its flags are ours, too.
+    is_new: we made it, so that its flags are ours, too. multicast: as the setting.
     """
     try:
         name = fcntl.ioctl(fd, TUNGETIFF, bytes(40))[:16].rstrip(b"\0").decode()
@@ -53,20 +54,20 @@ def set_up(fd: int, *, is_new: bool) -> None:
     try:
         namespace = fcntl.ioctl(fd, TUNGETDEVNETNS)
     except OSError:  # an old kernel, or no privilege: assume that nobody moved it
-        _set_all(name, is_new)
+        _set_all(name, is_new, multicast)
         return
     try:
         if os.fstat(namespace).st_ino == os.stat("/proc/self/ns/net").st_ino:
-            _set_all(name, is_new)
+            _set_all(name, is_new, multicast)
         else:
-            thread = threading.Thread(target=_set_there, args=(name, is_new, namespace))
+            thread = threading.Thread(target=_set_there, args=(name, is_new, multicast, namespace))
             thread.start()
             thread.join()
     finally:
         os.close(namespace)
 
 
-def _set_there(name: str, is_new: bool, namespace: int) -> None:
+def _set_there(name: str, is_new: bool, multicast: bool, namespace: int) -> None:
     """In a thread of its own, which stays in the namespace until its end."""
     if ctypes.CDLL(None, use_errno=True).setns(namespace, CLONE_NEWNET):
         why = os.strerror(ctypes.get_errno())
@@ -75,15 +76,15 @@ def _set_there(name: str, is_new: bool, namespace: int) -> None:
             f"{why}; start plaitd with CAP_SYS_ADMIN, or turn both off there"
         )
     else:
-        _set_all(name, is_new)
+        _set_all(name, is_new, multicast)
 
 
-def _set_all(name: str, is_new: bool) -> None:
+def _set_all(name: str, is_new: bool, multicast: bool) -> None:
     try:
         index = socket.if_nametoindex(name)
     except OSError:
         return
-    if is_new:
+    if is_new and not multicast:
         _try(name, "multicast", f"ip link set {name} multicast off",
              lambda: _set_link(index, change=IFF_MULTICAST))  # fmt: skip
     no_redirects = attribute(IPV4_DEVCONF_SEND_REDIRECTS, struct.pack("=I", 0))
@@ -91,7 +92,7 @@ def _set_all(name: str, is_new: bool) -> None:
          lambda: _set_link(index, socket.AF_INET, attribute(IFLA_INET_CONF, no_redirects)))  # fmt: skip
     _try(name, "ICMP redirects of all interfaces", "sysctl net.ipv4.conf.all.send_redirects=0",
          _stop_redirects)  # fmt: skip
-    if Path("/proc/sys/net/ipv6").exists():
+    if not multicast and Path("/proc/sys/net/ipv6").exists():
         no_address = attribute(IFLA_INET6_ADDR_GEN_MODE, bytes([IN6_ADDR_GEN_MODE_NONE]))
         _try(name, "a link-local address", f"ip link set {name} addrgenmode none",
              lambda: _set_link(index, socket.AF_INET6, no_address))  # fmt: skip

@@ -344,7 +344,7 @@ def _open_queues(
         tun.check_name(interface)
         found = tun.find(interface)
         count = settings.room_for("receiver")
-        queues = tun.open_queues(interface, count, settings.receivers, found)
+        queues = tun.open_queues(interface, count, settings.receivers, found, multicast=settings.multicast)
         if found is None:
             return queues, None, ""
         why = f"{interface} was made without multi_queue" if found.has_one_queue else ""

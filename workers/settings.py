@@ -47,6 +47,8 @@ KEYS = {
     '(libipsec-mb) or "boringssl" (BoringSSL\'s libcrypto): what seals and opens packets',
     "tun_offload": "true or false: super-packets between the kernel and the engine",
     "udp_offload": "true or false: trains of datagrams between the kernel and the engine",
+    "multicast": "true (the interface takes multicast and has an IPv6 link-local address, as that of "
+    "wireguard-go: for OSPFv3, Babel or mDNS) or false (neither, as the kernel module's)",
 }
 
 _Workers = Annotated[int, msgspec.Meta(ge=1, le=MAX_WORKERS_OF_A_KIND)]
@@ -70,6 +72,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     aead: Literal["auto", "evp", "ipsec-mb", "boringssl"] = "auto"
     tun_offload: bool = True
     udp_offload: bool = True
+    multicast: bool = False
 
     def room_for(self, kind: str) -> int:
         """How many receivers or consumers (kind) there can ever be: twice as many as run from the start, and

@@ -317,7 +317,9 @@ class Supervisor:
             case "change" if worker.kind == "control":
                 self._take_request(str(message["change"]), [str(each) for each in message["arguments"]], fds)
             case "link_changed" if worker.kind == "control":
-                link_setup.set_up(self.resources.queues[0], is_new=False)
+                link_setup.set_up(
+                    self.resources.queues[0], is_new=False, multicast=self.settings.multicast
+                )
             case "broken":
                 self.roster.note_broken({str(name): str(why) for name, why in message["broken"].items()})
             case "ended" if worker.kind == "control":

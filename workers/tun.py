@@ -128,13 +128,16 @@ def find(name: str) -> Found | None:
     return Found(mtu, length, flags)
 
 
-def open_queues(name: str, count: int, attached: int, found: Found | None = None) -> list[int]:
+def open_queues(
+    name: str, count: int, attached: int, found: Found | None = None, *, multicast: bool = False
+) -> list[int]:
     """Create the interface `name` with `count` queues and leave the first `attached` in use.
 
     Returns `count` fds: nonblocking, close-on-exec, with a 10-byte vnet header before each
     packet and no offloads. The MTU is 1420, txqueuelen 1024, and the rest as link_setup says. Raises Failure
     and leaves nothing behind.
     found: adopt this one, with count 1 where it has one queue; an MTU or txqueuelen that was chosen stays.
+    multicast: as the setting.
     """
     check_name(name)
     fds: list[int] = []
@@ -158,7 +161,7 @@ def open_queues(name: str, count: int, attached: int, found: Found | None = None
             _set_or_say(name, SIOCSIFMTU, MTU, "MTU", found is None)
         if found is None or found.queue_length == KERNEL_QUEUE_LENGTH:
             _set_or_say(name, SIOCSIFTXQLEN, QUEUE_LENGTH, "queue length", False)
-        link_setup.set_up(fds[0], is_new=found is None)
+        link_setup.set_up(fds[0], is_new=found is None, multicast=multicast)
     except BaseException:
         for fd in fds:
             os.close(fd)

@@ -37,6 +37,12 @@ def setting(host: Host, path: str) -> str:
     return host.run(["cat", path]).stdout.strip()
 
 
+def move(host: Host, name: str, there: Host) -> None:
+    """An interface of host goes to another; its engine stays."""
+    subprocess.run(["nsenter", "-t", str(host.pid), "-n", "ip", "link", "set", name, "netns", str(there.pid)],
+                   check=True, env={"PATH": search_path()})
+
+
 def counted(host: Host) -> dict[str, int]:
     """The kernel's figures of IP and ICMP, both families."""
     found = {}
@@ -114,8 +120,7 @@ def test_an_interface_that_moves_is_set_up_where_it_goes(hub: tuple[Side, Side, 
     client.host.ip("link set wg0 down", "link set wg0 name tunnel0")
     client.engine.interface = "tunnel0"
     until(client.engine.socket_path.exists, "its socket file, called as it is")
-    subprocess.run(["nsenter", "-t", str(client.host.pid), "-n", "ip", "link", "set", "tunnel0",
-                    "netns", str(elsewhere.pid)], check=True, env={"PATH": search_path()})
+    move(client.host, "tunnel0", elsewhere)
     until(lambda: link_of(elsewhere, "tunnel0")["inet6_addr_gen_mode"] == "none", "its setup elsewhere")
     own = "/proc/sys/net/ipv4/conf/tunnel0/send_redirects"
     assert [setting(elsewhere, path) for path in (ALL_REDIRECTS, own)] == ["0", "0"]
@@ -128,6 +133,24 @@ def test_an_interface_that_moves_is_set_up_where_it_goes(hub: tuple[Side, Side, 
     eventually(lambda: '"interface_down"' in client.engine.uapi("events=0\n\n"))
     elsewhere.ip("link set tunnel0 up")
     until(lambda: [setting(elsewhere, path) for path in (ALL_REDIRECTS, own)] == ["0", "0"], "the next up")
+
+
+def test_with_multicast_it_is_as_wireguard_go_s(hub: tuple[Side, Side, Host]) -> None:
+    """The flag and the kernel's own link-local address; redirects are off, and it may move."""
+    elsewhere = hub[2]
+    with Lab() as lab:
+        host = lab.host("multicast")
+        engine = host.engine("wg0", PLAIT, settings="multicast = true\n")
+        host.ip("link set wg0 up")
+        until(lambda: setting(host, "/proc/sys/net/ipv4/conf/wg0/send_redirects") == "0", "its setup")
+        host.ip("link set wg0 down")
+        move(host, "wg0", elsewhere)
+        elsewhere.ip("link set wg0 up")
+        eventually(lambda: engine.uapi("events=0\n\n").count('"interface_up"') == 2)
+        until(lambda: setting(elsewhere, "/proc/sys/net/ipv4/conf/wg0/send_redirects") == "0", "it there")
+        assert "MULTICAST" in link_of(elsewhere, "wg0")["flags"]
+        assert [each[:6] for each in addresses_of(elsewhere, "wg0")] == ["fe80::"]
+        assert engine.stop() == 0
 
 
 def test_a_read_only_proc_sys_is_said_once_and_nothing_else_lost() -> None:
