@@ -87,13 +87,7 @@ static uint32_t *link_of(struct allowedips *ips, uint32_t parent)
 
 static int nodes_left(const struct allowedips *ips, uint32_t wanted)
 {
-    uint32_t left = ips->max_nodes - 1 - ips->used, number = ips->free_head;
-
-    while (left < wanted && number) {
-        left++;
-        number = ips->nodes[number].child[0];
-    }
-    return left >= wanted;
+    return (uint64_t)ips->max_nodes - 1 - ips->used + ips->free >= wanted;
 }
 
 static void copy_prefix(uint8_t to[16], const uint8_t *address, uint32_t bits, uint32_t cidr)
@@ -112,6 +106,7 @@ static uint32_t take_node(struct allowedips *ips, const uint8_t *address, uint32
 
     if (number) {
         ips->free_head = ips->nodes[number].child[0];
+        ips->free--;
     } else {
         number = ++ips->used;
         ips->nodes[0].peer_next = number;
@@ -193,6 +188,9 @@ static void list_remove(struct allowedips *ips, uint32_t *head, uint32_t number)
     struct trie_node *nodes = ips->nodes;
     uint32_t next = nodes[number].peer_next, previous = nodes[number].peer_previous;
 
+    for (struct allowedips_place *place = ips->places; place; place = place->following)
+        if (place->number == number)
+            place->number = next;
     if (*head == number)
         *head = next;
     else
@@ -295,26 +293,55 @@ int allowedips_remove(struct allowedips *ips, const uint8_t *address, uint32_t b
     return 1;
 }
 
-uint32_t allowedips_remove_peer(struct allowedips *ips, uint32_t peer, uint8_t *first, uint32_t stride)
+uint32_t allowedips_remove_some(struct allowedips *ips, uint32_t peer, uint32_t most, uint8_t *first,
+                                uint32_t stride)
 {
     uint32_t removed = 0;
     const uint32_t *head = head_of(first, stride, peer);
 
-    for (; *head; removed++)
+    for (; *head && removed < most; removed++)
         remove_node(ips, *head, first, stride);
     return removed;
 }
 
+uint32_t allowedips_remove_peer(struct allowedips *ips, uint32_t peer, uint8_t *first, uint32_t stride)
+{
+    return allowedips_remove_some(ips, peer, UINT32_MAX, first, stride);
+}
+
+void allowedips_hold(struct allowedips *ips, struct allowedips_place *place)
+{
+    place->following = ips->places;
+    ips->places = place;
+}
+
+void allowedips_let_go(struct allowedips *ips, struct allowedips_place *place)
+{
+    struct allowedips_place **link = &ips->places;
+
+    while (*link && *link != place)
+        link = &(*link)->following;
+    if (*link)
+        *link = place->following;
+}
+
 void allowedips_reclaim(struct allowedips *ips)
 {
-    while (ips->waiting_head) {
+    (void)allowedips_reclaim_some(ips, UINT32_MAX);
+}
+
+int allowedips_reclaim_some(struct allowedips *ips, uint32_t most)
+{
+    for (; ips->waiting_head && most; most--) {
         uint32_t number = ips->waiting_head;
         struct trie_node *node = &ips->nodes[number];
         ips->waiting_head = node->waiting_next;
         node->state = NODE_FREE;
         node->child[0] = ips->free_head;
         ips->free_head = number;
+        ips->free++;
     }
+    return ips->waiting_head != 0;
 }
 
 /* ---- the writer: beginning ---- */
@@ -363,7 +390,7 @@ void allowedips_recover(struct allowedips *ips, uint32_t rows, uint8_t *first, u
     if (ips->nodes[0].peer_next >= ips->max_nodes)
         ips->nodes[0].peer_next = ips->max_nodes - 1;
     ips->used = ips->nodes[0].peer_next;
-    ips->free_head = ips->waiting_head = ips->live = 0;
+    ips->free_head = ips->waiting_head = ips->live = ips->free = 0;
     for (uint32_t row = 0; row < rows; row++)
         *head_of(first, stride, row) = 0;
     for (uint32_t number = 1; number <= ips->used; number++)

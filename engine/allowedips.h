@@ -31,6 +31,14 @@ struct allowedips {
     uint32_t free_head;           /* linked by child[0] */
     uint32_t waiting_head;        /* removed, waiting for a grace period; linked by waiting_next */
     uint32_t live;                /* nodes in the trees, branches included */
+    uint32_t free;                /* nodes linked from free_head */
+    struct allowedips_place *places;  /* held by who goes through a list in pieces */
+};
+/* A place in the list of one peer's nodes. Who is in the midst of a list holds it, so that nodes may be added
+ * and removed meanwhile: one that is removed is stepped over, and what stays is met once. */
+struct allowedips_place {
+    uint32_t number;              /* of the node that comes next; 0 = the end */
+    struct allowedips_place *following;
 };
 /* Over memory that is zero or was left by a writer that ended (then recover follows). */
 void allowedips_open(struct allowedips *ips, struct trie_node *nodes, uint32_t max_nodes,
@@ -49,8 +57,16 @@ int allowedips_insert(struct allowedips *ips, const uint8_t *address, uint32_t b
 int allowedips_remove(struct allowedips *ips, const uint8_t *address, uint32_t bits, uint32_t cidr,
                       uint32_t peer, uint8_t *first, uint32_t stride);
 uint32_t allowedips_remove_peer(struct allowedips *ips, uint32_t peer, uint8_t *first, uint32_t stride);
+/* At most so many of the peer's prefixes; how many it had up to there. */
+uint32_t allowedips_remove_some(struct allowedips *ips, uint32_t peer, uint32_t most, uint8_t *first,
+                                uint32_t stride);
 /* After the grace period: what waited may be used again. */
 void allowedips_reclaim(struct allowedips *ips);
+/* Likewise at most so many nodes; 1 while there are more. */
+int allowedips_reclaim_some(struct allowedips *ips, uint32_t most);
+/* From here to allowedips_let_go the place is kept right whatever is removed. */
+void allowedips_hold(struct allowedips *ips, struct allowedips_place *place);
+void allowedips_let_go(struct allowedips *ips, struct allowedips_place *place);
 /* Readers. Longest match: row, or 0xffffffff. bits is 32 or 128. */
 uint32_t allowedips_lookup(const struct trie_node *nodes, uint32_t max_nodes, uint32_t root,
                            const uint8_t *address, uint32_t bits);
