@@ -139,9 +139,12 @@ class Set:
         """The peers in order, made while iterating."""
         return _unpack_peers(self.records)
 
-    def add_peer(self, peer: PeerChange) -> None:
-        """Append one peer's changes."""
-        self.records += _pack_peer(peer)
+    def add_peer(self, peer: PeerChange, packed: bytes | bytearray = b"") -> None:
+        """Append one peer's changes. packed: its allowed IPs, when they are no objects (`pack_allowed`)."""
+        self.records += _pack_head(peer, len(peer.allowed_ips) or len(packed) // _ALLOWED.size)
+        for ip in peer.allowed_ips:
+            self.records += pack_allowed(ip)
+        self.records += packed
         self.peer_count += 1
 
     def to_bytes(self) -> bytes:
@@ -282,6 +285,7 @@ class Reader:
         self._count = 0
         self._set = Set()
         self._peer: PeerChange | None = None
+        self._ips = bytearray()  # its allowed IPs, packed: a peer may have a million
         self._spent = 0
         self._error: UapiError | None = None
 
@@ -290,9 +294,7 @@ class Reader:
 
         Returns where they end, and whether what follows is kept until there is more of it.
         """
-        if self._peer is not None:
-            self._set.add_peer(self._peer)
-            self._peer = None
+        self._add_peer()
         while True:
             end = min(at + SECTION_BYTES, len(data))
             text = ffi.from_buffer("uint8_t[]", data)[at:end]
@@ -374,9 +376,14 @@ class Reader:
                     why = f"after the first public_key line, {key} belongs to no peer"
                     raise _Bad("an interface's key among peers", why, "move it before the first public_key")
                 raise _Bad("an unknown key", "a peer has no such key", "see wireguard.com/xplatform")
-            _change_peer(self._peer, key, value)
-            if key == "allowed_ip":
-                if len(self._peer.allowed_ips) > ALLOWED_IPS:
+            if key == "replace_allowed_ips":
+                self._peer.replace_allowed_ips = _true(value)
+                self._ips.clear()
+            elif key != "allowed_ip":
+                _change_peer(self._peer, key, value)
+            else:
+                self._ips += pack_allowed(_allowed_ip(value))
+                if len(self._ips) > ALLOWED_IPS * _ALLOWED.size:
                     why = f"one public_key line has more than {ALLOWED_IPS}"
                     raise _Bad(
                         "too many allowed IPs", why, "repeat the public_key line before more", errno.E2BIG
@@ -394,10 +401,13 @@ class Reader:
             self._set.replace_peers = _true(value)
 
     def _flush_peer(self) -> None:
-        if self._peer is not None:
-            self._set.add_peer(self._peer)
-            self._peer = None
+        self._add_peer()
         self._spend(_PEER_MOST)
+
+    def _add_peer(self) -> None:
+        if self._peer is not None:
+            self._set.add_peer(self._peer, self._ips)
+            self._peer, self._ips = None, bytearray()
 
     def _spend(self, count: int) -> None:
         """Count memory as it is taken."""
@@ -408,8 +418,8 @@ class Reader:
 
     def _end(self) -> Operation:
         error, verb, value, count = self._error, self._verb, self._value, self._count
-        if error is None and self._peer is not None:
-            self._set.add_peer(self._peer)
+        if error is None:
+            self._add_peer()
         done = self._set
         self._begin()
         if error is not None:
@@ -464,17 +474,12 @@ class _Bad(Exception):
 
 
 def _change_peer(peer: PeerChange, key: str, value: str) -> None:
-    if key == "allowed_ip":
-        peer.allowed_ips.append(_allowed_ip(value))
-    elif key == "endpoint":
+    if key == "endpoint":
         peer.endpoint = _endpoint(value)
     elif key == "preshared_key":
         peer.preshared_key = _key(value)
     elif key == "persistent_keepalive_interval":
         peer.keepalive = _number(value, 0xFFFF)
-    elif key == "replace_allowed_ips":
-        peer.replace_allowed_ips = _true(value)
-        peer.allowed_ips.clear()
     elif key == "remove":
         peer.remove = _true(value)
     elif key == "update_only":
@@ -568,7 +573,12 @@ _RECORDS = ffi.new("uint8_t[]", 2 * SECTION_BYTES)
 _TAKEN = ffi.new("struct uapi_taken *")
 
 
-def _pack_peer(peer: PeerChange) -> bytes:
+def pack_allowed(ip: AllowedIP) -> bytes:
+    """As it stands in a record."""
+    return _ALLOWED.pack(ip.address, ip.cidr, (ip.bits == 128) * _IS_IPV6 | ip.removed * _IS_REMOVED)
+
+
+def _pack_head(peer: PeerChange, allowed_ips: int) -> bytes:
     flags = peer.remove * _REMOVE | peer.update_only * _UPDATE_ONLY | peer.replace_allowed_ips * _REPLACE
     tail = b""
     if peer.preshared_key is not None:
@@ -581,15 +591,11 @@ def _pack_peer(peer: PeerChange) -> bytes:
     if peer.keepalive is not None:
         flags |= _KEEPALIVE
         tail += peer.keepalive.to_bytes(2, "little")
-    ips = b"".join(
-        _ALLOWED.pack(ip.address, ip.cidr, (ip.bits == 128) * _IS_IPV6 | ip.removed * _IS_REMOVED)
-        for ip in peer.allowed_ips
-    )
-    return _PEER.pack(peer.public_key, flags, len(peer.allowed_ips)) + tail + ips
+    return _PEER.pack(peer.public_key, flags, allowed_ips) + tail
 
 
-def unpack_peer(records: bytes | bytearray, at: int) -> tuple[PeerChange, int]:
-    """The peer whose record begins at a place, and the place of the next one."""
+def unpack_head(records: bytes | bytearray, at: int) -> tuple[PeerChange, int, int]:
+    """The peer whose record begins at a place, without allowed IPs; their place, and how many there are."""
     public_key, flags, count = _PEER.unpack_from(records, at)
     at += _PEER.size
     peer = PeerChange(public_key, bool(flags & _REMOVE), bool(flags & _UPDATE_ONLY))
@@ -605,6 +611,12 @@ def unpack_peer(records: bytes | bytearray, at: int) -> tuple[PeerChange, int]:
     if flags & _KEEPALIVE:
         peer.keepalive = int.from_bytes(records[at : at + 2], "little")
         at += 2
+    return peer, at, count
+
+
+def _unpack_peer(records: bytes | bytearray, at: int) -> tuple[PeerChange, int]:
+    """The whole peer, and the place of the next one."""
+    peer, at, count = unpack_head(records, at)
     for _ in range(count):
         address, cidr, kind = _ALLOWED.unpack_from(records, at)
         at += _ALLOWED.size
@@ -616,7 +628,7 @@ def unpack_peer(records: bytes | bytearray, at: int) -> tuple[PeerChange, int]:
 def _unpack_peers(records: bytes | bytearray) -> Iterator[PeerChange]:
     at = 0
     while at < len(records):
-        peer, at = unpack_peer(records, at)
+        peer, at = _unpack_peer(records, at)
         yield peer
 
 

@@ -212,6 +212,21 @@ WORDS: Final[dict[Event, Words]] = {
         "{reason}",
         "it is tried again in {pause} s; if it goes on, look at its log and at this host's memory",
     ),
+    Event.SET_GIVEN_UP: Words(
+        "a configuration was given up",
+        "the control process died {tries} times while it applied it; {reason}",
+        "compare `plait show` with what was meant and set what is missing; the engine's log has the cause",
+    ),
+    Event.PEER_LEFT_OUT: Words(
+        "{peer} was left out",
+        "the control process died {tries} times at it, while it recovered {reason}",
+        "configure this peer again; the engine's log has the cause",
+    ),
+    Event.STEP_GIVEN_UP: Words(
+        "{reason}: given up",
+        "the control process died of that {tries} times",
+        "if peers miss their sessions or endpoints, set them again; the engine's log has the cause",
+    ),
     Event.HANDSHAKE_BEGUN: Words("initiation sent to {peer}{at}"),
     Event.HANDSHAKE_ANSWERED: Words("{peer}{at} began a handshake, which was answered"),
     Event.HANDSHAKE_COMPLETE: Words("handshake with {peer}{at} complete ({reason})"),

@@ -40,6 +40,7 @@ _OTHERS = {
     "keepalive_received": "Keepalives received",
     "keepalive_sent": "Keepalives sent",
     "handshake_to_control": "Handshake messages handed to control",
+    "given_up": "Sets, peers and steps of a recovery that control died of three times, not tried again",
     "icmp_sent": "Unreachable messages written into the TUN, for packets without peer or endpoint",
     "lost_wakes": "Wakes of a consumer that were missing and mended by the sweep; 0 but for kills",
     "slots_starved": "Times that a receiver stopped reading for want of slots",

@@ -74,6 +74,7 @@ class Engine(TypedDict):
     queues: dict[Direction, Queue]
     tokens: dict[str, int]
     pools: list[Pool]
+    longest_turn_ms: NotRequired[float]
     bytes_per_peer: NotRequired[BytesPerPeer]  # an older engine tells none
     counters: dict[str, int]
 

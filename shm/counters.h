@@ -69,6 +69,7 @@ enum counter {
     DEATHS_KILLED,             /* of workers that nobody had asked to end: by a signal */
     DEATHS_ENDED,              /* by themselves */
     DEATHS_STUCK,              /* killed by the supervisor, which had found them so */
+    GIVEN_UP,                  /* what control died of three times: sets, peers, steps of a recovery, news */
     COUNTERS
 };
 void counter_add(const struct segment *segment, uint32_t worker, enum counter counter, uint64_t n);

@@ -19,6 +19,7 @@ the same sample: many of them cost no more than one.
 from __future__ import annotations
 
 from base64 import b64encode
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -38,6 +39,7 @@ SAMPLE_INTERVAL = SECOND * 2 // 5  # ns; who asks again within it gets the same 
 FORGET = 30 * SECOND  # a sample is dropped when nobody asked for so long
 MARGIN = SECOND  # bytes are counted a little after the stamp of their packet, within this
 SHOWN_IPS = 3
+COUNTED_IPS = 1 << 12  # who has more is said to have so many
 _NAMES = ("rx_bytes", "tx_bytes")  # of struct peer_row, in the order of _known and _rates
 LATELY = (10 * SECOND, 600 * SECOND, 1 << 62)  # ages that are tried until there are rows enough
 WHOLE = 4096  # rows that are sorted by when they were heard of, at most
@@ -46,8 +48,9 @@ WHOLE = 4096  # rows that are sorted by when they were heard of, at most
 class Busiest:
     """Samples of all peers' byte counters. Times are ns of lib.clock_now, rates bytes a second."""
 
-    def __init__(self, memory: Memory) -> None:
+    def __init__(self, memory: Memory, count_allowed: Callable[[int, int], int]) -> None:
         self.memory = memory
+        self.count_allowed = count_allowed
         self.interval = 0  # ns that the rates are of; 0 = there are none
         self._at = 0  # when the sample was taken; 0 = there is none
         self._asked = 0
@@ -112,15 +115,15 @@ class Busiest:
         return 0.0, 0.0
 
     def _peer(self, row: int, record: PeerRecord, receiving: float, sending: float) -> dict[str, Any]:
-        ips = [str(ip) for ip in record.allowed_ips]
+        more = self.count_allowed(row, COUNTED_IPS) - SHOWN_IPS
         peer = self.memory.segment.rows[row]
         depth = [(peer.ends[d].produced - peer.heads[d].consumed) & 0xFFFFFFFF for d in range(lib.DIRECTIONS)]
         waiting = [each if each < 1 << 31 else 0 for each in depth]  # taken before it was counted: none
         return {
             "public_key": b64encode(record.public_key).decode(),
             "endpoint": str(record.endpoint) if record.endpoint else None,
-            "allowed_ips": ips[:SHOWN_IPS],
-            "allowed_ips_more": max(len(ips) - SHOWN_IPS, 0),
+            "allowed_ips": [str(ip) for ip in record.allowed_ips][:SHOWN_IPS],
+            "allowed_ips_more": max(more, 0),
             "latest_handshake": record.handshake_sec,
             "rx_bytes": record.rx_bytes,
             "tx_bytes": record.tx_bytes,

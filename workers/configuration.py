@@ -17,6 +17,7 @@ import logging
 import os
 import socket
 import time
+from base64 import b64encode
 from collections.abc import Callable, Generator, Iterator
 from typing import Any, NamedTuple
 
@@ -25,7 +26,8 @@ import numpy as np
 from engine import noise, uapi
 from workers import engine_report, promises
 from workers._workers import ffi, lib
-from workers.busiest import Busiest
+from workers.attempts import Step
+from workers.busiest import SHOWN_IPS, Busiest
 from workers.endpoints import Endpoint, EndpointOrders
 from workers.events import Event
 from workers.handshakes import Handshakes
@@ -37,8 +39,9 @@ from workers.stamps import Stamps
 log = logging.getLogger(__name__)
 
 PAUSE = 0.001  # seconds
-SLICE = 256  # peers between two yields
+SLICE = 512  # steps between two yields: peers, and allowed IPs of one that changes
 ROWS_A_LOOK = 4096  # rows looked through at once
+ROWS_A_PASS = 2048  # of those that get orders: the interface goes down or comes up, or a key comes late
 
 
 class PortRequest(NamedTuple):
@@ -94,7 +97,8 @@ class Configuration:
         self.broken = {} if broken is None else broken
         self.aead = engine_report.aead_name(aead)
         self.events = handshakes.events
-        self.busiest = Busiest(peers.memory)
+        self.longest_turn = 0  # ns of CPU that one turn of control took, since somebody asked
+        self.busiest = Busiest(peers.memory, peers.count_allowed)
 
     # -- set ----------------------------------------------------------------------------------
 
@@ -121,16 +125,17 @@ class Configuration:
         if code:
             self.vault.clear_redo()
             return code
-        self.vault.commit_redo()
+        self.vault.commit_redo(operation.peer_count)
         yield from self._apply_whole(operation)
         self.vault.clear_redo()
         return 0
 
     def redo(self) -> None:
         """At the start: finish the set that a killed control had begun to apply."""
-        text = self.vault.read_redo()
-        if not text:
+        if not self.vault.has_redo:
             return
+        self.vault.attempts.begin(Step.SET)
+        text = self.vault.read_redo()
         log.info("finishing the set that was being applied when the control process died")
         for pause in self._apply_whole(uapi.Set.from_bytes(text)):
             self.peers.graces.poll()
@@ -155,7 +160,7 @@ class Configuration:
             need.nodes = peers.ips.live
         while (stop := lib.changes_measure(work.changes, need, SLICE)) != lib.CHANGES_DONE:
             if stop == lib.CHANGES_RARE:
-                change, _ = uapi.unpack_peer(operation.records, work.changes.at)
+                change = uapi.unpack_head(operation.records, work.changes.at)[0]
                 if change.endpoint is not None:
                     _place(change.endpoint)
                 need.zone_is_known = work.changes.at + 1
@@ -203,9 +208,10 @@ class Configuration:
             work.changes.at = 0
             for first in range(0, self.peers.used, SLICE):
                 rows = self.peers.live_rows(first, first + SLICE)
-                self._remove([row for row in rows if not work.kept[row]])
+                yield from self._remove([row for row in rows if not work.kept[row]])
                 yield None
         while True:
+            self.vault.attempts.at(int(work.changes.done))
             work.changes.tick = lib.timers_tick(lib.clock_now())
             work.changes.interface_is_up = int(self.device.up)
             stop = lib.changes_apply(work.changes, SLICE)
@@ -217,13 +223,38 @@ class Configuration:
                     yield from self.start_what_waits()
                 return
             if stop == lib.CHANGES_RARE:
-                change, work.changes.at = uapi.unpack_peer(operation.records, work.changes.at)
-                row = self.peers.find(change.public_key)
-                if row is not None and work.kept is not None and work.kept[row]:
-                    work.kept[row] = 0
-                    self._remove([row])
-                yield from self._change_peer(change)
+                yield from self._begin_rare(work, operation)
+            elif stop == lib.CHANGES_NO_ROW:
+                while not self.peers.has_row:
+                    yield Pause()
+                self.peers.ensure_row()
+            elif stop == lib.CHANGES_NO_NODE:
+                while not self.peers.has_node:
+                    yield Pause()
+                self.peers.ensure_nodes()
             yield None
+
+    def _begin_rare(self, work: _Work, operation: uapi.Set) -> Iterator[None]:
+        """The record that the C stopped at: a removal, or an endpoint that names a zone or has to wait."""
+        change = uapi.unpack_head(operation.records, work.changes.at)[0]
+        row = self.peers.find(change.public_key)
+        if change.remove and row is not None:
+            if work.kept is not None:
+                work.kept[row] = 0
+            yield from self._remove([row])
+            if lib.changes_pass(work.changes):
+                return
+        elif change.endpoint is not None and row is not None and not work.changes.is_placed:
+            work.changes.is_placed = 1
+            try:
+                place = _place(change.endpoint)
+            except OSError as error:  # it was there when the set was checked
+                key = b64encode(change.public_key).decode()
+                log.error("the endpoint %s of peer %s is left out: %s", change.endpoint, key, error.strerror)
+                return
+            work.changes.orders |= self._move_endpoint(row, place)
+            return
+        raise ValueError(f"the set is damaged at byte {int(work.changes.at)} of its records")
 
     def _tell_added(self, changes: Any) -> None:
         told = min(int(changes.added), lib.CHANGES_TOLD)
@@ -238,7 +269,7 @@ class Configuration:
                 return
             row = self.peers.find(identity.public_key)
             if row is not None:
-                self._remove([row])
+                yield from self._remove([row])
             self.vault.store_private_key(identity.private_key, identity.public_key)
             self.events.tell(Event.PRIVATE_KEY_CHANGED, key=identity.public_key)
         else:
@@ -247,64 +278,25 @@ class Configuration:
             self.vault.store_private_key(None, None)
             self.events.tell(Event.PRIVATE_KEY_REMOVED)
         self.vault.make_stale(self.peers.used)
-        self.handshakes.forget_in_progress()
         self.handshakes.load_identity()
+        yield from self.handshakes.forget_in_progress()
         for first in range(0, self.peers.used, ROWS_A_LOOK):
             rows = self.peers.memory.rows[first : min(first + ROWS_A_LOOK, self.peers.used)]
             # The new key may introduce itself at once (kernel: noise.c).
             self.stamps.forget_sent(slice(first, first + len(rows)))
+            self.vault.wipe_stale(first, first + len(rows))
             with_orders = (rows["key_word"] != 0) | (rows["orders"] & 0xFFFFFFFF != 0)
             for place in np.flatnonzero(with_orders):
                 if self.peers.is_live(first + int(place)):
                     self.peers.order(first + int(place), lib.ORDER_STOP_SENDING)
             yield
 
-    def _change_peer(self, change: uapi.PeerChange) -> Iterator[Pause | None]:
-        if change.public_key == self.vault.public_key:
-            return
-        peers = self.peers
-        row = peers.find(change.public_key)
-        if change.remove:
-            if row is not None:
-                self._remove([row])
-            return
-        if row is None:
-            if change.update_only:
-                return
-            while not peers.has_row:
-                yield Pause()
-            row = peers.add(change.public_key)
-            self.events.tell(Event.PEER_ADDED, row)
-        if change.preshared_key is not None:
-            self.vault.store_preshared_key(row, change.preshared_key)
-        orders = 0
-        if change.endpoint is not None:
-            orders |= self._move_endpoint(row, _place(change.endpoint))
-        if change.replace_allowed_ips:
-            peers.disallow_all(row)
-        for ip in change.allowed_ips:
-            if ip.removed:
-                peers.disallow(row, ip.address, ip.cidr)
-            else:
-                while not peers.has_node:
-                    yield Pause()
-                peers.allow(row, ip.address, ip.cidr)
-        if change.keepalive is not None:
-            orders |= self._change_keepalive(row, change.keepalive)
-        if not lib.queue_is_empty(peers.segment, 2 * row + lib.OUTBOUND):
-            orders |= lib.ORDER_LOOK
-        there = peers.rows[row]
-        if orders & lib.ORDER_ENDPOINT and int(self.device.up) and there.keepalive and not there.key_word:
-            orders |= lib.ORDER_KEEPALIVE  # those of before had nowhere to go
-        if orders:
-            peers.order(row, orders)
-
     def start_what_waits(self) -> Iterator[None]:
         """The interface is up and has a key, one of which came late: staged packets may go, persistent
         keepalives begin (kernel: device.c, netlink.c; the table in docs/reliability.md)."""
-        for first in range(0, self.peers.used if int(self.device.up) else 0, ROWS_A_LOOK):
+        for first in range(0, self.peers.used if int(self.device.up) else 0, ROWS_A_PASS):
             now = int(lib.clock_now())
-            for row in self.peers.active_rows(False, first, first + ROWS_A_LOOK):
+            for row in self.peers.active_rows(False, first, first + ROWS_A_PASS):
                 seconds, orders = int(self.peers.rows[row].keepalive), 0
                 if seconds:
                     self.stamps.keepalive_changed(row, now, seconds)
@@ -322,16 +314,14 @@ class Configuration:
             return 0
         return self.endpoints.move(row, place)
 
-    def _change_keepalive(self, row: int, seconds: int) -> int:
-        peer = self.peers.rows[row]
-        before = int(peer.keepalive)
-        peer.keepalive = seconds
-        self.stamps.keepalive_changed(row, int(lib.clock_now()), seconds)
-        if seconds and not before and int(self.device.up):
-            return int(lib.ORDER_KEEPALIVE)
-        return 0
-
-    def _remove(self, rows: list[int]) -> None:
+    def _remove(self, rows: list[int]) -> Iterator[None]:
+        """In slices, where they have many allowed IPs."""
+        left = SLICE
+        for row in rows:
+            while (count := self.peers.disallow_some(row, left)) == left:
+                left = SLICE
+                yield
+            left -= count
         for row in rows[: lib.CHANGES_TOLD]:
             self.events.tell(Event.PEER_REMOVED, row)
         self.events.hold_back(Event.PEER_REMOVED, max(len(rows) - lib.CHANGES_TOLD, 0))
@@ -365,7 +355,8 @@ class Configuration:
     def show_engine(self) -> Iterator[bytes]:
         """The answer to a get_engine."""
         now = int(lib.clock_now())
-        found = engine_report.report(self.peers.segment, now, self.peers.count, self.aead, self.program)
+        turn, self.longest_turn = self.longest_turn, 0
+        found = engine_report.report(self.peers.segment, now, self.peers.count, self.aead, self.program, turn)
         found["broken_promises"] = promises.as_list(self.broken)
         return iter((uapi.answer_get_engine(json.dumps(found)),))
 
@@ -376,19 +367,25 @@ class Configuration:
         return iter((uapi.answer_get_busiest(json.dumps(self.busiest.report(peers))),))
 
     def _shown(self) -> Iterator[bytes]:
-        """The peers, in pieces; this runs while other things happen, so a row may come and go."""
+        """The peers, in pieces; this runs while other things happen, so a row may come and go.
+
+        Each piece shows what is true when it is made. A peer of more allowed IPs than one piece holds: those
+        that it has all the while are shown once, whatever a set does meanwhile (workers/peer_table.h).
+        """
         text = ffi.new("char[]", uapi.CHUNK_BYTES)
-        row = ffi.new("uint32_t *")
-        while row[0] < self.peers.used:
-            last = min(row[0] + ROWS_A_LOOK, self.peers.used)
-            written = lib.table_show(self.peers.table, row, last, text, uapi.CHUNK_BYTES)
-            if written or row[0] == last:
+        show = ffi.new("struct peer_show *")
+        place = ffi.addressof(show, "place")
+        lib.allowedips_hold(self.peers.ips, place)
+        try:
+            while show.row < self.peers.used:
+                last = min(show.row + ROWS_A_LOOK, self.peers.used)
+                written = lib.table_show(self.peers.table, show, last, text, uapi.CHUNK_BYTES)
                 yield ffi.buffer(text, written)[:]
-            else:  # it has more allowed IPs than a piece has room for
-                yield uapi.format_peer(self._record(row[0])).encode("ascii")
-                row[0] += 1
+        finally:
+            lib.allowedips_let_go(self.peers.ips, place)
 
     def _record(self, row: int) -> uapi.PeerRecord:
+        """As get_busiest shows it, with the first of its allowed IPs."""
         peer = self.peers.rows[row]
         return uapi.PeerRecord(
             public_key=self.peers.public_key(row),
@@ -399,7 +396,9 @@ class Configuration:
             tx_bytes=int(peer.tx_bytes) + int(peer.handshake_tx),
             rx_bytes=int(peer.rx_bytes) + int(peer.handshake_rx),
             keepalive=int(peer.keepalive),
-            allowed_ips=[uapi.AllowedIP(a, 8 * len(a), cidr) for a, cidr in self.peers.allowed(row)],
+            allowed_ips=[
+                uapi.AllowedIP(a, 8 * len(a), cidr) for a, cidr in self.peers.allowed(row, SHOWN_IPS)
+            ],
         )
 
 

@@ -18,16 +18,19 @@ import secrets
 import selectors
 import socket
 import sys
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from time import thread_time_ns
 from typing import Any
 
 import numpy as np
 
 from engine import timers, uapi
 from workers._workers import ffi, lib
+from workers.attempts import DEATHS, WORDS, Step
 from workers.channel import ChannelClosed
-from workers.configuration import Configuration
+from workers.configuration import ROWS_A_PASS, Configuration
 from workers.endpoints import EndpointOrders
 from workers.events import Event, Events
 from workers.failure import Failure, explain
@@ -55,6 +58,7 @@ EVENTS_A_TURN = 256
 INITIATIONS_A_TURN = 64
 HURRY = 64  # messages: under load, with fewer waiting it may rest before the next turn
 SWEEP_ROWS = 1 << 16  # looked through for lost wakes in a second
+WENT_DOWN, CAME_UP = 1, 2  # bits of what the vault calls passing
 NEVER = 0xFFFFFFFF_FFFFFFFF  # no word of events
 SCAN_INTERVAL = 50_000_000  # ns between two scans of the timer column, however busy the loop is
 LOADED_NAP = 0.006  # seconds; 60 messages of a flood of 10,000 a second
@@ -107,6 +111,7 @@ class Control:
         self.stopping = False
         self.ended = False
         self.is_elsewhere = False  # the interface, when we looked last
+        self.passes: deque[tuple[int, Iterator[None]]] = deque()
         self.next_second = 0
         self.scanned_at = 0
         self.swept = 0  # row that the sweep for lost wakes has come to
@@ -116,9 +121,12 @@ class Control:
     def begin(self) -> None:
         """Find what a control before this one left, then listen."""
         self.events.tell(Event.STARTED if self.start.incarnation <= 1 else Event.RESTARTED)
-        self.peers.recover()
+        without = self._give_up()
+        self.peers.recover(without)
         self._share_out()
-        self.endpoints.recover(self.peers.rows_with_wish())
+        if Step.ENDPOINTS not in without:
+            rows = self.vault.attempts.each(Step.ENDPOINTS, self.peers.rows_with_wish())
+            self.endpoints.recover(rows)
         self.handshakes.load_identity()
         self._look_at_interface(first=True)
         self.configuration.redo()
@@ -138,6 +146,29 @@ class Control:
             self.selector.register(self.routes.news, selectors.EVENT_READ, self._routes_changed)
         if self.interface is not None and self.interface.news is not None:
             self.selector.register(self.interface.news, selectors.EVENT_READ, self._links_changed)
+
+    def _give_up(self) -> list[Step]:
+        """What the controls before this one died of is not tried again; steps that recovery leaves out."""
+        given = self.vault.attempts.judge()
+        if given is None:
+            return []
+        step, place = given
+        lib.counter_add(self.segment, lib.WORKER_CONTROL, lib.GIVEN_UP, 1)
+        log.error("%s: given up (place %d), control died of it %d times", WORDS[step], place, DEATHS)
+        if step is Step.SET:
+            peers = self.vault.redo_peers
+            done = f"at least the first {place} of its {peers} peers were applied" if place else (
+                f"its key, and what it removes, may have been applied, of its {peers} peers a few"
+            )
+            self.vault.clear_redo()
+            self.events.tell(Event.SET_GIVEN_UP, tries=DEATHS, reason=done)
+        elif 0 < place <= self.peers.used:
+            self.peers.leave_out(place - 1)
+            self.events.tell(Event.PEER_LEFT_OUT, place - 1, tries=DEATHS, reason=WORDS[step])
+        elif step is not Step.PEERS:  # its table is no step to go without
+            self.events.tell(Event.STEP_GIVEN_UP, tries=DEATHS, reason=WORDS[step])
+            return [step]
+        return []
 
     def _prepare_device(self) -> None:
         while not self.device.index_key[0]:
@@ -167,11 +198,14 @@ class Control:
 
     def run(self) -> None:
         """Until the supervisor says stop. ChannelClosed when it is gone."""
+        before = thread_time_ns()
         while not self.stopping:
             now = int(lib.clock_now())
             self.line.beat = now
             is_busy = self.turn(now)
             self._sleep(0.0 if is_busy else self._nap(now))
+            spent, before = before, thread_time_ns()
+            self.configuration.longest_turn = max(self.configuration.longest_turn, before - spent)
 
     def turn(self, now: int) -> bool:
         """A piece of everything that waits. True when there is more."""
@@ -195,7 +229,9 @@ class Control:
             self._each_second(now)
         if self.routes.step(now):
             self.handshakes.try_unsent(now)
+        self._go_on_passing()
         self.graces.poll()
+        is_busy |= self.graces.has_work or bool(self.passes)
         self.endpoints.poll()
         self.uapi.push_events()
         return is_busy
@@ -368,15 +404,35 @@ class Control:
             self.is_elsewhere = state.is_elsewhere
             self.channel.send({"kind": "link_changed"})  # the supervisor has the privileges: link_setup.py
         was_up = bool(self.device.up)
-        self.handshakes.is_up = state.is_up
+        if first and self.vault.passing & WENT_DOWN:  # a control before this one did not come to the end
+            self._pass(WENT_DOWN)
+        if first and self.vault.passing & CAME_UP and was_up and state.is_up:
+            self._pass(CAME_UP)
         if was_up != state.is_up:
-            self.device.up = state.is_up
             self.events.tell(Event.INTERFACE_UP if state.is_up else Event.INTERFACE_DOWN)
-            if state.is_up:
-                for _ in self.configuration.start_what_waits():
-                    pass
-            else:
-                self._went_down()
+            self._pass(CAME_UP if state.is_up else WENT_DOWN)
+            self.device.up = state.is_up
+        self._go_on_passing()
+
+    def _pass(self, way: int) -> None:
+        """Every peer is to know that the interface went down or came up, one pass after the other."""
+        self.vault.note_passing(self.vault.passing | way)
+        steps = self.configuration.start_what_waits() if way == CAME_UP else self._went_down()
+        self.passes.append((way, steps))
+
+    def _go_on_passing(self) -> None:
+        """A slice of the passes. Until all peers know that the interface was down, no handshake begins."""
+        if self.passes:
+            way, steps = self.passes[0]
+            if way == CAME_UP:
+                self.handshakes.is_up = bool(self.device.up)
+            if next(steps, steps) is steps:
+                self.passes.popleft()
+                left = 0
+                for other, _ in self.passes:
+                    left |= other
+                self.vault.note_passing(left)
+        self.handshakes.is_up = bool(self.device.up) and all(way == CAME_UP for way, _ in self.passes)
 
     def _follow_name(self, name: str) -> None:
         """Have the supervisor rename the socket file. It may stand at both places until it answers, and our
@@ -389,14 +445,16 @@ class Control:
             leave_no_socket(os.getppid(), self.socket_file, other)
         self.channel.send({"kind": "renamed"})
 
-    def _went_down(self) -> None:
+    def _went_down(self) -> Iterator[None]:
         """No session survives, nothing stays staged (kernel: device.c)."""
         used = slice(0, self.peers.used)
         self.stamps.handshake_dropped(used)
         self.stamps.forget_sent(used)
-        for row in self.peers.active_rows(is_down=True):
-            self.peers.order(row, lib.ORDER_ZERO | lib.ORDER_PURGE_STAGED)
-        self.handshakes.forget_in_progress()
+        for first in range(0, self.peers.used, ROWS_A_PASS):
+            for row in self.peers.active_rows(True, first, first + ROWS_A_PASS):
+                self.peers.order(row, lib.ORDER_ZERO | lib.ORDER_PURGE_STAGED)
+            yield
+        yield from self.handshakes.forget_in_progress()
 
     def _end(self, reason: str) -> None:
         if not self.ended:

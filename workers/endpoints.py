@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import socket
 import struct
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from workers._workers import ffi, lib
@@ -66,7 +67,7 @@ class EndpointOrders:
         self.place = ffi.new("struct endpoint *")
         self.waiting: set[int] = set()  # rows with a wish
 
-    def recover(self, rows: list[int]) -> None:
+    def recover(self, rows: Iterable[int]) -> None:
         """Find the wishes that a killed control left in these rows."""
         self.waiting = {row for row in rows if self._wish(row) is not None}
 

@@ -4,6 +4,7 @@
      "program": ["/usr/bin/plaitd"],          what started it
      "aead": "libipsec-mb AVX512",            the provider in use
      "peers": 2,                              configured
+     "longest_turn_ms": 2.1,                  CPU of control's longest turn since the report before this one
      "processes": [{"role": "receiver", "number": 0, "worker": 2, "pid": 4711, "cpu": 0,
                     "state": "running", "asleep": true, "incarnation": 1, "beat_ms": 12.5,
                     "packets": {"udp_received": 6, "udp_sent": 4, "tun_received": 4, "tun_sent": 6}}, …],
@@ -47,18 +48,24 @@ _DIRECTIONS = {lib.INBOUND: "inbound", lib.OUTBOUND: "outbound"}
 
 
 def report(
-    segment: Any, now: int, peers: int, aead: str, program: dict[str, Any] | None = None
+    segment: Any,
+    now: int,
+    peers: int,
+    aead: str,
+    program: dict[str, Any] | None = None,
+    longest_turn: int = 0,
 ) -> dict[str, Any]:
     """The report of an attached `struct segment *`, ready for json.dumps.
 
     now: CLOCK_BOOTTIME ns; peers: how many there are, which control knows without looking; aead: its name;
-    program: what the supervisor said of itself, which is unknown of one that says nothing.
+    program: what the supervisor said of itself, which is unknown of one that says nothing. longest_turn: ns.
     """
     used = min(int(segment.device.rows_used), int(segment.geometry.max_peers))
     return {
         **(program or dict.fromkeys(("version", "layout", "commit"), "unknown")),
         "aead": aead,
         "peers": peers,
+        "longest_turn_ms": round(longest_turn / 1e6, 1),
         "processes": _processes(segment, now),
         "queues": _queues(segment, used),
         "tokens": _tokens(segment, used),

@@ -92,6 +92,10 @@ class Event(StrEnum):
     # a process of the engine ended, and nobody had asked it to
     WORKER_DIED = "worker_died"
     WORKER_NOT_REPLACED = "worker_not_replaced"
+    # what control died of three times is not tried again
+    SET_GIVEN_UP = "set_given_up"
+    PEER_LEFT_OUT = "peer_left_out"
+    STEP_GIVEN_UP = "step_given_up"
     # milestones
     HANDSHAKE_BEGUN = "handshake_begun"
     HANDSHAKE_ANSWERED = "handshake_answered"

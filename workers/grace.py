@@ -7,12 +7,14 @@ next one, since its readers may have started after this one began.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
 from workers._workers import ffi, lib
 
 Action = Callable[[], None]
+ACTIONS_A_POLL = 128  # of a period that is over
 
 
 class Graces:
@@ -21,8 +23,10 @@ class Graces:
     def __init__(self, segment: Any) -> None:
         self.segment = segment
         self.words = ffi.new("uint64_t[]", lib.MAX_WORKERS)
-        self.running: list[Action] = []
-        self.waiting: list[Action] = []
+        self.running: deque[Action] = deque()
+        self.waiting: deque[Action] = deque()
+        self.is_over = False  # the period of those that run
+        self.is_stopping = False  # no more in this poll
         self.gathered: dict[Callable[[list[int]], None], list[int]] = {}  # of those that wait
 
     def after(self, action: Action) -> None:
@@ -38,16 +42,28 @@ class Graces:
             self.after(lambda: action(whole))
         numbers += more
 
+    def go_on(self, action: Action) -> None:
+        """From an action that has more to do: call that in the next poll, in this period still."""
+        self.running.append(action)
+        self.is_stopping = True
+
+    @property
+    def has_work(self) -> bool:
+        """Whether `poll` should be called again at once."""
+        return self.is_over and bool(self.running)
+
     def poll(self) -> bool:
-        """Run what is due and start the next period. True while anything waits."""
-        while self.running or self.waiting:
+        """Run some of what is due and start the next period. True while anything waits."""
+        left, self.is_stopping = ACTIONS_A_POLL, False
+        while left and not self.is_stopping and (self.running or self.waiting):
             if not self.running:
-                self.running, self.waiting = self.waiting, []
-                self.gathered = {}
+                self.running, self.waiting = self.waiting, deque()
+                self.gathered, self.is_over = {}, False
                 lib.grace_begin(self.segment, self.words)
-            if not lib.grace_is_over(self.segment, self.words):
+            if not self.is_over and not lib.grace_is_over(self.segment, self.words):
                 return True
-            actions, self.running = self.running, []
-            for action in actions:
-                action()
-        return False
+            self.is_over = True
+            while self.running and left and not self.is_stopping:
+                left -= 1
+                self.running.popleft()()
+        return bool(self.running or self.waiting)

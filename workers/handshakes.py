@@ -18,6 +18,7 @@ import logging
 import os
 import socket
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,6 +53,7 @@ _IN_VAIN = np.array([
     lib.HS_INITIATION_TAG, lib.HS_UNKNOWN_PEER, lib.HS_LOW_ORDER, lib.HS_TIMESTAMP_REPLAYED,
     lib.HS_INITIATION_FLOOD, lib.HS_RESPONSE_TAG, lib.HS_COOKIE_SENT, lib.HS_RATE_LIMITED,
 ])  # fmt: skip
+FORGOTTEN_A_TURN = 1024  # handshakes in progress
 UNCONFIRMED = 4096  # peers of whom we remember that they did not confirm our answer
 UNSENT = 4096  # peers of whom we remember that our initiation could not leave
 UNSENT_A_LOOK = 64  # of those, tried again when routes changed
@@ -419,13 +421,17 @@ class Handshakes:
             lib.handshake_wipe(self.in_progress.pop(number).handshake, 1)
             self.keypairs.release(row, number)
 
-    def forget_in_progress(self) -> None:
-        """Private key changed or interface down: no handshake in progress can be finished."""
-        for row in list(self.numbers):
-            self.forget(row)
+    def forget_in_progress(self) -> Iterator[None]:
+        """Private key changed or interface down: no handshake in progress can be finished. In slices."""
         self.cookies.forget(slice(self.peers.used))
         self.unconfirmed.clear()
         self.unsent.clear()
+        known = list(self.numbers.items())
+        for first in range(0, len(known), FORGOTTEN_A_TURN):
+            for row, number in known[first : first + FORGOTTEN_A_TURN]:
+                if self.numbers.get(row) == number:
+                    self.forget(row)
+            yield
 
     # -- cookies ------------------------------------------------------------------------------
 

@@ -49,8 +49,8 @@ class Keypairs:
 
     # -- the start ----------------------------------------------------------------------------
 
-    def recover(self, is_live: Any) -> None:
-        """Rebuild lists from the segment after a restart.
+    def recover(self, is_live: Any, is_lost: bool = False) -> None:
+        """Rebuild lists from the segment after a restart. is_lost: they cannot be; what was in use stays so.
 
         `is_live(row, generation)` tells whether that peer still exists. Numbers whose handshake was in
         progress, or that no key word names, are withdrawn and freed after a grace period.
@@ -59,6 +59,9 @@ class Keypairs:
         if ready <= 1:
             return
         self.used = ready
+        if is_lost:
+            self.out = ready - 1
+            return
         in_use = self._column(self.table, "struct index_entry", "in_use", "<u4", ready) != 0
         births = self._column(self.slab, "struct keypair", "birth", "<u8", ready)
         is_free = ~in_use & (births == 0)

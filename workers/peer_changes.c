@@ -88,16 +88,6 @@ static const struct trie_node *node_of(const struct allowedips *ips, uint32_t nu
     return number ? &ips->nodes[number] : NULL;
 }
 
-static uint32_t count_allowed(const struct peer_table *table, uint32_t row)
-{
-    uint32_t count = 0;
-    const struct trie_node *node = node_of(table->ips, table->vault[row].first_allowed);
-
-    for (; node; count++)
-        node = node_of(table->ips, node->peer_next);
-    return count;
-}
-
 static int has_same_allowed(const struct peer_table *table, uint32_t row, const struct record *record)
 {
     const struct trie_node *node = node_of(table->ips, table->vault[row].first_allowed);
@@ -118,12 +108,7 @@ static int has_room(const struct peer_table *table, uint32_t wanted)
     const struct allowedips *ips = table->ips;
     uint32_t limit = table->trie_ready < ips->max_nodes ? table->trie_ready : ips->max_nodes;
 
-    if ((uint64_t)ips->used + wanted + 1 <= limit)
-        return 1;
-    uint32_t found = 0;
-    for (uint32_t number = ips->free_head; number && found < wanted; found++)
-        number = ips->nodes[number].child[0];
-    return found >= wanted;
+    return (uint64_t)ips->used + wanted + 1 <= (uint64_t)limit + ips->free;
 }
 
 /* ---- before anything is changed ---- */
@@ -203,17 +188,25 @@ static void measure(const struct peer_changes *changes, struct changes_need *nee
         if (++need->count > need->peak)
             need->peak = need->count;
     } else if (record->flags & RECORD_REPLACE && is_first) {
-        need->nodes -= count_allowed(table, row);
+        need->nodes -= table_count_allowed(table, row, UINT32_MAX);
     }
     *slot = place | IS_THERE;
     need->nodes += 2ull * added_ips(record);
+}
+
+/* Steps that are left of `most` after a record that was looked at. */
+static uint32_t after_look(uint32_t most, const struct record *record)
+{
+    uint32_t cost = 1 + record->ip_count / 8;
+
+    return most > cost ? most - cost : 0;
 }
 
 int changes_measure(struct peer_changes *changes, struct changes_need *need, uint32_t most)
 {
     struct record record;
 
-    for (; most && changes->at < changes->bytes; most--, changes->at += record.bytes) {
+    for (; most && changes->at < changes->bytes; changes->at += record.bytes, most = after_look(most, &record)) {
         if (!read_record(changes->records + changes->at, changes->bytes - changes->at, &record))
             return CHANGES_RARE;
         if (record.zone_bytes && need->zone_is_known != changes->at + 1)
@@ -228,7 +221,7 @@ int changes_mark(struct peer_changes *changes, uint32_t most)
 {
     struct record record;
 
-    for (; most && changes->at < changes->bytes; most--, changes->at += record.bytes) {
+    for (; most && changes->at < changes->bytes; changes->at += record.bytes, most = after_look(most, &record)) {
         if (!read_record(changes->records + changes->at, changes->bytes - changes->at, &record))
             return CHANGES_RARE;
         uint32_t row = publickeys_lookup(changes->table->keys, record.public_key);
@@ -272,19 +265,17 @@ static uint32_t change_keepalive(const struct peer_changes *changes, uint32_t ro
     return seconds && !before && changes->interface_is_up ? ORDER_KEEPALIVE : 0;
 }
 
-static void change_allowed(const struct peer_changes *changes, uint32_t row, const struct record *record)
+/* One of the record's allowed IPs. */
+static void change_allowed(const struct peer_changes *changes, uint32_t row, const uint8_t *ip)
 {
     struct allowedips *ips = changes->table->ips;
     uint8_t *first = table_allowed(changes->table);
+    uint32_t bits = ip[17] & ALLOWED_IPV6 ? 128 : 32;
 
-    for (uint32_t i = 0; i < record->ip_count; i++) {
-        const uint8_t *ip = record->ips + RECORD_ALLOWED_BYTES * (uint64_t)i;
-        uint32_t bits = ip[17] & ALLOWED_IPV6 ? 128 : 32;
-        if (ip[17] & ALLOWED_REMOVED)
-            allowedips_remove(ips, ip, bits, ip[16], row, first, sizeof(struct vault_row));
-        else
-            allowedips_insert(ips, ip, bits, ip[16], row, first, sizeof(struct vault_row));
-    }
+    if (ip[17] & ALLOWED_REMOVED)
+        allowedips_remove(ips, ip, bits, ip[16], row, first, sizeof(struct vault_row));
+    else
+        allowedips_insert(ips, ip, bits, ip[16], row, first, sizeof(struct vault_row));
 }
 
 /* A kept row is made what a new one would be, but for what the record goes on to give. */
@@ -296,8 +287,6 @@ static void claim(const struct peer_changes *changes, uint32_t row, const struct
     if (!record->preshared_key)
         memset(table->vault[row].preshared_key, 0, 32);
     table->segment->rows[row].keepalive = 0;
-    if (!has_same_allowed(table, row, record))
-        table_disallow_all(table, row);
 }
 
 static void note_added(struct peer_changes *changes, uint32_t row)
@@ -307,54 +296,103 @@ static void note_added(struct peer_changes *changes, uint32_t row)
     changes->added++;
 }
 
-/* 0 when it is out of the ordinary: nothing is changed then. */
-static int apply(struct peer_changes *changes, const struct record *record)
+/* ---- a record is applied in stages, so that one with a million allowed IPs is done in slices ---- */
+
+enum stage { STAGE_BEGIN, STAGE_CLEAR, STAGE_ALLOW, STAGE_END };
+
+/* All but allowed IPs and orders. It may stop, and begin once more. */
+static int begin(struct peer_changes *changes, const struct record *record)
 {
     struct peer_table *table = changes->table;
     const struct segment *segment = table->segment;
     uint32_t row = publickeys_lookup(table->keys, record->public_key), orders = 0;
-    int is_kept = row != NOBODY && changes->kept && changes->kept[row];
+    int is_new = row == NOBODY, is_kept = !is_new && changes->kept && changes->kept[row];
+    int has_endpoint = record->endpoint && !changes->is_placed;
 
-    if (record->flags & RECORD_REMOVE)
-        return row == NOBODY;
-    if (record->flags & RECORD_UPDATE_ONLY && (row == NOBODY || is_kept))
-        return 1;
-    if (record->zone_bytes || !has_room(table, 2 * added_ips(record)))
-        return 0;
-    if (row == NOBODY) {
-        if (!table->free_count && segment->device->rows_used >= table->rows_ready)
-            return 0;
-    } else if (record->endpoint) {
-        int64_t bits = move_endpoint(changes, row, record->endpoint);
-        if (bits < 0)
-            return 0;
-        orders = (uint32_t)bits;
+    if (record->flags & RECORD_REMOVE || (record->flags & RECORD_UPDATE_ONLY && (is_new || is_kept))) {
+        changes->stage = STAGE_END;
+        changes->row = NOBODY;
+        return is_new || !(record->flags & RECORD_REMOVE) ? CHANGES_SLICE : CHANGES_RARE;
     }
-    if (row == NOBODY) {
+    if (is_new) {
+        if (!table->free_count && segment->device->rows_used >= table->rows_ready)
+            return CHANGES_NO_ROW;
         row = table_add(table, record->public_key);
         note_added(changes, row);
-        if (record->endpoint)
-            orders = (uint32_t)move_endpoint(changes, row, record->endpoint);
-    } else if (is_kept) {
-        claim(changes, row, record);
     }
+    if (has_endpoint) {
+        int64_t bits = record->zone_bytes ? -1 : move_endpoint(changes, row, record->endpoint);
+        if (bits < 0)
+            return CHANGES_RARE;
+        orders = (uint32_t)bits;
+    }
+    if (is_kept)
+        claim(changes, row, record);
     if (record->preshared_key)
         memcpy(table->vault[row].preshared_key, record->preshared_key, 32);
-    if (record->flags & RECORD_REPLACE && !has_same_allowed(table, row, record))
-        table_disallow_all(table, row);
-    change_allowed(changes, row, record);
-    if (record->keepalive)
-        orders |= change_keepalive(changes, row, load16(record->keepalive));
-    if (!queue_is_empty(segment, 2 * row + OUTBOUND))
-        orders |= ORDER_LOOK;
-    if (orders & ORDER_ENDPOINT && changes->interface_is_up && segment->rows[row].keepalive &&
-        !segment->rows[row].key_word)
-        orders |= ORDER_KEEPALIVE;  /* those of before had nowhere to go */
-    if (orders) {
-        orders_give(segment, row, orders);
-        peer_schedule(segment, row);
+    changes->row = row;
+    changes->orders |= orders;
+    changes->ip = 0;
+    int is_replaced = is_kept || record->flags & RECORD_REPLACE;
+    changes->stage = is_replaced && !has_same_allowed(table, row, record) ? STAGE_CLEAR : STAGE_ALLOW;
+    return CHANGES_SLICE;
+}
+
+static void end(struct peer_changes *changes, const struct record *record)
+{
+    const struct segment *segment = changes->table->segment;
+    uint32_t row = changes->row, orders = changes->orders;
+
+    if (row != NOBODY) {
+        if (record->keepalive)
+            orders |= change_keepalive(changes, row, load16(record->keepalive));
+        if (!queue_is_empty(segment, 2 * row + OUTBOUND))
+            orders |= ORDER_LOOK;
+        if (orders & ORDER_ENDPOINT && changes->interface_is_up && segment->rows[row].keepalive &&
+            !segment->rows[row].key_word)
+            orders |= ORDER_KEEPALIVE;  /* those of before had nowhere to go */
+        if (orders) {
+            orders_give(segment, row, orders);
+            peer_schedule(segment, row);
+        }
     }
-    return 1;
+    changes->at += record->bytes;
+    changes->done++;
+    changes->stage = STAGE_BEGIN;
+    changes->orders = changes->is_placed = 0;
+}
+
+/* Goes on with the record, *most steps at the most. CHANGES_SLICE: it is done, or the steps are. */
+static int apply(struct peer_changes *changes, const struct record *record, uint32_t *most)
+{
+    const struct peer_table *table = changes->table;
+
+    if (changes->stage == STAGE_BEGIN) {
+        int stop = begin(changes, record);
+        *most = after_look(*most, record);
+        if (stop != CHANGES_SLICE) {
+            changes->stage = STAGE_BEGIN;
+            return stop;
+        }
+    }
+    if (changes->stage == STAGE_CLEAR) {
+        *most -= table_disallow_some(table, changes->row, *most);
+        if (table->vault[changes->row].first_allowed)
+            return CHANGES_SLICE;
+        changes->stage = STAGE_ALLOW;
+    }
+    if (changes->stage == STAGE_ALLOW) {
+        for (; changes->ip < record->ip_count; changes->ip++, --*most) {
+            if (!*most)
+                return CHANGES_SLICE;
+            const uint8_t *ip = record->ips + RECORD_ALLOWED_BYTES * (uint64_t)changes->ip;
+            if (!(ip[17] & ALLOWED_REMOVED) && !has_room(table, 2))
+                return CHANGES_NO_NODE;
+            change_allowed(changes, changes->row, ip);
+        }
+    }
+    end(changes, record);
+    return CHANGES_SLICE;
 }
 
 int changes_apply(struct peer_changes *changes, uint32_t most)
@@ -362,11 +400,29 @@ int changes_apply(struct peer_changes *changes, uint32_t most)
     struct record record;
 
     changes->added = 0;
-    for (; most && changes->at < changes->bytes; most--, changes->at += record.bytes) {
+    while (most && changes->at < changes->bytes) {
         if (!read_record(changes->records + changes->at, changes->bytes - changes->at, &record))
             return CHANGES_RARE;
-        if (!is_own(changes, &record) && !apply(changes, &record))
-            return CHANGES_RARE;
+        if (is_own(changes, &record)) {
+            changes->row = NOBODY;
+            end(changes, &record);
+            most--;
+            continue;
+        }
+        int stop = apply(changes, &record, &most);
+        if (stop != CHANGES_SLICE)
+            return stop;
     }
     return changes->at < changes->bytes ? CHANGES_SLICE : CHANGES_DONE;
+}
+
+int changes_pass(struct peer_changes *changes)
+{
+    struct record record;
+
+    if (!read_record(changes->records + changes->at, changes->bytes - changes->at, &record))
+        return 0;
+    changes->row = NOBODY;
+    end(changes, &record);
+    return 1;
 }

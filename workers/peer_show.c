@@ -54,37 +54,38 @@ static uint32_t write_peer(const struct peer_table *table, uint32_t row, char *t
     return uapi_write_peer(text, &shown);
 }
 
-/* 0 when it does not fit. */
-static uint64_t write_whole(const struct peer_table *table, uint32_t row, char *text, uint64_t bytes)
+/* 1 when all of the peer is written. */
+static int write_some(const struct peer_table *table, struct peer_show *show, char *text, uint64_t bytes,
+                      uint64_t *used)
 {
     const struct allowedips *ips = table->ips;
-    uint32_t number = table->vault[row].first_allowed;
-    uint64_t used;
 
-    if (bytes < UAPI_PEER_TEXT)
-        return 0;
-    used = write_peer(table, row, text);
-    while (number) {
-        const struct trie_node *node = &ips->nodes[number];
-        if (bytes - used < UAPI_ALLOWED_TEXT)
+    if (!show->is_inside) {
+        if (bytes - *used < UAPI_PEER_TEXT)
             return 0;
-        used += uapi_write_allowed(text + used, node->address, node->bits == 32 ? 32 : 128, node->cidr);
-        number = node->peer_next;
+        *used += write_peer(table, show->row, text + *used);
+        show->is_inside = 1;
+        show->place.number = table->vault[show->row].first_allowed;
     }
-    return used;
+    while (show->place.number) {
+        const struct trie_node *node = &ips->nodes[show->place.number];
+        if (bytes - *used < UAPI_ALLOWED_TEXT)
+            return 0;
+        *used += uapi_write_allowed(text + *used, node->address, node->bits == 32 ? 32 : 128, node->cidr);
+        show->place.number = node->peer_next;
+    }
+    show->is_inside = 0;
+    return 1;
 }
 
-uint64_t table_show(const struct peer_table *table, uint32_t *row, uint32_t last, char *text, uint64_t bytes)
+uint64_t table_show(const struct peer_table *table, struct peer_show *show, uint32_t last, char *text,
+                    uint64_t bytes)
 {
     uint64_t used = 0;
 
-    for (; *row < last; ++*row) {
-        if (table->segment->rows[*row].state != PEER_LIVE)
-            continue;
-        uint64_t written = write_whole(table, *row, text + used, bytes - used);
-        if (!written)
+    for (; show->row < last; show->row++)
+        if ((show->is_inside || table->segment->rows[show->row].state == PEER_LIVE) &&
+            !write_some(table, show, text, bytes, &used))
             break;
-        used += written;
-    }
     return used;
 }

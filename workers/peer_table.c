@@ -47,6 +47,20 @@ static void enter(struct peer_table *table, uint32_t row)
     publickeys_insert(table->keys, row);
 }
 
+uint32_t table_disallow_some(const struct peer_table *table, uint32_t row, uint32_t most)
+{
+    return allowedips_remove_some(table->ips, row, most, table_allowed(table), sizeof *table->vault);
+}
+
+uint32_t table_count_allowed(const struct peer_table *table, uint32_t row, uint32_t most)
+{
+    uint32_t count = 0, number = table->vault[row].first_allowed;
+
+    for (; number && count < most; count++)
+        number = table->ips->nodes[number].peer_next;
+    return count;
+}
+
 uint32_t table_add(struct peer_table *table, const uint8_t public_key[32])
 {
     const struct segment *segment = table->segment;
@@ -127,11 +141,13 @@ void table_share_out(struct peer_table *table, uint32_t consumers)
             __atomic_store_n(&segment->rows[row].consumer, row % consumers, __ATOMIC_RELEASE);
 }
 
-void table_recover(struct peer_table *table)
+void table_recover(struct peer_table *table, uint32_t *place)
 {
     for (uint32_t row = 0; row < table->segment->device->rows_used; row++) {
         if (table->segment->rows[row].state != PEER_LIVE)
             continue;
+        /* Atomic: stored for each row, since a death anywhere in the loop is judged by it. */
+        __atomic_store_n(place, row + 1, __ATOMIC_RELAXED);
         enter(table, row);
     }
 }

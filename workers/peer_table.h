@@ -11,7 +11,12 @@
 #include "shm/segment.h"
 
 /* cdef begin */
-enum peer_state { PEER_UNUSED, PEER_LIVE, PEER_RETIRING };
+enum peer_state {
+    PEER_UNUSED,
+    PEER_LIVE,
+    PEER_RETIRING,
+    PEER_LEFT_OUT  /* control died of it, three times (workers/attempts.py): nobody touches the row again */
+};
 
 /* What control alone may see or change of a peer, in the vault. 96 bytes. */
 struct vault_row {
@@ -41,6 +46,8 @@ struct peer_table {
 uint8_t *table_allowed(const struct peer_table *table);
 /* No prefix belongs to the row any more. How many did. */
 uint32_t table_disallow_all(const struct peer_table *table, uint32_t row);
+/* Likewise at most so many of them. */
+uint32_t table_disallow_some(const struct peer_table *table, uint32_t row, uint32_t most);
 /* A new peer in a free row or the next one, below rows_ready. */
 uint32_t table_add(struct peer_table *table, const uint8_t public_key[32]);
 /* Live rows leave trie and public keys, secrets wiped, state retiring. */
@@ -52,8 +59,8 @@ void table_free(struct peer_table *table, const uint32_t *rows, uint32_t count);
 /* Every row belongs to the consumer that it has among so many, from now on. A bit that is set at another
  * consumer is passed on by that one; what publishers set there later, they began before. */
 void table_share_out(struct peer_table *table, uint32_t consumers);
-/* Public keys of all live rows into empty buckets; counts them. */
-void table_recover(struct peer_table *table);
+/* Public keys of all live rows into empty buckets; counts them. *place is row + 1 of the one in hand. */
+void table_recover(struct peer_table *table, uint32_t *place);
 /* Of rows first..last-1: live ones with a key word or outbound packets (is_down), or with a persistent
  * interval or outbound packets. Returns how many; found: room for last - first. */
 uint32_t table_find_active(const struct peer_table *table, uint32_t first, uint32_t last, int is_down,
@@ -63,7 +70,10 @@ uint32_t table_find_active(const struct peer_table *table, uint32_t first, uint3
 enum changes_stop {
     CHANGES_DONE,
     CHANGES_SLICE,  /* there is more */
-    CHANGES_RARE    /* the record at `at` is Python's, which moves `at` past it */
+    CHANGES_RARE,   /* the record at `at` begins with what is Python's: a removal, which moves `at` past it (see
+                     * changes_pass), or an endpoint, which Python moves and sets `is_placed` */
+    CHANGES_NO_ROW, /* it goes on when a removed peer's row is free */
+    CHANGES_NO_NODE /* likewise two trie nodes */
 };
 #define CHANGES_TOLD 8
 
@@ -76,6 +86,13 @@ struct peer_changes {
     uint8_t *kept;            /* a byte a row when the set replaces all peers, else NULL */
     uint32_t tick;            /* now */
     uint32_t interface_is_up;
+    uint32_t is_placed;       /* the endpoint of the record in hand is dealt with */
+    /* the record in hand, for one with more allowed IPs than a slice */
+    uint32_t stage;
+    uint32_t row;
+    uint32_t orders;
+    uint32_t ip;              /* the next of its allowed IPs */
+    uint32_t done;            /* records that are done */
     /* told */
     uint32_t added;
     uint32_t told[CHANGES_TOLD];  /* the first of them */
@@ -92,16 +109,29 @@ struct changes_need {
     uint64_t zone_is_known;   /* place + 1 of a record whose zone Python has looked at */
 };
 
-/* Each does up to `most` records and returns enum changes_stop. */
+/* Each does up to `most` steps, a record or an allowed IP each, and returns enum changes_stop. What is only
+ * looked at costs an eighth of what is changed. */
 int changes_measure(struct peer_changes *changes, struct changes_need *need, uint32_t most);
 /* kept[row] = 1 for peers that need not be taken away and added again, since nothing would show it. */
 int changes_mark(struct peer_changes *changes, uint32_t most);
 int changes_apply(struct peer_changes *changes, uint32_t most);
+/* Python did the record in hand; or it does not exist, where the records end within one: 0. */
+int changes_pass(struct peer_changes *changes);
 
 /* ---- a get ---- */
-/* Text of live peers from row *row on, at most `bytes`. Moves *row past what is written. Stops at a peer that
- * does not fit; when it is the first, nothing is written and *row stays. */
-uint64_t table_show(const struct peer_table *table, uint32_t *row, uint32_t last, char *text, uint64_t bytes);
+/* How far a get has come. `place` is held (engine/allowedips.h) from its beginning to its end. */
+struct peer_show {
+    uint32_t row;                  /* the next one, or the one in hand */
+    uint32_t is_inside;            /* its first lines are written, its allowed IPs up to `place` too */
+    struct allowedips_place place;
+};
+/* Text of live peers below row `last`, at most `bytes`, which are UAPI_PEER_TEXT or more. A peer with more
+ * allowed IPs than fit goes on in the next call, without those that are taken away until then and with those
+ * that are added; when the peer itself is taken away, its text ends. */
+uint64_t table_show(const struct peer_table *table, struct peer_show *show, uint32_t last, char *text,
+                    uint64_t bytes);
+/* How many allowed IPs the row has, counted up to `most`. */
+uint32_t table_count_allowed(const struct peer_table *table, uint32_t row, uint32_t most);
 /* cdef end */
 
 #endif

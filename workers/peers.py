@@ -17,24 +17,32 @@ removed peer, so it goes step by step:
 from __future__ import annotations
 
 import errno
+import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from itertools import islice
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from workers._workers import ffi, lib
+from workers.attempts import Step
 from workers.grace import Graces
 from workers.keypairs import Keypairs
 from workers.memory import MORE_MEMORY, Memory
 from workers.settings import ALLOWED_IPS_A_PEER, MAX_PEERS
 
+log = logging.getLogger(__name__)
+
 UNUSED, LIVE, RETIRING = lib.PEER_UNUSED, lib.PEER_LIVE, lib.PEER_RETIRING
+LEFT_OUT = lib.PEER_LEFT_OUT
 NOBODY = 0xFFFFFFFF
 ROWS_AT_ONCE = 1 << 14  # grown between two yields, about 11 MB
 NODES_AT_ONCE = 1 << 17
 FIRST_BUCKETS = 1024  # of public keys: a page
+RETIRING_A_LOOK = 1 << 12  # rows
+NODES_A_RECLAIM = 1 << 12  # removed trie nodes made free in a turn
 
 
 Rows = npt.NDArray[np.uint32]
@@ -61,6 +69,7 @@ class Peers:
         self.rows = self.segment.rows
         self.device = self.segment.device
         self.retiring: set[int] = set()  # ordered to retire, token not yet dead
+        self.looked = 0  # how far `look_for_retired` has come among those
         self.retired: set[int] = set()  # in the second grace period
         self.tables = self._open_public_keys()
         self.ips = ffi.new("struct allowedips *")
@@ -184,19 +193,18 @@ class Peers:
     @property
     def has_node(self) -> bool:
         """Whether `allow` can be called now; else removed nodes will come free. It takes two at most."""
-        left = self.memory.max_trie_nodes - 1 - int(self.ips.used)
-        number = int(self.ips.free_head)
-        while number and left < 2:
-            left += 1
-            number = int(self.ips.nodes[number].child[0])
-        return left >= 2
+        return self.memory.max_trie_nodes - 1 - int(self.ips.used) + int(self.ips.free) >= 2
 
     def add(self, public_key: bytes) -> int:
         """A new peer; returns its row. Room was made sure of before (`room`)."""
+        self.ensure_row()
+        return int(lib.table_add(self.table, public_key))
+
+    def ensure_row(self) -> None:
+        """Memory for a row more."""
         if not self.table.free_count:
             self.memory.ensure_rows(self.used + 1)
             self._note_room()
-        return int(lib.table_add(self.table, public_key))
 
     # -- removing -----------------------------------------------------------------------------
 
@@ -227,9 +235,11 @@ class Peers:
         self.graces.after(lambda: self._free(row))
 
     def look_for_retired(self) -> None:
-        """Once a second: a holder killed between setting the token dead and telling it."""
+        """Once a second: a holder killed between setting the token dead and telling it. Of many, some."""
         if self.retiring:
-            self._take_dead(np.fromiter(self.retiring, np.uint32, len(self.retiring)))
+            first = self.looked if self.looked < len(self.retiring) else 0
+            self.looked = first + RETIRING_A_LOOK
+            self._take_dead(np.array(list(islice(self.retiring, first, self.looked)), np.uint32))
 
     def _free(self, row: int) -> None:
         self.keypairs.release_all(row)
@@ -240,7 +250,7 @@ class Peers:
 
     def allow(self, row: int, address: bytes, cidr: int) -> None:
         """The prefix is this peer's from now on, whoever had it. NoRoom when the trie is full."""
-        self._ensure_nodes()
+        self.ensure_nodes()
         if lib.allowedips_insert(self.ips, address, 8 * len(address), cidr, row, *self._first()):
             raise NoRoom("an allowed IP", "the table is full", "raise max_peers in the settings")
 
@@ -249,15 +259,22 @@ class Peers:
         if lib.allowedips_remove(self.ips, address, 8 * len(address), cidr, row, *self._first()):
             self.reclaim_later()
 
-    def disallow_all(self, row: int) -> None:
-        if lib.table_disallow_all(self.table, row):
+    def disallow_some(self, row: int, most: int) -> int:
+        """At most so many prefixes are no longer this peer's; how many."""
+        count = int(lib.table_disallow_some(self.table, row, most))
+        if count:
             self.reclaim_later()
+        return count
 
-    def allowed(self, row: int) -> list[tuple[bytes, int]]:
-        """The peer's prefixes as (address, cidr), first given first."""
+    def count_allowed(self, row: int, most: int) -> int:
+        """How many prefixes the peer has, counted up to `most`."""
+        return int(lib.table_count_allowed(self.table, row, most))
+
+    def allowed(self, row: int, most: int = 1 << 32) -> list[tuple[bytes, int]]:
+        """The peer's prefixes as (address, cidr), first given first, at most so many."""
         found: list[tuple[bytes, int]] = []
         number = int(self.table.vault[row].first_allowed)
-        while number:
+        while number and len(found) < most:
             node = self.ips.nodes[number]
             found.append((bytes(ffi.buffer(node.address, node.bits // 8)), int(node.cidr)))
             number = int(node.peer_next)
@@ -266,7 +283,8 @@ class Peers:
     def _first(self) -> tuple[Any, int]:
         return lib.table_allowed(self.table), ffi.sizeof("struct vault_row")
 
-    def _ensure_nodes(self) -> None:
+    def ensure_nodes(self) -> None:
+        """Memory for an allowed IP more."""
         needed = min(int(self.ips.used) + 3, self.memory.max_trie_nodes)
         if needed > self.vault.ready("trie_ready"):
             try:
@@ -287,8 +305,11 @@ class Peers:
 
     def _reclaim(self) -> None:
         since, self.ips.waiting_head = int(self.ips.waiting_head), self.reclaiming
-        lib.allowedips_reclaim(self.ips)
-        self.ips.waiting_head, self.reclaiming = since, 0
+        has_more = lib.allowedips_reclaim_some(self.ips, NODES_A_RECLAIM)
+        self.ips.waiting_head, self.reclaiming = since, int(self.ips.waiting_head)
+        if has_more:
+            self.graces.go_on(self._reclaim)
+            return
         self.is_reclaiming = False
         self.reclaim_later()
 
@@ -309,8 +330,22 @@ class Peers:
 
     # -- the start ----------------------------------------------------------------------------
 
-    def recover(self) -> None:
-        """Find everything as a killed control left it; with an empty segment there is nothing."""
+    def leave_out(self, row: int) -> None:
+        """Before `recover`: it must not be touched again. Nothing leads there, its secrets are gone."""
+        self.rows[row].state = LEFT_OUT
+        size = ffi.sizeof("struct vault_row")
+        ffi.memmove(self.table.vault + row, bytes(size), size)
+
+    def recover(self, without: Collection[Step] = ()) -> None:
+        """Find everything as a killed control left it; with an empty segment there is nothing.
+
+        without: steps that controls before this one died of.
+        """
+        attempts = self.vault.attempts
+        ready = self.vault.ready("rows_ready")
+        if self.used > ready:  # any worker may write this word, and behind those rows there is no memory
+            log.error("%d rows were said to be in use, %d exist; the others are ignored", self.used, ready)
+            self.device.rows_used = ready
         used = self.used
         self.memory.ensure_trie(1)
         self._note_room()
@@ -324,18 +359,24 @@ class Peers:
         if used:
             lib.allowedips_recover(self.ips, used, *self._first())
         states = self.memory.rows["state"][:used]
-        lib.table_recover(self.table)
+        with attempts.trying(Step.PEERS):
+            lib.table_recover(self.table, self.vault.attempt_place())
+        for row in np.flatnonzero(states == LEFT_OUT).tolist():
+            lib.table_disallow_all(self.table, row)
         retiring = []
-        for row in np.flatnonzero(states == RETIRING):
-            lib.table_disallow_all(self.table, int(row))
-            retiring.append(int(row))
-        free = np.flatnonzero((states != LIVE) & (states != RETIRING))[::-1]
+        if Step.RETIRING not in without:
+            for row in attempts.each(Step.RETIRING, np.flatnonzero(states == RETIRING).tolist()):
+                lib.table_disallow_all(self.table, row)
+                retiring.append(row)
+        free = np.flatnonzero((states != LIVE) & (states != RETIRING) & (states != LEFT_OUT))[::-1]
         self.free_rows[: len(free)] = free
         self.table.free_count = len(free)
-        self.keypairs.recover(self.is_generation)
-        orders = self.memory.rows["orders"][:used] & 0xFFFFFFFF
-        for row in np.flatnonzero(orders):  # given, perhaps not scheduled
-            lib.peer_schedule(self.segment, int(row))
+        with attempts.trying(Step.SESSIONS):
+            self.keypairs.recover(self.is_generation, Step.SESSIONS in without)
+        if Step.ORDERS not in without:
+            orders = self.memory.rows["orders"][:used] & 0xFFFFFFFF != 0
+            for row in attempts.each(Step.ORDERS, np.flatnonzero(orders & (states != LEFT_OUT)).tolist()):
+                lib.peer_schedule(self.segment, row)  # given, perhaps not scheduled
         if retiring:
             self.graces.after(lambda: self._retire(np.array(retiring, np.uint32)))
         self.reclaim_later()

@@ -91,7 +91,7 @@ class Supervisor:
         self.upgrade = Upgrade(
             program, resources, self.roster, signals, self._describe, self.manager.environment
         )
-        self.news = News(self._send_news)
+        self.news = News(self._send_news, self._count_given_up)
         self.numbers_told = resources.receivers, resources.consumers
         self.changes = Changes(
             {
@@ -346,6 +346,9 @@ class Supervisor:
         control = self.roster.find("control")
         if control.life is Life.RUNNING:
             self.roster.send(control, message, [])
+
+    def _count_given_up(self) -> None:
+        lib.counter_add(self.segment, lib.WORKER_SUPERVISOR, lib.GIVEN_UP, 1)
 
     def _tell_numbers(self) -> None:
         numbers = self.resources.receivers, self.resources.consumers

@@ -37,6 +37,7 @@ SECOND = 1_000_000_000
 PATIENCE = SECOND  # ns without a byte from a client, or to it, before another may have its place
 SLOW = 60 * SECOND  # ns that an operation, or its answer, may take its client while others wait
 CHUNKS_A_TURN = 4  # of an answer, about 800 peers: a client that reads as fast as we write is not alone
+CHUNKS_OF_ALL = 32  # in one turn, of whatever number of clients
 
 
 class Connection:
@@ -164,6 +165,9 @@ class Connection:
         """True when everything is sent; else it goes on when the socket is writable, in another turn."""
         for _ in range(CHUNKS_A_TURN):
             if not self.unsent:
+                if self.server.chunks_left <= 0:
+                    return False
+                self.server.chunks_left -= 1
                 self.unsent = memoryview(next(self.answer, b""))
                 if not self.unsent:
                     return True
@@ -215,6 +219,7 @@ class UapiServer:
         self.is_asking = False  # it waits for the supervisor
         self.is_pausing = False  # it waits for removed peers
         self.is_listening = False
+        self.chunks_left = CHUNKS_OF_ALL  # until the next `step`
         self.listen_again()
 
     def listen_again(self) -> None:
@@ -274,7 +279,8 @@ class UapiServer:
         return bool(self.waiting and self.steps is None) or (self.steps is not None and not self.is_asking)
 
     def step(self) -> None:
-        """One slice of the set that is being applied, or the next operation."""
+        """Once a turn: one slice of the set that is being applied, or the next operation."""
+        self.chunks_left = CHUNKS_OF_ALL
         if not self.is_listening:
             self._look_who_waits()
         if self.steps is None:

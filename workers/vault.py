@@ -15,10 +15,12 @@ import errno
 import mmap
 import os
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
 from workers._workers import ffi
+from workers.attempts import Attempts, Step
 from workers.promises import lock
 
 VAULT_MAGIC = 0x746C756176  # "vault", little-endian
@@ -41,6 +43,13 @@ HEADER = np.dtype(
         ("has_cookie_secret", "u4"),
         ("cookie_secret", "u1", 32),
         ("cookie_birth", "u8"),
+        ("attempt_step", "u4"),  # workers/attempts.py
+        ("attempt_place", "u4"),
+        ("suspect_step", "u4"),
+        ("suspect_place", "u4"),
+        ("suspect_deaths", "u4"),
+        ("redo_peers", "u4"),  # of the set that is the redo record
+        ("passing", "u4"),  # the interface went down (1) or came up (2), and not every peer knows
     ]
 )
 
@@ -82,6 +91,7 @@ class Vault:
         self.header = np.frombuffer(self.memory, HEADER, 1)
         self.rows = np.frombuffer(self.memory, ROW, max_peers, HEADER_BYTES)
         header = self.header[0]
+        self.attempts = Attempts(header)
         if header["magic"] != 0:
             self._lock(HEADER_BYTES + self.ready("rows_ready") * ROW.itemsize)
         if header["magic"] == 0:
@@ -95,7 +105,7 @@ class Vault:
 
     def close(self) -> None:
         """Unmap; the memory lives on in the supervisor's hands."""
-        del self.header, self.rows
+        del self.header, self.rows, self.attempts
         self.memory.close()
         os.close(self.fd)
 
@@ -156,6 +166,14 @@ class Vault:
         header["cookie_birth"] = birth
         header["has_cookie_secret"] = 1
 
+    @property
+    def passing(self) -> int:
+        """What `passing` of the header says: a killed control's pass over the peers is made again."""
+        return int(self.header[0]["passing"])
+
+    def note_passing(self, bits: int) -> None:
+        self.header[0]["passing"] = bits
+
     # -- peers --------------------------------------------------------------------------------
 
     def preshared_key(self, row: int) -> bytes:
@@ -176,9 +194,13 @@ class Vault:
         self.rows["flags"][row] = SECRET_VALID | (0 if any(secret) else SECRET_LOW_ORDER)
 
     def make_stale(self, rows: int) -> None:
-        """The private key changed: rows 0..rows-1 compute their static-static secret anew."""
+        """The private key changed: rows 0..rows-1 compute their static-static secret again."""
         self.rows["flags"][:rows] = 0
-        self.rows["static_static"][:rows] = 0
+
+    def wipe_stale(self, first: int, last: int) -> None:
+        """Secrets of the private key before, in rows first..last-1, where no other was computed since."""
+        rows = self.rows[first:last]
+        rows["static_static"][rows["flags"] & SECRET_VALID == 0] = 0
 
     def timestamp_seen(self, row: int) -> bytes:
         """Latest TAI64N (12 bytes) of an accepted initiation; zeros before the first."""
@@ -211,9 +233,25 @@ class Vault:
                     at += len(piece)
                     yield
 
-    def commit_redo(self) -> None:
-        """From here to `clear_redo` a new control finishes what this one began."""
+    def commit_redo(self, peers: int) -> None:
+        """From here to `clear_redo` a new control finishes what this one began: a set of so many peers."""
+        self.header[0]["redo_peers"] = peers
+        self.attempts.begin(Step.SET)
         self.header[0]["redo_bytes"] = os.fstat(self.fd).st_size - self.bytes
+
+    @property
+    def has_redo(self) -> bool:
+        """Whether a set was committed and not cleared."""
+        return int(self.header[0]["redo_bytes"]) != 0
+
+    @property
+    def redo_peers(self) -> int:
+        """Of the set that is the redo record."""
+        return int(self.header[0]["redo_peers"])
+
+    def attempt_place(self) -> Any:
+        """The word that `attempts.at` writes, as `uint32_t *`: for C that goes through many rows."""
+        return ffi.cast("uint32_t *", self.header["attempt_place"].ctypes.data)
 
     def read_redo(self) -> bytes:
         """What was committed and not cleared: a set that a kill interrupted."""
@@ -227,6 +265,7 @@ class Vault:
         return bytes(text)
 
     def clear_redo(self) -> None:
-        """The set is applied. Shrinking gives the pages, secrets in them, back to the kernel."""
+        """The set is applied, or given up. Shrinking gives the pages, secrets in them, back to the kernel."""
         self.header[0]["redo_bytes"] = 0
+        self.attempts.done()
         os.ftruncate(self.fd, self.bytes)

@@ -49,7 +49,7 @@ def main() -> None:
 
 
 def ask_busiest(parts: Parts, active: int) -> None:
-    busiest, now = Busiest(parts.memory), 1000 * SECOND
+    busiest, now = Busiest(parts.memory, parts.peers.count_allowed), 1000 * SECOND
     first = cpu_ms(lambda: busiest.sample(now))
     rows = np.arange(active) * (PEERS // max(active, 1))
     later = []

@@ -71,7 +71,7 @@ def test_rates_are_those_of_a_dictionary(
 ) -> None:
     """A number in steps: so much time passes, then somebody asks. A tuple: traffic of one peer."""
     rows = quiet(parts)
-    busiest = Busiest(parts.memory)
+    busiest = Busiest(parts.memory, parts.peers.count_allowed)
     total = dict.fromkeys(rows, (0, 0))
     now = sampled = start
     busiest.sample(now)
@@ -107,7 +107,7 @@ def test_idle_peers_come_by_who_was_heard_last(parts: Parts) -> None:
     rows = quiet(parts)
     for number, seconds in ((3, 5), (9, 50), (1, 20)):
         carry(parts, rows[number], 1, 1, START + seconds * SECOND)
-    busiest = Busiest(parts.memory)
+    busiest = Busiest(parts.memory, parts.peers.count_allowed)
     busiest.sample(START + 100 * SECOND)
     busiest.sample(START + 101 * SECOND)
     assert busiest.rows(3) == [rows[9], rows[1], rows[3]]
@@ -116,7 +116,7 @@ def test_idle_peers_come_by_who_was_heard_last(parts: Parts) -> None:
 def test_bytes_counted_after_the_stamp_of_their_packet_are_not_missed(parts: Parts) -> None:
     """A sample between a holder's stamp and its count: the next sample has the bytes."""
     rows = quiet(parts)
-    busiest = Busiest(parts.memory)
+    busiest = Busiest(parts.memory, parts.peers.count_allowed)
     busiest.sample(START)
     parts.memory.columns[lib.LAST_AUTHENTICATED, rows[4]] = timers.tick(START + SECOND // 2)
     busiest.sample(START + SECOND)
@@ -129,7 +129,7 @@ def test_bytes_counted_after_the_stamp_of_their_packet_are_not_missed(parts: Par
 def test_a_row_with_another_peer_starts_from_nothing(parts: Parts) -> None:
     rows = quiet(parts)
     carry(parts, rows[0], 1000, 0, START)
-    busiest = Busiest(parts.memory)
+    busiest = Busiest(parts.memory, parts.peers.count_allowed)
     busiest.sample(START)
     parts.segment.rows[rows[0]].rx_bytes = 0
     carry(parts, rows[0], 70, 0, START + SECOND)
@@ -139,7 +139,7 @@ def test_a_row_with_another_peer_starts_from_nothing(parts: Parts) -> None:
 
 def test_nobody_asks_any_more(parts: Parts) -> None:
     quiet(parts)
-    busiest = Busiest(parts.memory)
+    busiest = Busiest(parts.memory, parts.peers.count_allowed)
     busiest.sample(START)
     busiest.sample(START + SECOND)
     assert busiest.report([])["interval_ms"] == 1000

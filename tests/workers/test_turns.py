@@ -1,0 +1,202 @@
+"""No turn of control does more than a slice, however large the table or one peer of it. Work is counted."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from control_harness import SMALL, Interface, Parts
+from test_control_loop import Loop
+
+from engine import uapi
+from engine.uapi import parse_set
+from workers._workers import lib
+from workers.configuration import ROWS_A_PASS, SLICE
+from workers.grace import ACTIONS_A_POLL, Graces
+from workers.interface import InterfaceState
+from workers.peers import NODES_A_RECLAIM
+from workers.settings import Settings
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: the harness makes a UAPI socket")
+
+MANY = 6000  # allowed IPs of one peer, or peers
+KEY = f"{1:064x}"
+
+
+def prefix(n: int) -> str:
+    return f"10.{n >> 16}.{n >> 8 & 255}.{n & 255}/32"
+
+
+def ips(numbers: range, sign: str = "") -> str:
+    return "".join(f"allowed_ip={sign}{prefix(n)}\n" for n in numbers)
+
+
+@pytest.fixture
+def interface() -> Iterator[Interface]:
+    with Interface(
+        f"plt{os.getpid()}", Settings(**SMALL | {"max_peers": 8192}), max_trie_nodes=1 << 16
+    ) as made:
+        yield made
+
+
+@pytest.fixture
+def parts(interface: Interface) -> Iterator[Parts]:
+    made = Parts(interface)
+    yield made
+    made.close()
+
+
+def most_in_a_step(parts: Parts, text: str, measure: Callable[[], int]) -> int:
+    """Apply a set; the most that the measure changed by between two steps."""
+    steps, before, most = parts.configuration.apply(parse_set("set=1\n" + text)), measure(), 0
+    while next(steps, steps) is not steps:
+        parts.graces.poll()
+        now = measure()
+        most, before = max(most, abs(now - before)), now
+    return max(most, abs(measure() - before))
+
+
+def shown_ips(text: bytes | str) -> list[str]:
+    lines = (text.decode() if isinstance(text, bytes) else text).splitlines()
+    return [line.removeprefix("allowed_ip=") for line in lines if line.startswith("allowed_ip=")]
+
+
+def test_one_peer_with_many_allowed_ips_is_set_changed_and_removed_in_slices(parts: Parts) -> None:
+    def live() -> int:
+        return int(parts.peers.ips.live)
+
+    bound = 2 * SLICE  # a prefix is two nodes at most
+    head = f"public_key={KEY}\n"
+    assert most_in_a_step(parts, head + ips(range(MANY)), live) <= bound
+    assert shown_ips(parts.get()) == [prefix(n) for n in range(MANY)]
+    assert most_in_a_step(parts, head + ips(range(0, MANY, 2), "-"), live) <= bound
+    assert shown_ips(parts.get()) == [prefix(n) for n in range(1, MANY, 2)]
+    text = head + "replace_allowed_ips=true\n" + ips(range(MANY, 2 * MANY))
+    assert most_in_a_step(parts, text, live) <= bound
+    assert shown_ips(parts.get()) == [prefix(n) for n in range(MANY, 2 * MANY)]
+    assert most_in_a_step(parts, head + "remove=true\n", live) <= bound
+    assert live() == 0 and KEY not in parts.get()
+    assert parts.set("set=1\n" + head + ips(range(MANY))) == 0
+    assert most_in_a_step(parts, f"replace_peers=true\npublic_key={2:064x}\n", live) <= bound
+    assert live() == 0 and parts.get().count("public_key=") == 1
+
+
+def test_nodes_of_a_removed_peer_come_back_in_slices(parts: Parts) -> None:
+    assert parts.set(f"set=1\npublic_key={KEY}\n" + ips(range(MANY))) == 0
+    used = int(parts.peers.ips.used)
+    assert parts.set(f"set=1\npublic_key={KEY}\nremove=true\n") == 0
+    steps, free = 0, int(parts.peers.ips.free)
+    while parts.peers.is_reclaiming:
+        parts.graces.poll()
+        now = int(parts.peers.ips.free)
+        assert now - free <= 2 * NODES_A_RECLAIM, "the rest of one removal, and a slice of the next"
+        steps, free = steps + 1, now
+    assert free == used and steps >= used / NODES_A_RECLAIM / 2
+    assert parts.set(f"set=1\npublic_key={KEY}\n" + ips(range(MANY))) == 0
+    assert int(parts.peers.ips.used) == used, "they are used again"
+
+
+def test_a_get_of_one_peer_goes_on_in_pieces_while_a_set_changes_it(parts: Parts) -> None:
+    assert parts.set(f"set=1\npublic_key={KEY}\n" + ips(range(MANY)) + f"public_key={2:064x}\n") == 0
+    pieces = parts.configuration.show()
+    first = b""
+    while not shown_ips(first):
+        first = next(pieces)
+        assert len(first) <= uapi.CHUNK_BYTES
+    had = len(shown_ips(first))
+    assert had < MANY // 2, "it is in the midst of the peer"
+    change = f"set=1\npublic_key={KEY}\n" + ips(range(had - 5, had + 5), "-") + ips(range(MANY, MANY + 9))
+    assert parts.set(change) == 0
+    while parts.peers.is_reclaiming:
+        parts.graces.poll()
+    assert parts.set(f"set=1\npublic_key={3:064x}\n" + ips(range(MANY + 9, MANY + 30))) == 0  # reuses nodes
+    rest = b"".join(pieces)
+    wanted = [*range(had), *range(had + 5, MANY + 9)]
+    keys = [line for line in (first + rest).decode().splitlines() if line.startswith("public_key=")]
+    own = (first + rest).split(b"public_key=" + f"{2:064x}".encode())[0]
+    assert shown_ips(own) == [prefix(n) for n in wanted]
+    assert keys == [f"public_key={n:064x}" for n in (1, 2, 3)]
+
+
+def test_a_get_ends_within_a_peer_that_is_removed_meanwhile(parts: Parts) -> None:
+    assert parts.set(f"set=1\npublic_key={KEY}\n" + ips(range(MANY)) + f"public_key={2:064x}\n") == 0
+    pieces = parts.configuration.show()
+    text = next(pieces) + next(pieces)  # the interface, then the beginning of the peer
+    left = parts.configuration.show()
+    assert next(left) + next(left) == text
+    left.close()  # a client that went away
+    assert parts.set(f"set=1\npublic_key={KEY}\nremove=true\npublic_key={3:064x}\n" + ips(range(MANY))) == 0
+    answer = (text + b"".join(pieces)).decode()
+    assert answer.count("public_key=") == 3 and answer.endswith("errno=0\n\n")
+    of_first, of_last = answer.split(f"public_key={2:064x}")
+    assert shown_ips(of_first) == [prefix(n) for n in range(len(shown_ips(of_first)))]
+    assert shown_ips(of_last) == [prefix(n) for n in range(MANY)]
+
+
+def test_what_a_grace_period_ends_is_done_in_slices(interface: Interface) -> None:
+    graces, done = Graces(interface.segment), []
+    for n in range(3 * ACTIONS_A_POLL):
+        graces.after(lambda n=n: done.append(n))  # type: ignore[misc]
+    for polls in (1, 2, 3):
+        graces.poll()
+        assert len(done) == polls * ACTIONS_A_POLL
+        assert graces.has_work is (polls < 3)
+    assert done == list(range(3 * ACTIONS_A_POLL)) and not graces.poll()
+
+
+class Watched:
+    """An interface that goes up and down as the test says."""
+
+    def __init__(self) -> None:
+        self.is_up = True
+
+    def look(self) -> InterfaceState:
+        return InterfaceState(1420, self.is_up)
+
+
+def ordered(loop: Loop, bits: int) -> int:
+    orders = loop.control.memory.rows["orders"][: loop.control.peers.used]
+    return int(np.count_nonzero(orders & bits))
+
+
+def test_down_and_up_reach_all_peers_in_slices_and_after_a_kill(interface: Interface) -> None:
+    loop = Loop(interface)
+    text = "".join(f"public_key={n:064x}\npersistent_keepalive_interval=25\n" for n in range(1, MANY + 1))
+    assert loop.set(text) == 0
+    control: Any = loop.control
+    control.interface = watched = Watched()
+    interface.segment.rows[MANY - 1].key_word = interface.segment.rows[0].key_word = 1 << 21
+    control.memory.rows["orders"][:MANY] = 0
+
+    def turn(bits: int) -> int:
+        before = ordered(loop, bits)
+        loop.turn(2 * 1_000_000_000)
+        return ordered(loop, bits) - before
+
+    watched.is_up = False
+    assert turn(lib.ORDER_ZERO) == 1, "the last row is not looked at in the first turn"
+    assert control.passes
+    loop.channel.close()
+    loop.heard.close()
+    loop = Loop(interface)  # it was killed there
+    while loop.control.passes:
+        loop.turn()
+    assert ordered(loop, lib.ORDER_ZERO) == 2
+    control = loop.control
+    control.memory.rows["orders"][:MANY] = 0
+    control.interface = watched
+    found = [turn(lib.ORDER_KEEPALIVE) for watched.is_up in (False,)]
+    while control.passes:
+        loop.turn()
+    control.memory.rows["orders"][:MANY] = 0
+    watched.is_up = True
+    found = [turn(lib.ORDER_KEEPALIVE)]
+    while control.passes:
+        found.append(turn(lib.ORDER_KEEPALIVE))
+    assert sum(found) == MANY and max(found) <= 2 * ROWS_A_PASS and len(found) > 1
+    assert not control.vault.passing
+    loop.channel.close()
+    loop.heard.close()
