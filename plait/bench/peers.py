@@ -21,7 +21,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from statistics import median
 from types import SimpleNamespace
 from typing import Any
@@ -65,6 +66,7 @@ class Found:
     ping_p99_getting_ms: float | None = None
     gbit_alone: float | None = None
     gbit_beside: float | None = None
+    longest_turn_ms: dict[str, float] = field(default_factory=dict)  # of control, by operation
 
 
 def run(*, peers: int, others: Sequence[str], as_json: bool) -> None:
@@ -135,7 +137,10 @@ def gateway(name: str, command: Sequence[str], peers: int, is_plait: bool, told:
         told.step(f"{name}: the tunnel beside {peers} peers", 5)
         found.gbit_beside = client.iperf3(host, INSIDE[0], 3).bits_per_second / 1e9
         told.step(f"{name}: a bad line", 10)
-        _bad_set(engine, peers, found)  # last: who applies it in part has lost the tunnel's peer
+        _bad_set(engine, peers, found)  # who applies it in part has lost the tunnel's peer
+        if is_plait:
+            told.step(f"{name}: control's longest turns", 60)
+            found.longest_turn_ms = _turns(engine, host, peers)
     return found
 
 
@@ -186,6 +191,60 @@ def _bad_set(engine: Engine, peers: int, found: Found) -> None:
     _, tail = conversation(engine, uapi_text(peers, b"nonsense=1\n"))
     found.bad_set_s = time.monotonic() - begun
     found.bad_set_refused = b"errno=0\n" not in tail and _configured(engine) == before
+
+
+def _turns(engine: Engine, host: Host, peers: int) -> dict[str, float]:
+    """CPU that control's longest turn took during each operation, ms. Nothing is left as it was."""
+    ips = "".join(
+        f"allowed_ip=10.{n >> 16 & 255}.{n >> 8 & 255}.{n & 255}/32\n"
+        for n in range(min(peers * 2, MAX_PEERS))
+    )
+    one = f"public_key={'01' * 32}\n"
+    sets = {
+        "set of one peer with {ips} allowed IPs": f"{one}{ips}",
+        "get with it": "",
+        "the same allowed IPs replace it": f"{one}replace_allowed_ips=true\n{ips}",
+        "removal of it": f"{one}remove=true\n",
+        "another private key": f"private_key={'42' * 32}\n",
+        "another firewall mark": "fwmark=7\n",
+    }
+    found = {"nothing but being asked": _longest_turn(engine, lambda: None)}
+
+    def configure(text: str) -> None:
+        conversation(engine, [f"set=1\n{text}\n".encode() if text else b"get=1\n\n"])
+
+    def change(*command: str) -> None:
+        host.run(["ip", *command])
+
+    for name, text in sets.items():
+        found[name.format(ips=f"{ips.count('='):,}")] = _longest_turn(engine, partial(configure, text))
+    found["get of all"] = _longest_turn(engine, lambda: configure(""))
+    blackhole = ("blackhole", "198.51.100.0/24")
+    found["route change"] = _longest_turn(engine, lambda: change("route", "add", *blackhole))
+    for way in ("down", "up"):
+        found[f"interface {way}"] = _longest_turn(engine, partial(change, "link", "set", INTERFACE, way))
+    found["same peers, all replaced"] = _longest_turn(
+        engine, lambda: conversation(engine, uapi_text(peers, b""))
+    )
+    found["removal of all"] = _longest_turn(engine, lambda: configure("replace_peers=true\n"))
+    return found
+
+
+def _longest_turn(engine: Engine, operation: Callable[[], object]) -> float:
+    """Of control, from the operation's beginning until a little after its end."""
+
+    def ask() -> float:
+        with _connected(engine) as sock, sock.makefile("rb") as lines:
+            sock.sendall(b"get_engine=1\n\n")
+            return float(json.loads(lines.readline().removeprefix(b"engine="))["longest_turn_ms"])
+
+    ask()
+    operation()
+    longest = ask()
+    for _ in range(20):
+        time.sleep(0.1)
+        longest = max(longest, ask())
+    return longest
 
 
 def _configured(engine: Engine) -> str:
@@ -456,6 +515,10 @@ def tables(
             text = "-" if value is None else ("yes" if value else "NO") if form == "" else format(value, form)
             cells.append(f"  {text:>{width}}")
         lines.append(f"{title:<50}" + "".join(cells))
+    for one in found:
+        if one.longest_turn_ms:
+            lines += ["", f"CPU that control's longest turn took, ms: {one.engine}"]
+            lines += [f"  {name:<48}{value:>10,.1f}" for name, value in one.longest_turn_ms.items()]
     for title, rows in (("an idle peer", by_part["idle"]), ("a session more", by_part["session"])):
         lines += ["", f"Bytes by the layout: {title}"]
         lines += [f"  {name:<48}{value:>10,.1f}" for name, value in rows.items()]
