@@ -37,7 +37,7 @@ SECOND = 1_000_000_000
 PATIENCE = SECOND  # ns without a byte from a client, or to it, before another may have its place
 SLOW = 60 * SECOND  # ns that an operation, or its answer, may take its client while others wait
 CHUNKS_A_TURN = 4  # of an answer, about 800 peers: a client that reads as fast as we write is not alone
-CHUNKS_OF_ALL = 32  # in one turn, of whatever number of clients
+CHUNKS_OF_ALL = 32  # in one turn, of whatever number of clients; events are few, and so are followers
 
 
 class Connection:
@@ -165,9 +165,10 @@ class Connection:
         """True when everything is sent; else it goes on when the socket is writable, in another turn."""
         for _ in range(CHUNKS_A_TURN):
             if not self.unsent:
-                if self.server.chunks_left <= 0:
-                    return False
-                self.server.chunks_left -= 1
+                if self.follower is None:
+                    if self.server.chunks_left <= 0:
+                        return False
+                    self.server.chunks_left -= 1
                 self.unsent = memoryview(next(self.answer, b""))
                 if not self.unsent:
                     return True
