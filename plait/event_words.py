@@ -219,7 +219,7 @@ WORDS: Final[dict[Event, Words]] = {
     ),
     Event.PEER_LEFT_OUT: Words(
         "{peer} was left out",
-        "the control process died {tries} times at it, while it recovered {reason}",
+        "the control process died {tries} times at it ({reason})",
         "configure this peer again; the engine's log has the cause",
     ),
     Event.STEP_GIVEN_UP: Words(

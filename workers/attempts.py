@@ -1,10 +1,12 @@
 """What a control does again that the one before may have died of: tried three times, then given up.
 
-A set that was committed, and each step of a recovery, is noted in the vault before it begins, with the place
-that it has come to: a peer's row, or how many of a set's peers are done. It is cleared when done. The next
-control finds in the note what its predecessor died at. The third death in a row at one place ends it: the
-set is dropped, the peer or the step is left out. Deaths at different places are nobody's fault here (kills
-from outside), and are not counted together. Control alone writes these words.
+A committed set, each step of a recovery, and what the loop finds again after a kill, is noted in
+the vault before it begins, with the place that it has come to: a peer's row, or how many of a set's peers are
+done. The note is cleared when it is done. The next control finds there what its predecessor died at. The
+third death in a row at one place ends it: the set is dropped, the peer or the step is left out. Deaths at different
+places are nobody's fault here (kills from outside), and are not counted together; nor are those at one place
+that was passed meanwhile. A step within a step (in a turn between two slices of a set) has the note as long
+as it takes. Control alone writes these words.
 """
 
 from __future__ import annotations
@@ -29,6 +31,12 @@ class Step(IntEnum):
     SESSIONS = 4  # as a whole: place 0
     ENDPOINTS = 5
     ORDERS = 6
+    TRIE = 7  # as a whole
+    # In turns of the loop, to which each control comes as well:
+    PASSES = 8  # which pass (workers/vault.py), and 8 for each of its slices that is done
+    EVENTS = 9  # row + 1, or 0 for one of many
+    WISHES = 10  # row + 1
+    FREEING = 11  # row + 1
 
 
 WORDS: Final = {
@@ -38,7 +46,13 @@ WORDS: Final = {
     Step.SESSIONS: "the list of sessions",
     Step.ENDPOINTS: "endpoints that were to be ordered",
     Step.ORDERS: "orders that had been given",
+    Step.TRIE: "allowed IPs",
+    Step.WISHES: "endpoints that were to be ordered",
+    Step.FREEING: "peers that were removed",
+    Step.EVENTS: "what holders told of a peer",
+    Step.PASSES: "what all peers were to know of the interface or the private key",
 }
+LEAVES_OUT: Final = (Step.PEERS, Step.RETIRING, Step.ENDPOINTS, Step.ORDERS, Step.WISHES, Step.FREEING)
 
 
 class GivenUp(NamedTuple):
@@ -62,9 +76,11 @@ class Attempts:
         if step not in set(Step):
             header["suspect_deaths"] = 0
             return None
-        if (step, place) != (int(header["suspect_step"]), int(header["suspect_place"])):
+        known = int(header["suspect_step"]), int(header["suspect_place"])
+        is_same = (step, place) == known or (step == Step.EVENTS and known == (Step.EVENTS, 0))
+        if not is_same:
             header["suspect_deaths"] = 0
-            header["suspect_step"], header["suspect_place"] = step, place
+        header["suspect_step"], header["suspect_place"] = step, place
         header["suspect_deaths"] += 1
         header["attempt_step"] = 0
         found = GivenUp(Step(step), place)
@@ -77,24 +93,57 @@ class Attempts:
         header["suspect_deaths"] = 0
         return found
 
+    def suspects(self, step: Step) -> bool:
+        """After `judge`: whether the control before died at that step."""
+        return int(self._header["suspect_step"]) == step and int(self._header["suspect_deaths"]) > 0
+
     def begin(self, step: Step) -> None:
         """From here to `done` a death is one of this step."""
-        self._header["attempt_place"] = 0
-        self._header["attempt_step"] = step
+        self.note(step, 0)
+
+    def note(self, step: int, place: int) -> tuple[int, int]:
+        """That step has come to this place. Returns what was noted before."""
+        header = self._header
+        before = int(header["attempt_step"]), int(header["attempt_place"])
+        header["attempt_step"] = 0  # a kill between these is one of nobody
+        header["attempt_place"] = place
+        header["attempt_step"] = step
+        return before
 
     def at(self, place: int) -> None:
-        """The step has come to this place."""
+        """The step has come to this place, and past the one before."""
+        self._clear(int(self._header["attempt_step"]), int(self._header["attempt_place"]))
         self._header["attempt_place"] = place
 
-    def done(self) -> None:
+    def over(self, before: tuple[int, int]) -> None:
+        """The place that was noted is passed. before: what `note` returned."""
+        self._clear(int(self._header["attempt_step"]), int(self._header["attempt_place"]))
+        self.note(*before)
+
+    def done(self, step: Step) -> None:
+        """The whole step is."""
+        self._clear(step)
         self._header["attempt_step"] = 0
+
+    def stop(self) -> None:
+        """Control was told to end: it does not die of what it leaves."""
+        self._header["attempt_step"] = 0
+
+    def _clear(self, step: int, place: int | None = None) -> None:
+        header = self._header
+        if not int(header["suspect_deaths"]) or int(header["suspect_step"]) != step:
+            return
+        if place is None or int(header["suspect_place"]) == place:
+            header["suspect_deaths"] = 0
 
     @contextmanager
     def trying(self, step: Step) -> Iterator[None]:
-        """The block is that step. An exception leaves the note for the next control."""
-        self.begin(step)
+        """The block is the whole step; then the note says what it said before. An exception leaves it for
+        the next control."""
+        before = self.note(step, 0)
         yield
-        self.done()
+        self.done(step)
+        self.note(*before)
 
     def each(self, step: Step, rows: Iterable[int]) -> Iterator[int]:
         """The rows, each noted while the caller works on it."""

@@ -35,6 +35,7 @@ from workers.memory import MORE_MEMORY
 from workers.outgoing import mark_sockets
 from workers.peers import NoRoom, Peers
 from workers.stamps import Stamps
+from workers.vault import KEY_CHANGED
 
 log = logging.getLogger(__name__)
 
@@ -63,11 +64,12 @@ class _Work:
     def __init__(self, peers: Peers, operation: uapi.Set, own_key: bytes | None) -> None:
         self.records = ffi.from_buffer("uint8_t[]", operation.records)
         self.own_key = ffi.NULL if own_key is None else ffi.new("uint8_t[]", own_key)
+        self.place = peers.vault.attempt_place()
         self.kept = np.zeros(peers.memory.max_peers, np.uint8) if operation.replace_peers else None
         self.changes = ffi.new("struct peer_changes *")
         self.changes.table = peers.table
         self.changes.records, self.changes.bytes = self.records, len(self.records)
-        self.changes.own_key = self.own_key
+        self.changes.own_key, self.changes.place = self.own_key, self.place
         if self.kept is not None:
             self.changes.kept = ffi.cast("uint8_t *", self.kept.ctypes.data)
 
@@ -139,6 +141,8 @@ class Configuration:
         log.info("finishing the set that was being applied when the control process died")
         for pause in self._apply_whole(uapi.Set.from_bytes(text)):
             self.peers.graces.poll()
+            while self.peers.graces.has_work:
+                self.peers.graces.poll()
             if pause is not None:
                 self.peers.look_for_retired()
                 time.sleep(PAUSE)
@@ -211,7 +215,6 @@ class Configuration:
                 yield from self._remove([row for row in rows if not work.kept[row]])
                 yield None
         while True:
-            self.vault.attempts.at(int(work.changes.done))
             work.changes.tick = lib.timers_tick(lib.clock_now())
             work.changes.interface_is_up = int(self.device.up)
             stop = lib.changes_apply(work.changes, SLICE)
@@ -270,13 +273,20 @@ class Configuration:
             row = self.peers.find(identity.public_key)
             if row is not None:
                 yield from self._remove([row])
+            self.vault.note_passing(self.vault.passing | KEY_CHANGED)
             self.vault.store_private_key(identity.private_key, identity.public_key)
             self.events.tell(Event.PRIVATE_KEY_CHANGED, key=identity.public_key)
         else:
             if self.vault.private_key is None:
                 return
+            self.vault.note_passing(self.vault.passing | KEY_CHANGED)
             self.vault.store_private_key(None, None)
             self.events.tell(Event.PRIVATE_KEY_REMOVED)
+        yield from self.spread_key()
+        self.vault.note_passing(self.vault.passing & ~KEY_CHANGED)
+
+    def spread_key(self) -> Iterator[None]:
+        """Every peer is to know that the private key is another. After a kill in the midst, once more."""
         self.vault.make_stale(self.peers.used)
         self.handshakes.load_identity()
         yield from self.handshakes.forget_in_progress()

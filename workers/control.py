@@ -28,7 +28,7 @@ import numpy as np
 
 from engine import timers, uapi
 from workers._workers import ffi, lib
-from workers.attempts import DEATHS, WORDS, Step
+from workers.attempts import DEATHS, LEAVES_OUT, WORDS, Step
 from workers.channel import ChannelClosed
 from workers.configuration import ROWS_A_PASS, Configuration
 from workers.endpoints import EndpointOrders
@@ -49,7 +49,7 @@ from workers.routes import Routes
 from workers.stamps import Stamps
 from workers.uapi_server import UapiServer
 from workers.uapi_socket import is_gone
-from workers.vault import Vault
+from workers.vault import CAME_UP, KEY_CHANGED, WENT_DOWN, Vault
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +58,6 @@ EVENTS_A_TURN = 256
 INITIATIONS_A_TURN = 64
 HURRY = 64  # messages: under load, with fewer waiting it may rest before the next turn
 SWEEP_ROWS = 1 << 16  # looked through for lost wakes in a second
-WENT_DOWN, CAME_UP = 1, 2  # bits of what the vault calls passing
 NEVER = 0xFFFFFFFF_FFFFFFFF  # no word of events
 SCAN_INTERVAL = 50_000_000  # ns between two scans of the timer column, however busy the loop is
 LOADED_NAP = 0.006  # seconds; 60 messages of a flood of 10,000 a second
@@ -101,6 +100,7 @@ class Control:
         self.bell = start.fds["bell:1"]
         self.socket_file: Sequence[Any] | None = start.message.get("socket")  # path, device, inode
         self.is_renaming = False  # that file is, by the supervisor
+        self.events_a_turn = EVENTS_A_TURN  # one, when a control before this one died of some
         self.cursor = ffi.new("uint32_t *")
         self.told_rows = np.zeros(EVENTS_A_TURN, np.uint32)
         self.told_words = np.zeros(EVENTS_A_TURN, np.uint64)
@@ -112,6 +112,8 @@ class Control:
         self.ended = False
         self.is_elsewhere = False  # the interface, when we looked last
         self.passes: deque[tuple[int, Iterator[None]]] = deque()
+        self.passed = 0  # slices of the first of those
+        self.turns = 0
         self.next_second = 0
         self.scanned_at = 0
         self.swept = 0  # row that the sweep for lost wakes has come to
@@ -151,6 +153,8 @@ class Control:
         """What the controls before this one died of is not tried again; steps that recovery leaves out."""
         given = self.vault.attempts.judge()
         if given is None:
+            if self.vault.attempts.suspects(Step.EVENTS):
+                self.events_a_turn = 1
             return []
         step, place = given
         lib.counter_add(self.segment, lib.WORKER_CONTROL, lib.GIVEN_UP, 1)
@@ -160,12 +164,20 @@ class Control:
             done = f"at least the first {place} of its {peers} peers were applied" if place else (
                 f"its key, and what it removes, may have been applied, of its {peers} peers a few"
             )
+            # It may have stored a key that came late, or an endpoint: what waits for those begins.
+            self.vault.note_passing(self.vault.passing | CAME_UP)
             self.vault.clear_redo()
             self.events.tell(Event.SET_GIVEN_UP, tries=DEATHS, reason=done)
-        elif 0 < place <= self.peers.used:
+        elif step is Step.EVENTS:
+            if 0 < place <= self.peers.used:
+                lib.events_clear(self.segment, place - 1, lib.events_read(self.segment, place - 1))
+            self.events.tell(Event.STEP_GIVEN_UP, tries=DEATHS, reason=WORDS[step])
+        elif step in LEAVES_OUT and 0 < place <= self.peers.used:
             self.peers.leave_out(place - 1)
             self.events.tell(Event.PEER_LEFT_OUT, place - 1, tries=DEATHS, reason=WORDS[step])
         elif step is not Step.PEERS:  # its table is no step to go without
+            if step is Step.PASSES:
+                self.vault.note_passing(self.vault.passing & ~(place % 8))
             self.events.tell(Event.STEP_GIVEN_UP, tries=DEATHS, reason=WORDS[step])
             return [step]
         return []
@@ -206,6 +218,7 @@ class Control:
             self._sleep(0.0 if is_busy else self._nap(now))
             spent, before = before, thread_time_ns()
             self.configuration.longest_turn = max(self.configuration.longest_turn, before - spent)
+        self.vault.attempts.stop()  # who is told to end did not die of anything
 
     def turn(self, now: int) -> bool:
         """A piece of everything that waits. True when there is more."""
@@ -232,7 +245,10 @@ class Control:
         self._go_on_passing()
         self.graces.poll()
         is_busy |= self.graces.has_work or bool(self.passes)
-        self.endpoints.poll()
+        if self.endpoints.waiting:
+            before = self.vault.attempts.note(Step.WISHES, 0)
+            self.endpoints.poll(self.vault.attempts.at)
+            self.vault.attempts.over(before)
         self.uapi.push_events()
         return is_busy
 
@@ -262,7 +278,9 @@ class Control:
                 seconds = 0.0
         ready = self.selector.select(seconds)
         lib.bell_cancel(self.segment, lib.WORKER_CONTROL)
-        for key, mask in ready:
+        self.turns += 1
+        first = self.turns % len(ready) if ready else 0  # what one turn may do is another's by turns
+        for key, mask in ready[first:] + ready[:first]:
             key.data(mask)
 
     # -- what wakes it ------------------------------------------------------------------------
@@ -331,10 +349,19 @@ class Control:
     # -- peers --------------------------------------------------------------------------------
 
     def _take_events(self, now: int) -> bool:
-        """What holders told, each kind for all peers at once; in the order that one peer's news must have."""
-        count = int(lib.events_take(self.segment, self.cursor, *self.told, EVENTS_A_TURN))
+        """Some of what holders told. True when there may be more."""
+        count = int(lib.events_take(self.segment, self.cursor, *self.told, self.events_a_turn))
         if not count:
+            self.events_a_turn = EVENTS_A_TURN
             return False
+        place = int(self.told_rows[0]) + 1 if self.events_a_turn == 1 else 0
+        before = self.vault.attempts.note(Step.EVENTS, place)
+        self._take_told(count, now)
+        self.vault.attempts.over(before)
+        return count == self.events_a_turn
+
+    def _take_told(self, count: int, now: int) -> None:
+        """Each kind for all peers at once; in the order that one peer's news must have."""
         rows, words = self.told_rows[:count], self.told_words[:count]
         bits = words.astype(np.uint32)
         wanted = np.flatnonzero(bits & lib.EVENT_HANDSHAKE_WANTED)[INITIATIONS_A_TURN:]
@@ -358,7 +385,6 @@ class Control:
             for row, action in self.stamps.look(rows[bits & lib.EVENT_TIMER != 0], now):
                 self._act(row, action, now)
         lib.events_settle(self.segment, *self.told, count)
-        return count == EVENTS_A_TURN
 
     def _act(self, row: int, action: timers.Action, now: int) -> None:
         """Timers fired."""
@@ -404,20 +430,30 @@ class Control:
             self.is_elsewhere = state.is_elsewhere
             self.channel.send({"kind": "link_changed"})  # the supervisor has the privileges: link_setup.py
         was_up = bool(self.device.up)
-        if first and self.vault.passing & WENT_DOWN:  # a control before this one did not come to the end
-            self._pass(WENT_DOWN)
-        if first and self.vault.passing & CAME_UP and was_up and state.is_up:
-            self._pass(CAME_UP)
+        if first:
+            self._pass_again(state.is_up)
         if was_up != state.is_up:
             self.events.tell(Event.INTERFACE_UP if state.is_up else Event.INTERFACE_DOWN)
             self._pass(CAME_UP if state.is_up else WENT_DOWN)
             self.device.up = state.is_up
         self._go_on_passing()
 
+    def _pass_again(self, is_up: bool) -> None:
+        """What a control before this one did not bring to its end."""
+        left = self.vault.passing
+        for way in WENT_DOWN, KEY_CHANGED, CAME_UP:
+            if left & way and (way != CAME_UP or (is_up and self.device.up)):
+                self._pass(way)
+
     def _pass(self, way: int) -> None:
         """Every peer is to know that the interface went down or came up, one pass after the other."""
         self.vault.note_passing(self.vault.passing | way)
-        steps = self.configuration.start_what_waits() if way == CAME_UP else self._went_down()
+        if way == CAME_UP:
+            steps = self.configuration.start_what_waits()
+        elif way == WENT_DOWN:
+            steps = self._went_down()
+        else:
+            steps = self.configuration.spread_key()
         self.passes.append((way, steps))
 
     def _go_on_passing(self) -> None:
@@ -426,12 +462,15 @@ class Control:
             way, steps = self.passes[0]
             if way == CAME_UP:
                 self.handshakes.is_up = bool(self.device.up)
-            if next(steps, steps) is steps:
+            before = self.vault.attempts.note(Step.PASSES, 8 * self.passed + way)
+            is_over = next(steps, steps) is steps
+            self.vault.attempts.over(before)
+            self.passed += 1
+            if is_over:
+                self.passed = 0
                 self.passes.popleft()
-                left = 0
-                for other, _ in self.passes:
-                    left |= other
-                self.vault.note_passing(left)
+                if way not in [other for other, _ in self.passes]:
+                    self.vault.note_passing(self.vault.passing & ~way)
         self.handshakes.is_up = bool(self.device.up) and all(way == CAME_UP for way, _ in self.passes)
 
     def _follow_name(self, name: str) -> None:

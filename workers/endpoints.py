@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import socket
 import struct
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from itertools import islice
 from typing import Any, NamedTuple
 
 from workers._workers import ffi, lib
 
 _STRUCT = struct.Struct("<H2sI16s16sII")  # struct endpoint, checked below
 _NO_SOURCE = bytes(16)
+WISHES_A_POLL = 1 << 10
 _WISH = struct.Struct("<QQQ")  # its first 24 bytes: family, port, scope, address
 
 
@@ -65,11 +67,11 @@ class EndpointOrders:
     def __init__(self, segment: Any) -> None:
         self.segment = segment
         self.place = ffi.new("struct endpoint *")
-        self.waiting: set[int] = set()  # rows with a wish
+        self.waiting: dict[int, None] = {}  # rows with a wish, in the order in which `poll` looks at them
 
     def recover(self, rows: Iterable[int]) -> None:
         """Find the wishes that a killed control left in these rows."""
-        self.waiting = {row for row in rows if self._wish(row) is not None}
+        self.waiting = {row: None for row in rows if self._wish(row) is not None}
 
     def read(self, row: int) -> Endpoint | None:
         """Where the peer is reached: ordered or not yet."""
@@ -87,7 +89,7 @@ class EndpointOrders:
             return 0
         if self._is_ordered(row):
             self._keep(row, endpoint)
-            self.waiting.add(row)
+            self.waiting[row] = None
             return 0
         self.forget(row)
         self._write(row, endpoint)
@@ -95,14 +97,16 @@ class EndpointOrders:
 
     def forget(self, row: int) -> None:
         """No wish waits any more."""
-        self.waiting.discard(row)
+        self.waiting.pop(row, None)
         self.segment.rows[row].wish[0] = 0
 
-    def poll(self) -> bool:
-        """Give the orders that waited. True while some still do."""
-        for row in list(self.waiting):
+    def poll(self, at: Callable[[int], None] = lambda place: None) -> bool:
+        """Give the orders that waited, of some rows. True while others still do. at: is told row + 1."""
+        for row in list(islice(self.waiting, WISHES_A_POLL)):
             if self._is_ordered(row):
+                self.waiting[row] = self.waiting.pop(row)  # it is looked at again after the others
                 continue
+            at(row + 1)
             wish = self._wish(row)
             if wish is not None:
                 self._write(row, wish)

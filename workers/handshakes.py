@@ -20,6 +20,7 @@ import socket
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -426,9 +427,9 @@ class Handshakes:
         self.cookies.forget(slice(self.peers.used))
         self.unconfirmed.clear()
         self.unsent.clear()
-        known = list(self.numbers.items())
-        for first in range(0, len(known), FORGOTTEN_A_TURN):
-            for row, number in known[first : first + FORGOTTEN_A_TURN]:
+        known = iter(self.numbers.copy().items())
+        while some := list(islice(known, FORGOTTEN_A_TURN)):
+            for row, number in some:
                 if self.numbers.get(row) == number:
                     self.forget(row)
             yield

@@ -19,6 +19,8 @@ from workers._workers import ffi, lib
 from workers.grace import Graces
 from workers.memory import MORE_MEMORY, Memory
 
+FREED_A_POLL = 1 << 12  # of a grace period that is over
+
 
 class NoKeypair(RuntimeError):
     """Every keypair number is in use, or there is no memory for more: why, and what to do."""
@@ -206,10 +208,15 @@ class Keypairs:
         return raw[:, offset : offset + np.dtype(dtype).itemsize].copy().view(dtype)[:, 0]
 
     def _free(self, numbers: list[int]) -> None:
-        for number in numbers:
+        """A slice of them, the rest in the next poll."""
+        some = numbers[-FREED_A_POLL:]
+        del numbers[-FREED_A_POLL:]
+        for number in some:
             ffi.memmove(self.slab + number, _NO_KEYPAIR, len(_NO_KEYPAIR))
             self.free.append(number)
-        self.out -= len(numbers)
+        self.out -= len(some)
+        if numbers:
+            self.graces.go_on(lambda: self._free(numbers))
 
 
 _NO_KEYPAIR = bytes(ffi.sizeof("struct keypair"))

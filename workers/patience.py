@@ -26,4 +26,4 @@ class Patience:
     look: float = 0.5  # between two looks of the watchdog
     still_looks: int = 3  # in a row, that find a worker still, until it is stuck
     busy: float = 1.5  # of CPU without finishing a turn
-    busy_control: float = 10.0  # the same for control, which has long turns
+    busy_control: float = 10.0  # the same for control

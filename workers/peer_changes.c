@@ -357,7 +357,8 @@ static void end(struct peer_changes *changes, const struct record *record)
         }
     }
     changes->at += record->bytes;
-    changes->done++;
+    /* Atomic: stored for each record, since a death at the next one is judged by it. */
+    __atomic_store_n(changes->place, ++changes->done, __ATOMIC_RELAXED);
     changes->stage = STAGE_BEGIN;
     changes->orders = changes->is_placed = 0;
 }

@@ -93,6 +93,7 @@ struct peer_changes {
     uint32_t orders;
     uint32_t ip;              /* the next of its allowed IPs */
     uint32_t done;            /* records that are done */
+    uint32_t *place;          /* the same for a control that comes after a death here (workers/attempts.py) */
     /* told */
     uint32_t added;
     uint32_t told[CHANGES_TOLD];  /* the first of them */

@@ -20,6 +20,7 @@ import errno
 import logging
 import os
 from collections.abc import Collection, Iterator
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -42,6 +43,7 @@ ROWS_AT_ONCE = 1 << 14  # grown between two yields, about 11 MB
 NODES_AT_ONCE = 1 << 17
 FIRST_BUCKETS = 1024  # of public keys: a page
 RETIRING_A_LOOK = 1 << 12  # rows
+RETIRING_AT_ONCE = 1 << 9  # rows
 NODES_A_RECLAIM = 1 << 12  # removed trie nodes made free in a turn
 
 
@@ -242,9 +244,11 @@ class Peers:
             self._take_dead(np.array(list(islice(self.retiring, first, self.looked)), np.uint32))
 
     def _free(self, row: int) -> None:
+        before = self.vault.attempts.note(Step.FREEING, row + 1)  # each control comes to this
         self.keypairs.release_all(row)
         self.retired.discard(row)
         lib.table_free(self.table, ffi.new("uint32_t[]", [row]), 1)
+        self.vault.attempts.over(before)
 
     # -- allowed IPs --------------------------------------------------------------------------
 
@@ -356,8 +360,13 @@ class Peers:
             ffi.addressof(self.device, "trie_root4"),
             ffi.addressof(self.device, "trie_root6"),
         )
+        nodes = self.vault.ready("trie_ready")
+        self.ips.nodes[0].peer_next = min(int(self.ips.nodes[0].peer_next), nodes - 1)  # likewise
+        if Step.TRIE in without:  # no peer has an allowed IP
+            self.device.trie_root4 = self.device.trie_root6 = 0
         if used:
-            lib.allowedips_recover(self.ips, used, *self._first())
+            with attempts.trying(Step.TRIE):
+                lib.allowedips_recover(self.ips, used, *self._first())
         states = self.memory.rows["state"][:used]
         with attempts.trying(Step.PEERS):
             lib.table_recover(self.table, self.vault.attempt_place())
@@ -377,8 +386,9 @@ class Peers:
             orders = self.memory.rows["orders"][:used] & 0xFFFFFFFF != 0
             for row in attempts.each(Step.ORDERS, np.flatnonzero(orders & (states != LEFT_OUT)).tolist()):
                 lib.peer_schedule(self.segment, row)  # given, perhaps not scheduled
-        if retiring:
-            self.graces.after(lambda: self._retire(np.array(retiring, np.uint32)))
+        for first in range(0, len(retiring), RETIRING_AT_ONCE):
+            some = np.array(retiring[first : first + RETIRING_AT_ONCE], np.uint32)
+            self.graces.after(partial(self._retire, some))
         self.reclaim_later()
 
     def _note_room(self) -> None:

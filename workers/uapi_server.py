@@ -37,6 +37,7 @@ SECOND = 1_000_000_000
 PATIENCE = SECOND  # ns without a byte from a client, or to it, before another may have its place
 SLOW = 60 * SECOND  # ns that an operation, or its answer, may take its client while others wait
 CHUNKS_A_TURN = 4  # of an answer, about 800 peers: a client that reads as fast as we write is not alone
+BYTES_OF_ALL = RECEIVE_BYTES  # read in one turn, of whatever number of clients, and one read more
 CHUNKS_OF_ALL = 32  # in one turn, of whatever number of clients; events are few, and so are followers
 
 
@@ -75,7 +76,10 @@ class Connection:
         """The socket is readable or writable."""
         try:
             if mask & selectors.EVENT_READ and not self.is_waiting:
+                if self.server.bytes_left <= 0:
+                    return  # it stays readable
                 data = self.socket.recv(RECEIVE_BYTES)
+                self.server.bytes_left -= len(data)
                 self.moved = self.server.clock()
                 if self.is_between:
                     self.began, self.is_between = self.moved, False
@@ -120,6 +124,7 @@ class Connection:
         if self.follower is not None:
             self.server.events.leave(self.follower)
         self.server.connections.discard(self)
+        self.answer = iter(())  # a get lets go of its place in a list
         self.socket.close()
         self.server.listen_again()
 
@@ -137,9 +142,11 @@ class Connection:
             return
         if isinstance(operation, uapi.GetEngine):
             self.answer = self.server.configuration.show_engine()
+            self.server.chunks_left = 0  # it looked at all rows: enough for a turn
             return
         if isinstance(operation, uapi.GetBusiest):
             self.answer = self.server.configuration.show_busiest(operation.peers)
+            self.server.chunks_left = 0
             return
         if isinstance(operation, uapi.Upgrade | uapi.Scale):
             self.server.ask_change(operation, self.socket.fileno())
@@ -220,7 +227,7 @@ class UapiServer:
         self.is_asking = False  # it waits for the supervisor
         self.is_pausing = False  # it waits for removed peers
         self.is_listening = False
-        self.chunks_left = CHUNKS_OF_ALL  # until the next `step`
+        self.chunks_left, self.bytes_left = CHUNKS_OF_ALL, BYTES_OF_ALL  # until the next `step`
         self.listen_again()
 
     def listen_again(self) -> None:
@@ -281,7 +288,7 @@ class UapiServer:
 
     def step(self) -> None:
         """Once a turn: one slice of the set that is being applied, or the next operation."""
-        self.chunks_left = CHUNKS_OF_ALL
+        self.chunks_left, self.bytes_left = CHUNKS_OF_ALL, BYTES_OF_ALL
         if not self.is_listening:
             self._look_who_waits()
         if self.steps is None:

@@ -23,6 +23,8 @@ from workers._workers import ffi
 from workers.attempts import Attempts, Step
 from workers.promises import lock
 
+WENT_DOWN, CAME_UP, KEY_CHANGED = 1, 2, 4  # bits of `passing`
+
 VAULT_MAGIC = 0x746C756176  # "vault", little-endian
 HEADER_BYTES = 4096
 
@@ -49,7 +51,7 @@ HEADER = np.dtype(
         ("suspect_place", "u4"),
         ("suspect_deaths", "u4"),
         ("redo_peers", "u4"),  # of the set that is the redo record
-        ("passing", "u4"),  # the interface went down (1) or came up (2), and not every peer knows
+        ("passing", "u4"),  # bits of what not every peer knows yet (workers/control.py)
     ]
 )
 
@@ -168,10 +170,11 @@ class Vault:
 
     @property
     def passing(self) -> int:
-        """What `passing` of the header says: a killed control's pass over the peers is made again."""
+        """WENT_DOWN, CAME_UP, KEY_CHANGED: passes over the peers that a killed control left for the next."""
         return int(self.header[0]["passing"])
 
     def note_passing(self, bits: int) -> None:
+        """Before a pass begins, and when it has come to its end."""
         self.header[0]["passing"] = bits
 
     # -- peers --------------------------------------------------------------------------------
@@ -236,8 +239,8 @@ class Vault:
     def commit_redo(self, peers: int) -> None:
         """From here to `clear_redo` a new control finishes what this one began: a set of so many peers."""
         self.header[0]["redo_peers"] = peers
-        self.attempts.begin(Step.SET)
         self.header[0]["redo_bytes"] = os.fstat(self.fd).st_size - self.bytes
+        self.attempts.begin(Step.SET)
 
     @property
     def has_redo(self) -> bool:
@@ -266,6 +269,6 @@ class Vault:
 
     def clear_redo(self) -> None:
         """The set is applied, or given up. Shrinking gives the pages, secrets in them, back to the kernel."""
+        self.attempts.done(Step.SET)  # first: there is no attempt without its set
         self.header[0]["redo_bytes"] = 0
-        self.attempts.done()
         os.ftruncate(self.fd, self.bytes)

@@ -204,9 +204,12 @@ def _turns(engine: Engine, host: Host, peers: int) -> dict[str, float]:
         "set of one peer with {ips} allowed IPs": f"{one}{ips}",
         "get with it": "",
         "the same allowed IPs replace it": f"{one}replace_allowed_ips=true\n{ips}",
+        "none replaces them": f"{one}replace_allowed_ips=true\n",
+        "set of them again": f"{one}{ips}",
         "removal of it": f"{one}remove=true\n",
         "another private key": f"private_key={'42' * 32}\n",
         "another firewall mark": "fwmark=7\n",
+        "another port": "listen_port=0\n",
     }
     found = {"nothing but being asked": _longest_turn(engine, lambda: None)}
 
@@ -219,6 +222,9 @@ def _turns(engine: Engine, host: Host, peers: int) -> dict[str, float]:
     for name, text in sets.items():
         found[name.format(ips=f"{ips.count('='):,}")] = _longest_turn(engine, partial(configure, text))
     found["get of all"] = _longest_turn(engine, lambda: configure(""))
+    found["the busiest peers"] = _longest_turn(
+        engine, lambda: conversation(engine, [b"get_busiest=30\n\n"])
+    )
     blackhole = ("blackhole", "198.51.100.0/24")
     found["route change"] = _longest_turn(engine, lambda: change("route", "add", *blackhole))
     for way in ("down", "up"):

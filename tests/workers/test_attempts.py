@@ -8,13 +8,18 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from control_harness import ControlProcess, Interface, Parts, uapi
+from control_harness import ControlProcess, Holder, Interface, Parts, uapi
+from test_control_loop import KEY, PEER, Loop
 from waiting import PATIENCE
 
 from engine.uapi import parse_set
+from workers import configuration
+from workers._workers import lib
 from workers.attempts import DEATHS, Attempts, GivenUp, Step
+from workers.control import Control
 from workers.events import Event
 from workers.news import News
+from workers.vault import CAME_UP, KEY_CHANGED, WENT_DOWN, Vault
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: the harness makes a UAPI socket")
 
@@ -32,7 +37,7 @@ def events_of(interface: Interface) -> list[dict[str, Any]]:
     return [json.loads(line.removeprefix("event=")) for line in lines if line.startswith("event=")]
 
 
-def prepare_redo(parts: Parts, text: str, cut: int = 0) -> None:
+def prepare_redo(parts: Parts | Control, text: str, cut: int = 0) -> None:
     """As a control leaves it that is killed when a set is committed; without its last bytes."""
     operation = parse_set("set=1\n" + text)
     records = operation.records[: len(operation.records) - cut]
@@ -61,6 +66,211 @@ def test_a_set_that_control_dies_of_is_dropped_after_three_deaths(interface: Int
         assert not [each for each in events_of(interface) if each["event"] == Event.SET_GIVEN_UP]
         assert uapi(interface, "get=1\n\n").count("public_key=") == 4
         assert interface.counter("GIVEN_UP") == 1
+
+
+def test_a_place_is_the_same_however_the_slices_fell(
+    interface: Interface, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = Parts(interface)
+    prepare_redo(parts, PEERS + f"public_key={4:064x}\nallowed_ip=10.0.0.4/32\n", cut=1)
+    parts.close()
+    found = []
+    for size in (1, 2, 512):
+        monkeypatch.setattr(configuration, "SLICE", size)
+        with pytest.raises(ValueError, match="damaged"):
+            Parts(interface)
+        found.append(vault_of(interface).attempts.judge())
+    assert found == [None, None, GivenUp(Step.SET, 3)]
+
+
+def vault_of(interface: Interface) -> Vault:
+    return Vault(os.dup(interface.vault_fd), int(interface.segment.geometry.max_peers))
+
+
+def test_a_set_given_up_after_it_brought_the_key_starts_what_waits(interface: Interface) -> None:
+    with Holder(interface) as holder:
+        first = Loop(interface)
+        peer = f"public_key={PEER.public_key.hex()}\npersistent_keepalive_interval=25\n"
+        assert first.set(peer + f"endpoint=127.0.0.1:{first.endpoint.port}\n") == 0
+        holder.take_turns()
+        first.turn()
+        prepare_redo(first.control, KEY + PEERS, cut=1)
+        first.channel.close()
+        for _ in range(DEATHS - 1):
+            with pytest.raises(ValueError, match="damaged"):
+                Loop(interface)
+        last = Loop(interface)
+        assert last.control.vault.private_key is not None and not last.control.vault.has_redo
+        last.turn()
+        holder.take_turns()
+        last.turn()
+        assert first.messages() == [1]
+        last.channel.close()
+        for loop in (first, last):
+            loop.heard.close()
+
+
+@pytest.mark.parametrize("killed", ["before the peers know", "when some know"])
+def test_a_private_key_that_a_kill_cut_short_reaches_every_peer(
+    interface: Interface, monkeypatch: pytest.MonkeyPatch, killed: str
+) -> None:
+    """Also when the set is not finished: the next control finds that key there already."""
+    monkeypatch.setattr(configuration, "ROWS_A_LOOK", 1)
+    first = Loop(interface)
+    assert first.set(KEY + PEERS) == 0
+    vault, used = first.control.vault, first.control.peers.used
+    for row in range(used):
+        vault.store_static_static(row, bytes([7]) * 32)
+        interface.segment.rows[row].key_word = 1 << 21
+    first.control.memory.rows["orders"][:used] = 0
+    steps = first.control.configuration.apply(parse_set(f"set=1\nprivate_key={'42' * 32}\n"))
+    if killed.startswith("before"):
+        monkeypatch.setattr(Vault, "make_stale", dies)
+        with pytest.raises(Death):
+            list(steps)
+        monkeypatch.undo()
+    else:
+        while not first.orders(0) & lib.ORDER_STOP_SENDING:
+            next(steps)
+    assert not first.orders(used - 1)
+    first.channel.close()
+    second = Loop(interface)
+    assert not second.control.handshakes.is_up or not second.control.passes
+    while second.control.passes:
+        second.turn()
+    assert second.control.handshakes.is_up and not second.control.vault.passing
+    assert [bool(second.orders(row) & lib.ORDER_STOP_SENDING) for row in range(used)] == [True] * used
+    assert not any(second.control.vault.rows["static_static"][:used].flat), "of the key before"
+    second.channel.close()
+    for loop in (first, second):
+        loop.heard.close()
+
+
+class Death(Exception):
+    """Stands for a SIGKILL: nothing after it happens."""
+
+
+def dies(*_: object) -> None:
+    raise Death
+
+
+def test_a_control_that_is_told_to_end_did_not_die_of_its_set(interface: Interface) -> None:
+    """As in an upgrade: its successor goes on with the set, and nothing is counted."""
+    vault = vault_of(interface)
+    with ControlProcess(interface) as control:
+        vault.attempts.begin(Step.SET)
+        assert control.stop() == 0
+    assert vault.attempts.judge() is None and not int(vault.header[0]["suspect_deaths"])
+
+
+def test_a_pass_over_the_peers_that_control_dies_of_is_given_up(
+    interface: Interface, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = Parts(interface)
+    assert parts.set("set=1\n" + KEY + PEERS) == 0
+    parts.memory.device.up = 1
+    parts.vault.note_passing(WENT_DOWN | KEY_CHANGED | CAME_UP)
+    parts.close()
+    monkeypatch.setattr("workers.control.Control._went_down", dies_in_a_slice)
+    for _ in range(DEATHS):
+        with pytest.raises(Death):
+            Loop(interface)
+    vault = vault_of(interface)
+    vault.store_static_static(0, bytes([7]) * 32)
+    loop = Loop(interface)
+    assert WENT_DOWN not in [way for way, _ in loop.control.passes]
+    while loop.control.passes:
+        loop.turn()
+    assert not vault.rows["static_static"][0].any(), "the other passes are made"
+    assert not vault.passing and loop.control.handshakes.is_up
+    told = [json.loads(line.removeprefix(b"event=")) for line in loop.control.events.remembered()]
+    assert [each["event"] for each in told].count(Event.STEP_GIVEN_UP) == 1
+    loop.channel.close()
+    loop.heard.close()
+
+
+def dies_in_a_slice(*_: object) -> Iterator[None]:
+    yield from ()
+    raise Death
+
+
+def test_what_a_holder_told_and_control_dies_of_is_dropped(
+    interface: Interface, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It stands in the row, so that a kill loses nothing: each successor finds it again."""
+    parts = Parts(interface)
+    assert parts.set("set=1\n" + KEY + PEERS) == 0
+    parts.close()
+    bad = parts.peers.find((2).to_bytes(32))
+    seen: list[int] = []
+
+    def wanted(self: object, row: int, now: int) -> None:
+        seen.append(row)
+        if row == bad:
+            raise Death
+
+    monkeypatch.setattr("workers.handshakes.Handshakes.wanted", wanted)
+    for row in range(3):
+        lib.events_give(interface.segment, row, lib.EVENT_HANDSHAKE_WANTED)
+    for _ in range(DEATHS):
+        loop = Loop(interface)
+        with pytest.raises(Death):
+            for _ in range(4):
+                loop.turn()
+        loop.channel.close()
+    seen.clear()
+    loop = Loop(interface)
+    for _ in range(4):
+        loop.turn()
+    assert bad not in seen and interface.counter("GIVEN_UP") == 1 and loop.control.peers.count == 3
+    assert not any(int(lib.events_read(interface.segment, row)) & 0xFFFFFFFF for row in range(3))
+    loop.channel.close()
+
+
+def test_a_removed_peer_that_control_dies_of_is_left_out(
+    interface: Interface, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = Loop(interface)
+    assert first.set(PEERS) == 0
+    with Holder(interface) as holder:
+        assert first.set(f"public_key={2:064x}\nremove=true\n") == 0
+        monkeypatch.setattr("workers.keypairs.Keypairs.release_all", dies)
+        first.channel.close()
+        for _ in range(DEATHS):
+            loop = Loop(interface)
+            with pytest.raises(Death):
+                for _ in range(10):
+                    loop.turn()
+                    holder.take_turns()
+            loop.channel.close()
+        loop = Loop(interface)
+        for _ in range(10):
+            loop.turn()
+    assert interface.counter("GIVEN_UP") == 1 and not loop.control.peers.retiring
+    assert loop.control.peers.count == 2 and len(loop.control.peers.free) == 0
+    loop.channel.close()
+
+
+def test_an_endpoint_that_waits_and_that_control_dies_of_leaves_its_peer_out(
+    interface: Interface, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not in the recovery: in a turn, which each successor comes to."""
+    parts = Parts(interface)
+    for port in (1, 2):  # nobody applies the first, so the second waits
+        assert parts.set(f"set=1\npublic_key={1:064x}\nendpoint=127.0.0.1:{port}\n") == 0
+    assert list(parts.endpoints.waiting) == [0]
+    parts.memory.rows["orders"][0] = 0
+    parts.close()
+    monkeypatch.setattr("workers.endpoints.EndpointOrders._write", dies)
+    for _ in range(DEATHS):
+        loop = Loop(interface)
+        with pytest.raises(Death):
+            loop.turn()
+        loop.channel.close()
+    loop = Loop(interface)
+    loop.turn()
+    assert loop.control.peers.count == 0 and interface.counter("GIVEN_UP") == 1
+    loop.channel.close()
 
 
 def test_an_endpoint_whose_zone_is_gone_when_the_set_is_applied_is_left_out(interface: Interface) -> None:
@@ -125,7 +335,11 @@ def test_a_step_without_a_place_is_left_out_once(interface: Interface, step: Ste
     parts.close()
     with ControlProcess(interface):
         assert [each["event"] for each in events_of(interface)].count(Event.STEP_GIVEN_UP) == 1
-        assert uapi(interface, "get=1\n\n").count("public_key=") == 3
+        shown = uapi(interface, "get=1\n\n")
+        assert shown.count("public_key=") == 3
+        assert shown.count("allowed_ip=") == (0 if step is Step.TRIE else 3)
+        assert "errno=0" in uapi(interface, "set=1\n" + PEERS + "\n")
+        assert uapi(interface, "get=1\n\n").count("allowed_ip=") == 3
 
 
 def test_deaths_at_different_places_or_with_work_between_are_not_counted_together() -> None:
@@ -143,13 +357,30 @@ def test_deaths_at_different_places_or_with_work_between_are_not_counted_togethe
         with attempts.trying(Step.SET):
             pass
         assert attempts.judge() is None, "the one before finished it"
+    for place in (0, 0, 0, 3, 3, 3):
+        attempts.begin(Step.SET)
+        attempts.at(place)
+        assert attempts.judge() is None
+        attempts.begin(Step.SET)
+        attempts.done(Step.SET)  # the next control finished it; then another set came
+    for row in (7, 7, 7):
+        before = attempts.note(Step.FREEING, row)
+        assert attempts.judge() is None
+        attempts.note(Step.FREEING, row)
+        attempts.over(before)
+    attempts.begin(Step.SET)
+    attempts.at(5)
+    for _ in attempts.each(Step.PASSES, [1]):
+        assert header["attempt_step"] == Step.PASSES
+    assert (header["attempt_step"], header["attempt_place"]) == (Step.SET, 5), "a step within it is over"
     given = []
     for _ in range(DEATHS):
         with pytest.raises(RuntimeError):
-            for _ in attempts.each(Step.ORDERS, [3, 4]):
-                raise RuntimeError
+            for row in attempts.each(Step.ORDERS, [3, 4]):
+                if row == 4:
+                    raise RuntimeError
         given.append(attempts.judge())
-    assert given == [None, None, GivenUp(Step.ORDERS, 4)]
+    assert given == [None, None, GivenUp(Step.ORDERS, 5)]
     assert attempts.judge() is None
 
 

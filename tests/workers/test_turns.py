@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import socket
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -13,8 +15,10 @@ from test_control_loop import Loop
 
 from engine import uapi
 from engine.uapi import parse_set
-from workers._workers import lib
-from workers.configuration import ROWS_A_PASS, SLICE
+from workers import configuration, endpoints, keypairs, peers, uapi_server
+from workers._workers import ffi, lib
+from workers.configuration import ROWS_A_PASS, SLICE, PortRequest
+from workers.endpoints import Endpoint
 from workers.grace import ACTIONS_A_POLL, Graces
 from workers.interface import InterfaceState
 from workers.peers import NODES_A_RECLAIM
@@ -136,6 +140,69 @@ def test_a_get_ends_within_a_peer_that_is_removed_meanwhile(parts: Parts) -> Non
     assert shown_ips(of_last) == [prefix(n) for n in range(MANY)]
 
 
+@pytest.mark.parametrize("text", [f"private_key={'42' * 32}\n", "listen_port=0\n", "fwmark=7\n"])
+def test_another_key_port_or_mark_reaches_the_peers_in_slices(
+    parts: Parts, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(configuration, "ROWS_A_LOOK", 100)
+    peers = "".join(f"public_key={n:064x}\nendpoint=127.0.0.1:{n}\n" for n in range(1, 1001))
+    assert parts.set(f"set=1\nprivate_key={'41' * 32}\n{peers}") == 0
+    rows = parts.memory.rows
+    for row in range(1000):
+        place = Endpoint(b"\x7f\0\0\1", row + 1, source=b"\x7f\0\0\1", ifindex=1)
+        ffi.memmove(parts.endpoints.place, place.pack(), 48)
+        lib.endpoint_store(parts.segment, row, parts.endpoints.place)
+    rows["orders"][:1000] = 0
+    rows["key_word"][:1000] = 1 << 21
+    bits = lib.ORDER_STOP_SENDING if text.startswith("private_key") else lib.ORDER_CLEAR_SOURCE
+
+    def reached() -> int:
+        return int(np.count_nonzero(rows["orders"][:1000] & bits))
+
+    steps, most, before = parts.configuration.apply(parse_set("set=1\n" + text)), 0, 0
+    answer: int | None = None
+    with contextlib.suppress(StopIteration):
+        while True:
+            answer = 0 if isinstance(steps.send(answer), PortRequest) else None
+            now = reached()
+            most, before = max(most, now - before), now
+    assert most == 100 and reached() == 1000
+
+
+def test_keypairs_and_peers_of_the_control_before_come_free_in_slices(
+    parts: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keypairs, "FREED_A_POLL", 2)
+    monkeypatch.setattr(peers, "RETIRING_AT_ONCE", 2)
+    names = "".join(f"public_key={n:064x}\n" for n in range(1, 6))
+    assert parts.set("set=1\n" + names) == 0
+    for row in range(5):
+        parts.keypairs.reserve(row)  # handshakes in progress, which nobody can finish
+        parts.peers.rows[row].state = lib.PEER_RETIRING
+    parts.close()
+    after = Parts(parts.interface)
+    assert [after.keypairs.out, len(after.peers.retiring)] == [5, 0]
+    found = []
+    while after.keypairs.out:
+        after.graces.poll()
+        found.append((after.keypairs.out, len(after.peers.retiring)))
+    assert [out for out, _ in found] == [3, 1, 0]
+    assert len(after.peers.retiring) == 5 and not after.graces.has_work
+    after.vault.close()
+
+
+def test_endpoints_that_wait_are_looked_at_in_slices(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(endpoints, "WISHES_A_POLL", 2)
+    for port in (1, 2):
+        peers = "".join(f"public_key={n:064x}\nendpoint=127.0.0.1:{port}\n" for n in range(1, 6))
+        assert parts.set("set=1\n" + peers) == 0
+    assert list(parts.endpoints.waiting) == [0, 1, 2, 3, 4]
+    parts.memory.rows["orders"][2:5] = 0  # those of 0 and 1 stand
+    found = [(parts.endpoints.poll(), list(parts.endpoints.waiting)) for _ in range(3)]
+    assert found == [(True, [2, 3, 4, 0, 1]), (True, [4, 0, 1]), (True, [1, 0])]
+    assert all(int(lib.orders_read(parts.segment, row)) & lib.ORDER_ENDPOINT for row in range(5))
+
+
 def test_what_a_grace_period_ends_is_done_in_slices(interface: Interface) -> None:
     graces, done = Graces(interface.segment), []
     for n in range(3 * ACTIONS_A_POLL):
@@ -145,6 +212,67 @@ def test_what_a_grace_period_ends_is_done_in_slices(interface: Interface) -> Non
         assert len(done) == polls * ACTIONS_A_POLL
         assert graces.has_work is (polls < 3)
     assert done == list(range(3 * ACTIONS_A_POLL)) and not graces.poll()
+
+
+@contextlib.contextmanager
+def clients(interface: Interface, count: int) -> Iterator[list[socket.socket]]:
+    with contextlib.ExitStack() as stack:
+        made = [stack.enter_context(socket.socket(socket.AF_UNIX)) for _ in range(count)]
+        for sock in made:
+            sock.connect(str(interface.path))
+            sock.setblocking(False)
+        yield made
+
+
+def test_many_clients_share_what_is_read_in_a_turn(interface: Interface) -> None:
+    loop = Loop(interface)
+    control, server = loop.control, loop.control.uapi
+    text = (f"public_key={KEY}\n" + ips(range(4000))).encode()
+    with clients(interface, 12) as made:
+        for _ in made:
+            control._sleep(0.0)
+        assert len(server.connections) == 12
+        for sock in made:
+            sock.send(b"set=1\n")
+        for _ in range(40):
+            for sock in made:
+                with contextlib.suppress(BlockingIOError):
+                    sock.send(text)
+            loop.turn()
+            control._sleep(0.0)
+            assert server.bytes_left > -uapi_server.RECEIVE_BYTES
+        assert not [each for each in server.connections if each.is_between], "each had its turn"
+    control._sleep(0.0)
+    loop.channel.close()
+    loop.heard.close()
+
+
+def test_reports_of_the_engine_are_made_one_a_turn(
+    interface: Interface, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop = Loop(interface)
+    made: list[int] = []
+    show = configuration.Configuration.show_engine
+    monkeypatch.setattr(
+        configuration.Configuration, "show_engine", lambda self: (made.append(1), show(self))[1]
+    )
+    with clients(interface, 2) as (one, other):
+        for sock in (one, other):
+            loop.control._sleep(0.0)
+            sock.send(b"get_engine=1\n\n" * 3)
+        answers, turns = b"", 0
+        while answers.count(b"errno=0\n\n") < 6:
+            before = len(made)
+            loop.turn()
+            loop.control._sleep(0.0)
+            assert len(made) <= before + 1
+            turns += 1
+            assert turns < 100
+            for sock in (one, other):
+                with contextlib.suppress(BlockingIOError):
+                    answers += sock.recv(1 << 20)
+    loop.channel.close()
+    loop.heard.close()
 
 
 class Watched:
