@@ -3,10 +3,10 @@
 A committed set, each step of a recovery, and what the loop finds again after a kill, is noted in
 the vault before it begins, with the place that it has come to: a peer's row, or how many of a set's peers are
 done. The note is cleared when it is done. The next control finds there what its predecessor died at. The
-third death in a row at one place ends it: the set is dropped, the peer or the step is left out. Deaths at different
-places are nobody's fault here (kills from outside), and are not counted together; nor are those at one place
-that was passed meanwhile. A step within a step (in a turn between two slices of a set) has the note as long
-as it takes. Control alone writes these words.
+third death in a row at one place ends it: the set is dropped, the peer or the step is left out. Deaths at
+different places are nobody's fault here (kills from outside), and are not counted together; nor are those at
+one place that was passed meanwhile. A step within a step (in a turn between two slices of a set) has the note
+as long as it takes. Control alone writes these words.
 """
 
 from __future__ import annotations

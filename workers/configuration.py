@@ -99,6 +99,7 @@ class Configuration:
         self.broken = {} if broken is None else broken
         self.aead = engine_report.aead_name(aead)
         self.events = handshakes.events
+        self.is_changing_key = False
         self.longest_turn = 0  # ns of CPU that one turn of control took, since somebody asked
         self.busiest = Busiest(peers.memory, peers.count_allowed)
 
@@ -282,7 +283,9 @@ class Configuration:
             self.vault.note_passing(self.vault.passing | KEY_CHANGED)
             self.vault.store_private_key(None, None)
             self.events.tell(Event.PRIVATE_KEY_REMOVED)
+        self.is_changing_key = True
         yield from self.spread_key()
+        self.is_changing_key = False
         self.vault.note_passing(self.vault.passing & ~KEY_CHANGED)
 
     def spread_key(self) -> Iterator[None]:

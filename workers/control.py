@@ -55,6 +55,7 @@ log = logging.getLogger(__name__)
 
 SECOND = 1_000_000_000
 EVENTS_A_TURN = 256
+WARY = 2 * SECOND
 INITIATIONS_A_TURN = 64
 HURRY = 64  # messages: under load, with fewer waiting it may rest before the next turn
 SWEEP_ROWS = 1 << 16  # looked through for lost wakes in a second
@@ -100,7 +101,7 @@ class Control:
         self.bell = start.fds["bell:1"]
         self.socket_file: Sequence[Any] | None = start.message.get("socket")  # path, device, inode
         self.is_renaming = False  # that file is, by the supervisor
-        self.events_a_turn = EVENTS_A_TURN  # one, when a control before this one died of some
+        self.wary_until = 0  # ns; until then one peer's events a turn, since a control before us died of some
         self.cursor = ffi.new("uint32_t *")
         self.told_rows = np.zeros(EVENTS_A_TURN, np.uint32)
         self.told_words = np.zeros(EVENTS_A_TURN, np.uint64)
@@ -154,7 +155,7 @@ class Control:
         given = self.vault.attempts.judge()
         if given is None:
             if self.vault.attempts.suspects(Step.EVENTS):
-                self.events_a_turn = 1
+                self.wary_until = int(lib.clock_now()) + WARY
             return []
         step, place = given
         lib.counter_add(self.segment, lib.WORKER_CONTROL, lib.GIVEN_UP, 1)
@@ -350,15 +351,15 @@ class Control:
 
     def _take_events(self, now: int) -> bool:
         """Some of what holders told. True when there may be more."""
-        count = int(lib.events_take(self.segment, self.cursor, *self.told, self.events_a_turn))
+        most = EVENTS_A_TURN if now >= self.wary_until else 1
+        count = int(lib.events_take(self.segment, self.cursor, *self.told, most))
         if not count:
-            self.events_a_turn = EVENTS_A_TURN
             return False
-        place = int(self.told_rows[0]) + 1 if self.events_a_turn == 1 else 0
+        place = int(self.told_rows[0]) + 1 if most == 1 else 0
         before = self.vault.attempts.note(Step.EVENTS, place)
         self._take_told(count, now)
         self.vault.attempts.over(before)
-        return count == self.events_a_turn
+        return count == most
 
     def _take_told(self, count: int, now: int) -> None:
         """Each kind for all peers at once; in the order that one peer's news must have."""
@@ -439,9 +440,10 @@ class Control:
         self._go_on_passing()
 
     def _pass_again(self, is_up: bool) -> None:
-        """What a control before this one did not bring to its end."""
+        """What a control before this one did not bring to its end. The key first: no handshake begins before
+        its first slice, which makes the secrets of the key before stale."""
         left = self.vault.passing
-        for way in WENT_DOWN, KEY_CHANGED, CAME_UP:
+        for way in KEY_CHANGED, WENT_DOWN, CAME_UP:
             if left & way and (way != CAME_UP or (is_up and self.device.up)):
                 self._pass(way)
 
@@ -469,9 +471,10 @@ class Control:
             if is_over:
                 self.passed = 0
                 self.passes.popleft()
-                if way not in [other for other, _ in self.passes]:
+                others = [other for other, _ in self.passes]
+                if way not in others and not (way == KEY_CHANGED and self.configuration.is_changing_key):
                     self.vault.note_passing(self.vault.passing & ~way)
-        self.handshakes.is_up = bool(self.device.up) and all(way == CAME_UP for way, _ in self.passes)
+        self.handshakes.is_up = bool(self.device.up) and all(way != WENT_DOWN for way, _ in self.passes)
 
     def _follow_name(self, name: str) -> None:
         """Have the supervisor rename the socket file. It may stand at both places until it answers, and our

@@ -13,7 +13,7 @@ from typing import Any
 
 from workers._workers import ffi, lib
 
-Action = Callable[[], None]
+Action = Callable[[], int | None]  # returns how many others it is worth, where that is not one
 ACTIONS_A_POLL = 128  # of a period that is over
 
 
@@ -55,7 +55,7 @@ class Graces:
     def poll(self) -> bool:
         """Run some of what is due and start the next period. True while anything waits."""
         left, self.is_stopping = ACTIONS_A_POLL, False
-        while left and not self.is_stopping and (self.running or self.waiting):
+        while left > 0 and not self.is_stopping and (self.running or self.waiting):
             if not self.running:
                 self.running, self.waiting = self.waiting, deque()
                 self.gathered, self.is_over = {}, False
@@ -63,7 +63,6 @@ class Graces:
             if not self.is_over and not lib.grace_is_over(self.segment, self.words):
                 return True
             self.is_over = True
-            while self.running and left and not self.is_stopping:
-                left -= 1
-                self.running.popleft()()
+            while self.running and left > 0 and not self.is_stopping:
+                left -= self.running.popleft()() or 1
         return bool(self.running or self.waiting)

@@ -43,7 +43,9 @@ ROWS_AT_ONCE = 1 << 14  # grown between two yields, about 11 MB
 NODES_AT_ONCE = 1 << 17
 FIRST_BUCKETS = 1024  # of public keys: a page
 RETIRING_A_LOOK = 1 << 12  # rows
+FREED_A_POLL = 1 << 10  # rows
 RETIRING_AT_ONCE = 1 << 9  # rows
+ROWS_AN_ACTION = 1 << 5  # so many rows are told to retire in the time of an action of a grace period
 NODES_A_RECLAIM = 1 << 12  # removed trie nodes made free in a turn
 
 
@@ -219,10 +221,11 @@ class Peers:
         self.reclaim_later()
         self.graces.after(lambda: self._retire(order))
 
-    def _retire(self, rows: Rows) -> None:
+    def _retire(self, rows: Rows) -> int:
         self.retiring.update(rows.tolist())
         lib.table_retire(self.table, _pointer(rows), len(rows))
         self._take_dead(rows)  # they may have been ordered in control's life before this one
+        return len(rows) // ROWS_AN_ACTION
 
     def _take_dead(self, rows: Rows) -> None:
         for row in rows[self.memory.tokens[rows] == lib.TOKEN_DEAD].tolist():
@@ -234,7 +237,7 @@ class Peers:
             return
         self.retiring.discard(row)
         self.retired.add(row)
-        self.graces.after(lambda: self._free(row))
+        self.graces.gather(self._free, [row])
 
     def look_for_retired(self) -> None:
         """Once a second: a holder killed between setting the token dead and telling it. Of many, some."""
@@ -243,12 +246,18 @@ class Peers:
             self.looked = first + RETIRING_A_LOOK
             self._take_dead(np.array(list(islice(self.retiring, first, self.looked)), np.uint32))
 
-    def _free(self, row: int) -> None:
-        before = self.vault.attempts.note(Step.FREEING, row + 1)  # each control comes to this
-        self.keypairs.release_all(row)
-        self.retired.discard(row)
-        lib.table_free(self.table, ffi.new("uint32_t[]", [row]), 1)
-        self.vault.attempts.over(before)
+    def _free(self, rows: list[int]) -> None:
+        """A slice of them, the rest in the next poll."""
+        some = rows[-FREED_A_POLL:]
+        del rows[-FREED_A_POLL:]
+        for row in some:
+            before = self.vault.attempts.note(Step.FREEING, row + 1)  # each control comes to this
+            self.keypairs.release_all(row)
+            self.retired.discard(row)
+            lib.table_free(self.table, ffi.new("uint32_t[]", [row]), 1)
+            self.vault.attempts.over(before)
+        if rows:
+            self.graces.go_on(lambda: self._free(rows))
 
     # -- allowed IPs --------------------------------------------------------------------------
 
@@ -351,6 +360,10 @@ class Peers:
             log.error("%d rows were said to be in use, %d exist; the others are ignored", self.used, ready)
             self.device.rows_used = ready
         used = self.used
+        states = self.memory.rows["state"][:used]
+        left_out = np.flatnonzero(states == LEFT_OUT).tolist()
+        for row in left_out:  # a kill may have cut that short
+            self.leave_out(row)
         self.memory.ensure_trie(1)
         self._note_room()
         lib.allowedips_open(
@@ -367,10 +380,9 @@ class Peers:
         if used:
             with attempts.trying(Step.TRIE):
                 lib.allowedips_recover(self.ips, used, *self._first())
-        states = self.memory.rows["state"][:used]
         with attempts.trying(Step.PEERS):
             lib.table_recover(self.table, self.vault.attempt_place())
-        for row in np.flatnonzero(states == LEFT_OUT).tolist():
+        for row in left_out:
             lib.table_disallow_all(self.table, row)
         retiring = []
         if Step.RETIRING not in without:
@@ -386,6 +398,9 @@ class Peers:
             orders = self.memory.rows["orders"][:used] & 0xFFFFFFFF != 0
             for row in attempts.each(Step.ORDERS, np.flatnonzero(orders & (states != LEFT_OUT)).tolist()):
                 lib.peer_schedule(self.segment, row)  # given, perhaps not scheduled
+        told = self.memory.rows["events"][:used] & 0xFFFFFFFF != 0
+        for row in np.flatnonzero(told).tolist():
+            lib.events_give(self.segment, row, 0)  # a control before us took it out of our set, and died
         for first in range(0, len(retiring), RETIRING_AT_ONCE):
             some = np.array(retiring[first : first + RETIRING_AT_ONCE], np.uint32)
             self.graces.after(partial(self._retire, some))

@@ -57,6 +57,11 @@ class Loop:
         self.heard.setblocking(False)
         self.endpoint = Endpoint(b"\x7f\0\0\1", self.heard.getsockname()[1])
 
+    def close(self) -> None:
+        """As if killed."""
+        self.channel.close()
+        self.heard.close()
+
     def set(self, text: str) -> int:
         for_end = self.control.configuration.apply(parse_set("set=1\n" + text))
         try:
