@@ -161,10 +161,10 @@ static void open_timestamp(void) { handshake_open_timestamp(crypto, &ends[1], 1)
 static void create_response(void)
 {
     handshake_create_response(crypto, &ends[1], 1);
-    /* Used once; the other end of it was noted before. */
+    /* Used once, and used up: the owner's wipe comes later. */
     check(!ends[1].has_ephemeral);
     for (uint32_t i = 0; i < KEY; i++)
-        check(ends[1].ephemeral[i] == 0);
+        check(ends[1].ephemeral[i] == 0 && ends[1].chain[i] == 0);
 }
 /* A response that is not for us, or not authentic: nothing of the try stays. */
 static void refuse_response(void)

@@ -6,10 +6,7 @@
  *
  * usage: doorkeeper        exit 77 where no instruction can be told from the next
  */
-#include <signal.h>
 #include <string.h>
-#include <sys/wait.h>
-#include <ucontext.h>
 #include <unistd.h>
 
 #include "engine/blake2s.h"
@@ -24,6 +21,8 @@ static uint8_t keys[4][MAC1_KEY_BYTES], messages[4][INITIATION_BYTES];
 static const char *scenario;
 static uint32_t step;
 static int refused;
+
+#include "steps.h"
 
 static int refuses(int which) { return doorkeeper_refuses(&segment, messages[which], INITIATION_BYTES); }
 static void learn(int which) { doorkeeper_learn(&segment, keys[which]); }
@@ -69,48 +68,15 @@ static const struct scenario {
 };
 
 #if defined(__x86_64__)
-#define TRAP_FLAG 0x100
-
-static const struct scenario *running;
-static volatile sig_atomic_t finished, is_copy;
-
-static void on_instruction(int number, siginfo_t *info, void *context)
-{
-    greg_t *flags = &((ucontext_t *)context)->uc_mcontext.gregs[REG_EFL];
-    int status = -1;
-    (void)number;
-    (void)info;
-    *flags = finished ? *flags & ~TRAP_FLAG : *flags | TRAP_FLAG;
-    /* The hash takes thousands of instructions, in which nothing is read that changes. */
-    if (finished || step > 400)
-        return;
-    step++;
-    pid_t copy = fork();
-    CHECK(copy >= 0, "no process");
-    if (copy == 0) {
-        alarm(30);
-        is_copy = 1;
-        *flags &= ~TRAP_FLAG;
-        running->others();
-        return; /* and the read goes on */
-    }
-    CHECK(waitpid(copy, &status, 0) == copy && status == 0, "%s, step %u: see above", scenario, step);
-}
-
 static uint32_t scenario_run(const struct scenario *run)
 {
     static const struct geometry geometry = {
         .max_peers = 64, .max_keypairs = 64, .max_receivers = 1, .max_consumers = 1, .nodes_a_pool = 32,
         .small_slots = 16, .train_slots = 1, .mailbox_cells = 4, .max_trie_nodes = 64, .public_key_buckets = 64};
-    running = run;
     scenario = run->name;
-    step = 0;
     world_make(&segment, &geometry, 1, MAP_PRIVATE);
     before();
-    finished = 0;
-    raise(SIGTRAP);
-    run->child();
-    finished = 1;
+    step_through(run->child, run->others);
     run->outcome();
     if (is_copy)
         _exit(0);
@@ -120,14 +86,13 @@ static uint32_t scenario_run(const struct scenario *run)
 
 int main(void)
 {
-    struct sigaction action = {.sa_sigaction = on_instruction, .sa_flags = SA_SIGINFO};
     uint32_t stops = 0;
     for (uint32_t which = 0; which < 4; which++) {
         memset(keys[which], (int)which + 1, MAC1_KEY_BYTES);
         messages[which][0] = MESSAGE_INITIATION;
         blake2s(messages[which] + BODY, 16, keys[which], MAC1_KEY_BYTES, messages[which], BODY);
     }
-    CHECK(sigaction(SIGTRAP, &action, NULL) == 0, "no handler");
+    steps_most = 400; /* the hash takes thousands, in which nothing is read that changes */
     for (size_t i = 0; i < sizeof scenarios / sizeof scenarios[0]; i++) {
         uint32_t steps = scenario_run(&scenarios[i]);
         CHECK(steps > 20, "%s: only %u steps", scenario, steps);

@@ -14,12 +14,10 @@
  *
  * usage: stalled        exit 77 on other processors than x86-64
  */
-#include <signal.h>
-#include <sys/wait.h>
-#include <ucontext.h>
 #include <unistd.h>
 
 #include "actors.h"
+#include "steps.h"
 
 #define ROUNDS 4
 
@@ -353,45 +351,13 @@ static const struct scenario {
 };
 
 #if defined(__x86_64__)
-#define TRAP_FLAG 0x100
-
-static const struct scenario *running;
-static volatile sig_atomic_t finished, is_copy;
-
-static void on_instruction(int number, siginfo_t *info, void *context)
-{
-    greg_t *flags = &((ucontext_t *)context)->uc_mcontext.gregs[REG_EFL];
-    int status = -1;
-    (void)number;
-    (void)info;
-    *flags = finished ? *flags & ~TRAP_FLAG : *flags | TRAP_FLAG;
-    if (finished)
-        return;
-    step++;
-    pid_t copy = fork();
-    CHECK(copy >= 0, "no process");
-    if (copy == 0) {
-        alarm(120);
-        is_copy = 1;
-        *flags &= ~TRAP_FLAG;
-        running->others();
-        return; /* and the push goes on */
-    }
-    CHECK(waitpid(copy, &status, 0) == copy && status == 0, "%s, step %u: see above", scenario, step);
-}
-
 static uint32_t scenario_run(const struct scenario *run)
 {
-    running = run;
     scenario = run->name;
-    step = 0;
     world_begin(MAP_PRIVATE, 8192);
     run->before();
     live_pushed = segment.rows[ROW].ends[INBOUND].produced;
-    finished = 0;
-    raise(SIGTRAP);
-    run->child();
-    finished = 1;
+    step_through(run->child, run->others);
     if (is_copy) {
         run->outcome();
         _exit(0);
@@ -402,9 +368,7 @@ static uint32_t scenario_run(const struct scenario *run)
 
 int main(void)
 {
-    struct sigaction action = {.sa_sigaction = on_instruction, .sa_flags = SA_SIGINFO};
     uint32_t stalls = 0;
-    CHECK(sigaction(SIGTRAP, &action, NULL) == 0, "no handler");
     ledger = calloc(1, sizeof *ledger);
     CHECK(ledger, "no memory");
     for (size_t i = 0; i < sizeof scenarios / sizeof scenarios[0]; i++) {
