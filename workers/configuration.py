@@ -33,6 +33,7 @@ from workers.events import Event
 from workers.handshakes import Handshakes
 from workers.memory import MORE_MEMORY
 from workers.outgoing import mark_sockets
+from workers.pace import PACE, Pace
 from workers.peers import NoRoom, Peers
 from workers.stamps import Stamps
 from workers.vault import KEY_CHANGED
@@ -40,7 +41,6 @@ from workers.vault import KEY_CHANGED
 log = logging.getLogger(__name__)
 
 PAUSE = 0.001  # seconds
-SLICE = 512  # steps between two yields: peers, and allowed IPs of one that changes
 ROWS_A_LOOK = 4096  # rows looked through at once
 ROWS_A_PASS = 2048  # of those that get orders: the interface goes down or comes up, or a key comes late
 
@@ -87,7 +87,9 @@ class Configuration:
         aead: str = "auto",
         program: dict[str, Any] | None = None,
         broken: dict[str, str] | None = None,
+        pace: Pace = PACE,
     ) -> None:
+        self.pace = pace
         self.peers = peers
         self.vault = peers.vault
         self.device = peers.device
@@ -163,7 +165,7 @@ class Configuration:
         if not operation.replace_peers:
             need.count = need.peak = peers.count
             need.nodes = peers.ips.live
-        while (stop := lib.changes_measure(work.changes, need, SLICE)) != lib.CHANGES_DONE:
+        while (stop := lib.changes_measure(work.changes, need, self.pace.peers)) != lib.CHANGES_DONE:
             if stop == lib.CHANGES_RARE:
                 change = uapi.unpack_head(operation.records, work.changes.at)[0]
                 if change.endpoint is not None:
@@ -208,17 +210,17 @@ class Configuration:
             yield from self._change_private_key(operation.private_key)
         work = _Work(self.peers, operation, self.vault.public_key)
         if work.kept is not None:
-            while lib.changes_mark(work.changes, SLICE) != lib.CHANGES_DONE:
+            while lib.changes_mark(work.changes, self.pace.peers) != lib.CHANGES_DONE:
                 yield None
             work.changes.at = 0
-            for first in range(0, self.peers.used, SLICE):
-                rows = self.peers.live_rows(first, first + SLICE)
+            for first in range(0, self.peers.used, self.pace.peers):
+                rows = self.peers.live_rows(first, first + self.pace.peers)
                 yield from self._remove([row for row in rows if not work.kept[row]])
                 yield None
         while True:
             work.changes.tick = lib.timers_tick(lib.clock_now())
             work.changes.interface_is_up = int(self.device.up)
-            stop = lib.changes_apply(work.changes, SLICE)
+            stop = lib.changes_apply(work.changes, self.pace.peers)
             self._tell_added(work.changes)
             self.peers.reclaim_later()
             self.stamps.changed()
@@ -329,10 +331,10 @@ class Configuration:
 
     def _remove(self, rows: list[int]) -> Iterator[None]:
         """In slices, where they have many allowed IPs."""
-        left = SLICE
+        left = self.pace.peers
         for row in rows:
             while (count := self.peers.disallow_some(row, left)) == left:
-                left = SLICE
+                left = self.pace.peers
                 yield
             left -= count
         for row in rows[: lib.CHANGES_TOLD]:

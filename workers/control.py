@@ -43,6 +43,7 @@ from workers.launch import WorkerStart, leave_no_socket
 from workers.losses import Losses
 from workers.memory import Memory
 from workers.outgoing import Outgoing, mark_sockets
+from workers.pace import PACE, Pace
 from workers.peers import Peers
 from workers.promises import Promise
 from workers.routes import Routes
@@ -56,11 +57,9 @@ log = logging.getLogger(__name__)
 SECOND = 1_000_000_000
 EVENTS_A_TURN = 256
 WARY = 2 * SECOND
-INITIATIONS_A_TURN = 64
 HURRY = 64  # messages: under load, with fewer waiting it may rest before the next turn
 SWEEP_ROWS = 1 << 16  # looked through for lost wakes in a second
 NEVER = 0xFFFFFFFF_FFFFFFFF  # no word of events
-SCAN_INTERVAL = 50_000_000  # ns between two scans of the timer column, however busy the loop is
 LOADED_NAP = 0.006  # seconds; 60 messages of a flood of 10,000 a second
 SHORT_WAIT = 0.002  # seconds; grace periods, endpoints that wait for a holder, a set that pauses
 NAP_TICK = (1 << lib.TIMER_TICK_SHIFT) / SECOND
@@ -69,8 +68,9 @@ NAP_TICK = (1 << lib.TIMER_TICK_SHIFT) / SECOND
 class Control:
     """Everything that the process works with. `run` returns when the supervisor says so."""
 
-    def __init__(self, start: WorkerStart) -> None:
+    def __init__(self, start: WorkerStart, pace: Pace = PACE) -> None:
         self.start = start
+        self.pace = pace
         self.segment = start.segment
         self.channel = start.channel
         self.line = self.segment.workers[lib.WORKER_CONTROL]
@@ -90,11 +90,12 @@ class Control:
         self.routes = Routes(self.peers, self.endpoints)
         self.losses = Losses(self.peers, self.endpoints, self.events, self.routes)
         self.handshakes = Handshakes(
-            self.peers, self.stamps, self.endpoints, self.outgoing, self.events, self._open_keylog()
+            self.peers, self.stamps, self.endpoints, self.outgoing, self.events, self._open_keylog(),
+            pace,
         )
         self.configuration = Configuration(
             self.peers, self.handshakes, self.stamps, self.endpoints, self._udp_fds, start.message["aead"],
-            start.message.get("program"), self.broken,
+            start.message.get("program"), self.broken, pace,
         )  # fmt: skip
         self.selector = selectors.DefaultSelector()
         self.interface = Interface(os.dup(start.fds["tun:0"])) if "tun:0" in start.fds else None
@@ -224,7 +225,7 @@ class Control:
     def turn(self, now: int) -> bool:
         """A piece of everything that waits. True when there is more."""
         # Timers first: what was due before a message came has no say in what the message brings.
-        if self.handshakes.is_up and now >= self.scanned_at + SCAN_INTERVAL:
+        if self.handshakes.is_up and now >= self.scanned_at + self.pace.scan:
             self.scanned_at = now
             for row, action in self.stamps.due(now):
                 self._act(row, action, now)
@@ -264,7 +265,7 @@ class Control:
         if self.peers.used and self.handshakes.is_up:
             due = self.stamps.next_due()
             if due != timers.NO_TICK:
-                scan = (self.scanned_at + SCAN_INTERVAL - now) / SECOND
+                scan = (self.scanned_at + self.pace.scan - now) / SECOND
                 nap = min(nap, max((due - timers.tick(now)) * NAP_TICK, scan))
         return max(nap, 0.001)
 
@@ -365,7 +366,7 @@ class Control:
         """Each kind for all peers at once; in the order that one peer's news must have."""
         rows, words = self.told_rows[:count], self.told_words[:count]
         bits = words.astype(np.uint32)
-        wanted = np.flatnonzero(bits & lib.EVENT_HANDSHAKE_WANTED)[INITIATIONS_A_TURN:]
+        wanted = np.flatnonzero(bits & lib.EVENT_HANDSHAKE_WANTED)[self.pace.initiations :]
         bits[wanted], words[wanted] = 0, NEVER  # in the next turn, whole
         for at in np.flatnonzero(bits & (lib.EVENT_RETIRED | lib.EVENT_HOLDER_DIED)).tolist():
             row = int(rows[at])

@@ -37,6 +37,7 @@ from workers.keylog import KeyLog
 from workers.keypairs import NoKeypair
 from workers.memory import columns_of
 from workers.outgoing import Outgoing
+from workers.pace import PACE, Pace
 from workers.peers import Peers
 from workers.stamps import Stamps
 
@@ -84,7 +85,9 @@ class Handshakes:
         outgoing: Outgoing,
         events: Events,
         keylog: KeyLog | None = None,
+        pace: Pace = PACE,
     ) -> None:
+        self.pace = pace
         self.peers = peers
         self.segment = peers.segment
         self.vault = peers.vault
@@ -136,7 +139,7 @@ class Handshakes:
         waiting = int(lib.mailbox_waiting(self.segment))
         if now >= self.vain_until:
             self.vain, self.vain_until = 0, now + constants.SECOND
-        if waiting >= constants.UNDER_LOAD_QUEUE or self.vain >= constants.UNDER_LOAD_VAIN:
+        if waiting >= constants.UNDER_LOAD_QUEUE or self.vain >= self.pace.vain:
             if now >= self.load_until:
                 self.events.tell(Event.UNDER_LOAD, count=max(waiting, self.vain))
             self.load_until = now + constants.UNDER_LOAD_TIME

@@ -31,6 +31,7 @@ from workers import configuration, control, handshakes
 from workers._workers import ffi, lib
 from workers.channel import Channel
 from workers.launch import WorkerStart, map_segment
+from workers.pace import Pace
 
 GEOMETRY = {
     "max_peers": 64,
@@ -106,20 +107,17 @@ class Clocks:
     def __init__(self) -> None:
         self.now = 0
         self.wall = 0
-        self.scan_interval = control.SCAN_INTERVAL
 
     def __enter__(self) -> Clocks:
         names = {name: getattr(lib, name) for name in dir(lib)}
         names.update(clock_now=lambda: self.now, clock_wall=lambda: self.wall)
         for module in self.MODULES:
             module.lib = SimpleNamespace(**names)
-        control.SCAN_INTERVAL = 0  # else timers would fire up to 50 ms after their tick
         return self
 
     def __exit__(self, *_: object) -> None:
         for module in self.MODULES:
             module.lib = lib
-        control.SCAN_INTERVAL = self.scan_interval
 
 
 class Jitter:
@@ -234,7 +232,7 @@ class Engine:
             channel=self.channels[1],
             mapping=self.mapping,
         )
-        self.control = control.Control(start)
+        self.control = control.Control(start, Pace(scan=0))  # else timers would fire up to 50 ms late
         self.control.begin()
         stamps = self.control.stamps
         stamps.random = Jitter(self.jitter)  # type: ignore[assignment]

@@ -33,6 +33,7 @@ from workers.keypairs import Keypairs
 from workers.launch import map_segment
 from workers.memory import Memory
 from workers.outgoing import Outgoing
+from workers.pace import PACE, Pace
 from workers.peers import Peers
 from workers.settings import Settings, geometry
 from workers.sockets import close_sockets, open_sockets, port_of
@@ -291,7 +292,7 @@ def take_message(handshakes: Handshakes, message: bytes, sender: Endpoint, under
 class Parts:
     """What a control process is made of, in this process, so that a test gives the time and the messages."""
 
-    def __init__(self, interface: Interface) -> None:
+    def __init__(self, interface: Interface, pace: Pace = PACE) -> None:
         self.interface = interface
         self.segment = interface.segment
         self.vault = Vault(os.dup(interface.vault_fd), int(self.segment.geometry.max_peers))
@@ -311,6 +312,7 @@ class Parts:
             self.stamps,
             self.endpoints,
             lambda: list(interface.named_sockets().values()),
+            pace=pace,
         )
         self.cursor = ffi.new("uint32_t *")
         self.peers.recover()

@@ -13,13 +13,13 @@ from control_harness import Holder, Interface, Parts, take_message
 
 from engine import constants, cookie, noise, timers
 from engine.uapi import parse_set
-from workers import configuration, control
 from workers._workers import ffi, lib
 from workers.channel import Channel
 from workers.control import Control
 from workers.endpoints import Endpoint
 from workers.interface import InterfaceState
 from workers.launch import WorkerStart
+from workers.pace import PACE, Pace
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: the harness makes a UAPI socket")
 
@@ -31,7 +31,7 @@ OURS = noise.Identity(b"\x22" * 32)
 class Loop:
     """A Control in this process; its supervisor is the other end of `channel`."""
 
-    def __init__(self, interface: Interface) -> None:
+    def __init__(self, interface: Interface, pace: Pace = PACE) -> None:
         self.interface = interface
         self.channel, theirs = Channel.pair()
         fds = {name: os.dup(fd) for name, fd in interface.fds().items()}
@@ -49,7 +49,7 @@ class Loop:
             channel=theirs,
             mapping=interface.mapping,
         )
-        self.control = Control(start)
+        self.control = Control(start, pace)
         self.control.begin()
         self.now = int(lib.clock_now())
         self.heard = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -104,9 +104,10 @@ class Loop:
 
 
 @pytest.fixture
-def loop() -> Iterator[Loop]:
+def loop(request: pytest.FixtureRequest) -> Iterator[Loop]:
+    """Parameter: its pace."""
     with Interface(f"pll{os.getpid()}") as interface:
-        loop = Loop(interface)
+        loop = Loop(interface, getattr(request, "param", PACE))
         yield loop
         loop.channel.close()
         loop.heard.close()
@@ -116,10 +117,8 @@ def wanted(loop: Loop, row: int) -> None:
     lib.events_give(loop.interface.segment, row, lib.EVENT_HANDSHAKE_WANTED)
 
 
-def test_wishes_for_handshakes_wait_for_the_next_turn_when_they_are_many(
-    loop: Loop, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(control, "INITIATIONS_A_TURN", 2)
+@pytest.mark.parametrize("loop", [Pace(initiations=2)], indirect=True)
+def test_wishes_for_handshakes_wait_for_the_next_turn_when_they_are_many(loop: Loop) -> None:
     text = f"private_key={OURS.private_key.hex()}\n"
     for n in range(5):
         key = noise.Identity(bytes([0x30 + n]) * 32).public_key
@@ -136,10 +135,8 @@ def test_wishes_for_handshakes_wait_for_the_next_turn_when_they_are_many(
         assert bool(lib.ready_is_empty(loop.interface.segment, 0)) is (left == 0)
 
 
-def test_much_work_in_vain_is_under_load_although_nothing_waits(
-    loop: Loop, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(constants, "UNDER_LOAD_VAIN", 3)
+@pytest.mark.parametrize("loop", [Pace(vain=3)], indirect=True)
+def test_much_work_in_vain_is_under_load_although_nothing_waits(loop: Loop) -> None:
     loop.add_peer()
     segment = loop.interface.segment
     place = ffi.new("struct endpoint *")
@@ -303,11 +300,10 @@ def test_what_comes_last_starts_what_waits(
         assert heard() == [1]
 
 
-def test_what_a_dead_control_did_not_start_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_dead_control_did_not_start_is_started() -> None:
     """Killed in the set that brought the key, after the key was stored."""
-    monkeypatch.setattr(configuration, "SLICE", 1)
     with Interface(f"pld{os.getpid()}") as interface, Holder(interface) as holder:
-        first = Loop(interface)
+        first = Loop(interface, Pace(peers=1))
         peer = f"public_key={PEER.public_key.hex()}\npersistent_keepalive_interval=25\n"
         assert first.set(peer + f"endpoint=127.0.0.1:{first.endpoint.port}\n") == 0
         holder.take_turns()
@@ -432,8 +428,7 @@ def test_what_a_dead_holder_did_not_tell_is_found(loop: Loop, is_ours: bool) -> 
 
 
 @pytest.mark.parametrize("stop_after", [1, 4, 9, 13])
-def test_a_set_that_a_kill_cut_short_is_finished(monkeypatch: pytest.MonkeyPatch, stop_after: int) -> None:
-    monkeypatch.setattr(configuration, "SLICE", 1)
+def test_a_set_that_a_kill_cut_short_is_finished(stop_after: int) -> None:
     old = noise.Identity(b"\x6d" * 32).private_key.hex()
     new = noise.Identity(b"\x5e" * 32).private_key.hex()
     first = f"private_key={old}\n" + "".join(
@@ -443,7 +438,7 @@ def test_a_set_that_a_kill_cut_short_is_finished(monkeypatch: pytest.MonkeyPatch
         f"public_key={n:064x}\nallowed_ip=10.0.0.{n}/32\nendpoint=192.0.2.1:{n}\n" for n in range(4, 9)
     )
     with Interface(f"plr{os.getpid()}") as interface:
-        parts = Parts(interface)
+        parts = Parts(interface, Pace(peers=1))
         assert parts.set("set=1\n" + first) == 0
         before = parts.get()
         steps = parts.configuration.apply(parse_set("set=1\n" + second))
