@@ -218,7 +218,7 @@ class Configuration:
                 yield from self._remove([row for row in rows if not work.kept[row]])
                 yield None
         while True:
-            work.changes.tick = lib.timers_tick(lib.clock_now())
+            work.changes.tick = lib.timers_tick(self.pace.now())
             work.changes.interface_is_up = int(self.device.up)
             stop = lib.changes_apply(work.changes, self.pace.peers)
             self._tell_added(work.changes)
@@ -310,7 +310,7 @@ class Configuration:
         """The interface is up and has a key, one of which came late: staged packets may go, persistent
         keepalives begin (kernel: device.c, netlink.c; the table in docs/reliability.md)."""
         for first in range(0, self.peers.used if int(self.device.up) else 0, ROWS_A_PASS):
-            now = int(lib.clock_now())
+            now = self.pace.now()
             for row in self.peers.active_rows(False, first, first + ROWS_A_PASS):
                 seconds, orders = int(self.peers.rows[row].keepalive), 0
                 if seconds:
@@ -369,7 +369,7 @@ class Configuration:
 
     def show_engine(self) -> Iterator[bytes]:
         """The answer to a get_engine."""
-        now = int(lib.clock_now())
+        now = self.pace.now()
         turn, self.longest_turn = self.longest_turn, 0
         found = engine_report.report(self.peers.segment, now, self.peers.count, self.aead, self.program, turn)
         found["broken_promises"] = promises.as_list(self.broken)
@@ -377,7 +377,7 @@ class Configuration:
 
     def show_busiest(self, count: int) -> Iterator[bytes]:
         """The answer to a get_busiest."""
-        self.busiest.sample(int(lib.clock_now()))
+        self.busiest.sample(self.pace.now())
         peers = [(row, self._record(row)) for row in self.busiest.rows(count) if self.peers.is_live(row)]
         return iter((uapi.answer_get_busiest(json.dumps(self.busiest.report(peers))),))
 

@@ -86,7 +86,7 @@ class Control:
         self.stamps = Stamps(self.memory)
         self.endpoints = EndpointOrders(self.segment)
         self.outgoing = Outgoing(*self._own_sockets())
-        self.events = Events(self.peers.public_key, lib.clock_now, lib.clock_wall, start.incarnation)
+        self.events = Events(self.peers.public_key, pace.now, pace.wall, start.incarnation)
         self.routes = Routes(self.peers, self.endpoints)
         self.losses = Losses(self.peers, self.endpoints, self.events, self.routes)
         self.handshakes = Handshakes(
@@ -214,7 +214,7 @@ class Control:
         """Until the supervisor says stop. ChannelClosed when it is gone."""
         before = thread_time_ns()
         while not self.stopping:
-            now = int(lib.clock_now())
+            now = self.pace.now()
             self.line.beat = now
             is_busy = self.turn(now)
             self._sleep(0.0 if is_busy else self._nap(now))

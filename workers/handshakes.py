@@ -75,7 +75,7 @@ class InProgress:
 
 
 class Handshakes:
-    """All handshakes of the interface. `now` is ns of lib.clock_now throughout."""
+    """All handshakes of the interface. `now` is ns of Pace.now throughout."""
 
     def __init__(
         self,
@@ -308,7 +308,7 @@ class Handshakes:
             self.refuse_for_room(error)
             self.stamps.initiation_sent(row, now)
             return False
-        stamp = tai64n.next_stamp(int(lib.clock_wall()), self.vault.timestamp_sent(row))
+        stamp = tai64n.next_stamp(self.pace.wall(), self.vault.timestamp_sent(row))
         ffi.memmove(handshake.timestamp, stamp, len(stamp))
         held, is_usable = self.cookies.usable(row, now)
         if is_usable:
@@ -372,7 +372,7 @@ class Handshakes:
             return int(lib.HS_RESPONSE_TAG)
         del self.in_progress[progress.number], self.numbers[row]
         self.add_bytes(row, "handshake_rx", len(message))
-        self.peers.store_handshake_time(row, int(lib.clock_wall()))
+        self.peers.store_handshake_time(row, self.pace.wall())
         self.stamps.handshake_complete(row)
         self.unconfirmed.pop(row, None)
         self.tell(Event.HANDSHAKE_COMPLETE, row, cell, reason="we began it")
@@ -387,7 +387,7 @@ class Handshakes:
         """EVENT_CONFIRMED: these initiators used the sessions that our responses made."""
         if not len(rows):
             return
-        self.peers.store_handshake_time(rows, int(lib.clock_wall()))
+        self.peers.store_handshake_time(rows, self.pace.wall())
         self.stamps.handshake_complete(rows)
         which = rows.tolist()
         self.events.tell_each(
@@ -409,7 +409,7 @@ class Handshakes:
         self.peers.order(row, lib.ORDER_KEEPALIVE)
         peer = self.peers.rows[row]
         noted = int(peer.handshake_sec) * 1_000_000_000 + int(peer.handshake_nsec)
-        if not is_ours and noted < int(lib.clock_wall()) - (now - birth):
+        if not is_ours and noted < self.pace.wall() - (now - birth):
             events |= int(lib.EVENT_CONFIRMED)
         return events
 

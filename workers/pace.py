@@ -1,10 +1,12 @@
-"""How much control does at a time: tests that drive control give its constructor other values."""
+"""How much control does at a time, and the clocks it reads. Tests give its constructor others."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from engine import constants
+from workers._workers import lib
 
 
 @dataclass(frozen=True)
@@ -13,6 +15,8 @@ class Pace:
     initiations: int = 64  # that are wanted and begun in a turn
     peers: int = 512  # of a set, and allowed IPs of one that changes, between two yields
     vain: int = constants.UNDER_LOAD_VAIN  # messages of a second that came to nothing: under load
+    now: Callable[[], int] = lib.clock_now  # ns
+    wall: Callable[[], int] = lib.clock_wall  # ns, for timestamps that peers and people read
 
 
 PACE = Pace()

@@ -6,7 +6,7 @@ holder's C. Whoever has something to do takes its turn in an order that a seeded
 nobody has. A datagram over loopback is there when the call that sent it returns; where the kernel
 takes longer, `settle` waits for as many as the counters say, so that nothing depends on its pace.
 
-The clocks that control asks for by itself are replaced where they are looked up (`Clocks`).
+The clocks that control reads by itself are its `Pace`'s: the time that the caller gave last.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ import struct
 from collections.abc import Iterator
 from random import Random
 from time import monotonic
-from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,7 +26,7 @@ import numpy as np
 import shm.segment
 from engine import timers, uapi
 from shm.layout import COUNTERS
-from workers import configuration, control, handshakes
+from workers import control
 from workers._workers import ffi, lib
 from workers.channel import Channel
 from workers.launch import WorkerStart, map_segment
@@ -99,27 +98,6 @@ KEYPAIR = np.dtype(
 )
 
 
-class Clocks:
-    """What lib.clock_now and lib.clock_wall say in control's modules while this is entered, in ns."""
-
-    MODULES = (control, handshakes, configuration)
-
-    def __init__(self) -> None:
-        self.now = 0
-        self.wall = 0
-
-    def __enter__(self) -> Clocks:
-        names = {name: getattr(lib, name) for name in dir(lib)}
-        names.update(clock_now=lambda: self.now, clock_wall=lambda: self.wall)
-        for module in self.MODULES:
-            module.lib = SimpleNamespace(**names)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for module in self.MODULES:
-            module.lib = lib
-
-
 class Jitter:
     """In place of a numpy generator: every draw is the same, so that a model knows it."""
 
@@ -155,9 +133,10 @@ class Engine:
 
     ROW = 0
 
-    def __init__(self, clocks: Clocks, random: Random, jitter: int, addresses: tuple[str, str]) -> None:
-        self.clocks, self.random, self.jitter = clocks, random, jitter
+    def __init__(self, random: Random, jitter: int, addresses: tuple[str, str]) -> None:
+        self.random, self.jitter = random, jitter
         self.source, self.destination = (socket.inet_aton(address) for address in addresses)
+        self.time = 0  # of the simulation
         self.boot = 0  # ns of this engine's boottime when the simulation began
         self.wall = 0  # likewise, wall clock
         data = shm.segment.create(GEOMETRY, "simulator")
@@ -210,7 +189,7 @@ class Engine:
 
     def start_control(self, time: int) -> None:
         """A control process begins, over what the segments hold."""
-        self._set_clocks(time)
+        self.time = time
         self.channels = Channel.pair()
         start = WorkerStart(
             message={"aead": "auto"},
@@ -232,7 +211,12 @@ class Engine:
             channel=self.channels[1],
             mapping=self.mapping,
         )
-        self.control = control.Control(start, Pace(scan=0))  # else timers would fire up to 50 ms late
+        pace = Pace(
+            scan=0,  # else timers would fire up to 50 ms after their tick
+            now=lambda: self.now(self.time),
+            wall=lambda: self.wall + self.time,
+        )
+        self.control = control.Control(start, pace)
         self.control.begin()
         stamps = self.control.stamps
         stamps.random = Jitter(self.jitter)  # type: ignore[assignment]
@@ -264,7 +248,7 @@ class Engine:
     def configure(self, text: str, time: int) -> None:
         """A whole set of the configuration protocol."""
         assert self.control is not None
-        self._set_clocks(time)
+        self.time = time
         reader = uapi.Reader()
         [operation] = reader.feed(text.encode())
         assert isinstance(operation, uapi.Set), operation
@@ -293,14 +277,14 @@ class Engine:
 
     def settle(self, time: int, packets: list[int] = [], datagrams: list[bytes] = []) -> Outcome:  # noqa: B006
         """These inner packets and datagrams arrive; everybody works until nobody has anything to do."""
-        self._set_clocks(time)
+        self.time = time
         for number in packets:
             self.inside.send(VNET + self.packet(number))
         for datagram in datagrams:
             self.link.sendto(datagram, self.udp.getsockname())
         if packets or datagrams:
             self._receive(len(packets), len(datagrams))
-        self._take_turns(self.clocks.now)
+        self._take_turns(self.now(self.time))
         sums = self._read_counters()
         gained = sums - self.sums
         counted = {COUNTERS[number]: int(gained[number]) for number in np.flatnonzero(gained)}
@@ -320,7 +304,7 @@ class Engine:
         due = self.segment.columns[lib.NEXT_DUE * GEOMETRY["max_peers"] + self.ROW]
         if due == timers.NEVER:
             return None
-        return timers.widen(int(due), timers.tick(self.clocks.now)) << lib.TIMER_TICK_SHIFT
+        return timers.widen(int(due), timers.tick(self.now(self.time))) << lib.TIMER_TICK_SHIFT
 
     # -- what stands in the segment -----------------------------------------------------------
 
@@ -362,9 +346,6 @@ class Engine:
             int(key["remote_index"]),
             bool(key["flags"] & lib.KEYPAIR_INITIATOR),
         )
-
-    def _set_clocks(self, time: int) -> None:
-        self.clocks.now, self.clocks.wall = self.boot + time, self.wall + time
 
     def _receive(self, packets: int, datagrams: int) -> None:
         line = self.counters[lib.WORKER_RECEIVER]

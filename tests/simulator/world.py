@@ -17,7 +17,7 @@ from random import Random
 from engine import messages, noise, tai64n
 from engine.timers import Action
 
-from .engine import Clocks, Engine, KeyState
+from .engine import Engine, KeyState
 from .reference import COOKIE, DATA, INITIATION, RESPONSE, SECOND, TICK, Datagram, Reference, Session, tick_of
 from .watch import Broken, Watch, Wire
 
@@ -73,7 +73,7 @@ class Side:
         """A first or new life of the engine, configured."""
         world, settings = self.world, self.world.settings
         addresses = ("10.0.0.1", "10.0.0.2") if self.number == 0 else ("10.0.0.2", "10.0.0.1")
-        self.engine = Engine(world.clocks, world.random, settings.jitter[self.number], addresses)
+        self.engine = Engine(world.random, settings.jitter[self.number], addresses)
         self.engine.boot, self.engine.wall = self.boot, self.wall
         self.reference = Reference(settings.keepalive[self.number], settings.jitter[self.number])
         self.watch = Watch(self.name, self.engine, world.wire)
@@ -233,7 +233,6 @@ class World:
     def __init__(self, seed: int, settings: Settings) -> None:
         self.random = Random(seed)
         self.settings = settings
-        self.clocks = Clocks()
         self.wire = Wire()
         self.tally = Tally()
         self.is_logging = False
@@ -248,7 +247,6 @@ class World:
         self.preshared = self.random.randbytes(32)
 
     def __enter__(self) -> World:
-        self.clocks.__enter__()
         self.sides = []
         for number in range(2):
             self.sides.append(Side(self, number))
@@ -257,7 +255,6 @@ class World:
     def __exit__(self, *_: object) -> None:
         for side in self.sides:
             side.engine.close()
-        self.clocks.__exit__()
         gc.collect()  # parts of control refer to each other, and to the mapping
 
     def configuration(self, side: Side) -> str:
