@@ -27,6 +27,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import confinement_arguments
 from confinement_deeds import (
     CLONE_NEWNS,
     CLONE_NEWUTS,
@@ -44,6 +45,7 @@ from confinement_deeds import (
 from workers._workers import ffi, lib
 
 EVERY_CAPABILITY = (1 << 64) - 1
+BY_ARGUMENTS = "all that confinement_arguments.py has"
 CAP_NET_ADMIN = 12
 LANDLOCK_CREATE_RULESET, PR_SET_SECCOMP = 444, 22
 
@@ -138,6 +140,8 @@ def main() -> None:
             for name, number in mortal.items():
                 answers[name] = attempt(walls, role, scene, functools.partial(call_all, {name: number}))
             answers |= json.loads(attempt(walls, role, scene, functools.partial(call_all, others)))
+            by_arguments = functools.partial(confinement_arguments.differences, role)
+            answers[BY_ARGUMENTS] = attempt(walls, role, scene, by_arguments)
         print(json.dumps(answers))
     finally:
         scene.close()

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 from confinement_deeds import DEEDS, DONE, EACCES, EPERM, KILLED, by_number
-from confinement_trials import LANDLOCK_CREATE_RULESET
+from confinement_trials import BY_ARGUMENTS, LANDLOCK_CREATE_RULESET
 from waiting import until
 
 from plait.lab import PLAIT, Host, Lab, read_proc
@@ -69,6 +69,13 @@ def test_calls_that_are_refused_whatever_they_are_told(
     expected = {name: answer for name, (_, answer) in by_number().items()}
     answers = {name: behind_filter[role][name] for name in expected}
     assert differences(answers, expected) == {}
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_calls_that_are_allowed_with_some_arguments(
+    behind_filter: dict[str, dict[str, str]], role: str
+) -> None:
+    assert behind_filter[role][BY_ARGUMENTS] == DONE
 
 
 # What Landlock takes from a process that has every capability and may make every system call, by the version
