@@ -107,7 +107,8 @@ int segment_attach(struct segment *segment, char *base, uint64_t bytes)
     memcpy(&seen, shared, sizeof seen); /* once: what is checked is what is used */
     if (seen.magic != LAYOUT_MAGIC || seen.bytes > bytes)
         return -1;
-    if (segment_lay_out(&seen.geometry, &expected) != seen.bytes ||
+    uint64_t whole = segment_lay_out(&seen.geometry, &expected);
+    if (!whole || whole != seen.bytes ||
         memcmp(expected.offset, seen.offset, sizeof seen.offset) != 0)
         return -1;
 

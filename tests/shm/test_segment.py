@@ -159,17 +159,73 @@ def test_a_segment_of_another_size_is_refused() -> None:
     data.close()
 
 
+def laid_out() -> tuple[Any, Any, int]:
+    """The header of a segment, all of its memory, and its size."""
+    whole = ffi.new("struct header *")
+    size = int(lib.segment_lay_out(ffi.new("struct geometry *", GEOMETRY), whole))
+    whole.magic = lib.LAYOUT_MAGIC
+    memory = ffi.new("char[]", max(size, 4096))
+    ffi.memmove(memory, whole, ffi.sizeof("struct header"))
+    return ffi.cast("struct header *", memory), memory, size
+
+
+@pytest.mark.parametrize("field, value", [("magic", 1), ("bytes", 0)])
+def test_a_header_that_is_none_is_refused(field: str, value: int) -> None:
+    """Also where a right one was just looked at: nothing of it is left on the stack to be compared with."""
+    header, memory, size = laid_out()
+    attached = ffi.new("struct segment *")
+    assert lib.segment_attach(attached, memory, size) == 0
+    if field == "bytes":
+        header.geometry.max_peers = 1  # has no layout, of no size
+    setattr(header, field, value)
+    assert lib.segment_attach(attached, memory, size) == -1
+
+
+def test_a_segment_that_is_longer_than_its_mapping_is_refused() -> None:
+    _, memory, size = laid_out()
+    attached = ffi.new("struct segment *")
+    for shorter in (size - 1, 4096, 4095, 0):
+        assert lib.segment_attach(attached, memory, shorter) == -1
+
+
+def test_a_row_that_does_not_exist_has_no_token() -> None:
+    data = make(1)
+    mark = lib.worker_mark(lib.WORKER_CONSUMER, 1)
+    row = data.segment.geometry.max_peers
+    assert lib.token_take_idle(data.segment, row - 1, mark) == 1
+    assert data.segment.tokens[row] == lib.TOKEN_IDLE  # of the next region, or between both
+    assert lib.token_take_idle(data.segment, row, mark) == 0
+    assert data.segment.tokens[row] == lib.TOKEN_IDLE
+    data.close()
+
+
+def test_the_check_looks_at_no_worker_beyond_the_last() -> None:
+    data = make(1)
+    for number, is_fault in ((lib.MAX_WORKERS - 1, True), (lib.MAX_WORKERS, False)):
+        worker = data.segment.workers[number]
+        worker.journal_queue = 1
+        assert ("a push in its journal" in faults(data)) is is_fault
+        worker.journal_queue = 0
+    data.close()
+
+
+def test_a_pool_that_is_closed_holds_nothing() -> None:
+    data = make(1)
+    pool = ffi.new("struct pool *")
+    assert lib.pool_open(pool, data.segment, 0) == 0
+    for _ in range(2):
+        lib.pool_close(pool)
+        assert bytes(ffi.buffer(pool)) == bytes(ffi.sizeof("struct pool"))
+    data.close()
+
+
 HEADER_WORDS = ffi.sizeof("struct header") // 4
 
 
 @settings(max_examples=200, deadline=None)
 @given(st.dictionaries(st.integers(0, HEADER_WORDS - 1), st.integers(0, 2**32 - 1), min_size=1, max_size=3))
 def test_no_scribbled_header_leads_out_of_the_mapping(scribbles: dict[int, int]) -> None:
-    whole = ffi.new("struct header *")
-    size = lib.segment_lay_out(ffi.new("struct geometry *", GEOMETRY), whole)
-    whole.magic = lib.LAYOUT_MAGIC
-    memory = ffi.new("char[]", max(size, 4096))
-    ffi.memmove(memory, whole, ffi.sizeof("struct header"))
+    _, memory, size = laid_out()
     words = ffi.cast("uint32_t *", memory)
     for place, value in scribbles.items():
         words[place] = value
