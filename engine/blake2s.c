@@ -163,7 +163,7 @@ static void hmac_of(const struct hmac *hmac, uint8_t out[BLAKE2S_BYTES], const u
                     uint32_t length, uint8_t last)
 {
     struct blake2s inner = hmac->inner, outer = hmac->outer;
-    uint8_t digest[BLAKE2S_BYTES];
+    uint8_t digest[BLAKE2S_BYTES]; /* no secret: it says nothing without the outer key */
 
     blake2s_add(&inner, data, length);
     if (last)
@@ -171,7 +171,6 @@ static void hmac_of(const struct hmac *hmac, uint8_t out[BLAKE2S_BYTES], const u
     blake2s_end(&inner, digest);
     blake2s_add(&outer, digest, sizeof digest);
     blake2s_end(&outer, out);
-    OPENSSL_cleanse(digest, sizeof digest);
 }
 
 void blake2s_hkdf(uint8_t *const outputs[], uint32_t count, const uint8_t key[BLAKE2S_BYTES],

@@ -29,7 +29,6 @@ VAULT_MAGIC = 0x746C756176  # "vault", little-endian
 HEADER_BYTES = 4096
 
 SECRET_VALID = 1  # static_static was computed with the present private key
-SECRET_LOW_ORDER = 2  # ... and is zero: the peer can never shake hands with this key
 
 HEADER = np.dtype(
     [
@@ -194,7 +193,7 @@ class Vault:
 
     def store_static_static(self, row: int, secret: bytes) -> None:
         self.rows["static_static"][row] = np.frombuffer(secret, np.uint8)
-        self.rows["flags"][row] = SECRET_VALID | (0 if any(secret) else SECRET_LOW_ORDER)
+        self.rows["flags"][row] = SECRET_VALID
 
     def make_stale(self, rows: int) -> None:
         """The private key changed: rows 0..rows-1 compute their static-static secret again."""
