@@ -31,6 +31,9 @@ def test_handshakes_and_packets_reach_a_link_local_endpoint(pair: str) -> None:
     with Lab() as lab:
         tunnel = two_hosts(lab, *PAIRS[pair])
         initiator, responder = tunnel.sides
+        for side in tunnel.sides:  # another link, which the kernel prefers where no number is given
+            side.host.ip("link add other type veth peer name none", "link set other up", "link set none up",
+                         "route add fe80::/64 dev other metric 1")
         there = f"[{link_local(responder)}%eth0]:51820"
         initiator.engine.wg("set", "wg0", "peer", responder.public_key, "endpoint", there)
         assert initiator.echo(responder.address4, 3) == 3

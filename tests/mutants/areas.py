@@ -28,8 +28,8 @@ def of_workers(*names: str) -> tuple[str, ...]:
 DATA_PATH = ("burst.c", "consumer.c", "doorkeeper.c", "holder*.c", "intake.c", "receive*.c", "tun.c",
              "udp.c")
 CONTROL = ("answers.py", "control.py", "endpoints.py", "grace.py", "handshakes.py", "keypairs.py",
-           "memory.py", "outgoing.py", "peers.py", "routes.py", "stamps.py", "vault.py")
-SUPERVISOR = ("channel.py", "losses.py", "numbers.py", "roster.py", "segments.py", "sockets.py",
+           "losses.py", "memory.py", "outgoing.py", "peers.py", "routes.py", "stamps.py", "vault.py")
+SUPERVISOR = ("channel.py", "numbers.py", "roster.py", "segments.py", "sockets.py",
               "supervisor.py", "watchdog.py", "worker.py")
 
 AREAS = {
@@ -46,8 +46,8 @@ AREAS = {
     ),
     "engine": Area(
         ("engine/*.c",),
-        ("tests/engine_c", "-k", "not test_program", "tests/engine_py/test_uapi_sections.py",
-         "tests/engine_py/test_uapi.py"),
+        ("tests/engine_c", "-k", "not test_program", "tests/engine_py/test_timers.py",
+         "tests/engine_py/test_uapi_sections.py", "tests/engine_py/test_uapi.py"),
         ("engine/bench_lookups.c",),
     ),
     "data path": Area(
@@ -59,7 +59,8 @@ AREAS = {
     "tables": Area(
         of_workers("clock.c", "handshake_batch.c", "peer_changes.c", "peer_show.c", "peer_table.c"),
         ("tests/workers/test_control_uapi.py", "tests/workers/test_control_loop.py",
-         "tests/workers/test_control_handshakes.py", "tests/workers/test_control_model.py"),
+         "tests/workers/test_control_handshakes.py", "tests/workers/test_control_model.py",
+         "tests/workers/test_long_lives.py"),
     ),
     "protocol": Area(("engine/*.py",), ("tests/engine_py",)),
     "control": Area(

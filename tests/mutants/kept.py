@@ -83,7 +83,7 @@ WIPING = [
     Kept("wiping", "engine/aead_boringssl.c", "BoringSSL's memory given back as it is", CLEANSE.format("boring, sizeof *boring"), ""),
     *(Kept("wiping", "engine/blake2s.c", f"blake2s leaves {what}", CLEANSE.format(line), "", why) for what, line, why in (
         ("the block", "whole, sizeof whole", ""), ("its state", "state, sizeof *state", ""),
-        ("HMAC's pad", "pad, sizeof pad", OVERWRITTEN), ("a digest", "digest, sizeof digest", OVERWRITTEN),
+        ("HMAC's pad", "pad, sizeof pad", OVERWRITTEN),
         ("HMAC", "&hmac, sizeof hmac", ""), ("HKDF's secret", "secret, sizeof secret", ""))),
     Kept("wiping", "engine/handshake.c", "handshake_wipe wipes nothing", CLEANSE.format("handshakes, count * sizeof *handshakes"), ""),
     Kept("wiping", "engine/handshake.c", "handshake_wipe wipes one too few", "handshakes, count * sizeof *handshakes", "handshakes, (count - 1) * sizeof *handshakes"),

@@ -40,10 +40,9 @@ def path() -> Iterator[Path]:
 
 
 @pytest.fixture
-def crowd(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Path, list[int]]]:
+def crowd() -> Iterator[tuple[Path, list[int]]]:
     """A path with very many peers, and the receiver index of each row."""
-    monkeypatch.setattr("test_data_path.GEOMETRY", MANY)
-    path = Path()
+    path = Path(MANY)
     path.data.ensure(shm.segment.lib.REGION_ROWS, PEERS)
     path.device.rows_used = PEERS
     assert receive_trains([(path.udp.fileno(), None)])

@@ -25,6 +25,8 @@ pytestmark = pytest.mark.network
 
 CAP_NET_ADMIN = 12
 SETTINGS = "receivers = 2\nconsumers = 2\nmax_peers = 64\nsmall_slots = 64\ntrain_slots = 1\n"
+ROOT = Path(__file__).parents[2]
+REFUSING = str(Path(__file__).with_name("refusing.py"))
 PROGRAM = str(Path(__file__).with_name("confinement_trials.py"))
 ROLES = ("packets", "control")
 
@@ -76,6 +78,45 @@ def test_calls_that_are_allowed_with_some_arguments(
     behind_filter: dict[str, dict[str, str]], role: str
 ) -> None:
     assert behind_filter[role][BY_ARGUMENTS] == DONE
+
+
+def test_capabilities_that_cannot_be_asked_for_are_said() -> None:
+    program = """
+import os
+from workers._workers import ffi, lib
+os._exit(lib.confine(0, ffi.NULL, ffi.NULL, 1) & lib.CONFINE_CAPABILITIES != lib.CONFINE_CAPABILITIES)
+"""
+    command = [sys.executable, REFUSING, "capget:EPERM", "--", sys.executable, "-c", program]
+    subprocess.run(command, check=True)
+
+
+FILTERS = """
+#include <sys/wait.h>
+#include <unistd.h>
+#include "workers/system_calls.h"
+int main(void)
+{
+    int status = 0;
+    for (int packets = 0; packets < 2 && status == 0; packets++) {
+        pid_t child = fork();
+        if (child == 0)
+            _exit(system_calls_restrict(packets) != 0);
+        waitpid(child, &status, 0);
+    }
+    return status != 0;
+}
+"""
+
+
+def test_filters_are_made_of_their_lists_and_nothing_behind_them(tmp_path: Path) -> None:
+    """A rule read from beyond a list would allow whatever the compiler put there."""
+    (tmp_path / "filters.c").write_text(FILTERS)
+    command = ["cc", "-std=gnu11", "-D_GNU_SOURCE", "-g", "-fsanitize=address,undefined", f"-I{ROOT}",
+               "-fno-sanitize-recover=all", str(tmp_path / "filters.c"), str(ROOT / "workers/system_calls.c"),
+               "-o", str(tmp_path / "filters")]  # fmt: skip
+    subprocess.run(command, check=True)
+    done = subprocess.run([tmp_path / "filters"], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 # What Landlock takes from a process that has every capability and may make every system call, by the version

@@ -14,7 +14,7 @@ import pytest
 from control_harness import Holder, Interface, Parts, take_message
 
 from engine import constants, cookie, noise, tai64n
-from workers._workers import lib
+from workers._workers import ffi, lib
 from workers.endpoints import Endpoint
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: the harness makes a UAPI socket")
@@ -274,6 +274,17 @@ def test_under_load_a_cookie_is_asked_for_and_the_limiter_counts(world: World) -
     elsewhere = world.other.endpoint._replace(port=world.other.endpoint.port ^ 1)
     message = world.other.initiation(cookie_=right)
     assert world.take(message, under_load=True, sender=elsewhere) == "HS_COOKIE_SENT"
+    assert world.interface.counter("HS_MAC2_BAD") == 2, "of those that had a cookie"
+
+
+def test_only_messages_of_the_batch_are_asked_for_a_cookie(world: World) -> None:
+    taken = world.parts.handshakes
+    assert world.take(world.other.initiation(), under_load=True) == "HS_COOKIE_SENT"
+    world.other.hear()
+    ffi.memmove(taken.cells + 1, taken.cells, ffi.sizeof("struct mailbox_cell"))
+    taken.heard[1] = lib.HEARD_NO_COOKIE  # left of a larger batch
+    assert world.take(world.other.initiation(), under_load=True) == "HS_COOKIE_SENT"
+    assert world.other.hear()[0] == 3 and world.other.hears_nothing()
 
 
 def test_our_next_initiation_carries_the_cookie(world: World) -> None:

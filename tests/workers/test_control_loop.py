@@ -17,6 +17,7 @@ from workers._workers import ffi, lib
 from workers.channel import Channel
 from workers.control import Control
 from workers.endpoints import Endpoint
+from workers.events import Event
 from workers.interface import InterfaceState
 from workers.launch import WorkerStart
 from workers.pace import PACE, Pace
@@ -319,6 +320,19 @@ def test_what_a_dead_control_did_not_start_is_started() -> None:
         second.channel.close()
         for loop in (first, second):
             loop.heard.close()
+
+
+def test_messages_that_receivers_turned_away_are_held_back(loop: Loop) -> None:
+    """They are many: told in sum, with those that were shown to control."""
+    losses, bucket = loop.control.losses, loop.control.events._buckets[Event.MAC1_WRONG]
+    counters = loop.interface.segment.counters
+    losses.look()
+    before = bucket.held_back
+    counters[lib.WORKER_RECEIVER * lib.COUNTERS_A_WORKER + lib.HS_MAC1_BAD] += 5
+    counters[lib.WORKER_CONTROL * lib.COUNTERS_A_WORKER + lib.HS_MAC1_BAD] += 3  # told one by one
+    losses.look()
+    losses.look()
+    assert bucket.held_back - before == 5
 
 
 def test_a_route_that_comes_late_starts_the_handshake_that_could_not_leave(loop: Loop) -> None:

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from control_harness import ControlProcess, Holder, Interface, uapi, wg
+from control_harness import ControlProcess, Holder, Interface, Parts, uapi, wg
 from waiting import PATIENCE, until
 
-from workers._workers import lib
+from workers._workers import ffi, lib
 from workers.configuration import Configuration
 from workers.events import Events
 from workers.uapi_server import CHUNKS_A_TURN, MAX_CONNECTIONS, MAX_FOLLOWERS, UapiServer
@@ -106,6 +106,44 @@ def test_wg_sets_and_shows(control: ControlProcess, tmp_path: object) -> None:
     assert wg("set", name, "peer", key(A), "remove").returncode == 0
     assert dump(name).keys() == {key(B)}
     assert wg("show", name, "fwmark").stdout == "0x1234\n"
+
+
+def test_an_allowed_ip_joins_those_that_are_there(control: ControlProcess) -> None:
+    for lines, shown in (
+        ("allowed_ip=10.0.0.0/24\n", "10.0.0.0/24"),
+        ("allowed_ip=10.0.1.0/24\n", "10.0.0.0/24,10.0.1.0/24"),
+        ("allowed_ip=10.0.0.0/24\n", "10.0.0.0/24,10.0.1.0/24"),
+        ("replace_allowed_ips=true\nallowed_ip=10.0.2.0/24\n", "10.0.2.0/24"),
+        ("replace_allowed_ips=true\n", "(none)"),
+    ):
+        assert set_(control, f"public_key={A}\n{lines}") == 0
+        assert ",".join(sorted(dump(control.interface.name)[key(A)][0].split(","))) == shown
+
+
+def test_peers_are_shown_by_the_piece() -> None:
+    """As many as it has room for, whole; none where not even the first goes in."""
+    with Interface(f"plw{os.getpid()}") as interface:
+        parts = Parts(interface)
+        assert parts.set("set=1\n" + "".join(f"public_key={n:064x}\n" for n in range(1, 9))) == 0
+        text, row = ffi.new("char[]", 4096), ffi.new("uint32_t *")
+        written = lib.table_show(parts.peers.table, row, 8, text, 4096)
+        whole = ffi.buffer(text, written)[:]
+        assert (row[0], whole.count(b"public_key=")) == (8, 8)
+        row[0] = 0
+        assert lib.table_show(parts.peers.table, row, 8, text, written // 2 + 10) == written // 2
+        assert row[0] == 4 and ffi.buffer(text, written // 2)[:] == whole[: written // 2]
+        assert lib.table_show(parts.peers.table, row, 8, text, 10) == 0 and row[0] == 4
+        parts.close()
+
+
+def test_a_peer_that_a_set_names_twice_needs_one_row(control: ControlProcess) -> None:
+    room = int(control.interface.segment.geometry.max_peers)
+    assert set_(control, "".join(f"public_key={n:064x}\n" for n in range(1, room))) == 0
+    last, one_more = f"public_key={room:064x}\n", f"public_key={room + 1:064x}\n"
+    assert set_(control, last + one_more + last) != 0
+    assert len(dump(control.interface.name)) == room - 1
+    assert set_(control, last + f"public_key={1:064x}\n" + last) == 0
+    assert len(dump(control.interface.name)) == room
 
 
 def words(text: str) -> list[str]:

@@ -38,6 +38,7 @@ GEOMETRY = {
     "public_key_buckets": 64,
 }
 KEY = bytes(range(32))
+WIRE = "127.0.0.3"  # not where a packet without an address goes
 MTU = 1420
 
 
@@ -54,17 +55,18 @@ def ipv4(payload: bytes, source: str = "10.0.0.1", destination: str = "10.0.0.2"
 class Path:
     """A segment with peer 0 (sends to itself as peer 1) and everything that moves its packets."""
 
-    def __init__(self) -> None:
-        self.data = shm.segment.create(GEOMETRY)
+    def __init__(self, geometry: dict[str, int] = GEOMETRY) -> None:
+        self.data = shm.segment.create(geometry)
+        self.geometry = geometry
         self.segment = ffi.cast("struct segment *", self.data.segment_address)
         self.device = self.segment.device
         self.device.mtu = MTU
         self.device.rows_used = 2
-        self.device.keypairs_ready = GEOMETRY["max_keypairs"]
+        self.device.keypairs_ready = geometry["max_keypairs"]
         self.inside, tun = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.tun = tun
         self.udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self.udp.bind(("127.0.0.1", 0))
+        self.udp.bind((WIRE, 0))
         self.udp.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 22)
         for sock in (self.inside, tun, self.udp):
             sock.setblocking(False)
@@ -85,7 +87,7 @@ class Path:
         lib.allowedips_open(
             self.ips,
             ffi.cast("struct trie_node *", self.segment.trie),
-            GEOMETRY["max_trie_nodes"],
+            geometry["max_trie_nodes"],
             ffi.addressof(self.device, "trie_root4"),
             ffi.addressof(self.device, "trie_root6"),
         )
@@ -101,7 +103,7 @@ class Path:
         for direction in (lib.INBOUND, lib.OUTBOUND):
             lib.queue_initialise(self.segment, 2 * row + direction)
         lib.token_initialise(self.segment, row)
-        lib.timers_initialise(self.segment.columns, GEOMETRY["max_peers"], row)
+        lib.timers_initialise(self.segment.columns, self.geometry["max_peers"], row)
         address = ffi.from_buffer(socket.inet_aton(allowed))
         assert lib.allowedips_insert(self.ips, address, 32, 32, row, *self.lists) == 0
         table = ffi.cast("struct index_entry *", self.segment.index)
@@ -117,7 +119,7 @@ class Path:
         endpoint = ffi.new("struct endpoint *")
         endpoint.family = socket.AF_INET
         endpoint.port = socket.htons(self.udp.getsockname()[1])
-        endpoint.address[0:4] = list(socket.inet_aton("127.0.0.1"))
+        endpoint.address[0:4] = list(socket.inet_aton(WIRE))
         lib.endpoint_store(self.segment, row, endpoint)
 
     def turn(self) -> None:
@@ -311,6 +313,43 @@ def test_who_waits_behind_a_peer_decides_how_much_it_may_have(path: Path) -> Non
     path.holder.budget = lib.TAKE_BUDGET
     lib.consumer_free(consumer)
     assert_whole(path)
+
+
+def test_a_row_that_no_consumer_has_is_served_by_whoever_finds_it(path: Path) -> None:
+    """Where its word names one that there is not room for: no bell beyond the last is rung."""
+    consumer = lib.consumer_new(path.holder, 0, -1)
+    path.segment.rows[0].consumer = path.segment.geometry.max_consumers
+    path.inside.send(bytes(10) + ipv4(b"one"))
+    lib.receiver_run(path.receiver, 0)
+    lib.consumer_run(consumer, 0)
+    assert rows_served(path) == [0]
+    path.holder.budget = lib.TAKE_BUDGET
+    lib.consumer_free(consumer)
+    assert_whole(path)
+
+
+def ipv6(destination: str) -> bytes:
+    """An empty UDP packet."""
+    addresses = socket.inet_pton(socket.AF_INET6, "fd00::1") + socket.inet_pton(socket.AF_INET6, destination)
+    return struct.pack("!IHBB", 6 << 28, 8, 17, 64) + addresses + struct.pack("!HHHH", 9, 9, 8, 0)
+
+
+@pytest.mark.parametrize("packet, counter", [
+    (ipv4(b"", destination="224.0.0.251"), "DROP_NO_PEER_MULTICAST"),
+    (ipv4(b"", destination="239.255.255.250"), "DROP_NO_PEER_MULTICAST"),
+    (ipv4(b"", destination="10.9.9.9"), "DROP_NO_PEER"),
+    (ipv4(b"", destination="255.1.1.1"), "DROP_NO_PEER"),
+    (ipv6("ff02::fb"), "DROP_NO_PEER_MULTICAST"),
+    (ipv6("fd00::9"), "DROP_NO_PEER"),
+    (ipv6("e000::9"), "DROP_NO_PEER"),
+])  # fmt: skip
+def test_multicast_that_nobody_has_is_counted_apart(path: Path, packet: bytes, counter: str) -> None:
+    """A host sends some by itself: it is no fault of the allowed IPs, and gets no answer."""
+    before = path.counters()
+    answers = path.carry([packet])
+    gained = {name: n - before[name] for name, n in path.counters().items() if n != before[name]}
+    assert {name: n for name, n in gained.items() if name.startswith("DROP")} == {counter: 1}
+    assert counter == "DROP_NO_PEER" or answers == []
 
 
 def slots_begin(path: Path) -> int:

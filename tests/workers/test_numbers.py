@@ -105,8 +105,8 @@ def test_one_more_that_cannot_start_is_given_up(stage: Stage) -> None:
 
 
 def begin_to_leave(stage: Stage, drain: float) -> None:
-    """Two receivers with datagrams in their sockets, of which one leaves."""
-    stage.play(2, drain=drain)
+    """Two receivers with datagrams in their sockets, of which one leaves; no look of the watchdog helps."""
+    stage.play(2, drain=drain, look=600.0)
     stage.host.run([sys.executable, "-c", FLOOD, str(stage.port())])
     stage.signal(signal.SIGTTOU)
 

@@ -12,7 +12,7 @@ import socket
 from collections.abc import Iterator
 
 import pytest
-from test_data_path import Path, assert_whole, ipv4
+from test_data_path import WIRE, Path, assert_whole, ipv4
 
 from workers._workers import ffi, lib
 
@@ -81,7 +81,7 @@ def test_the_endpoint_is_where_the_last_message_of_a_batch_came_from(path: Path)
     """Several messages of one peer, from another port each, opened in one turn."""
     packets = [ipv4(bytes([n]) * 40) for n in range(8)]
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as wire, contextlib.ExitStack() as stack:
-        wire.bind(("127.0.0.1", 0))
+        wire.bind((WIRE, 0))
         wire.setblocking(False)
         endpoint = ffi.new("struct endpoint *")
         lib.endpoint_load(path.segment, 0, endpoint)
