@@ -98,10 +98,18 @@ class Result:
     wrong: list[str] = field(default_factory=list)
 
 
-def run(*, as_json: bool, seconds: int, command: Sequence[str] = lab.PLAIT) -> int:
+def run(
+    *,
+    as_json: bool,
+    seconds: int,
+    command: Sequence[str] = lab.PLAIT,
+    pings: int = PINGS,
+    foreign: Sequence[str] = FOREIGN,
+) -> int:
     """Run the demo and print its results on stdout. 0, or 1 when anything is wrong.
 
     seconds: of TCP each way. command: the engine in each host ({iface} is replaced).
+    pings: to each address. foreign: counters that must stay 0.
     """
     lacks = lab.missing("wg", "iperf3", "ping", command[0])
     if lacks:
@@ -111,7 +119,7 @@ def run(*, as_json: bool, seconds: int, command: Sequence[str] = lab.PLAIT) -> i
     result = Result()
     try:
         with interruptible(), _progress() as step:
-            _measure(result, step, seconds, command)
+            _measure(result, step, seconds, command, pings, foreign)
     except lab.LabError as error:
         raise Failure(error.what, error.why, error.next_step) from error
     if as_json:
@@ -166,7 +174,9 @@ def _progress() -> Iterator[Step]:
 # --- the measurements ---------------------------------------------------------------------------
 
 
-def _measure(result: Result, step: Step, seconds: int, command: Sequence[str]) -> None:
+def _measure(
+    result: Result, step: Step, seconds: int, command: Sequence[str], pings: int, foreign: Sequence[str]
+) -> None:
     with Lab() as laboratory:
         step("two hosts and a cable between them")
         a, b = laboratory.add_hosts(["a", "b"])
@@ -182,13 +192,13 @@ def _measure(result: Result, step: Step, seconds: int, command: Sequence[str]) -
         for here, there in ((a, b), (b, a)):
             for address in ADDRESSES[there.name]:
                 step(f"ping {here.name} -> {there.name} ({address})")
-                result.pings.append(_ping(result, here, there, address))
+                result.pings.append(_ping(result, here, there, address, pings))
         for here, there in ((a, b), (b, a)):
             step(f"TCP {here.name} -> {there.name}, {seconds} s")
             result.streams.append(_stream(result, engines, here, there, seconds))
         step("what the engines say of it")
         for engine in engines:
-            _ask(result, engine)
+            _ask(result, engine, foreign)
         step("taking it all down")
         for engine in engines:
             _stop(result, engine)
@@ -233,10 +243,10 @@ def _handshake(engine: Engine, remote: str) -> float:
     )
 
 
-def _ping(result: Result, here: Host, there: Host, address: str) -> PingResult:
+def _ping(result: Result, here: Host, there: Host, address: str, count: int) -> PingResult:
     path = f"{here.name} -> {there.name}"
-    ping = here.ping(address, PINGS, PING_INTERVAL, wait=2)
-    if ping.sent != PINGS or ping.received != PINGS:
+    ping = here.ping(address, count, PING_INTERVAL, wait=2)
+    if ping.sent != count or ping.received != count:
         result.wrong.append(f"ping {path} {address}: {ping.received} answers to {ping.sent} echoes")
     times = ping.times or (float("nan"),)
     average = sum(times) / len(times)
@@ -258,7 +268,7 @@ def _cpu(engines: Sequence[Engine]) -> float:
     return sum(process.cpu_seconds for engine in engines for process in engine.processes())
 
 
-def _ask(result: Result, engine: Engine) -> None:
+def _ask(result: Result, engine: Engine, foreign: Sequence[str]) -> None:
     """Counters, processes and peers of one engine."""
     name = engine.host.name
     if engine.process.poll() is not None:
@@ -269,7 +279,7 @@ def _ask(result: Result, engine: Engine) -> None:
     report = uapi_client.parse_engine(INTERFACE, engine.uapi("get_engine=1\n\n"))
     result.aead = report["aead"]
     result.counters[name] = report["counters"]
-    for cause in FOREIGN:
+    for cause in foreign:
         if report["counters"].get(cause):
             result.wrong.append(f"host {name}: {report['counters'][cause]} x {cause}")
     for process in report["processes"]:

@@ -11,9 +11,10 @@ import contextlib
 import json
 import re
 import selectors
+import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from typing import Any
 
@@ -75,18 +76,22 @@ def remembered(interface: str | None) -> Iterator[tuple[str, dict[str, Any]]]:
 # --- following ----------------------------------------------------------------------------------
 
 
+Ask = Callable[[str, bytes, float], socket.socket]  # of an interface, an operation, seconds of patience
+
+
 class Stream:
     """One interface's connection, made again when it ends while the engine lives."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, ask: Ask = uapi_client.ask) -> None:
         self.name = name
+        self.ask = ask
         self.seen = (0, 0, 0.0)  # life, number and time of the latest event
         self.is_ending = False
         self.connect()
 
     def connect(self, patience: float = engines.PATIENCE) -> None:
         """Ask. Failure when nobody listens."""
-        self.socket = uapi_client.ask(self.name, b"events=1\n\n", patience)
+        self.socket = self.ask(self.name, b"events=1\n\n", patience)
         self.rest = b""
         self.is_silent = True  # since it was asked
         self.asked = time.monotonic()
@@ -200,8 +205,8 @@ class Following:
         followed = {stream.name for stream in self._followed()}
         self.said &= {*names, *followed}
         for name in names:
-            socket, until = self.resting.get(name, (0, 0.0))
-            if name in followed or (time.monotonic() < until and uapi_client.socket_number(name) == socket):
+            number, until = self.resting.get(name, (0, 0.0))
+            if name in followed or (time.monotonic() < until and uapi_client.socket_number(name) == number):
                 continue
             try:
                 if name in self.streams:

@@ -156,8 +156,9 @@ def pages(metrics: App) -> App:
 class Engines(Collector):
     """The engines of this host, asked when Prometheus asks."""
 
-    def __init__(self, peers: bool | None) -> None:
+    def __init__(self, peers: bool | None, fresh: float = FRESH_SECONDS) -> None:
         self.peers = peers
+        self.fresh = fresh
         self._lock = threading.Lock()
         self._families: list[Metric] = []
         self._asked = float("-inf")
@@ -170,7 +171,7 @@ class Engines(Collector):
     def collect(self) -> Iterator[Metric]:
         """Every metric of every engine; prometheus_client calls it, from a thread for each scrape."""
         with self._lock:
-            if time.monotonic() - self._asked >= FRESH_SECONDS:
+            if time.monotonic() - self._asked >= self.fresh:
                 self._families = self._ask()
                 self._asked = time.monotonic()
             families = self._families

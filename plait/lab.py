@@ -75,12 +75,13 @@ class LabError(Exception):
 def missing(*programs: str) -> list[LabError]:
     """What this machine lacks to run a lab; empty when it can. programs: needed beyond the lab's own."""
     lacks: list[LabError] = []
+    if os.geteuid() != 0:  # first: programs that root alone can see may be missing as well
+        lacks.append(LabError("not root", "namespaces need CAP_SYS_ADMIN and more", "Run it as root"))
     for program in ("ip", "mount", "unshare", "nsenter", *programs):
         if shutil.which(program, path=search_path()) is None:
             lacks.append(LabError(f"no {program}", "the program is not on PATH",
                                   "Install iproute2, util-linux, wireguard-tools, iperf3 or iputils-ping"))
     if os.geteuid() != 0:
-        lacks.append(LabError("not root", "namespaces need CAP_SYS_ADMIN and more", "Run it as root"))
         return lacks
     if not os.path.exists("/dev/net/tun"):
         lacks.append(LabError("no /dev/net/tun", "the tun module is not there",

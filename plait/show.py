@@ -190,11 +190,12 @@ def _print_field(interface: str | None, field: str) -> None:
         raise Failure(f"`{field}` cannot be shown", "no such field exists", f"Ask for one of {known}.")
     prefix = interface == "all"
     for name, device in engines.ask(engines.names(interface), uapi_client.get):
-        for row in _rows(device, field):
+        for row in rows(device, field):
             sys.stdout.write("\t".join([name, *row] if prefix else row) + "\n")
 
 
-def _rows(device: Device, field: str) -> Iterator[list[str]]:
+def rows(device: Device, field: str) -> Iterator[list[str]]:
+    """What `show IFACE FIELD` prints of the interface, line by line."""
     if field == "dump":
         yield [
             device.private_key or "(none)",

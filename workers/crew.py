@@ -66,5 +66,10 @@ def _new_crypto() -> Any:
 
 def _stand_back() -> None:
     with contextlib.suppress(OSError):
-        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
-        os.setpriority(os.PRIO_PROCESS, 0, NICE)  # this thread, of Linux; control's filter lets no other
+        stand_back()
+
+
+def stand_back() -> None:
+    """Let others go before this thread. OSError: the kernel, or a filter, refuses."""
+    os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+    os.setpriority(os.PRIO_PROCESS, 0, NICE)  # this thread, of Linux; control's filter lets no other

@@ -213,14 +213,14 @@ class Syslog:
 
     is_tried_again = True  # it was restarted
 
-    def __init__(self) -> None:
+    def __init__(self, path: str) -> None:
         from logging.handlers import SysLogHandler
 
         class Handler(SysLogHandler):
             def handleError(self, record: logging.LogRecord) -> None:
                 raise  # noqa: PLE0704  logging calls it from an except clause
 
-        self._handler = Handler(DEV_LOG, SysLogHandler.LOG_DAEMON)
+        self._handler = Handler(path, SysLogHandler.LOG_DAEMON)
         self._handler.ident = f"plaitd[{os.getpid()}]: "
 
     def put(self, severity: int, created: float, text: str) -> None:
@@ -235,11 +235,16 @@ class EngineLog:
     """The pipe and the thread, in the supervisor. kind: file, stderr or syslog; path: of the file."""
 
     def __init__(
-        self, kind: str, path: str, environment: Mapping[str, str], pipe: tuple[int, int] | None = None
+        self,
+        kind: str,
+        path: str,
+        environment: Mapping[str, str],
+        pipe: tuple[int, int] | None = None,
+        dev_log: str = DEV_LOG,
     ) -> None:
         self.kind, self.path = kind, path
         self.is_silent = LEVELS.get(level_name(environment)) == LEVELS["silent"]
-        self.destination: Destination = Syslog() if kind == "syslog" else Stderr(environment)
+        self.destination: Destination = Syslog(dev_log) if kind == "syslog" else Stderr(environment)
         self.reader, self.writer = pipe or os.pipe()
         for fd in (self.reader, self.writer):
             os.set_blocking(fd, False)
@@ -362,7 +367,7 @@ class EngineLog:
 _current: EngineLog | None = None  # of the engine whose supervisor this process is
 
 
-def choose(environment: Mapping[str, str], in_background: bool) -> str:
+def choose(environment: Mapping[str, str], in_background: bool, dev_log: str = DEV_LOG) -> str:
     """Where the log goes: file (WG_LOG_FILE), stderr, syslog, or nowhere.
 
     Whoever sets a level in the background wants to see it on stderr; else syslog has it, where there is one.
@@ -375,7 +380,7 @@ def choose(environment: Mapping[str, str], in_background: bool) -> str:
     if level:
         return "nowhere" if level == "silent" else "stderr"
     with contextlib.suppress(OSError):
-        if stat.S_ISSOCK(os.stat(DEV_LOG).st_mode):
+        if stat.S_ISSOCK(os.stat(dev_log).st_mode):
             return "syslog"
     return "nowhere"
 
@@ -386,6 +391,7 @@ def opened(
     environment: Mapping[str, str],
     in_background: bool = False,
     left: Mapping[str, Any] | None = None,
+    dev_log: str = DEV_LOG,
 ) -> Iterator[EngineLog]:
     """The log of the engine whose supervisor this process is, as TITLE. Failure: its file cannot be opened.
 
@@ -398,10 +404,10 @@ def opened(
             continue
         os.open(os.devnull, os.O_RDWR)
     path = os.path.abspath(environment["WG_LOG_FILE"]) if environment.get("WG_LOG_FILE") else ""
-    kind = choose(environment, in_background)
+    kind = choose(environment, in_background, dev_log)
     if left is not None:
         kind, path, pipe = left["kind"], left["path"], tuple(left["pipe"])
-        _current = EngineLog(kind, path, environment, pipe)
+        _current = EngineLog(kind, path, environment, pipe, dev_log)
     else:
         if kind == "file":
             try:
@@ -413,7 +419,7 @@ def opened(
                     "mend WG_LOG_FILE or unset it",
                     Exit.USAGE,
                 ) from error
-        _current = EngineLog("stderr" if kind == "nowhere" else kind, path, environment)
+        _current = EngineLog("stderr" if kind == "nowhere" else kind, path, environment, dev_log=dev_log)
     configure(title)
     if words := unknown_level(environment):
         log.warning("%s", words)

@@ -14,6 +14,7 @@ import contextlib
 import errno
 import socket
 import struct
+from collections.abc import Callable
 from time import monotonic_ns
 
 from workers._workers import lib
@@ -42,7 +43,10 @@ _ATTRIBUTE = struct.Struct("=HH")  # struct rtattr: length, type; values here ar
 class Routes:
     """The watch over routes. `news` is to be selected for; then `drain`, and `step` in each turn."""
 
-    def __init__(self, peers: Peers, endpoints: EndpointOrders) -> None:
+    def __init__(
+        self, peers: Peers, endpoints: EndpointOrders, clock: Callable[[], int] = monotonic_ns
+    ) -> None:
+        self.clock = clock  # ns
         self.peers = peers
         self.endpoints = endpoints
         kind = socket.SOCK_RAW | socket.SOCK_NONBLOCK
@@ -88,12 +92,12 @@ class Routes:
         if is_first:
             self.looks, self.at, self.next_look = self.looks - 1, 0, now + SECOND
         last = min(self.at + SLICE, self.peers.used)
-        begin = monotonic_ns()
+        begin = self.clock()
         for row in self.peers.live_rows(self.at, last):
             endpoint = self.endpoints.read(row)
             if endpoint is not None and not self.agrees(endpoint):
                 self.peers.order(row, lib.ORDER_CLEAR_SOURCE)
-        self.rest_until = now + (1 + REST) * (monotonic_ns() - begin)
+        self.rest_until = now + (1 + REST) * (self.clock() - begin)
         self.at = last if last < self.peers.used else NOBODY
         return is_first
 

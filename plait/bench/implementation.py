@@ -109,12 +109,12 @@ class Tunnel:
 
     def __init__(self, implementation: Implementation) -> None:
         self.implementation = implementation
-        self._lab = Lab()
         self._pids: list[int] = []
         self.engines: list[Engine] = []
         self.is_warm = False
 
     def __enter__(self) -> Tunnel:
+        self._lab = Lab()
         try:
             self._start()
         except BaseException:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from plait.failure import Failure
 
 
-def require() -> None:
+def require(find: Callable[[str], object] = importlib.util.find_spec) -> None:
     """Raise Failure where matplotlib is missing: before anything is measured, not after."""
-    if importlib.util.find_spec("matplotlib") is None:
+    if find("matplotlib") is None:
         raise Failure(
             "cannot plot",
             "matplotlib is not installed",

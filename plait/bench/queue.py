@@ -22,10 +22,8 @@ import click
 from plait.failure import Failure
 
 BURSTS = (1, 32, 64)
-SECTIONS = 64  # of one run: each is BENCH_SECTION packets of each producer
 NOBODY = 0xFFFFFFFF
 MOST_OF_SINGLY = 0.25  # what a packet in chains of 32 may cost of one pushed alone, 2 producers
-WORKER = [sys.executable, "-m", "plait.bench.queue"]
 
 # In the order of enum bench_design.
 TITLES = (
@@ -85,16 +83,28 @@ def plan(topology: Topology) -> list[Run]:
     return [Run(design, burst) for burst in BURSTS for design in designs]
 
 
-def costs(rounds: int, report: Callable[[str], None]) -> list[Cost]:
+@dataclass(frozen=True)
+class Method:
+    """What is run, for how long, and by whom."""
+
+    plan: Callable[[Topology], list[Run]] = plan
+    sections: int = 64  # of one run: each is BENCH_SECTION packets of each producer
+    worker: tuple[str, ...] = (sys.executable, "-m", "plait.bench.queue")
+
+
+METHOD = Method()
+
+
+def costs(rounds: int, report: Callable[[str], None], method: Method = METHOD) -> list[Cost]:
     """Measure everything; raises Failure when a run fails. The first round warms up and does not count."""
     from statistics import median
 
     found: list[Cost] = []
     for topology in TOPOLOGIES:
         report(topology.title)
-        runs = plan(topology)
+        runs = method.plan(topology)
         columns: list[list[float]] = [[] for _ in runs]
-        for at, cost in enumerate(_rounds(topology, runs * (rounds + 1))):
+        for at, cost in enumerate(_rounds(topology, runs * (rounds + 1), method)):
             if at >= len(runs):
                 columns[at % len(runs)].append(cost)
         for run, column in zip(runs, columns, strict=True):
@@ -148,7 +158,7 @@ def _segments() -> Iterator[tuple[Any, Any]]:
         yield data, area
 
 
-def _rounds(topology: Topology, runs: list[Run]) -> Iterator[float]:
+def _rounds(topology: Topology, runs: list[Run], method: Method) -> Iterator[float]:
     """Yield the nanoseconds a packet of each run. All processes live as long as this plan."""
     from shm._shm import ffi, lib
 
@@ -170,11 +180,11 @@ def _rounds(topology: Topology, runs: list[Run]) -> Iterator[float]:
                 "data": [data.fd, data.bytes],
                 "area": [area.fd, area.bytes],
                 "core": free[number] if len(free) >= len(topology.roles) else None,
-                "sections": SECTIONS,
+                "sections": method.sections,
                 "roles": roles,
             }
             process = subprocess.Popen(
-                [*WORKER, json.dumps(orders)],
+                [*method.worker, json.dumps(orders)],
                 stdout=subprocess.PIPE if takes else subprocess.DEVNULL,
                 pass_fds=(data.fd, area.fd),
             )
@@ -304,7 +314,7 @@ def _sizes() -> list[str]:
     return [f"{design:<14}{size:>8,} bytes a peer, both directions" for design, size in sizes]
 
 
-def run(rounds: int, *, as_json: bool) -> None:
+def run(rounds: int, *, as_json: bool, method: Method = METHOD) -> None:
     """Measure, then print the table or JSON on stdout."""
 
     def report(text: str) -> None:
@@ -318,7 +328,7 @@ def run(rounds: int, *, as_json: bool) -> None:
             "processes run, waiting for a core is measured too: trust the column of 1 process alone.",
             err=True,
         )
-    found = costs(rounds, report)
+    found = costs(rounds, report, method)
     if not as_json:
         click.echo("\n".join(queue_table(found, rounds)))
         return

@@ -1,14 +1,13 @@
 """`plait bench queue` around the rejected candidate, for docs/adr/0001-publication-of-a-chain.md.
 
-The first two rows of the table are then the journalled queue's; the others are measured once more, so that
+The rows called Plait's queue are then the journalled queue's; the others are measured once more, so that
 two tables can be compared. Compiles tests/bench/journalled.c beside the shipped sources into a directory that
 it removes.
-
-usage: python -m tests.bench.journalled [--rounds N] [--json]
 """
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
 import json
 import os
@@ -77,20 +76,23 @@ def work(orders: dict[str, object]) -> None:
     bench.work(orders, Library())
 
 
-def main(arguments: list[str]) -> None:
+def main() -> None:
     """Build, then measure with workers of this module."""
-    from plait.bench import bench as command
+    from plait.bench import QUEUE_ROUNDS
     from plait.bench import queue as bench
 
+    parser = argparse.ArgumentParser("python -m tests.bench.journalled", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=QUEUE_ROUNDS)
+    parser.add_argument("--json", action="store_true")
+    asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as directory:
         os.environ[HERE] = str(build(directory))
-        bench.WORKER = [sys.executable, "-m", "tests.bench.journalled", "work"]
-        bench.TITLES = ("journalled queue", "journalled, counted per packet", *bench.TITLES[2:])
-        command(["queue", *arguments], standalone_mode=False)
+        method = bench.Method(worker=(sys.executable, "-m", "tests.bench.journalled", "work"))
+        bench.run(asked.rounds, as_json=asked.json, method=method)
 
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["work"]:
         work(json.loads(sys.argv[2]))
     else:
-        main(sys.argv[1:])
+        main()

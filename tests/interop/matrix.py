@@ -27,7 +27,7 @@ import itertools
 import json
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -201,7 +201,10 @@ def restart(side: Side, other: Side, command: Sequence[str]) -> None:
     eventually(lambda: side.echo(other.address4, timeout=1) == 3)
 
 
-def outcome(cell: Cell, count: int) -> Outcome:
+Runner = Callable[[Cell, int, Course], int]
+
+
+def outcome(cell: Cell, count: int, run: Runner) -> Outcome:
     """Run a cell whatever happens in it."""
     started, arrived, why, course = time.monotonic(), 0, "", Course()
     try:
@@ -228,7 +231,7 @@ def table(outcomes: Sequence[Outcome]) -> str:
     return "\n".join([*lines, f"{passed} of {len(outcomes)} cells pass, {seconds:.0f} s"])
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, run: Runner = run) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.interop.matrix", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", action="append", default=[], metavar="NAME",
@@ -249,7 +252,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     outcomes = []
     for cell in cells:
-        outcomes.append(outcome(cell, int(options.megabytes * MEGABYTE)))
+        outcomes.append(outcome(cell, int(options.megabytes * MEGABYTE), run))
         last = outcomes[-1]
         print(f"matrix: {len(outcomes)}/{len(cells)} {cell.name} {'pass' if last.passed else 'FAIL'}, "
               f"{last.seconds} s: {', '.join(f'{part} {took}' for part, took in last.parts.items())}",

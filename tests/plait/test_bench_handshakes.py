@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 
-import pytest
 from click.testing import CliRunner
 
 from plait import bench_handshakes
 
 
-def test_every_figure_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bench_handshakes, "BATCH", 4)
+def test_every_figure_is_there() -> None:
     words = ["--peers", "20", "--rounds", "2", "--json"]
     answer = CliRunner().invoke(bench_handshakes.handshakes, words, catch_exceptions=False)
     found = json.loads(answer.stdout)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 from pathlib import Path
@@ -18,9 +17,8 @@ from plait.bench.stages import Frame, stage_of
 from plait.failure import Failure
 
 
-def test_aead_has_every_figure(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_aead_has_every_figure() -> None:
     """Each provider of this build and each size once, sealed and opened; larger packets cost more."""
-    monkeypatch.setattr(aead, "BYTES_A_MEASUREMENT", 0)
     answer = CliRunner().invoke(command, ["aead", "--rounds", "1", "--json"], catch_exceptions=False)
     found = json.loads(answer.stdout)
     costs = [aead.Cost(**cost) for cost in found["ns_per_packet"]]
@@ -148,7 +146,6 @@ def test_a_plot_a_figure(tmp_path: Path) -> None:
     assert file.read_bytes().startswith(b"\x89PNG") and file.stat().st_size > 5000
 
 
-def test_without_matplotlib_it_says_so_before_it_measures(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+def test_without_matplotlib_it_says_so() -> None:
     with pytest.raises(Failure, match=r"matplotlib is not installed.*pip install 'plait\[report\]'"):
-        plot.require()
+        plot.require(find=lambda name: None)

@@ -5,24 +5,18 @@ from __future__ import annotations
 import json
 
 import pytest
-from click.testing import CliRunner
 
-from plait.bench import bench as command
 from plait.bench import queue as bench
 from plait.failure import Failure
 from shm._shm import ffi, lib
 
-
-@pytest.fixture(autouse=True)
-def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sections enough for a median, not for a figure."""
-    monkeypatch.setattr(bench, "SECTIONS", 3)
+SHORT = bench.Method(sections=3)  # enough for a median, not for a figure
 
 
-def test_the_table_has_every_figure() -> None:
+def test_the_table_has_every_figure(capsys: pytest.CaptureFixture[str]) -> None:
     """Each design, burst and topology once, as JSON and lined up; all processes ended well."""
-    answer = CliRunner().invoke(command, ["queue", "--rounds", "1", "--json"], catch_exceptions=False)
-    found = json.loads(answer.stdout)
+    bench.run(1, as_json=True, method=SHORT)
+    found = json.loads(capsys.readouterr().out)
     costs = [bench.Cost(**cost) for cost in found["ns_per_packet"]]
     assert len({(c.design, c.burst, c.topology) for c in costs}) == len(costs) == 3 * (5 + 4 + 4)
     assert all(0 < c.least <= c.median <= c.most for c in costs)
@@ -67,8 +61,8 @@ def test_disorder_is_refused() -> None:
         assert "in order" in failure.why
 
 
-def test_a_worker_that_dies_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_that_dies_is_a_failure() -> None:
     """No figure and no waiting: the sentence says that a process ended."""
-    monkeypatch.setattr(bench, "plan", lambda topology: [bench.Run(0, 65)])  # longer than any burst may be
+    method = bench.Method(plan=lambda topology: [bench.Run(0, 65)])  # longer than any burst may be
     with pytest.raises(Failure, match="one of its processes ended"):
-        bench.costs(1, lambda text: None)
+        bench.costs(1, lambda text: None, method)

@@ -111,21 +111,16 @@ def test_it_leaves_nothing_however_it_ends(host: Host, step: str, number: signal
     until(lambda: traces(host) == before, "no trace", seconds)
 
 
-def test_an_engine_that_cannot_answer_or_does_not_start_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_engine_that_cannot_answer_or_does_not_start_is_told() -> None:
     """wireguard-go carries the traffic, but cannot answer for the inside of plaitd."""
-    monkeypatch.setattr(demo, "PINGS", 3)
     with pytest.raises(Failure) as failure:
-        demo.run(as_json=True, seconds=1, command=("wireguard-go", "-f", "{iface}"))
+        demo.run(as_json=True, seconds=1, pings=3, command=("wireguard-go", "-f", "{iface}"))
     assert "wg0" in str(failure.value)
     with pytest.raises(Failure) as failure:
         demo.run(as_json=True, seconds=1, command=("false",))
     assert "did not start" in str(failure.value)
 
 
-def test_what_is_wrong_makes_the_exit_code(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(demo, "FOREIGN", ("udp_sent",))
-    monkeypatch.setattr(demo, "PINGS", 3)
-    assert demo.run(as_json=True, seconds=1) == 1
+def test_what_is_wrong_makes_the_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
+    assert demo.run(as_json=True, seconds=1, pings=3, foreign=("udp_sent",)) == 1
     assert re.search(r"plait: wrong: host a: \d+ x udp_sent", capsys.readouterr().err)

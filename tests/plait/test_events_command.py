@@ -459,7 +459,7 @@ def test_another_engine_tells_no_events() -> None:
             assert done.returncode == 1 and done.stderr.startswith("plait: wg0 does not tell events: ")
 
 
-def test_a_stream_that_begins_anew_tells_nothing_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stream_that_begins_anew_tells_nothing_twice() -> None:
     ends: list[socket.socket] = []
 
     def ask(name: str, operation: bytes, patience: float) -> socket.socket:
@@ -472,9 +472,7 @@ def test_a_stream_that_begins_anew_tells_nothing_twice(monkeypatch: pytest.Monke
         said = {"life": life, "number": number, "time": time, "event": event}
         return b"event=" + json.dumps(said).encode() + b"\n"
 
-    monkeypatch.setattr(events.uapi_client, "ask", ask)
-    monkeypatch.setattr(events, "RECONNECT", 0)
-    stream = events.Stream("wg0")
+    stream = events.Stream("wg0", ask)
 
     def numbers(data: bytes) -> list[int]:
         ends[-1].sendall(data)

@@ -125,16 +125,11 @@ def test_interfaces_look_as_wg_shows_them(served: tuple[Host, dict[str, str]], c
     "public-key", "private-key", "listen-port", "fwmark", "peers", "preshared-keys", "endpoints",
     "allowed-ips", "latest-handshakes", "transfer", "persistent-keepalive", "dump",
 ])  # fmt: skip
-def test_fields_are_as_wg_prints_them(
-    served: tuple[Host, dict[str, str]], field: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_fields_are_as_wg_prints_them(served: tuple[Host, dict[str, str]], field: str) -> None:
     host, texts = served
     for name, text in list(texts.items())[:20]:
-        device = uapi_client.parse(name, text)
-        monkeypatch.setattr(uapi_client, "get", lambda name, patience, device=device: device)
-        with contextlib.redirect_stdout(io.StringIO()) as out:
-            show.run(name, field, engine=False, as_json=False)
-        assert out.getvalue() == host.run(["wg", "show", name, field]).stdout
+        lines = ["\t".join(row) + "\n" for row in show.rows(uapi_client.parse(name, text), field)]
+        assert "".join(lines) == host.run(["wg", "show", name, field]).stdout
 
 
 @pytest.mark.network
@@ -177,6 +172,11 @@ def test_the_command_in_a_host_with_two_engines() -> None:
         assert both.returncode == 1 and both.stdout == "" and "`transfer`" in both.stderr
 
 
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
 def test_colours_are_for_terminals_that_want_them(monkeypatch: pytest.MonkeyPatch) -> None:
     for mode, no_color, terminal, wanted in (
         (None, None, True, True),
@@ -191,8 +191,9 @@ def test_colours_are_for_terminals_that_want_them(monkeypatch: pytest.MonkeyPatc
             monkeypatch.delenv(name, raising=False)
             if value is not None:
                 monkeypatch.setenv(name, value)
-        monkeypatch.setattr(sys.stdout, "isatty", lambda terminal=terminal: terminal, raising=False)
-        assert show.is_coloured() is wanted, (mode, no_color, terminal)
+        with contextlib.redirect_stdout(Terminal() if terminal else io.StringIO()):
+            found = show.is_coloured()
+        assert found is wanted, (mode, no_color, terminal)
 
 
 @pytest.mark.parametrize("answer, said", [

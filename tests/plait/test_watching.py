@@ -12,14 +12,14 @@ import re
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from interop.tunnel import eventually
 
-from plait import command, engines, events, uapi_client
-from plait.exporter import Engines
+from plait import engines, uapi_client
 from plait.failure import Failure
 from plait.lab import WIREGUARD_GO, Host, Lab, Peer, keypair
 
@@ -102,26 +102,44 @@ def host() -> Iterator[Host]:
 
 
 @pytest.fixture
-def ask(
-    host: Host, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Callable[..., tuple[int, str, str]]:
-    """A command against the sockets of the host, in this process: exit code, stdout, stderr."""
-    monkeypatch.setattr(uapi_client, "SOCKETS", host.root / "run/wireguard")
+def ask(host: Host) -> Callable[..., tuple[int, str, str]]:
+    """A command in the host: exit code, stdout, stderr. before: what starts it."""
 
-    def run(*arguments: str) -> tuple[int, str, str]:
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            command.plait.main(list(arguments), prog_name="plait")
-        said = capsys.readouterr()
-        return int(ended.value.code or 0), said.out, said.err
+    def run(*arguments: str, before: Sequence[str] = ()) -> tuple[int, str, str]:
+        done = host.run([*before, "plait", *arguments], check=False)
+        return done.returncode, done.stdout, done.stderr
 
     return run
 
 
+# What the last of argv scrapes told: {family: [[labels, value], ...]}, stamps left out.
+COLLECT = """
+import json, sys
+from plait.exporter import Engines
+collector = Engines(None, fresh=0)
+for _ in range(int(sys.argv[1])):
+    found = list(collector.collect())
+print(json.dumps({each.name: [[sample.labels, sample.value] for sample in each.samples
+                              if not sample.name.endswith("_created")] for each in found}))
+"""
+
+
+Samples = list[tuple[dict[str, str], float]]
+# What is started by it finds other sockets than those of the engines, which must stay where they are.
+ELSEWHERE = ["unshare", "--mount", "sh", "-c",
+             'mount --bind /run/elsewhere /run/wireguard && exec "$@"', "sh"]  # fmt: skip
+
+
+def collected(host: Host, times: int = 1, before: Sequence[str] = ()) -> tuple[dict[str, Samples], str]:
+    """By the exporter's collector, and what it said on stderr."""
+    done = host.run([*before, sys.executable, "-c", COLLECT, str(times)])
+    return json.loads(done.stdout), done.stderr
+
+
 @contextlib.contextmanager
-def served(host: Host, *kinds: str) -> Iterator[None]:
-    """Those sockets beside the engines."""
-    process = host.popen([sys.executable, "-c", SERVER, "/run/wireguard", *kinds])
+def served(host: Host, *kinds: str, directory: str = "/run/wireguard") -> Iterator[None]:
+    """Those sockets, beside the engines as a rule."""
+    process = host.popen([sys.executable, "-c", SERVER, directory, *kinds])
     eventually(lambda: "ready" in process.output())
     try:
         yield
@@ -129,7 +147,7 @@ def served(host: Host, *kinds: str) -> Iterator[None]:
         process.signal(signal.SIGKILL)
         process.wait()
         for kind in kinds:
-            os.unlink(host.root / f"run/wireguard/{kind}.sock")
+            os.unlink(host.root / directory.lstrip("/") / f"{kind}.sock")
 
 
 def lines_of(error: str) -> dict[str, str]:
@@ -202,23 +220,49 @@ def test_everything_else_that_answers_wrong_is_left_out(
             assert "zz" not in err, "what stands for a secret is not told"
 
 
+# The reader of stdout leaves when something was said on stderr, which is shown; then the exit code.
+READER_LEAVES = """
+mkfifo /run/told /run/said
+plait events hung >/run/told 2>/run/said &
+exec 4</run/told
+read -r line </run/said; echo "$line"
+exec 4<&-
+wait $!; echo $?
+rm /run/told /run/said
+"""
+
+
 def test_engines_that_hang_do_not_hold_up_the_others(
-    host: Host, ask: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
+    host: Host, ask: Callable[..., tuple[int, str, str]]
 ) -> None:
-    monkeypatch.setattr(engines, "PATIENCE", 4.0)
-    with served(host, "full", "hung"):
-        for arguments in (("show", "--json"), ("show", "--engine", "--json")):
-            code, out, err = ask(*arguments)
+    """All at once: each waits as long as `engines.PATIENCE`."""
+    with served(host, "full", "hung"), ThreadPoolExecutor(4) as pool:
+        shown = {
+            arguments: pool.submit(ask, *arguments)
+            for arguments in (("show", "--json"), ("show", "--engine", "--json"))
+        }
+        scraped = pool.submit(collected, host)
+        followed = pool.submit(host.run, ["bash", "-c", READER_LEAVES])
+        for arguments, answer in shown.items():
+            code, out, err = answer.result()
             assert code == 0 and {"wg0", "wg2"} <= set(ASKED[arguments](out)), err
             said = lines_of(err)
-            assert "no answer came within 4 s" in said["full"] and "no answer came" in said["hung"]
-        families = {family.name: family for family in Engines(None).collect()}
-        up = {sample.labels["interface"]: sample.value for sample in families["plait_up"].samples}
+            within = f"no answer came within {engines.PATIENCE:.0f} s"
+            assert within in said["full"] and "no answer came" in said["hung"]
+        up = {labels["interface"]: value for labels, value in scraped.result()[0]["plait_up"]}
         assert up == {"full": 0, "hung": 0, "wg0": 1, "wg2": 1}
+        line, code_of_follower = followed.result().stdout.splitlines()
+        assert line.startswith(f"plait: hung tells nothing: no event came within {engines.PATIENCE:.0f} s. ")
+        assert code_of_follower == "1"
+
+
+def test_who_follows_events_ends_with_the_reader(host: Host) -> None:
+    piped = host.run(["bash", "-c", "plait events wg0 | head -n 1; echo ${PIPESTATUS[0]}"], timeout=30)
+    assert piped.stdout.splitlines()[-1] == "1" and piped.stderr == ""
 
 
 def test_one_that_is_asked_alone_or_none_that_can_be_asked_fails(
-    host: Host, ask: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
+    host: Host, ask: Callable[..., tuple[int, str, str]]
 ) -> None:
     for arguments in (
         ["show", "--engine", "wg1"], ["top", "--json", "wg1"], ["events", "--no-follow", "wg1"],
@@ -226,20 +270,13 @@ def test_one_that_is_asked_alone_or_none_that_can_be_asked_fails(
     ):  # fmt: skip
         code, out, err = ask(*arguments)
         assert (code, out) == (1, "") and list(lines_of(err)) == ["wg1"] and FOREIGN in err
-    with served(host, "closes", "stale"):
-        for name in ("wg0", "wg1", "wg2"):
-            os.rename(host.root / f"run/wireguard/{name}.sock", host.root / f"run/wireguard/{name}.away")
-        try:
-            for arguments in (["show"], ["show", "--engine"], ["top", "--once"], ["events"]):
-                code, out, err = ask(*arguments)
-                *each, last = err.splitlines()
-                assert (code, out) == (1, "") and sorted(line.split()[1] for line in each) == [
-                    "closes", "stale",
-                ]  # fmt: skip
-                assert last.startswith("plait: there is nothing to show: none of 2 engines could be asked. ")
-        finally:
-            for name in ("wg0", "wg1", "wg2"):
-                os.rename(host.root / f"run/wireguard/{name}.away", host.root / f"run/wireguard/{name}.sock")
+    (host.root / "run/elsewhere").mkdir(exist_ok=True)
+    with served(host, "closes", "stale", directory="/run/elsewhere"):
+        for arguments in (["show"], ["show", "--engine"], ["top", "--once"], ["events"]):
+            code, out, err = ask(*arguments, before=ELSEWHERE)
+            *each, last = err.splitlines()
+            assert (code, out) == (1, "") and sorted(line.split()[1] for line in each) == ["closes", "stale"]
+            assert last.startswith("plait: there is nothing to show: none of 2 engines could be asked. ")
 
 
 def test_who_may_not_ask_is_told_so(host: Host) -> None:
@@ -262,27 +299,17 @@ def test_who_may_not_ask_is_told_so(host: Host) -> None:
         (host.root / "run/wireguard").chmod(0o755)
 
 
-def test_the_exporter_tells_peers_of_engines_of_every_make_and_says_each_lack_once(
-    host: Host, ask: object, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("plait.exporter.FRESH_SECONDS", 0)
-    collector = Engines(None)
+def test_the_exporter_tells_peers_of_engines_of_every_make_and_says_each_lack_once(host: Host) -> None:
     with served(host, "refuses", "stale", "shapes"):
-        for _ in range(2):
-            found = {family.name: family for family in collector.collect()}
-    up = {sample.labels["interface"]: sample.value for sample in found["plait_up"].samples}
+        found, err = collected(host, times=2)
+    up = {labels["interface"]: value for labels, value in found["plait_up"]}
     assert up == {"refuses": 0, "shapes": 0, "stale": 0, "wg0": 1, "wg2": 1}
-    peers = [sample.labels["interface"] for sample in found["wireguard_sent_bytes"].samples
-             if sample.name.endswith("_total")]  # fmt: skip
-    assert peers == ["wg0", "wg1", "wg2"]
-    assert {sample.labels["interface"] for sample in found["plait_peers"].samples} == {"wg0", "wg2"}
-    said = lines_of(capsys.readouterr().err)  # which asserts that no name comes twice
+    assert [labels["interface"] for labels, _ in found["wireguard_sent_bytes"]] == ["wg0", "wg1", "wg2"]
+    assert {labels["interface"] for labels, _ in found["plait_peers"]} == {"wg0", "wg2"}
+    said = lines_of(err)  # which asserts that no name comes twice
     assert sorted(said) == ["refuses", "shapes", "stale", "wg1"]
-    (host.root / "run/wireguard").rename(host.root / "run/away")
-    try:
-        assert [family.name for family in collector.collect()] == ["plait_up", "plait_exporter_ask_seconds"]
-    finally:
-        (host.root / "run/away").rename(host.root / "run/wireguard")
+    without = ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs none /run && exec "$@"', "sh"]
+    assert list(collected(host, before=without)[0]) == ["plait_up", "plait_exporter_ask_seconds"]
 
 
 # --- engines that come and go while they are watched ---------------------------------------------
@@ -312,23 +339,6 @@ def test_events_are_followed_of_engines_that_come_and_go(host: Host) -> None:
     assert sorted(line.split()[1] for line in said if "ended" not in line) == ["http", "stale", "wg1"]
     assert [line for line in said if "ended" in line] == ["plait: the engine of wg3 has ended"] * 2
     assert shown("wg3").count("started") == 2 and shown("wg0").count("started") == 1
-
-
-def test_events_of_a_silent_engine_are_waited_for_and_the_reader_who_left_ends_it(
-    host: Host, ask: object, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(engines, "PATIENCE", 1.0)
-    gone: list[Failure] = []
-    monkeypatch.setattr(events, "reader_is_gone", lambda: bool(gone))
-    with served(host, "hung"):
-        told = events.Following("hung").events()
-
-        monkeypatch.setattr(engines, "say", lambda failure: gone.append(failure))
-        with pytest.raises(BrokenPipeError):
-            next(told)
-        assert str(gone[0]).startswith("hung tells nothing: no event came within 1 s. ")
-    piped = host.run(["bash", "-c", "plait events wg0 | head -n 1; echo ${PIPESTATUS[0]}"], timeout=30)
-    assert piped.stdout.splitlines()[-1] == "1" and piped.stderr == ""
 
 
 # A terminal of argv[2] columns on which a command runs; what it shows goes to the file argv[1], and what is
@@ -488,7 +498,7 @@ def test_messages_that_cannot_be_written_are_dropped(host: Host) -> None:
     assert exporter.stop() == 0
 
 
-def test_a_failure_that_is_none_of_ours_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failure_that_is_none_of_ours_is_not_hidden() -> None:
     def wrong(name: str, patience: float) -> str:
         if name == "b":
             raise LookupError("a fault of the program")

@@ -18,7 +18,7 @@ import argparse
 import json
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from itertools import repeat
 from multiprocessing import get_context
@@ -26,11 +26,12 @@ from time import monotonic
 
 from .schedule import FINALE, HOUR, live
 from .watch import Broken
+from .world import Tally
 
 PROGRESS = 10.0  # seconds between lines of progress where stderr is no terminal
 
 
-def one(seed: int, length: int) -> tuple[int, dict[str, int], str]:
+def one(seed: int, length: int, live: Callable[[int, int], Tally]) -> tuple[int, dict[str, int], str]:
     """A life: (seed, what there was of everything, what broke or nothing)."""
     try:
         tally = live(seed, length)
@@ -41,14 +42,16 @@ def one(seed: int, length: int) -> tuple[int, dict[str, int], str]:
     return seed, counts, ""
 
 
-def lives(seeds: range, length: int, jobs: int) -> Iterator[tuple[int, dict[str, int], str]]:
+def lives(
+    seeds: range, length: int, jobs: int, live: Callable[[int, int], Tally]
+) -> Iterator[tuple[int, dict[str, int], str]]:
     """All of them, in order of their seeds."""
     if jobs == 1:
-        yield from map(one, seeds, repeat(length))
+        yield from map(one, seeds, repeat(length), repeat(live))
         return
     with ProcessPoolExecutor(jobs, get_context("fork")) as pool:
         try:
-            yield from pool.map(one, seeds, repeat(length), chunksize=4)
+            yield from pool.map(one, seeds, repeat(length), repeat(live), chunksize=4)
         finally:
             pool.shutdown(cancel_futures=True)
 
@@ -69,7 +72,7 @@ class Progress:
               end="\r" if moves and done < self.count else "\n", file=sys.stderr, flush=True)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, live: Callable[[int, int], Tally] = live) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.simulator", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=2000, help="how many (default: %(default)s)")
@@ -86,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     broken: dict[int, str] = {}
     done, next_seed = 0, options.first
     try:
-        for seed, counts, why in lives(seeds, length, options.jobs):
+        for seed, counts, why in lives(seeds, length, options.jobs, live):
             done, next_seed = done + 1, seed + 1
             totals.update(counts)
             if why:

@@ -23,7 +23,6 @@ import subprocess
 import threading
 import time
 import traceback
-import types
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -255,8 +254,7 @@ def listen_by_tcp(scene: Scene) -> None:
 
 def stand_back(scene: Scene) -> None:
     """A thread that lets others go first, as those of control do; here it does not pass over a refusal."""
-    crew.contextlib = types.SimpleNamespace(suppress=lambda *_: contextlib.nullcontext())
-    with ThreadPoolExecutor(1, initializer=crew._stand_back) as pool:
+    with ThreadPoolExecutor(1, initializer=crew.stand_back) as pool:
         try:
             assert pool.submit(threading.get_native_id).result() != os.getpid()
         except RuntimeError as error:

@@ -24,7 +24,6 @@ ISO = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}[+-]\d\d:\d\d"
 ENGINE = """
 import logging, os, subprocess, sys
 from workers import log
-log.DEV_LOG = os.environ.get("TEST_DEV_LOG", log.DEV_LOG)
 WORKER = '''
 import logging, os, sys
 from workers import log
@@ -32,7 +31,8 @@ log.configure("t0 worker")
 logging.getLogger("x").error("of a worker")
 os.write(2, b"raw words\\\\n")
 '''
-with log.opened("t0 supervisor", os.environ, in_background="TEST_BACKGROUND" in os.environ):
+with log.opened("t0 supervisor", os.environ, in_background="TEST_BACKGROUND" in os.environ,
+                dev_log=os.environ.get("TEST_DEV_LOG", log.DEV_LOG)):
     for order in sys.stdin:
         name, _, words = order.rstrip("\\n").partition(" ")
         if name == "many":
@@ -293,19 +293,19 @@ def test_nobody_waits_for_a_syslog_that_does_not_read(tmp_path: Path) -> None:
 # -- where it goes ------------------------------------------------------------------------------------
 
 
-def test_choice(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("workers.log.DEV_LOG", str(tmp_path / "log"))
+def test_choice(tmp_path: Path) -> None:
+    path = tmp_path / "log"
     assert choose({}, in_background=False) == choose({"LOG_LEVEL": "silent"}, False) == "stderr"
     assert choose({"WG_LOG_FILE": "x"}, False) == choose({"WG_LOG_FILE": "x"}, True) == "file"
     assert choose({"WG_LOG_LEVEL": "info"}, True) == choose({"LOG_LEVEL": "error"}, True) == "stderr"
     assert choose({"LOG_LEVEL": "silent"}, True) == "nowhere"
-    assert choose({}, True) == "nowhere"
-    (tmp_path / "log").touch()
-    assert choose({}, True) == "nowhere", "a file is no syslog"
-    (tmp_path / "log").unlink()
+    assert choose({}, True, str(path)) == "nowhere"
+    path.touch()
+    assert choose({}, True, str(path)) == "nowhere", "a file is no syslog"
+    path.unlink()
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
-        sock.bind(str(tmp_path / "log"))
-        assert choose({}, True) == "syslog"
+        sock.bind(str(path))
+        assert choose({}, True, str(path)) == "syslog"
 
 
 def test_a_log_that_was_held_goes_on(tmp_path: Path) -> None:

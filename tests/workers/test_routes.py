@@ -8,9 +8,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 
-import pytest
-
-from workers import routes
 from workers._workers import lib
 from workers.endpoints import Endpoint
 from workers.routes import SECOND, SLICE, Routes
@@ -43,19 +40,14 @@ class Rows:
         self.orders.append(row)
 
 
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(routes, "monotonic_ns", itertools.count(0, COST).__next__)
-
-
 def watch(endpoints: list[Endpoint | None]) -> Iterator[tuple[Routes, Rows]]:
     rows = Rows(endpoints)
-    made = Routes(rows, rows)  # type: ignore[arg-type]
+    made = Routes(rows, rows, itertools.count(0, COST).__next__)  # type: ignore[arg-type]
     yield made, rows
     made.close()
 
 
-def test_sources_that_do_not_fit_are_cleared_at_once_and_twice_more(clock: None) -> None:
+def test_sources_that_do_not_fit_are_cleared_at_once_and_twice_more() -> None:
     six = Endpoint(bytes(15) + b"\1", 9, source=bytes(15) + b"\1", ifindex=99)
     for made, rows in watch([FITS, ELSEWHERE, None, FITS.without_source(), six]):
         now = 10 * SECOND
@@ -75,7 +67,7 @@ def test_sources_that_do_not_fit_are_cleared_at_once_and_twice_more(clock: None)
         assert made.due_in(now) is None
 
 
-def test_a_tenth_of_the_time_at_most(clock: None) -> None:
+def test_a_tenth_of_the_time_at_most() -> None:
     """Routes change without end, and there are many peers."""
     count = 2 * SLICE + 1
     for made, rows in watch([ELSEWHERE] * count):

@@ -5,11 +5,17 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
+from plait.lab import Lab
 from workers import sockets
 from workers.failure import Exit, Failure
+
+REFUSING = str(Path(__file__).with_name("refusing.py"))
 
 
 def names(pairs: list[sockets.Pair]) -> list[list[tuple[int, int]]]:
@@ -76,21 +82,43 @@ def test_one_taken_family_is_a_taken_port(family: socket.AddressFamily) -> None:
         assert len(os.listdir("/proc/self/fd")) == before
 
 
-def test_random_port_avoids_the_other_family(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.network
+def test_random_port_avoids_the_other_family() -> None:
     """A random IPv4 port that IPv6 has in use is given up for another one."""
-    tried = []
-    whole = sockets._open_all
-
-    def clash_twice(port: int, receivers: int, mark: int) -> list[sockets.Pair]:
-        tried.append(port)
-        if len(tried) < 3:
-            raise OSError(errno.EADDRINUSE, "clash")
-        return whole(port, receivers, mark)
-
-    monkeypatch.setattr(sockets, "_open_all", clash_twice)
+    program = """
+import socket
+from workers import sockets
+with open("/proc/sys/net/ipv4/ip_local_port_range", "w") as file:
+    file.write("50000 50003")
+taken = [socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) for _ in range(3)]
+for sock, port in zip(taken, (50000, 50001, 50003)):
+    sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+    sock.bind(("", port))
+for _ in range(16):
     pairs = sockets.open_sockets(0, 1)
-    assert tried == [0, 0, 0]
+    assert sockets.port_of(pairs) == 50002
     sockets.close_sockets(pairs)
+"""
+    with Lab() as lab:
+        lab.host("a").run([sys.executable, "-c", program])
+
+
+@pytest.mark.network
+def test_a_low_port_needs_a_privilege_and_says_which() -> None:
+    program = """
+import os
+from workers import sockets
+from workers.failure import Failure
+os.setuid(65534)
+try:
+    sockets.open_sockets(80, 1)
+except Failure as failure:
+    assert "CAP_NET_BIND_SERVICE" in str(failure), failure
+else:
+    raise SystemExit("it was opened")
+"""
+    with Lab() as lab:
+        lab.host("a").run([sys.executable, "-c", program])
 
 
 def test_options_of_a_socket() -> None:
@@ -107,21 +135,15 @@ def test_options_of_a_socket() -> None:
             assert sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO) == 1
 
 
-def test_host_without_ipv6(monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = socket.socket
-
-    class NoIPv6(socket.socket):
-        def __init__(self, family: int = -1, *rest: int, fileno: int | None = None) -> None:
-            if family == socket.AF_INET6:
-                raise OSError(errno.EAFNOSUPPORT, "Address family not supported by protocol")
-            super().__init__(family, *rest, fileno=fileno)
-
-    monkeypatch.setattr(socket, "socket", NoIPv6)
-    pairs = sockets.open_sockets(0, 2)
-    monkeypatch.setattr(socket, "socket", whole)
-    assert [six for _, six in pairs] == [None, None]
-    assert names(pairs) == [[(int(socket.AF_INET), sockets.port_of(pairs))]] * 2
-    sockets.close_sockets(pairs)
+def test_host_without_ipv6() -> None:
+    program = """
+from workers import sockets
+pairs = sockets.open_sockets(0, 2)
+assert sockets.port_of(pairs) and [four is None for four, _ in pairs] == [False, False]
+assert [six for _, six in pairs] == [None, None]
+"""
+    refusal = f"socket,0={int(socket.AF_INET6)}:EAFNOSUPPORT"
+    subprocess.run([sys.executable, REFUSING, refusal, "--", sys.executable, "-c", program], check=True)
 
 
 def test_the_last_pair_leaves_with_nothing_lost() -> None:
