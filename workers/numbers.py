@@ -68,7 +68,7 @@ class Numbers:
 
     def scale(self, receivers: str, consumers: str) -> Change:
         """So many, each a number, or a difference with its sign before it."""
-        goal = _asked(self.resources.receivers, receivers), _asked(self.resources.consumers, consumers)
+        goal = asked(self.resources.receivers, receivers), asked(self.resources.consumers, consumers)
         what = f"cannot run {_words(*goal)}"
         if min(goal) < 1:
             self._refuse_none(what)
@@ -216,7 +216,8 @@ class Numbers:
         log.info("%d receivers and %d consumers run", self.resources.receivers, self.resources.consumers)
 
 
-def _asked(now: int, text: str) -> int:
+def asked(now: int, text: str) -> int:
+    """How many: of `+1`, `-1` or `4`."""
     return now * (text[0] in "+-") + int(text)
 
 

@@ -47,7 +47,8 @@ AREAS = {
     "engine": Area(
         ("engine/*.c",),
         ("tests/engine_c", "-k", "not test_program", "tests/engine_py/test_timers.py",
-         "tests/engine_py/test_uapi_sections.py", "tests/engine_py/test_uapi.py"),
+         "tests/engine_py/test_uapi_sections.py", "tests/engine_py/test_uapi.py",
+         "tests/shm/test_fences.py"),
         ("engine/bench_lookups.c",),
     ),
     "data path": Area(

@@ -42,6 +42,24 @@ def test_control_is_told_of_the_peers_that_the_dead_held(data: segment.DataSegme
     assert not faults(data)
 
 
+@pytest.mark.parametrize("direction", [lib.INBOUND, lib.OUTBOUND])
+def test_what_the_dead_had_in_hand_stays_in_its_queue(data: segment.DataSegment, direction: int) -> None:
+    """Its queue is the one of this row and direction: it is neither lost nor sent twice."""
+    pool, worker, queue = ffi.new("struct pool *"), lib.WORKER_CONSUMER, 2 * ROW + direction
+    assert lib.pool_open(pool, data.segment, direction) == 0
+    nodes = [lib.pool_issue(pool, lib.pool_take_small(pool), ROW) for _ in range(2)]
+    for node in nodes:
+        data.segment.node[node].packets = 1
+        assert lib.queue_push_mpsc(data.segment, lib.WORKER_RECEIVER, queue, node, node, 1) == 0
+    assert lib.token_take_idle(data.segment, ROW, mark(data, worker))
+    data.segment.states[nodes[0]] = lib.NODE_IN_HAND | mark(data, worker)
+    repair = ffi.new("struct repair *")
+    lib.repair_worker(data.segment, worker, repair)
+    assert (repair.nodes_requeued, data.segment.states[nodes[0]]) == (1, lib.NODE_QUEUED)
+    assert lib.queue_packets(data.segment, queue) == 2 and not faults(data)
+    lib.pool_close(pool)
+
+
 def test_consumers_that_sleep_are_woken(data: segment.DataSegment) -> None:
     """The dead one may have taken a consumer's announcement and not have come to the call that wakes."""
     rung = []

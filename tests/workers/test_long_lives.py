@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from control_harness import Interface, Parts
@@ -25,6 +26,12 @@ def parts() -> Iterator[Parts]:
         made = Parts(interface)
         yield made
         made.close()
+
+
+def test_a_test_clock_that_cannot_be_mapped_steps_nothing(tmp_path: Path) -> None:
+    for path in (tmp_path, tmp_path / "none"):
+        assert lib.clock_open_steps(os.fsencode(path)) == -1
+        assert lib.clock_now() > 0
 
 
 def test_generations_of_a_row(parts: Parts) -> None:

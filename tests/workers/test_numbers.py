@@ -10,6 +10,8 @@ import pytest
 from stage import Stage
 from waiting import until
 
+from workers.numbers import asked
+
 pytestmark = pytest.mark.network
 
 FLOOD = """
@@ -102,6 +104,11 @@ def test_one_more_that_cannot_start_is_given_up(stage: Stage) -> None:
     for title in ("receiver 1", "consumer 1"):
         (stage.directory / f"{title}.start").unlink()
     change(stage, signal.SIGTTIN, "2 receivers and 2 consumers run")
+
+
+@pytest.mark.parametrize("now, text, wanted", [(2, "+1", 3), (2, "-1", 1), (2, "4", 4), (3, "3", 3)])
+def test_what_is_asked_for_is_more_fewer_or_so_many(now: int, text: str, wanted: int) -> None:
+    assert asked(now, text) == wanted
 
 
 def begin_to_leave(stage: Stage, drain: float) -> None:
