@@ -41,6 +41,17 @@ def key_of(number: int) -> bytes:
     return hashlib.sha256(bytes([number])).digest()
 
 
+def test_every_byte_of_a_key_counts() -> None:
+    rows, key = Rows(1), key_of(7)
+    rows.set_key(0, key)
+    lib.publickeys_insert(rows.table, 0)
+    for at in range(32):
+        other = bytearray(key)
+        other[at] ^= 0x80
+        assert rows.lookup(bytes(other)) == NOBODY, at
+    assert rows.lookup(key) == 0
+
+
 actions = st.tuples(
     st.sampled_from(["insert", "insert", "grow", "remove"]), st.integers(0, ROWS - 1), st.integers(0, 60)
 )

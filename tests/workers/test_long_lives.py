@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,6 +28,21 @@ def parts() -> Iterator[Parts]:
         made = Parts(interface)
         yield made
         made.close()
+
+
+def test_a_test_clock_steps_each_clock_by_its_own(tmp_path: Path) -> None:
+    program = """
+import struct, sys
+from workers._workers import lib
+HOUR = 3600 * 10**9
+before = lib.clock_now(), lib.clock_wall()
+with open(sys.argv[1], "wb") as file:
+    file.write(struct.pack("<qq", 1000 * HOUR, -2000 * HOUR))
+assert lib.clock_open_steps(sys.argv[1].encode()) == 0
+stepped = lib.clock_now() - before[0], lib.clock_wall() - before[1]
+assert [round(each / HOUR) for each in stepped] == [1000, -2000], stepped
+"""
+    subprocess.run([sys.executable, "-c", program, str(tmp_path / "clock")], check=True)
 
 
 def test_a_test_clock_that_cannot_be_mapped_steps_nothing(tmp_path: Path) -> None:

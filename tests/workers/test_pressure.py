@@ -106,6 +106,38 @@ def test_the_endpoint_is_where_the_last_message_of_a_batch_came_from(path: Path)
     assert_whole(path)
 
 
+def test_a_source_that_is_not_ours_is_forgotten_and_the_packet_sent(path: Path) -> None:
+    there = ffi.new("struct endpoint *")
+    lib.endpoint_load(path.segment, 0, there)
+    there.source[0:4] = [192, 0, 2, 1]
+    there.source_ifindex = 1
+    lib.endpoint_store(path.segment, 0, there)
+    packet = ipv4(b"from elsewhere")
+    assert path.carry([packet]) == [packet]
+    lib.endpoint_load(path.segment, 0, there)
+    assert bytes(there.source) == bytes(16) and there.source_ifindex == 0
+    assert_whole(path)
+
+
+def test_messages_that_leave_together_have_their_own_ecn_bits(path: Path) -> None:
+    """A train has one: it ends where the next message has other bits."""
+    packets = [ipv4(bytes([n]) * 40) for n in range(6)]
+    bits = [0, 0, 2, 2, 1, 0]
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as wire:
+        wire.bind((WIRE, 0))
+        wire.setblocking(False)
+        wire.setsockopt(socket.IPPROTO_IP, socket.IP_RECVTOS, 1)
+        endpoint = ffi.new("struct endpoint *")
+        lib.endpoint_load(path.segment, 0, endpoint)
+        endpoint.port = socket.htons(wire.getsockname()[1])
+        lib.endpoint_store(path.segment, 0, endpoint)
+        path.holder.trains = 1
+        pairs = zip(packets, bits, strict=True)
+        seal(path, [packet[:1] + bytes([ecn]) + packet[2:] for packet, ecn in pairs])
+        found = [wire.recvmsg(2000, 64)[1] for _ in packets]
+    assert [control[0][2][0] & 3 for control in found] == bits
+
+
 def test_an_endpoint_that_is_only_ordered_counts_at_once(path: Path) -> None:
     """A packet comes between control's order and the holder's turn: nobody says that there is no endpoint."""
     there = ffi.new("struct endpoint *")
