@@ -322,6 +322,27 @@ def test_what_a_dead_control_did_not_start_is_started() -> None:
             loop.heard.close()
 
 
+def test_memory_grows_by_whole_steps_and_no_further() -> None:
+    limits = {"max_peers": 4096, "max_keypairs": 2048, "max_trie_nodes": 1 << 16}
+    with Interface(f"plm{os.getpid()}", **limits) as interface:
+        parts = Parts(interface)
+        memory = parts.memory
+        for name, grow, step in (("rows_ready", memory.ensure_rows, 1024),
+                                 ("keypairs_ready", memory.ensure_keypairs, 256),
+                                 ("trie_ready", memory.ensure_trie, 4096)):  # fmt: skip
+            for wanted, steps in ((3 * step - 1, 3), (3 * step, 3), (3 * step + 1, 4), (1, 4)):
+                grow(wanted)
+                assert parts.vault.ready(name) == steps * step, (name, wanted)
+        parts.close()
+
+
+def test_the_time_of_a_handshake_is_seconds_and_the_rest(loop: Loop) -> None:
+    row = loop.add_peer()
+    loop.control.peers.store_handshake_time(row, 1_700_000_000_999_999_999)
+    noted = loop.interface.segment.rows[row]
+    assert (noted.handshake_sec, noted.handshake_nsec) == (1_700_000_000, 999_999_999)
+
+
 def test_messages_that_receivers_turned_away_are_held_back(loop: Loop) -> None:
     """They are many: told in sum, with those that were shown to control."""
     losses, bucket = loop.control.losses, loop.control.events._buckets[Event.MAC1_WRONG]
