@@ -510,6 +510,15 @@ def test_old_stamps_are_aged(name: str, now: int, ticks: int) -> None:
     assert (columns == before).all()
 
 
+@pytest.mark.parametrize("name", [*HELD, *NOTED])
+def test_each_column_has_its_age(name: str) -> None:
+    now, older = 5 * LAP, int(lib.TIMER_OLDER) if name in HELD else 0
+    columns = np.full((timers.COLUMNS, 1), timers.NEVER, np.uint32)
+    columns[getattr(lib, name), 0] = timers.narrow(now - OLD - 5000)
+    timers.age(columns, 0, 1, now << 24)
+    assert columns[getattr(lib, name), 0] == timers.narrow(noted(now) - OLD - older)
+
+
 AGES = st.one_of(
     st.integers(-3000, -2000),
     st.integers(0, 2 * MOST - 2 * OLD + 900).map(lambda ticks: -OLD + 450 - ticks),
