@@ -38,10 +38,11 @@ HANDSHAKE_TIMEOUT = 10.0  # seconds
 # Causes that two honest engines on one cable never meet. The others have innocent reasons: a queue
 # that is full under load, a router solicitation that no peer is there for.
 FOREIGN = (
-    "drop_message_short", "drop_message_type", "drop_mailbox_full", "drop_index_unknown",
+    "drop_message_length", "drop_message_type", "drop_mailbox_full", "drop_index_unknown",
     "drop_keypair_gone", "drop_keypair_expired", "drop_data_tag", "drop_replay", "drop_inner_header",
     "drop_inner_source", "drop_ecn", "drop_tun_header", "drop_peer_gone", "drop_killed",
     "hs_message_length", "hs_mac1_bad", "hs_mac2_bad", "hs_rate_limited", "hs_unknown_peer",
+    "hs_no_room", "hs_no_key", "drop_no_socket",
     "hs_initiation_tag", "hs_timestamp_replayed", "hs_low_order", "hs_response_unknown",
     "hs_response_tag", "hs_cookie_unexpected", "hs_cookie_tag", "hs_send_failed", "lost_wakes",
 )  # fmt: skip

@@ -140,8 +140,9 @@ WORDS: Final[dict[Event, Words]] = {
     ),
     Event.PACKETS_NOT_SENT: Words(
         "packets to peers dropped ({count})",
-        "the kernel refused to send them",
-        "look at the route to the endpoint (ip route get …) and at the firewall's output rules",
+        "the kernel did not take them",
+        "look at the route to the endpoint (ip route get …) and at the firewall's output rules; "
+        "plait show --engine says which of drop_udp_send, drop_udp_full and drop_no_socket grew",
     ),
     Event.PACKETS_LOOPED: Words(
         "packets to {peer}{at} dropped ({count})",

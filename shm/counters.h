@@ -9,7 +9,7 @@
  * exactly one of the counters marked (end). Likewise TUN_RECEIVED. */
 enum counter {
     UDP_RECEIVED,
-    DROP_MESSAGE_SHORT,        /* (end) under 16 bytes, or a length no message has */
+    DROP_MESSAGE_LENGTH,       /* (end) under 16 bytes, or a length no message of its type has */
     DROP_MESSAGE_TYPE,         /* (end) type word not 1..4 */
     HANDSHAKE_TO_CONTROL,      /* control's HS_* counters say what became of it */
     DROP_MAILBOX_FULL,         /* (end) */
@@ -36,7 +36,10 @@ enum counter {
     DROP_NO_SLOT_OUTBOUND,     /* (end) */
     DROP_QUEUE_FULL_OUTBOUND,  /* (end) */
     DROP_STAGED,               /* (end) oldest of more than 128 waiting for a session, or given up */
-    DROP_UDP_SEND,             /* (end) the kernel refused */
+    DROP_SESSION_ENDED,        /* (end) outbound: the session ran out between the look and the seal */
+    DROP_NO_SOCKET,            /* (end) this host has no socket of the endpoint's family */
+    DROP_UDP_FULL,             /* (end) the UDP socket's buffer stayed full */
+    DROP_UDP_SEND,             /* (end) the kernel refused, for another reason */
     DROP_LOOP,                 /* (end) a message of ours that came back, or one in too many tunnels */
     UDP_SENT,                  /* (end) */
     KEEPALIVE_SENT,
@@ -46,7 +49,9 @@ enum counter {
     HS_MAC1_BAD,               /* (end) also a receiver's, of what it turns away itself */
     HS_COOKIE_SENT,            /* (end) answered with a cookie reply */
     HS_MAC2_BAD,
-    HS_RATE_LIMITED,           /* (end) */
+    HS_RATE_LIMITED,           /* (end) more than its source may send under load */
+    HS_NO_ROOM,                /* (end) an authentic initiation, and no keypair or memory for its session */
+    HS_NO_KEY,                 /* (end) we have no private key, so nothing can be checked */
     HS_UNKNOWN_PEER,           /* (end) static key opened, no such peer */
     HS_INITIATION_TAG,         /* (end) AEAD refused */
     HS_TIMESTAMP_REPLAYED,     /* (end) */

@@ -54,6 +54,7 @@ _SOURCE = np.r_[_PLACE["family"] : _PLACE["family"] + 2, _PLACE["address"] : _PL
 _IN_VAIN = np.array([
     lib.HS_INITIATION_TAG, lib.HS_UNKNOWN_PEER, lib.HS_LOW_ORDER, lib.HS_TIMESTAMP_REPLAYED,
     lib.HS_INITIATION_FLOOD, lib.HS_RESPONSE_TAG, lib.HS_COOKIE_SENT, lib.HS_RATE_LIMITED,
+    lib.HS_NO_ROOM,
 ])  # fmt: skip
 FORGOTTEN_A_TURN = 1024  # handshakes in progress
 UNCONFIRMED = 4096  # peers of whom we remember that they did not confirm our answer
@@ -174,7 +175,7 @@ class Handshakes:
         if self.identity is None:  # nobody can know the key that we do not have
             no_key = Event.NO_KEY_TO_ANSWER
             self._refuse(heard == lib.HEARD_COOKIE, ends, lib.HS_COOKIE_UNEXPECTED, no_key)
-            self._refuse(heard < lib.HEARD_COOKIE, ends, lib.HS_MAC1_BAD, no_key)
+            self._refuse(heard < lib.HEARD_COOKIE, ends, lib.HS_NO_KEY, no_key)
             return ends
         self._refuse(heard == lib.HEARD_MAC1_BAD, ends, lib.HS_MAC1_BAD, Event.MAC1_WRONG)
         if under_load:
@@ -546,7 +547,7 @@ class Handshakes:
         if not self.complained_about_keypairs:
             self.complained_about_keypairs = True
             log.error("no handshake: %s", error)
-        return int(lib.HS_RATE_LIMITED)
+        return int(lib.HS_NO_ROOM)
 
     def count(self, counter: int, by: int) -> None:
         lib.counter_add(self.segment, lib.WORKER_CONTROL, counter, by)

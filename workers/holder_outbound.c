@@ -39,7 +39,7 @@ static void send_to_peer(struct holder *holder, uint32_t row, const struct udp_m
     endpoint_load(holder->segment, row, &to);
     fd = to.family == AF_INET ? holder->udp4 : to.family == AF_INET6 ? holder->udp6 : -1;
     if (fd < 0) {
-        holder_count(holder, to.family ? DROP_UDP_SEND : DROP_NO_ENDPOINT, count);
+        holder_count(holder, to.family ? DROP_NO_SOCKET : DROP_NO_ENDPOINT, count);
         return;
     }
     udp_send(fd, &to, messages, count, (int)holder->trains, &sent);
@@ -53,6 +53,7 @@ static void send_to_peer(struct holder *holder, uint32_t row, const struct udp_m
     if (sent.bytes)
         __atomic_store_n(&peer->tx_bytes, peer->tx_bytes + sent.bytes, __ATOMIC_RELAXED);
     holder_count(holder, sent_counter, sent.messages);
+    holder_count(holder, DROP_UDP_FULL, sent.full);
     holder_count(holder, DROP_UDP_SEND, sent.refused);
 }
 
@@ -78,7 +79,7 @@ static void seal_and_send(struct sealing *sealing)
     POINT("seal: in hand, no nonce taken");
     if (session_seal(&sealing->session, holder->aead, sealing->packets, sealing->count, sealing->now)) {
         /* The session ran out between the look and now. Their place in the order is gone. */
-        holder_count(holder, DROP_STAGED, sealing->count);
+        holder_count(holder, DROP_SESSION_ENDED, sealing->count);
     } else {
         for (uint32_t i = 0; i < sealing->count; i++)
             messages[i] = (struct udp_message){ .data = sealing->packets[i].data,

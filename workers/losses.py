@@ -16,15 +16,15 @@ from workers.routes import Routes
 
 LOOKED_THROUGH: Final = 256  # rows, for the peer without an endpoint
 
-WATCHED: Final = (
-    (Event.MAILBOX_FULL, lib.DROP_MAILBOX_FULL),
-    (Event.PACKETS_OF_NO_SESSION, lib.DROP_INDEX_UNKNOWN),
-    (Event.PACKETS_DAMAGED, lib.DROP_DATA_TAG),
-    (Event.PACKETS_NO_PEER, lib.DROP_NO_PEER),
-    (Event.PACKETS_NO_ENDPOINT, lib.DROP_NO_ENDPOINT),
-    (Event.PACKETS_WRONG_SOURCE, lib.DROP_INNER_SOURCE),
-    (Event.PACKETS_NOT_SENT, lib.DROP_UDP_SEND),
-    (Event.PACKETS_LOOPED, lib.DROP_LOOP),
+WATCHED: Final[tuple[tuple[Event, tuple[int, ...]], ...]] = (
+    (Event.MAILBOX_FULL, (lib.DROP_MAILBOX_FULL,)),
+    (Event.PACKETS_OF_NO_SESSION, (lib.DROP_INDEX_UNKNOWN,)),
+    (Event.PACKETS_DAMAGED, (lib.DROP_DATA_TAG,)),
+    (Event.PACKETS_NO_PEER, (lib.DROP_NO_PEER,)),
+    (Event.PACKETS_NO_ENDPOINT, (lib.DROP_NO_ENDPOINT,)),
+    (Event.PACKETS_WRONG_SOURCE, (lib.DROP_INNER_SOURCE,)),
+    (Event.PACKETS_NOT_SENT, (lib.DROP_UDP_SEND, lib.DROP_UDP_FULL, lib.DROP_NO_SOCKET)),
+    (Event.PACKETS_LOOPED, (lib.DROP_LOOP,)),
 )
 
 
@@ -38,13 +38,13 @@ class Losses:
         self.events = events
         self.routes = routes
         self.looping: int | None = None  # row of the latest peer that DROP_LOOP was counted for
-        self.told = [self._count(counter) for _, counter in WATCHED]
+        self.told = [self._count(*counters) for _, counters in WATCHED]
         self.turned_away = self._turned_away()
 
     def look(self) -> None:
         """Tell what has been dropped since it was told last. A count that may not be told yet grows on."""
-        for i, (event, counter) in enumerate(WATCHED):
-            count = self._count(counter)
+        for i, (event, counters) in enumerate(WATCHED):
+            count = self._count(*counters)
             if count == self.told[i] or not self.events.has_token(event):
                 continue
             if event is Event.PACKETS_LOOPED and self.looping is None:
@@ -72,8 +72,8 @@ class Losses:
         own = lib.WORKER_CONTROL * lib.COUNTERS_A_WORKER + lib.HS_MAC1_BAD
         return self._count(lib.HS_MAC1_BAD) - int(self.segment.counters[own])
 
-    def _count(self, counter: int) -> int:
-        return int(lib.counter_sum(self.segment, counter))
+    def _count(self, *counters: int) -> int:
+        return sum(int(lib.counter_sum(self.segment, counter)) for counter in counters)
 
     def _without_endpoint(self) -> int | None:
         """The peer that it must be: the only one without an endpoint, in a small table."""

@@ -118,7 +118,7 @@ static void sort_arrival(struct sorting *sorting, struct arrival *arrival)
         } else if (type) {
             forward_handshake(sorting, datagram, length, type);
         } else {
-            counter_add(intake->segment, intake->worker, why == 1 ? DROP_MESSAGE_SHORT : DROP_MESSAGE_TYPE, 1);
+            counter_add(intake->segment, intake->worker, why == 1 ? DROP_MESSAGE_LENGTH : DROP_MESSAGE_TYPE, 1);
         }
     }
     if (run_packets)
@@ -143,7 +143,7 @@ static void sort_message(struct sorting *sorting, struct udp_inbox *inbox, uint3
 
     counter_add(intake->segment, intake->worker, UDP_RECEIVED, packets);
     if (!length) {
-        counter_add(intake->segment, intake->worker, DROP_MESSAGE_SHORT, 1);
+        counter_add(intake->segment, intake->worker, DROP_MESSAGE_LENGTH, 1);
         return;
     }
     if (length > room)

@@ -307,7 +307,10 @@ void udp_send(int fd, const struct endpoint *to, const struct udp_message *messa
         } else {
             /* Only the first unsent one is refused; the next may be smaller, or the error was a
              * pending ICMP of an earlier one, now cleared. */
-            sent->refused += runs[0].count;
+            if (errno == EAGAIN || errno == ENOBUFS)
+                sent->full += runs[0].count;
+            else
+                sent->refused += runs[0].count;
             next += runs[0].count;
         }
     }

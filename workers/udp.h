@@ -57,7 +57,8 @@ struct udp_message {
 struct udp_sent {
     uint32_t messages;        /* accepted by the kernel */
     uint64_t bytes;
-    uint32_t refused;         /* not sent: each one lost and to be counted */
+    uint32_t full;            /* lost because the socket's buffer stayed full, to be counted */
+    uint32_t refused;         /* lost for another reason, likewise */
     uint32_t source_refused;  /* 1: the sticky source was not ours any more; sent without it */
     uint32_t trains_refused;  /* 1: this device takes no trains at all (EIO) */
 };

@@ -273,7 +273,7 @@ static void check_books(void)
     uint64_t in = counter_sum(s, UDP_RECEIVED) + counter_sum(s, TUN_RECEIVED);
     uint64_t out = counter_sum(s, HS_MAC1_BAD);
 
-    for (enum counter c = DROP_MESSAGE_SHORT; c <= DROP_PEER_GONE; c++)
+    for (enum counter c = DROP_MESSAGE_LENGTH; c <= DROP_PEER_GONE; c++)
         if (c != TUN_RECEIVED && c != KEEPALIVE_SENT)
             out += counter_sum(s, c);
     for (uint32_t queue = 0; queue < 2 * MEMORY_ROWS; queue++)

@@ -132,7 +132,7 @@ static void send_batch(struct input *input)
     }
     sending.input = input;
     udp_send(4, &to, sending.messages, sending.count, trains, &sent);
-    must(sent.messages + sent.refused == sending.count && sent.messages == sending.accepted);
+    must(sent.messages + sent.full + sent.refused == sending.count && sent.messages == sending.accepted);
     must(sent.bytes <= bytes);
     free(room);
 }

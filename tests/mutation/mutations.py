@@ -32,17 +32,17 @@ def no_messages(random: Random, count: int) -> Iterator[tuple[bytes, str]]:
             data = struct.pack("<I", random.choice((0, 1, 2, 3, 4, 5, 0x101, 1 << 24, 1 << 31)))
             data += random.randbytes(random.choice((0, 1, 11, 12, 27, 28, 59, 61, 87, 89, 143, 145, 300)))
         if len(data) < 4:
-            counter = "drop_message_short"
+            counter = "drop_message_length"
         else:
             kind = int.from_bytes(data[:4], "little")
             if kind in lengths:
                 if len(data) == lengths[kind]:
                     continue
-                counter = "drop_message_short"
+                counter = "drop_message_length"
             elif kind == 4:
                 if len(data) >= 32:
                     continue
-                counter = "drop_message_short"
+                counter = "drop_message_length"
             else:
                 counter = "drop_message_type"
         yield data, counter

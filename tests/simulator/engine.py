@@ -65,6 +65,8 @@ NEVER_HERE = frozenset((  # what must not happen to anything in a simulation
     "DROP_PEER_SHARE_OUTBOUND",
     "DROP_NO_SLOT_OUTBOUND",
     "DROP_QUEUE_FULL_OUTBOUND",
+    "DROP_NO_SOCKET",
+    "DROP_UDP_FULL",
     "DROP_UDP_SEND",
     "DROP_LOOP",
     "DROP_PEER_GONE",
@@ -72,6 +74,8 @@ NEVER_HERE = frozenset((  # what must not happen to anything in a simulation
     "HS_UNKNOWN_PEER",
     "HS_LOW_ORDER",
     "HS_RATE_LIMITED",
+    "HS_NO_ROOM",
+    "HS_NO_KEY",
     "HS_SEND_FAILED",
     "LOST_WAKES",
 ))

@@ -16,6 +16,7 @@ from control_harness import Holder, Interface, Parts, take_message
 from engine import constants, cookie, noise, tai64n
 from workers._workers import ffi, lib
 from workers.endpoints import Endpoint
+from workers.keypairs import NoKeypair
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: the harness makes a UAPI socket")
 
@@ -212,6 +213,20 @@ def test_refused_messages_get_no_answer(world: World, message, counter: str) -> 
     assert world.other.hears_nothing()
     assert world.parts.get() == before
     assert not world.bits() & lib.ORDER_INSTALL
+
+
+def test_no_room_for_a_session_is_counted_as_that(world: World) -> None:
+    with pytest.raises(NoKeypair):
+        while True:
+            world.parts.keypairs.reserve(world.row)
+    assert world.take(world.other.initiation()) == "HS_NO_ROOM"
+    assert b'"event": "no_room_to_answer"' in world.parts.events.remembered()[-1]
+
+
+def test_without_a_private_key_no_message_is_said_to_be_wrong(world: World) -> None:
+    initiation, response = world.other.initiation(), world.respond(world.initiate())[0]
+    world.set(f"private_key={bytes(32).hex()}\n")
+    assert [world.take(message) for message in (initiation, response)] == ["HS_NO_KEY"] * 2
 
 
 def flip(message: bytes, at: int) -> bytes:

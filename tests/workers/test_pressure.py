@@ -68,13 +68,26 @@ def test_a_full_socket_is_waited_for_and_then_costs_packets_that_are_counted(
     sent = drained(theirs)
     assert 0 < len(sent) < 32
     assert counted["UDP_SENT"] == len(sent)
-    assert counted["DROP_UDP_SEND"] == 32 - len(sent)
+    assert (counted["DROP_UDP_FULL"], counted["DROP_UDP_SEND"]) == (32 - len(sent), 0)
     assert path.segment.rows[0].tx_bytes == sum(map(len, sent))
     assert_whole(path)
     # The next ones find room again.
     seal(path, [ipv4(b"again")])
     assert len(drained(theirs)) == 1
     assert path.counters()["UDP_SENT"] == len(sent) + 1
+
+
+def test_what_cannot_leave_is_counted_by_its_cause(path: Path) -> None:
+    """A host without IPv6 has no such socket; a session may have fewer messages left than a batch needs."""
+    path.holder.udp4 = -1
+    seal(path, [ipv4(b"x")] * 3)
+    path.holder.udp4 = path.udp.fileno()
+    keypair = ffi.cast("struct keypair *", path.segment.keypairs) + 1
+    keypair.send_counter = lib.REJECT_AFTER_MESSAGES - 1
+    seal(path, [ipv4(b"x")] * 2)
+    counted = {name: count for name, count in path.counters().items() if count}
+    assert counted == {"TUN_RECEIVED": 5, "DROP_NO_SOCKET": 3, "DROP_SESSION_ENDED": 2}
+    assert_whole(path)
 
 
 def test_the_endpoint_is_where_the_last_message_of_a_batch_came_from(path: Path) -> None:

@@ -243,11 +243,11 @@ class Train:
                 self.count("DROP_MESSAGE_TYPE")
             case _:
                 self.datagrams.append(struct.pack("<I", lib.MESSAGE_RESPONSE) + bytes(SIZE - 4))
-                self.count("DROP_MESSAGE_SHORT")
+                self.count("DROP_MESSAGE_LENGTH")
 
     def end(self, length: int) -> None:
         """A last datagram shorter than the others: of a type that no length fits."""
-        self.count("UDP_RECEIVED", "DROP_MESSAGE_SHORT" if length < 4 else "DROP_MESSAGE_TYPE")
+        self.count("UDP_RECEIVED", "DROP_MESSAGE_LENGTH" if length < 4 else "DROP_MESSAGE_TYPE")
         self.datagrams.append(bytes(length))
 
     def send(self) -> None:
