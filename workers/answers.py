@@ -147,7 +147,7 @@ class Answers:
     def _accept(self, which: Numbers, ends: Ends, now: int) -> Numbers:
         """Neither replays nor a flood; returns those that may go on."""
         owner, rows = self.owner, self.rows[which]
-        is_later = tai64n.later(self.columns["timestamp"][which], self.vault.rows["timestamp_seen"][rows])
+        is_later = tai64n.later(self.columns["timestamp"][which], self.vault.timestamps_seen(rows))
         is_flood = is_later & owner.stamps.is_flood(rows, now)
         for bad, end, event in (
             (~is_later, lib.HS_TIMESTAMP_REPLAYED, Event.TIMESTAMP_REPLAYED),
@@ -162,7 +162,7 @@ class Answers:
         """Responses are made. What is stored and ordered here comes before they leave."""
         owner, columns = self.owner, self.columns
         rows = self.rows[which]
-        self.vault.rows["timestamp_seen"][rows] = columns["timestamp"][which]
+        self.vault.store_timestamps_seen(rows, columns["timestamp"][which])
         owner.stamps.initiation_accepted(rows, now)
         owner.add_bytes(rows, "handshake_rx", lib.INITIATION_BYTES)
         orders = np.full(count, lib.ORDER_AUTHENTICATED_RECEIVED | lib.ORDER_AUTHENTICATED_SENT, np.uint32)

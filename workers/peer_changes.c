@@ -118,13 +118,12 @@ static int is_untouched(const struct peer_table *table, uint32_t row)
 {
     const struct peer_row *peer = &table->segment->rows[row];
     const struct vault_row *secrets = &table->vault[row];
-    static const uint8_t none[12];
     struct endpoint endpoint;
 
     if (peer->key_word || peer->tx_bytes || peer->rx_bytes || peer->handshake_sec ||
         (uint32_t)__atomic_load_n(&peer->orders, __ATOMIC_RELAXED) || peer->handshake_tx || peer->handshake_rx ||
         peer->wish[0] ||
-        memcmp(secrets->timestamp_seen, none, 12) != 0 || memcmp(secrets->timestamp_sent, none, 12) != 0 ||
+        secrets->seen_seconds || secrets->sent ||
         !queue_is_empty(table->segment, 2 * row + INBOUND) || !queue_is_empty(table->segment, 2 * row + OUTBOUND))
         return 0;
     endpoint_load(table->segment, row, &endpoint);

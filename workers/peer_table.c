@@ -25,6 +25,70 @@ static void wipe(struct peer_table *table, uint32_t row)
     peer->ends[OUTBOUND].stub_next = out;
 }
 
+#define SEEN_OTHER (1ull << 63)
+#define TAI64_1970 0x400000000000000aull /* engine/tai64n.py */
+#define SENT_NS_BITS 30
+
+static uint64_t load_be(const uint8_t *from, uint32_t bytes)
+{
+    uint64_t value = 0;
+
+    for (uint32_t i = 0; i < bytes; i++)
+        value = value << 8 | from[i];
+    return value;
+}
+
+static void store_be(uint8_t *to, uint64_t value, uint32_t bytes)
+{
+    for (uint32_t i = bytes; i-- > 0; value >>= 8)
+        to[i] = (uint8_t)value;
+}
+
+static void store_seen(struct vault_row *row, const uint8_t stamp[12])
+{
+    uint64_t seconds = load_be(stamp, 8), other = ~row->seen_seconds & SEEN_OTHER;
+    uint32_t ns = (uint32_t)load_be(stamp + 8, 4);
+
+    if (seconds & SEEN_OTHER) {
+        seconds = SEEN_OTHER - 1;
+        ns = UINT32_MAX;
+    }
+    /* The ns go where nobody looks; one store then names both parts. Release: in this order. */
+    __atomic_store_n(&row->seen_ns[other != 0], ns, __ATOMIC_RELAXED);
+    __atomic_store_n(&row->seen_seconds, seconds | other, __ATOMIC_RELEASE);
+}
+
+void table_store_seen(struct vault_row *vault, const uint32_t *rows, const uint8_t *stamps, uint32_t count)
+{
+    for (uint32_t i = 0; i < count; i++)
+        store_seen(&vault[rows[i]], stamps + 12 * (uint64_t)i);
+}
+
+void table_load_seen(const struct vault_row *vault, const uint32_t *rows, uint8_t *stamps, uint32_t count)
+{
+    for (uint32_t i = 0; i < count; i++) {
+        const struct vault_row *row = &vault[rows[i]];
+
+        store_be(stamps + 12 * (uint64_t)i, row->seen_seconds & ~SEEN_OTHER, 8);
+        store_be(stamps + 12 * (uint64_t)i + 8, row->seen_ns[(row->seen_seconds & SEEN_OTHER) != 0], 4);
+    }
+}
+
+void table_store_sent(struct vault_row *row, const uint8_t stamp[12])
+{
+    uint64_t seconds = load_be(stamp, 8) - TAI64_1970;
+
+    __atomic_store_n(&row->sent, seconds << SENT_NS_BITS | load_be(stamp + 8, 4), __ATOMIC_RELAXED);
+}
+
+void table_load_sent(const struct vault_row *row, uint8_t stamp[12])
+{
+    uint64_t sent = row->sent;
+
+    store_be(stamp, sent ? TAI64_1970 + (sent >> SENT_NS_BITS) : 0, 8);
+    store_be(stamp + 8, sent & ((1u << SENT_NS_BITS) - 1), 4);
+}
+
 uint8_t *table_allowed(const struct peer_table *table)
 {
     return (uint8_t *)&table->vault[0].first_allowed;

@@ -22,8 +22,9 @@ enum peer_state {
 struct vault_row {
     uint8_t preshared_key[32];
     uint8_t static_static[32];
-    uint8_t timestamp_seen[12];  /* latest TAI64N of an accepted initiation */
-    uint8_t timestamp_sent[12];  /* latest TAI64N of ours */
+    uint64_t seen_seconds;       /* latest TAI64N of an accepted initiation: its label, | SEEN_OTHER */
+    uint32_t seen_ns[2];         /* and its ns: [1] where SEEN_OTHER is set */
+    uint64_t sent;               /* latest TAI64N of ours: seconds since 1970 << 30 | ns, 0 for none */
     uint32_t flags;
     uint32_t first_allowed;      /* head of the list of trie nodes that name this peer */
 };
@@ -40,6 +41,14 @@ struct peer_table {
     uint32_t rows_ready;   /* memory is there for so many rows and as many buckets, trie nodes */
     uint32_t trie_ready;
 };
+
+/* ---- timestamps: 12 bytes, big-endian. A kill inside a store leaves the old one or the new one ---- */
+/* A label from 2^63, which TAI64 does not have, is taken for the last one below. rows: distinct. */
+void table_store_seen(struct vault_row *vault, const uint32_t *rows, const uint8_t *stamps, uint32_t count);
+void table_load_seen(const struct vault_row *vault, const uint32_t *rows, uint8_t *stamps, uint32_t count);
+/* Of our own clock: from 1970 to the year 2514. */
+void table_store_sent(struct vault_row *row, const uint8_t stamp[12]);
+void table_load_sent(const struct vault_row *row, uint8_t stamp[12]);
 
 /* ---- rows ---- */
 /* Where the lists of each row's allowed IPs begin: row 0's, with a stride of sizeof(struct vault_row). */

@@ -18,8 +18,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from workers._workers import ffi
+from engine import constants, tai64n
+from workers._workers import ffi, lib
 from workers.attempts import Attempts, Step
 from workers.promises import lock
 
@@ -59,8 +61,9 @@ ROW = np.dtype(
     [
         ("preshared_key", "u1", 32),
         ("static_static", "u1", 32),
-        ("timestamp_seen", "u1", 12),  # latest TAI64N of an accepted initiation
-        ("timestamp_sent", "u1", 12),  # latest TAI64N of ours
+        ("seen_seconds", "u8"),  # latest TAI64N of an accepted initiation, and of ours (workers/peer_table.c)
+        ("seen_ns", "u4", 2),
+        ("sent", "u8"),
         ("flags", "u4"),
         ("first_allowed", "u4"),  # head of the list of trie nodes that name this peer
     ]
@@ -204,20 +207,36 @@ class Vault:
         rows = self.rows[first:last]
         rows["static_static"][rows["flags"] & SECRET_VALID == 0] = 0
 
+    def timestamps_seen(self, rows: npt.NDArray[np.uint32]) -> tai64n.Stamps:
+        """Latest TAI64N of an accepted initiation of each row, zeros before the first."""
+        stamps = np.zeros((len(rows), constants.TIMESTAMP_BYTES), np.uint8)
+        numbers = np.ascontiguousarray(rows, np.uint32)
+        passed = ffi.from_buffer("uint32_t[]", numbers), ffi.from_buffer("uint8_t[]", stamps)
+        lib.table_load_seen(self._of(0), *passed, len(rows))
+        return stamps
+
+    def store_timestamps_seen(self, rows: npt.NDArray[np.uint32], stamps: tai64n.Stamps) -> None:
+        """Before the responses are sent. rows are distinct."""
+        numbers, values = np.ascontiguousarray(rows, np.uint32), np.ascontiguousarray(stamps, np.uint8)
+        passed = ffi.from_buffer("uint32_t[]", numbers), ffi.from_buffer("uint8_t[]", values)
+        lib.table_store_seen(self._of(0), *passed, len(rows))
+
+    def _of(self, row: int) -> Any:
+        """A `struct vault_row *`."""
+        return ffi.cast("struct vault_row *", self.rows.ctypes.data) + row
+
     def timestamp_seen(self, row: int) -> bytes:
         """Latest TAI64N (12 bytes) of an accepted initiation; zeros before the first."""
-        return bytes(self.rows["timestamp_seen"][row].tobytes())
-
-    def store_timestamp_seen(self, row: int, timestamp: bytes) -> None:
-        """Before the response is sent."""
-        self.rows["timestamp_seen"][row] = np.frombuffer(timestamp, np.uint8)
+        return self.timestamps_seen(np.array([row], np.uint32)).tobytes()
 
     def timestamp_sent(self, row: int) -> bytes:
         """Latest TAI64N that we sent to this peer; zeros before the first."""
-        return bytes(self.rows["timestamp_sent"][row].tobytes())
+        stamp = ffi.new("uint8_t[]", constants.TIMESTAMP_BYTES)
+        lib.table_load_sent(self._of(row), stamp)
+        return bytes(ffi.buffer(stamp))
 
     def store_timestamp_sent(self, row: int, timestamp: bytes) -> None:
-        self.rows["timestamp_sent"][row] = np.frombuffer(timestamp, np.uint8)
+        lib.table_store_sent(self._of(row), timestamp)
 
     # -- the redo record ----------------------------------------------------------------------
 
