@@ -27,7 +27,7 @@ int holder_initialise(struct holder *holder, const struct segment *segment, stru
                       uint32_t worker)
 {
     *holder = (struct holder){ .segment = segment, .aead = aead, .worker = worker, .budget = TAKE_BUDGET,
-                               .udp4 = -1, .udp6 = -1, .tun = -1 };
+                               .udp4 = -1, .udp6 = -1, .tun = -1, .wait_ms = SEND_WAIT_MS };
     holder->mark = worker_mark(worker, segment->workers[worker].incarnation);
     for (int i = 0; i < MAX_WORKERS; i++)
         holder->bells[i] = -1;
@@ -157,7 +157,8 @@ uint32_t holder_take_turn(struct holder *holder, uint32_t row, uint64_t now)
         while (in < holder->budget && (batch = holder_open_batch(holder, row, now, holder->budget - in)))
             in += batch;
         usable = holder_can_send(holder, row, now);
-        while (usable && out < holder->budget && (batch = holder_seal_batch(holder, row, now, holder->budget - out)))
+        while (usable && out < holder->budget && holder_has_room(holder, row) &&
+               (batch = holder_seal_batch(holder, row, now, holder->budget - out)))
             out += batch;
     } while (in + out > moved && in < holder->budget && out < holder->budget);
     if (!usable && !queue_is_empty(s, 2 * row + OUTBOUND)) {

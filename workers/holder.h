@@ -11,6 +11,13 @@
  * Super-packets of 47 and trains of 45 fit better into each other the more there are of them. */
 #define BATCH_PACKETS 192
 
+/* A full socket buffer drains within microseconds on any live link; a link that does not in
+ * this time loses packets, as a full device queue would. */
+#define SEND_WAIT_MS 20
+/* A peer whose trains were refused is sent single datagrams for so long: routes and devices change. */
+#define TRAINS_AGAIN_NS 1000000000ull
+#define TRAINS_REFUSED 256 /* places for such peers, by row; who is displaced is asked about again */
+
 struct holder {
     const struct segment *segment;
     struct aead *aead;
@@ -19,12 +26,18 @@ struct holder {
     uint32_t budget;           /* wire-size packets of a peer, each way, in one turn */
     int32_t udp4, udp6, tun;   /* -1 = none */
     uint32_t joins;            /* JOIN_* (engine/coalescing.h): what the TUN takes as super-packets */
-    uint32_t trains;           /* 1: the UDP sockets take trains; cleared where a device refuses */
+    uint32_t trains;           /* 1: the UDP sockets take trains */
+    int32_t wait_ms;           /* for a full UDP socket; 0: never. Then what it has no room for stays in its queue
+                                * for a holder that may wait */
+    struct {
+        uint64_t until;
+        uint32_t row;
+    } single[TRAINS_REFUSED];
     int32_t bells[66];         /* eventfd of each worker, -1 = none */
     uint8_t *cuttings;         /* packets cut from super-packets, until they are sent */
 };
 /* aead from aead_new; the fds stay the caller's. Fills in defaults: no fds, no offloads, a
- * budget of TAKE_BUDGET. 0, or -1 when memory is refused. */
+ * budget of TAKE_BUDGET, a wait of SEND_WAIT_MS. 0, or -1 when memory is refused. */
 int holder_initialise(struct holder *holder, const struct segment *segment, struct aead *aead,
                       uint32_t worker);
 void holder_release(struct holder *holder);
@@ -57,6 +70,8 @@ void holder_count(const struct holder *holder, uint32_t counter, uint64_t n);
 uint8_t *holder_node_read(const struct segment *segment, uint32_t number, uint32_t room_before,
                           uint32_t room_after, struct node *copy);
 
+/* holder_outbound.c: whether what is sealed can leave without a wait that this holder may not have. */
+int holder_has_room(const struct holder *holder, uint32_t row);
 /* holder_inbound.c and holder_outbound.c: one batch, until it has `most` packets; return how many. */
 uint32_t holder_open_batch(struct holder *holder, uint32_t row, uint64_t now, uint32_t most);
 uint32_t holder_seal_batch(struct holder *holder, uint32_t row, uint64_t now, uint32_t most);

@@ -27,24 +27,48 @@ static void drop_nodes(const struct holder *holder, const uint32_t *numbers, uin
     holder_count(holder, counter, packets);
 }
 
+/* The peer's endpoint, and the socket of its family; -1 when there is none. */
+static int socket_of(const struct holder *holder, uint32_t row, struct endpoint *to)
+{
+    endpoint_load(holder->segment, row, to);
+    return to->family == AF_INET ? holder->udp4 : to->family == AF_INET6 ? holder->udp6 : -1;
+}
+
+int holder_has_room(const struct holder *holder, uint32_t row)
+{
+    struct endpoint to;
+    int fd;
+
+    if (holder->wait_ms || queue_is_empty(holder->segment, 2 * row + OUTBOUND))
+        return 1;
+    fd = socket_of(holder, row, &to);
+    return fd < 0 || udp_has_room(fd);
+}
+
+static int takes_trains(const struct holder *holder, uint32_t row, uint64_t now)
+{
+    return holder->trains && (holder->single[row % TRAINS_REFUSED].row != row ||
+                              holder->single[row % TRAINS_REFUSED].until <= now);
+}
+
 /* Sends sealed messages to the peer and notes bytes and refusals. */
 static void send_to_peer(struct holder *holder, uint32_t row, const struct udp_message *messages,
-                         uint32_t count, uint32_t sent_counter)
+                         uint32_t count, uint32_t sent_counter, uint64_t now)
 {
     struct peer_row *peer = &holder->segment->rows[row];
     struct endpoint to;
     struct udp_sent sent;
-    int fd;
+    int fd = socket_of(holder, row, &to);
 
-    endpoint_load(holder->segment, row, &to);
-    fd = to.family == AF_INET ? holder->udp4 : to.family == AF_INET6 ? holder->udp6 : -1;
     if (fd < 0) {
         holder_count(holder, to.family ? DROP_NO_SOCKET : DROP_NO_ENDPOINT, count);
         return;
     }
-    udp_send(fd, &to, messages, count, (int)holder->trains, &sent);
-    if (sent.trains_refused)
-        holder->trains = 0;
+    udp_send(fd, &to, messages, count, takes_trains(holder, row, now), holder->wait_ms, &sent);
+    if (sent.trains_refused) {
+        holder->single[row % TRAINS_REFUSED].row = row;
+        holder->single[row % TRAINS_REFUSED].until = now + TRAINS_AGAIN_NS;
+    }
     if (sent.source_refused) {
         memset(to.source, 0, sizeof to.source);
         to.source_ifindex = 0;
@@ -87,7 +111,7 @@ static void seal_and_send(struct sealing *sealing)
                                                 .ecn = sealing->packets[i].ecn,
                                                 .hops = sealing->packets[i].hops };
         POINT("seal: sealed, nothing sent");
-        send_to_peer(holder, sealing->row, messages, sealing->count, UDP_SENT);
+        send_to_peer(holder, sealing->row, messages, sealing->count, UDP_SENT, sealing->now);
         POINT("seal: sent, news not kept");
     }
     sealing->news |= sealing->session.news;
@@ -250,7 +274,7 @@ void holder_send_keepalive(struct holder *holder, uint32_t row, uint64_t now)
     if (session_seal(&session, holder->aead, &packet, 1, now) == 0) {
         struct udp_message message = { .data = packet.data, .length = packet.length };
 
-        send_to_peer(holder, row, &message, 1, KEEPALIVE_SENT);
+        send_to_peer(holder, row, &message, 1, KEEPALIVE_SENT, now);
     }
     /* Without a session the news asks for a handshake, as the kernel does. */
     holder_tell(holder, row, session.news, 0);

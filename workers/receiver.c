@@ -109,6 +109,8 @@ void receiver_free(struct receiver *receiver)
 
 void receiver_hand_off(struct receiver *receiver, int handoff, struct holder *lender)
 {
+    if (lender)
+        lender->wait_ms = 0; /* meanwhile the receiver would hear nobody */
     for (uint32_t d = 0; d < DIRECTIONS; d++) {
         receiver->intakes[d].handoff = handoff;
         receiver->intakes[d].lender = handoff == HANDOFF_SPLIT ? NULL : lender;

@@ -24,7 +24,7 @@ int receiver_use_queues(struct receiver *receiver, const int32_t *queues, uint32
 #define HANDOFF_SPLIT 0
 #define HANDOFF_LEND 1
 #define HANDOFF_AUTO 2
-/* lender stays the caller's; needed but for HANDOFF_SPLIT. */
+/* lender stays the caller's; needed but for HANDOFF_SPLIT. It never waits for a full UDP socket from now on. */
 void receiver_hand_off(struct receiver *receiver, int handoff, struct holder *lender);
 
 #define RECEIVER_CHANNEL 1  /* the channel has a message */

@@ -15,9 +15,6 @@
 #include <string.h>
 #include <sys/mman.h>
 
-/* A full socket buffer drains within microseconds on any live link; a link that does not in
- * this time loses packets, as a full device queue would. */
-#define SEND_WAIT_MS 20
 /* Of a train: the kernel's UDP_MAX_SEGMENTS, and UDP's own limit over IPv4. */
 #define SEGMENTS_MOST 64
 #define TRAIN_BYTES_MOST 65507
@@ -250,8 +247,15 @@ int udp_is_about_source(int error)
            error == EHOSTUNREACH;
 }
 
+int udp_has_room(int fd)
+{
+    struct pollfd writable = { .fd = fd, .events = POLLOUT };
+
+    return poll(&writable, 1, 0) != 0;
+}
+
 void udp_send(int fd, const struct endpoint *to, const struct udp_message *messages,
-              uint32_t count, int trains, struct udp_sent *sent)
+              uint32_t count, int trains, int wait_ms, struct udp_sent *sent)
 {
     struct mmsghdr headers[UDP_SEND_MOST];
     struct iovec vectors[UDP_SEND_MOST];
@@ -290,15 +294,15 @@ void udp_send(int fd, const struct endpoint *to, const struct udp_message *messa
             waited = 0;
         } else if (errno == EINTR) {
             continue;
-        } else if ((errno == EAGAIN || errno == ENOBUFS) && !waited) {
+        } else if ((errno == EAGAIN || errno == ENOBUFS) && wait_ms && !waited) {
             struct pollfd writable = { .fd = fd, .events = POLLOUT };
 
-            poll(&writable, 1, SEND_WAIT_MS);
+            poll(&writable, 1, wait_ms);
             waited = 1;
         } else if (runs[0].count > 1 && errno != EAGAIN && errno != ENOBUFS) {
-            /* A device without checksum offload says EIO; EINVAL also where a segment is
-             * larger than the route's MTU. One by one they may be sent. */
-            sent->trains_refused |= errno == EIO;
+            /* EIO: a device without checksum offload (before Linux 6.11), or IPsec on the way; EINVAL, EMSGSIZE:
+             * a segment is larger than the route's MTU. One by one they may be sent. */
+            sent->trains_refused |= errno == EIO || errno == EINVAL || errno == EMSGSIZE;
             trains = 0;
         } else if (with_source && udp_is_about_source(errno)) {
             /* The address the peer knew us by is gone: the route decides from here on. */

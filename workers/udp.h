@@ -60,14 +60,16 @@ struct udp_sent {
     uint32_t full;            /* lost because the socket's buffer stayed full, to be counted */
     uint32_t refused;         /* lost for another reason, likewise */
     uint32_t source_refused;  /* 1: the sticky source was not ours any more; sent without it */
-    uint32_t trains_refused;  /* 1: this device takes no trains at all (EIO) */
+    uint32_t trains_refused;  /* 1: the way to this endpoint takes no trains (of this size) now */
 };
 
 #define UDP_SEND_MOST 256
 
 /* Sends up to UDP_SEND_MOST messages to one endpoint in order, neighbours of one size as a train
- * (UDP_SEGMENT) if trains is 1, waiting briefly when the socket's buffer is full. */
+ * (UDP_SEGMENT) if trains is 1, waiting once for so long (ms) when the socket's buffer is full. */
 void udp_send(int fd, const struct endpoint *to, const struct udp_message *messages,
-              uint32_t count, int trains, struct udp_sent *sent);
+              uint32_t count, int trains, int wait_ms, struct udp_sent *sent);
+/* Whether the socket has room for a batch, or an error to tell: 0 means that a send would wait. */
+int udp_has_room(int fd);
 
 #endif

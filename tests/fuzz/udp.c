@@ -131,7 +131,7 @@ static void send_batch(struct input *input)
         at += sending.messages[i].length + (uint32_t)apart;
     }
     sending.input = input;
-    udp_send(4, &to, sending.messages, sending.count, trains, &sent);
+    udp_send(4, &to, sending.messages, sending.count, trains, 20 * trains, &sent);
     must(sent.messages + sent.full + sent.refused == sending.count && sent.messages == sending.accepted);
     must(sent.bytes <= bytes);
     free(room);

@@ -15,6 +15,7 @@ import pytest
 from test_data_path import Path, assert_whole, ipv4
 
 from workers._workers import ffi, lib
+from workers.sockets import UDP_GRO
 
 
 @pytest.fixture
@@ -44,14 +45,14 @@ def drained(sock: socket.socket) -> list[bytes]:
     return found
 
 
-def seal(path: Path, packets: list[bytes]) -> None:
-    """Peer 0 sends these, in one turn."""
+def seal(path: Path, packets: list[bytes], row: int = 0, later: int = 0) -> None:
+    """The peer of that row sends these, in one turn, so many ns from now."""
     for packet in packets:
         path.inside.send(bytes(10) + packet)
     for _ in packets:
         lib.receiver_run(path.receiver, 0)
-    assert lib.holder_take(path.holder, 0)
-    lib.holder_take_turn(path.holder, 0, lib.clock_now())
+    assert lib.holder_take(path.holder, row)
+    lib.holder_take_turn(path.holder, row, lib.clock_now() + later)
 
 
 def test_a_full_socket_is_waited_for_and_then_costs_packets_that_are_counted(
@@ -75,6 +76,64 @@ def test_a_full_socket_is_waited_for_and_then_costs_packets_that_are_counted(
     seal(path, [ipv4(b"again")])
     assert len(drained(theirs)) == 1
     assert path.counters()["UDP_SENT"] == len(sent) + 1
+
+
+def test_a_lender_leaves_to_a_consumer_what_a_full_socket_has_no_room_for(
+    path: Path, pair: tuple[socket.socket, socket.socket]
+) -> None:
+    """It does not wait, since nobody would be heard meanwhile, and it loses nothing."""
+    ours, theirs = pair
+    path.holder.udp4 = ours.fileno()
+    path.holder.trains = 0
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            ours.send(bytes(1000))
+    lib.receiver_hand_off(path.receiver, lib.HANDOFF_LEND, path.holder)
+    for n in range(32):
+        path.inside.send(bytes(10) + ipv4(bytes([n]) * 1000))
+        lib.receiver_run(path.receiver, 0)
+    counted = {name: count for name, count in path.counters().items() if count}
+    assert counted == {"TUN_RECEIVED": 32}
+    assert lib.queue_packets(path.segment, 2 * 0 + lib.OUTBOUND) == 32
+    drained(theirs)
+    ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+    assert lib.holder_take(path.holder, 0), "it waits for a consumer"
+    lib.holder_take_turn(path.holder, 0, lib.clock_now())
+    assert len(drained(theirs)) == path.counters()["UDP_SENT"] == 32
+    path.inside.send(bytes(10) + ipv4(b"lent"))
+    lib.receiver_run(path.receiver, 0)
+    assert len(drained(theirs)) == 1, "where there is room the lender sends"
+    assert_whole(path)
+
+
+def test_trains_that_one_way_refuses_go_on_others_and_are_tried_again(path: Path) -> None:
+    """The kernel has no trains of UDP-Lite: EIO, as where IPsec or an old kernel's device is on the way."""
+    packets = [[ipv4(bytes([n]) * 400, destination=f"10.0.0.{2 - row}") for n in range(8)] for row in (0, 1)]
+    with (
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as wire,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM, socket.IPPROTO_UDPLITE) as lite,
+    ):
+        wire.bind(("127.0.0.1", 0))
+        wire.setblocking(False)
+        wire.setsockopt(socket.IPPROTO_UDP, UDP_GRO, 1)  # a train is read in one piece
+        endpoint = ffi.new("struct endpoint *")
+        for row in (0, 1):
+            lib.endpoint_load(path.segment, row, endpoint)
+            endpoint.port = socket.htons(wire.getsockname()[1])
+            lib.endpoint_store(path.segment, row, endpoint)
+        path.holder.trains = 1
+        path.holder.udp4 = lite.fileno()
+        seal(path, packets[0])
+        assert path.counters()["UDP_SENT"] == 8, "one by one they left"
+        path.holder.udp4 = path.udp.fileno()
+        arrived = []
+        for row, later in ((1, 0), (0, 0), (0, lib.TRAINS_AGAIN_NS)):
+            seal(path, packets[row], row, later)
+            arrived.append([len(message) for message in drained(wire)])
+    one = len(packets[0][0]) + 32 + -len(packets[0][0]) % 16
+    assert arrived == [[8 * one], 8 * [one], [8 * one]]
+    assert path.counters()["UDP_SENT"] == 32
+    assert_whole(path)
 
 
 def test_what_cannot_leave_is_counted_by_its_cause(path: Path) -> None:
