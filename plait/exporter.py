@@ -253,6 +253,8 @@ class EngineFamilies:
         self.broken = _gauge("plait_promises_broken", broken, *one)
         self.packets = _counter("plait_packets", "Packets of wire size", *one, "flow")
         self.drops = _counter("plait_drops", "Packets dropped, by cause", *one, "cause")
+        kernel = "Packets that the kernel dropped before the engine could read them"
+        self.kernel = _counter("plait_kernel_drops", kernel, *one, "where")
         self.handshakes = _counter("plait_handshakes", "Handshake messages, by outcome", *one, "outcome")
         self.deaths = _counter("plait_worker_deaths", "Ends that nobody had asked for", *one, "kind")
         self.others = {name: _counter(f"plait_{name}", words, *one) for name, words in _OTHERS.items()}
@@ -282,6 +284,9 @@ class EngineFamilies:
         self.peers.add_metric([name], report["peers"])
         self.broken.add_metric([name], len(report.get("broken_promises", ())))
         self._add_counters(name, report["counters"])
+        for where, count in report.get("kernel_drops", {}).items():
+            if count is not None:
+                self.kernel.add_metric([name, where], count)
         for direction, queue in report["queues"].items():
             self.waiting.add_metric([name, direction], queue["waiting"])
             self.waiters.add_metric([name, direction], queue["peers"])

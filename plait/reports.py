@@ -77,6 +77,7 @@ class Engine(TypedDict):
     longest_turn_ms: NotRequired[float]
     bytes_per_peer: NotRequired[BytesPerPeer]  # an older engine tells none
     counters: dict[str, int]
+    kernel_drops: NotRequired[dict[str, int | None]]
 
 
 class Refusal(TypedDict):

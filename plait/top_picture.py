@@ -12,7 +12,8 @@ drops, handshakes and CPU are compared here. `Watch.take` gives a picture, ready
                     "rates": {"udp_received": 0.0, …}}, …],
      "queues": …, as in the engine's report,
      "slots": {"inbound": {"small": [used, all], "train": [used, all]}, "outbound": …},
-     "drops": [{"cause": "no_peer", "total": 7, "rate": 0.5}, …],       those ever met, most first
+     "drops": [{"cause": "no_peer", "total": 7, "rate": 0.5}, …],       those ever met, most first; also
+                           kernel_tun and kernel_udp: what the kernel dropped before the engine could read it
      "handshakes": [{"outcome": "response_accepted", "total": 1, "rate": 0.0}, …],      likewise
      "lost_wakes": 0, "slots_starved": 0,
      "busiest": […]}                               peers as the engine tells them
@@ -82,16 +83,15 @@ def picture(
     interface: str, report: dict[str, Any], busiest: dict[str, Any], before: dict[str, Any] | None
 ) -> dict[str, Any]:
     """The picture of two reports; each with `at`, seconds of a steady clock, and its processes' usage."""
-    counters = report["counters"]
-    if before is not None and any(counters[name] < before["counters"].get(name, 0) for name in counters):
-        before = None  # another engine of the same name
+    counters, old = _counters(report), _counters(before) if before else {}
+    if any(counters[name] < old.get(name, 0) for name in counters):
+        before, old = None, {}  # another engine of the same name
     seconds = report["at"] - before["at"] if before else 0.0
 
     def rate(now: float, then: float) -> float | None:
         return round(max(now - then, 0) / seconds, 1) if seconds > 0 else None
 
     def rate_of(*names: str) -> float | None:
-        old = before["counters"] if before else {}
         return rate(sum(counters[name] for name in names), sum(old.get(name, 0) for name in names))
 
     def met(prefix: str, word: str) -> list[dict[str, Any]]:
@@ -130,6 +130,12 @@ def picture(
         "slots_starved": counters["slots_starved"],
         "busiest": busiest["peers"],
     }
+
+
+def _counters(report: dict[str, Any]) -> dict[str, int]:
+    """Those of the engine, and what the kernel dropped, as if the engine had."""
+    drops = report.get("kernel_drops", {})  # an older engine tells none
+    return {**report["counters"], **{f"drop_kernel_{where}": count or 0 for where, count in drops.items()}}
 
 
 def _process(now: dict[str, Any], before: dict[str, Any] | None, seconds: float) -> dict[str, Any]:

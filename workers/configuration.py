@@ -31,6 +31,7 @@ from workers.busiest import SHOWN_IPS, Busiest
 from workers.endpoints import Endpoint, EndpointOrders
 from workers.events import Event
 from workers.handshakes import Handshakes
+from workers.kernel_drops import KernelDrops
 from workers.memory import MORE_MEMORY
 from workers.outgoing import mark_sockets
 from workers.pace import PACE, Pace
@@ -88,6 +89,7 @@ class Configuration:
         program: dict[str, Any] | None = None,
         broken: dict[str, str] | None = None,
         pace: Pace = PACE,
+        kernel_drops: KernelDrops | None = None,
     ) -> None:
         self.pace = pace
         self.peers = peers
@@ -99,6 +101,7 @@ class Configuration:
         self.udp_fds = udp_fds
         self.program = program
         self.broken = {} if broken is None else broken
+        self.kernel_drops = kernel_drops or KernelDrops(None, udp_fds)
         self.aead = engine_report.aead_name(aead)
         self.events = handshakes.events
         self.is_changing_key = False
@@ -372,6 +375,7 @@ class Configuration:
         now = self.pace.now()
         turn, self.longest_turn = self.longest_turn, 0
         found = engine_report.report(self.peers.segment, now, self.peers.count, self.aead, self.program, turn)
+        found["kernel_drops"] = self.kernel_drops.look()
         found["broken_promises"] = promises.as_list(self.broken)
         return iter((uapi.answer_get_engine(json.dumps(found)),))
 

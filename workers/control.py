@@ -37,6 +37,7 @@ from workers.failure import Failure, explain
 from workers.grace import Graces
 from workers.handshakes import Handshakes
 from workers.interface import Interface, InterfaceState
+from workers.kernel_drops import KernelDrops
 from workers.keylog import WARNING, KeyLog, open_keylog
 from workers.keypairs import Keypairs
 from workers.launch import WorkerStart, leave_no_socket
@@ -93,12 +94,12 @@ class Control:
             self.peers, self.stamps, self.endpoints, self.outgoing, self.events, self._open_keylog(),
             pace,
         )
+        self.interface = Interface(os.dup(start.fds["tun:0"])) if "tun:0" in start.fds else None
         self.configuration = Configuration(
             self.peers, self.handshakes, self.stamps, self.endpoints, self._udp_fds, start.message["aead"],
-            start.message.get("program"), self.broken, pace,
+            start.message.get("program"), self.broken, pace, KernelDrops(self.interface, self._udp_fds),
         )  # fmt: skip
         self.selector = selectors.DefaultSelector()
-        self.interface = Interface(os.dup(start.fds["tun:0"])) if "tun:0" in start.fds else None
         self.bell = start.fds["bell:1"]
         self.socket_file: Sequence[Any] | None = start.message.get("socket")  # path, device, inode
         self.is_renaming = False  # that file is, by the supervisor

@@ -16,6 +16,7 @@
                 "train_slots": 16, "train_out": 0}, …],
      "bytes_per_peer": {"idle": {"peer row": 512, …}, "session": {"keypair": 1152, …}},   by the layout
      "counters": {"udp_received": 10, "drop_data_tag": 0, …},      sums over all workers, every cause
+     "kernel_drops": {"tun": 0, "udp": 0},    packets that never reached the engine (kernel_drops.py)
      "broken_promises": [{"name": "locked", "promise": …, "why": …, "mend": …}, …]}   promises.py
 
 beat_ms: since the process's latest turn (asleep ones do not turn); null before its first. cpu: null

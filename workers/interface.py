@@ -28,9 +28,11 @@ RTMGRP_LINK = 1
 SOL_NETLINK = 270  # linux/socket.h
 NETLINK_LISTEN_ALL_NSID = 8  # linux/netlink.h
 RTM_GETLINK, RTM_NEWNSID, RTM_GETNSID = 18, 88, 90  # linux/rtnetlink.h
-IFLA_IFNAME, IFLA_MTU, IFLA_TARGET_NETNSID = 3, 4, 46  # linux/if_link.h
+IFLA_IFNAME, IFLA_MTU, IFLA_STATS64, IFLA_TARGET_NETNSID = 3, 4, 23, 46  # linux/if_link.h
+TX_DROPPED = 7  # of struct rtnl_link_stats64
 NETNSA_NSID, NETNSA_FD = 1, 3  # linux/net_namespace.h
 MOVES = 3  # an interface may move again between two questions
+FLAGS = -1  # beside the attributes of a link
 _IFREQ = struct.Struct("16sI20x")
 
 
@@ -89,6 +91,20 @@ class Interface:
                 return state
         return None
 
+    def tx_dropped(self) -> int | None:
+        """Packets that the kernel dropped in front of our queues; None where it does not tell."""
+        try:
+            name = fcntl.ioctl(self.fd, TUNGETIFF, bytes(40))[:16]
+            namespace = moved_to(self.fd, self.home)
+            try:
+                stats = _link(name, namespace)[IFLA_STATS64]
+            finally:
+                if namespace is not None:
+                    os.close(namespace)
+        except (OSError, KeyError):
+            return None
+        return int(struct.unpack_from("=Q", stats, 8 * TX_DROPPED)[0])
+
     def _look_for(self, name: bytes) -> InterfaceState | None:
         """Wherever it is; None when it is not there any more."""
         namespace = moved_to(self.fd, self.home)
@@ -115,20 +131,30 @@ def _ask(name: bytes) -> InterfaceState | None:
 
 
 def _ask_elsewhere(name: bytes, namespace: int) -> InterfaceState | None:
-    """By name in another namespace, which is given an id here; None only when it has no such interface."""
+    """By name in another namespace; None only when it has no such interface."""
+    try:
+        told = _link(name, namespace)
+    except OSError as error:
+        if error.errno == errno.ENODEV:
+            return None
+        raise
+    (flags,) = struct.unpack("=I", told[FLAGS])
+    (mtu,) = struct.unpack("=I", told[IFLA_MTU])
+    return InterfaceState(mtu, bool(flags & IFF_UP), is_elsewhere=True)
+
+
+def _link(name: bytes, namespace: int | None) -> dict[int, bytes]:
+    """Attributes of the interface of that name, and its FLAGS; OSError, ENODEV when there is none.
+
+    namespace: a descriptor of another network namespace than ours, which is given an id here.
+    """
     named = attribute(IFLA_IFNAME, name.rstrip(b"\0") + b"\0")
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as sock:
-        here = attribute(NETNSA_FD, struct.pack("=I", namespace))
-        with contextlib.suppress(FileExistsError):
-            request(sock, RTM_NEWNSID, bytes(4) + here + attribute(NETNSA_NSID, struct.pack("=i", -1)))
-        answer = request(sock, RTM_GETNSID, bytes(4) + here)
-        number = attributes(answer[4:])[NETNSA_NSID]
-        try:
-            answer = request(sock, RTM_GETLINK, bytes(16) + attribute(IFLA_TARGET_NETNSID, number) + named)
-        except OSError as error:
-            if error.errno == errno.ENODEV:
-                return None
-            raise
-    (flags,) = struct.unpack_from("=I", answer, 8)  # struct ifinfomsg
-    mtu = struct.unpack("=I", attributes(answer[16:])[IFLA_MTU])[0]
-    return InterfaceState(mtu, bool(flags & IFF_UP), is_elsewhere=True)
+        if namespace is not None:
+            here = attribute(NETNSA_FD, struct.pack("=I", namespace))
+            with contextlib.suppress(FileExistsError):
+                request(sock, RTM_NEWNSID, bytes(4) + here + attribute(NETNSA_NSID, struct.pack("=i", -1)))
+            answer = request(sock, RTM_GETNSID, bytes(4) + here)
+            named = attribute(IFLA_TARGET_NETNSID, attributes(answer[4:])[NETNSA_NSID]) + named
+        answer = request(sock, RTM_GETLINK, bytes(16) + named)
+    return {**attributes(answer[16:]), FLAGS: answer[8:12]}  # struct ifinfomsg

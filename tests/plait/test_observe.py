@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,6 +37,13 @@ for method, path in json.loads(sys.argv[1]):
 print(json.dumps(answers))
 """
 SCRAPE = "import sys, urllib.request; print(urllib.request.urlopen(sys.argv[1], timeout=20).read().decode())"
+# ADDRESS, PORT and how many datagrams of 1,000 bytes.
+FLOOD = """
+import socket, sys
+sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+for _ in range(int(sys.argv[3])):
+    sock.sendto(bytes(1000), (sys.argv[1], int(sys.argv[2])))
+"""
 # A terminal of 100 x 30, keys sent one after another, what was seen on it, and whether it is as it was.
 TERMINAL = """
 import fcntl, os, pty, select, struct, sys, termios, time
@@ -233,6 +241,46 @@ def test_peers_are_left_out_when_asked_and_a_signal_ends_it_cleanly(tunnel: Tunn
     process.signal(15)
     assert process.wait() == 0, process.output()
     assert "Traceback" not in process.output()
+
+
+@pytest.mark.network
+def test_what_the_kernel_drops_in_front_of_a_receiver_is_told(tunnel: Tunnel, exporter: Process) -> None:
+    """Of a stopped receiver the TUN's queue overflows, and the UDP socket's buffer."""
+    side, peer = tunnel.sides
+    host = side.host
+
+    def kernel_drops() -> dict[str, int]:
+        report = json.loads(host.run(["plait", "show", "--engine", "--json", "wg0"]).stdout)["wg0"]
+        return dict(report["kernel_drops"])
+
+    before = kernel_drops()
+    receiver = next(p.pid for p in side.engine.processes() if title(p.pid) == "plait: wg0 receiver 0")
+    os.kill(receiver, signal.SIGSTOP)
+    try:
+        for destination, count in ((f"{peer.address4} 9", 1500), ("127.0.0.1 51820", 15000)):
+            host.run([sys.executable, "-c", FLOOD, *destination.split(), str(count)])
+    finally:
+        os.kill(receiver, signal.SIGCONT)
+    told = kernel_drops()
+    link = int((host.root / "sys/class/net/wg0/statistics/tx_dropped").read_text())
+    assert link == told["tun"] >= before["tun"] + 400
+    assert told["udp"] > before["udp"] + 1000
+    shown = host.run(["plait", "show", "--engine", "wg0"]).stdout.split("\n")
+    rows = [line.split()[-2:] for line in shown if "drop by the kernel" in line]
+    assert rows == [["tun", str(told["tun"])], ["udp", str(told["udp"])]]
+    (picture,) = json.loads(host.run(["plait", "top", "--json", "--interval", "0.5", "wg0"]).stdout)
+    causes = {each["cause"]: each["total"] for each in picture["drops"]}
+    assert (causes["kernel_tun"], causes["kernel_udp"]) == (told["tun"], told["udp"])
+
+    def is_scraped() -> bool:
+        samples = scrape(host)["plait_kernel_drops_total"]
+        return [value(samples, where=where) for where in told] == list(told.values())
+
+    eventually(is_scraped)
+    # A new port means new sockets, which have dropped nothing.
+    side.engine.wg("set", "wg0", "listen-port", "51821")
+    assert kernel_drops()["udp"] == told["udp"]
+    side.engine.wg("set", "wg0", "listen-port", "51820")
 
 
 @pytest.mark.network
