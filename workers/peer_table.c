@@ -3,6 +3,7 @@
 
 #include <string.h>
 
+#include "engine/bytes.h"
 #include "engine/timers.h"
 #include "shm/orders.h"
 #include "shm/point.h"
@@ -29,25 +30,22 @@ static void wipe(struct peer_table *table, uint32_t row)
 #define TAI64_1970 0x400000000000000aull /* engine/tai64n.py */
 #define SENT_NS_BITS 30
 
-static uint64_t load_be(const uint8_t *from, uint32_t bytes)
+static uint64_t load_be64(const uint8_t *from)
 {
-    uint64_t value = 0;
-
-    for (uint32_t i = 0; i < bytes; i++)
-        value = value << 8 | from[i];
-    return value;
+    return (uint64_t)load_be32(from) << 32 | load_be32(from + 4);
 }
 
-static void store_be(uint8_t *to, uint64_t value, uint32_t bytes)
+static void store_stamp(uint8_t stamp[12], uint64_t seconds, uint32_t ns)
 {
-    for (uint32_t i = bytes; i-- > 0; value >>= 8)
-        to[i] = (uint8_t)value;
+    store_be32(stamp, (uint32_t)(seconds >> 32));
+    store_be32(stamp + 4, (uint32_t)seconds);
+    store_be32(stamp + 8, ns);
 }
 
 static void store_seen(struct vault_row *row, const uint8_t stamp[12])
 {
-    uint64_t seconds = load_be(stamp, 8), other = ~row->seen_seconds & SEEN_OTHER;
-    uint32_t ns = (uint32_t)load_be(stamp + 8, 4);
+    uint64_t seconds = load_be64(stamp), other = ~row->seen_seconds & SEEN_OTHER;
+    uint32_t ns = load_be32(stamp + 8);
 
     if (seconds & SEEN_OTHER) {
         seconds = SEEN_OTHER - 1;
@@ -69,24 +67,23 @@ void table_load_seen(const struct vault_row *vault, const uint32_t *rows, uint8_
     for (uint32_t i = 0; i < count; i++) {
         const struct vault_row *row = &vault[rows[i]];
 
-        store_be(stamps + 12 * (uint64_t)i, row->seen_seconds & ~SEEN_OTHER, 8);
-        store_be(stamps + 12 * (uint64_t)i + 8, row->seen_ns[(row->seen_seconds & SEEN_OTHER) != 0], 4);
+        store_stamp(stamps + 12 * (uint64_t)i, row->seen_seconds & ~SEEN_OTHER,
+                    row->seen_ns[(row->seen_seconds & SEEN_OTHER) != 0]);
     }
 }
 
 void table_store_sent(struct vault_row *row, const uint8_t stamp[12])
 {
-    uint64_t seconds = load_be(stamp, 8) - TAI64_1970;
+    uint64_t seconds = load_be64(stamp) - TAI64_1970;
 
-    __atomic_store_n(&row->sent, seconds << SENT_NS_BITS | load_be(stamp + 8, 4), __ATOMIC_RELAXED);
+    __atomic_store_n(&row->sent, seconds << SENT_NS_BITS | load_be32(stamp + 8), __ATOMIC_RELAXED);
 }
 
 void table_load_sent(const struct vault_row *row, uint8_t stamp[12])
 {
     uint64_t sent = row->sent;
 
-    store_be(stamp, sent ? TAI64_1970 + (sent >> SENT_NS_BITS) : 0, 8);
-    store_be(stamp + 8, sent & ((1u << SENT_NS_BITS) - 1), 4);
+    store_stamp(stamp, sent ? TAI64_1970 + (sent >> SENT_NS_BITS) : 0, sent & ((1u << SENT_NS_BITS) - 1));
 }
 
 uint8_t *table_allowed(const struct peer_table *table)
