@@ -246,8 +246,10 @@ def _load_engine() -> Mapping[str, Callable[[WorkerStart], None]]:
     """Load all that any process of the engine runs: what each kind of worker does."""
     # Linear algebra, which nobody needs, starts no threads: workers are forks, of a process with one thread.
     os.environ.update(OPENBLAS_NUM_THREADS="1", OMP_NUM_THREADS="1")
+    from workers import version
     from workers.entry_points import WORK
 
+    version.as_dict()  # reads files and asks git, which nobody waits for who has something to watch
     return WORK
 
 

@@ -17,6 +17,9 @@ ALLOW = (
     "or run a newer kernel"
 )
 
+# What a host, a container or a process is short of for now: the same call may be granted a moment later.
+SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EAGAIN)
+
 
 class Exit(IntEnum):
     """The exit codes of plaitd. Part of its interface: scripts may rely on them."""

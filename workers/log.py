@@ -220,10 +220,14 @@ class Syslog:
             def handleError(self, record: logging.LogRecord) -> None:
                 raise  # noqa: PLE0704  logging calls it from an except clause
 
-        self._handler = Handler(path, SysLogHandler.LOG_DAEMON)
-        self._handler.ident = f"plaitd[{os.getpid()}]: "
+        self._path = path
+        self._new = Handler
+        self._handler: Handler | None = None
 
     def put(self, severity: int, created: float, text: str) -> None:
+        if self._handler is None:  # only now: it may wait for a stream's listener
+            self._handler = self._new(self._path, self._new.LOG_DAEMON)
+            self._handler.ident = f"plaitd[{os.getpid()}]: "
         level = _LOGGING.get(severity, logging.INFO)
         self._handler.emit(logging.LogRecord("plait", level, "", 0, text, None, None))
 

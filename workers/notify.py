@@ -5,18 +5,20 @@ abstract one). WATCHDOG_USEC asks for a sign of life within so many us; one is g
 while control turns: the supervisor alone being alive carries no tunnel.
 
 Nobody else may speak for the engine: the variables are taken out of the environment that workers inherit.
-Without NOTIFY_SOCKET nothing is sent, and a manager that does not listen any more is no error.
+Without NOTIFY_SOCKET nothing is sent, and a manager that does not listen any more is no error. One that
+stands still is not waited for: while its socket is full, or no socket to it can be had, what it is to know is
+kept, the latest of each name alone, and sent when that is possible. A sign of life is given later instead.
 """
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import socket
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 
 from workers.environment import unknown
+from workers.failure import SHORTAGES
 
 BEAT_SECONDS = 10.0  # control turns at least once a second; a loaded machine takes its time
 RETRY_SECONDS = 0.5  # between two looks at a control that gave no sign when one was due
@@ -44,32 +46,38 @@ class ServiceManager:
             log.warning("%s", words)
         self._due: float | None = None
         self._status = ""
+        self._unsent: dict[str, str] = {}  # by name; the manager did not take them yet
+        self._again: float | None = None  # when they are tried again
+        self.refused = 0  # notifications in a row that it did not take
         self.environment = {"NOTIFY_SOCKET": address} if address else {}  # for a program that becomes us
         if self.interval is not None:
             self.environment["WATCHDOG_USEC"] = microseconds
 
     def ready(self, status: str, now: float) -> None:
         """The interface works. now: time.monotonic()."""
-        self._send("READY=1", f"MAINPID={os.getpid()}", f"STATUS={status}")
+        self._say(now, READY="1", MAINPID=str(os.getpid()), STATUS=status)
         self._status = status
         if self.interval is not None:
             self._due = now + self.interval
 
-    def status(self, status: str) -> None:
-        """One line for people; said again only when it changes."""
+    def status(self, status: str, now: float) -> None:
+        """One line for people; said again only when it changes, or was not taken."""
         if status != self._status:
             self._status = status
-            self._send(f"STATUS={status}")
+            self._say(now, STATUS=status)
+        elif self._again is not None and self._again <= now:
+            self._say(now)
 
     def stopping(self, reason: str) -> None:
         """The end has begun."""
         self._due = None
-        self._send("STOPPING=1", f"STATUS=ending: {reason}")
+        self._say(0.0, STOPPING="1", STATUS=f"ending: {reason}")
+        self._again = None
 
     @property
     def due(self) -> float | None:
-        """When `watch` wants to be called next, time.monotonic(); None when the manager does not watch."""
-        return self._due
+        """When `status` and `watch` want to be called next, time.monotonic(); None when nothing is due."""
+        return min((at for at in (self._due, self._again) if at is not None), default=None)
 
     def watch(self, now: float, beat_age: float | None) -> None:
         """Give the sign of life that is due.
@@ -82,16 +90,31 @@ class ServiceManager:
             self._due = now + RETRY_SECONDS
             return
         assert self.interval is not None
-        self._due = now + self.interval
-        self._send("WATCHDOG=1")
+        self._due = now + (self.interval if self._send({"WATCHDOG": "1"}) else RETRY_SECONDS)
 
-    def _send(self, *lines: str) -> None:
+    def _say(self, now: float, **values: str) -> None:
+        self._unsent |= values
+        if self._send(self._unsent):
+            self._unsent, self._again = {}, None
+        else:
+            self._again = now + RETRY_SECONDS
+
+    def _send(self, values: Mapping[str, str]) -> bool:
+        """One notification. False when it may be taken later."""
         if not self._address:
-            return
-        text = "\n".join(line.replace("\n", " ") for line in lines)
-        with (
-            contextlib.suppress(OSError),
-            socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock,
-        ):
-            sock.setblocking(False)
-            sock.sendto(text.encode(), self._address)
+            return True
+        text = "\n".join(f"{name}={value}".replace("\n", " ") for name, value in values.items())
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+                sock.setblocking(False)
+                sock.sendto(text.encode(), self._address)
+        except OSError as error:
+            if error.errno in SHORTAGES:
+                if self.refused == 0:
+                    log.warning("the service manager does not take notifications for now: %s", error.strerror)
+                self.refused += 1
+                return False
+        if self.refused:
+            log.info("the service manager takes notifications again, after %d that it did not", self.refused)
+            self.refused = 0
+        return True

@@ -262,7 +262,7 @@ class Supervisor:
         if not self.announced or self.stopping:
             return
         away = ", ".join(w.title for w in self.roster.workers if w.life is not Life.RUNNING)
-        self.manager.status(self._status() + (f"; starting again: {away}" if away else ""))
+        self.manager.status(self._status() + (f"; starting again: {away}" if away else ""), now)
         beat = int(self.segment.workers[lib.WORKER_CONTROL].beat)
         is_there = self.roster.find("control").life is Life.RUNNING
         self.manager.watch(now, (int(lib.clock_now()) - beat) / 1e9 if is_there else None)

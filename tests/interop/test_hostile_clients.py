@@ -6,12 +6,14 @@ Only root may connect (the socket is 0700); what these clients do is what a brok
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
 import socket
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tunnel import Side, Transfer, eventually, two_hosts
+from tunnel import Side, Transfer, check_words, eventually, two_hosts
 
 from plait.lab import PLAIT, Lab, pss_bytes
 
@@ -19,6 +21,8 @@ pytestmark = pytest.mark.network
 
 CLIENTS = 1000
 SERVED = 128  # workers/uapi_server.py: MAX_CONNECTIONS
+FOLLOWERS = 64  # MAX_FOLLOWERS there
+SMALL = "receivers = 1\nconsumers = 1\nmax_peers = 2048\nsmall_slots = 64\ntrain_slots = 1\n"
 PINGS = 150
 BYTES = 20_000_000
 MORE_BYTES = 64 << 20  # of control: what 128 clients may have read and not answered, taken apart into lines
@@ -95,3 +99,27 @@ def test_the_socket_serves_again_when_half_of_the_idle_clients_leave_or_none(lea
             assert "public_key" in tunnel.responder.engine.uapi("get=1\n\n")
             assert sum(client.fileno() >= 0 for client in idle) == SERVED - leave
         tunnel.check()
+
+
+def test_clients_that_stand_still_hold_up_no_repair() -> None:
+    """Every place is taken by one that asked and does not read, and one of them waits for the supervisor."""
+    with Lab() as lab:
+        host = lab.host("besieged")
+        engine = host.engine("wg0", settings=SMALL)
+        eventually(lambda: "wg0 is ready" in engine.process.output())
+        peers = "".join(f"public_key={number:064x}\n" for number in range(1, 1001))
+        assert engine.uapi(f"set=1\n{peers}\n") == "errno=0\n\n"
+        path = engine.socket_path
+        with clients(path, SERVED) as still, clients(path, FOLLOWERS) as followers:
+            for client in followers:
+                write(client, b"events=1\n\n")
+            for client in still[1:]:
+                write(client, b"get=1\n\n" * 100)
+            write(still[0], b"upgrade=0\n\n" * 100)
+            for title in ("receiver 0", "consumer 0", "control"):
+                pid = host.titles("wg0")[title]
+                os.kill(pid, signal.SIGKILL)
+                eventually(lambda title=title, pid=pid: host.titles("wg0").get(title, pid) != pid)
+        assert engine.uapi("get=1\n\n").endswith("errno=0\n\n")
+        assert engine.stop() == 0
+        check_words(engine.process)

@@ -7,6 +7,7 @@ host (own network, processes, /run, /dev/shm)
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shlex
 import shutil
@@ -312,10 +313,7 @@ def test_log_that_stands_still_holds_nobody_up(host: Host) -> None:
     environment = {"PATH": search_path(), "PLAIT_CONFIG": "/run/small.toml", "LOG_LEVEL": "debug"}
     engine = subprocess.Popen(command, stderr=writer, env={**os.environ, **environment})
     try:
-        until(lambda: answers(host), "an answer")
-        first = host.titles("t0").get("control", 0)
-        os.kill(first, signal.SIGKILL)
-        until(lambda: host.titles("t0").get("control", first) != first and answers(host), "the next one")
+        are_replaced(host)
         os.kill(host.titles("t0").get("supervisor", 0), signal.SIGTERM)
         assert engine.wait(20) == 0
     finally:
@@ -323,6 +321,41 @@ def test_log_that_stands_still_holds_nobody_up(host: Host) -> None:
         engine.wait()
         os.close(writer)
         os.close(reader)
+
+
+def test_syslog_that_stands_still_holds_nobody_up(host: Host) -> None:
+    """It is there and takes nothing: its socket is full."""
+    path = host.root / "run/log.sock"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as syslog:
+        syslog.bind(str(path))
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other, contextlib.suppress(BlockingIOError):
+            other.setblocking(False)
+            while True:
+                other.sendto(b"of another", str(path))
+        told = plaitd(host, "t0", around=SYSLOG)
+        assert (told.returncode, told.stderr) == (0, "")
+        are_replaced(host)
+        os.kill(host.titles("t0").get("supervisor", 0), signal.SIGTERM)
+        until(lambda: not leftovers(host), "the end")
+    path.unlink()
+
+
+def are_replaced(host: Host) -> None:
+    """Kill one of each kind: each is replaced, and the engine answers."""
+    until(lambda: all_run(host), "all of them")
+    for each in ("receiver 0", "consumer 0", "control"):
+        pid = until(lambda each=each: host.titles("t0").get(each), each)
+        os.kill(pid, signal.SIGKILL)
+        until(lambda each=each, pid=pid: host.titles("t0").get(each, pid) != pid, f"the next {each}")
+    until(lambda: answers(host), "an answer of the next control")
+
+
+def all_run(host: Host) -> bool:
+    told = host.run(["plait", "show", "--engine", "--json", "t0"], check=False)
+    if told.returncode:
+        return False
+    states = [row["state"] for row in json.loads(told.stdout)["t0"]["processes"]]
+    return states == ["running"] * 4
 
 
 def answers(host: Host) -> bool:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
+import resource
 import shutil
 import signal
 import socket
@@ -13,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from waiting import until
 
 from plait.lab import Host, Lab, read_proc
 from workers.notify import BEAT_SECONDS, RETRY_SECONDS, ServiceManager
@@ -76,8 +79,8 @@ def test_signs_of_life_come_at_half_of_the_time_while_control_turns(listener: Li
     told.watch(103.0, BEAT_SECONDS)
     assert listener.waiting() == [["WATCHDOG=1"]]
     assert told.due == 105
-    told.status("works")
-    told.status("limps")
+    told.status("works", 103.1)
+    told.status("limps", 103.2)
     told.stopping("enough\nREADY=1")
     assert listener.waiting() == [["STATUS=limps"], ["STOPPING=1", "STATUS=ending: enough READY=1"]]
     assert told.due is None
@@ -107,6 +110,74 @@ def test_nothing_is_sent_without_a_manager_and_its_death_is_no_error(listener: L
     told = manager(listener)
     listener.socket.close()
     told.stopping("")
+
+
+def fill(listener: Listener) -> int:
+    """Have its socket full; how many datagrams that took."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+        sock.setblocking(False)
+        for count in itertools.count():
+            try:
+                sock.sendto(b"of another", listener.socket.getsockname())
+            except BlockingIOError:
+                return count
+    raise AssertionError
+
+
+def test_a_manager_that_stands_still_is_told_later(listener: Listener) -> None:
+    told = manager(listener, WATCHDOG_USEC="4000000")
+    full = fill(listener)
+    told.ready("works", 100.0)
+    assert told.due == 100 + RETRY_SECONDS
+    told.status("works", 100.5)
+    told.status("limps", 100.6)
+    told.watch(102.0, 0.1)
+    assert told.refused == 4 and told.due == 100.6 + RETRY_SECONDS
+    assert listener.waiting() == [["of another"]] * full
+    told.status("limps", 101.0)
+    assert listener.waiting() == [], "not due"
+    told.status("limps", 101.2)
+    assert listener.waiting() == [["READY=1", f"MAINPID={os.getpid()}", "STATUS=limps"]]
+    told.watch(102.5, 0.1)
+    assert listener.waiting() == [["WATCHDOG=1"]] and (told.due, told.refused) == (104.5, 0)
+
+
+def test_a_manager_without_a_descriptor_to_it_is_told_later(listener: Listener) -> None:
+    told = manager(listener)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))
+    try:
+        told.ready("works", 100.0)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    told.status("works", 101.0)
+    assert listener.waiting() == [["READY=1", f"MAINPID={os.getpid()}", "STATUS=works"]]
+    assert told.due is None
+
+
+@pytest.mark.network
+def test_an_engine_waits_for_no_manager() -> None:
+    """Its socket is full before the engine is ready, and while a worker is killed."""
+    with Lab() as lab:
+        host = lab.host("unserved")
+        listener = Listener(f"/proc/{host.pid}/root/run/notify")
+        full = fill(listener)
+        environment = {"NOTIFY_SOCKET": "/run/notify", "WATCHDOG_USEC": "600000"}
+        engine = host.engine("t0", settings=SMALL, environment=environment)
+        until(lambda: "t0 is ready" in engine.process.output(), "readiness")
+        words = "the service manager does not take notifications for now: Resource temporarily unavailable"
+        until(lambda: words in engine.process.output(), words)
+        for title in ("receiver 0", "control"):
+            pid = host.titles("t0")[title]
+            os.kill(pid, signal.SIGKILL)
+            until(lambda pid=pid, title=title: host.titles("t0").get(title, pid) != pid, f"the next {title}")
+        host.run(["wg", "show", "t0", "listen-port"])
+        assert [listener.receive() for _ in range(full)] == [["of another"]] * full
+        listener.until("READY=1")
+        until(lambda: "takes notifications again, after" in engine.process.output(), "how many were refused")
+        fill(listener)
+        engine.process.signal(signal.SIGTERM)
+        assert engine.process.wait() == 0
 
 
 @pytest.mark.network
