@@ -19,6 +19,10 @@ class ChannelClosed(ConnectionError):
     """The other side is gone; a worker ends then, the supervisor reaps."""
 
 
+class DescriptorsLost(ValueError):
+    """A message whose descriptors did not get here, for want of room for them in this process."""
+
+
 class Channel:
     """One end of the pair. Neither end is shared between threads."""
 
@@ -49,7 +53,7 @@ class Channel:
     def receive(self) -> tuple[dict[str, Any], list[int]]:
         """Wait for one message. Received fds are close-on-exec. ChannelClosed at the end.
 
-        ValueError when it is none; the fds that came with it are closed.
+        ValueError when it is none, DescriptorsLost when not all that came with it; the fds are closed.
         """
         try:
             data, fds, flags, _ = socket.recv_fds(self.socket, MESSAGE_BYTES, MESSAGE_FDS)
@@ -60,12 +64,16 @@ class Channel:
         for fd in fds:
             os.set_inheritable(fd, False)
         try:
-            if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
-                raise ValueError("a channel message was cut short; the limit on open files may be too low")
+            if flags & socket.MSG_CTRUNC:
+                raise DescriptorsLost("a channel message lost descriptors; raise the limit on open files")
+            if flags & socket.MSG_TRUNC:
+                raise ValueError("a channel message was cut short")
             return json.loads(data), fds
         except (ValueError, RecursionError) as error:
             for fd in fds:
                 os.close(fd)
+            if isinstance(error, DescriptorsLost):
+                raise
             raise ValueError(str(error)) from error
 
     def close(self) -> None:

@@ -36,7 +36,7 @@ from workers.events import Event, Events
 from workers.failure import Failure, explain
 from workers.grace import Graces
 from workers.handshakes import Handshakes
-from workers.interface import Interface, InterfaceState
+from workers.interface import Interface, InterfaceState, Removed
 from workers.kernel_drops import KernelDrops
 from workers.keylog import WARNING, KeyLog, open_keylog
 from workers.keypairs import Keypairs
@@ -421,10 +421,20 @@ class Control:
         if self.interface is None:
             state: InterfaceState | None = InterfaceState(int(self.device.mtu) or 1420, True)
         else:
-            state = self.interface.look()
+            try:
+                state = self.interface.look()
+            except Removed:
+                self._end(f"the interface {self.start.interface} was removed")
+                return
+            except OSError as error:
+                if first and not self.device.mtu:  # nothing is known of it: the host refuses what we need
+                    raise
+                log.debug("how the interface is cannot be found out: %s", error)
+                state = None
         if state is None:
-            self._end(f"the interface {self.start.interface} was removed")
-            return
+            if not first:  # the next look is a second away at most
+                return
+            state = InterfaceState(int(self.device.mtu), bool(self.device.up))  # as it was before us
         if int(self.device.mtu) != state.mtu:
             self.device.mtu = state.mtu
         if state.name and state.name != self.start.interface:

@@ -18,7 +18,7 @@ import socket
 import struct
 from typing import NamedTuple
 
-from workers.netlink import attribute, attributes, moved_to, request
+from workers.netlink import attribute, attributes, drain, moved_to, request
 
 TUNGETIFF = 0x800454D2  # linux/if_tun.h
 SIOCGIFFLAGS = 0x8913  # linux/sockios.h
@@ -31,7 +31,7 @@ RTM_GETLINK, RTM_NEWNSID, RTM_GETNSID = 18, 88, 90  # linux/rtnetlink.h
 IFLA_IFNAME, IFLA_MTU, IFLA_STATS64, IFLA_TARGET_NETNSID = 3, 4, 23, 46  # linux/if_link.h
 TX_DROPPED = 7  # of struct rtnl_link_stats64
 NETNSA_NSID, NETNSA_FD = 1, 3  # linux/net_namespace.h
-MOVES = 3  # an interface may move again between two questions
+MOVES = 3  # an interface may move, or be renamed, again between two questions
 FLAGS = -1  # beside the attributes of a link
 _IFREQ = struct.Struct("16sI20x")
 
@@ -43,6 +43,10 @@ class InterfaceState(NamedTuple):
     is_up: bool
     name: str = ""  # empty where names mean nothing to us: in another network namespace
     is_elsewhere: bool = False  # in another network namespace than we are
+
+
+class Removed(Exception):
+    """The interface does not exist any more."""
 
 
 class Interface:
@@ -65,27 +69,18 @@ class Interface:
             self.news.close()
 
     def drain(self) -> None:
-        """Read away what woke us; an overflow (ENOBUFS) says no less."""
-        with contextlib.suppress(BlockingIOError):
-            while self.news is not None:
-                try:
-                    self.news.recv(1 << 16)
-                except BlockingIOError:
-                    raise
-                except OSError as error:
-                    if error.errno != errno.ENOBUFS:
-                        raise
+        """Read away what woke us (netlink.py)."""
+        if self.news is not None:
+            drain(self.news)
 
     def look(self) -> InterfaceState | None:
-        """The state now; None when the interface does not exist any more."""
+        """The state now; None when it moved on each time that it was asked for. Removed; OSError, which says
+        nothing of the interface: a question may fail for want of a descriptor or of memory.
+
+        The queue alone knows whether there still is one. A name that means nothing was given away since.
+        """
         for _ in range(MOVES):
-            try:
-                name = fcntl.ioctl(self.fd, TUNGETIFF, bytes(40))[:16]
-            except OSError as error:
-                if error.errno in (errno.EBADFD, errno.ENODEV):
-                    return None
-                raise
-            state = self._look_for(name)
+            state = self._look_for(self._name())
             if state is not None:
                 self.latest = state
                 return state
@@ -104,6 +99,14 @@ class Interface:
         except (OSError, KeyError):
             return None
         return int(struct.unpack_from("=Q", stats, 8 * TX_DROPPED)[0])
+
+    def _name(self) -> bytes:
+        try:
+            return fcntl.ioctl(self.fd, TUNGETIFF, bytes(40))[:16]
+        except OSError as error:
+            if error.errno in (errno.EBADFD, errno.ENODEV):
+                raise Removed from error
+            raise
 
     def _look_for(self, name: bytes) -> InterfaceState | None:
         """Wherever it is; None when it is not there any more."""

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import Final
 
 from workers.interface import Interface
+from workers.sockets import borrowed
 
 SO_MEMINFO: Final = 55  # asm-generic/socket.h
 SK_MEMINFO_DROPS: Final = 8  # linux/sock_diag.h
@@ -46,7 +47,7 @@ class KernelDrops:
 
 
 def _drops(fd: int) -> int | None:
-    with socket.socket(fileno=os.dup(fd)) as sock:
+    with borrowed(fd) as sock:
         try:
             told = sock.getsockopt(socket.SOL_SOCKET, SO_MEMINFO, _DROPS.size)
         except OSError:

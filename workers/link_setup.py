@@ -25,6 +25,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+from workers.failure import SHORTAGES, explain
 from workers.interface import TUNGETIFF
 from workers.netlink import TUNGETDEVNETNS, attribute, request
 
@@ -53,8 +54,11 @@ def set_up(fd: int, *, is_new: bool, multicast: bool = False) -> None:
         return  # removed meanwhile
     try:
         namespace = fcntl.ioctl(fd, TUNGETDEVNETNS)
-    except OSError:  # an old kernel, or no privilege: assume that nobody moved it
-        _set_all(name, is_new, multicast)
+    except OSError as error:
+        if error.errno in SHORTAGES:
+            _tell_nothing_done(name, *explain(error))
+        else:  # an old kernel, or no privilege: assume that nobody moved it
+            _set_all(name, is_new, multicast)
         return
     try:
         if os.fstat(namespace).st_ino == os.stat("/proc/self/ns/net").st_ino:
@@ -63,6 +67,8 @@ def set_up(fd: int, *, is_new: bool, multicast: bool = False) -> None:
             thread = threading.Thread(target=_set_there, args=(name, is_new, multicast, namespace))
             thread.start()
             thread.join()
+    except (OSError, RuntimeError) as error:  # no thread, or no /proc
+        _tell_nothing_done(name, *explain(error))
     finally:
         os.close(namespace)
 
@@ -120,6 +126,10 @@ def _try(name: str, what: str, by_hand: str, action: Callable[[], None]) -> None
     except OSError as error:
         if error.errno != errno.ENODEV:
             _tell(f"{name} keeps {what}: {error.strerror or error}; if you do not want them: {by_hand}")
+
+
+def _tell_nothing_done(name: str, why: str, mend: str) -> None:
+    _tell(f"{name} keeps what its network namespace gives a device: {why}; {mend}, then set it down and up")
 
 
 def _tell(words: str) -> None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import socket
 import struct
 
+from workers.failure import SHORTAGES
+
+DRAINED = 1000  # messages in a turn
 NLMSG_ERROR, NLM_F_REQUEST, NLM_F_ACK = 2, 1, 4
 TUNGETDEVNETNS = 0x54E3  # linux/if_tun.h
 _HEAD = struct.Struct("=IHHII")  # struct nlmsghdr: length, type, flags, sequence, port
@@ -29,6 +33,16 @@ def request(sock: socket.socket, kind: int, body: bytes) -> bytes:
         return answer
 
 
+def drain(news: socket.socket) -> None:
+    """Read away what woke us; what comes behind it wakes us again. An overflow (ENOBUFS) says no less."""
+    for _ in range(DRAINED):
+        try:
+            news.recv(1 << 16)
+        except OSError as error:
+            if error.errno != errno.ENOBUFS:
+                return
+
+
 def attribute(kind: int, value: bytes) -> bytes:
     """One attribute, padded."""
     return struct.pack("=HH", 4 + len(value), kind) + value + bytes(-len(value) % 4)
@@ -48,11 +62,13 @@ def moved_to(queue: int, home: int) -> int | None:
     """The network namespace where the interface of a TUN queue is, as a descriptor that the caller closes.
 
     None: it is in the one whose inode is home; or an old kernel does not tell, or tells only the privileged,
-    and nobody is taken to have moved it.
+    and nobody is taken to have moved it. OSError when there is no descriptor for the answer.
     """
     try:
         namespace: int = fcntl.ioctl(queue, TUNGETDEVNETNS)
-    except OSError:
+    except OSError as error:
+        if error.errno in SHORTAGES:
+            raise
         return None
     if os.fstat(namespace).st_ino != home:
         return namespace

@@ -6,12 +6,12 @@ and from the address that the peer knows us by, while the kernel accepts that on
 
 from __future__ import annotations
 
-import os
 import socket
 import struct
 from typing import Any, Final
 
 from workers._workers import lib
+from workers.sockets import borrowed
 
 SO_MARK: Final = 36  # asm-generic/socket.h
 
@@ -56,5 +56,5 @@ class Outgoing:
 def mark_sockets(fds: list[int], mark: int) -> None:
     """Set the firewall mark of these sockets. OSError (EPERM) without CAP_NET_ADMIN."""
     for fd in fds:
-        with socket.socket(fileno=os.dup(fd)) as sock:
+        with borrowed(fd) as sock:
             sock.setsockopt(socket.SOL_SOCKET, SO_MARK, struct.pack("@I", mark))

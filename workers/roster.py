@@ -21,7 +21,7 @@ from typing import Any, Protocol
 
 from workers import version
 from workers._workers import ffi, lib
-from workers.channel import Channel, ChannelClosed
+from workers.channel import Channel, ChannelClosed, DescriptorsLost
 from workers.failure import explain
 from workers.launch import WorkerStart
 from workers.patience import Patience
@@ -31,6 +31,7 @@ from workers.settings import Settings
 from workers.worker import Life, Told, Worker
 
 NO_CPU = 0xFFFFFFFF
+OUT_OF_FILES = "the supervisor has no descriptor left; raise its limit on open files (prlimit --nofile)"
 LINES = {"control": lib.WORKER_CONTROL, "receiver": lib.WORKER_RECEIVER, "consumer": lib.WORKER_CONSUMER}
 log = logging.getLogger("plait")
 
@@ -338,6 +339,12 @@ class Roster:
         except TimeoutError:
             log.error("%s does not read its channel and is killed", worker.title)
             worker.kill("it does not read its channel")
+        except OSError as error:  # what it misses now, its successor is told at the start
+            if not (worker.was_ready or worker.is_extra or self.stopping):
+                raise  # nobody has been sent anything yet: the host refuses it
+            why = f"what it is to be told cannot be sent: {error.strerror or error}"
+            log.error("%s is killed: %s", worker.title, why)
+            worker.kill(why)
 
     def share(self, worker: Worker, kind: str = "sockets", **more: Any) -> None:
         """Give it the descriptors that it is to use from now on, how many workers there are, and what the
@@ -362,8 +369,18 @@ class Roster:
             self._close_channel(worker)
             worker.kill_at = time.monotonic() + self.patience.closed
             return
-        except (TimeoutError, ValueError) as error:
+        except DescriptorsLost:  # a client's connection, which is closed by that
+            log.error("a request of %s is lost: %s", worker.title, OUT_OF_FILES)
+            return
+        except ValueError as error:
             self._nonsense(worker, str(error))
+            return
+        except BlockingIOError:
+            raise
+        except OSError as error:  # the message is still there, and the next turn of the loop reads it
+            log.debug("%s cannot be heard: %s", worker.title, error)
+            if worker.process is None:  # nobody reads the last words twice
+                self._close_channel(worker)
             return
         try:
             self._dispatch(worker, message, fds)

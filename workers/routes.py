@@ -11,7 +11,6 @@ each slice: however often routes change, a tenth of control's time goes here at 
 from __future__ import annotations
 
 import contextlib
-import errno
 import socket
 import struct
 from collections.abc import Callable
@@ -19,6 +18,7 @@ from time import monotonic_ns
 
 from workers._workers import lib
 from workers.endpoints import Endpoint, EndpointOrders
+from workers.netlink import drain
 from workers.peers import Peers
 
 SECOND = 1_000_000_000
@@ -68,15 +68,10 @@ class Routes:
                 sock.close()
 
     def drain(self) -> None:
-        """Something changed. What it was does not matter; an overflow (ENOBUFS) says no less."""
+        """Something changed. What it was does not matter."""
         self.looks, self.next_look = LOOKS, 0
-        with contextlib.suppress(BlockingIOError):
-            while self.news is not None:
-                try:
-                    self.news.recv(1 << 16)
-                except OSError as error:
-                    if error.errno != errno.ENOBUFS:
-                        raise
+        if self.news is not None:
+            drain(self.news)
 
     def due_in(self, now: int) -> float | None:
         """Seconds until `step` has something to do; None when nobody waits for it."""

@@ -16,6 +16,7 @@ import os
 import select
 import socket
 import struct
+from collections.abc import Iterator
 
 from workers.failure import Exit, Failure, explain
 
@@ -57,6 +58,16 @@ _said: set[str] = set()
 log = logging.getLogger("plait")
 
 Pair = tuple[int | None, int | None]
+
+
+@contextlib.contextmanager
+def borrowed(fd: int) -> Iterator[socket.socket]:
+    """A socket whose descriptor stays its owner's. It takes no other one: there may be none left."""
+    sock = socket.socket(fileno=fd)
+    try:
+        yield sock
+    finally:
+        sock.detach()
 
 
 def open_sockets(port: int, receivers: int, mark: int = 0) -> list[Pair]:
@@ -104,7 +115,7 @@ def gather(pairs: list[Pair]) -> None:
     program = struct.pack("HP", 1, ctypes.addressof(code))
     for fd in pairs[0]:
         if fd is not None:
-            with socket.socket(fileno=os.dup(fd)) as sock:
+            with borrowed(fd) as sock:
                 sock.setsockopt(socket.SOL_SOCKET, SO_ATTACH_REUSEPORT_CBPF, program)
 
 
@@ -112,7 +123,7 @@ def spread(pairs: list[Pair]) -> None:
     """The end of `gather`: the kernel spreads the senders over the groups again."""
     for fd in pairs[0]:
         if fd is not None:
-            with socket.socket(fileno=os.dup(fd)) as sock, contextlib.suppress(FileNotFoundError):
+            with borrowed(fd) as sock, contextlib.suppress(FileNotFoundError):
                 sock.setsockopt(socket.SOL_SOCKET, SO_DETACH_REUSEPORT_BPF, 0)
 
 
@@ -131,7 +142,7 @@ def empty(pair: Pair) -> int:
     for fd in pair:
         if fd is None:
             continue
-        with socket.socket(fileno=os.dup(fd)) as sock:
+        with borrowed(fd) as sock:
             while not is_empty((fd, None)):
                 with contextlib.suppress(OSError):  # news of what was sent, told once
                     data, ancillary, _, _ = sock.recvmsg(1 << 16, 256)
@@ -149,7 +160,7 @@ def _datagrams(data: bytes, ancillary: list[tuple[int, int, bytes]]) -> int:
 def port_of(pairs: list[Pair]) -> int:
     """The port that the sockets are bound to, in host byte order."""
     fd = next(fd for pair in pairs for fd in pair if fd is not None)
-    with socket.socket(fileno=os.dup(fd)) as sock:
+    with borrowed(fd) as sock:
         return int(sock.getsockname()[1])
 
 
@@ -159,7 +170,7 @@ def receive_trains(pairs: list[Pair]) -> bool:
         for pair in pairs:
             for fd in pair:
                 if fd is not None:
-                    with socket.socket(fileno=os.dup(fd)) as sock:
+                    with borrowed(fd) as sock:
                         sock.setsockopt(socket.IPPROTO_UDP, UDP_GRO, 1)
     except OSError:
         return False

@@ -355,6 +355,7 @@ class Supervisor:
         if numbers != self.numbers_told:
             self.numbers_told = numbers
             self.tell("numbers_changed", receivers=numbers[0], consumers=numbers[1])
+
     def _follow_name(self, control: Worker) -> None:
         """Control saw that the interface is called otherwise: so are its socket file and every process."""
         before = self.resources.interface
@@ -362,8 +363,8 @@ class Supervisor:
             self.resources.follow_name()
         except Failure as failure:
             log.error("%s", failure)
-        except OSError:  # it is gone, which control will see too
-            log.debug("%s has no name any more", before)
+        except OSError as error:  # it may be gone, which control will see too
+            log.debug("what %s is called now cannot be found out: %s", before, error)
         if self.resources.interface != before:
             log.info("the interface is called %s from now on", self.resources.interface)
             take_title(f"{self.resources.interface} supervisor")

@@ -27,6 +27,7 @@ from engine import uapi
 from workers._workers import lib
 from workers.configuration import Configuration, Pause, PortRequest, Steps
 from workers.events import Event, Events, Follower
+from workers.failure import SHORTAGES, explain
 
 log = logging.getLogger(__name__)
 
@@ -228,13 +229,14 @@ class UapiServer:
         self.is_pausing = False  # it waits for removed peers
         self.is_listening = False
         self.chunks_left, self.bytes_left = CHUNKS_OF_ALL, BYTES_OF_ALL  # until the next `step`
+        self.rest_until = 0  # ns; no descriptor was left for one more client
         self.listen_again()
 
     def listen_again(self) -> None:
         """Accept more clients, while there are not too many."""
         if not self.is_listening and self._has_room():
             self.selector.register(self.listener, selectors.EVENT_READ, self.accept)
-            self.is_listening = True
+            self.is_listening, self.rest_until = True, 0
 
     def accept(self, mask: int) -> None:
         """The listening socket is readable."""
@@ -244,12 +246,24 @@ class UapiServer:
             return
         try:
             sock, _ = self.listener.accept()
-        except OSError:
+        except OSError as error:
+            if error.errno in SHORTAGES and not isinstance(error, BlockingIOError):
+                self._rest(error)
             return
+        self.rest_until = 0
         sock.setblocking(False)
         connection = Connection(self, sock)
         self.connections.add(connection)
-        connection.go_on()
+        connection.handle(0)
+
+    def _rest(self, error: OSError) -> None:
+        """Whoever knocked waits until a client leaves, or for a second: the listening socket stays readable,
+        and a loop that asks again and again does nothing else."""
+        if not self.rest_until:
+            log.error("clients of the configuration socket wait: {}; {}".format(*explain(error)))
+        self.selector.unregister(self.listener)
+        self.is_listening = False
+        self.rest_until = self.clock() + SECOND
 
     def _has_room(self) -> bool:
         return len(self.connections) - len(self.events.followers) < MAX_CONNECTIONS
@@ -308,6 +322,8 @@ class UapiServer:
     def _look_who_waits(self) -> None:
         """Every place is taken, and somebody knocked: by now a client may have been idle for long enough."""
         now = self.clock()
+        if now < self.rest_until:
+            return
         clients = (each for each in self.connections if each.follower is None)
         if self._has_room() or any(each.kept_waiting(now) >= PATIENCE for each in clients):
             self.selector.register(self.listener, selectors.EVENT_READ, self.accept)

@@ -47,13 +47,15 @@ class UapiSocket:
         Linked, then unlinked: at no moment is there none, and that of another engine is never replaced. A
         file that its maker put elsewhere stays.
         """
-        if self.path is None or self.is_gone() or not self.path.parent.samefile(DIRECTORY):
+        if self.path is None or self.is_gone():
             return
         new = self.path.with_name(f"{interface}.sock")
         if new == self.path:
             return
         what = f"the socket file stays {self.path}, though the interface is called {interface} now"
         try:
+            if not self.path.parent.samefile(DIRECTORY):
+                return
             if _is_live(new):
                 why = f"a running engine listens at {new}"
                 next_step = "rename the interface again when that one has ended"
@@ -169,11 +171,17 @@ def _own(directory: Path, what: str) -> None:
 
 
 def is_gone(path: Path, identity: tuple[int, int]) -> bool:
-    """Whether the file at a path is not, or no longer, the one with this device and inode."""
+    """Whether the file at a path is not, or no longer, the one with this device and inode.
+
+    Only the answer that there is none proves it. Whoever may not look (EACCES: the directory's mode or owner
+    was changed) or cannot (ENOMEM, EIO) knows nothing: the file is taken to be there.
+    """
     try:
         return _identity(path) != identity
     except FileNotFoundError:
         return True
+    except OSError:
+        return False
 
 
 def _why(error: OSError, directory: Path) -> tuple[str, str]:
@@ -200,16 +208,14 @@ def _wait_for_its_end(path: Path) -> bool:
 def _is_live(path: Path) -> bool:
     """Whether somebody listens at the path."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
-        sock.settimeout(1)
+        sock.setblocking(False)
         try:
             sock.connect(str(path))
-        except TimeoutError:
+        except BlockingIOError:
             return True  # a full backlog: alive, if not well
         except OSError as error:
             if error.errno in (errno.ENOENT, errno.ECONNREFUSED, errno.ENOTSOCK):
                 return False
-            if error.errno == errno.EAGAIN:
-                return True
             raise
     return True
 

@@ -25,7 +25,7 @@ from typing import Any, BinaryIO
 
 from workers import inheritance, version
 from workers.changes import Change
-from workers.failure import Exit, Failure
+from workers.failure import Exit, Failure, explain
 from workers.log import fds as log_fds
 from workers.log import hold as hold_log
 from workers.log import release as release_log
@@ -76,8 +76,18 @@ class Upgrade:
         what, next_step = "not upgraded, everything goes on as it was", "mend that program, then ask again"
         return Failure(what, f"{self.program[-1]}: {why}", next_step, Exit.WORKER)
 
+    def _no_file(self, error: OSError) -> Failure:
+        why, next_step = explain(error)
+        what = "not upgraded, everything goes on as it was"
+        return Failure(what, f"no file for the description: {why}", next_step, Exit.WORKER)
+
     def _try(self) -> Trial:
-        with _left(inheritance.write(self.describe()[0])) as left, _memory() as said:
+        with contextlib.ExitStack() as stack:
+            try:
+                left = stack.enter_context(_closed(inheritance.write(self.describe()[0])))
+                said = stack.enter_context(_memory())
+            except OSError as error:
+                raise self._no_file(error) from error
             try:
                 process = subprocess.Popen(
                     self._command(left, "--trial"),
@@ -116,7 +126,12 @@ class Upgrade:
             yield
             signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
         description, more = self.describe()
-        with _left(inheritance.write(description)) as left:
+        try:
+            left = inheritance.write(description)
+        except OSError as error:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)
+            raise self._no_file(error) from error
+        with _closed(left):
             fds = [left, *self.resources.fds(), *self.roster.fds(), *more, *log_fds()]
             for fd in fds:
                 os.set_inheritable(fd, True)
@@ -167,7 +182,7 @@ def _memory() -> BinaryIO:
 
 
 @contextlib.contextmanager
-def _left(fd: int) -> Iterator[int]:
+def _closed(fd: int) -> Iterator[int]:
     try:
         yield fd
     finally:

@@ -14,6 +14,7 @@ Looks are counted, not seconds: after a pause of the whole machine the first loo
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -78,7 +79,8 @@ class Watchdog:
 
     def _ring(self, worker: int) -> None:
         if worker in self.bells:
-            os.eventfd_write(self.bells[worker], 1)
+            with contextlib.suppress(BlockingIOError):  # somebody wrote the largest number
+                os.eventfd_write(self.bells[worker], 1)
         else:
             lib.bell_wake(self.segment, worker)
 

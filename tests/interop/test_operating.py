@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -196,6 +197,26 @@ def test_asked_twice_and_control_killed_meanwhile_is_one_upgrade(engine: Engine)
     assert not set(after.values()) & (set(pids.values()) - {pids["supervisor 0"]})
     assert output().count(said) == before + 1
     assert plait(host, "scale", "wg0", "1").returncode == 0
+
+
+def test_a_supervisor_that_cannot_describe_itself_stays_and_takes_signals(engine: Engine) -> None:
+    """The program is fit, and then there is no descriptor for what it would be left."""
+    host, output, before = engine.host, engine.process.output, processes(engine)
+    for name in ("tried", "go"):
+        (host.root / "run" / name).unlink(missing_ok=True)
+    install(host, SLOW)
+    engine.process.signal(signal.SIGUSR2)
+    eventually((host.root / "run/tried").exists)
+    pid = host.titles("wg0")["supervisor"]
+    most = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (3, most[1]))
+    (host.root / "run/go").touch()
+    words = "not upgraded, everything goes on as it was: no file for the description: too many open files"
+    eventually(lambda: words in output())
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, most)
+    engine.process.signal(signal.SIGUSR1)
+    eventually(lambda: "SIGUSR1 means nothing here" in output())
+    assert processes(engine) == before
 
 
 def test_an_engine_that_ends_instead_is_told(lab: Lab) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import socket
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ from workers.channel import Channel
 from workers.control import Control
 from workers.endpoints import Endpoint
 from workers.events import Event
-from workers.interface import InterfaceState
+from workers.interface import InterfaceState, Removed
 from workers.launch import WorkerStart
 from workers.pace import PACE, Pace
 
@@ -205,11 +206,14 @@ def test_interface_down_and_up(loop: Loop) -> None:
         holder.take_turns()
         loop.turn()
         assert loop.messages() == [1]
-        states: list[InterfaceState | None] = [InterfaceState(1300, False)]
+        states: list[InterfaceState | Exception | None] = [InterfaceState(1300, False)]
 
         class Watched:
             def look(self) -> InterfaceState | None:
-                return states[0]
+                found = states[0]
+                if isinstance(found, Exception):
+                    raise found
+                return found
 
         control: Any = loop.control
         control.interface = Watched()
@@ -230,7 +234,12 @@ def test_interface_down_and_up(loop: Loop) -> None:
         loop.turn(2 * SECOND)
         assert loop.messages() == [1]
         assert device.mtu == 1420 and device.up
-        states[0] = None
+        for no_news in (None, OSError(errno.EMFILE, os.strerror(errno.EMFILE))):
+            states[0] = no_news
+            loop.turn(2 * SECOND)
+            assert "ended" not in [message["kind"] for message in loop.messages_of_control()]
+            assert device.mtu == 1420 and device.up
+        states[0] = Removed()
         loop.turn(2 * SECOND)
         assert loop.messages_of_control()[-1]["kind"] == "ended"
 

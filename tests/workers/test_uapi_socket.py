@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import resource
 import socket
 import stat
 from pathlib import Path
@@ -11,7 +13,7 @@ import pytest
 
 from plait import doctor
 from workers.failure import Exit, Failure
-from workers.uapi_socket import adopt_uapi, open_uapi
+from workers.uapi_socket import _is_live, adopt_uapi, open_uapi
 
 
 def connects(path: Path) -> bool:
@@ -88,6 +90,43 @@ def test_a_successors_file_stays(tmp_path: Path) -> None:
     first.close()
     assert connects(tmp_path / "wg0.sock")
     second.close()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: becomes another user")
+def test_a_file_that_nobody_may_look_at_is_not_gone(tmp_path: Path) -> None:
+    directory = tmp_path / "wireguard"
+    opened = open_uapi("wg0", directory)
+    directory.chmod(0)
+    os.seteuid(65534)
+    try:
+        with pytest.raises(PermissionError):
+            os.stat(directory / "wg0.sock")
+        assert not opened.is_gone()
+        opened.follow("wg0")
+        with pytest.raises(Failure, match=r"file stays .*: Permission denied; see to the directory"):
+            opened.follow("wg1")
+    finally:
+        os.seteuid(0)
+    directory.chmod(0o755)
+    assert not opened.is_gone()
+    opened.close()
+    assert list(directory.iterdir()) == []
+
+
+def test_whether_somebody_listens_is_not_waited_for(tmp_path: Path) -> None:
+    """A listener that takes nobody: the kernel's queue is full."""
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(socket.socket(socket.AF_UNIX))
+        listener.bind(str(tmp_path / "wg0.sock"))
+        listener.listen(0)
+        waiting = True
+        while waiting:
+            client = stack.enter_context(socket.socket(socket.AF_UNIX))
+            client.setblocking(False)
+            waiting = client.connect_ex(str(tmp_path / "wg0.sock")) == 0
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_nvcsw
+        assert _is_live(tmp_path / "wg0.sock")
+        assert resource.getrusage(resource.RUSAGE_SELF).ru_nvcsw == before, "it did not sleep"
 
 
 def test_no_place_for_the_file(tmp_path: Path) -> None:

@@ -117,3 +117,9 @@ def test_a_stuck_worker_is_found_within_two_seconds() -> None:
     """docs/reliability.md; what the machine adds of itself is not the watchdog's."""
     usual = Patience()
     assert (usual.still_looks + 1) * usual.look <= 2.0
+
+
+def test_a_bell_that_somebody_rang_for_ever_is_rung(sleeper: Watched) -> None:
+    """A worker holds the bells of others, and may write what leaves no room for one more."""
+    os.eventfd_write(sleeper.bell, 2**64 - 2)
+    assert sleeper.looks(3) == [None, None, None] and sleeper.is_rung()

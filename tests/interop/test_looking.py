@@ -1,0 +1,224 @@
+"""An error in looking is no news: an engine ends when something proves its end, never for want of an answer.
+
+host (own network, processes, /run)
+  plaitd wg0     nothing else: no cable, no peer
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import resource
+import signal
+import sys
+from collections.abc import Iterator
+
+import pytest
+from tunnel import check_words
+from waiting import until
+
+from plait.lab import Engine, Host, Lab, descriptors, read_proc
+
+pytestmark = pytest.mark.network
+
+SETTINGS = (
+    "receivers = 1\nconsumers = 1\nmax_receivers = 2\nmax_consumers = 2\nmax_peers = 64\nsmall_slots = 64\n"
+    "train_slots = 1\n"
+)
+TURNS = 5  # control sleeps a second at the longest, and looks each second
+
+
+@pytest.fixture(scope="module")
+def host() -> Iterator[Host]:
+    with Lab() as lab:
+        yield lab.host("looked")
+
+
+@pytest.fixture(scope="module")
+def engine(host: Host) -> Iterator[Engine]:
+    """One for all that an engine outlives."""
+    made = host.engine("wg0", settings=SETTINGS)
+    expect(made, "is ready")
+    yield made
+    check_words(made.process)
+
+
+@pytest.fixture
+def lives(engine: Engine) -> Iterator[Engine]:
+    """The same, whose processes are the same when the test is over, but for those that it replaced."""
+    before = pids(engine)
+    yield engine
+    assert engine.process.poll() is None, engine.process.output()
+    assert pids(engine).keys() == before.keys()
+    assert pids(engine)["supervisor"] == before["supervisor"]
+
+
+def expect(engine: Engine, words: str) -> None:
+    until(lambda: words in engine.process.output(), words)
+
+
+def pids(engine: Engine) -> dict[str, int]:
+    """By title, numbered as outside the host."""
+    return engine.host.titles(engine.interface)
+
+
+def turns(pid: int) -> int:
+    """How often a process went to sleep."""
+    found = re.search(r"^voluntary_ctxt_switches:\s+(\d+)", read_proc(pid, "status") or "", re.M)
+    return int(found[1]) if found else 0
+
+
+def looks_around(engine: Engine) -> None:
+    """Wait until control has looked at everything again, or has ended."""
+    pid = pids(engine)["control"]
+    before = turns(pid)
+    until(lambda: not before <= turns(pid) < before + TURNS, "turns of control")
+
+
+@contextlib.contextmanager
+def out_of_descriptors(pid: int) -> Iterator[None]:
+    """Meanwhile this process can open nothing."""
+    most = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    used = descriptors(pid)
+    free = next(number for number in range(len(used) + 1) if number not in used)
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (free, most[1]))
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            resource.prlimit(pid, resource.RLIMIT_NOFILE, most)
+
+
+def kill(engine: Engine, title: str) -> None:
+    """And wait for the process that takes its place."""
+    pid = pids(engine)[title]
+    os.kill(pid, signal.SIGKILL)
+    until(lambda: pids(engine).get(title, pid) != pid, f"the next {title}")
+
+
+def answers(engine: Engine) -> bool:
+    return engine.host.run(["wg", "show", engine.interface, "listen-port"], check=False).returncode == 0
+
+
+# -- out of descriptors ------------------------------------------------------------------------------
+
+
+def test_a_supervisor_without_descriptors_goes_on(lives: Engine) -> None:
+    """It takes no request, says why, replaces the dead, and does everything when it can again."""
+    host, before = lives.host, pids(lives)
+    with out_of_descriptors(before["supervisor"]):
+        done = host.run(["plait", "scale", "wg0", "+1"], check=False, timeout=150)
+        assert done.returncode == 1 and "wg0 cannot be changed" in done.stderr, done.stderr
+        expect(lives, "a request of control is lost: the supervisor has no descriptor left")
+        host.run(["kill", "-USR2", str(host_pid(lives, "supervisor"))])
+        expect(lives, "not upgraded, everything goes on as it was: no file for the description")
+        host.ip("link set wg0 up", "link set wg0 down")
+        for _ in range(2):  # the next one has the dead one's descriptors, but for that which tells of its end
+            kill(lives, "receiver 0")
+        assert pids(lives)["control"] == before["control"] and answers(lives)
+    kill(lives, "receiver 0")
+    assert host.run(["plait", "scale", "wg0", "+1"], timeout=150).stdout
+    assert host.run(["plait", "scale", "wg0", "-1"], timeout=150).stdout
+
+
+def host_pid(engine: Engine, title: str) -> int:
+    """A process as the host numbers it."""
+    found = re.search(r"^NSpid:.*\s(\d+)$", read_proc(pids(engine)[title], "status") or "", re.M)
+    assert found
+    return int(found[1])
+
+
+def test_a_control_without_descriptors_goes_on(lives: Engine) -> None:
+    """Clients wait; what happened to the interface meanwhile is seen later."""
+    host, control = lives.host, pids(lives)["control"]
+    with out_of_descriptors(control):
+        client = host.popen(["wg", "show", "wg0", "listen-port"])
+        expect(lives, "clients of the configuration socket wait: too many open files; raise the limit on")
+        host.ip("link set wg0 up", "link set wg0 down")
+        looks_around(lives)  # and sleeps: it does not ask for the client again and again
+    assert client.wait() == 0, "it was its turn when there was a descriptor"
+    assert pids(lives)["control"] == control
+
+
+# -- the socket file ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("change", ["chown 1000:1000 {0}; chmod 750 {0}", "chmod 0 {0}"])
+def test_a_directory_that_control_may_not_read(lives: Engine, change: str) -> None:
+    host, control = lives.host, pids(lives)["control"]
+    try:
+        host.run(["sh", "-ec", change.format("/run/wireguard")])
+        looks_around(lives)
+        assert pids(lives)["control"] == control and answers(lives)
+        kill(lives, "control")
+        until(lambda: answers(lives), "an answer of the next one")
+        looks_around(lives)
+    finally:
+        host.run(["sh", "-ec", "chown 0:0 /run/wireguard; chmod 755 /run/wireguard"])
+
+
+# -- the interface -----------------------------------------------------------------------------------
+
+RENAMES = """
+import fcntl, socket, struct, sys
+sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+names = sys.argv[1].encode(), sys.argv[2].encode()
+for i in range(int(sys.argv[3])):
+    fcntl.ioctl(sock, 0x8923, struct.pack("16s16s8x", names[i % 2], names[1 - i % 2]))  # SIOCSIFNAME
+"""
+BURSTS, LONG = 6, 500
+
+
+def test_bursts_of_renames(lives: Engine) -> None:
+    host = lives.host
+    host.ip("link set wg0 down")
+    for _ in range(BURSTS):
+        host.run([sys.executable, "-c", RENAMES, "wg0", "wg1", str(LONG)], timeout=120)
+    until(lambda: os.listdir(host.root / "run/wireguard") == ["wg0.sock"] and answers(lives), "its file")
+    until(lambda: "supervisor" in pids(lives), "its title")
+
+
+LOOK = """
+import fcntl, subprocess, sys
+from workers import tun
+from workers.interface import Interface, Removed
+fd, = tun.open_queues("t0", 1, 1)
+interface = Interface(fd)
+renaming = subprocess.Popen([sys.executable, "-c", sys.argv[1], "t0", "t1", "1000000"])
+unknown = 0
+while unknown < 20:
+    unknown += interface.look() is None
+renaming.kill()
+renaming.wait()
+interface.drain()
+assert interface.look().name == tun.name_of(fd)
+subprocess.run(["ip", "link", "delete", tun.name_of(fd)], check=True)
+try:
+    interface.look()
+except Removed:
+    print("removed")
+"""
+
+
+def test_a_name_that_does_not_hold_still_is_no_end(host: Host) -> None:
+    assert host.run([sys.executable, "-c", LOOK, RENAMES], timeout=120).stdout == "removed\n"
+
+
+# -- what does prove the end -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("deed", "words"),
+    [
+        ("rm /run/wireguard/wg2.sock", "ending: the socket file /var/run/wireguard/wg2.sock was deleted"),
+        ("rm -r /run/wireguard", "ending: the socket file /var/run/wireguard/wg2.sock was deleted"),
+        ("ip link delete wg2", "ending: the interface wg2 was removed"),
+    ],
+)
+def test_what_proves_the_end(host: Host, deed: str, words: str) -> None:
+    engine = host.engine("wg2", settings=SETTINGS)
+    expect(engine, "is ready")
+    host.run(["sh", "-ec", deed])
+    assert engine.process.wait() == 0
+    assert words in engine.process.output()
