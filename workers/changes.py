@@ -4,8 +4,12 @@ Signals ask and wait for nothing. `plait upgrade` and `plait scale` ask over the
 passes their connection on, and the supervisor answers there itself, since an upgrade replaces control too. A
 connection survives exec like every other descriptor. Who closes it stops waiting, and changes nothing.
 
-An upgrade that nobody has begun is one, however many ask for it; when the program is replaced, everybody who
-asked until then has what was asked for.
+Requests coalesce: of each kind one is under way and one waits, however often it is asked for.
+
+- An upgrade, a trial, and so many workers: who asks while such a one waits is told what becomes of that one.
+  When the program is replaced, everybody who asked for an upgrade until then has it.
+- One of each more, one fewer (signals): what waits is their sum.
+- `plait scale wg0 +1` alone is done as often as it is asked for; MOST clients may wait, and more are refused.
 """
 
 from __future__ import annotations
@@ -22,9 +26,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from engine import uapi
-from workers.failure import Exit, Failure
+from workers.failure import Exit, Failure, explain
+from workers.sockets import borrowed
 
 MOST = 64  # changes and connections that may wait
+STEPS = {"more": 1, "fewer": -1}  # argument: how many times, when it is not once
 log = logging.getLogger("plait")
 
 # Yields while it waits; returns what is told of it, and raises Failure when it was refused.
@@ -41,12 +47,8 @@ class Wanted:
 
     def answer(self, told: Mapping[str, Any], refusal: Failure | None) -> None:
         """Tell everybody who waits, and close their connections."""
-        words = None
-        if refusal is not None:
-            words = {"what": refusal.what, "why": refusal.why, "next": refusal.next_step}
-        report = json.dumps({"refused": words, **told})
         for asker in self.askers:
-            _send(asker, uapi.answer_change(report, errno.ECANCELED if refusal else 0))
+            _send(asker, _answer(told, refusal))
             os.close(asker)
         self.askers = []
 
@@ -63,17 +65,48 @@ class Changes:
     def want(self, kind: str, *arguments: str, asker: int | None = None) -> None:
         """Ask for one. asker: a connection of the caller's, where the answer will be written."""
         wanted = Wanted(kind, list(arguments))
-        same = next((one for one in self.waiting if kind == one.kind == "upgrade"), None)
         if asker is not None:
-            wanted.askers.append(os.dup(asker))
+            try:
+                wanted.askers.append(os.dup(asker))
+            except OSError as error:
+                refusal = Failure("the engine was not changed", *explain(error), Exit.INTERNAL)
+                _send(asker, uapi.ASKED + _answer({}, refusal))
+                return
             _send(asker, uapi.ASKED)
-        if sum(1 + len(one.askers) for one in self.waiting) >= MOST:
+        same = self._same(wanted)
+        if kind in STEPS and same is not None:
+            self._sum_up(same, kind)
+        elif sum(1 + len(one.askers) for one in self.waiting) >= MOST:
             what, why = "the engine was not changed", f"{MOST} others wait for a change already"
-            wanted.answer({}, Failure(what, why, "ask again when those are done", Exit.INTERNAL))
+            refusal = Failure(what, why, "ask again when those are done", Exit.INTERNAL)
+            if asker is None:
+                log.error("%s", refusal)
+            wanted.answer({}, refusal)
         elif same is not None:
             same.askers += wanted.askers
         else:
             self.waiting.append(wanted)
+
+    def _same(self, wanted: Wanted) -> Wanted | None:
+        """One that waits, and by which this one is done too."""
+        if wanted.kind in ("upgrade", "trial"):
+            return next((one for one in self.waiting if one.kind == wanted.kind), None)
+        # Of changes of numbers the last one alone: what comes behind another is not what comes before it.
+        last = next((one for one in reversed(self.waiting) if one.kind in (*STEPS, "scale")), None)
+        if last is None or wanted.kind in STEPS:
+            return last if last is not None and last.kind in STEPS else None
+        is_goal = not any(number[:1] in ("+", "-") for number in wanted.arguments)
+        return last if is_goal and (last.kind, last.arguments) == (wanted.kind, wanted.arguments) else None
+
+    def _sum_up(self, waiting: Wanted, kind: str) -> None:
+        times = int(waiting.arguments[0]) if waiting.arguments else 1
+        total = STEPS[waiting.kind] * times + STEPS[kind]
+        if total == 0:
+            self.waiting.remove(waiting)
+            log.info("one of each more and one fewer: the numbers stay as they are")
+            return
+        waiting.kind = "more" if total > 0 else "fewer"
+        waiting.arguments = [str(abs(total))] * (abs(total) > 1)
 
     @property
     def is_under_way(self) -> bool:
@@ -135,7 +168,15 @@ class Changes:
             self.waiting.append(Wanted(left["kind"], left["arguments"], left["askers"]))
 
 
+def _answer(told: Mapping[str, Any], refusal: Failure | None) -> bytes:
+    words = None
+    if refusal is not None:
+        words = {"what": refusal.what, "why": refusal.why, "next": refusal.next_step}
+    report = json.dumps({"refused": words, **told})
+    return uapi.answer_change(report, errno.ECANCELED if refusal else 0)
+
+
 def _send(asker: int, text: bytes) -> None:
     """One that has gone, or does not read, is not waited for."""
-    with contextlib.suppress(OSError), socket.socket(fileno=os.dup(asker)) as connection:
+    with contextlib.suppress(OSError), borrowed(asker) as connection:
         connection.send(text, socket.MSG_DONTWAIT)

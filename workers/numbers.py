@@ -40,8 +40,8 @@ Waiting = Generator[None, None, None]  # yields while it waits
 class Numbers:
     """Changes the numbers of an interface.
 
-    scale: to so many of each, or it is refused. more, fewer: by one receiver and one consumer; a kind that is
-    at its limit stays as it is, and when both are, it is refused.
+    scale: to so many of each, or it is refused. more, fewer: by so many receivers and consumers, as far as
+    there is room; when both kinds are at their limit, it is refused.
     """
 
     def __init__(self, resources: Resources, roster: Roster) -> None:
@@ -50,18 +50,18 @@ class Numbers:
         self.segment = resources.segment
         self.shared_out = 0  # consumers that control says the peers belong to
 
-    def more(self) -> Change:
-        """One more of each."""
-        receivers, consumers = self._room
-        goal = min(self.resources.receivers + 1, receivers), min(self.resources.consumers + 1, consumers)
+    def more(self, times: str = "1") -> Change:
+        """So many more of each."""
+        kinds = zip(self._counts, self._room, strict=True)
+        goal = tuple(min(count + int(times), room) for count, room in kinds)
         if goal == self._counts:
-            beyond = receivers + 1, consumers + 1
+            beyond = [room + 1 for room in self._room]
             self._refuse_room("there is no room for more", "and they run", beyond)
         return (yield from self._reach(*goal))
 
-    def fewer(self) -> Change:
-        """One fewer of each."""
-        goal = max(self.resources.receivers - 1, 1), max(self.resources.consumers - 1, 1)
+    def fewer(self, times: str = "1") -> Change:
+        """So many fewer of each."""
+        goal = tuple(max(count - int(times), 1) for count in self._counts)
         if goal == self._counts:
             self._refuse_none("there are no fewer than one receiver and one consumer")
         return (yield from self._reach(*goal))

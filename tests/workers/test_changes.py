@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import socket
 from collections.abc import Iterator
 from typing import Any
@@ -55,7 +56,9 @@ def deeds() -> Deeds:
 
 @pytest.fixture
 def changes(deeds: Deeds) -> Iterator[Changes]:
-    made = Changes({"scale": deeds.deed, "upgrade": deeds.deed, "renew": deeds.deed})
+    kinds = ("scale", "upgrade", "trial", "renew")
+    steps = {kind: lambda *times, kind=kind: deeds.deed(kind, *times) for kind in ("more", "fewer")}
+    made = Changes(dict.fromkeys(kinds, deeds.deed) | steps)
     yield made
     made.close()
 
@@ -83,8 +86,59 @@ def test_upgrades_that_wait_are_one(changes: Changes, deeds: Deeds) -> None:
     others = [Asker(changes, "scale", "two") for _ in range(2)]
     deeds.go = True
     changes.go_on()
-    assert deeds.done == ["one", "", "two", "two"]
+    assert deeds.done == ["one", "", "two"]
     assert all(asker.told()[1] == 0 for asker in (first, *askers, *others))
+
+
+def test_a_hundred_of_one_kind_are_one_under_way_and_one_that_waits(changes: Changes, deeds: Deeds) -> None:
+    for ask, arguments in (("upgrade", ()), ("trial", ()), ("scale", ("4", "=2"))):
+        deeds.go, deeds.done = False, []
+        for number in range(100):
+            changes.want(ask, *arguments)
+            if not number:
+                changes.go_on()
+        assert len(changes.waiting) == 1
+        deeds.go = True
+        changes.go_on()
+        assert deeds.done == [",".join(arguments)] * 2
+
+
+def test_steps_that_wait_are_their_sum(changes: Changes, deeds: Deeds) -> None:
+    def do(*kinds: str) -> list[str]:
+        deeds.go, deeds.done = False, []
+        changes.want("scale", "9", "9")
+        changes.go_on()
+        for kind in kinds:
+            changes.want(kind, *{"scale": ("4", "4"), "+": ("+1", "+0")}.get(kind, ()))
+        deeds.go = True
+        changes.go_on()
+        return deeds.done[1:]
+
+    changes.begin["+"] = changes.begin["scale"]
+    assert do("more") == ["more"]
+    assert do(*["more"] * 100) == ["more,100"]
+    assert do("more", "fewer", "fewer", "fewer") == ["fewer,2"]
+    assert do("more", "fewer") == []
+    assert do("more", "upgrade", "more") == ["more,2", ""]
+    assert do("more", "scale", "more") == ["more", "4,4", "more"], "what is behind another is not before it"
+    assert do("+", "+") == ["+1,+0", "+1,+0"], "clients wait for each of theirs"
+
+
+def test_who_cannot_be_kept_is_told(changes: Changes) -> None:
+    """There is no descriptor for one more connection."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    client, ours = socket.socketpair()
+    client.settimeout(10)
+    with client, ours:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))
+        try:
+            changes.want("scale", "1", "1", asker=ours.fileno())
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        ours.shutdown(socket.SHUT_WR)
+        told = b"".join(iter(lambda: client.recv(4096), b"")).decode()
+    assert told.startswith("asked=1\nchange=") and told.endswith("\nerrno=125\n\n")
+    assert "too many open files" in told and not changes.waiting
 
 
 def test_the_next_program_answers_whoever_asked_before_it(changes: Changes, deeds: Deeds) -> None:
@@ -109,7 +163,7 @@ def test_the_next_program_answers_whoever_asked_before_it(changes: Changes, deed
 
 
 def test_there_is_a_limit_and_an_end(changes: Changes) -> None:
-    askers = [Asker(changes, "scale", "one") for _ in range(MOST)]
+    askers = [Asker(changes, "scale", f"+{number}") for number in range(MOST)]
     assert len(changes.waiting) == MOST // 2
     for asker in askers[MOST // 2 :]:
         assert asker.told()[0]["refused"]["why"] == f"{MOST} others wait for a change already"
