@@ -42,8 +42,6 @@ from workers.vault import KEY_CHANGED
 log = logging.getLogger(__name__)
 
 PAUSE = 0.001  # seconds
-ROWS_A_LOOK = 4096  # rows looked through at once
-ROWS_A_PASS = 2048  # of those that get orders: the interface goes down or comes up, or a key comes late
 
 
 class PortRequest(NamedTuple):
@@ -298,8 +296,8 @@ class Configuration:
         self.vault.make_stale(self.peers.used)
         self.handshakes.load_identity()
         yield from self.handshakes.forget_in_progress()
-        for first in range(0, self.peers.used, ROWS_A_LOOK):
-            rows = self.peers.memory.rows[first : min(first + ROWS_A_LOOK, self.peers.used)]
+        for first in range(0, self.peers.used, self.pace.looked):
+            rows = self.peers.memory.rows[first : min(first + self.pace.looked, self.peers.used)]
             # The new key may introduce itself at once (kernel: noise.c).
             self.stamps.forget_sent(slice(first, first + len(rows)))
             self.vault.wipe_stale(first, first + len(rows))
@@ -312,9 +310,9 @@ class Configuration:
     def start_what_waits(self) -> Iterator[None]:
         """The interface is up and has a key, one of which came late: staged packets may go, persistent
         keepalives begin (kernel: device.c, netlink.c; the table in docs/reliability.md)."""
-        for first in range(0, self.peers.used if int(self.device.up) else 0, ROWS_A_PASS):
+        for first in range(0, self.peers.used if int(self.device.up) else 0, self.pace.ordered):
             now = self.pace.now()
-            for row in self.peers.active_rows(False, first, first + ROWS_A_PASS):
+            for row in self.peers.active_rows(False, first, first + self.pace.ordered):
                 seconds, orders = int(self.peers.rows[row].keepalive), 0
                 if seconds:
                     self.stamps.keepalive_changed(row, now, seconds)
@@ -352,8 +350,8 @@ class Configuration:
 
     def _clear_sources(self) -> Iterator[None]:
         """The port or mark changed: replies may have to take another way."""
-        for first in range(0, self.peers.used, ROWS_A_LOOK):
-            for row in self.peers.live_rows(first, first + ROWS_A_LOOK):
+        for first in range(0, self.peers.used, self.pace.looked):
+            for row in self.peers.live_rows(first, first + self.pace.looked):
                 endpoint = self.endpoints.read(row)
                 if endpoint is not None and endpoint.source:
                     self.peers.order(row, lib.ORDER_CLEAR_SOURCE)
@@ -397,7 +395,7 @@ class Configuration:
         lib.allowedips_hold(self.peers.ips, place)
         try:
             while show.row < self.peers.used:
-                last = min(show.row + ROWS_A_LOOK, self.peers.used)
+                last = min(show.row + self.pace.looked, self.peers.used)
                 written = lib.table_show(self.peers.table, show, last, text, uapi.CHUNK_BYTES)
                 yield ffi.buffer(text, written)[:]
         finally:

@@ -30,7 +30,7 @@ from engine import timers, uapi
 from workers._workers import ffi, lib
 from workers.attempts import DEATHS, LEAVES_OUT, WORDS, Step
 from workers.channel import ChannelClosed
-from workers.configuration import ROWS_A_PASS, Configuration
+from workers.configuration import Configuration
 from workers.endpoints import EndpointOrders
 from workers.events import Event, Events
 from workers.failure import Failure, explain
@@ -82,10 +82,10 @@ class Control:
         self.device = self.memory.device
         self._prepare_device()
         self.graces = Graces(self.segment)
-        self.keypairs = Keypairs(self.memory, self.graces)
-        self.peers = Peers(self.memory, self.graces, self.keypairs, start.consumers)
+        self.keypairs = Keypairs(self.memory, self.graces, pace)
+        self.peers = Peers(self.memory, self.graces, self.keypairs, start.consumers, pace)
         self.stamps = Stamps(self.memory)
-        self.endpoints = EndpointOrders(self.segment)
+        self.endpoints = EndpointOrders(self.segment, pace)
         self.outgoing = Outgoing(*self._own_sockets())
         self.events = Events(self.peers.public_key, pace.now, pace.wall, start.incarnation)
         self.routes = Routes(self.peers, self.endpoints)
@@ -504,8 +504,8 @@ class Control:
         used = slice(0, self.peers.used)
         self.stamps.handshake_dropped(used)
         self.stamps.forget_sent(used)
-        for first in range(0, self.peers.used, ROWS_A_PASS):
-            for row in self.peers.active_rows(True, first, first + ROWS_A_PASS):
+        for first in range(0, self.peers.used, self.pace.ordered):
+            for row in self.peers.active_rows(True, first, first + self.pace.ordered):
                 self.peers.order(row, lib.ORDER_ZERO | lib.ORDER_PURGE_STAGED)
             yield
         yield from self.handshakes.forget_in_progress()

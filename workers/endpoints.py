@@ -14,10 +14,10 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 from workers._workers import ffi, lib
+from workers.pace import PACE, Pace
 
 _STRUCT = struct.Struct("<H2sI16s16sII")  # struct endpoint, checked below
 _NO_SOURCE = bytes(16)
-WISHES_A_POLL = 1 << 10
 _WISH = struct.Struct("<QQQ")  # its first 24 bytes: family, port, scope, address
 
 
@@ -64,7 +64,8 @@ class EndpointOrders:
     killed control does not lose what was configured.
     """
 
-    def __init__(self, segment: Any) -> None:
+    def __init__(self, segment: Any, pace: Pace = PACE) -> None:
+        self.pace = pace
         self.segment = segment
         self.place = ffi.new("struct endpoint *")
         self.waiting: dict[int, None] = {}  # rows with a wish, in the order in which `poll` looks at them
@@ -102,7 +103,7 @@ class EndpointOrders:
 
     def poll(self, at: Callable[[int], None] = lambda place: None) -> bool:
         """Give the orders that waited, of some rows. True while others still do. at: is told row + 1."""
-        for row in list(islice(self.waiting, WISHES_A_POLL)):
+        for row in list(islice(self.waiting, self.pace.wishes)):
             if self._is_ordered(row):
                 self.waiting[row] = self.waiting.pop(row)  # it is looked at again after the others
                 continue

@@ -18,8 +18,7 @@ from engine.timers import Rows
 from workers._workers import ffi, lib
 from workers.grace import Graces
 from workers.memory import MORE_MEMORY, Memory
-
-FREED_A_POLL = 1 << 12  # of a grace period that is over
+from workers.pace import PACE, Pace
 
 
 class NoKeypair(RuntimeError):
@@ -33,7 +32,8 @@ class NoKeypair(RuntimeError):
 class Keypairs:
     """Control's hold on the keypair slab and the index table."""
 
-    def __init__(self, memory: Memory, graces: Graces) -> None:
+    def __init__(self, memory: Memory, graces: Graces, pace: Pace = PACE) -> None:
+        self.pace = pace
         self.memory = memory
         self.segment = memory.segment
         self.graces = graces
@@ -209,8 +209,8 @@ class Keypairs:
 
     def _free(self, numbers: list[int]) -> None:
         """A slice of them, the rest in the next poll."""
-        some = numbers[-FREED_A_POLL:]
-        del numbers[-FREED_A_POLL:]
+        some = numbers[-self.pace.keypairs:]
+        del numbers[-self.pace.keypairs:]
         for number in some:
             ffi.memmove(self.slab + number, _NO_KEYPAIR, len(_NO_KEYPAIR))
             self.free.append(number)

@@ -32,6 +32,7 @@ from workers.attempts import Step
 from workers.grace import Graces
 from workers.keypairs import Keypairs
 from workers.memory import MORE_MEMORY, Memory
+from workers.pace import PACE, Pace
 from workers.settings import ALLOWED_IPS_A_PEER, MAX_PEERS
 
 log = logging.getLogger(__name__)
@@ -43,8 +44,6 @@ ROWS_AT_ONCE = 1 << 14  # grown between two yields, about 11 MB
 NODES_AT_ONCE = 1 << 17
 FIRST_BUCKETS = 1024  # of public keys: a page
 RETIRING_A_LOOK = 1 << 12  # rows
-FREED_A_POLL = 1 << 10  # rows
-RETIRING_AT_ONCE = 1 << 9  # rows
 ROWS_AN_ACTION = 1 << 5  # so many rows are told to retire in the time of an action of a grace period
 NODES_A_RECLAIM = 1 << 12  # removed trie nodes made free in a turn
 
@@ -64,7 +63,10 @@ class NoRoom(Exception):
 class Peers:
     """The table; control alone has one."""
 
-    def __init__(self, memory: Memory, graces: Graces, keypairs: Keypairs, consumers: int) -> None:
+    def __init__(
+        self, memory: Memory, graces: Graces, keypairs: Keypairs, consumers: int, pace: Pace = PACE
+    ) -> None:
+        self.pace = pace
         self.memory = memory
         self.segment = memory.segment
         self.vault = memory.vault
@@ -248,8 +250,8 @@ class Peers:
 
     def _free(self, rows: list[int]) -> None:
         """A slice of them, the rest in the next poll."""
-        some = rows[-FREED_A_POLL:]
-        del rows[-FREED_A_POLL:]
+        some = rows[-self.pace.freed:]
+        del rows[-self.pace.freed:]
         for row in some:
             before = self.vault.attempts.note(Step.FREEING, row + 1)  # each control comes to this
             self.keypairs.release_all(row)
@@ -401,8 +403,8 @@ class Peers:
         told = self.memory.rows["events"][:used] & 0xFFFFFFFF != 0
         for row in np.flatnonzero(told).tolist():
             lib.events_give(self.segment, row, 0)  # a control before us took it out of our set, and died
-        for first in range(0, len(retiring), RETIRING_AT_ONCE):
-            some = np.array(retiring[first : first + RETIRING_AT_ONCE], np.uint32)
+        for first in range(0, len(retiring), self.pace.retiring):
+            some = np.array(retiring[first : first + self.pace.retiring], np.uint32)
             self.graces.after(partial(self._retire, some))
         self.reclaim_later()
 

@@ -14,10 +14,12 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from waiting import PATIENCE
 
 import shm.segment
@@ -225,6 +227,29 @@ class ControlProcess:
         self.interface.segment.workers[lib.WORKER_CONTROL].incarnation = self.interface.incarnation + 1
 
 
+class Death(Exception):
+    """Stands for a SIGKILL: nothing after it happens."""
+
+
+@contextlib.contextmanager
+def dying_in(owner: object, name: str, *first: object) -> Iterator[None]:
+    """Within this, a control in this process dies when it calls that method of this object, with these as its
+    first arguments. An error when there is no such method, or when nothing died."""
+    method = getattr(owner, name)
+
+    def dies(*arguments: object) -> Any:
+        if arguments[: len(first)] == first:
+            raise Death
+        return method(*arguments)
+
+    setattr(owner, name, dies)
+    try:
+        with pytest.raises(Death):
+            yield
+    finally:
+        delattr(owner, name)  # the method of its class is there again
+
+
 def wg(*arguments: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
     """The real wg(8)."""
     return subprocess.run(
@@ -299,13 +324,15 @@ class Parts:
         self.memory = Memory(interface.data_fd, interface.mapping, self.segment, self.vault)
         self.memory.device.index_key = [1, 2]
         self.graces = Graces(self.segment)
-        self.keypairs = Keypairs(self.memory, self.graces)
-        self.peers = Peers(self.memory, self.graces, self.keypairs, 1)
+        self.keypairs = Keypairs(self.memory, self.graces, pace)
+        self.peers = Peers(self.memory, self.graces, self.keypairs, 1, pace)
         self.stamps = Stamps(self.memory)
-        self.endpoints = EndpointOrders(self.segment)
+        self.endpoints = EndpointOrders(self.segment, pace)
         self.outgoing = Outgoing(*(None if fd is None else os.dup(fd) for fd in interface.pairs[0]))
-        self.events = Events(self.peers.public_key, lib.clock_now, lib.clock_wall)
-        self.handshakes = Handshakes(self.peers, self.stamps, self.endpoints, self.outgoing, self.events)
+        self.events = Events(self.peers.public_key, pace.now, pace.wall)
+        self.handshakes = Handshakes(
+            self.peers, self.stamps, self.endpoints, self.outgoing, self.events, pace=pace
+        )
         self.configuration = Configuration(
             self.peers,
             self.handshakes,

@@ -5,21 +5,22 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from control_harness import ControlProcess, Holder, Interface, Parts, uapi
+from control_harness import ControlProcess, Holder, Interface, Parts, dying_in, uapi
 from test_control_loop import KEY, PEER, Loop
 from waiting import PATIENCE
 
 from engine.uapi import parse_set
-from workers import configuration
 from workers._workers import lib
 from workers.attempts import DEATHS, Attempts, GivenUp, Step
 from workers.control import Control
 from workers.events import Event
 from workers.news import News
+from workers.pace import Pace
 from workers.vault import CAME_UP, KEY_CHANGED, WENT_DOWN, Vault
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: the harness makes a UAPI socket")
@@ -69,17 +70,14 @@ def test_a_set_that_control_dies_of_is_dropped_after_three_deaths(interface: Int
         assert interface.counter("GIVEN_UP") == 1
 
 
-def test_a_place_is_the_same_however_the_slices_fell(
-    interface: Interface, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_place_is_the_same_however_the_slices_fell(interface: Interface) -> None:
     parts = Parts(interface)
     prepare_redo(parts, PEERS + f"public_key={4:064x}\nallowed_ip=10.0.0.4/32\n", cut=1)
     parts.close()
     found = []
     for size in (1, 2, 512):
-        monkeypatch.setattr(configuration, "SLICE", size)
         with pytest.raises(ValueError, match="damaged"):
-            Parts(interface)
+            Parts(interface, Pace(peers=size))
         found.append(vault_of(interface).attempts.judge())
     assert found == [None, None, GivenUp(Step.SET, 3)]
 
@@ -113,11 +111,10 @@ def test_a_set_given_up_after_it_brought_the_key_starts_what_waits(interface: In
 
 @pytest.mark.parametrize("killed", ["before the peers know", "when some know"])
 def test_a_private_key_that_a_kill_cut_short_reaches_every_peer(
-    interface: Interface, monkeypatch: pytest.MonkeyPatch, killed: str
+    interface: Interface, killed: str
 ) -> None:
     """Also when the set is not finished: the next control finds that key there already."""
-    monkeypatch.setattr(configuration, "ROWS_A_LOOK", 1)
-    first = Loop(interface)
+    first = Loop(interface, Pace(looked=1))
     assert first.set(KEY + PEERS) == 0
     vault, used = first.control.vault, first.control.peers.used
     for row in range(used):
@@ -126,16 +123,14 @@ def test_a_private_key_that_a_kill_cut_short_reaches_every_peer(
     first.control.memory.rows["orders"][:used] = 0
     steps = first.control.configuration.apply(parse_set(f"set=1\nprivate_key={'42' * 32}\n"))
     if killed.startswith("before"):
-        monkeypatch.setattr(Vault, "make_stale", dies)
-        with pytest.raises(Death):
+        with dying_in(vault, "make_stale"):
             list(steps)
-        monkeypatch.undo()
     else:
         while not first.orders(0) & lib.ORDER_STOP_SENDING:
             next(steps)
     assert not first.orders(used - 1)
     first.channel.close()
-    second = Loop(interface)
+    second = Loop(interface, Pace(looked=1))
     assert not any(vault.rows["flags"][:used]), "no handshake uses a secret of the key before"
     while second.control.passes:
         second.turn()
@@ -147,12 +142,15 @@ def test_a_private_key_that_a_kill_cut_short_reaches_every_peer(
         loop.heard.close()
 
 
-class Death(Exception):
-    """Stands for a SIGKILL: nothing after it happens."""
-
-
-def dies(*_: object) -> None:
-    raise Death
+def test_a_death_that_does_not_happen_fails_its_test() -> None:
+    counts = Counter[str]()
+    with pytest.raises(pytest.fail.Exception), dying_in(counts, "update", "a"):
+        counts.update("b")
+    with pytest.raises(AttributeError), dying_in(counts, "updated"):
+        counts.update("b")
+    with dying_in(counts, "update"):
+        counts.update("b")
+    assert counts == {"b": 1} and "update" not in vars(counts)
 
 
 def test_a_control_that_is_told_to_end_did_not_die_of_its_set(interface: Interface) -> None:
@@ -164,25 +162,19 @@ def test_a_control_that_is_told_to_end_did_not_die_of_its_set(interface: Interfa
     assert vault.attempts.judge() is None and not int(vault.header[0]["suspect_deaths"])
 
 
-def test_a_pass_over_the_peers_that_control_dies_of_is_given_up(
-    interface: Interface, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_pass_over_the_peers_that_control_dies_of_is_given_up(interface: Interface) -> None:
     parts = Parts(interface)
     assert parts.set("set=1\n" + KEY + PEERS) == 0
     parts.memory.device.up = 1
     parts.vault.note_passing(WENT_DOWN | KEY_CHANGED | CAME_UP)
     parts.vault.store_static_static(0, bytes([7]) * 32)
     parts.close()
-    monkeypatch.setattr("workers.control.Control._went_down", dies_in_a_slice)
-
-    def live() -> None:
-        with contextlib.closing(Loop(interface)) as loop:
+    for _ in range(DEATHS):
+        loop = Loop(interface, begins=False)
+        with contextlib.closing(loop), dying_in(loop.control.stamps, "handshake_dropped"):
+            loop.control.begin()  # there, or in a turn
             for _ in range(10):
                 loop.turn()
-
-    for _ in range(DEATHS):
-        with pytest.raises(Death):
-            live()
     vault = vault_of(interface)
     loop = Loop(interface)
     assert WENT_DOWN not in [way for way, _ in loop.control.passes]
@@ -195,56 +187,39 @@ def test_a_pass_over_the_peers_that_control_dies_of_is_given_up(
     loop.close()
 
 
-def dies_in_a_slice(*_: object) -> Iterator[None]:
-    yield from ()
-    raise Death
-
-
-def test_what_a_holder_told_and_control_dies_of_is_dropped(
-    interface: Interface, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_a_holder_told_and_control_dies_of_is_dropped(interface: Interface) -> None:
     """It stands in the row, so that a kill loses nothing: each successor finds it again."""
     parts = Parts(interface)
     assert parts.set("set=1\n" + KEY + PEERS) == 0
     parts.close()
     bad = parts.peers.find((2).to_bytes(32))
-    seen: list[int] = []
-
-    def wanted(self: object, row: int, now: int) -> None:
-        seen.append(row)
-        if row == bad:
-            raise Death
-
-    monkeypatch.setattr("workers.handshakes.Handshakes.wanted", wanted)
+    assert bad is not None
     for row in range(3):
         lib.events_give(interface.segment, row, lib.EVENT_HANDSHAKE_WANTED)
     for _ in range(DEATHS):
         loop = Loop(interface)
-        with pytest.raises(Death):
+        with dying_in(loop.control.handshakes, "wanted", bad):
             for _ in range(4):
                 loop.turn()
         loop.channel.close()
-    seen.clear()
     loop = Loop(interface)
     for _ in range(4):
         loop.turn()
-    assert bad not in seen and interface.counter("GIVEN_UP") == 1 and loop.control.peers.count == 3
+    assert not loop.control.stamps.is_retrying(bad), "nobody looked at what it wanted"
+    assert interface.counter("GIVEN_UP") == 1 and loop.control.peers.count == 3
     assert not any(int(lib.events_read(interface.segment, row)) & 0xFFFFFFFF for row in range(3))
     loop.channel.close()
 
 
-def test_a_removed_peer_that_control_dies_of_is_left_out(
-    interface: Interface, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_removed_peer_that_control_dies_of_is_left_out(interface: Interface) -> None:
     first = Loop(interface)
     assert first.set(PEERS) == 0
     with Holder(interface) as holder:
         assert first.set(f"public_key={2:064x}\nremove=true\n") == 0
-        monkeypatch.setattr("workers.keypairs.Keypairs.release_all", dies)
         first.channel.close()
         for _ in range(DEATHS):
             loop = Loop(interface)
-            with pytest.raises(Death):
+            with dying_in(loop.control.keypairs, "release_all"):
                 for _ in range(10):
                     loop.turn()
                     holder.take_turns()
@@ -257,9 +232,7 @@ def test_a_removed_peer_that_control_dies_of_is_left_out(
     loop.channel.close()
 
 
-def test_an_endpoint_that_waits_and_that_control_dies_of_leaves_its_peer_out(
-    interface: Interface, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_endpoint_that_waits_and_that_control_dies_of_leaves_its_peer_out(interface: Interface) -> None:
     """Not in the recovery: in a turn, which each successor comes to."""
     parts = Parts(interface)
     for port in (1, 2):  # nobody applies the first, so the second waits
@@ -267,10 +240,9 @@ def test_an_endpoint_that_waits_and_that_control_dies_of_leaves_its_peer_out(
     assert list(parts.endpoints.waiting) == [0]
     parts.memory.rows["orders"][0] = 0
     parts.close()
-    monkeypatch.setattr("workers.endpoints.EndpointOrders._write", dies)
     for _ in range(DEATHS):
         loop = Loop(interface)
-        with pytest.raises(Death):
+        with dying_in(loop.control.endpoints, "_write"):
             loop.turn()
         loop.channel.close()
     loop = Loop(interface)

@@ -16,13 +16,14 @@ from test_control_loop import Loop
 
 from engine import uapi
 from engine.uapi import parse_set
-from workers import configuration, endpoints, keypairs, peers, uapi_server
+from workers import uapi_server
 from workers._workers import ffi, lib
-from workers.configuration import ROWS_A_PASS, SLICE, PortRequest
+from workers.configuration import PortRequest
 from workers.endpoints import Endpoint
 from workers.grace import ACTIONS_A_POLL, Graces
 from workers.interface import InterfaceState
-from workers.peers import NODES_A_RECLAIM
+from workers.pace import PACE, Pace
+from workers.peers import NODES_A_RECLAIM, ROWS_AN_ACTION
 from workers.settings import Settings
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: the harness makes a UAPI socket")
@@ -48,8 +49,9 @@ def interface() -> Iterator[Interface]:
 
 
 @pytest.fixture
-def parts(interface: Interface) -> Iterator[Parts]:
-    made = Parts(interface)
+def parts(request: pytest.FixtureRequest, interface: Interface) -> Iterator[Parts]:
+    """Parameter: their pace."""
+    made = Parts(interface, getattr(request, "param", PACE))
     yield made
     made.close()
 
@@ -141,11 +143,9 @@ def test_a_get_ends_within_a_peer_that_is_removed_meanwhile(parts: Parts) -> Non
     assert shown_ips(of_last) == [prefix(n) for n in range(MANY)]
 
 
+@pytest.mark.parametrize("parts", [Pace(looked=100)], indirect=True)
 @pytest.mark.parametrize("text", [f"private_key={'42' * 32}\n", "listen_port=0\n", "fwmark=7\n"])
-def test_another_key_port_or_mark_reaches_the_peers_in_slices(
-    parts: Parts, text: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(configuration, "ROWS_A_LOOK", 100)
+def test_another_key_port_or_mark_reaches_the_peers_in_slices(parts: Parts, text: str) -> None:
     peers = "".join(f"public_key={n:064x}\nendpoint=127.0.0.1:{n}\n" for n in range(1, 1001))
     assert parts.set(f"set=1\nprivate_key={'41' * 32}\n{peers}") == 0
     rows = parts.memory.rows
@@ -170,19 +170,15 @@ def test_another_key_port_or_mark_reaches_the_peers_in_slices(
     assert most == 100 and reached() == 1000
 
 
-def test_keypairs_and_peers_of_the_control_before_come_free_in_slices(
-    interface: Interface, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_keypairs_and_peers_of_the_control_before_come_free_in_slices(interface: Interface) -> None:
     parts = Parts(interface)
-    monkeypatch.setattr(keypairs, "FREED_A_POLL", 2)
-    monkeypatch.setattr(peers, "RETIRING_AT_ONCE", 2)
     names = "".join(f"public_key={n:064x}\n" for n in range(1, 6))
     assert parts.set("set=1\n" + names) == 0
     for row in range(5):
         parts.keypairs.reserve(row)  # handshakes in progress, which nobody can finish
         parts.peers.rows[row].state = lib.PEER_RETIRING
     parts.close()
-    after = Parts(interface)
+    after = Parts(interface, Pace(keypairs=2))
     assert [after.keypairs.out, len(after.peers.retiring)] == [5, 0]
     found = []
     while after.keypairs.out:
@@ -193,8 +189,8 @@ def test_keypairs_and_peers_of_the_control_before_come_free_in_slices(
     after.close()
 
 
-def test_endpoints_that_wait_are_looked_at_in_slices(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(endpoints, "WISHES_A_POLL", 2)
+@pytest.mark.parametrize("parts", [Pace(wishes=2)], indirect=True)
+def test_endpoints_that_wait_are_looked_at_in_slices(parts: Parts) -> None:
     for port in (1, 2):
         peers = "".join(f"public_key={n:064x}\nendpoint=127.0.0.1:{port}\n" for n in range(1, 6))
         assert parts.set("set=1\n" + peers) == 0
@@ -216,15 +212,21 @@ def test_what_a_grace_period_ends_is_done_in_slices(interface: Interface) -> Non
     assert done == list(range(3 * ACTIONS_A_POLL)) and not graces.poll()
 
 
-def test_peers_are_told_to_retire_in_slices(parts: Parts) -> None:
+@pytest.mark.parametrize("is_killed", [False, True])
+def test_peers_are_told_to_retire_in_slices(interface: Interface, is_killed: bool) -> None:
+    parts = Parts(interface)
     assert parts.set("set=1\n" + "".join(f"public_key={n:064x}\n" for n in range(1, MANY + 1))) == 0
     assert parts.set("set=1\nreplace_peers=true\n") == 0
+    if is_killed:
+        parts.close()
+        parts = Parts(interface)
     found = [len(parts.peers.retiring)]
     while found[-1] < MANY:
         parts.graces.poll()
         found.append(len(parts.peers.retiring))
-    most = ACTIONS_A_POLL * peers.ROWS_AN_ACTION + SLICE
+    most = ACTIONS_A_POLL * ROWS_AN_ACTION + PACE.peers
     assert max(now - before for before, now in pairwise(found)) <= most
+    parts.close()
 
 
 @contextlib.contextmanager
@@ -259,30 +261,23 @@ def test_many_clients_share_what_is_read_in_a_turn(interface: Interface) -> None
     loop.close()
 
 
-def test_reports_of_the_engine_are_made_one_a_turn(
-    interface: Interface, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_reports_of_the_engine_are_made_one_a_turn(interface: Interface) -> None:
     loop = Loop(interface)
-    made: list[int] = []
-    show = configuration.Configuration.show_engine
-    monkeypatch.setattr(
-        configuration.Configuration, "show_engine", lambda self: (made.append(1), show(self))[1]
-    )
     with clients(interface, 2) as (one, other):
-        for sock in (one, other):
+        for _ in (one, other):
             loop.control._sleep(0.0)
+        for sock in (one, other):
             sock.send(b"get_engine=1\n\n" * 3)
         answers, turns = b"", 0
         while answers.count(b"errno=0\n\n") < 6:
-            before = len(made)
             loop.turn()
             loop.control._sleep(0.0)
-            assert len(made) <= before + 1
             turns += 1
             assert turns < 100
             for sock in (one, other):
                 with contextlib.suppress(BlockingIOError):
                     answers += sock.recv(1 << 20)
+        assert turns >= 6
     loop.close()
 
 
@@ -334,6 +329,6 @@ def test_down_and_up_reach_all_peers_in_slices_and_after_a_kill(interface: Inter
     found = [turn(lib.ORDER_KEEPALIVE)]
     while control.passes:
         found.append(turn(lib.ORDER_KEEPALIVE))
-    assert sum(found) == MANY and max(found) <= 2 * ROWS_A_PASS and len(found) > 1
+    assert sum(found) == MANY and max(found) <= 2 * PACE.ordered and len(found) > 1
     assert not control.vault.passing
     loop.close()
