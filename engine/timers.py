@@ -15,6 +15,10 @@ after it last fired, which is up to that period earlier than the kernel would, a
 A second difference on purpose: a retry that could not be sent (a response went out less than 5 s before) does
 not end the retries; in the kernel it does.
 
+Timers that fall due together, as after a suspend, act in the order of Action: what ends comes before what
+begins, else the end would throw away what has just begun. The kernel's module clears keys and handshakes
+*before* a suspend (device.c) and begins anew behind it, which is the same order.
+
 A tick is 2^24 ns since boot. Periods are rounded up to whole ticks. Here ticks are plain integers that
 never wrap; columns have their low 32 bits. `widen` and `narrow` lie between the two, and nothing else does
 (docs/adr/0008-ticks-that-wrap.md; for C: timers_until, timers_tick).
@@ -109,14 +113,15 @@ JITTER: Final = constants.REKEY_TIMEOUT_JITTER_MAX >> constants.TIMER_TICK_SHIFT
 
 
 class Action(IntFlag):
-    """What evaluate asks control to do for a row. Several may come together; do them in this order."""
+    """What evaluate asks control to do for a row. Several may come together; do them in this order: what
+    ends comes before what begins."""
 
     GIVE_UP = 1  # 20 initiations unanswered: purge staged packets, forget the handshake
-    RETRY_HANDSHAKE = 2  # send an initiation if may_send_handshake; clear the sticky source first
-    START_HANDSHAKE = 4  # likewise, as the first of up to 20
-    SEND_KEEPALIVE = 8  # ORDER_KEEPALIVE
-    EXPIRE_KEYS = 16  # ORDER_EXPIRE: no keypair is younger than 180 s
-    ZERO_KEYS = 32  # ORDER_ZERO: nothing heard for 540 s; forget the handshake too
+    EXPIRE_KEYS = 2  # ORDER_EXPIRE: no keypair is younger than 180 s
+    ZERO_KEYS = 4  # ORDER_ZERO: no session derived for 540 s; forget the handshake too
+    RETRY_HANDSHAKE = 8  # send an initiation if may_send_handshake; clear the sticky source first
+    START_HANDSHAKE = 16  # likewise, as the first of up to 20
+    SEND_KEEPALIVE = 32  # ORDER_KEEPALIVE
 
 
 def due_rows(columns: Columns, used: int, now: int) -> Rows:

@@ -390,13 +390,20 @@ class Control:
         lib.events_settle(self.segment, *self.told, count)
 
     def _act(self, row: int, action: timers.Action, now: int) -> None:
-        """Timers fired."""
+        """Timers fired; those together in the order of timers.Action."""
         if not self.peers.is_live(row):
             return
         orders = 0
         if action & timers.Action.GIVE_UP:
             self.handshakes.give_up(row)
             orders |= lib.ORDER_PURGE_STAGED
+        if action & timers.Action.EXPIRE_KEYS:
+            self.events.tell(Event.KEYS_EXPIRED, row)
+            orders |= lib.ORDER_EXPIRE
+        if action & timers.Action.ZERO_KEYS:
+            self.events.tell(Event.KEYS_ZEROED, row)
+            self.handshakes.forget(row)
+            orders |= lib.ORDER_ZERO
         if action & (timers.Action.RETRY_HANDSHAKE | timers.Action.START_HANDSHAKE) and (
             self.stamps.may_send_handshake(row, now)
         ):
@@ -405,13 +412,6 @@ class Control:
             # Without a session the holder asks for a handshake: one that may be tried 20 times again.
             self.stamps.handshake_wanted(row)
             orders |= lib.ORDER_KEEPALIVE
-        if action & timers.Action.EXPIRE_KEYS:
-            self.events.tell(Event.KEYS_EXPIRED, row)
-            orders |= lib.ORDER_EXPIRE
-        if action & timers.Action.ZERO_KEYS:
-            self.events.tell(Event.KEYS_ZEROED, row)
-            self.handshakes.forget(row)
-            orders |= lib.ORDER_ZERO
         if orders:
             self.peers.order(row, orders)
 

@@ -3,6 +3,7 @@
     python -m tests.simulator --seeds 2000                  seeds 0 to 1999
     python -m tests.simulator --seeds 2000 --first 2000     the next 2,000
     python -m tests.simulator --seeds 1 --first 4711        one life again: a seed is always the same life
+    python -m tests.simulator --leaps                       clocks leap by minutes and hours amid traffic, too
 
 A life is a row of chapters (weather on the link, traffic, kills, restarts, sleeps, clocks that are set),
 then a calm end in which everything must come through. No nonce is used twice, no packet is accepted twice
@@ -20,6 +21,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from itertools import repeat
 from multiprocessing import get_context
 from time import monotonic
@@ -79,17 +81,19 @@ def main(arguments: Sequence[str] | None = None, live: Callable[[int, int], Tall
     parser.add_argument("--first", type=int, default=0, help="the first seed (default: %(default)s)")
     parser.add_argument("--days", type=float, default=0.002,
                         help="simulated length of each, before its calm end (default: %(default)s)")
+    parser.add_argument("--leaps", action="store_true", help="boottimes leap, as behind a suspend")
     parser.add_argument("--jobs", type=int, default=1, help="processes (default: %(default)s)")
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
     options = parser.parse_args(arguments)
     length = int(options.days * 24 * HOUR)
+    lived = partial(live, leaps=True) if options.leaps else live
     seeds = range(options.first, options.first + options.seeds)
     begin, progress = monotonic(), Progress(len(seeds))
     totals: Counter[str] = Counter()
     broken: dict[int, str] = {}
     done, next_seed = 0, options.first
     try:
-        for seed, counts, why in lives(seeds, length, options.jobs, live):
+        for seed, counts, why in lives(seeds, length, options.jobs, lived):
             done, next_seed = done + 1, seed + 1
             totals.update(counts)
             if why:

@@ -212,13 +212,13 @@ class Reference:
             if fired & Action.GIVE_UP:
                 self.staged.clear()
                 self.in_progress = None
-            if fired & (Action.RETRY_HANDSHAKE | Action.START_HANDSHAKE) and self._may_send_handshake(tick):
-                self._initiate(now)
             if fired & Action.EXPIRE_KEYS:
                 self._drop_expired(now)
             if fired & Action.ZERO_KEYS:
                 self.current = self.previous = self.next = None
                 self.in_progress = None
+            if fired & (Action.RETRY_HANDSHAKE | Action.START_HANDSHAKE) and self._may_send_handshake(tick):
+                self._initiate(now)
             if fired & Action.SEND_KEEPALIVE:
                 self.attempts = 0
                 self._send_keepalive(now)

@@ -1,7 +1,8 @@
 """Plans: what happens to two engines in a simulation, drawn from a seed.
 
 A plan is a row of chapters, each with its weather, its traffic and what goes wrong, and then a calm
-finale, in which traffic must come through again within RECOVERY.
+finale, in which traffic must come through again within RECOVERY. In lives with `leaps`, boottimes leap
+by minutes and hours amid traffic, as behind a suspend or a pause of a virtual machine.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from .watch import Broken
 from .world import Settings, Side, Tally, Weather, World
 
 HOUR = 3600 * SECOND
+LEAPS = [seconds * SECOND for seconds in (4, 11, 16, 65, 125, 185, 545, 600, 1900, 5 * 3600)]
 FINALE = 240 * SECOND
 # A side that holds a session that the other lost hears nothing for 15 s, and may by then have answered a
 # handshake, which holds back its own for 5 s; a handshake in vain may come before.
@@ -55,8 +57,10 @@ def weather_of(random: Random) -> Weather:
 class Plan:
     """The life that a seed stands for; `run` lives it and returns the tally, or raises Broken."""
 
-    def __init__(self, seed: int, length: int, boot: tuple[int, int] | None = None) -> None:
-        self.seed, self.length = seed, length
+    def __init__(
+        self, seed: int, length: int, boot: tuple[int, int] | None = None, leaps: bool = False
+    ) -> None:
+        self.seed, self.length, self.leaps = seed, length, leaps
         self.random = Random(f"plan {seed}")
         settings = settings_of(self.random)
         self.world = World(seed, settings if boot is None else replace(settings, boot=boot))
@@ -87,6 +91,9 @@ class Plan:
         self._traffic(begin, end)
         for _ in range(random.choice([0, 0, 1, 2])):
             world.at(random.randrange(begin, end), self._accident(random))
+        for _ in range(random.choice([0, 1, 3]) if self.leaps else 0):
+            sides = random.choice([world.sides[:1], world.sides[1:], world.sides])
+            self._leap_at(random.randrange(begin, end), sides, random.choice(LEAPS))
         world.run(end)
         self._check()
 
@@ -156,6 +163,12 @@ class Plan:
 
         return restart
 
+    def _leap_at(self, time: int, sides: list[Side], leap: int) -> None:
+        """Their clocks leap, all in one moment."""
+
+        for side in sides:
+            self.world.at(time, lambda side=side: side.leap(leap))  # type: ignore[misc]
+
     def _step_clock(self, side: Side, shift: int) -> None:
         """Someone sets the wall clock."""
         side.wall += shift
@@ -206,6 +219,6 @@ class Plan:
                 raise Broken(f"the segment of {side.name}: {faults}")
 
 
-def live(seed: int, length: int, boot: tuple[int, int] | None = None) -> Tally:
+def live(seed: int, length: int, boot: tuple[int, int] | None = None, leaps: bool = False) -> Tally:
     """One whole simulation of `length` ns and its finale. boot: both boottimes at its beginning."""
-    return Plan(seed, length, boot).run()
+    return Plan(seed, length, boot, leaps).run()

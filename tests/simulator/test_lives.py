@@ -29,6 +29,13 @@ def test_a_life_in_which_ticks_wrap(seed: int) -> None:
     assert tally.delivered and tally.sessions
 
 
+@pytest.mark.parametrize("seed", [201, 202, 204, 209, 210, 213])
+def test_a_life_in_which_clocks_leap(seed: int) -> None:
+    """By minutes and hours amid traffic: many timers of a peer fall due in one moment."""
+    tally = live(seed, LENGTH, leaps=True)
+    assert tally.delivered and tally.sessions
+
+
 @pytest.mark.parametrize("seed", [241, 427, 792, 1409, 1756])
 def test_a_life_that_once_broke(seed: int) -> None:
     """The first three for a handshake too many, the others for a keepalive that giving up cancels."""

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from engine import tai64n, timers
-from workers import handshakes, keypairs, stamps
+from workers import control, handshakes, keypairs, stamps
 from workers._workers import ffi, lib
 
 from . import engine
@@ -130,6 +130,17 @@ def the_timer_sleeps_in(patch: Patch) -> None:
     patch.setattr(timers, "evaluate", late)
 
 
+def begins_before_it_ends(patch: Patch) -> None:
+    """Timers that fall due together: a handshake is begun, and thrown away with the keys."""
+    act, begin = control.Control._act, timers.Action.RETRY_HANDSHAKE | timers.Action.START_HANDSHAKE
+
+    def upside_down(self: control.Control, row: int, action: timers.Action, now: int) -> None:
+        act(self, row, action & begin, now)
+        act(self, row, action & ~begin, now)
+
+    patch.setattr(control.Control, "_act", upside_down)
+
+
 MUTANTS = [
     no_window,
     nonces_again,
@@ -147,6 +158,7 @@ MUTANTS = [
     a_lost_wish,
     confirmed_unheard,
     the_timer_sleeps_in,
+    begins_before_it_ends,
 ]
 
 
@@ -155,4 +167,4 @@ def test_is_found_out(mutate: Callable[[Patch], None], monkeypatch: Patch) -> No
     mutate(monkeypatch)
     with pytest.raises(Broken):
         for seed in range(24):
-            live(seed, 900 * SECOND)
+            live(seed, 900 * SECOND, leaps=mutate is begins_before_it_ends)

@@ -144,3 +144,28 @@ def test_a_host_that_was_booted_just_now() -> None:
         world.send(0)
         world.run(60 * SECOND)
         assert sent(world, "b", DATA) and 10 <= sent(world, "b", DATA)[0] <= 10 + 2 * TICK
+
+
+@pytest.mark.parametrize("leapers", ["a", "b", "ab"])
+@pytest.mark.parametrize("leap", [16, 185, 600, 5 * 3600])
+def test_traffic_goes_on_behind_a_leap_of_the_clock(leap: int, leapers: str) -> None:
+    """A suspend of the machine: a handshake at most, which none of the timers due with it throws away. What
+    the other side sends under the old keys until then is lost."""
+    with tunnel(jitter=(7, 7)) as world:
+        world.weather = [Weather(), Weather()]
+        for tenth in range(300, 600):
+            for number in range(2):
+                world.at(tenth * SECOND // 10, lambda number=number: world.send(number))  # type: ignore[misc]
+
+        def leaps() -> None:
+            for side in world.sides:
+                if side.name in leapers:
+                    side.leap(leap * SECOND)
+
+        heard: list[list[int]] = [[], []]
+        world.on_delivery = lambda side, number: heard[side.number].append(world.time)
+        world.at(45 * SECOND + SECOND // 200, leaps)  # with a packet of either side under way
+        world.run(62 * SECOND)
+        for times in heard:
+            assert times[0] < 31 * SECOND and times[-1] > 59 * SECOND
+            assert all(after - before < SECOND // 2 for before, after in itertools.pairwise(times))
