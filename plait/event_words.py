@@ -250,8 +250,8 @@ WORDS: Final[dict[Event, Words]] = {
     Event.PEER_ADDED: Words("peer {peer} added"),
     Event.PEER_REMOVED: Words("peer {peer} removed"),
     Event.PRIVATE_KEY_CHANGED: Words(
-        "the private key is another; our public key is {public_key}",
-        "it was set",
+        "our public key is {public_key}",
+        "the private key was set",
         "every peer must have that PublicKey for us",
     ),
     Event.PRIVATE_KEY_REMOVED: Words(

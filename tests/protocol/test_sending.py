@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import socket
 import struct
+from ipaddress import ip_address
 
 import pytest
 from puppet import PORT, Puppet, Stage
@@ -93,6 +94,9 @@ def test_no_peer_or_no_endpoint_is_icmp_unreachable(stage: Stage, version: int, 
     # struct sock_extended_err: errno, origin (2 = ICMP, 3 = ICMPv6), type, code
     assert struct.unpack_from("=IBBB", controls[-1][2]) == (
         (errno.EHOSTUNREACH, 3, 1, 3) if version == 6 else (errno.EHOSTUNREACH, 2, 3, 1))
+    offender = controls[-1][2][16:]  # sockaddr_in or sockaddr_in6
+    address = offender[8:24] if version == 6 else offender[4:8]
+    assert ip_address(address) == ip_address(target)
     inner.close()
     eventually(lambda: stage.count("icmp_sent") == before["icmp_sent"] + 1)
     assert stage.count(counter) == before[counter] + 1
