@@ -31,6 +31,9 @@ PATH = "/run/plaitd"
 GOOD = f"#!{sys.executable} -P\nimport os, sys\n{{}}\nfrom plait.daemon import main\nsys.exit(main())\n"
 # What is started by the new program can be told from outside.
 NEW = GOOD.format("open('/proc/self/coredump_filter', 'w').write('7')")
+# Passes its trial; each consumer that it starts ends at once.
+NO_CONSUMER = NEW.replace("from plait.daemon", "from workers.entry_points import WORK\n"
+                          "WORK['consumer'] = lambda start: sys.exit(3)\nfrom plait.daemon")
 OTHER_LAYOUT = GOOD.format("import shm.layout\nshm.layout.layout_hash = lambda: 1")
 COMMAND = (
     "sh", "-c", f'printf %s "$1" > {PATH}; chmod +x {PATH}; exec {PATH} -f "$2"', "sh",
@@ -141,6 +144,30 @@ def test_stream_survives_an_upgrade(handoff: str, end: int) -> None:
         else:
             side.engine.process.signal(signal.SIGKILL)
             eventually(lambda: is_gone(side))
+
+
+def test_an_upgrade_ends_at_the_worker_that_does_not_come_back() -> None:
+    """What comes after it stays; it is started again and again, and a mended program is upgraded to."""
+    with Lab() as lab:
+        tunnel = two_hosts(lab, COMMAND, COMMAND, settings=SETTINGS.format("lend"))
+        one, two = tunnel.sides
+        assert one.echo(two.address4, 2) == 2
+        before, output = pids(one), one.engine.process.output
+        install(one.host, NO_CONSUMER)
+        one.engine.process.signal(signal.SIGUSR2)
+        eventually(lambda: "upgraded in part: consumer 0 does not come back" in output())
+        tries = output().count("consumer 0 starts again in")
+        eventually(lambda: output().count("consumer 0 starts again in") >= tries + 2)
+        after = pids(one)
+        assert all(after[title] == before[title] for title in ("supervisor", "control"))
+        assert is_new(after["receiver 0"]) and not is_new(after["control"])
+        assert "upgraded: every process" not in output()
+        install(one.host, NEW)
+        one.engine.process.signal(signal.SIGUSR2)
+        eventually(lambda: f"upgraded: every process runs {PATH}" in output())
+        assert all(map(is_new, pids(one).values()))
+        assert one.echo(two.address4, 2) == 2
+        tunnel.check()
 
 
 def test_refused_upgrades_leave_everything_alone() -> None:

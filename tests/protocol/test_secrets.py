@@ -37,17 +37,25 @@ def data_of(fd: int) -> Iterator[tuple[int, bytes]]:
         at = end
 
 
+@contextlib.contextmanager
+def opened_segments(stage: Stage) -> Iterator[dict[str, int]]:
+    """The two segments by their paths, open to be read, also when the engine is no more."""
+    supervisor = stage.plait.titles()["supervisor"]
+    theirs = {path: fd for fd, path in descriptors(supervisor).items() if is_segment(path)}
+    assert len(theirs) == 2
+    with contextlib.ExitStack() as stack:
+        ours = {}
+        for path, fd in theirs.items():
+            ours[path] = os.open(f"/proc/{supervisor}/fd/{fd}", os.O_RDONLY)
+            stack.callback(os.close, ours[path])
+        yield ours
+
+
 def in_segments(stage: Stage, secret: bytes) -> list[tuple[str, int]]:
     """(segment, offset) of each copy in the two segments."""
-    found = []
-    supervisor = stage.plait.titles()["supervisor"]
-    segments = {path: fd for fd, path in descriptors(supervisor).items() if is_segment(path)}
-    assert len(segments) == 2
-    for name, theirs in segments.items():
-        fd = os.open(f"/proc/{supervisor}/fd/{theirs}", os.O_RDONLY)
-        found += [(name, at + data.find(secret)) for at, data in data_of(fd) if secret in data]
-        os.close(fd)
-    return found
+    with opened_segments(stage) as segments:
+        return [(path, at + data.find(secret)) for path, fd in segments.items()
+                for at, data in data_of(fd) if secret in data]
 
 
 def maps(pid: int) -> list[tuple[int, int, str, int, str]]:
@@ -64,6 +72,19 @@ def reaches(pid: int, segment: str, offset: int) -> bool:
     """Whether the process has this byte of a segment in its memory."""
     return any(path == segment and place <= offset < place + last - first and permissions[0] == "r"
                for first, last, permissions, place, path in maps(pid))
+
+
+def flags_at(pid: int, segment: str, offset: int) -> list[set[str]]:
+    """VmFlags (proc(5)) of each mapping of a process that has this byte of a segment."""
+    found, is_here = [], False
+    for line in (read_proc(pid, "smaps") or "").splitlines():
+        if line.startswith("VmFlags:"):
+            found += [set(line.split()[1:])] * is_here
+        elif "-" in line.split()[0]:
+            addresses, _, place, _, _, *path = line.split(maxsplit=5)
+            first, last = (int(number, 16) for number in addresses.split("-"))
+            is_here = path == [segment] and 0 <= offset - int(place, 16) < last - first
+    return found
 
 
 def in_private_memory(pid: int, secret: bytes) -> list[str]:
@@ -148,6 +169,32 @@ def test_an_expired_session_leaves_no_key(stage: Stage) -> None:
     for key in keys:
         assert_gone(stage, key)
     peer.socket.close()
+
+
+def test_keys_are_locked_in_memory_and_in_no_core_file(stage: Stage) -> None:
+    """A page is locked for as long as one process has it locked; each keeps it out of its own core file."""
+    peer, keys = session_keys(stage)
+    preshared = os.urandom(32)
+    stage.set(f"public_key={peer.identity.public_key.hex()}\npreshared_key={preshared.hex()}\n")
+    for secret in (*keys, preshared, stage.identity.private_key):
+        (place,) = in_segments(stage, secret)
+        flags = {title: each for title, pid in stage.plait.titles().items() for each in flags_at(pid, *place)}
+        assert "control" in flags and all("dd" in each for each in flags.values()), flags
+        assert any("lo" in each for each in flags.values()), flags
+
+
+def test_an_end_in_order_overwrites_both_segments() -> None:
+    with Lab() as lab:
+        stage = Stage(lab)
+        peer, keys = session_keys(stage)
+        preshared = os.urandom(32)
+        stage.set(f"public_key={peer.identity.public_key.hex()}\npreshared_key={preshared.hex()}\n")
+        secrets = (*keys, preshared, stage.identity.private_key)
+        assert all(in_segments(stage, secret) for secret in secrets)
+        with opened_segments(stage) as segments:
+            assert stage.engine.stop() == 0
+            for path, fd in segments.items():
+                assert not [at for at, data in data_of(fd) if data.strip(b"\0")], path
 
 
 def test_a_changed_private_key_is_gone(stage: Stage) -> None:

@@ -29,6 +29,16 @@ ROOT = Path(__file__).parents[2]
 REFUSING = str(Path(__file__).with_name("refusing.py"))
 PROGRAM = str(Path(__file__).with_name("confinement_trials.py"))
 ROLES = ("packets", "control")
+NO_TRACER = ("setpriv", "--bounding-set", "-sys_ptrace", "--inh-caps", "-sys_ptrace")
+OPEN_MEMORY = """
+import errno, sys
+for pid in sys.argv[1:]:
+    try:
+        open(f"/proc/{pid}/mem", "rb").close()
+        print("opened")
+    except OSError as error:
+        print(errno.errorcode[error.errno])
+"""
 
 
 def tried(walls: str, role: str, directory: Path) -> dict[str, str]:
@@ -178,12 +188,18 @@ def statuses(host: Host) -> dict[str, dict[str, str]]:
 
 
 @pytest.fixture(scope="module")
-def processes() -> Iterator[dict[str, dict[str, str]]]:
+def running() -> Iterator[Host]:
+    """An engine whose user, root, may trace its own processes and, without a capability, no others."""
     with Lab() as lab:
         host = lab.host("one")
-        engine = host.engine("wg0", settings=SETTINGS)
+        engine = host.engine("wg0", [*NO_TRACER, *PLAIT], settings=SETTINGS)
         until(lambda: "wg0 is ready" in engine.process.output(), "every worker, confined")
-        yield statuses(host)
+        yield host
+
+
+@pytest.fixture(scope="module")
+def processes(running: Host) -> dict[str, dict[str, str]]:
+    return statuses(running)
 
 
 @pytest.mark.parametrize("title", ["control", "receiver 0", "receiver 1", "consumer 0", "consumer 1"])
@@ -196,6 +212,23 @@ def test_walls_from_outside(processes: dict[str, dict[str, str]], title: str) ->
     assert status["NoNewPrivs"] == "1"
     assert status["Seccomp"] == "2"  # a filter
     assert int(status["Threads"]) == 1
+
+
+def test_no_process_can_be_traced_by_its_own_user(running: Host) -> None:
+    """Nor leaves a core file: the kernel asks the same mark of a process (prctl(2), PR_SET_DUMPABLE). Whoever
+    asks here has all capabilities of the engine; of a process without that mark, the memory can be opened."""
+    ordinary = running.popen([*NO_TRACER, "sleep", "1000"])
+    pids = running.titles()
+    try:
+        look = [*NO_TRACER, sys.executable, "-c", OPEN_MEMORY]
+        until(lambda: "sleep" in (read_proc(ordinary.pid, "cmdline") or ""), "an ordinary process")
+        asked = map(str, (ordinary.pid, *pids.values()))
+        done = subprocess.run([*look, *asked], capture_output=True, text=True, timeout=120)
+    finally:
+        ordinary.stop()
+        ordinary.close()
+    assert done.stdout.split() == ["opened", *["EACCES"] * len(pids)], done.stderr
+    assert {"supervisor", "control", "receiver 0", "consumer 0"} <= pids.keys()
 
 
 def test_engine_works_where_the_kernel_grants_no_wall() -> None:

@@ -8,7 +8,9 @@ host (own network, processes, /run, /dev/shm)
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 import signal
 import sys
 from collections.abc import Iterator
@@ -19,11 +21,12 @@ from stage import Stage
 from waiting import until
 
 from plait.bench.implementation import cpu_seconds
-from plait.lab import Host, descriptors, state
+from plait.lab import Host, descriptors, read_proc, state
 
 pytestmark = pytest.mark.network
 
 LOOK = 0.1
+BUSY_CONTROL = 1.2
 TITLES = ("control", "receiver 0", "receiver 1", "consumer 0", "consumer 1")
 
 
@@ -31,7 +34,7 @@ TITLES = ("control", "receiver 0", "receiver 1", "consumer 0", "consumer 1")
 def running(host: Host, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
     """One that plays through all tests that do not end it. Deaths do not add up to pauses."""
     made = Stage(host, tmp_path_factory.mktemp("running"), "t1")
-    made.play(2, steady=0, closed=0.1, look=LOOK, busy=0.3)
+    made.play(2, steady=0, closed=0.1, look=LOOK, busy=0.3, busy_control=BUSY_CONTROL)
     yield made
     assert made.process is not None
     assert made.process.stop() == 0
@@ -168,6 +171,14 @@ def test_worker_that_runs_in_circles_is_replaced(running: Stage) -> None:
     running.expect_replacement("consumer 0", lambda: running.cue("consumer 0", spin=8))
     key = "A" * 43 + "="
     running.expect_words(f"consumer 0 is stuck with peer {key} in hand: it has run for")
+
+
+def test_control_that_runs_in_circles_is_replaced(running: Stage) -> None:
+    """Later than others would be: its turns are long."""
+    running.expect_replacement("control", lambda: running.cue("control", spin=8))
+    running.expect_words("control is stuck with peer")
+    [seconds] = re.findall(r"control is stuck .*it has run for ([\d.]+) s", running.words())
+    assert float(seconds) >= BUSY_CONTROL
 
 
 def test_sleeping_busy_and_starved_workers_are_left_alone(running: Stage) -> None:
@@ -361,15 +372,33 @@ def test_patience_with_a_start_ends(stage: Stage) -> None:
     assert stage.leftovers() == []
 
 
+def holders(host: Host, segments: set[int]) -> list[tuple[int, str]]:
+    """Who has one of these inodes of shared memory, mapped or open."""
+    found = []
+    for pid in host.pids():
+        lines = (read_proc(pid, "maps") or "").splitlines()
+        found += [(pid, line) for line in lines if "/plait-" in line and int(line.split()[4]) in segments]
+        for fd, name in descriptors(pid).items():
+            with contextlib.suppress(OSError):  # closed meanwhile
+                if "/plait-" in name and os.stat(f"/proc/{pid}/fd/{fd}").st_ino in segments:
+                    found.append((pid, name))
+    return found
+
+
 def test_nothing_outlives_a_killed_supervisor(stage: Stage) -> None:
     """One worker does not notice that its channel closes, and control sleeps for ever as well: who outlives
-    it now does so for good."""
+    it now does so for good. Keys stand in shared memory without a name, which ends with its last holder."""
     stage.play()
+    assert stage.process is not None
+    supervisor = stage.process.pid
+    segments = {os.stat(f"/proc/{supervisor}/fd/{fd}").st_ino
+                for fd, name in descriptors(supervisor).items() if "/plait-" in name}
+    assert len(segments) == 2 and holders(stage.host, segments)
     for title in ("consumer 0", "control"):
         stage.cue(title, sleep=True)
         until(lambda title=title: stage.heard(title)[-1]["kind"] == "asleep", "asleep")
     stage.signal(signal.SIGKILL)
-    until(lambda: stage.leftovers() == [], "nothing left")
+    until(lambda: stage.leftovers() == [] and not holders(stage.host, segments), "nothing left")
     stage.play()
 
 

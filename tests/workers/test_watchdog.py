@@ -117,6 +117,7 @@ def test_a_stuck_worker_is_found_within_two_seconds() -> None:
     """docs/reliability.md; what the machine adds of itself is not the watchdog's."""
     usual = Patience()
     assert (usual.still_looks + 1) * usual.look <= 2.0
+    assert (usual.busy, usual.busy_control) == (1.5, 10.0)
 
 
 def test_a_bell_that_somebody_rang_for_ever_is_rung(sleeper: Watched) -> None:
