@@ -20,11 +20,11 @@ import logging
 import select
 import selectors
 import socket
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 
 from engine import uapi
-from workers._workers import lib
 from workers.configuration import Configuration, Pause, PortRequest, Steps
 from workers.events import Event, Events, Follower
 from workers.failure import SHORTAGES, explain
@@ -211,8 +211,9 @@ class UapiServer:
         ask_port: Callable[[int], None],
         ask_change: Callable[[uapi.Upgrade | uapi.Scale, int], None],
         events: Events,
-        clock: Callable[[], int] = lib.clock_now,
+        clock: Callable[[], int] = time.monotonic_ns,
     ) -> None:
+        # Not the clock of sessions: no client is slow for as long as the machine was suspended.
         self.clock = clock
         self.listener = listener
         self.listener.setblocking(False)

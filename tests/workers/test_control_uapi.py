@@ -10,6 +10,7 @@ import re
 import selectors
 import shutil
 import socket
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -437,6 +438,25 @@ def test_who_reads_or_writes_too_slowly_is_closed_when_others_wait(served: Serve
         assert answers(served, served.client(b"events=0\n\n"))
     assert served.is_closed(writer) and served.is_closed(reader)
     assert not any(served.is_closed(other) for other in others)
+
+
+def test_a_suspend_makes_no_client_slow(tmp_path: Path) -> None:
+    """All who were served were suspended as well."""
+    with contextlib.ExitStack() as stack:
+        selector = stack.enter_context(selectors.DefaultSelector())
+        listener = stack.enter_context(socket.socket(socket.AF_UNIX))
+        unused = cast(Any, None)
+        events = Events(lambda row: bytes(32), lambda: 0, lambda: 0)
+        server = UapiServer(listener, selector, unused, unused, unused, events)
+        steps = tmp_path / "steps"
+        steps.write_bytes(bytes(16))
+        assert lib.clock_open_steps(bytes(steps)) == 0
+        clocks = lib.clock_now(), server.clock()
+        file = os.open(steps, os.O_WRONLY)
+        stack.callback(os.close, file)
+        stack.callback(os.pwrite, file, bytes(16), 0)
+        os.pwrite(file, struct.pack("<qq", 3600 * SECOND, 0), 0)
+        assert lib.clock_now() - clocks[0] >= 3600 * SECOND > server.clock() - clocks[1]
 
 
 def test_who_follows_events_takes_no_place_of_others(served: Served) -> None:
