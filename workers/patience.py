@@ -20,7 +20,8 @@ class Patience:
     closed: float = 1.0  # from a closed channel to being killed
     steady: float = 1.0  # a worker that ran for so long starts again without a pause
     pauses: tuple[float, ...] = (0.0, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0)  # before the n-th in a row
-    restart: float = 10.0  # for a receiver or consumer that takes a place
+    restart: float = 10.0  # for a receiver or consumer that takes a place and does not wait for CPU
+    stand_in: float = 1.0  # for a receiver's next start, until others read what is its
     change: float = 0.005  # between two looks whether a change can go on
     drain: float = 10.0  # for a receiver that leaves; what its sockets hold then is lost, and counted
     look: float = 0.5  # between two looks of the watchdog

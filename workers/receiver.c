@@ -1,5 +1,5 @@
-/* Theory. One thread, one epoll set: two UDP sockets, TUN queues (one, unless it reads those of
- * receivers that are no more as well), its own bell, the channel.
+/* Theory. One thread, one epoll set: UDP sockets (one of each family) and a TUN queue, its own bell, the
+ * channel; and the sockets and queues of receivers that are no more or cannot be started.
  * Each ready descriptor is given one batch a round, so that a flood from outside can not
  * starve what comes from inside, nor the other way round. A pool without a free slot takes
  * its descriptors out of the set (nothing is read that can not be kept: the kernel's buffers
@@ -20,7 +20,13 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
-enum watch { WATCH_BELL, WATCH_CHANNEL, WATCH_UDP4, WATCH_UDP6, WATCH_TUN, WATCHES = WATCH_TUN + MAX_RECEIVERS };
+enum watch {
+    WATCH_BELL,
+    WATCH_CHANNEL,
+    WATCH_UDP,
+    WATCH_TUN = WATCH_UDP + 2 * MAX_RECEIVERS,
+    WATCHES = WATCH_TUN + MAX_RECEIVERS,
+};
 
 /* A sleeping receiver looks at the clock and its pools this often even if nothing happens. */
 #define SLEEP_MS 100
@@ -135,11 +141,9 @@ static int replace(struct receiver *receiver, enum watch first, const int32_t *f
     return refused;
 }
 
-int receiver_use_sockets(struct receiver *receiver, int udp4, int udp6)
+int receiver_use_sockets(struct receiver *receiver, const int32_t *sockets, uint32_t count)
 {
-    const int32_t fds[] = { udp4, udp6 };
-
-    return replace(receiver, WATCH_UDP4, fds, 2, 2);
+    return replace(receiver, WATCH_UDP, sockets, count, 2 * MAX_RECEIVERS);
 }
 
 int receiver_use_queues(struct receiver *receiver, const int32_t *queues, uint32_t count)
@@ -153,7 +157,7 @@ static void set_starving(struct receiver *receiver, uint32_t direction, int star
     if (receiver->starving[direction] == starving)
         return;
     receiver->starving[direction] = starving;
-    for (enum watch w = WATCH_UDP4; w < WATCHES; w++)
+    for (enum watch w = WATCH_UDP; w < WATCHES; w++)
         if (watch_direction(w) == direction)
             watch(receiver, w, !starving);
     if (starving)
@@ -192,23 +196,17 @@ static int serve(struct receiver *receiver, enum watch which)
 {
     uint64_t rings;
 
-    switch (which) {
-    case WATCH_UDP4:
-    case WATCH_UDP6:
-        receive_udp(&receiver->intakes[INBOUND], receiver->fds[which], &receiver->inbox);
-        return 0;
-    case WATCH_BELL:
-        (void)!read(receiver->fds[WATCH_BELL], &rings, sizeof rings); /* another may have been quicker */
-        return 0;
-    case WATCH_CHANNEL:
+    if (which == WATCH_CHANNEL)
         return RECEIVER_CHANNEL;
-    default:
-        if (receive_tun(&receiver->intakes[OUTBOUND], receiver->fds[which], receiver->inbox.spill) == -EBADFD) {
-            watch(receiver, which, 0);
-            return RECEIVER_TUN_GONE;
-        }
-        return 0;
+    if (which == WATCH_BELL) {
+        (void)!read(receiver->fds[WATCH_BELL], &rings, sizeof rings); /* another may have been quicker */
+    } else if (which < WATCH_TUN) {
+        receive_udp(&receiver->intakes[INBOUND], receiver->fds[which], &receiver->inbox);
+    } else if (receive_tun(&receiver->intakes[OUTBOUND], receiver->fds[which], receiver->inbox.spill) == -EBADFD) {
+        watch(receiver, which, 0);
+        return RECEIVER_TUN_GONE;
     }
+    return 0;
 }
 
 int receiver_run(struct receiver *receiver, uint64_t until)

@@ -1,4 +1,4 @@
-/* receiver: takes packets in, from a pair of UDP sockets and from TUN queues, and pushes their
+/* receiver: takes packets in, from UDP sockets and TUN queues, and pushes their
  * descriptors into the queues of the peers they belong to. */
 #ifndef WORKERS_RECEIVER_H
 #define WORKERS_RECEIVER_H
@@ -14,8 +14,8 @@ struct holder;
 struct receiver *receiver_new(const struct segment *segment, uint32_t number, int channel,
                               const int32_t *bells);
 void receiver_free(struct receiver *receiver);
-/* Sockets from now on; the old fds are the caller's to close. 0, or -1 with errno. */
-int receiver_use_sockets(struct receiver *receiver, int udp4, int udp6);
+/* Sockets from now on, at most 2 * MAX_RECEIVERS; the old fds are the caller's to close. 0, or -1 with errno. */
+int receiver_use_sockets(struct receiver *receiver, const int32_t *sockets, uint32_t count);
 /* Likewise TUN queues, at most MAX_RECEIVERS. */
 int receiver_use_queues(struct receiver *receiver, const int32_t *queues, uint32_t count);
 

@@ -51,7 +51,7 @@ def obey(start: WorkerStart, receiver: Any, lender: Any) -> bool:
     except ChannelClosed:
         return False
     if message["kind"] == "sockets":
-        lib.receiver_use_sockets(receiver, -1, -1)
+        lib.receiver_use_sockets(receiver, [], 0)
         lib.receiver_use_queues(receiver, [], 0)
         start.replace_sockets(message, fds)
         use_sockets(start, receiver)
@@ -61,11 +61,11 @@ def obey(start: WorkerStart, receiver: Any, lender: Any) -> bool:
 
 
 def use_sockets(start: WorkerStart, receiver: Any) -> None:
-    """Listen on this receiver's own sockets, read the TUN queues that it was given."""
-    pair = [start.fds.get(f"udp{family}:{start.number}", -1) for family in (4, 6)]
+    """Listen on the sockets and read the TUN queues that this receiver was given."""
+    sockets = [fd for name, fd in start.fds.items() if name.startswith("udp")]
     queues = [fd for name, fd in start.fds.items() if name.startswith("tun")]
     if (
-        lib.receiver_use_sockets(receiver, *pair) != 0
+        lib.receiver_use_sockets(receiver, sockets, len(sockets)) != 0
         or lib.receiver_use_queues(receiver, queues, len(queues)) != 0
     ):
         raise OSError(ffi.errno, os.strerror(ffi.errno))

@@ -52,7 +52,8 @@ class Resources:
     numbers (control and all receivers there is room for) to eventfds. queues has a TUN queue for each
     receiver there is room for, of which the first `attached` are in use. sockets has one (IPv4, IPv6)
     pair for each receiver and changes with the listen port; receiver `leaver`, which leaves, is not
-    counted any more and has `leaving`. joins and trains say which offloads the kernel granted.
+    counted any more and has `leaving`. What belongs to receivers that are `away` is read by others.
+    joins and trains say which offloads the kernel granted.
     """
 
     interface: str
@@ -71,6 +72,7 @@ class Resources:
     one_queue: str = ""  # why there can be no second TUN queue, in words
     leaver: int | None = None
     leaving: Pair | None = None
+    away: set[int] = field(default_factory=set)
     _left: dict[int, float] = field(default_factory=dict)  # ports that workers may still hold, and until when
 
     def __post_init__(self) -> None:
@@ -127,6 +129,7 @@ class Resources:
             vault=PlainSegment(left["vault"][0], vault_size),
             found=left["found"] and tun.Found(*left["found"]),
             one_queue=left["one_queue"],
+            away=set(left.get("away", ())),  # a program before this one had none
         )
         for fd in made.fds():
             os.set_inheritable(fd, False)
@@ -148,6 +151,7 @@ class Resources:
             "vault": [self.vault.fd, self.vault.bytes],
             "found": self.found,
             "one_queue": self.one_queue,
+            "away": sorted(self.away),
         }
 
     def fds(self) -> list[int]:
@@ -265,6 +269,7 @@ class Resources:
         if self.leaving is not None:
             lost = empty(self.leaving)
             close_sockets([self.leaving])
+        self.away.discard(self.receivers)  # its number
         self.leaver = self.leaving = None
         spread(self.sockets)
         return lost
@@ -288,23 +293,36 @@ class Resources:
     def _packet_fds(self, kind: str, number: int) -> dict[str, int]:
         """UDP sockets as `udp4:0`, `udp6:0`, `udp4:1`, …, TUN queues as `tun:0`, ….
 
-        Control marks all sockets. A receiver reads its own ones, its own queue, and those that receivers
-        before it left behind; a consumer sends through those of the receiver with its number.
+        Control marks all sockets. A receiver reads its own ones, its own queue, the queues that receivers
+        before it left behind, and all that is of those for whom it stands in; a consumer sends through the
+        sockets of the receiver with its number.
         """
         if kind == "control":
             return self._named(range(self.receivers)) | {"tun:0": self.queues[0]}
         if kind == "consumer":
             number %= self.receivers
             return self._named([number]) | {f"tun:{number}": self.queues[number]}
+        named: dict[str, int] = {}
+        for owner in (number, *(n for n in sorted(self.away) if self._stand_in(n) == number)):
+            named |= self._belonging(owner)
+        return named
+
+    def _belonging(self, number: int) -> dict[str, int]:
+        """The sockets and queues of this receiver."""
         if number < self.receivers:
-            read = (q for q in range(self.attached) if q % self.receivers == number and q != self.leaver)
-            return self._named([number]) | {f"tun:{queue}": self.queues[queue] for queue in read}
+            queues = (q for q in range(self.attached) if q % self.receivers == number and q != self.leaver)
+            return self._named([number]) | {f"tun:{queue}": self.queues[queue] for queue in queues}
         if number != self.leaver:
             return {}  # not counted yet
         own = {f"tun:{number}": self.queues[number]}
-        if self.leaving is None:  # the port has changed: it reads no socket, and sends through another's
+        if self.leaving is None:  # the port has changed: until it ends it shares another's sockets
             return self._named([number % self.receivers]) | own
         return _named_pair(number, self.leaving) | own
+
+    def _stand_in(self, number: int) -> int | None:
+        """Who reads what belongs to a receiver that is away; None when all are."""
+        here = [n for n in range(self.receivers) if n not in self.away]
+        return here[number % len(here)] if here else None
 
     def _named(self, numbers: Iterable[int]) -> dict[str, int]:
         named: dict[str, int] = {}

@@ -4,6 +4,8 @@
   is repaired before its replacement starts, with the same fds and the next incarnation.
 - A worker that cannot start is an error with a reason, for the listener to judge. One that was
   ready once is started again, at once the first time, then with growing pauses.
+- What belongs to a receiver that does not come back at once is read by the others until it does
+  (docs/adr/0010).
 - A worker whose channel is stuck or nonsense is killed, and then treated as any dead one.
 - Every worker is a fork of the supervisor, which has loaded what they run (launch.py).
 """
@@ -28,6 +30,7 @@ from workers.patience import Patience
 from workers.promises import say
 from workers.resources import Resources
 from workers.settings import Settings
+from workers.watchdog import NANOSECONDS, process_state
 from workers.worker import Life, Told, Worker
 
 NO_CPU = 0xFFFFFFFF
@@ -126,6 +129,8 @@ class Roster:
         for worker in self.workers:
             if worker.life is Life.WAITING and not self.stopping:
                 yield worker.start_at
+            if worker.stand_in_at is not None:
+                yield worker.stand_in_at
             if worker.kill_at is not None:
                 yield worker.kill_at
 
@@ -137,12 +142,26 @@ class Roster:
                     worker.life = Life.ENDED
                 elif worker.start_at <= now:
                     self._start(worker)
+            if worker.stand_in_at is not None and worker.stand_in_at <= now:
+                self._give_away(worker)
+            if worker.kill_at is not None and worker.kill_at <= now and self._waits_for_cpu(worker):
+                worker.kill_at = now + self.patience.restart
             if worker.kill_at is not None and worker.kill_at <= now:
                 why = "it did not end when it was told" if worker.channel else "it closed its channel"
                 if worker.life is Life.STARTING:
                     log.error("%s did not become ready in time and is killed", worker.title)
                     why = "it did not become ready in time"
                 worker.kill(why)
+
+    def _waits_for_cpu(self, worker: Worker) -> bool:
+        """Whether it is starting and lacks the CPU that this takes: not its fault, whatever the time."""
+        if worker.life is not Life.STARTING or worker.told is not Told.NOTHING_YET or worker.process is None:
+            return False
+        try:
+            letter, cpu = process_state(worker.process.pid)
+        except (OSError, ValueError):  # it has ended, or there is no /proc to ask
+            return False
+        return letter in "RD" and cpu < self.patience.busy * NANOSECONDS
 
     # -- the start ----------------------------------------------------------------------------
 
@@ -160,6 +179,8 @@ class Roster:
         worker.ready_at = None
         seconds = self.patience.start if worker.kind == "control" else self.patience.restart
         worker.kill_at = time.monotonic() + seconds if worker.was_ready or worker.is_extra else None
+        if worker.was_ready and worker.kind == "receiver":
+            worker.stand_in_at = time.monotonic() + self.patience.stand_in
         line.pid = worker.process.pid
         line.cpu = worker.cpus[0] if len(worker.cpus) == 1 else NO_CPU
         line.state = lib.WORKER_STARTING
@@ -196,7 +217,7 @@ class Roster:
     def _ready(self, worker: Worker) -> None:
         worker.life = Life.RUNNING
         worker.was_ready = True
-        worker.kill_at = None
+        worker.kill_at = worker.stand_in_at = None
         worker.ready_at = time.monotonic()
         self.segment.workers[worker.line].state = lib.WORKER_RUNNING
         log.debug("%s is ready (pid %d)", worker.title, worker.process.pid if worker.process else 0)
@@ -205,6 +226,7 @@ class Roster:
             incarnation = int(self.segment.workers[worker.line].incarnation)
             self.listener.tell("worker_replaced", worker=worker.title, incarnation=incarnation, away=away)
             worker.died_at = None
+        self._give_back(worker)
         self.listener.worker_is_ready(worker)
 
     def note_broken(self, broken: dict[str, str]) -> None:
@@ -257,7 +279,7 @@ class Roster:
         if worker.channel is not None:
             self._read_last_words(worker)
         self._close_channel(worker)
-        worker.kill_at = None
+        worker.kill_at = worker.stand_in_at = None
         if self.stopping:
             worker.life = Life.ENDED
             self.segment.workers[worker.line].state = lib.WORKER_ABSENT
@@ -316,14 +338,38 @@ class Roster:
         now = time.monotonic()
         if worker.ready_at is not None and now - worker.ready_at >= self.patience.steady:
             worker.deaths = 0
+        worker.ready_at = None  # of the one that died: a start that the kernel refuses has no other
         pauses = self.patience.pauses
         pause = pauses[min(worker.deaths, len(pauses) - 1)]
         worker.deaths += 1
         worker.start_at = now + pause
         worker.life = Life.WAITING
+        if pause:
+            self._give_away(worker)
         log.info("%s starts again in %.1f s", worker.title, pause)
         if why_not:
             self.listener.tell("worker_not_replaced", worker=worker.title, reason=why_not, pause=pause)
+
+    # -- receivers that do not come back --------------------------------------------------------
+
+    def _give_away(self, worker: Worker) -> None:
+        """Others read the sockets and the queue of this receiver until it is back."""
+        worker.stand_in_at = None
+        if worker.kind != "receiver" or worker.number in self.resources.away or self.stopping:
+            return
+        self.resources.away.add(worker.number)
+        log.info("what is sent to %s is read by other receivers until it is back", worker.title)
+        self._share_receivers()
+
+    def _give_back(self, worker: Worker) -> None:
+        """It works again. Until the others have let go two read the same: order may suffer, and no more."""
+        if worker.kind == "receiver" and worker.number in self.resources.away:
+            self.resources.away.remove(worker.number)
+            self._share_receivers()
+
+    def _share_receivers(self) -> None:
+        for receiver in self.of_kind("receiver"):
+            self.share(receiver)
 
     # -- channels -----------------------------------------------------------------------------
 

@@ -46,6 +46,7 @@ class Worker:
     told: Told = Told.NOTHING_YET
     start_at: float = 0.0
     kill_at: float | None = None
+    stand_in_at: float | None = None  # others do its work from then on, unless it is ready
     ready_at: float | None = None  # of this incarnation
     was_ready: bool = False  # of any incarnation
     deaths: int = 0  # in a row, without a steady run between

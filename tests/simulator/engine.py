@@ -169,7 +169,7 @@ class Engine:
         self.receiver = lib.receiver_new(self.segment, 0, -1, bells)
         assert self.receiver != ffi.NULL
         assert lib.receiver_use_queues(self.receiver, [self.tun.fileno()], 1) == 0
-        assert lib.receiver_use_sockets(self.receiver, self.udp.fileno(), -1) == 0
+        assert lib.receiver_use_sockets(self.receiver, [self.udp.fileno()], 1) == 0
         self.aead = lib.aead_new(lib.AEAD_EVP)
         self.holder = ffi.new("struct holder *")
         assert lib.holder_initialise(self.holder, self.segment, self.aead, lib.WORKER_CONSUMER) == 0

@@ -4,13 +4,13 @@
 
 Everything happens in DIRECTORY: settings.toml holds the settings, patience.json what is to be other in
 the supervisor's patience. The supervisor's word "ready" is a file of that name there. An
-actor called TITLE ("receiver 0") does at its start what TITLE.start says: `fail`, `crash`, `exit`
-or `hang`. It writes each message it gets to TITLE.heard, one line of JSON with the ports of
-the UDP sockets it holds then. It obeys what is sent to its datagram socket TITLE.cue:
-{"say": MESSAGE} on its channel, {"raw": TEXT} likewise, {"close": true}, {"sleep": true},
-{"deaf": true} (to `stop`), {"spin": ROW + 1} (busy with that peer for ever), {"drink": true} (what its
-UDP sockets hold), {"gift": N} (a log line with so many descriptors; with "raw" that text). What hangs
-or sleeps does so for ever.
+actor called TITLE ("receiver 0") does at its start what TITLE.start says: `fail`, `crash`, `exit`,
+`hang`, or `slow` (it needs half a second of CPU). It writes each message it gets to TITLE.heard, one
+line of JSON with the ports of the UDP sockets it holds then. It obeys what is sent to its datagram
+socket TITLE.cue: {"say": MESSAGE} on its channel, {"raw": TEXT} likewise, {"close": true},
+{"sleep": true}, {"deaf": true} (to `stop`), {"spin": ROW + 1} (busy with that peer for ever),
+{"drink": true} (what its UDP sockets hold), {"gift": N} (a log line with so many descriptors; with
+"raw" that text). What hangs or sleeps does so for ever.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import select
 import signal
 import socket
 import sys
+import time
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
@@ -37,6 +38,7 @@ from workers.settings import load
 from workers.signals import Signals
 
 BEAT_SECONDS = 0.05
+SLOW_SECONDS = 0.5
 
 
 def act(directory: Path, start: WorkerStart) -> None:
@@ -51,6 +53,9 @@ def act(directory: Path, start: WorkerStart) -> None:
             os._exit(7)
         case "hang":
             sleep()
+        case "slow":
+            while time.process_time() < SLOW_SECONDS:
+                pass
 
     def ports() -> dict[str, int]:
         found = {}

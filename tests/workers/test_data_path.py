@@ -75,7 +75,7 @@ class Path:
         self.receiver = lib.receiver_new(self.segment, 0, -1, ffi.new("int32_t[]", bells))
         assert self.receiver != ffi.NULL
         assert lib.receiver_use_queues(self.receiver, [tun.fileno()], 1) == 0
-        assert lib.receiver_use_sockets(self.receiver, self.udp.fileno(), -1) == 0
+        assert lib.receiver_use_sockets(self.receiver, [self.udp.fileno()], 1) == 0
         self.aead = lib.aead_new(PROVIDERS[asked.AEAD or "auto"])
         self.holder = ffi.new("struct holder *")
         lib.holder_initialise(self.holder, self.segment, self.aead, lib.WORKER_CONSUMER)

@@ -347,6 +347,42 @@ def test_later_failures_are_tried_again_after_growing_pauses(stage: Stage) -> No
     assert [news["pause"] for news in tries][:2] == [0.1, 0.2]
 
 
+def test_who_lacks_cpu_at_its_start_is_not_killed(stage: Stage) -> None:
+    """Its start takes ten times as long as the supervisor would wait for one that sleeps."""
+    stage.play(restart=0.05)
+    (stage.directory / "receiver 0.start").write_text("slow")
+    stage.expect_replacement("receiver 0", lambda: stage.kill("receiver 0"))
+    stage.signal(signal.SIGTERM)
+    assert stage.exit_code() == 0
+
+
+@pytest.mark.parametrize("fault", ["fail", "hang"])
+def test_others_read_what_is_sent_to_a_receiver_that_does_not_come_back(stage: Stage, fault: str) -> None:
+    stage.play(2, stand_in=0.1)
+    own = [[f"tun:{number}", f"udp4:{number}", f"udp6:{number}"] for number in (0, 1)]
+
+    def reads(number: int) -> list[str]:
+        held: list[str] = stage.heard(f"receiver {number}")[-1]["held"]
+        return [name for name in held if not name.startswith("bell")]
+
+    for dead, living in ((1, 0), (0, 1)):
+        (stage.directory / f"receiver {dead}.start").write_text(fault)
+        stage.kill(f"receiver {dead}")
+        until(lambda living=living: reads(living) == sorted(own[0] + own[1]), "the other reads for two")
+        ports = dict.fromkeys(("udp4:0", "udp4:1", "udp6:0", "udp6:1"), stage.change_port(0)["port"])
+        until(lambda ports=ports, living=living: stage.heard(f"receiver {living}")[-1]["ports"] == ports,
+              "on the new port, too")  # fmt: skip
+        (stage.directory / f"receiver {dead}.start").unlink()
+        if fault == "hang":
+            stage.kill(f"receiver {dead}")
+        for number in (dead, living):
+            until(lambda number=number: reads(number) == own[number], "each reads its own")
+    assert stage.words().count("is read by other receivers until it is back") == 2
+    stage.signal(signal.SIGTERM)
+    assert stage.exit_code() == 0
+    assert stage.leftovers() == []
+
+
 @pytest.mark.parametrize(
     ("start", "words"),
     [

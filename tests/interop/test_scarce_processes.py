@@ -1,0 +1,99 @@
+"""An engine whose kernel has no process and no thread for it: a pids cgroup at its limit.
+
+    initiator (plaitd)  10.200.1.1 ──── 10.200.1.2  responder (plaitd, in the cgroup)
+      wg0 10.0.0.1                         wg0 10.0.0.2
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+
+import pytest
+from scarce import pids_cgroup
+from tunnel import Side, Tunnel, two_hosts
+from waiting import until
+
+from plait.lab import PLAIT, Lab
+
+pytestmark = pytest.mark.network
+
+SETTINGS = 'receivers = 2\nconsumers = 2\nhandoff = "{}"\n'
+FLOWS = 12  # all of them hash to one of two with 1 in 2,048
+PORT = 4000  # inside the tunnel
+
+
+@pytest.mark.parametrize("handoff", ["lend", "split"])
+def test_no_flow_is_silent_while_a_receiver_lives(handoff: str) -> None:
+    """Each receiver in turn dies, and its next start is refused."""
+    with pids_cgroup() as group, Lab() as lab:
+        tunnel = two_hosts(lab, PLAIT, PLAIT, settings=SETTINGS.format(handoff))
+        side = tunnel.responder
+        assert tunnel.initiator.echo(side.address4, 2) == 2
+        group.take(side.host.titles().values())
+        for number in (1, 0):
+            title = f"receiver {number}"
+            group.limit("1")
+            os.kill(side.host.titles()[title], signal.SIGKILL)
+            words = f"{title} did not start again"
+            until(lambda words=words: words in side.engine.process.output(), words)
+            everything_flows(tunnel)
+            assert title not in side.host.titles()
+            group.limit("max")
+            until(lambda title=title: title in side.host.titles(), f"{title} is back")
+            everything_flows(tunnel)
+            before = received(side, number)
+            until(lambda number=number, before=before: inwards(tunnel) and received(side, number) > before,
+                  f"{title} is sent something")  # fmt: skip
+        tunnel.check()
+
+
+def everything_flows(tunnel: Tunnel) -> None:
+    """From many source ports outside, and of many flows inside."""
+    for _ in range(FLOWS):
+        inwards(tunnel)
+    one, two = tunnel.sides
+    with contextlib.ExitStack() as stack:
+        target = stack.enter_context(bound(one, PORT))
+        for _ in range(FLOWS):
+            arrives(stack.enter_context(bound(two)), target)
+
+
+def inwards(tunnel: Tunnel) -> bool:
+    """One flow to the responder, from another source port each time."""
+    one, two = tunnel.sides
+    one.engine.wg("set", one.interface, "listen-port", "0")
+    with bound(one) as source, bound(two, PORT) as target:
+        arrives(source, target)
+    return True
+
+
+def bound(side: Side, port: int = 0) -> socket.socket:
+    sock = side.host.socket()
+    sock.settimeout(0.2)
+    sock.bind((side.address4, port))
+    return sock
+
+
+def arrives(source: socket.socket, target: socket.socket) -> None:
+    """What is sent arrives, if not at once then again: what was on its way at a death may be lost."""
+    name = source.getsockname()
+
+    def came() -> bool:
+        source.sendto(b"here", target.getsockname())
+        with contextlib.suppress(TimeoutError):
+            while target.recvfrom(64)[1] != name:
+                pass
+            return True
+        return False
+
+    until(came, f"{name} is heard", 20)
+
+
+def received(side: Side, number: int) -> int:
+    """Datagrams that this receiver has had."""
+    rows = side.report()["processes"]
+    row = next(row for row in rows if (row["role"], row["number"]) == ("receiver", number))
+    return int(row["packets"]["udp_received"])
