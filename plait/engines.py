@@ -57,7 +57,8 @@ def answers(names: Sequence[str], question: Question[T]) -> Iterator[tuple[str, 
 
 
 def start(name: str, question: Question[T]) -> Future[T]:
-    """Ask one engine in a thread of its own, which does not hold up the end of the program."""
+    """Ask one engine in a thread of its own, which does not hold up the end of the program; at once and here,
+    where the kernel has no thread."""
     future: Future[T] = Future()
 
     def run() -> None:
@@ -66,7 +67,10 @@ def start(name: str, question: Question[T]) -> Future[T]:
         except BaseException as error:
             future.set_exception(error)
 
-    threading.Thread(target=run, name=f"ask {name}", daemon=True).start()
+    try:
+        threading.Thread(target=run, name=f"ask {name}", daemon=True).start()
+    except RuntimeError:
+        run()
     return future
 
 

@@ -91,7 +91,14 @@ def parse_listen(listen: str) -> tuple[str, int]:
 
 
 class Server(ThreadingWSGIServer):
-    """A thread for each request. No name is looked up for the address, which could take long."""
+    """A thread for each request, as far as there are some. No name is looked up for the address, which could
+    take long."""
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        try:
+            super().process_request(request, client_address)
+        except RuntimeError:  # the kernel has no thread: one request after another
+            self.process_request_thread(request, client_address)
 
     def server_bind(self) -> None:
         TCPServer.server_bind(self)

@@ -2,7 +2,8 @@
 
 The calls into C let go of the interpreter's lock, and each thread has libcrypto's contexts to itself. Nobody
 is assigned a part: whoever is free takes the next few, so that a thread that the scheduler keeps waiting
-holds up no more than those. The helpers are SCHED_BATCH and nice: in a storm of handshakes, data comes first.
+holds up no more than those. Threads that the kernel refuses (a full pids cgroup, RLIMIT_NPROC) are wanted
+again with the next batch. The helpers are SCHED_BATCH and nice: in a storm of handshakes, data comes first.
 """
 
 from __future__ import annotations
@@ -30,12 +31,16 @@ class Crew:
         if helpers is None:
             helpers = min(len(usable_cpus()), MOST) - 1
         self.cryptos = [_new_crypto() for _ in range(1 + helpers)]
-        self.pool = ThreadPoolExecutor(helpers, "crew", _stand_back) if helpers else None
+        self.pool = self._new_pool()
 
     @property
     def crypto(self) -> Any:
         """The caller's `struct handshake_crypto *`."""
         return self.cryptos[0]
+
+    def _new_pool(self) -> ThreadPoolExecutor | None:
+        helpers = len(self.cryptos) - 1
+        return ThreadPoolExecutor(helpers, "crew", _stand_back) if helpers else None
 
     def each(self, step: Step, handshakes: Any, count: int) -> None:
         """step(crypto, handshakes, n) over all of an array, in pieces; returns when all are done."""
@@ -45,16 +50,24 @@ class Crew:
             for first in pieces:
                 step(crypto, handshakes + first, min(PIECE, count - first))
 
-        helpers = self.cryptos[1:] if count > PIECE else []
-        begun = [self.pool.submit(work, crypto) for crypto in helpers] if self.pool else []
+        begun, is_refused = [], False
+        if self.pool is not None and count > PIECE:
+            try:
+                for crypto in self.cryptos[1:]:
+                    begun.append(self.pool.submit(work, crypto))
+            except RuntimeError:  # no thread to be had; what was submitted is in the pool all the same
+                is_refused = True
         work(self.crypto)
         for helper in begun:
             if not helper.cancel():
                 helper.result()
+        if is_refused:
+            self.close()
+            self.pool = self._new_pool()
 
     def close(self) -> None:
         if self.pool is not None:
-            self.pool.shutdown()
+            self.pool.shutdown(cancel_futures=True)
 
 
 def _new_crypto() -> Any:

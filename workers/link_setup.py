@@ -65,7 +65,11 @@ def set_up(fd: int, *, is_new: bool, multicast: bool = False) -> None:
             _set_all(name, is_new, multicast)
         else:
             thread = threading.Thread(target=_set_there, args=(name, is_new, multicast, namespace))
-            thread.start()
+            try:
+                thread.start()
+            except RuntimeError:  # a full pids cgroup
+                _tell(f"{name} is not set up where it is: the kernel has no thread for that namespace")
+                return
             thread.join()
     except (OSError, RuntimeError) as error:  # no thread, or no /proc
         _tell_nothing_done(name, *explain(error))

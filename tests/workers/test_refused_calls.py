@@ -124,6 +124,14 @@ def test_one_receiver_needs_no_group_of_sockets(host: Host) -> None:
     assert engine.stop() == 0
 
 
+def test_show_works_where_no_thread_can_be_had(host: Host) -> None:
+    engine = start(host, "mlock2:EPERM")
+    says(engine, "is ready")
+    refused = [sys.executable, LAUNCHER, "clone3:ENOSYS", "clone:EAGAIN", "--"]
+    assert "interface: wg0" in host.run([*refused, "plait", "show"]).stdout
+    assert engine.stop() == 0
+
+
 def pid(host: Host, title: str) -> int:
     """As this process sees it, which is in no other namespace of processes."""
     titles = until(lambda: {k: v for k, v in host.titles().items() if k == title}, f"a process {title}")

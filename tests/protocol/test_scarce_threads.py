@@ -1,0 +1,45 @@
+"""Control whose kernel has no thread for its helpers (workers/crew.py)."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+from puppet import Puppet, Stage
+from scarce import pids_cgroup
+from tunnel import check_words
+from waiting import until
+
+from plait.lab import Lab, state
+
+pytestmark = pytest.mark.network
+BATCH = 40  # more than one thread's part
+
+
+def test_a_batch_of_handshakes_is_worked_off_alone() -> None:
+    """Refused at first, had later: what comes at once is heard, by the same control."""
+    with pids_cgroup() as group, Lab() as lab:
+        stage = Stage(lab)
+        titles = stage.plait.titles()
+        group.take(titles.values())
+        control = titles["control"]
+        message, _ = Puppet(stage).initiation()
+        for limit in ("1", "max", "1"):
+            group.limit(limit)
+            before, flooder = stage.counters(), Puppet(stage)
+            os.kill(control, signal.SIGSTOP)
+            until(lambda: state(control) == "T", "control stands still")
+            for _ in range(BATCH):
+                flooder.send_raw(message)
+            os.kill(control, signal.SIGCONT)
+            until(lambda before=before: ends(stage.counters()) - ends(before) >= BATCH, "all are heard")
+            Puppet(stage).initiate(tries=9)
+        assert stage.plait.titles()["control"] == control
+        check_words(stage.engine.process)
+
+
+def ends(counters: dict[str, int]) -> int:
+    """Handshake messages that control is done with."""
+    ends = "timestamp_replayed", "initiation_flood", "initiation_accepted", "rate_limited", "cookie_sent"
+    return sum(counters[f"hs_{name}"] for name in ends)
