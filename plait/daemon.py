@@ -15,7 +15,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import setproctitle
 
@@ -27,6 +27,10 @@ from workers.keylog import VARIABLE, WARNING
 from workers.log import choose, level_name, opened
 
 log = logging.getLogger("plait")
+ENDING = (  # a launcher that waits
+    signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT,
+    signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM,
+)  # fmt: skip
 NO_LOG = (
     "{interface} runs and logs nowhere, since this host has no syslog at /dev/log; "
     "set WG_LOG_FILE=FILE for a log, and see `plait events {interface}`"
@@ -90,7 +94,8 @@ It never holds the engine up: what its destination does not take in time is drop
 
 exit codes:
   0 clean end   1 fault of Plait   2 usage    3 settings    4 privileges   5 interface or TUN
-  6 UAPI socket 7 UDP port         8 memory   9 a worker process failed to start"""
+  6 UAPI socket 7 UDP port         8 memory   9 a worker process failed to start
+  128 + N ended by signal N while it waited for an engine in the background, which then ends too"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -108,6 +113,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"plaitd: {failure}", file=sys.stderr)
     except BrokenPipeError:
         pass  # the reader has seen enough
+    except KeyboardInterrupt:  # before there is anything to end
+        return 128 + signal.SIGINT
     return Exit.INTERNAL
 
 
@@ -285,14 +292,17 @@ def start_in_foreground(interface: str) -> int:
 
 
 def start_in_background(interface: str) -> int:
-    """Fork the engine off and wait until it is ready, or has said why not."""
+    """Fork the engine off and wait until it is ready, or has said why not. A signal that ends the wait
+    ends the engine."""
     if os.environ.get(VARIABLE):  # in the foreground control's own warning is seen
         print(f"plaitd: {WARNING.format(os.environ[VARIABLE])}", file=sys.stderr)
     reader, writer = os.pipe()
     sys.stdout.flush()
     sys.stderr.flush()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
     child = os.fork()
     if child == 0:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
         os.close(reader)
         os._exit(_run_in_background(interface, writer))
     os.close(writer)
@@ -323,6 +333,8 @@ def _run_in_background(interface: str, writer: int) -> int:
     except (OSError, RuntimeError) as error:
         parent.tell(Exit.PRIVILEGE, "cannot run the engine: {}; {}".format(*explain(error)))
         return Exit.PRIVILEGE
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
     except BaseException as error:
         parent.tell(Exit.INTERNAL, f"the engine failed: {type(error).__name__}: {error}; tell of this fault")
         return Exit.INTERNAL
@@ -335,13 +347,21 @@ class _Parent:
         self.writer: int | None = writer
 
     def tell(self, code: int, text: str) -> None:
-        """Say how the start went; nobody hears anything that comes after."""
+        """Say how the start went; nobody hears anything that comes after.
+
+        Failure when it cannot be told that it went well: of such an engine nobody would know.
+        """
         if self.writer is None:
             return
-        with contextlib.suppress(BrokenPipeError):  # interrupted, it waits no more
-            os.write(self.writer, f"{int(code)} {text}".encode()[:4096])
-        os.close(self.writer)
-        self.writer = None
+        writer, self.writer = self.writer, None
+        try:
+            os.write(writer, f"{int(code)} {text}".encode()[:4096])
+        except BrokenPipeError as error:
+            if code == Exit.OK:
+                why, next_step = "the plaitd that waited for it was killed", "start it again"
+                raise Failure("the engine ends", why, next_step, Exit.INTERNAL) from error
+        finally:
+            os.close(writer)
 
 
 def _leave_directory() -> None:
@@ -353,15 +373,29 @@ def _leave_directory() -> None:
     os.chdir("/")
 
 
+class _Interrupted(BaseException):
+    """A signal that ends the parent: its number."""
+
+
+def _interrupt(number: int, _: object) -> NoReturn:
+    raise _Interrupted(number)
+
+
 def _await(child: int, reader: int) -> int:
-    """The parent: 0 once the child is ready, else its exit code, with its words on stderr."""
+    """The parent, ENDING blocked: 0 once the child is ready, else its exit code, with its words on stderr."""
+    for ending in ENDING:
+        if signal.getsignal(ending) is not signal.SIG_IGN:  # as nohup has it
+            signal.signal(ending, _interrupt)
     try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
         with os.fdopen(reader) as pipe:
             words = pipe.read()
-    except KeyboardInterrupt:
+        signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)  # too late: the child is ready, or ends
+    except _Interrupted as interrupted:
+        signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
         os.kill(child, signal.SIGTERM)
         os.waitpid(child, 0)
-        return 128 + signal.SIGINT
+        return 128 + int(interrupted.args[0])
     if not words:
         _, status = os.waitpid(child, 0)
         code = os.waitstatus_to_exitcode(status)

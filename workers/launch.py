@@ -177,7 +177,7 @@ def run_worker(
     """Be this worker from now on, as a child of the process with the pid `supervisor`."""
     code: object = 1
     try:
-        _let_go(channel.fileno())
+        let_go(channel.fileno())
         work(begin_worker(title, interface, channel, supervisor))
         code = 0
     except SystemExit as error:
@@ -190,7 +190,7 @@ def run_worker(
         os._exit(code if isinstance(code, int) else 1)
 
 
-def _let_go(channel: int) -> None:
+def let_go(channel: int) -> None:
     """Keep nothing of the supervisor's but stdout, the log and this descriptor.
 
     The worker gets a process group of its own, so that Ctrl-C at a terminal reaches the supervisor only.

@@ -296,6 +296,7 @@ class Supervisor:
         if worker.kind == "control" and self.resources.uapi.is_gone():
             self.stop(f"the socket file {self.resources.uapi.path} was removed")
         if worker.kind == "control":
+            self.resources.uapi.dismiss_guard()
             self.news.control_is_ready()
         if not self.announced and not self.stopping and all(w.was_ready for w in self.roster.workers):
             self.announced = True

@@ -9,11 +9,13 @@ import contextlib
 import errno
 import logging
 import os
+import signal
 import socket
 import stat
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from workers.failure import Exit, Failure, explain
 
@@ -24,6 +26,42 @@ ENDING_SECONDS = 2  # an engine whose interface was just deleted needs a moment 
 log = logging.getLogger("plait")
 
 
+class Guard(NamedTuple):
+    """A process that removes a socket file when we end and control is not there yet to do it."""
+
+    pid: int
+    pipe: int  # its other end, which ends with us
+
+    @classmethod
+    def fork(cls, path: Path) -> Guard | None:
+        """None when there is no process to be had."""
+        from workers.launch import let_go
+
+        reader, writer = os.pipe()
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        try:
+            pid = os.fork()
+            if pid == 0:
+                try:
+                    let_go(reader)
+                    os.read(reader, 1)  # nobody writes
+                    _remove_dead(path)
+                finally:
+                    os._exit(0)
+        except OSError:
+            os.close(writer)
+            return None
+        finally:
+            os.close(reader)
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        return cls(pid, writer)
+
+    def end(self) -> None:
+        os.kill(self.pid, signal.SIGKILL)
+        os.waitpid(self.pid, 0)
+        os.close(self.pipe)
+
+
 @dataclass
 class UapiSocket:
     """A listening socket and the file that leads to it."""
@@ -31,11 +69,18 @@ class UapiSocket:
     fd: int
     path: Path | None  # None when it was given to us without a name
     identity: tuple[int, int]  # device and inode of the file: that of another engine stays
+    guard: Guard | None = None  # removes the file, should we be killed
 
     @property
     def file(self) -> tuple[str, int, int] | None:
         """Path, device and inode of our file, None without one."""
         return None if self.path is None else (str(self.path), *self.identity)
+
+    def dismiss_guard(self) -> None:
+        """From now on control removes the file (orphan.h)."""
+        if self.guard is not None:
+            self.guard.end()
+            self.guard = None
 
     def is_gone(self) -> bool:
         """Whether somebody removed our file, or put another in its place."""
@@ -72,6 +117,7 @@ class UapiSocket:
 
     def close(self) -> None:
         """Stop listening and remove the file, if it is still ours."""
+        self.dismiss_guard()
         os.close(self.fd)
         if self.path is not None and not self.is_gone():
             with contextlib.suppress(OSError):
@@ -98,6 +144,7 @@ def open_uapi(interface: str, directory: Path = DIRECTORY) -> UapiSocket:
         with contextlib.suppress(FileNotFoundError):
             path.unlink()
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        guard = Guard.fork(path)
         umask = os.umask(0o077)
         try:
             sock.bind(str(path))
@@ -105,6 +152,8 @@ def open_uapi(interface: str, directory: Path = DIRECTORY) -> UapiSocket:
             sock.listen(BACKLOG)
         except BaseException:
             sock.close()
+            if guard is not None:
+                guard.end()
             raise
         finally:
             os.umask(umask)
@@ -116,7 +165,14 @@ def open_uapi(interface: str, directory: Path = DIRECTORY) -> UapiSocket:
             Exit.PRIVILEGE if permission else Exit.UAPI,
             error.errno or 0,
         ) from error
-    return UapiSocket(sock.detach(), path, identity)
+    return UapiSocket(sock.detach(), path, identity, guard)
+
+
+def _remove_dead(path: Path) -> None:
+    """Remove the socket file of an engine that was killed, once nobody listens there."""
+    with contextlib.suppress(OSError):
+        if path.is_socket() and _wait_for_its_end(path):
+            path.unlink()
 
 
 def adopt_uapi(fd: int) -> UapiSocket:
