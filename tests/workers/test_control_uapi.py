@@ -122,19 +122,19 @@ def test_an_allowed_ip_joins_those_that_are_there(control: ControlProcess) -> No
 
 
 def test_peers_are_shown_by_the_piece() -> None:
-    """As many as it has room for, whole; none where not even the first goes in."""
+    """As many as there is room for, each whole, and the next piece goes on where this one ended."""
     with Interface(f"plw{os.getpid()}") as interface:
         parts = Parts(interface)
-        assert parts.set("set=1\n" + "".join(f"public_key={n:064x}\n" for n in range(1, 9))) == 0
-        text, row = ffi.new("char[]", 4096), ffi.new("uint32_t *")
-        written = lib.table_show(parts.peers.table, row, 8, text, 4096)
+        assert parts.set("set=1\n" + "".join(f"public_key={n:064x}\n" for n in range(1, 33))) == 0
+        text, show = ffi.new("char[]", 1 << 14), ffi.new("struct peer_show *")
+        written = lib.table_show(parts.peers.table, show, 32, text, 1 << 14)
         whole = ffi.buffer(text, written)[:]
-        assert (row[0], whole.count(b"public_key=")) == (8, 8)
-        row[0] = 0
-        part = lib.table_show(parts.peers.table, row, 8, text, written // 2)
-        assert row[0] > 1 and part == row[0] * written // 8 and ffi.buffer(text, part)[:] == whole[:part]
-        at = row[0]
-        assert lib.table_show(parts.peers.table, row, 8, text, 10) == 0 and row[0] == at
+        assert (show.row, whole.count(b"public_key=")) == (32, 32)
+        show.row, pieces = 0, []
+        while piece := lib.table_show(parts.peers.table, show, 32, text, max(written // 3, lib.UAPI_PEER_TEXT)):
+            assert piece == (show.row * written // 32) - sum(map(len, pieces))
+            pieces.append(ffi.buffer(text, piece)[:])
+        assert len(pieces) > 2 and b"".join(pieces) == whole
         parts.close()
 
 
