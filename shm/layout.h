@@ -20,14 +20,14 @@
 
 /* cdef begin */
 #define LAYOUT_MAGIC 0x7469616c70  /* "plait", little-endian */
-#define MAX_RECEIVERS 32
-#define MAX_CONSUMERS 32
+#define MAX_RECEIVERS 64
+#define MAX_CONSUMERS 64
 /* Worker numbers: one line of memory each. */
 #define WORKER_SUPERVISOR 0
 #define WORKER_CONTROL 1
 #define WORKER_RECEIVER 2   /* the first receiver */
-#define WORKER_CONSUMER 34  /* the first consumer */
-#define MAX_WORKERS 66
+#define WORKER_CONSUMER 66  /* the first consumer */
+#define MAX_WORKERS 130    /* at most 256: a byte of a mark (token.h) */
 
 #define INBOUND 0   /* from UDP, to be opened */
 #define OUTBOUND 1  /* from the TUN, to be sealed */

@@ -348,7 +348,7 @@ def _header(geometry: Mapping[str, int], generation: int) -> Any:
         raise SegmentError(
             "laying out the data segment",
             f"a number is out of bounds in {dict(geometry)}",
-            "Peers: up to 2^20 in steps of 64; keypairs: 2^21; receivers, consumers: 32; slots: 32,767",
+            "Peers: up to 2^20 in steps of 64; keypairs: 2^21; receivers, consumers: 64; slots: 32,767",
         )
     header.layout_hash = layout_hash()
     header.generation = generation or secrets.randbits(64)

@@ -33,7 +33,7 @@ struct holder {
         uint64_t until;
         uint32_t row;
     } single[TRAINS_REFUSED];
-    int32_t bells[66];         /* eventfd of each worker, -1 = none */
+    int32_t bells[MAX_WORKERS]; /* eventfd of each worker, -1 = none */
     uint8_t *cuttings;         /* packets cut from super-packets, until they are sent */
 };
 /* aead from aead_new; the fds stay the caller's. Fills in defaults: no fds, no offloads, a

@@ -13,13 +13,28 @@ import time
 
 import pytest
 from stream import Stream, pid_of
-from tunnel import Side, eventually, two_hosts
+from tunnel import PYTHON, Side, eventually, two_hosts
 
-from plait.lab import PLAIT, Lab
+from plait.lab import PLAIT, WIREGUARD_GO, Lab
 
 pytestmark = pytest.mark.network
 
 SETTINGS = 'receivers = 1\nconsumers = 1\nmax_receivers = 3\nmax_consumers = 3\nhandoff = "{}"\n'
+MANY = """
+handoff = "split"
+receivers = 40
+consumers = 40
+max_peers = 64
+small_slots = 64
+train_slots = 1
+"""
+# A datagram from each of many ports to ADDRESS.
+FLOWS = """
+import socket, sys
+for _ in range(400):
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.sendto(b"flow", (sys.argv[1], 9))
+"""
 MORE, FEWER = signal.SIGTTIN, signal.SIGTTOU
 
 
@@ -61,3 +76,23 @@ def test_stream_survives_changes_of_number(handoff: str, end: int, steps: tuple[
             counters = side.counters()
             assert (counters["drop_killed"], counters["lost_wakes"]) == (0, 0)
         tunnel.check()
+
+
+def test_more_than_32_of_each_carry_packets() -> None:
+    """The peer is the 40th in the table, and so the last consumer's; flows come by every receiver's queue."""
+    with Lab() as lab:
+        other, side = two_hosts(lab, WIREGUARD_GO, PLAIT, settings=MANY, before=39).sides
+        assert other.echo(side.address4, 3) == 3
+        side.host.run([*PYTHON, "-c", FLOWS, other.address4])
+
+        def by_the_last() -> bool:
+            sums = {"receiver": 0, "consumer": 0}
+            for row in side.report()["processes"]:
+                if row["role"] in sums and row["number"] >= 32:
+                    packets = row["packets"]
+                    sums[row["role"]] += packets["tun_received" if row["role"] == "receiver" else "udp_sent"]
+            return min(sums.values()) > 0
+
+        eventually(by_the_last)
+        assert len(side.report()["processes"]) == 2 + 2 * 40
+        assert side.engine.stop() == 0

@@ -131,7 +131,8 @@ def test_peers_are_shown_by_the_piece() -> None:
         whole = ffi.buffer(text, written)[:]
         assert (show.row, whole.count(b"public_key=")) == (32, 32)
         show.row, pieces = 0, []
-        while piece := lib.table_show(parts.peers.table, show, 32, text, max(written // 3, lib.UAPI_PEER_TEXT)):
+        most = max(written // 3, lib.UAPI_PEER_TEXT)
+        while piece := lib.table_show(parts.peers.table, show, 32, text, most):
             assert piece == (show.row * written // 32) - sum(map(len, pieces))
             pieces.append(ffi.buffer(text, piece)[:])
         assert len(pieces) > 2 and b"".join(pieces) == whole

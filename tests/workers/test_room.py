@@ -17,8 +17,8 @@ from workers import room
 from workers.settings import MAX_PEERS, Settings, geometry, load
 
 MAXIMA = """
-receivers = 32
-consumers = 32
+receivers = 64
+consumers = 64
 max_peers = 1048576
 sessions = 2097152
 small_slots = 32767
