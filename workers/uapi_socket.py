@@ -30,36 +30,33 @@ class Guard(NamedTuple):
     """A process that removes a socket file when we end and control is not there yet to do it."""
 
     pid: int
-    pipe: int  # its other end, which ends with us
 
     @classmethod
     def fork(cls, path: Path) -> Guard | None:
         """None when there is no process to be had."""
         from workers.launch import let_go
 
-        reader, writer = os.pipe()
+        supervisor = os.getpid()
         before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         try:
             pid = os.fork()
             if pid == 0:
                 try:
-                    let_go(reader)
-                    os.read(reader, 1)  # nobody writes
+                    let_go(2)
+                    while os.getppid() == supervisor:
+                        time.sleep(0.02)
                     _remove_dead(path)
                 finally:
                     os._exit(0)
         except OSError:
-            os.close(writer)
             return None
         finally:
-            os.close(reader)
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        return cls(pid, writer)
+        return cls(pid)
 
     def end(self) -> None:
         os.kill(self.pid, signal.SIGKILL)
         os.waitpid(self.pid, 0)
-        os.close(self.pipe)
 
 
 @dataclass
