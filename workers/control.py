@@ -157,7 +157,7 @@ class Control:
         given = self.vault.attempts.judge()
         if given is None:
             if self.vault.attempts.suspects(Step.EVENTS):
-                self.wary_until = int(lib.clock_now()) + WARY
+                self.wary_until = self.pace.now() + WARY
             return []
         step, place = given
         lib.counter_add(self.segment, lib.WORKER_CONTROL, lib.GIVEN_UP, 1)
