@@ -390,7 +390,7 @@ ERRORS: list[tuple[str, str, dict[str, str], Exit, str]] = [
     ("full /dev/shm", TMPFS.format("64m") + "head -c 60M /dev/zero > /dev/shm/x; exec {}",
      {"PLAIT_CONFIG": ""}, Exit.MEMORY, NO_SHM),
     ("bad settings", BAD, {"PLAIT_CONFIG": "/run/bad.toml"},
-     Exit.SETTINGS, "/run/bad.toml, line 2: cannot use `consumers = 99`: expected int <= 32; "),
+     Exit.SETTINGS, "/run/bad.toml, line 2: cannot use `consumers = 99`: expected int <= 64; "),
     ("no settings", "exec {}", {"PLAIT_CONFIG": "/run/none.toml"},
      Exit.SETTINGS, "cannot read the settings file /run/none.toml: No such file or directory; write that "
      "file, or unset PLAIT_CONFIG "),

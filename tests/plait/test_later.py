@@ -34,5 +34,5 @@ def test_each_command_can_be_had_by_its_name(group: click.Group, name: str) -> N
 
 
 def test_show_imports_no_bench() -> None:
-    done = subprocess.run([sys.executable, "-c", SHOW], capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines()[-1] == "[]"
+    done = subprocess.run([sys.executable, "-c", SHOW], capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "[]", done.stderr  # whether there are interfaces or not

@@ -53,7 +53,8 @@ def test_another_process_finds_the_same_at_its_own_address() -> None:
     "change",
     [
         {"max_peers": 65}, {"max_peers": (1 << 20) + 64}, {"max_keypairs": 3}, {"max_keypairs": 1 << 22},
-        {"max_receivers": 0}, {"max_receivers": 33}, {"max_consumers": 33}, {"nodes_a_pool": 71},
+        {"max_receivers": 0}, {"max_receivers": lib.MAX_RECEIVERS + 1},
+        {"max_consumers": lib.MAX_CONSUMERS + 1}, {"nodes_a_pool": 71},
         {"small_slots": 0}, {"mailbox_cells": 6}, {"public_key_buckets": 0}, {"train_slots": 1 << 33},
     ],
 )  # fmt: skip

@@ -274,7 +274,7 @@ def uapi(interface: Interface, text: str) -> str:
 class Holder:
     """The one consumer of an Interface: the shipped holder, one turn at a time, in this process."""
 
-    WORKER = 34
+    WORKER = int(lib.WORKER_CONSUMER)
 
     def __init__(self, interface: Interface) -> None:
         self.segment = interface.segment

@@ -22,6 +22,7 @@ from waiting import until
 
 from plait.bench.implementation import cpu_seconds
 from plait.lab import Host, descriptors, read_proc, state
+from workers._workers import lib
 
 pytestmark = pytest.mark.network
 
@@ -54,8 +55,8 @@ def test_every_worker_gets_its_fds_and_its_place(running: Stage) -> None:
         "control": (1, 0, ["data", "uapi", "vault", *bells, *packets[0], "udp4:1", "udp6:1"]),
         "receiver 0": (2, 0, [*bells, *packets[0]]),
         "receiver 1": (3, 1, [*bells, *packets[1]]),
-        "consumer 0": (34, 0, [*bells, *packets[0]]),
-        "consumer 1": (35, 1, [*bells, *packets[1]]),
+        "consumer 0": (lib.WORKER_CONSUMER, 0, [*bells, *packets[0]]),
+        "consumer 1": (lib.WORKER_CONSUMER + 1, 1, [*bells, *packets[1]]),
     }
     pids = until(lambda: len(running.pids()) >= len(expected) and running.pids(), "everybody")
     assert set(pids) == set(expected)
