@@ -119,6 +119,11 @@ class Work:
                 return next(self.fresh, None)
             return None
 
+    def stop(self) -> None:
+        """The mutants in hand are the last."""
+        with self.lock:
+            self.kept, self.fresh = [], iter(())
+
     def patience(self, area: str, workshop: Workshop) -> float:
         """How long the area's tests may take; at first they run without a mutant, and must pass."""
         with self.lock:
@@ -166,8 +171,14 @@ def run(areas: Mapping[str, Area], kept: Sequence[Kept], *, directory: Path, roo
     threads = [threading.Thread(target=work.job, args=(directory / str(n), root)) for n in range(jobs)]
     for thread in threads:
         thread.start()
-    for thread in threads:
-        thread.join()
+    try:
+        for thread in threads:
+            thread.join()
+    except KeyboardInterrupt:
+        work.stop()
+        say("interrupted: the answer follows when the mutants in hand are judged")
+        for thread in threads:
+            thread.join()
     if work.failed:
         raise CannotWork(work.failed[0])
     return work.judged
