@@ -19,6 +19,7 @@ import selectors
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
+from itertools import islice
 from typing import Any, Protocol
 
 from workers import version
@@ -35,6 +36,10 @@ from workers.worker import Life, Told, Worker
 
 NO_CPU = 0xFFFFFFFF
 OUT_OF_FILES = "the supervisor has no descriptor left; raise its limit on open files (prlimit --nofile)"
+# What a message raises whose words are of other types than they should be: an infinite number, no mapping, …
+SENSELESS = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
+MOST_BROKEN = 32  # promises, and characters of each below: every control is told of all in one message
+PROMISE_CHARACTERS, WHY_CHARACTERS = 40, 200
 LINES = {"control": lib.WORKER_CONTROL, "receiver": lib.WORKER_RECEIVER, "consumer": lib.WORKER_CONSUMER}
 log = logging.getLogger("plait")
 
@@ -46,7 +51,7 @@ class Listener(Protocol):
         """It works from now on; also each time that it was replaced."""
 
     def worker_says(self, worker: Worker, message: dict[str, Any], fds: list[int]) -> None:
-        """A message that is not about its life. KeyError, TypeError, ValueError: it makes no sense. The
+        """A message that is not about its life. An exception of SENSELESS: it makes no sense. The
         descriptors with it are closed afterwards."""
 
     def worker_will_not_start(self, what: str, why: str, next_step: str) -> None:
@@ -231,7 +236,9 @@ class Roster:
 
     def note_broken(self, broken: dict[str, str]) -> None:
         """Say each once, and have control tell who asks: the host is the same for all."""
-        news = {promise: why for promise, why in broken.items() if promise not in self.broken}
+        cut = {promise[:PROMISE_CHARACTERS]: why[:WHY_CHARACTERS] for promise, why in broken.items()}
+        news = {promise: why for promise, why in cut.items() if promise not in self.broken}
+        news = dict(islice(news.items(), max(MOST_BROKEN - len(self.broken), 0)))
         for promise, why in news.items():
             log.info("%s", say(promise, why))
         self.broken |= news
@@ -430,7 +437,7 @@ class Roster:
             return
         try:
             self._dispatch(worker, message, fds)
-        except (KeyError, TypeError, ValueError) as error:
+        except SENSELESS as error:
             self._nonsense(worker, f"{type(error).__name__} {error}")
         finally:
             for fd in fds:

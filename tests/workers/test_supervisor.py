@@ -9,6 +9,7 @@ host (own network, processes, /run, /dev/shm)
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import signal
@@ -130,7 +131,15 @@ def test_forbidden_system_call_is_named(running: Stage) -> None:
     running.expect_words("control was killed by SIGSYS, since it made a system call that no worker makes")
 
 
-NONSENSE = ["nonsense", '{"kind": "sing"}', "{}", '{"kind": "listen_port", "port": "x"}', "[]"]
+NONSENSE = [
+    "nonsense",
+    '{"kind": "sing"}',
+    "{}",
+    '{"kind": "listen_port", "port": "x"}',
+    '{"kind": "listen_port", "port": Infinity}',
+    '{"kind": "heard", "upto": 1e999}',
+    "[]",
+]
 
 
 @pytest.mark.parametrize("raw", NONSENSE)
@@ -139,6 +148,29 @@ def test_nonsense_costs_the_worker_its_life(running: Stage, raw: str) -> None:
     count = running.words().count(words)
     running.expect_replacement("control", lambda: running.cue("control", raw=raw))
     until(lambda: running.words().count(words) > count, words)
+
+
+@pytest.mark.parametrize("title", ["control", "receiver 0", "consumer 1"])
+def test_promises_that_are_none_cost_the_worker_its_life(running: Stage, title: str) -> None:
+    words = f"{title} sent what the supervisor does not understand"
+    for broken in (1, ["locked"], None):
+        count = running.words().count(words)
+        running.expect_replacement(
+            title, lambda broken=broken: running.cue(title, say={"kind": "broken", "broken": broken})
+        )
+        until(lambda count=count: running.words().count(words) > count, words)
+
+
+def test_promises_without_end_hinder_no_start(running: Stage) -> None:
+    """Every control is told of all at its start, in one message. What is too much is left out."""
+    for turn in range(40):
+        broken = {f"promise {turn} {number}": "x" * 1000 for number in range(40)}
+        running.cue("receiver 0", say={"kind": "broken", "broken": broken})
+    running.expect_words("promise 0 0")
+    running.cue("receiver 0", say={"kind": "log", "level": "info", "text": "that was all of them"})
+    running.expect_words("that was all of them")
+    start = running.expect_replacement("control", lambda: running.kill("control"))
+    assert 0 < len(json.dumps(start["broken"])) < 16_384
 
 
 @pytest.mark.parametrize(
