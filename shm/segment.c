@@ -147,7 +147,9 @@ int segment_attach(struct segment *segment, char *base, uint64_t bytes)
 int segment_protect(const struct segment *segment)
 {
     const struct geometry *g = &segment->geometry;
-    if (mprotect(segment->trie, round_up(segment_region_bytes(g, REGION_TRIE), PAGE), PROT_READ) != 0 ||
+    if (mprotect(segment->header, PAGE, PROT_READ) != 0 ||
+        mprotect(segment->device, round_up(segment_region_bytes(g, REGION_DEVICE), PAGE), PROT_READ) != 0 ||
+        mprotect(segment->trie, round_up(segment_region_bytes(g, REGION_TRIE), PAGE), PROT_READ) != 0 ||
         mprotect(segment->index, round_up(segment_region_bytes(g, REGION_INDEX), PAGE), PROT_READ) != 0 ||
         mprotect(segment->public_keys, round_up(segment_region_bytes(g, REGION_PUBLIC_KEYS), PAGE),
                  PROT_NONE) != 0)

@@ -48,7 +48,7 @@ int segment_attach(struct segment *segment, char *base, uint64_t bytes);
 /* Bytes of one region, its rounding up to whole pages left out. */
 uint64_t segment_region_bytes(const struct geometry *geometry, uint32_t region);
 
-/* Every process but control: trie and index become read-only in this mapping and the
+/* Receivers and consumers: header, device, trie and index become read-only in this mapping and the
  * public-key table unreachable. 0, or -1 with errno. */
 int segment_protect(const struct segment *segment);
 /* cdef end */

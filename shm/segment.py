@@ -255,7 +255,7 @@ class DataSegment:
                 raise _no_room(what, sum(wanted.values()), error) from error
 
     def protect(self) -> None:
-        """In every process but control: trie and index read-only, public keys unreachable."""
+        """In receivers and consumers: header, device, trie and index read-only, public keys unreachable."""
         if lib.segment_protect(self.segment) != 0:
             raise SegmentError(
                 "protecting the tables", os.strerror(ffi.errno), "Report this: mprotect failed"

@@ -252,6 +252,8 @@ def test_protected_tables_cannot_be_written() -> None:
     for act, died in [
         ("data.segment.rows[0].rx_bytes = 1", False), ("data.segment.keypairs[0] = 1", False),
         ("data.segment.trie[0] = 1", True), ("data.segment.index[0] = 1", True),
+        ("data.segment.header.offset[3] = 1", True), ("data.segment.device.trie_root4 = 1", True),
+        ("data.segment.device.rows_used = 1", True),
         ("data.segment.public_keys[0]", True),
     ]:  # fmt: skip
         command = [sys.executable, "-c", script, str(data.fd), str(data.bytes), act]
