@@ -266,7 +266,7 @@ uint32_t queue_pop_sc(const struct segment *segment, uint32_t mark, uint32_t que
             break;
         uint32_t next = NUMBER(__atomic_load_n(word, __ATOMIC_ACQUIRE)); /* the node it names */
         if (current == stub) {
-            if (next == NIL)
+            if (next == NIL || next == stub) /* the stub behind itself is corrupt, and no way out */
                 break;
         } else {
             if (next == NIL) {

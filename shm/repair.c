@@ -27,6 +27,8 @@
 #include "schedule.h"
 #include "token.h"
 
+#define STEPS_A_NODE 64 /* it may go round while the walk goes on, a stub is a step too */
+
 static void node_lose(const struct segment *segment, uint32_t number, struct repair *repair)
 {
     repair->nodes_home++;
@@ -71,10 +73,13 @@ static void journal_finish(const struct segment *segment, uint32_t worker, struc
     __atomic_store_n(&line->journal_queue, 0, __ATOMIC_RELEASE);
 }
 
-static void queue_requeue(const struct segment *segment, uint32_t queue, uint32_t mark, struct repair *repair)
+/* *steps: how many are left for all queues together. Every node is in one queue; rings, which only a broken
+ * process leaves in as many rows as it likes, use the steps up. */
+static void queue_requeue(const struct segment *segment, uint32_t queue, uint32_t mark, uint64_t *steps,
+                          struct repair *repair)
 {
     uint32_t number = segment->rows[queue / 2].heads[queue % 2].head;
-    for (uint32_t count = 0; number != NODE_NIL && count <= segment->nodes; count++) {
+    for (uint32_t count = 0; number != NODE_NIL && count <= segment->nodes && *steps != 0; count++, --*steps) {
         if (number - 1 < segment->nodes &&
             __atomic_load_n(&segment->states[number], __ATOMIC_RELAXED) == (NODE_IN_HAND | mark)) {
             __atomic_store_n(&segment->states[number], NODE_QUEUED, __ATOMIC_RELAXED);
@@ -87,6 +92,7 @@ static void queue_requeue(const struct segment *segment, uint32_t queue, uint32_
 static void tokens_requeue(const struct segment *segment, uint32_t mark, struct repair *repair)
 {
     uint32_t rows = __atomic_load_n(&segment->device->rows_used, __ATOMIC_ACQUIRE); /* there is no memory above */
+    uint64_t steps = STEPS_A_NODE * (uint64_t)segment->nodes;
 
     for (uint32_t row = 0; row < rows && row < segment->geometry.max_peers; row++) {
         uint32_t token = token_read(segment, row);
@@ -95,7 +101,7 @@ static void tokens_requeue(const struct segment *segment, uint32_t mark, struct 
         if (token != (TOKEN_HELD | mark))
             continue;
         for (uint32_t direction = 0; direction < DIRECTIONS; direction++)
-            queue_requeue(segment, 2 * row + direction, mark, repair);
+            queue_requeue(segment, 2 * row + direction, mark, &steps, repair);
         repair->tokens_requeued++;
         events_give(segment, row, EVENT_HOLDER_DIED);
         peer_give_back(segment, row);

@@ -178,7 +178,9 @@ class Numbers:
         yield from self._share_out()
         yield from self._let_go(self.roster.find("consumer", number))
         cursor = ffi.new("uint32_t *")
-        while (row := lib.ready_take(self.segment, 1 + number, cursor)) != NOBODY:
+        for _ in range(int(self.segment.geometry.max_peers)):  # who sets bits again and again is not followed
+            if (row := lib.ready_take(self.segment, 1 + number, cursor)) == NOBODY:
+                break
             lib.peer_mend(self.segment, row)
         self._say()
 

@@ -9,8 +9,9 @@ actor called TITLE ("receiver 0") does at its start what TITLE.start says: `fail
 line of JSON with the ports of the UDP sockets it holds then. It obeys what is sent to its datagram
 socket TITLE.cue: {"say": MESSAGE} on its channel, {"raw": TEXT} likewise, {"close": true},
 {"sleep": true}, {"deaf": true} (to `stop`), {"spin": ROW + 1} (busy with that peer for ever),
-{"drink": true} (what its UDP sockets hold), {"gift": N} (a log line with so many descriptors; with
-"raw" that text). What hangs or sleeps does so for ever.
+{"drink": true} (what its UDP sockets hold), {"claim": N} (the first peer is queued at consumer N for
+ever), {"gift": N} (a log line with so many descriptors; with "raw" that text). What hangs
+or sleeps does so for ever.
 """
 
 from __future__ import annotations
@@ -108,6 +109,11 @@ def act(directory: Path, start: WorkerStart) -> None:
                 start.segment.workers[start.worker].peer_in_hand = order["spin"]
                 while True:
                     pass
+            elif "claim" in order:
+                start.segment.rows[0].consumer = order["claim"]
+                start.segment.tokens[0] = lib.TOKEN_QUEUED
+                lib.ready_set(start.segment, 1 + order["claim"], 0)
+                note({"kind": "claimed"})
             elif "drink" in order:
                 for name, fd in start.fds.items():
                     if name.startswith("udp"):

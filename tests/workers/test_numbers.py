@@ -91,6 +91,14 @@ def test_one_more_and_one_fewer(stage: Stage) -> None:
     assert [line for line in stage.words().splitlines() if " error " in line and "no room" not in line] == []
 
 
+def test_a_peer_that_is_queued_again_and_again_holds_nobody_up(stage: Stage) -> None:
+    """A broken worker writes that a peer belongs to the consumer that leaves."""
+    stage.play(2)
+    stage.cue("receiver 0", claim=1)
+    until(lambda: stage.heard("receiver 0")[-1]["kind"] == "claimed", "a claim")
+    change(stage, signal.SIGTTOU, "1 receivers and 1 consumers run")
+
+
 def test_there_is_always_one(stage: Stage) -> None:
     stage.play(1)
     first = workers(stage)
