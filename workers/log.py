@@ -49,7 +49,8 @@ STDERR: Final = 2
 LINE_BYTES: Final = select.PIPE_BUF - 64
 END_SECONDS: Final = 1.0  # for what is in the pipe, when the engine ends or becomes another program
 RETRY_SECONDS: Final = 0.5  # between two tries to reach syslog
-_LINE: Final = re.compile(r"<([0-7])>(\d+\.\d{3}) (.*)", re.DOTALL)
+# A worker may write what it likes: eleven digits end in the year 5138, and no date goes beyond 9999.
+_LINE: Final = re.compile(r"<([0-7])>(\d{1,11}\.\d{3}) (.*)", re.DOTALL)
 _ERROR, _INFO = 3, 6  # of syslog
 _WORDS: Final = {2: "critical", _ERROR: "error", 4: "warning", _INFO: "info", 7: "debug"}
 _LOGGING: Final = {2: logging.CRITICAL, _ERROR: logging.ERROR, 4: logging.WARNING, 7: logging.DEBUG}

@@ -40,6 +40,8 @@ with log.opened("t0 supervisor", os.environ, in_background="TEST_BACKGROUND" in 
                 logging.getLogger("plait").info("line %d", number)
         elif name == "worker":
             subprocess.run([sys.executable, "-c", WORKER], stderr=log.worker_stderr(), check=True)
+        elif name == "raw":
+            os.write(log.worker_stderr(), words.encode() + b"\\n")
         elif name == "exec":  # that is not possible
             log.hold()
             logging.getLogger("plait").info("held")
@@ -360,3 +362,15 @@ def test_a_level_that_is_none_is_told_once_and_is_info(name: str, tmp_path: Path
 def test_levels_in_any_case_are_known() -> None:
     assert not any(unknown_level({"LOG_LEVEL": word}) for word in ("", "info", "DEBUG", "Silent"))
     assert unknown_level({"LOG_LEVEL": "", "WG_LOG_LEVEL": "loud"}).startswith("cannot use WG_LOG_LEVEL=loud")
+
+
+@pytest.mark.parametrize("created", ["9" * 17, "9" * 400, "253402300800"], ids=["far", "infinite", "10000"])
+def test_a_line_of_a_worker_that_lies_about_its_time_silences_nobody(created: str, tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    engine = Engine(subprocess.DEVNULL, WG_LOG_FILE=str(path))
+    engine.order(f"raw <6>{created}.000 t0 worker: of a liar")
+    engine.order("20 afterwards")
+    engine.end()
+    liar, afterwards = path.read_text().splitlines()
+    assert liar.endswith(f"error plait: <6>{created}.000 t0 worker: of a liar")
+    assert afterwards.endswith("info plait: t0 supervisor: afterwards")
