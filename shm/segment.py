@@ -28,11 +28,14 @@ _AT_ONCE = tuple(
 
 
 class SegmentError(Exception):
-    """A segment could not be made, grown or mapped. Says what, why and the next step."""
+    """A segment could not be made, grown or mapped. Says what, why and the next step.
 
-    def __init__(self, what: str, why: str, next_step: str) -> None:
+    is_full: for want of room in /dev/shm.
+    """
+
+    def __init__(self, what: str, why: str, next_step: str, is_full: bool = False) -> None:
         super().__init__(f"{what}: {why}. {next_step}")
-        self.what, self.why, self.next = what, why, next_step
+        self.what, self.why, self.next, self.is_full = what, why, next_step, is_full
 
 
 def _no_room(what: str, wanted: int, error: OSError) -> SegmentError:
@@ -40,6 +43,9 @@ def _no_room(what: str, wanted: int, error: OSError) -> SegmentError:
     if error.errno in (errno.EPERM, errno.ENOSYS):
         allow = "Allow fallocate and ftruncate in the container's seccomp profile"
         return SegmentError(what, f"the kernel refuses it ({words})", allow)
+    if error.errno == errno.EFBIG:
+        raise_it = "Raise it (ulimit -f unlimited; LimitFSIZE=infinity)"
+        return SegmentError(what, "it is larger than the limit on the size of files", raise_it)
     if error.errno not in (errno.ENOSPC, errno.ENOMEM):
         return SegmentError(what, words, "Check that /dev/shm is a writable tmpfs")
     with contextlib.suppress(OSError):
@@ -48,8 +54,9 @@ def _no_room(what: str, wanted: int, error: OSError) -> SegmentError:
             what,
             f"/dev/shm has {shm.f_bavail * shm.f_frsize >> 20} MiB free, {-(-wanted >> 20)} MiB are needed",
             "Enlarge it (mount -o remount,size=2G /dev/shm; docker: --shm-size) or configure fewer slots",
+            is_full=True,
         )
-    return SegmentError(what, "out of shared memory", "Enlarge /dev/shm")
+    return SegmentError(what, "out of shared memory", "Enlarge /dev/shm", is_full=True)
 
 
 def _open_nameless(bytes_: int, hint: str) -> int:
@@ -59,7 +66,9 @@ def _open_nameless(bytes_: int, hint: str) -> int:
         memory = posix_ipc.SharedMemory(name, posix_ipc.O_CREX, mode=0o600)
     except (OSError, posix_ipc.Error) as error:
         raise SegmentError(
-            "creating shared memory", str(error), "Check that /dev/shm is mounted and writable"
+            "creating shared memory",
+            getattr(error, "strerror", None) or str(error),
+            "Check that /dev/shm is mounted and writable",
         ) from error
     fd: int = memory.fd
     posix_ipc.unlink_shared_memory(name)
@@ -93,8 +102,9 @@ class PlainSegment:
         except (OSError, ValueError) as error:
             raise SegmentError(
                 f"mapping {bytes_} bytes of shared memory",
-                str(error),
-                "Check the address space limit (ulimit -v)",
+                f"there is no room for {bytes_ >> 20} MiB in the address space",
+                "Raise its limit (ulimit -v unlimited; LimitAS=infinity), or set max_peers, sessions, "
+                "max_receivers or max_consumers lower",
             ) from error
         with contextlib.suppress(OSError):  # a kernel without it dumps more, no reason to stop
             self.map.madvise(mmap.MADV_DONTDUMP)

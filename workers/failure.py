@@ -70,6 +70,8 @@ def explain(error: OSError | RuntimeError, call: str = "") -> tuple[str, str]:
         )
     if error.errno in (errno.ENOMEM, errno.ENOSPC):
         return words.lower(), "free memory, enlarge /dev/shm, or raise the limits on memory"
+    if error.errno == errno.ENOENT and str(error.filename).startswith("/proc/"):
+        return "there is no /proc to look at", "mount it (mount -t proc proc /proc)"
     refused = call or _call_of(error) or "a system call"
     privilege = os.geteuid() != 0 and error.errno in (errno.EPERM, errno.EACCES)
     return f"the kernel refuses {refused} ({words})", "run it as root, or " * privilege + ALLOW

@@ -54,8 +54,7 @@ def discard(segment: DataSegment | PlainSegment) -> None:
 
 def _refused(interface: str, settings: Settings, error: SegmentError) -> Failure:
     what = f"cannot make the shared memory of {interface}"
-    reason = error.__cause__
-    if not isinstance(reason, OSError) or reason.errno not in (errno.ENOSPC, errno.ENOMEM):
+    if not error.is_full:
         return Failure(what, error.why, error.next[0].lower() + error.next[1:], Exit.MEMORY)
     wanted = room.up(room.need(settings).shm)
     return Failure(

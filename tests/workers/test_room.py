@@ -167,3 +167,27 @@ def test_need_grows_with_every_setting_that_takes_memory() -> None:
     for more in ({"receivers": 2}, {"consumers": 2}, {"small_slots": 4096}, {"train_slots": 44}):
         many = msgspec.structs.replace(few, **more)
         assert room.need(many).total > room.need(few).total
+
+
+@pytest.mark.network
+@pytest.mark.parametrize(
+    ("limit", "why", "mend"),
+    [
+        ("--fsize=1000000", "it is larger than the limit on the size of files", "ulimit -f"),
+        ("--as=1000000000", "in the address space", "ulimit -v"),
+    ],
+)
+def test_a_limit_that_is_not_of_dev_shm_is_called_by_its_name(
+    host: Host, limit: str, why: str, mend: str
+) -> None:
+    refused = host.run(["prlimit", limit, "plaitd", "-f", "wg0"], check=False)
+    words = refused.stderr.splitlines()[-1]
+    assert refused.returncode == 8 and why in words and mend in words
+    assert "/dev/shm" not in words and "Errno" not in words
+
+
+@pytest.mark.network
+def test_a_host_without_proc_is_told_so(host: Host) -> None:
+    hidden = ["unshare", "-m", "sh", "-c", "mount -t tmpfs none /proc && exec plaitd -f wg0"]
+    refused = host.run(hidden, check=False)
+    assert refused.returncode == 9 and "mount -t proc" in refused.stderr, refused.stderr
