@@ -128,7 +128,8 @@ def _try(name: str, what: str, by_hand: str, action: Callable[[], None]) -> None
     try:
         action()
     except OSError as error:
-        if error.errno != errno.ENODEV:
+        # It has gone, or has no IPv6 while its MTU is below 1280.
+        if error.errno not in (errno.ENODEV, errno.EAFNOSUPPORT):
             _tell(f"{name} keeps {what}: {error.strerror or error}; if you do not want them: {by_hand}")
 
 

@@ -164,3 +164,15 @@ def test_a_read_only_proc_sys_is_said_once_and_nothing_else_lost() -> None:
         said = [line for line in engine.process.output().splitlines() if "ICMP redirects" in line]
         assert len(said) == 1 and "sysctl net.ipv4.conf.all.send_redirects=0" in said[0], said
         assert engine.stop() == 0
+
+
+def test_an_interface_without_ipv6_is_said_to_keep_nothing() -> None:
+    """The kernel takes IPv6 off a device whose MTU is below 1280."""
+    with Lab() as lab:
+        host = lab.host("narrow")
+        engine = host.engine("wg0")
+        until(lambda: "wg0 is ready" in engine.process.output(), "an engine")
+        host.ip("link set wg0 mtu 1279", "link set wg0 up")
+        eventually(lambda: '"interface_up"' in engine.uapi("events=0\n\n"))
+        assert engine.stop() == 0  # all that was asked for before is done by then
+        assert "keeps" not in engine.process.output()
