@@ -222,6 +222,7 @@ class Supervisor:
         if self.announced and not self.stopping and self.look_at <= now:
             self.look_at = now + self.patience.look
             self._look_for_stuck()
+            self._look_at_lines_of_nobody()
         if self.deadline is None or self.deadline > now:
             return
         self.deadline = None
@@ -280,6 +281,16 @@ class Supervisor:
             if why is not None:
                 log.error("%s is stuck%s: %s; it is killed", worker.title, self._in_hand(worker), why)
                 worker.kill(why)
+
+    def _look_at_lines_of_nobody(self) -> None:
+        """A broken worker may write that somebody is awake who is not there: no grace period would end any
+        more, and nothing that control takes away come free (shm/epoch.h)."""
+        packets = self.roster.of_kind("receiver", "consumer")
+        here = {worker.line for worker in packets if worker.process is not None}
+        for number in range(lib.MAX_WORKERS):
+            line = self.segment.workers[number]
+            if line.epoch & 1 and number not in here:
+                line.epoch = (line.epoch + 1) & 0xFFFFFFFF
 
     def _in_hand(self, worker: Worker) -> str:
         """Which peer a worker holds, in words."""

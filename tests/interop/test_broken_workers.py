@@ -1,0 +1,37 @@
+"""What a worker leaves that wrote into shared memory what it liked, before it was replaced."""
+
+from __future__ import annotations
+
+import mmap
+import os
+
+import pytest
+from waiting import until
+
+from plait.lab import Lab, descriptors
+from shm._shm import ffi, lib
+
+pytestmark = pytest.mark.network
+
+SMALL = "receivers = 1\nconsumers = 1\nmax_peers = 64\nsmall_slots = 64\ntrain_slots = 1\n"
+
+
+@pytest.mark.parametrize("line", [lib.WORKER_SUPERVISOR, lib.WORKER_CONTROL, lib.WORKER_RECEIVER + 5])
+def test_removed_peers_come_free_though_somebody_is_said_to_be_awake_who_is_not_there(line: int) -> None:
+    with Lab() as lab:
+        host = lab.host("broken")
+        engine = host.engine("wg0", settings=SMALL)
+        until(lambda: "wg0 is ready" in engine.process.output(), "an engine")
+        control = host.titles("wg0")["control"]
+        fd = next(fd for fd, name in descriptors(control).items() if "plait-data" in name)
+        with open(f"/proc/{control}/fd/{fd}", "r+b") as file:
+            shared = mmap.mmap(file.fileno(), os.fstat(file.fileno()).st_size)
+        segment = ffi.new("struct segment *")
+        assert lib.segment_attach(segment, ffi.from_buffer(shared), len(shared)) == 0
+        peers = [f"public_key={number:064x}\n" for number in range(1, 41)]
+        assert engine.uapi("set=1\n" + "".join(peers) + "\n") == "errno=0\n\n"
+        segment.workers[line].epoch = 1
+        gone = "".join(f"{peer}remove=true\n" for peer in peers)
+        assert engine.uapi(f"set=1\n{gone}\n") == "errno=0\n\n"
+        until(lambda: not any(segment.rows[row].state for row in range(40)), "free rows")
+        assert engine.stop() == 0
