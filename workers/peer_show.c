@@ -35,6 +35,10 @@ static uint32_t write_peer(const struct peer_table *table, uint32_t row, char *t
     const struct peer_row *peer = &table->segment->rows[row];
     struct endpoint endpoint;
     char zone[IF_NAMESIZE];
+    uint64_t sec = __atomic_load_n(&peer->handshake_sec, __ATOMIC_RELAXED);
+    uint32_t nsec = __atomic_load_n(&peer->handshake_nsec, __ATOMIC_RELAXED);
+    /* Any worker may write the row, and wg refuses the whole answer for a time that is none. */
+    int is_time = sec <= INT64_MAX && nsec < 1000000000;
 
     read_endpoint(table->segment, row, &endpoint);
     name_zone(&endpoint, zone);
@@ -45,8 +49,8 @@ static uint32_t write_peer(const struct peer_table *table, uint32_t row, char *t
         .zone = zone,
         .address_bytes = endpoint.family == AF_INET ? 4 : endpoint.family == AF_INET6 ? 16 : 0,
         .port = (uint32_t)(((uint8_t *)&endpoint.port)[0] << 8 | ((uint8_t *)&endpoint.port)[1]),
-        .handshake_sec = peer->handshake_sec,
-        .handshake_nsec = peer->handshake_nsec,
+        .handshake_sec = is_time ? sec : 0,
+        .handshake_nsec = is_time ? nsec : 0,
         .tx_bytes = __atomic_load_n(&peer->tx_bytes, __ATOMIC_RELAXED) + peer->handshake_tx,
         .rx_bytes = __atomic_load_n(&peer->rx_bytes, __ATOMIC_RELAXED) + peer->handshake_rx,
         .keepalive = peer->keepalive,
