@@ -49,8 +49,8 @@ PostDown = echo postdown %i >> /run/hooks
 LAST_ONES = "mtu = 1400\nMtU=1300\nTABLE=7\ntable=8\nSAVEconfig = TRUE\nsaveconfig = False\n"
 SSH = """\
 Table = 1234
-PostUp = ip rule add ipproto tcp dport 22 table 1234
-PreDown = ip rule delete ipproto tcp dport 22 table 1234
+PostUp = ip rule add ipproto 6 dport 22 table 1234
+PreDown = ip rule delete ipproto 6 dport 22 table 1234
 """
 
 FILES = {
