@@ -34,29 +34,29 @@ class SegmentError(Exception):
     """
 
     def __init__(self, what: str, why: str, next_step: str, is_full: bool = False) -> None:
-        super().__init__(f"{what}: {why}. {next_step}")
+        super().__init__(f"{what}: {why}; {next_step}")
         self.what, self.why, self.next, self.is_full = what, why, next_step, is_full
 
 
 def _no_room(what: str, wanted: int, error: OSError) -> SegmentError:
     words = os.strerror(error.errno or 0)
     if error.errno in (errno.EPERM, errno.ENOSYS):
-        allow = "Allow fallocate and ftruncate in the container's seccomp profile"
+        allow = "allow fallocate and ftruncate in the container's seccomp profile"
         return SegmentError(what, f"the kernel refuses it ({words})", allow)
     if error.errno == errno.EFBIG:
-        raise_it = "Raise it (ulimit -f unlimited; LimitFSIZE=infinity)"
+        raise_it = "raise it (ulimit -f unlimited; LimitFSIZE=infinity)"
         return SegmentError(what, "it is larger than the limit on the size of files", raise_it)
     if error.errno not in (errno.ENOSPC, errno.ENOMEM):
-        return SegmentError(what, words, "Check that /dev/shm is a writable tmpfs")
+        return SegmentError(what, words, "check that /dev/shm is a writable tmpfs")
     with contextlib.suppress(OSError):
         shm = os.statvfs("/dev/shm")
         return SegmentError(
             what,
             f"/dev/shm has {shm.f_bavail * shm.f_frsize >> 20} MiB free, {-(-wanted >> 20)} MiB are needed",
-            "Enlarge it (mount -o remount,size=2G /dev/shm; docker: --shm-size) or configure fewer slots",
+            "enlarge it (mount -o remount,size=2G /dev/shm; docker: --shm-size) or configure fewer slots",
             is_full=True,
         )
-    return SegmentError(what, "out of shared memory", "Enlarge /dev/shm", is_full=True)
+    return SegmentError(what, "out of shared memory", "enlarge /dev/shm", is_full=True)
 
 
 def _open_nameless(bytes_: int, hint: str) -> int:
@@ -68,7 +68,7 @@ def _open_nameless(bytes_: int, hint: str) -> int:
         raise SegmentError(
             "creating shared memory",
             getattr(error, "strerror", None) or str(error),
-            "Check that /dev/shm is mounted and writable",
+            "check that /dev/shm is mounted and writable",
         ) from error
     fd: int = memory.fd
     posix_ipc.unlink_shared_memory(name)
@@ -103,7 +103,7 @@ class PlainSegment:
             raise SegmentError(
                 f"mapping {bytes_} bytes of shared memory",
                 f"there is no room for {bytes_ >> 20} MiB in the address space",
-                "Raise its limit (ulimit -v unlimited; LimitAS=infinity), or set max_peers, sessions, "
+                "raise its limit (ulimit -v unlimited; LimitAS=infinity), or set max_peers, sessions, "
                 "max_receivers or max_consumers lower",
             ) from error
         with contextlib.suppress(OSError):  # a kernel without it dumps more, no reason to stop
@@ -117,7 +117,7 @@ class PlainSegment:
             raise SegmentError(
                 "attaching to shared memory",
                 f"it has {os.fstat(fd).st_size} bytes instead of {bytes_}",
-                "Restart the interface: the processes are of different versions",
+                "restart the interface: the processes are of different versions",
             )
         return cls(fd, bytes_)
 
@@ -167,7 +167,7 @@ class DataSegment:
             return
         plain.close()
         raise SegmentError(
-            "attaching to the data segment", why, "Restart the interface: processes of two versions share it"
+            "attaching to the data segment", why, "restart the interface: processes of two versions share it"
         )
 
     @classmethod
@@ -224,7 +224,7 @@ class DataSegment:
                 raise SegmentError(
                     what,
                     f"it has room for {elements}",
-                    "Raise the limit in the interface's configuration and restart",
+                    "raise the limit in the interface's configuration and restart",
                 )
             begin = min(self._allocated.get(region, 0), elements) * size
             length = min(-(-(count * size) // mmap.PAGESIZE) * mmap.PAGESIZE, elements * size)
@@ -268,7 +268,7 @@ class DataSegment:
         """In receivers and consumers: header, device, trie and index read-only, public keys unreachable."""
         if lib.segment_protect(self.segment) != 0:
             raise SegmentError(
-                "protecting the tables", os.strerror(ffi.errno), "Report this: mprotect failed"
+                "protecting the tables", os.strerror(ffi.errno), "report this: mprotect failed"
             )
 
     def close(self) -> None:
@@ -358,7 +358,7 @@ def _header(geometry: Mapping[str, int], generation: int) -> Any:
         raise SegmentError(
             "laying out the data segment",
             f"a number is out of bounds in {dict(geometry)}",
-            "Peers: up to 2^20 in steps of 64; keypairs: 2^21; receivers, consumers: 64; slots: 32,767",
+            "peers: up to 2^20 in steps of 64; keypairs: 2^21; receivers, consumers: 64; slots: 32,767",
         )
     header.layout_hash = layout_hash()
     header.generation = generation or secrets.randbits(64)

@@ -55,7 +55,7 @@ def discard(segment: DataSegment | PlainSegment) -> None:
 def _refused(interface: str, settings: Settings, error: SegmentError) -> Failure:
     what = f"cannot make the shared memory of {interface}"
     if not error.is_full:
-        return Failure(what, error.why, error.next[0].lower() + error.next[1:], Exit.MEMORY)
+        return Failure(what, error.why, error.next, Exit.MEMORY)
     wanted = room.up(room.need(settings).shm)
     return Failure(
         what, f"{error.why}; its start takes {wanted} MiB", room.MORE_SHM.format(wanted + 64), Exit.MEMORY

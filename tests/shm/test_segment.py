@@ -148,7 +148,7 @@ def test_receivers_have_memory_before_they_start() -> None:
 def test_a_foreign_segment_is_refused(field: str) -> None:
     data = make(1)
     setattr(data.segment.header, field, getattr(data.segment.header, field) + 1)
-    with pytest.raises(segment.SegmentError, match="Restart the interface"):
+    with pytest.raises(segment.SegmentError, match="restart the interface"):
         segment.DataSegment.attach(os.dup(data.fd), data.bytes)
     data.close()
 
