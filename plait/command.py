@@ -328,13 +328,22 @@ def demo(as_json: bool, seconds: int) -> None:
 @click.option("--minutes", type=click.FloatRange(0.1, 1440), default=10, show_default=True)
 @click.option("--handoff", type=click.Choice(["split", "lend", "auto"]), default="split", show_default=True)
 @click.option("--seed", type=int, help="Repeat the order of an earlier run.")
+@click.option("--operations", is_flag=True, help="Also what administrators, containers and laptops do.")
 @click.option("--json", "as_json", is_flag=True, help="The results as JSON.")
-def soak(minutes: float, handoff: str, seed: int | None, as_json: bool) -> None:
+def soak(minutes: float, handoff: str, seed: int | None, operations: bool, as_json: bool) -> None:
     """A gateway with 200 peers on this machine: kills, roams, new keys and changes at random, then a table.
+
+    With --operations each kill and each operation has a bound on the silence of the tunnel, and the books
+    must balance behind it: what went in is what came out plus what was counted. stderr tells each with its
+    time; stdout is the table.
 
     Exit code 1 when anything was lost beyond what docs/reliability.md allows. Needs root. It touches nothing
     outside its own network namespaces.
     """
+    if operations:
+        from plait import soak_operations
+
+        sys.exit(soak_operations.run(minutes, handoff, seed, as_json=as_json))
     from plait import soak
 
     sys.exit(soak.run(minutes, handoff, seed, as_json=as_json))

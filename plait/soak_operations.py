@@ -1,0 +1,711 @@
+"""`plait soak --operations`: what administrators, container runtimes and laptops do to an engine, and kills.
+
+Each operation is a deed at one end, under numbered packets both ways (soak_scene.py). It has a bound on the
+silence of any flow: from the begin of the deed, or from its end where the deed itself takes the tunnel away.
+Then nothing is sent until nothing comes, and the books of that span must balance (soak_books.py): to the
+packet where no process was killed. Packets that the kernel had handed to a killed process cannot be counted.
+
+Operations come in an order, at an end and with numbers that the seed alone decides.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import fcntl
+import json
+import os
+import random
+import resource
+import shutil
+import signal
+import socket
+import struct
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from random import Random
+from typing import Final
+
+from plait.lab import Lab, LabError, descriptors, keypair, preshared_key
+from plait.lab_cgroups import Cgroup, cgroup
+from plait.soak_books import ON_THE_WIRE, Account, balance
+from plait.soak_scene import INTERFACE, PORT, WORKERS, Scene, Side, hexadecimal, until
+
+Deed = Callable[[Side, Random], "int | None"]  # how many workers it killed, None for none
+
+UNDISTURBED: Final = 1.0  # seconds of silence without a kill or a stop
+DISTURBED: Final = 3.0
+HANDED_OVER: Final = 64  # packets: a receive call of the dead, which nobody can count
+BACK_SECONDS: Final = 60.0  # of patience with a deed
+FLOW_SECONDS: Final = 20.0  # until packets must flow again
+REST_SECONDS: Final = 10.0  # until the books must balance
+MEMORY_SLACK: Final = 24 << 20  # bytes by which two samples of live processes may differ
+SIOCSIFNAME: Final = 0x8923  # linux/sockios.h
+RECEIVERS: Final = WORKERS[1:3]
+DATA: Final = WORKERS[1:]
+FAULTS: Final = (OSError, LabError, RuntimeError, KeyError)  # of a deed that did not come off
+DEATHS: Final = ("deaths_killed", "deaths_ended", "deaths_stuck")
+
+
+class Unavailable(Exception):
+    """This host cannot do an operation, and why."""
+
+
+@dataclass(frozen=True)
+class Operation:
+    name: str
+    deed: Deed
+    bound: float = UNDISTURBED
+    takes_away: bool = False  # the deed itself stops the tunnel: silence counts from its end
+
+
+# -- kills and stops -------------------------------------------------------------------------------
+
+
+def kill(side: Side, title: str) -> int:
+    """And wait for its successor."""
+    pid = side.pids()[title]
+    os.kill(pid, signal.SIGKILL)
+    side.await_complete(but=[pid])
+    return 1
+
+
+def kill_receiver(side: Side, random: Random) -> int:
+    return kill(side, random.choice(RECEIVERS))
+
+
+def kill_consumer(side: Side, random: Random) -> int:
+    return kill(side, random.choice(WORKERS[3:]))
+
+
+def kill_control(side: Side, _random: Random) -> int:
+    return kill(side, "control")
+
+
+def kill_control_in_a_set(side: Side, random: Random) -> int:
+    """What it had accepted is finished by the next one; then all of it is taken back."""
+    keys = [keypair()[1] for _ in range(300)]
+    pid = side.pids()["control"]
+    with ThreadPoolExecutor(1) as thread:
+        asked = thread.submit(side.guests, keys)
+        time.sleep(random.uniform(0, 0.03))
+        os.kill(pid, signal.SIGKILL)
+        with contextlib.suppress(OSError, RuntimeError):
+            asked.result(BACK_SECONDS)
+    side.await_complete(but=[pid])
+    side.guests(keys, remove=True)
+    return 1
+
+
+def kill_all(side: Side, _random: Random) -> int:
+    pids = [pid for title, pid in side.pids().items() if title in WORKERS]
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+    side.await_complete(but=pids)
+    return len(pids)
+
+
+def stop_for_good(side: Side, random: Random) -> int:
+    """The watchdog finds it."""
+    pid = side.pids()[random.choice(WORKERS)]
+    os.kill(pid, signal.SIGSTOP)
+    side.await_complete(but=[pid])
+    return 1
+
+
+def stop_one(side: Side, random: Random) -> None:
+    pid = side.pids()[random.choice(("supervisor", *WORKERS))]
+    os.kill(pid, signal.SIGSTOP)
+    time.sleep(random.uniform(0.1, 1.0))
+    side.go_on(pid)
+
+
+def stop_all(side: Side, random: Random) -> None:
+    """The supervisor first and last, so that it takes nobody for stuck."""
+    pids = side.pids()
+    order = [pids["supervisor"], *(pids[title] for title in WORKERS)]
+    for pid in order:
+        os.kill(pid, signal.SIGSTOP)
+    time.sleep(random.uniform(0.3, 1.5))
+    side.go_on(*reversed(order))
+
+
+# -- scarce resources ------------------------------------------------------------------------------
+
+
+def _fill_log(side: Side) -> None:
+    """The log's reader stands still, and the pipe is full."""
+    side.log.goes_on.clear()
+    for _ in range(80):
+        os.kill(side.pids()["supervisor"], signal.SIGHUP)
+        time.sleep(0.01)
+
+
+def log_stands_still(side: Side, _random: Random) -> None:
+    try:
+        _fill_log(side)
+        until(side.answers, "an answer while the log stands still")
+    finally:
+        side.log.goes_on.set()
+
+
+def log_stands_still_and_kill(side: Side, random: Random) -> int:
+    try:
+        _fill_log(side)
+        return kill(side, random.choice(WORKERS))
+    finally:
+        side.log.goes_on.set()
+
+
+@contextlib.contextmanager
+def no_descriptors(pid: int) -> Iterator[None]:
+    """Meanwhile this process can open nothing."""
+    most = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    used = descriptors(pid)
+    free = next(number for number in range(len(used) + 1) if number not in used)
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (free, most[1]))
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            resource.prlimit(pid, resource.RLIMIT_NOFILE, most)
+
+
+def supervisor_without_descriptors(side: Side, random: Random) -> None:
+    pid = side.pids()["supervisor"]
+    with no_descriptors(pid):
+        os.kill(pid, signal.SIGHUP)
+        time.sleep(random.uniform(0.5, 1.5))
+        until(side.answers, "an answer without descriptors")
+
+
+def supervisor_without_descriptors_and_kill(side: Side, random: Random) -> int:
+    """Its successor may have to wait for the limit to be raised."""
+    pids = side.pids()
+    pid = pids[random.choice(DATA)]
+    with no_descriptors(pids["supervisor"]):
+        os.kill(pid, signal.SIGKILL)
+        time.sleep(0.5)
+    side.await_complete(but=[pid])
+    return 1
+
+
+def control_without_descriptors(side: Side, random: Random) -> None:
+    with no_descriptors(side.pids()["control"]):
+        time.sleep(random.uniform(0.5, 1.5))
+    until(side.answers, "an answer with descriptors")
+
+
+@contextlib.contextmanager
+def confined(side: Side, controller: str, *settings: tuple[str, str]) -> Iterator[Cgroup]:
+    """All processes of the engine in a cgroup with these settings."""
+    with cgroup(controller, side.name) as group:
+        if group is None:
+            raise Unavailable(f"no {controller} cgroup can be made here")
+        try:
+            for file, value in settings:
+                group.set(file, value)
+            group.take(side.pids().values())
+            yield group
+        finally:
+            if controller == "pids":
+                group.limit("max")
+            group.release()
+
+
+def no_processes(side: Side, _random: Random) -> None:
+    """Meanwhile control has new keys to make, for which it would have threads."""
+    with confined(side, "pids") as group:
+        group.limit("1")
+        side.step(121)
+        time.sleep(1)
+
+
+def no_processes_and_kill(side: Side, random: Random) -> int:
+    """The others read for a receiver that cannot come back."""
+    with confined(side, "pids") as group:
+        group.limit("1")
+        pid = side.pids()[random.choice(RECEIVERS)]
+        os.kill(pid, signal.SIGKILL)
+        time.sleep(1.5)
+        group.limit("max")
+        side.await_complete(but=[pid])
+    return 1
+
+
+def another_core(side: Side, random: Random) -> None:
+    """A receiver on a core that its settings do not name, and back."""
+    cores = os.sched_getaffinity(0)
+    pid = side.pids()[random.choice(RECEIVERS)]
+    before = os.sched_getaffinity(pid)
+    os.sched_setaffinity(pid, {random.choice(sorted(cores))})
+    time.sleep(random.uniform(0.2, 1.0))
+    os.sched_setaffinity(pid, before)
+
+
+def core_taken_away_and_kill(side: Side, random: Random) -> int:
+    """A cpuset without the core of receiver 1, which dies."""
+    first = str(min(os.sched_getaffinity(0)))
+    with confined(side, "cpuset", ("cpuset.mems", "0"), ("cpuset.cpus", first)):
+        time.sleep(random.uniform(0.1, 0.5))
+        return kill(side, "receiver 1")
+
+
+# -- the interface ---------------------------------------------------------------------------------
+
+
+def renames(side: Side, random: Random) -> None:
+    """A burst, there and back."""
+    names = (INTERFACE, "wg1")
+    with side.host.socket() as sock:
+        for number in range(2 * random.randint(1, 30)):
+            text = struct.pack("16s16s8x", names[number % 2].encode(), names[1 - number % 2].encode())
+            try:
+                fcntl.ioctl(sock, SIOCSIFNAME, text)
+            except OSError as error:
+                if error.errno == errno.EBUSY and not number:
+                    raise Unavailable("this kernel renames no interface that is up") from None
+                raise
+    until(lambda: side.engine.socket_path.exists() and side.answers(), "the socket file of the old name")
+    side.await_complete()
+
+
+def mtu(side: Side, random: Random) -> None:
+    sizes = [random.randint(600, 9000) for _ in range(random.randint(1, 8))]
+    side.host.ip(*(f"link set {INTERFACE} mtu {size}" for size in (*sizes, 1420)))
+
+
+def down_and_up(side: Side, random: Random) -> None:
+    side.host.ip(f"link set {INTERFACE} down")
+    time.sleep(random.uniform(0, 0.5))
+    side.host.ip(f"link set {INTERFACE} up")
+
+
+def address_flushed(side: Side, random: Random) -> None:
+    side.host.ip(f"address flush dev {INTERFACE}")
+    time.sleep(random.uniform(0, 0.5))
+    side.host.ip(f"address add {side.inner}/24 dev {INTERFACE}")
+
+
+def socket_directory(side: Side, random: Random) -> None:
+    """Of another owner and mode for a while."""
+    path = side.host.root / "run/wireguard"
+    try:
+        if random.random() < 0.5:
+            os.chown(path, 1000, 1000)
+        path.chmod(random.choice((0o750, 0o700, 0)))
+        time.sleep(1.2)  # control looks once a second
+        until(side.answers, "an answer through a directory of another's")
+    finally:
+        os.chown(path, 0, 0)
+        path.chmod(0o755)
+
+
+# -- signals ---------------------------------------------------------------------------------------
+
+
+def _shower(side: Side, numbers: list[signal.Signals]) -> None:
+    for number in numbers:
+        os.kill(side.pids()["supervisor"], number)
+
+
+def harmless_signals(side: Side, random: Random) -> None:
+    _shower(side, random.choices((signal.SIGHUP, signal.SIGCHLD, signal.SIGWINCH), k=50))
+
+
+def upgrade_signals(side: Side, _random: Random) -> None:
+    """Those that come while one is under way are one."""
+    _shower(side, [signal.SIGUSR2] * 20)
+    upgrade(side, _random)
+
+
+def upgrade(side: Side, _random: Random) -> None:
+    side.host.run(["plait", "upgrade", INTERFACE], timeout=BACK_SECONDS)
+    side.await_complete()
+
+
+def scale_signals(side: Side, random: Random) -> None:
+    _shower(side, random.choices((signal.SIGTTIN, signal.SIGTTOU), k=random.randint(2, 12)))
+    time.sleep(random.uniform(0, 0.5))
+    side.host.run(["plait", "scale", INTERFACE, "2"], timeout=BACK_SECONDS)
+    side.await_complete()
+
+
+def clock_leap(side: Side, random: Random) -> None:
+    """As behind a suspend: new keys, or a session that is long over."""
+    side.step(random.choice((121, 185, 600, 3600)))
+
+
+# -- configuration ---------------------------------------------------------------------------------
+
+
+def ports(side: Side, random: Random) -> None:
+    for port in [random.randint(20000, 60000) for _ in range(random.randint(1, 4))] + [PORT]:
+        side.set(f"listen_port={port}\n")
+
+
+def marks(side: Side, random: Random) -> None:
+    for mark in (random.randint(1, 1 << 31), 0):
+        side.set(f"fwmark={mark}\n")
+
+
+def another_private_key(side: Side, _random: Random) -> None:
+    before, other = side.public_key, side.other
+    side.private_key, side.public_key = keypair()
+    side.set(f"private_key={hexadecimal(side.private_key)}\n")
+    other.set(f"public_key={hexadecimal(before)}\nremove=true\n{other.peer}")
+
+
+def another_preshared_key(side: Side, _random: Random) -> None:
+    key = preshared_key()
+    for end in (side, side.other):
+        end.preshared_key = key
+        end.set(end.peer)
+
+
+def peers_added(side: Side, random: Random) -> None:
+    keys = [keypair()[1] for _ in range(random.randint(50, 300))]
+    side.guests(keys)
+    side.guests(keys, remove=True)
+
+
+def peer_removed(side: Side, random: Random) -> None:
+    """And added again."""
+    side.set(f"public_key={hexadecimal(side.other.public_key)}\nremove=true\n")
+    time.sleep(random.uniform(0, 0.3))
+    side.set(side.peer)
+
+
+def allowed_ip_moved(side: Side, random: Random) -> None:
+    """To a guest, and back."""
+    guest = hexadecimal(keypair()[1])
+    side.set(f"public_key={guest}\nallowed_ip={side.other.inner}/32\n")
+    time.sleep(random.uniform(0, 0.3))
+    side.set(side.peer)
+    side.set(f"public_key={guest}\nremove=true\n")
+
+
+def endpoint_wrong(side: Side, _random: Random) -> None:
+    """A port that nobody listens at; the peer's packets mend it, or we do."""
+    key = hexadecimal(side.other.public_key)
+    side.set(f"public_key={key}\nendpoint={side.other.address}:9\n")
+    side.set(side.peer)
+
+
+def clients_stand_still(side: Side, random: Random) -> None:
+    """Halves of operations, in more connections than there are places."""
+    path = str(side.engine.socket_path)
+    with contextlib.ExitStack() as stack:
+        for _ in range(140):
+            client = stack.enter_context(socket.socket(socket.AF_UNIX))
+            client.settimeout(0.2)
+            with contextlib.suppress(OSError):
+                client.connect(path)
+                client.sendall(random.choice((b"get=1\n", b"set=1\nfwmark=", b"s")))
+        until(side.answers, "an answer beside clients that stand still")
+
+
+KILLS: Final = (
+    Operation("kill -9 of a receiver", kill_receiver, DISTURBED),
+    Operation("kill -9 of a consumer", kill_consumer, DISTURBED),
+    Operation("kill -9 of control", kill_control, DISTURBED),
+    Operation("kill -9 of control within a set", kill_control_in_a_set, DISTURBED),
+    Operation("kill -9 of all workers", kill_all, DISTURBED),
+    Operation("stop of a worker", stop_for_good, DISTURBED),
+    Operation("stop and go on of one process", stop_one, DISTURBED),
+    Operation("stop and go on of all", stop_all, DISTURBED),
+    Operation("log not read, a worker killed", log_stands_still_and_kill, DISTURBED),
+    Operation("no descriptors, a worker killed", supervisor_without_descriptors_and_kill, DISTURBED),
+    Operation("no processes, a receiver killed", no_processes_and_kill, DISTURBED),
+    Operation("core taken away, its receiver killed", core_taken_away_and_kill, DISTURBED),
+)
+OPERATIONS: Final = (
+    *KILLS,
+    Operation("log not read", log_stands_still),
+    Operation("supervisor without descriptors", supervisor_without_descriptors),
+    Operation("control without descriptors", control_without_descriptors),
+    Operation("no processes, new keys", no_processes),
+    Operation("receiver on another core", another_core),
+    Operation("renames", renames),
+    Operation("MTU", mtu),
+    Operation("down and up", down_and_up, takes_away=True),
+    Operation("address flushed", address_flushed, takes_away=True),
+    Operation("owner and mode of the directory", socket_directory),
+    Operation("SIGHUP, SIGCHLD, SIGWINCH", harmless_signals),
+    Operation("20 times SIGUSR2", upgrade_signals),
+    Operation("plait upgrade", upgrade),
+    Operation("SIGTTIN, SIGTTOU", scale_signals),
+    Operation("clock leaps", clock_leap),
+    Operation("listen ports", ports),
+    Operation("marks", marks),
+    Operation("another private key", another_private_key, takes_away=True),
+    Operation("another preshared key", another_preshared_key),
+    Operation("peers added and removed", peers_added),
+    Operation("the peer removed and added", peer_removed, takes_away=True),
+    Operation("allowed IP moved and back", allowed_ip_moved, takes_away=True),
+    Operation("endpoint wrong and right", endpoint_wrong),
+    Operation("clients that stand still", clients_stand_still),
+)
+
+
+# -- the run ---------------------------------------------------------------------------------------
+
+
+@dataclass
+class Entry:
+    """One operation as it went: a line of the log."""
+
+    at: float  # seconds since the first one
+    end: str
+    operation: str
+    silence_s: float = 0.0
+    bound_s: float = 0.0
+    lost: int = 0  # packets, both ways
+    uncounted: int = 0  # of these; more than lost where something was counted twice
+    wrong: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        figures = f"{self.silence_s * 1000:5.0f} ms  {self.lost:5} lost"
+        words = f"{self.at:7.1f} s  {self.end:7}  {self.operation:36}  {figures}"
+        return "\n".join([words, *(f"           WRONG: {line}" for line in self.wrong)])
+
+
+@dataclass
+class Result:
+    """What the soak came to."""
+
+    seconds: float
+    handoff: str
+    seed: int
+    pin: bool = True
+    log: list[Entry] = field(default_factory=list)
+    left_out: dict[str, str] = field(default_factory=dict)  # operation -> why
+    sent: dict[str, int] = field(default_factory=dict)  # inside, by the end that sent
+    received: dict[str, int] = field(default_factory=dict)  # of these, at the other end
+    counted: dict[str, int] = field(default_factory=dict)  # losses by cause
+    messages_lost: int = 0  # of those counted: keepalives and handshakes, no packets
+    uncounted: int = 0  # by kills
+    out_of_order: int = 0
+    twice: int = 0
+    before: dict[str, dict[str, int]] = field(default_factory=dict)  # by end: descriptors and so on
+    after: dict[str, dict[str, int]] = field(default_factory=dict)
+    wrong: list[str] = field(default_factory=list)
+
+
+def deck(seed: int) -> Iterator[tuple[Operation, int, Random]]:
+    """Operations without end, each with its end and its own numbers: all of them once, then again."""
+    order = Random(seed)
+    while True:
+        for operation in order.sample(OPERATIONS, len(OPERATIONS)):
+            yield operation, order.randrange(2), Random(order.getrandbits(32))
+
+
+class Run:
+    """Operations one after another, and the books."""
+
+    def __init__(self, scene: Scene, result: Result, tell: Callable[[str], None]) -> None:
+        self.scene, self.result, self.tell = scene, result, tell
+        self.traffic = scene.traffic
+        self.thread = ThreadPoolExecutor(1)
+
+    def warm_up(self) -> None:
+        """Traffic; and once what leaves more open than it found: other numbers of workers, an upgrade."""
+
+        def prepare(side: Side) -> None:
+            for words in (["scale", INTERFACE, "+1"], ["scale", INTERFACE, "-1"], ["upgrade", INTERFACE]):
+                side.host.run(["plait", *words], timeout=BACK_SECONDS)
+            side.await_complete()
+
+        with ThreadPoolExecutor(2) as threads:
+            works = [threads.submit(prepare, side) for side in self.scene.sides]
+            self.traffic.pump(2 * BACK_SECONDS, lambda: all(work.done() for work in works))
+            for work in works:
+                work.result()
+        if not self.traffic.pump(BACK_SECONDS, self.traffic.flowing()):
+            raise TimeoutError("no packet came through")
+        self.traffic.settle()
+        self.result.before = {side.name: side.settled_holdings() for side in self.scene.sides}
+        self.first = self.books = self.scene.accounts()
+
+    def operate(self, seconds: float) -> None:
+        """Until the time is over, or something does not come back."""
+        begun = time.monotonic()
+        for operation, number, numbers in deck(self.result.seed):
+            at = time.monotonic() - begun
+            if at >= seconds:
+                return
+            if operation.name in self.result.left_out:
+                continue
+            entry = Entry(
+                round(at, 1), self.scene.sides[number].name, operation.name, bound_s=operation.bound
+            )
+            try:
+                self.try_one(operation, self.scene.sides[number], numbers, entry)
+            except Unavailable as error:
+                self.result.left_out[operation.name] = str(error)
+                continue
+            except FAULTS as error:
+                entry.wrong.append(f"{type(error).__name__}: {error}")
+            self.result.log.append(entry)
+            self.tell(str(entry))
+            if any(side.engine.process.poll() is not None for side in self.scene.sides):
+                raise RuntimeError(f"an engine ended: {operation.name} at {entry.end}")
+
+    def try_one(self, operation: Operation, side: Side, numbers: Random, entry: Entry) -> None:
+        traffic = self.traffic
+        traffic.pump(BACK_SECONDS, traffic.flowing())
+        traffic.mark()
+        work = self.thread.submit(operation.deed, side, numbers)
+        traffic.pump(4 * BACK_SECONDS, work.done)
+        if operation.takes_away:
+            traffic.mark()
+        if not traffic.pump(FLOW_SECONDS, traffic.flowing()):
+            entry.wrong.append(f"packets do not flow again within {FLOW_SECONDS:.0f} s")
+        entry.silence_s = round(traffic.silence(), 3)
+        if entry.silence_s > entry.bound_s:
+            entry.wrong.append(f"silent for {entry.silence_s} s, which may be {entry.bound_s} s")
+        kills: int | None = None
+        try:
+            kills = work.result() or 0
+        except FAULTS as error:
+            entry.wrong.append(f"{type(error).__name__}: {error}")
+        side.await_complete()
+        self.balance(entry, kills)
+
+    def balance(self, entry: Entry, kills: int | None) -> None:
+        """At rest. A figure may come a moment later, so it is looked for until all is right."""
+        deadline = time.monotonic() + REST_SECONDS
+        while True:
+            self.traffic.settle()
+            books = self.scene.accounts()
+            spans = {name: account - self.books[name] for name, account in books.items()}
+            wrong = list(self.judge(spans, entry, kills))
+            if not wrong or time.monotonic() > deadline:
+                break
+        entry.wrong += wrong
+        self.books = books
+
+    def judge(self, spans: dict[str, Account], entry: Entry, kills: int | None) -> Iterator[str]:
+        """kills: None when the deed failed half way, so that nobody knows."""
+        gaps = list(balance(spans))
+        entry.lost = sum(span.sent for span in spans.values()) - sum(span.received for span in spans.values())
+        entry.uncounted = sum(abs(gap.packets) for gap in gaps)
+        if kills is None:
+            return
+        if entry.uncounted > kills * HANDED_OVER:
+            yield from map(str, gaps)
+        deaths = sum(span.sum(DEATHS) for span in spans.values())
+        if deaths != kills:
+            yield f"{deaths} workers died, {kills} were killed"
+        if mended := sum(span.counters["lost_wakes"] for span in spans.values()):
+            yield f"{mended} wakes were lost"
+
+    def finish(self) -> None:
+        """What must not be, at the end."""
+        result, sides = self.result, self.scene.sides
+        self.thread.shutdown()
+        result.after = {side.name: side.settled_holdings() for side in sides}
+        self.traffic.settle()
+        spans = {name: account - self.first[name] for name, account in self.scene.accounts().items()}
+        result.sent = {name: span.sent for name, span in spans.items()}
+        one, two = spans
+        result.received = {one: spans[two].received, two: spans[one].received}
+        counted: Counter[str] = Counter()
+        for span in spans.values():
+            counted += span.lost()
+            gone = span.sum(ON_THE_WIRE[1:]) - span.counters["keepalive_received"]
+            result.messages_lost += gone - span.counters["handshake_to_control"]
+        result.counted = dict(counted.most_common())
+        result.uncounted = sum(entry.uncounted for entry in result.log)
+        result.twice = sum(flow.twice for flow in self.traffic.flows)
+        result.out_of_order = sum(flow.early for flow in self.traffic.flows)
+        result.wrong = list(wrong(result)) + self.scene.end()
+
+
+def wrong(result: Result) -> Iterator[str]:
+    """What must not be, from the figures."""
+    for entry in result.log:
+        yield from (f"at {entry.at} s, {entry.end}, {entry.operation}: {line}" for line in entry.wrong)
+    if result.twice:
+        yield f"{result.twice} packets arrived twice"
+    lost = sum(result.sent.values()) - sum(result.received.values())
+    missing = lost - sum(result.counted.values()) + result.messages_lost
+    if abs(missing) > result.uncounted:
+        yield f"{lost} packets were lost, {missing} more than were counted"
+    for name, before in result.before.items():
+        for what, count in result.after.get(name, {}).items():
+            if count > before[what] + MEMORY_SLACK if what == "memory" else count != before[what]:
+                yield f"{what} of {name}: {before[what]} before, {count} at the end"
+
+
+def table(result: Result, columns: int) -> Iterator[str]:
+    """A line an operation, then the books."""
+    figures = f"{'times':>5} {'worst':>8} {'bound':>8} {'lost':>6}"
+    width = max(20, min(columns - len(figures) - 2, max(len(operation.name) for operation in OPERATIONS)))
+    yield f"{'operation':{width}}  {figures}"
+    for operation in OPERATIONS:
+        entries = [entry for entry in result.log if entry.operation == operation.name]
+        if not entries:
+            why = result.left_out.get(operation.name, "not reached")
+            yield f"{operation.name[:width]:{width}}  {why}"[:columns]
+            continue
+        worst = max(entry.silence_s for entry in entries) * 1000
+        lost = sum(entry.lost for entry in entries)
+        times = f"{len(entries):5} {worst:5.0f} ms {operation.bound * 1000:5.0f} ms"
+        yield f"{operation.name[:width]:{width}}  {times} {lost:6}"
+    yield ""
+    ways = result.sent.items()
+    rows = [(f"sent at the {name}, received", f"{sent:,}, {result.received[name]:,}") for name, sent in ways]
+    rows += [(f"lost: {cause}", f"{count:,}") for cause, count in result.counted.items()]
+    rows += [
+        ("of these keepalives and handshakes", f"{result.messages_lost:,}"),
+        ("not counted, by kills", f"{result.uncounted:,}"),
+        ("twice, out of order", f"{result.twice:,}, {result.out_of_order:,}"),
+    ]
+    for name, before in result.before.items():
+        after = result.after.get(name, {})
+        for what, count in before.items():
+            unit, size = (" (MiB)", 1 << 20) if what == "memory" else ("", 1)
+            figures = f"{count / size:.0f} and {after.get(what, 0) / size:.0f}"
+            rows.append((f"{what}{unit} of the {name}, first and last", figures))
+    wide = max(len(what) for what, _ in rows)
+    for what, value in rows:
+        yield f"{what:{wide}}  {value}"
+
+
+def run(minutes: float, handoff: str, seed: int | None, *, as_json: bool) -> int:
+    """The command; its exit code."""
+    seed = random.SystemRandom().randrange(1 << 32) if seed is None else seed
+    result = Result(minutes * 60, handoff, seed)
+
+    def tell(words: str) -> None:
+        print(words, file=sys.stderr, flush=True)
+
+    tell(f"plait soak: seed {seed}, handoff {handoff}, pin true")
+    with Lab() as lab:
+        work = Run(Scene(lab, handoff), result, tell)
+        work.warm_up()
+        try:
+            work.operate(result.seconds)
+            work.finish()
+        except FAULTS as error:
+            result.wrong = [*wrong(result), str(error)]
+        if result.wrong:
+            for side in work.scene.sides:
+                tell(
+                    f"the last words of {side.name}'s engine:\n"
+                    + "\n".join(side.log.text().splitlines()[-30:])
+                )
+    if as_json:
+        print(json.dumps(dataclasses.asdict(result)))
+    else:
+        for line in table(result, shutil.get_terminal_size().columns):
+            print(line)
+    for line in result.wrong:
+        tell(f"plait soak: wrong: {line} (seed {seed})")
+    return 1 if result.wrong else 0
