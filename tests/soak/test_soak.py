@@ -43,7 +43,8 @@ def test_a_minute_of_operations() -> None:
         assert [line for line in result["wrong"] if ": silent for " not in line] == [], words
         assert code == bool(result["wrong"])
         assert len(result["log"]) >= 10 and sum(result["received"].values()) > 0
-        assert {entry["operation"] for entry in result["log"]} <= {each.name for each in OPERATIONS}
+        assert [row["operation"] for row in result["operations"]] == [each.name for each in OPERATIONS]
+        assert sum(row["times"] for row in result["operations"]) == len(result["log"])
         silent.append(late)
         if not late:
             return
