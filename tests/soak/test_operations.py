@@ -15,18 +15,8 @@ import pytest
 
 from plait.lab import Lab
 from plait.soak_books import BOTH, ENDS, INBOUND, ON_THE_WIRE, OUTBOUND, Account, balance
-from plait.soak_operations import (
-    HANDED_OVER,
-    OPERATIONS,
-    RECEIVERS,
-    Entry,
-    Operation,
-    Result,
-    Run,
-    deck,
-    table,
-    wrong,
-)
+from plait.soak_deeds import HANDED_OVER, OPERATIONS, RECEIVERS, Operation
+from plait.soak_operations import Entry, Result, Run, deck, table, wrong
 from plait.soak_scene import Scene, Side
 
 COUNTERS = Path(__file__).parents[2] / "shm/counters.h"
