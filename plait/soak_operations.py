@@ -1,10 +1,10 @@
 """`plait soak --operations`: what administrators, container runtimes and laptops do to an engine, and kills.
 
-Each operation is a deed (soak_deeds.py) at one end, under numbered packets both ways (soak_scene.py). It has a
-bound on the silence of any flow: from the begin of the deed, or from its end where the deed itself takes the
-tunnel away. Then nothing is sent until nothing comes, and the books of that span must balance (soak_books.py):
-to the packet where no process was killed. Not counted are packets that the kernel had handed to a killed
-process, and those in sockets that another listen port closes.
+Each operation is a deed (soak_deeds.py) at one end, under numbered packets both ways (soak_scene.py).
+It has a bound on the silence of any flow: from the begin of the deed, or from its end where the deed itself
+takes the tunnel away. Then nothing is sent until nothing comes, and the books of that span must balance
+(soak_books.py): to the packet where no process was killed. Not counted are packets that the kernel had handed
+to a killed process, and those in sockets that another listen port closes.
 
 Operations come in an order, at an end and with numbers that the seed alone decides.
 """
