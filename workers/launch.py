@@ -202,7 +202,8 @@ def let_go(channel: int) -> None:
         if callable(signal.getsignal(number)):
             signal.signal(number, signal.SIG_DFL)
     os.closerange(3, channel)
-    os.closerange(channel + 1, os.sysconf("SC_OPEN_MAX"))
+    # The limit may have been lowered since they were opened: fs.nr_open as Linux has it is above all.
+    os.closerange(channel + 1, max(os.sysconf("SC_OPEN_MAX"), 1 << 20))
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
     os.close(null)
