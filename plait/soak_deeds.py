@@ -170,14 +170,13 @@ def supervisor_without_descriptors(side: Side, random: Random) -> None:
 
 
 def supervisor_without_descriptors_and_kill(side: Side, random: Random) -> int:
-    """Its successor may have to wait for the limit to be raised."""
-    pids = side.pids()
-    pid = pids[random.choice(DATA)]
+    """Its successor waits for the limit, or SIGCHLD alone tells of its end; the one after that is whole."""
+    pids, title = side.pids(), random.choice(DATA)
     with no_descriptors(pids["supervisor"]):
-        os.kill(pid, signal.SIGKILL)
+        os.kill(pids[title], signal.SIGKILL)
         time.sleep(0.5)
-    side.await_complete(but=[pid])
-    return 1
+    side.await_complete(but=[pids[title]])
+    return 1 + kill(side, title)
 
 
 def control_without_descriptors(side: Side, random: Random) -> None:
