@@ -136,7 +136,9 @@ class Run:
             if any(side.engine.process.poll() is not None for side in self.scene.sides):
                 raise RuntimeError(f"an engine ended: {operation.name} at {entry.end}")
 
-    def try_one(self, operation: Operation, side: Side, numbers: Random, entry: Entry) -> None:
+    def try_one(
+        self, operation: Operation, side: Side, numbers: Random, entry: Entry, rest: float = REST_SECONDS
+    ) -> None:
         traffic = self.traffic
         traffic.pump(BACK_SECONDS, traffic.flowing())
         traffic.mark()
@@ -155,11 +157,11 @@ class Run:
         except FAULTS as error:
             entry.wrong.append(f"{type(error).__name__}: {error}")
         side.await_complete()
-        self.balance(entry, kills, operation.uncounted)
+        self.balance(entry, kills, operation.uncounted, rest)
 
-    def balance(self, entry: Entry, kills: int | None, uncounted: int) -> None:
-        """At rest. A figure may come a moment later, so it is looked for until all is right."""
-        deadline = time.monotonic() + REST_SECONDS
+    def balance(self, entry: Entry, kills: int | None, uncounted: int, rest: float) -> None:
+        """At rest, after so many seconds at most: a figure may come a moment later, so it is looked for."""
+        deadline = time.monotonic() + rest
         while True:
             self.traffic.settle()
             books = self.scene.accounts()

@@ -191,10 +191,10 @@ def nothing(_side: Side, _random: Random) -> None:
     time.sleep(0.2)
 
 
-def tried(run: Run, operation: Operation) -> Entry:
+def tried(run: Run, operation: Operation, **rest: float) -> Entry:
     side = run.scene.sides[0]
     entry = Entry(0.0, side.name, operation.name, bound_s=operation.bound)
-    run.try_one(operation, side, Random(1), entry)
+    run.try_one(operation, side, Random(1), entry, **rest)
     return entry
 
 
@@ -205,9 +205,8 @@ def test_nothing_done_balances(run: Run) -> None:
 
 
 @pytest.mark.network
-def test_packets_that_the_cable_lost_are_found(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("plait.soak_operations.REST_SECONDS", 0)
-    entry = tried(run, Operation("the cable is out", cable_out, bound=60))
+def test_packets_that_the_cable_lost_are_found(run: Run) -> None:
+    entry = tried(run, Operation("the cable is out", cable_out, bound=60), rest=0)
     assert entry.uncounted > 0 and len(entry.wrong) >= 1, entry
     assert all("and the host there" in line or "TUN" in line for line in entry.wrong), entry
     assert entry.lost >= entry.uncounted  # what this end sent was refused, and counted by its engine
@@ -223,8 +222,7 @@ def test_a_silence_beyond_its_bound_is_found(run: Run) -> None:
 
 
 @pytest.mark.network
-def test_a_death_that_nobody_meant_is_found(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("plait.soak_operations.REST_SECONDS", 0)
-    entry = tried(run, Operation("a kill in secret", kill_in_secret, bound=60))
+def test_a_death_that_nobody_meant_is_found(run: Run) -> None:
+    entry = tried(run, Operation("a kill in secret", kill_in_secret, bound=60), rest=0)
     assert "1 workers died, 0 were killed" in entry.wrong, entry
     assert entry.uncounted <= HANDED_OVER
