@@ -288,9 +288,8 @@ class Supervisor:
         packets = self.roster.of_kind("receiver", "consumer")
         here = {worker.line for worker in packets if worker.process is not None}
         for number in range(lib.MAX_WORKERS):
-            line = self.segment.workers[number]
-            if line.epoch & 1 and number not in here:
-                line.epoch = (line.epoch + 1) & 0xFFFFFFFF
+            if self.segment.workers[number].epoch & 1 and number not in here:
+                lib.epoch_sleep(self.segment, number)
 
     def _in_hand(self, worker: Worker) -> str:
         """Which peer a worker holds, in words."""
