@@ -23,6 +23,7 @@ import ctypes
 import ipaddress
 import json
 import os
+import resource
 import select
 import shutil
 import signal
@@ -624,6 +625,20 @@ def descriptors(pid: int) -> dict[int, str]:
             with contextlib.suppress(*GONE):
                 found[int(name)] = os.readlink(f"/proc/{pid}/fd/{name}")
     return found
+
+
+@contextlib.contextmanager
+def no_descriptors(pid: int) -> Iterator[None]:
+    """Meanwhile this process can open nothing."""
+    most = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    used = descriptors(pid)
+    free = next(number for number in range(len(used) + 1) if number not in used)
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (free, most[1]))
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            resource.prlimit(pid, resource.RLIMIT_NOFILE, most)
 
 
 def process_stat(pid: int) -> tuple[str, list[str]]:

@@ -10,7 +10,6 @@ import contextlib
 import errno
 import fcntl
 import os
-import resource
 import signal
 import socket
 import struct
@@ -21,7 +20,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Final
 
-from plait.lab import descriptors, keypair, preshared_key
+from plait.lab import keypair, no_descriptors, preshared_key
 from plait.lab_cgroups import Cgroup, cgroup
 from plait.soak_scene import BACK_SECONDS, INTERFACE, PORT, WORKERS, Side, hexadecimal, until
 
@@ -145,20 +144,6 @@ def log_stands_still_and_kill(side: Side, random: Random) -> int:
         return kill(side, random.choice(WORKERS))
     finally:
         side.log.goes_on.set()
-
-
-@contextlib.contextmanager
-def no_descriptors(pid: int) -> Iterator[None]:
-    """Meanwhile this process can open nothing."""
-    most = resource.prlimit(pid, resource.RLIMIT_NOFILE)
-    used = descriptors(pid)
-    free = next(number for number in range(len(used) + 1) if number not in used)
-    resource.prlimit(pid, resource.RLIMIT_NOFILE, (free, most[1]))
-    try:
-        yield
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            resource.prlimit(pid, resource.RLIMIT_NOFILE, most)
 
 
 def supervisor_without_descriptors(side: Side, random: Random) -> None:

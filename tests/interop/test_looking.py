@@ -6,10 +6,8 @@ host (own network, processes, /run)
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
-import resource
 import signal
 import sys
 from collections.abc import Iterator
@@ -18,7 +16,7 @@ import pytest
 from tunnel import check_words
 from waiting import until
 
-from plait.lab import Engine, Host, Lab, descriptors, read_proc
+from plait.lab import Engine, Host, Lab, no_descriptors, read_proc
 
 pytestmark = pytest.mark.network
 
@@ -76,20 +74,6 @@ def looks_around(engine: Engine) -> None:
     until(lambda: not before <= turns(pid) < before + TURNS, "turns of control")
 
 
-@contextlib.contextmanager
-def out_of_descriptors(pid: int) -> Iterator[None]:
-    """Meanwhile this process can open nothing."""
-    most = resource.prlimit(pid, resource.RLIMIT_NOFILE)
-    used = descriptors(pid)
-    free = next(number for number in range(len(used) + 1) if number not in used)
-    resource.prlimit(pid, resource.RLIMIT_NOFILE, (free, most[1]))
-    try:
-        yield
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            resource.prlimit(pid, resource.RLIMIT_NOFILE, most)
-
-
 def kill(engine: Engine, title: str) -> None:
     """And wait for the process that takes its place."""
     pid = pids(engine)[title]
@@ -107,7 +91,7 @@ def answers(engine: Engine) -> bool:
 def test_a_supervisor_without_descriptors_goes_on(lives: Engine) -> None:
     """It takes no request, says why, replaces the dead, and does everything when it can again."""
     host, before = lives.host, pids(lives)
-    with out_of_descriptors(before["supervisor"]):
+    with no_descriptors(before["supervisor"]):
         done = host.run(["plait", "scale", "wg0", "+1"], check=False, timeout=150)
         assert done.returncode == 1 and "wg0 cannot be changed" in done.stderr, done.stderr
         expect(lives, "a request of control is lost: the supervisor has no descriptor left")
@@ -132,7 +116,7 @@ def host_pid(engine: Engine, title: str) -> int:
 def test_a_control_without_descriptors_goes_on(lives: Engine) -> None:
     """Clients wait; what happened to the interface meanwhile is seen later."""
     host, control = lives.host, pids(lives)["control"]
-    with out_of_descriptors(control):
+    with no_descriptors(control):
         client = host.popen(["wg", "show", "wg0", "listen-port"])
         expect(lives, "clients of the configuration socket wait: too many open files; raise the limit on")
         host.ip("link set wg0 up", "link set wg0 down")
