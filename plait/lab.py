@@ -288,11 +288,16 @@ class Engine:
         """Run wg(8) in the engine's host; its stdout."""
         return self.host.run(["wg", *arguments], text=text).stdout
 
+    def report(self, timeout: float = 60) -> dict[str, Any]:
+        """What a Plait engine tells of its inside (workers/engine_report.py)."""
+        answer = self.uapi("get_engine=1\n\n", timeout)
+        line = next(line for line in answer.splitlines() if line.startswith("engine="))
+        report: dict[str, Any] = json.loads(line.partition("=")[2])
+        return report
+
     def counters(self) -> dict[str, int]:
         """What a Plait engine has counted so far, by name (shm/counters.h)."""
-        answer = self.uapi("get_engine=1\n\n")
-        line = next(line for line in answer.splitlines() if line.startswith("engine="))
-        counters: dict[str, int] = json.loads(line.partition("=")[2])["counters"]
+        counters: dict[str, int] = self.report()["counters"]
         return counters
 
     def processes(self) -> list[Usage]:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import base64
 import contextlib
 import fcntl
-import json
 import os
 import signal
 import struct
@@ -124,10 +123,7 @@ class Side:
         self.set("".join(lines))
 
     def report(self) -> dict[str, Any]:
-        answer = self.engine.uapi("get_engine=1\n\n")
-        line = next(line for line in answer.splitlines() if line.startswith("engine="))
-        report: dict[str, Any] = json.loads(line.partition("=")[2])
-        return report
+        return self.engine.report()
 
     def answers(self) -> bool:
         """Whether it says how it is configured."""

@@ -97,7 +97,7 @@ def test_adopted_and_left_as_it_was(
     now = shown(host)
     assert (now["mtu"], now["queue"]) == (mtu, before.get("txqueuelen", 1024))
     assert now["vnet_hdr"] and not now["pi"] and now["persist"]
-    roles = [row["role"] for row in report(engine)["processes"]]
+    roles = [row["role"] for row in engine.report()["processes"]]
     assert roles.count("receiver") == queues
     pings(hosts, engine, mtu)
     if queues == 1:
@@ -112,12 +112,6 @@ def test_adopted_and_left_as_it_was(
     assert engine.stop(20) == 0
     check_words(engine.process)
     assert shown(host) == found
-
-
-def report(engine: Engine) -> dict[str, list[dict[str, str]]]:
-    answer = engine.uapi("get_engine=1\n\n").partition("engine=")[2].partition("\n")[0]
-    told: dict[str, list[dict[str, str]]] = json.loads(answer)
-    return told
 
 
 def test_deleted_or_renamed_meanwhile(hosts: tuple[Host, Host, Link]) -> None:

@@ -1,13 +1,15 @@
 """Every combination of offloads and hand-offs carries the same bytes.
 
 Without trouble on the way, a TCP stream also arrives in the order in which it was sent: the receiving
-kernel never has to put a segment aside (TCPOFOQueue). That is not asked of "auto": it changes a
-peer's sender from process to process in the middle of a stream, and the queues beneath, one for each CPU,
-may overtake each other. For the same reason the workers are pinned here (docs/adr/0003).
+kernel never has to put a segment aside (TCPOFOQueue). That is not asked of "auto", nor of a stream that
+a lender left to a consumer because the socket was full: a peer's sender changes from process to process in
+the middle of a stream, and the queues beneath, one for each CPU, may overtake each other. For the same
+reason the workers are pinned here (docs/adr/0003).
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import asked
@@ -21,6 +23,7 @@ pytestmark = pytest.mark.network
 MEGABYTE = 10**6
 DATAGRAMS = str(Path(__file__).with_name("datagrams.py"))
 PORT = 6999
+A_FEW = 4  # datagrams about the stream's beginning and end, which another process may send
 WAYS = {
     "split": 'handoff = "split"\n',
     "lend": 'handoff = "lend"\n',
@@ -58,6 +61,13 @@ def losses(tunnel: Tunnel) -> dict[str, int]:
     return {name: count for name, count in lost.items() if count}
 
 
+def sent_by_process(side: Side) -> Counter[str]:
+    """Datagrams that each process of the engine sent so far."""
+    return Counter(
+        {f"{p['role']} {p['number']}": p["packets"]["udp_sent"] for p in side.engine.report()["processes"]}
+    )
+
+
 def packets(side: Side, interface: str, direction: str) -> int:
     """What the kernel counted there; a super-packet or train that passes in one piece is one."""
     path = side.host.root / f"sys/class/net/{interface}/statistics/{direction}_packets"
@@ -89,8 +99,11 @@ def test_same_bytes_whatever_carries_them(way: str) -> None:
         assert one.echo(two.address4, 1) == 1
         before = losses(tunnel)
         for source, target in ((one, two), (two, one)):
+            sent = sent_by_process(source)
             Transfer(source.host, target.host, target.address4, 20 * MEGABYTE).finish()
-            if not way.startswith("auto"):
+            senders = sent_by_process(source) - sent
+            of_others = senders.total() - max(senders.values())
+            if not way.startswith("auto") and of_others <= A_FEW:
                 assert out_of_order(target) == 0 or losses(tunnel) != before
             if source is one:
                 check_offloads(source, target, way)

@@ -63,8 +63,7 @@ def plait(host: Host, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 def processes(engine: Engine) -> dict[str, int]:
     """Pids as the engine has them."""
-    answer = engine.uapi("get_engine=1\n\n").partition("engine=")[2].partition("\n")[0]
-    rows = json.loads(answer)["processes"]
+    rows = engine.report()["processes"]
     return {f"{row['role']} {row['number']}": row["pid"] for row in rows if row["state"] == "running"}
 
 

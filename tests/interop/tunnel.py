@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import struct
 import sys
 import time
@@ -83,10 +82,7 @@ class Side:
 
     def report(self) -> dict[str, Any]:
         """What Plait says of its own inside (`plait show --engine`)."""
-        answer = self.engine.uapi("get_engine=1\n\n")
-        line = next(line for line in answer.splitlines() if line.startswith("engine="))
-        report: dict[str, Any] = json.loads(line.partition("=")[2])
-        return report
+        return self.engine.report()
 
     def counters(self) -> dict[str, int]:
         counters: dict[str, int] = self.report()["counters"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import math
 import struct
 import time
@@ -43,10 +42,7 @@ class Target:
         self._before = self.counters()
 
     def report(self) -> dict[str, Any]:
-        lines = self.engine.uapi("get_engine=1\n\n", timeout=TIMEOUT).splitlines()
-        line = next(line for line in lines if line.startswith("engine="))
-        report: dict[str, Any] = json.loads(line.partition("=")[2])
-        return report
+        return self.engine.report(TIMEOUT)
 
     def counters(self) -> dict[str, int]:
         counters: dict[str, int] = self.report()["counters"]

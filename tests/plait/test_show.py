@@ -22,6 +22,7 @@ from plait import show, uapi_client
 from plait.lab import WIREGUARD_GO, Host, Lab, Peer, keypair, preshared_key
 
 DEVICES = 60
+CLOCK_REALTIME_COARSE = 5  # linux/time.h
 
 # Answers each connection to /run/wireguard/NAME.sock with what the file NAME says.
 SERVER = """
@@ -89,7 +90,6 @@ def wg_and_ours(host: Host, name: str, text: str, *, coloured: bool) -> tuple[st
     device = uapi_client.parse(name, text)
     environment = {"WG_COLOR_MODE": "always" if coloured else "never"}
 
-
     def theirs() -> str:
         return host.run(["wg", "show", name], environment=environment).stdout
 
@@ -97,11 +97,15 @@ def wg_and_ours(host: Host, name: str, text: str, *, coloured: bool) -> tuple[st
 
 
 def between(theirs: Callable[[], str], ours: Callable[[], str]) -> tuple[str, str]:
-    """What both say while what they speak of does not change: asked before and after."""
+    """What both say while what they speak of does not change: asked before and after, in one second.
+
+    time(2), which wg asks, is the kernel's coarse clock: up to a tick behind the one that Python reads.
+    """
 
     def both() -> tuple[str, str] | None:
+        second = int(time.clock_gettime(CLOCK_REALTIME_COARSE))
         found = theirs(), ours()
-        return found if theirs() == found[0] else None
+        return found if theirs() == found[0] and int(time.time()) == second else None
 
     return until(both, "a moment without a change") or ("", "")
 

@@ -11,7 +11,6 @@ data messages are made here, from the message format alone.
 from __future__ import annotations
 
 import itertools
-import json
 import os
 import socket
 import struct
@@ -53,9 +52,7 @@ class Stage:
         assert answer == "errno=0\n\n", (text, answer)
 
     def report(self) -> dict[str, Any]:
-        line = self.engine.uapi("get_engine=1\n\n").splitlines()[0]
-        report: dict[str, Any] = json.loads(line.partition("=")[2])
-        return report
+        return self.engine.report()
 
     def counters(self) -> dict[str, int]:
         counters: dict[str, int] = self.report()["counters"]

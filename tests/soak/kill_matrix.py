@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import base64
 import contextlib
-import json
 import os
 import random
 import signal
@@ -107,10 +106,7 @@ class Matrix:
             raise RuntimeError(f"set refused: {answer!r}")
 
     def report(self) -> dict[str, Any]:
-        answer = self.engine.uapi("get_engine=1\n\n")
-        line = next(line for line in answer.splitlines() if line.startswith("engine="))
-        report: dict[str, Any] = json.loads(line.partition("=")[2])
-        return report
+        return self.engine.report()
 
     def handshake_time(self, strand: Strand) -> float:
         """What `wg show` calls the latest handshake."""

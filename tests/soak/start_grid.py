@@ -92,7 +92,7 @@ def judge(start: Start, outcome: str, words: str) -> None:
         start.why = "a traceback"
     elif start.end == "wrong":
         start.why = outcome
-    elif start.target != "foreground" and start.code == 0 and not was_ready:
+    elif start.target != "foreground" and start.code == 0 and not was_ready and not loses_log(start):
         start.why = "exit code 0, and it was never ready"
     elif start.target != "foreground" and start.code and outcome == "ready" and start.signal != "SIGKILL":
         start.why = f"exit code {start.code}, and it runs"
@@ -100,6 +100,11 @@ def judge(start: Start, outcome: str, words: str) -> None:
         start.why = f"exit code {start.code}, and its processes run"
     if start.why:
         start.end = "wrong"
+
+
+def loses_log(start: Start) -> bool:
+    """Whether written lines stay unread: the thread that reads the log's pipe dies (workers/log.py)."""
+    return (start.target, start.signal) == ("supervisor", "SIGKILL")
 
 
 def try_start(host: Host, start: Start) -> Start:

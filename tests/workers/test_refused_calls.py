@@ -7,13 +7,11 @@ a worker dies, the listen port changes and receivers come and go.
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from waiting import until
@@ -145,12 +143,6 @@ def kill(host: Host, title: str) -> None:
     until(lambda: host.titles().get(title, before) != before, f"another {title}")
 
 
-def report(engine: Engine) -> dict[str, Any]:
-    line = engine.uapi("get_engine=1\n\n").partition("\n")[0]
-    found: dict[str, Any] = json.loads(line.removeprefix("engine="))
-    return found
-
-
 def test_refused_while_it_runs(host: Host) -> None:
     """Workers die and come back, the port changes, receivers come and go; nobody has a pidfd, netlink, …"""
     refusals = (
@@ -161,7 +153,7 @@ def test_refused_while_it_runs(host: Host) -> None:
     says(engine, "is ready")
     for title in ("control", "receiver 1", "consumer 0"):
         kill(host, title)
-    until(lambda: all(p["state"] == "running" for p in report(engine)["processes"]), "all run")
+    until(lambda: all(p["state"] == "running" for p in engine.report()["processes"]), "all run")
     engine.wg("set", "wg0", "listen-port", "4712")
     assert engine.wg("show", "wg0", "listen-port").strip() == "4712"
     supervisor = pid(host, "supervisor")
@@ -172,7 +164,7 @@ def test_refused_while_it_runs(host: Host) -> None:
     # Without netlink the interface is looked at once a second.
     host.ip("link set wg0 up mtu 1300")
     until(lambda: "interface_up" in engine.uapi("events=0\n\n"), "control sees that it is up")
-    broken = {each["name"]: each for each in report(engine)["broken_promises"]}
+    broken = {each["name"]: each for each in engine.report()["broken_promises"]}
     assert set(broken) >= {"cores", "locked", "watch", "files", "die_together"}
     assert all(each["promise"] and each["why"] and each["mend"] for each in broken.values())
     assert engine.process.output().count("never swapped out") == 1  # said once
