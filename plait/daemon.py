@@ -213,6 +213,7 @@ def serve(interface: str, on_ready: Callable[[], None], patience: Patience | Non
         keylog.close()
     settings = fit(settings, interface, os.environ)
     room.raise_files(settings)
+    room.raise_stack()
     _take_title(interface)
     _take_small_pages()
     with contextlib.suppress(OSError):  # as early as can be; the supervisor says it if this is refused

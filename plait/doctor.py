@@ -80,7 +80,7 @@ def examine() -> Iterator[Finding]:
     """Every finding, what is required first."""
     for look in (
         build, kernel, tun_device, privilege, settings, shared_memory, memory, udp_sockets, socket_directory,
-        open_files, ipv6, udp_offloads, cores, aead, socket_buffers, lab_privilege,
+        open_files, stack, ipv6, udp_offloads, cores, aead, socket_buffers, lab_privilege,
     ):  # fmt: skip
         yield look()
     yield from promises()
@@ -260,6 +260,18 @@ def open_files() -> Finding:
         return Finding("open files", "ok", f"up to {hard} for a process, an engine takes {need}")
     found = f"up to {hard} for a process, an engine takes {need}, and one more for each client"
     return Finding("open files", "missing" if hard < need else "advice", found, mend)
+
+
+def stack() -> Finding:
+    """Stack of a process, which plaitd raises where it may."""
+    from workers import room
+    from workers.failure import Failure
+
+    try:
+        room.raise_stack()
+    except Failure as failure:
+        return Finding("stack", "missing", failure.why, failure.next_step)
+    return Finding("stack", "ok", f"{room.STACK_LEAST // 1024} KiB for a process, or more")
 
 
 def ipv6() -> Finding:

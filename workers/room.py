@@ -31,6 +31,7 @@ CONTROL_FIRST = 320 << 10  # of /dev/shm: the first trie nodes, buckets, the vau
 # Private memory as an idle engine has it: measured on x86-64 with Python 3.11 (docs/scale.md).
 SUPERVISOR_AND_CONTROL = 32 * MEBI
 A_WORKER = 8 * MEBI
+STACK_LEAST = MEBI  # a worker's largest frames, for a batch of packets, end a process that has 128 KiB
 FILES_BESIDES = 32  # the log, signals, segments, and some to come and go
 
 
@@ -121,6 +122,24 @@ def raise_files(settings: Settings) -> None:
             _more_files(settings, hard),
             Exit.MEMORY,
         )
+
+
+def raise_stack() -> None:
+    """Let this process and its children have the stack that a batch of packets takes, or Failure."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_STACK)
+    if soft == resource.RLIM_INFINITY or soft >= STACK_LEAST:
+        return
+    try:
+        hard = hard if hard == resource.RLIM_INFINITY else max(hard, STACK_LEAST)
+        resource.setrlimit(resource.RLIMIT_STACK, (STACK_LEAST, hard))
+    except (OSError, ValueError) as error:
+        raise Failure(
+            "cannot have the stack that a worker needs",
+            f"the limit is {soft // 1024} KiB for a process, and {STACK_LEAST // 1024} KiB are needed",
+            f"raise it (ulimit -s {STACK_LEAST // 1024} as root; LimitSTACK=1M; "
+            f"docker run --ulimit stack={STACK_LEAST})",
+            Exit.MEMORY,
+        ) from error
 
 
 def _more_files(settings: Settings, hard: int) -> str:

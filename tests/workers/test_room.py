@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import resource
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -142,6 +143,22 @@ def test_too_few_open_files_are_said_by_plaitd_and_by_doctor(host: Host) -> None
     engine = host.engine(command=("prlimit", "--nofile=32:1024", "plaitd", "-f", "{iface}"))
     until(lambda: "is ready" in engine.process.output(), "it is ready")
     assert engine.stop() == 0
+
+
+@pytest.mark.network
+def test_a_small_stack_is_raised_or_refused(host: Host) -> None:
+    """128 KiB, of which a receiver died with a batch of packets in hand."""
+    engine = host.engine(command=("prlimit", "--stack=131072:8388608", "plaitd", "-f", "{iface}"))
+    until(lambda: "is ready" in engine.process.output(), "it is ready")
+    for title, pid in host.titles().items():
+        assert resource.prlimit(pid, resource.RLIMIT_STACK)[0] >= room.STACK_LEAST, title
+    assert engine.stop() == 0
+    dropped = ("setpriv", "--bounding-set", "-sys_resource", "--inh-caps", "-sys_resource")
+    limited = ("prlimit", "--stack=131072:131072", *dropped)
+    refused = host.run([*limited, "plaitd", "-f", "wg0"], check=False)
+    assert refused.returncode == 8 and "the limit is 128 KiB for a process" in refused.stderr
+    doctor = host.run([*limited, "plait", "doctor"], check=False)
+    assert doctor.returncode == 1 and re.search(r"MISSING +stack +the limit is 128 KiB", doctor.stdout)
 
 
 @pytest.mark.network
