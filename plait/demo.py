@@ -7,8 +7,9 @@
      |                                     |
     eth0 10.200.1.1 ------ a cable ------ eth0 10.200.1.2
 
-Both hosts are namespaces of plait/lab.py, which end with this process however it ends. What is
-wrong is collected in Result.wrong: a demo that finds anything there exits with 1.
+Both hosts are namespaces of plait/lab.py, which end with this process however it ends. At the end workers are
+killed under a TCP stream (plait/demo_kills.py). What is wrong is collected in Result.wrong: a demo that
+finds anything there exits with 1.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from types import FrameType
 from typing import NoReturn
 
 from plait import lab, uapi_client
+from plait.demo_kills import KillResult, kill_workers, pause_words
 from plait.failure import Failure
 from plait.lab import Engine, Host, Lab, Usage, read_proc
 
@@ -93,6 +95,7 @@ class Result:
     aead: str = ""
     pings: list[PingResult] = field(default_factory=list)
     streams: list[StreamResult] = field(default_factory=list)
+    kills: list[KillResult] = field(default_factory=list)
     counters: dict[str, dict[str, int]] = field(default_factory=dict)
     processes: list[ProcessResult] = field(default_factory=list)
     show: dict[str, str] = field(default_factory=dict)
@@ -200,6 +203,7 @@ def _measure(
         step("what the engines say of it")
         for engine in engines:
             _ask(result, engine, foreign)
+        result.kills = kill_workers(engines[0], engines[1], ADDRESSES["b"][0], step, result.wrong)
         step("taking it all down")
         for engine in engines:
             _stop(result, engine)
@@ -336,6 +340,14 @@ def _print(result: Result) -> None:
             f"{stream.cpu_s_per_gb:.2f}",
         )
     console.print(streams)
+
+    kills = table(
+        "kill -9 under one TCP stream", ("killed",), ("pause", "packets lost", "new handshakes")
+    )
+    for kill in result.kills:
+        words = pause_words(kill), str(kill.packets_lost), str(kill.handshakes)
+        kills.add_row(f"{kill.name} of host {kill.host}", *words)
+    console.print(kills)
 
     packets = table(f"Packets, and drops by cause (AEAD: {result.aead})", ("what",), tuple(result.counters))
     for cause in next(iter(result.counters.values()), {}):

@@ -68,6 +68,8 @@ def test_it_runs_and_tells_everything(host: Host) -> None:
         assert ping["sent"] == ping["received"] == demo.PINGS
     assert [stream["path"] for stream in told["streams"]] == ["a -> b", "b -> a"]
     assert all(stream["bytes"] > 0 and stream["gbit_per_second"] > 0 for stream in told["streams"])
+    assert [kill["name"].split()[0] for kill in told["kills"]] == ["receiver", "consumer", "control"]
+    assert all(kill["handshakes"] == 0 and kill["pause_ms"] >= 0 for kill in told["kills"])
     for name in ("a", "b"):
         # Each stream's bytes came through the host that is its end, 1,380 or fewer a packet.
         assert told["counters"][name]["tun_sent"] > min(s["bytes"] for s in told["streams"]) / 1380 > 0
@@ -84,7 +86,8 @@ def test_the_table_in_a_file_is_plain_text(host: Host) -> None:
     done = host.run(DEMO, check=False, timeout=120)
     assert done.returncode == 0, done.stderr
     assert "\033" not in done.stdout + done.stderr
-    for word in ("handshake", "ping 10.201.0.2", "Gbit/s", "udp received", "PSS MiB", "host b: wg show wg0"):
+    for word in ("handshake", "ping 10.201.0.2", "Gbit/s", "udp received", "PSS MiB", "host b: wg show wg0",
+                 "new handshakes"):
         assert word in done.stdout
 
 
