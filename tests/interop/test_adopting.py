@@ -109,7 +109,7 @@ def test_adopted_and_left_as_it_was(
     if before:  # what somebody changed since stays changed
         host.ip("link set wg0 mtu 1300")
         found["mtu"] = 1300
-    assert engine.stop(20) == 0
+    assert engine.stop() == 0
     check_words(engine.process)
     assert shown(host) == found
 
@@ -121,12 +121,12 @@ def test_deleted_or_renamed_meanwhile(hosts: tuple[Host, Host, Link]) -> None:
     engine = started(host)
     host.ip("link set wg0 name vpn7")
     eventually(lambda: "is called vpn7" in engine.process.output())
-    assert engine.stop(20) == 0
+    assert engine.stop() == 0
     assert shown(host, "vpn7") == found
     host.ip("link set vpn7 name wg0")
     engine = started(host)
     host.ip("link delete wg0")
-    assert engine.process.wait(20) == 0
+    assert engine.process.wait() == 0
     check_words(engine.process)
     assert not re.search(" (wg0|vpn7): ", host.run(["ip", "-o", "link"]).stdout)
 
@@ -137,10 +137,10 @@ def test_killed_and_adopted_again(hosts: tuple[Host, Host, Link]) -> None:
     host.ip("tuntap add dev wg0 mode tun")
     engine = started(host)
     engine.process.signal(signal.SIGKILL)
-    engine.process.wait(20)
+    engine.process.wait()
     eventually(lambda: not host.usage())
     again = started(host)
-    assert again.stop(20) == 0
+    assert again.stop() == 0
     assert shown(host)["persist"]
 
 

@@ -231,7 +231,7 @@ def test_an_engine_that_ends_instead_is_told(lab: Lab) -> None:
         "plait: wg0 cannot be changed: its engine ended before it told what became of it. See why in its "
         "log; `plait show interfaces` tells which engines run.\n"
     )
-    assert engine.process.wait(20) == 3
+    assert engine.process.wait() == 3
 
 
 def test_engines_that_do_not_know_it(lab: Lab) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 
 import pytest
 from tunnel import check_words, eventually
+from waiting import PATIENCE
 
 from plait.lab import PLAIT, Engine, Lab, Peer, keypair, preshared_key
 
@@ -150,7 +151,7 @@ def test_an_endless_operation_ends(engine: Engine) -> None:
     """64 MiB of one line without an end: refused or cut off, and the engine still answers."""
     before = engine.uapi("get=1\n\n")
     with socket.socket(socket.AF_UNIX) as client:
-        client.settimeout(20)
+        client.settimeout(PATIENCE)
         client.connect(str(engine.socket_path))
         client.sendall(b"set=1\nlisten_port=")
         try:

@@ -109,7 +109,7 @@ def test_the_new_file_is_what_ends_it(engine: Engine) -> None:
     follows(engine)
     (engine.host.root / "run/wireguard/wg0.sock").touch()  # somebody else's, and none of its business
     engine.socket_path.unlink()
-    assert engine.process.wait(20) == 0
+    assert engine.process.wait() == 0
     assert "the socket file /var/run/wireguard/vpn7.sock was deleted" in engine.process.output()
     assert files(engine.host) == ["wg0.sock"]
 
@@ -118,7 +118,7 @@ def test_its_end_leaves_no_file(engine: Engine) -> None:
     rename(engine, "vpn7")
     follows(engine)
     engine.host.ip("link delete vpn7")
-    assert engine.process.wait(20) == 0
+    assert engine.process.wait() == 0
     assert files(engine.host) == [] and titles(engine.host) == []
 
 

@@ -61,7 +61,7 @@ class Side:
     def interface(self) -> str:
         return self.engine.interface
 
-    def echo(self, address: str, count: int = 3, timeout: float = 30) -> int:
+    def echo(self, address: str, count: int = 3, timeout: float = PATIENCE) -> int:
         """Echo requests from here, 84 bytes each on IPv4; how many were answered, however late."""
         arguments = [*PYTHON, ECHO, address, str(count), str(timeout)]
         return int(self.host.run(arguments, timeout=timeout + 30).stdout)

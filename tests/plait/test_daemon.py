@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from waiting import until
+from waiting import PATIENCE, until
 
 from plait.daemon import NO_LOG
 from plait.lab import Host, Lab, descriptors, search_path, title
@@ -283,7 +283,7 @@ def test_background_logs_to_syslog(host: Host) -> None:
     path = host.root / "run/log.sock"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as syslog:
         syslog.bind(str(path))
-        syslog.settimeout(20)
+        syslog.settimeout(PATIENCE)
         told = plaitd(host, "t0", around=SYSLOG, PLAIT_CONFIG="/run/none.toml")
         assert told.returncode == Exit.SETTINGS, told.stderr
         heard = syslog.recv(4096).decode()
@@ -315,7 +315,7 @@ def test_log_that_stands_still_holds_nobody_up(host: Host) -> None:
     try:
         are_replaced(host)
         os.kill(host.titles("t0").get("supervisor", 0), signal.SIGTERM)
-        assert engine.wait(20) == 0
+        assert engine.wait() == 0
     finally:
         engine.kill()
         engine.wait()

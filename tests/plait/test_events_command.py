@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from waiting import PATIENCE
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "interop"))
 sys.path.insert(0, str(Path(__file__).parent.parent / "protocol"))
@@ -65,11 +66,11 @@ class Watch:
                 return each
         return None
 
-    def expect(self, event: Event, timeout: float = 10) -> str:
+    def expect(self, event: Event, timeout: float = PATIENCE) -> str:
         """The line of the first such event, without its time."""
         return self.line(self.event(event, timeout))
 
-    def event(self, event: Event, timeout: float = 10) -> dict[str, Any]:
+    def event(self, event: Event, timeout: float = PATIENCE) -> dict[str, Any]:
         found: dict[str, Any] = eventually(lambda: self.find(event), timeout)
         return found
 

@@ -22,6 +22,7 @@ from typing import Any
 
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 from tunnel import Clock, eventually
+from waiting import PATIENCE
 from wire import inside, udp_socket
 
 from engine import cookie, noise, tai64n
@@ -149,7 +150,7 @@ class Puppet:
             self.send_raw(message)
             tries -= 1
             try:
-                response = self.hear(2, 0.5 if tries else 5)
+                response = self.hear(2, 0.5 if tries else PATIENCE)
                 break
             except TimeoutError:
                 if not tries:
@@ -190,7 +191,7 @@ class Puppet:
             self.socket.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, tos)
         self.socket.sendto(message, self.engine)
 
-    def receive(self, timeout: float = 20) -> Message:
+    def receive(self, timeout: float = PATIENCE) -> Message:
         """The next datagram. TimeoutError when there is none."""
         self.socket.settimeout(timeout)
         data, controls, _, source = self.socket.recvmsg(1 << 16, 256)
@@ -203,7 +204,7 @@ class Puppet:
             opened = ChaCha20Poly1305(self.session.receive_key).decrypt(nonce, data[16:], None)
         return Message(data, tos, source[:2], opened)
 
-    def hear(self, kind: int, timeout: float = 20) -> Message:
+    def hear(self, kind: int, timeout: float = PATIENCE) -> Message:
         """The next message of this type; 4: the next with something in it."""
         while True:
             message = self.receive(timeout)

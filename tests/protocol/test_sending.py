@@ -10,6 +10,7 @@ from ipaddress import ip_address
 import pytest
 from puppet import PORT, Puppet, Stage
 from tunnel import eventually
+from waiting import PATIENCE
 from wire import Wire
 
 pytestmark = pytest.mark.network
@@ -86,7 +87,7 @@ def test_no_peer_or_no_endpoint_is_icmp_unreachable(stage: Stage, version: int, 
     before = stage.counters()
     inner = stage.inner_socket(target)
     inner.send(b"x")
-    inner.settimeout(20)
+    inner.settimeout(PATIENCE)
     with pytest.raises(OSError) as caught:
         inner.recv(1)
     assert caught.value.errno == errno.EHOSTUNREACH

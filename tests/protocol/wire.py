@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from waiting import PATIENCE
+
 from plait.lab import Host
 
 ETH_P_ALL = 3
@@ -64,7 +66,7 @@ def udp_socket(host: Host, address: str = "", port: int = 0) -> socket.socket:
         made.setsockopt(socket.IPPROTO_IP, socket.IP_RECVTOS, 1)
     made.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 1 << 25)
     made.bind((address, port))
-    made.settimeout(20)
+    made.settimeout(PATIENCE)
     return made
 
 
@@ -145,7 +147,7 @@ class Wire:
     def __exit__(self, *_: object) -> None:
         self.socket.close()
 
-    def next(self, wanted: Callable[[Packet], bool], timeout: float = 20) -> Packet:
+    def next(self, wanted: Callable[[Packet], bool], timeout: float = PATIENCE) -> Packet:
         """The next packet that is wanted; others are passed over."""
         deadline = time.monotonic() + timeout
         while True:

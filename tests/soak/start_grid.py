@@ -34,7 +34,7 @@ SETTINGS = "receivers = 1\nconsumers = 1\nmax_peers = 64\nsmall_slots = 64\ntrai
 ENVIRONMENT = {"LOG_LEVEL": "info", "PLAIT_CONFIG": "/run/wg0.toml"}  # with a level the log goes to stderr
 SOCKET = "run/wireguard/wg0.sock"
 SETTLE_SECONDS = 60.0
-STAYS_SECONDS = 2.0  # one that answers although its launcher failed may be about to end
+STAYS_SECONDS = 10.0  # one that answers although its launcher failed may be about to end
 SIDE_BY_SIDE = 4
 
 
@@ -63,7 +63,8 @@ def settled(host: Host, process: Process, is_foreground: bool) -> str:
         is_through = "is ready" in process.output() and (is_foreground or code is not None)
         if is_through and answers(host, process):
             stays_since = stays_since or time.monotonic()
-            if not code or time.monotonic() - stays_since > STAYS_SECONDS:
+            may_stay = not is_foreground and time.monotonic() - stays_since > STAYS_SECONDS
+            if not code or may_stay:
                 return "ready"
         time.sleep(0.01)
     return f"after {SETTLE_SECONDS:.0f} s there is {', '.join(left(host)) or 'no answer'}"

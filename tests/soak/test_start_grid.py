@@ -24,18 +24,20 @@ def test_ready_or_nothing_is_left() -> None:
 
 @pytest.mark.parametrize(("name", "code"), [("SIGKILL", -9), ("SIGTERM", 143), ("SIGHUP", 129)])
 def test_an_engine_ends_with_the_launcher_that_waits_for_it(name: str, code: int) -> None:
-    """Its supervisor stands still meanwhile, so that it is not ready before."""
+    """It is not ready before: its settings are a pipe, which it reads until the test closes the other end."""
     with Lab() as lab:
         host = lab.host("a")
-        (host.root / "run/wg0.toml").write_text(SETTINGS)
+        pipe = host.root / "run/wg0.toml"
+        os.mkfifo(pipe)
         launcher = host.popen(["plaitd", "wg0"], environment=ENVIRONMENT)
-        supervisor = until(lambda: next(iter(children(launcher.pid)), None), "a supervisor")
-        assert supervisor is not None
-        os.kill(supervisor, signal.SIGSTOP)
-        until(lambda: state(supervisor) == "T", "it stands still")
-        launcher.signal(getattr(signal, name))
-        if name == "SIGKILL":
-            assert launcher.wait() == code
+        with pipe.open("w") as settings:
+            supervisor = next(iter(children(launcher.pid)))
+            os.kill(supervisor, signal.SIGSTOP)
+            until(lambda: state(supervisor) == "T", "it stands still")
+            launcher.signal(getattr(signal, name))
+            if name == "SIGKILL":
+                assert launcher.wait() == code
+            settings.write(SETTINGS)
         os.kill(supervisor, signal.SIGCONT)
         assert launcher.wait() == code, launcher.output()
         until(lambda: not left(host), "nothing is left")

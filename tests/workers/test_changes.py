@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from waiting import PATIENCE
 
 from workers.changes import MOST, Change, Changes
 from workers.failure import Exit, Failure
@@ -19,7 +20,7 @@ class Asker:
 
     def __init__(self, changes: Changes, kind: str, *arguments: str) -> None:
         self.client, ours = socket.socketpair()
-        self.client.settimeout(10)
+        self.client.settimeout(PATIENCE)
         with ours:
             changes.want(kind, *arguments, asker=ours.fileno())
 
@@ -128,7 +129,7 @@ def test_who_cannot_be_kept_is_told(changes: Changes) -> None:
     """There is no descriptor for one more connection."""
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     client, ours = socket.socketpair()
-    client.settimeout(10)
+    client.settimeout(PATIENCE)
     with client, ours:
         resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))
         try:

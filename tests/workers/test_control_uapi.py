@@ -233,7 +233,7 @@ def test_the_port_changes_by_the_supervisor(control: ControlProcess) -> None:
 
 def ask(interface: Interface, text: str) -> socket.socket:
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    sock.settimeout(20)
+    sock.settimeout(PATIENCE)
     sock.connect(str(interface.path))
     sock.sendall(f"set=1\n{text}\n".encode())
     return sock
@@ -247,7 +247,7 @@ def answer_of(sock: socket.socket) -> str:
 def test_several_operations_on_one_connection(control: ControlProcess) -> None:
     text = f"set=1\n{GOOD}\nget=1\n\nset=1\npublic_key={A}\nremove=true\n\nget=1\n\n"
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
-        sock.settimeout(20)
+        sock.settimeout(PATIENCE)
         sock.connect(str(control.interface.path))
         sock.sendall(text.encode())
         sock.shutdown(socket.SHUT_WR)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from waiting import PATIENCE
 
 from workers.log import choose, unknown_level
 
@@ -76,7 +77,7 @@ class Engine:
     def end(self) -> None:
         assert self.process.stdin is not None and self.process.stdout is not None
         self.process.stdin.close()
-        assert self.process.wait(30) == 0
+        assert self.process.wait(PATIENCE) == 0
         self.process.stdout.close()
 
 
@@ -257,7 +258,7 @@ def test_syslog_gets_every_line_also_past_its_own_restart(tmp_path: Path) -> Non
         path.unlink(missing_ok=True)
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         sock.bind(str(path))
-        sock.settimeout(30)
+        sock.settimeout(PATIENCE)
         return sock
 
     with listen() as sock:
@@ -286,7 +287,7 @@ def test_nobody_waits_for_a_syslog_that_does_not_read(tmp_path: Path) -> None:
         sock.bind(str(path))
         engine = Engine(subprocess.DEVNULL, TEST_BACKGROUND="1", TEST_DEV_LOG=str(path), LOG_LEVEL="")
         engine.order("many 5000")
-        sock.settimeout(30)
+        sock.settimeout(PATIENCE)
         while "missing here" not in sock.recv(4096).decode():
             pass
         engine.end()
