@@ -57,6 +57,7 @@ _KEPT: Final = np.array(
 )
 
 Wide = npt.NDArray[np.int64]  # ticks that never wrap
+Fired = npt.NDArray[np.bool_]
 
 
 def ticks(duration: int) -> int:
@@ -160,80 +161,116 @@ def evaluate(
     if not len(rows):
         return np.zeros(0, np.uint32)
     _look(columns, rows)
-    old = widen_all(columns[:, rows], now)
-    old[_PLAIN] = columns[_PLAIN[:, np.newaxis], rows]
-    jitter64 = jitter.astype(np.int64)
-    actions = np.zeros(len(rows), np.int64)
+    wide = widen_all(columns[:, rows], now)
+    wide[_PLAIN] = columns[_PLAIN[:, np.newaxis], rows]
+    drawn = jitter.astype(np.int64)
 
-    # retransmit
-    retry_due, attempts, zero_due = old[lib.RETRY_DUE], old[lib.ATTEMPTS], old[lib.ZERO_DUE]
-    fired = _reached(retry_due, now)
-    give_up = fired & (attempts > constants.MAX_TIMER_HANDSHAKES)
+    # In the order of Action. Each changes its own columns of `wide`.
+    give_up, retry, next_retry = _retransmit(wide, now, drawn)
+    expire, next_expire = _expire_keys(wide, now)
+    zero, next_zero = _zero_keys(wide, now)
+    start, next_start = _new_handshake(wide, now, drawn)
+    owed, next_owed = _passive_keepalive(wide, now, give_up)
+    persistent, next_persistent = _persistent_keepalive(wide, now, keepalive)
+
+    columns[_PLAIN[:, np.newaxis], rows] = wide[_PLAIN]
+    columns[_KEPT[:, np.newaxis], rows] = narrow_all(wide[_KEPT])
+    looks = [next_retry, next_expire, next_zero, next_start, next_owed, next_persistent, _busy(wide, now)]
+    next_due = np.minimum.reduce(looks)
+    columns[lib.NEXT_DUE, rows] = np.where(next_due == NO_TICK, NEVER, narrow_all(next_due))
+    actions = give_up * Action.GIVE_UP | expire * Action.EXPIRE_KEYS | zero * Action.ZERO_KEYS
+    actions |= retry * Action.RETRY_HANDSHAKE | start * Action.START_HANDSHAKE
+    actions |= (owed | persistent) * Action.SEND_KEEPALIVE
+    return actions.astype(np.uint32)
+
+
+# --- one function a timer: (whether it fired, when to look next or NO_TICK), each of shape (n,) ---------
+
+
+def _retransmit(wide: Wide, now: int, jitter: Wide) -> tuple[Fired, Fired, Wide]:
+    """An initiation without a response, after 5 s and jitter: (give up, send it again, next look)."""
+    fired = _reached(wide[lib.RETRY_DUE], now)
+    give_up = fired & (wide[lib.ATTEMPTS] > constants.MAX_TIMER_HANDSHAKES)
     retry = fired & ~give_up
-    attempts = attempts + retry
-    retry_due = np.where(retry, now + RETRY + jitter64, np.where(give_up, 0, retry_due))
-    zero_due = np.where(give_up & (zero_due == 0), now + ZERO, zero_due)
-    actions |= give_up * Action.GIVE_UP | retry * Action.RETRY_HANDSHAKE
+    wide[lib.ATTEMPTS, retry] += 1
+    wide[lib.RETRY_DUE, retry] = (now + RETRY + jitter)[retry]
+    wide[lib.RETRY_DUE, give_up] = 0
+    wide[lib.ZERO_DUE, give_up & (wide[lib.ZERO_DUE] == 0)] = now + ZERO
+    return give_up, retry, _or_never(wide[lib.RETRY_DUE])
 
-    # what becomes of the keys
-    keys_expire = old[lib.KEYS_EXPIRE]
-    zero = _reached(zero_due, now)
-    expire = _reached(keys_expire, now)
-    keys_expire = np.where(expire, 0, keys_expire)
-    zero_due = np.where(zero, 0, zero_due)
-    actions |= expire * Action.EXPIRE_KEYS | zero * Action.ZERO_KEYS
 
-    # new handshake
+def _expire_keys(wide: Wide, now: int) -> tuple[Fired, Wide]:
+    """The youngest keypair is 180 s old."""
+    return _fire_once(wide[lib.KEYS_EXPIRE], now)
+
+
+def _zero_keys(wide: Wide, now: int) -> tuple[Fired, Wide]:
+    """No session was derived, or no handshake answered, for 540 s."""
+    return _fire_once(wide[lib.ZERO_DUE], now)
+
+
+def _new_handshake(wide: Wide, now: int, jitter: Wide) -> tuple[Fired, Wide]:
+    """Data was sent 15 s ago, plus jitter, and nothing was heard since."""
     # What was sent before the latest session was derived is answered by that, though the holder, who
     # clears the stamp, may not have heard of it yet.
-    since = np.where(old[lib.UNANSWERED_SINCE] < old[lib.SESSION_DERIVED], 0, old[lib.UNANSWERED_SINCE])
-    ordered, drawn = old[lib.HANDSHAKE_ORDERED], old[lib.JITTER]
-    cause = (since > ordered) | (old[lib.LAST_DATA_SENT] >= ordered)
-    start = (since > 0) & cause & (np.maximum(since, ordered) + NEW_HANDSHAKE + drawn <= now)
-    ordered_handshake = np.where(start, now, ordered)
-    drawn = np.where(start | (since == 0), jitter64, drawn)
-    attempts = np.where(start, 0, attempts)
-    cause = (since > ordered_handshake) | (old[lib.LAST_DATA_SENT] >= ordered_handshake)
-    handshake_look = _again(since, ordered_handshake, NEW_HANDSHAKE + drawn, cause, keys_expire, now)
-    actions |= start * Action.START_HANDSHAKE
+    is_answered = wide[lib.UNANSWERED_SINCE] < wide[lib.SESSION_DERIVED]
+    since = np.where(is_answered, 0, wide[lib.UNANSWERED_SINCE])
+    ordered, sent = wide[lib.HANDSHAKE_ORDERED], wide[lib.LAST_DATA_SENT]
+    cause = (since > ordered) | (sent >= ordered)
+    start = (since > 0) & cause & (np.maximum(since, ordered) + NEW_HANDSHAKE + wide[lib.JITTER] <= now)
+    ordered[start] = now
+    wide[lib.JITTER] = np.where(start | (since == 0), jitter, wide[lib.JITTER])
+    wide[lib.ATTEMPTS, start] = 0
+    cause = (since > ordered) | (sent >= ordered)
+    return start, _again(wide, since, ordered, NEW_HANDSHAKE + wide[lib.JITTER], cause, now)
 
-    # passive keepalive
-    since, ordered = old[lib.OWED_SINCE], old[lib.KEEPALIVE_ORDERED]
-    cause = (since > ordered) | (old[lib.LAST_DATA_RECEIVED] > ordered - KEEPALIVE)
+
+def _passive_keepalive(wide: Wide, now: int, give_up: Fired) -> tuple[Fired, Wide]:
+    """Data was received 10 s ago and nothing was sent since. Giving up a handshake forgets it."""
+    since, ordered = wide[lib.OWED_SINCE], wide[lib.KEEPALIVE_ORDERED]
+    cause = (since > ordered) | (wide[lib.LAST_DATA_RECEIVED] > ordered - KEEPALIVE)
     owed = (since > 0) & cause & (np.maximum(since, ordered) + KEEPALIVE <= now)
-    ordered_keepalive = np.where(owed | give_up, now, ordered)
-    cause = (since > ordered_keepalive) | (old[lib.LAST_DATA_RECEIVED] > ordered_keepalive - KEEPALIVE)
-    keepalive_look = _again(since, ordered_keepalive, KEEPALIVE, cause, keys_expire, now)
+    ordered[owed | give_up] = now
+    cause = (since > ordered) | (wide[lib.LAST_DATA_RECEIVED] > ordered - KEEPALIVE)
+    return owed, _again(wide, since, ordered, KEEPALIVE, cause, now)
 
-    # persistent keepalive
+
+def _persistent_keepalive(wide: Wide, now: int, keepalive: npt.NDArray[np.uint16]) -> tuple[Fired, Wide]:
+    """No authenticated packet went either way for the interval (seconds, 0 = off)."""
     interval = -(-keepalive.astype(np.int64) * constants.SECOND >> constants.TIMER_TICK_SHIFT)
-    last = np.maximum(old[lib.LAST_AUTHENTICATED], old[lib.PERSISTENT_ORDERED])
+    last = np.maximum(wide[lib.LAST_AUTHENTICATED], wide[lib.PERSISTENT_ORDERED])
     armed = (interval > 0) & (last > 0)
-    persistent = armed & (last + interval <= now)
-    ordered_persistent = np.where(persistent, now, old[lib.PERSISTENT_ORDERED])
-    last = np.where(persistent, now, last)
-    actions |= (owed | persistent) * Action.SEND_KEEPALIVE
+    fired = armed & (last + interval <= now)
+    wide[lib.PERSISTENT_ORDERED, fired] = now
+    return fired, np.where(armed, np.where(fired, now, last) + interval, NO_TICK)
 
-    columns[lib.ATTEMPTS, rows] = attempts
-    columns[lib.JITTER, rows] = drawn
-    kept = [retry_due, zero_due, keys_expire, ordered_handshake, ordered_keepalive, ordered_persistent]
-    columns[_KEPT[:, np.newaxis], rows] = narrow_all(np.stack(kept))
 
-    next_due = np.minimum.reduce(
-        [
-            _or_never(retry_due),
-            _or_never(zero_due),
-            _or_never(keys_expire),
-            handshake_look,
-            keepalive_look,
-            np.where(armed, last + interval, NO_TICK),
-            # A busy peer's stamps are armed and disarmed with each burst. None of them is due before this,
-            # so the holder need not report them: a look each 10 s instead of an event a packet.
-            np.where(old[lib.LAST_AUTHENTICATED] + KEEPALIVE > now, now + KEEPALIVE, NO_TICK),
-        ]
-    )
-    columns[lib.NEXT_DUE, rows] = np.where(next_due == NO_TICK, NEVER, narrow_all(next_due))
-    return actions.astype(np.uint32)
+def _busy(wide: Wide, now: int) -> Wide:
+    """A look each 10 s at a peer that is heard. Its stamps are armed and disarmed with each burst, and none
+    of them is due before this: the holder reports no event a packet."""
+    return np.where(wide[lib.LAST_AUTHENTICATED] + KEEPALIVE > now, now + KEEPALIVE, NO_TICK)
+
+
+def _reached(due: Wide, now: int) -> Fired:
+    return (due > 0) & (due <= now)
+
+
+def _or_never(due: Wide) -> Wide:
+    return np.where(due > 0, due, NO_TICK)
+
+
+def _fire_once(due: Wide, now: int) -> tuple[Fired, Wide]:
+    fired = _reached(due, now)
+    due[fired] = 0
+    return fired, _or_never(due)
+
+
+def _again(wide: Wide, since: Wide, ordered: Wide, period: Wide | int, cause: Fired, now: int) -> Wide:
+    """When to look at an armed stamp next: when its period ends, then each period while cause may still
+    come unseen. The holder does not report packets behind an armed stamp, and without keys there are none."""
+    due = np.maximum(since, ordered) + period
+    due = np.where(due <= now, now + period, due)
+    return np.where((since > 0) & (cause | (wide[lib.KEYS_EXPIRE] > 0)), due, NO_TICK)
 
 
 def _look(columns: Columns, rows: Rows) -> None:
@@ -243,29 +280,6 @@ def _look(columns: Columns, rows: Rows) -> None:
     order = np.ascontiguousarray(rows, np.uint32)
     where = ffi.cast("uint32_t *", columns.ctypes.data + lib.NEXT_DUE * columns.strides[0])
     lib.timers_look(where, ffi.from_buffer("uint32_t[]", order), len(order))
-
-
-def _reached(due: npt.NDArray[np.int64], now: int) -> npt.NDArray[np.bool_]:
-    return (due > 0) & (due <= now)
-
-
-def _or_never(due: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    return np.where(due > 0, due, NO_TICK)
-
-
-def _again(
-    since: npt.NDArray[np.int64],
-    ordered: npt.NDArray[np.int64],
-    period: npt.NDArray[np.int64] | int,
-    cause: npt.NDArray[np.bool_],
-    keys_expire: npt.NDArray[np.int64],
-    now: int,
-) -> npt.NDArray[np.int64]:
-    """When to look at an armed stamp next: when its period ends, then each period while cause may still
-    come unseen. The holder does not report packets behind an armed stamp, and without keys there are none."""
-    due = np.maximum(since, ordered) + period
-    due = np.where(due <= now, now + period, due)
-    return np.where((since > 0) & (cause | (keys_expire > 0)), due, NO_TICK)
 
 
 # --- what happened, told by control -------------------------------------------------------------
