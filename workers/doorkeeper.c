@@ -7,7 +7,7 @@
 
 #include <string.h>
 
-#include "engine/handshake.h"
+#include "engine/cookie.h"
 #include "shm/fence.h"
 
 #define HAS_KEY 1u

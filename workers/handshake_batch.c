@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "engine/cookie.h"
 #include "engine/index.h"
 #include "engine/keypair.h"
 #include "shm/orders.h"

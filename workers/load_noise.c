@@ -1,5 +1,7 @@
 #include "workers/load_noise.h"
 
+#include "engine/cookie.h"
+
 #include <openssl/rand.h>
 #include <stdlib.h>
 #include <string.h>

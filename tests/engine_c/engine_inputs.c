@@ -2,6 +2,7 @@
  * UndefinedBehaviorSanitizer see a byte read too far. usage: engine_inputs [rounds] */
 #include "check.h"
 
+#include "engine/cookie.h"
 #include "engine/handshake.h"
 #include "engine/publickeys.h"
 #include "engine/session.h"

@@ -18,6 +18,7 @@
 
 #include "engine/aead.h"
 #include "engine/blake2s.h"
+#include "engine/cookie.h"
 #include "engine/handshake.h"
 
 #define KEY 32

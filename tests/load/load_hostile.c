@@ -14,6 +14,7 @@
 #include "../engine_c/check.h"
 #include "engine/aead.h"
 #include "engine/bytes.h"
+#include "engine/cookie.h"
 #include "engine/handshake.h"
 #include "engine/packet.h"
 #include "workers/clock.h"
