@@ -126,7 +126,10 @@ def raise_files(settings: Settings) -> None:
 
 def raise_stack() -> None:
     """Let this process and its children have the stack that a batch of packets takes, or Failure."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_STACK)
+    try:
+        soft, hard = resource.getrlimit(resource.RLIMIT_STACK)
+    except OSError:  # then there is one, and nobody knows it
+        return
     if soft == resource.RLIM_INFINITY or soft >= STACK_LEAST:
         return
     try:
