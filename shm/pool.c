@@ -12,14 +12,12 @@
 #include "pool.h"
 
 #include "point.h"
-#include "schedule.h"
 
 #include <stdlib.h>
 #include <string.h>
 
 #define NONE 0xffffffffu
 #define NO_PEER 0xffffffffu
-#define TRAINS_AT_LEAST 8
 #define MISSES 16 /* nodes still out before a sweep gives up */
 
 static uint32_t slots_of(const struct pool *pool)
@@ -290,43 +288,4 @@ uint32_t pool_sweep(struct pool *pool)
     else
         collected += sweep_from(pool, &pool->cursor, MISSES);
     return collected;
-}
-
-/* An eighth, but never so few that a small pool of trains slows its only user down. */
-static uint32_t trains_share(uint32_t trains)
-{
-    uint32_t least = trains < TRAINS_AT_LEAST ? trains : TRAINS_AT_LEAST;
-    return (trains + 7) / 8 > least ? (trains + 7) / 8 : least;
-}
-
-static int others_hold_slots(const struct pool *pool, uint32_t peer)
-{
-    return pool->peers_out - (pool->peer_slots[peer] != 0 || pool->peer_trains[peer] != 0) != 0;
-}
-
-/* Packets that wait for a session may do so for long. Peers that have some, or that have no keys at all so
- * that what comes will wait, get more slots only while less than half of the pool is out, and while others
- * hold slots, less than an eighth of the large ones: a thousand such peers leave room for what moves, even
- * if each has one packet only. */
-static int waits_too_long(const struct pool *pool, uint32_t peer)
-{
-    const struct geometry *g = &pool->segment->geometry;
-    uint32_t part = others_hold_slots(pool, peer) ? 8 : 2;
-    if (pool->number % DIRECTIONS != OUTBOUND)
-        return 0;
-    if (!peer_is_staged(pool->segment, peer) &&
-        __atomic_load_n(&pool->segment->rows[peer].key_word, __ATOMIC_RELAXED) != 0)
-        return 0;
-    return 2 * pool->smalls_out >= g->small_slots || (g->train_slots && part * pool->trains_out >= g->train_slots);
-}
-
-int pool_share_is_spent(const struct pool *pool, uint32_t peer)
-{
-    const struct geometry *g = &pool->segment->geometry;
-    if (peer >= g->max_peers || waits_too_long(pool, peer))
-        return 1;
-    if (!others_hold_slots(pool, peer))
-        return 0; /* nobody else wants any */
-    return pool->peer_slots[peer] >= (g->small_slots + 7) / 8 ||
-           (g->train_slots != 0 && pool->peer_trains[peer] >= trains_share(g->train_slots));
 }
