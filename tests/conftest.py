@@ -28,6 +28,7 @@ from typing import Any
 
 import asked
 import pytest
+from hypothesis import HealthCheck, settings
 
 ROOT = Path(__file__).resolve().parents[1]
 # What is imported next was compiled from the sources as they are now; who shares the tests out has looked.
@@ -45,6 +46,9 @@ PROGRAMS = ("wg", "wireguard-go", "iperf3", "ping")
 for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
     if signal.getsignal(number) == signal.SIG_IGN:
         signal.signal(number, handler)
+# How long an example takes is the machine's business.
+settings.register_profile("plait", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("plait")
 # A BLAS that nobody calls starts no threads: a third of the CPU time that importing numpy takes.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 

@@ -217,7 +217,7 @@ def damaged(packet: bytes, random: Random) -> bytes:
     st.booleans(),
     st.integers(0, 2),
     st.integers(0, 3),
-    st.randoms(use_true_random=False),
+    st.integers(0, 2**32 - 1).map(Random),
 )
 def test_flows_interleaved_and_damaged(
     trains: list[tuple[Segment, int, int]], mixed: bool, damage: int, kinds: int, random: Any

@@ -97,8 +97,11 @@ def cut(packet: bytes, header: dict[str, int]) -> list[bytes] | None:
     return packets
 
 
+RANDOMS = st.integers(0, 2**32 - 1).map(random.Random)
+
+
 @settings(deadline=None, max_examples=400)
-@given(segments(), st.integers(1, SMALL_MOST), st.integers(1, 1500), st.booleans(), st.randoms())
+@given(segments(), st.integers(1, SMALL_MOST), st.integers(1, 1500), st.booleans(), RANDOMS)
 @example(Segment(flags=ACK | CWR | PSH | FIN), 3000, 1000, False, random.Random(1))
 @example(Segment(flags=ACK | PSH, sequence=2**32 - 1000), 3000, 1000, False, random.Random(1))
 @example(Segment(id=65535, fragment=0), 3000, 1000, False, random.Random(1))

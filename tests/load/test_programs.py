@@ -15,7 +15,8 @@ import pytest
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
-ENGINE = ("aead", "aead_boringssl", "aead_evp", "aead_ipsec_mb", "blake2s", "handshake", "packet")
+ENGINE = ("aead", "aead_boringssl", "aead_evp", "aead_ipsec_mb", "blake2s", "cookie", "handshake",
+          "handshake_crypto", "packet", "x25519")
 SOURCES = [
     *sorted(ROOT.glob("workers/load_*.c")),
     ROOT / "workers/clock.c",
