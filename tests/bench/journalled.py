@@ -16,6 +16,8 @@ import tempfile
 from pathlib import Path
 from types import ModuleType
 
+from tests.sources import sources
+
 ROOT = Path(__file__).resolve().parents[2]
 NAME = "_journalled"
 HERE = "PLAIT_JOURNALLED"  # the built module, for the worker processes
@@ -31,12 +33,12 @@ def build(directory: str) -> Path:
     ffi = FFI()
     text = "\n".join(cdef(ROOT / "shm" / f"{name}.h") for name in ("layout", "segment", "bench_queue"))
     ffi.cdef(text.replace("bench_sections", "journalled_sections"))
-    sources = sorted(p for p in (ROOT / "shm").glob("*.c") if p.name != "bench_queue.c")
+    shared = [p for p in sources("shm/**/*.c", at_least=14) if p.name != "bench_queue.c"]
     ffi.set_source(
         NAME,
         "#define bench_sections journalled_sections\n"
         '#include "shm/segment.h"\n#include "shm/bench_queue.h"\n',
-        sources=[str(p) for p in [*sources, ROOT / "tests/bench/journalled.c"]],
+        sources=[str(p) for p in [*shared, ROOT / "tests/bench/journalled.c"]],
         include_dirs=[str(ROOT)],
         extra_compile_args=["-O3", "-std=gnu11", "-fno-strict-aliasing"],
     )

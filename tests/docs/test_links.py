@@ -6,9 +6,10 @@ import re
 from pathlib import Path
 
 import pytest
+from sources import sources
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [ROOT / "README.md", *sources("docs/**/*.md", at_least=20)]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=[str(page.relative_to(ROOT)) for page in PAGES])

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from sources import sources
 
 ROOT = Path(__file__).parents[2]
 OURS = {"engine", "shm", "workers", "plait", "tests"} | {path.stem for path in ROOT.glob("tests/**/*.py")}
@@ -91,7 +92,7 @@ def patches(text: str) -> list[str]:
 
 def test_no_test_patches_by_the_name_of_an_attribute() -> None:
     found = {}
-    for path in sorted(ROOT.glob("tests/**/*.py")):
+    for path in sources("tests/**/*.py", at_least=200):
         name = str(path.relative_to(ROOT))
         if path != Path(__file__) and (lines := patches(path.read_text())):
             found[name] = lines

@@ -12,12 +12,13 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from sources import sources
 
 from engine._engine import ffi, lib
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
-SOURCES = sorted(ROOT.glob("engine/*.c"))
+SOURCES = sources("engine/**/*.c", at_least=18)
 FLAGS = ["-std=gnu11", "-g", "-O1", "-fno-strict-aliasing", "-D_GNU_SOURCE", f"-I{ROOT}", f"-I{HERE}"]
 SANITIZERS = {
     "plain": ["-O2"],
@@ -38,7 +39,7 @@ def built(directory: Path, name: str, sanitizer: str) -> Path:
     flags, libraries = FLAGS + SANITIZERS[sanitizer], ["-lcrypto", "-lpthread", *WRAPPED.get(name, [])]
     if lib.aead_new(lib.AEAD_IPSEC_MB) != ffi.NULL:
         flags, libraries = [*flags, "-DHAVE_IPSEC_MB"], [*libraries, "-lIPSec_MB"]
-    read = [*SOURCES, *sorted(ROOT.glob("engine/*.h")), HERE / "check.h", HERE / f"{name}.c"]
+    read = [*SOURCES, *sources("engine/**/*.h", at_least=18), HERE / "check.h", HERE / f"{name}.c"]
     digest = hashlib.sha256(
         " ".join(flags).encode() + b"".join(path.read_bytes() for path in read)
     ).hexdigest()
@@ -47,8 +48,8 @@ def built(directory: Path, name: str, sanitizer: str) -> Path:
         for old in directory.glob(f"{name}-{sanitizer}-*"):
             old.unlink()
         partial = program.with_suffix(f".{os.getpid()}")
-        sources = [str(path) for path in (*SOURCES, HERE / f"{name}.c")]
-        subprocess.run([compiler, *flags, *sources, "-o", str(partial), *libraries], check=True, timeout=120)
+        compiled = [str(path) for path in (*SOURCES, HERE / f"{name}.c")]
+        subprocess.run([compiler, *flags, *compiled, "-o", str(partial), *libraries], check=True, timeout=120)
         partial.rename(program)
     return program
 

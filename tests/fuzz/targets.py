@@ -21,6 +21,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from tests.sources import sources
+
 ROOT = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).parent
 BUILD = ROOT / "build" / "fuzz"
@@ -118,15 +120,15 @@ def _compile(names: list[str], jobs: int) -> dict[str, Program]:
     compiler = fuzzing or shutil.which("cc")
     if compiler is None:
         raise CannotBuild("there is no C compiler: install clang (or gcc, to replay what is kept)")
-    shared = sorted([*ROOT.glob("engine/*.c"), *ROOT.glob("shm/*.c")])
+    shared = sources("engine/**/*.c", "shm/**/*.c", at_least=30)
     shared = [path for path in shared if path.name != "bench_queue.c"]
     shared += [ROOT / "workers" / f"{name}.c" for name in WORKERS]
     flags = [*FLAGS, "-fsanitize=fuzzer-no-link"] if fuzzing else [*FLAGS, "-DREPLAY"]
     libraries = ["-lcrypto"]
     if _has_ipsec_mb(compiler):
         flags, libraries = [*flags, "-DHAVE_IPSEC_MB"], [*libraries, "-lIPSec_MB"]
-    headers = sorted(
-        path for place in ("engine", "shm", "workers", "tests/fuzz") for path in ROOT.glob(f"{place}/*.h")
+    headers = sources(
+        *(f"{place}/**/*.h" for place in ("engine", "shm", "workers", "tests/fuzz")), at_least=40
     )
     directory = BUILD / ("clang" if fuzzing else "cc")
     directory.mkdir(parents=True, exist_ok=True)

@@ -17,8 +17,18 @@ class Area:
     without: tuple[str, ...] = ()
 
     def files(self, root: Path) -> list[Path]:
-        found = {path for pattern in self.sources for path in root.glob(pattern)}
-        return sorted(found - {path for pattern in self.without for path in root.glob(pattern)})
+        return sorted(set(_found(root, self.sources)) - set(_found(root, self.without)))
+
+
+def _found(root: Path, patterns: tuple[str, ...]) -> list[Path]:
+    """The files of all patterns. LookupError when one finds none: of nothing no mutant would be missed."""
+    found = []
+    for pattern in patterns:
+        files = list(root.glob(pattern))
+        if not files:
+            raise LookupError(f"no file is called {pattern}")
+        found += files
+    return found
 
 
 def of_workers(*names: str) -> tuple[str, ...]:

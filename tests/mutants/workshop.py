@@ -112,11 +112,11 @@ class Workshop:
         if not (self.build / "build.ninja").exists():
             self._must(["meson", "setup", str(self.build), str(self.source)], "the build cannot be set up")
         self._must(["ninja", "-C", str(self.build)], "the sources do not build, without any mutant")
-        for module in self.build.glob("*/*.so"):
+        for module in self.build.rglob("*.so"):
             link = self.source / module.relative_to(self.build)
             link.unlink(missing_ok=True)
             link.symlink_to(module)
-        files = {path.relative_to(self.source) for path in self.source.glob("*/*.c")}
+        files = {path.relative_to(self.source) for path in self.source.rglob("*.c")}
         self.codes = {str(path): code for path in files if (code := self._code(str(path))) is not None}
 
     def _must(self, command: list[str], what: str) -> None:
@@ -144,8 +144,10 @@ class Workshop:
         return self._run(["ninja", "-C", str(self.build)], BUILD_SECONDS)
 
     def _code(self, path: str) -> bytes | None:
-        """Of a C source: its object file."""
-        found = list(self.build.glob(f"{Path(path).parent}/*.p/{Path(path).name}.o"))
+        """Of a C source: its object file, which the meson.build of its folder or of one above may ask for."""
+        parts = Path(path).parts
+        found = [place for at in range(1, len(parts))
+                 for place in self.build.joinpath(*parts[:at]).glob(f"*.p/{'_'.join(parts[at:])}.o")]
         return found[0].read_bytes() if len(found) == 1 else None
 
     def judge(self, mutant: Mutant, tests: tuple[str, ...], seconds: float) -> tuple[str, str]:

@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 
 import pytest
+from sources import sources
 
 ROOT = Path(__file__).resolve().parents[2]
 MAY_INCLUDE = {"engine": {"engine"}, "shm": {"shm"}, "workers": {"engine", "shm", "workers"}}
@@ -29,9 +30,8 @@ def foreign(package: str, path: Path, text: str) -> list[str]:
 
 @pytest.mark.parametrize("package", MAY_INCLUDE)
 def test_c_files_include_only_what_their_package_may(package: str) -> None:
-    files = [path for pattern in ("*.c", "*.h", "*.c.in") for path in (ROOT / package).glob(pattern)]
-    assert len(files) > 5
-    wrong = {path.name: foreign(package, path, path.read_text()) for path in files}
+    files = sources(f"{package}/**/*.c", f"{package}/**/*.h", f"{package}/**/*.c.in", at_least=25)
+    wrong = {str(path.relative_to(ROOT)): foreign(package, path, path.read_text()) for path in files}
     assert {name: includes for name, includes in wrong.items() if includes} == {}
 
 

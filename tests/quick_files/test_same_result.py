@@ -23,12 +23,13 @@ from pathlib import Path
 
 import pytest
 from interop.tunnel import eventually
+from sources import sources
 
 from plait.lab import Host, Lab, keypair
 
 pytestmark = pytest.mark.network
 
-FILES = sorted((Path(__file__).parent / "files").glob("*.conf"))
+FILES = sources("tests/quick_files/files/*.conf", at_least=30)
 SCRIPT = Path(__file__).parents[2] / "scripts/newest-wg-quick"
 FILE = "/run/etc/wg0.conf"
 

@@ -16,6 +16,8 @@ import sys
 import sysconfig
 from pathlib import Path
 
+from sources import sources
+
 from engine import _engine
 from plait.lab import read_proc, search_path
 
@@ -40,7 +42,7 @@ def names() -> list[str]:
     """Every point in the sources, once for each place."""
     found: list[str] = []
     for package in MARKED:
-        for source in sorted((ROOT / package).glob("*.c")):
+        for source in sources(f"{package}/**/*.c", at_least=10):
             found += re.findall(r'\bPOINT\("([^"]+)"\)', source.read_text())
     return found
 
@@ -54,11 +56,13 @@ def build() -> list[str]:
     packages = BUILD / "packages"
     for package in (*MARKED, "engine", "plait"):
         shutil.rmtree(packages / package, ignore_errors=True)
-        (packages / package).mkdir(parents=True)
-        modules = [*(ROOT / package).glob("*.py"), *(BUILD / package).glob("*.so")]
-        modules += [Path(str(_engine.__file__))] if package == "engine" else []
-        for module in modules:
-            (packages / package / module.name).symlink_to(module)
+        modules = {path.relative_to(ROOT): path for path in sources(f"{package}/**/*.py", at_least=4)}
+        modules |= {path.relative_to(BUILD): path for path in (BUILD / package).rglob("*.so")}
+        if package == "engine":
+            modules[Path(package) / Path(str(_engine.__file__)).name] = Path(str(_engine.__file__))
+        for name, module in modules.items():
+            (packages / name).parent.mkdir(parents=True, exist_ok=True)
+            (packages / name).symlink_to(module)
     python = BUILD / "venv/bin/python"
     if not python.exists():
         _run(sys.executable, "-m", "venv", "--without-pip", str(BUILD / "venv"))

@@ -20,6 +20,8 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
+from tests.sources import sources
+
 ROOT = Path(__file__).resolve().parents[2]
 BUILD = ROOT / "build" / "weak"
 JUDGED_NAMES = ("bell", "epoch", "mailbox", "orders", "queue", "ready", "schedule", "token")
@@ -91,8 +93,8 @@ def build() -> Path:
     Once for each state of the sources, whoever else builds here at the same time.
     """
     BUILD.mkdir(parents=True, exist_ok=True)
-    sources = sorted([*(ROOT / "shm").glob("*.[ch]"), *(ROOT / "tests/weak").glob("*.[ch]"), Path(__file__)])
-    state = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()[:16]
+    read = [*sources("shm/**/*.[ch]", "tests/weak/*.[ch]", at_least=30), Path(__file__)]
+    state = hashlib.sha256(b"".join(path.read_bytes() for path in read)).hexdigest()[:16]
     program = BUILD / f"weak-{state}"
     with open(BUILD / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
