@@ -186,7 +186,7 @@ class GetEngine(NamedTuple):
 
 
 class GetBusiest(NamedTuple):
-    """A `get_busiest` operation: Plait's own, answered by one line `busiest=JSON` (workers/busiest.py).
+    """A `get_busiest` operation: Plait's own, answered by one line `busiest=JSON` (control/busiest.py).
 
     peers: how many, 0..BUSIEST_PEERS.
     """
@@ -195,7 +195,7 @@ class GetBusiest(NamedTuple):
 
 
 class Events(NamedTuple):
-    """An `events` operation: Plait's own, answered by lines `event=JSON` (workers/events.py).
+    """An `events` operation: Plait's own, answered by lines `event=JSON` (workers/control/events.py).
 
     follow: ``events=1``, whose answer goes on until the client closes; ``events=0`` is answered with
     what is remembered, and errno.
@@ -205,8 +205,8 @@ class Events(NamedTuple):
 
 
 class Upgrade(NamedTuple):
-    """An `upgrade` operation: Plait's own (workers/upgrade.py). Answered by a line ``asked=1`` at once, then
-    by ``change=JSON`` and errno when it is done or refused.
+    """An `upgrade` operation: Plait's own (supervisor/upgrade.py). Answered by a line ``asked=1`` at once,
+    then by ``change=JSON`` and errno when it is done or refused.
 
     for_good: ``upgrade=1``; ``upgrade=0`` only tries whether the program could take over.
     """
@@ -215,7 +215,7 @@ class Upgrade(NamedTuple):
 
 
 class Scale(NamedTuple):
-    """A `scale` operation: Plait's own (workers/numbers.py), answered as an `upgrade`.
+    """A `scale` operation: Plait's own (workers/supervisor/numbers.py), answered as an `upgrade`.
 
     How many receivers and consumers there are to be, each a number, or a difference with its sign before it.
     """

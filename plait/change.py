@@ -1,7 +1,7 @@
 """`plait upgrade` and `plait scale`: change an engine that runs, and say what became of it.
 
-Both are operations on the engine's configuration socket (workers/changes.py). Nobody looks for a process, so
-the engine may be in any pid namespace, and no other process can be hit.
+Both are operations on the engine's configuration socket (workers/supervisor/changes.py). Nobody looks for a
+process, so the engine may be in any pid namespace, and no other process can be hit.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from plait import checkout, standard_streams
 from plait.failure import Failure
 from plait.later import Later
 
-LATER = {"bench": "plait.bench:bench", "load": "plait.load:load"}
+LATER = {"bench": "plait.bench:bench", "load": "plait.load.commands:load"}
 
 EXAMPLES = """\b
 Examples:
@@ -122,7 +122,7 @@ def show(interface: str | None, field: str | None, engine: bool, as_json: bool) 
     listen-port, fwmark, peers, preshared-keys, endpoints, allowed-ips, latest-handshakes, transfer,
     persistent-keepalive, dump: printed alone and tab-separated, for programs.
     """
-    from plait import show
+    from plait.watch import show
 
     show.run(interface, field, engine=engine, as_json=as_json)
 
@@ -139,7 +139,7 @@ def top(interface: str | None, interval: float, once: bool, as_json: bool) -> No
     those above it what is missing. Of many peers the 200 busiest are looked at: sorting and filtering choose
     among these.
     """
-    from plait import top
+    from plait.watch import top
 
     top.run(interface, interval=interval, once=once, as_json=as_json)
 
@@ -160,7 +160,7 @@ def exporter(listen: str, peers: bool | None) -> None:
     Per-peer series have the names of prometheus_wireguard_exporter: wireguard_sent_bytes_total,
     wireguard_received_bytes_total, wireguard_latest_handshake_seconds.
     """
-    from plait import exporter
+    from plait.watch import exporter
 
     exporter.run(listen, peers)
 
@@ -177,7 +177,7 @@ def events(interface: str | None, since: str | None, no_follow: bool, as_json: b
     `all` (the default). Each line says what happened, why, and what to do. Of many events of one
     kind 5 are shown at once, then one a second, and the others counted.
     """
-    from plait import events
+    from plait.watch import events
 
     events.run(interface, since=since, follow=not no_follow, as_json=as_json)
 
@@ -237,7 +237,7 @@ def up(config: str) -> None:
 
     A bare INTERFACE means /etc/wireguard/INTERFACE.conf. When a step fails, all steps before it are undone.
     """
-    from plait import quick
+    from plait.quick import up_down as quick
 
     quick.up(config)
 
@@ -246,7 +246,7 @@ def up(config: str) -> None:
 @click.argument("config", metavar="FILE|INTERFACE")
 def down(config: str) -> None:
     """Take down the interface that a wg-quick file describes, with its routes, rules and DNS."""
-    from plait import quick
+    from plait.quick import up_down as quick
 
     quick.down(config)
 
@@ -265,7 +265,7 @@ def reload(config: str) -> None:
     interruption; when a step fails, all steps before it are undone. Hooks are not run, and a changed
     Table is refused: these take effect with `plait down` and `plait up`.
     """
-    from plait import quick_commands
+    from plait.quick import commands as quick_commands
 
     quick_commands.reload(config)
 
@@ -281,7 +281,7 @@ def save(config: str) -> None:
 
     Keys, peers, addresses and MTU are the interface's, DNS, Table and hooks are the file's. Comments go.
     """
-    from plait import quick_commands
+    from plait.quick import commands as quick_commands
 
     quick_commands.save(config)
 
@@ -297,7 +297,7 @@ def strip(config: str) -> None:
 
     Private and preshared keys are in it.
     """
-    from plait import quick_commands
+    from plait.quick import commands as quick_commands
 
     quick_commands.strip(config)
 
@@ -341,10 +341,10 @@ def soak(minutes: float, handoff: str, seed: int | None, operations: bool, as_js
     outside its own network namespaces.
     """
     if operations:
-        from plait import soak_operations
+        from plait.lab import soak_operations
 
         sys.exit(soak_operations.run(minutes, handoff, seed, as_json=as_json))
-    from plait import soak
+    from plait.lab import soak
 
     sys.exit(soak.run(minutes, handoff, seed, as_json=as_json))
 

@@ -21,9 +21,9 @@ import setproctitle
 
 from plait import standard_streams
 from plait.failure import Failure as NotWritten
+from workers.control.keylog import VARIABLE, WARNING
 from workers.environment import choice
 from workers.failure import Exit, Failure, explain
-from workers.keylog import VARIABLE, WARNING
 from workers.log import choose, level_name, opened
 
 log = logging.getLogger("plait")
@@ -38,7 +38,7 @@ NO_LOG = (
 
 if TYPE_CHECKING:
     from workers.launch import WorkerStart
-    from workers.patience import Patience
+    from workers.supervisor.patience import Patience
 
 DESCRIPTION = """\
 Run the engine of one WireGuard interface. The interface exists as long as the engine runs:
@@ -147,12 +147,13 @@ def program() -> list[str]:
 
 
 def take_over(interface: str, fd: int, is_trial: bool) -> int:
-    """Go on in the place of a supervisor that was this very process before exec (workers/upgrade.py).
+    """Go on in the place of a supervisor that was this very process before exec (supervisor/upgrade.py).
 
     fd: what it left. A trial is a process beside it, which only says whether it could.
     """
-    from workers import inheritance, version
+    from workers import version
     from workers.promises import PR_SET_DUMPABLE, set_process_option
+    from workers.supervisor import inheritance
 
     with contextlib.suppress(OSError):
         set_process_option(PR_SET_DUMPABLE, 0)
@@ -170,11 +171,11 @@ def _go_on(interface: str, left: dict[str, Any]) -> None:
     import msgspec
 
     work = _load_engine()
-    from workers.notify import ServiceManager
-    from workers.resources import Resources
     from workers.settings import Settings
-    from workers.signals import Signals
-    from workers.supervisor import Supervisor
+    from workers.supervisor.notify import ServiceManager
+    from workers.supervisor.process import Supervisor
+    from workers.supervisor.resources import Resources
+    from workers.supervisor.signals import Signals
 
     settings = msgspec.convert(left["settings"], Settings)
     _take_title(interface)
@@ -197,14 +198,14 @@ def serve(interface: str, on_ready: Callable[[], None], patience: Patience | Non
     """
     # Imported late: the parent of a background engine needs none of it.
     work = _load_engine()
-    from workers import room, tun
-    from workers.keylog import open_keylog
-    from workers.notify import ServiceManager
+    from workers.control.keylog import open_keylog
     from workers.promises import PR_SET_DUMPABLE, set_process_option
-    from workers.resources import Resources, fit
     from workers.settings import load
-    from workers.signals import Signals
-    from workers.supervisor import Supervisor
+    from workers.supervisor import room, tun
+    from workers.supervisor.notify import ServiceManager
+    from workers.supervisor.process import Supervisor
+    from workers.supervisor.resources import Resources, fit
+    from workers.supervisor.signals import Signals
 
     tun.check_name(interface)
     settings = load(interface, shrink=room.fitted)
@@ -432,7 +433,7 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument("-f", "--foreground", action="store_true", help="stay in the foreground")
-    parser.add_argument("--inherit", type=int, metavar="FD", help=argparse.SUPPRESS)  # workers/upgrade.py
+    parser.add_argument("--inherit", type=int, metavar="FD", help=argparse.SUPPRESS)  # supervisor/upgrade.py
     parser.add_argument("--trial", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--version", action=_Version, nargs=0, help="print version, memory layout and commit")
     parser.add_argument("interface", metavar="IFACE", help="name of the interface to make, for example wg0")

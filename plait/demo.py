@@ -7,7 +7,7 @@
      |                                     |
     eth0 10.200.1.1 ------ a cable ------ eth0 10.200.1.2
 
-Both hosts are namespaces of plait/lab.py, which end with this process however it ends. At the end workers are
+Both hosts are namespaces of lab/namespaces.py, which end with this process however it ends. At the end workers are
 killed under a TCP stream (plait/demo_kills.py). What is wrong is collected in Result.wrong: a demo that
 finds anything there exits with 1.
 """
@@ -26,10 +26,11 @@ from dataclasses import dataclass, field
 from types import FrameType
 from typing import NoReturn
 
-from plait import lab, uapi_client
+from plait import uapi_client
 from plait.demo_kills import KillResult, kill_workers, pause_words
 from plait.failure import Failure
-from plait.lab import Engine, Host, Lab, Usage, read_proc
+from plait.lab import namespaces as lab
+from plait.lab.namespaces import Engine, Host, Lab, Usage, read_proc
 
 INTERFACE = "wg0"
 PORT = 51820
@@ -319,8 +320,8 @@ def _last_words(engine: Engine) -> str:
 
 
 def _print(result: Result) -> None:
-    from plait.engine_view import console as table_console
-    from plait.engine_view import mebibytes, table
+    from plait.watch.engine import console as table_console
+    from plait.watch.engine import mebibytes, table
 
     console = table_console()
     tunnel = table("Tunnel", ("measured", "path"), ("min", "avg", "p99", "answers", ""))

@@ -1,7 +1,7 @@
 """The end of `plait demo`: workers are killed with SIGKILL under a TCP stream, and what it costs is measured.
 
 Each victim is the busiest of its kind at the stream's receiving end. A pause is a time in which the stream's
-receiver got no byte (plait/soak_stream.py); one that ends between a kill and the next belongs to that kill.
+receiver got no byte (lab/soak_stream.py); one that ends between a kill and the next belongs to that kill.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from plait.failure import Failure
-from plait.lab import Engine, Process
-from plait.soak_stream import STALL_SECONDS
+from plait.lab.namespaces import Engine, Process
+from plait.lab.soak_stream import STALL_SECONDS
 
 ROLES = ("receiver", "consumer", "control")
 PORT = 7001
@@ -44,7 +44,7 @@ def kill_workers(
 ) -> list[KillResult]:
     """Kill one worker of each kind of the target's engine under a stream from source to address."""
     age = time.time() - _handshake_time(source)
-    stream = [sys.executable, "-m", "plait.soak_stream"]
+    stream = [sys.executable, "-m", "plait.lab.soak_stream"]
     receiver = target.host.popen([*stream, "receive", str(PORT)])
     target.host.wait_listening(PORT, receiver, BACK_SECONDS)
     sender = source.host.popen([*stream, "send", address, str(PORT), ENOUGH])

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Literal
 from plait.standard_streams import terminal_width
 
 if TYPE_CHECKING:
-    from workers.room import Need
+    from workers.supervisor.room import Need
 
 CAP_NET_ADMIN = 12  # linux/capability.h
 CAP_SYS_ADMIN = 21
@@ -28,7 +28,7 @@ SO_RCVBUFFORCE = 33  # asm-generic/socket.h
 UDP_SEGMENT = 103  # linux/udp.h
 UDP_GRO = 104
 KERNEL_LEAST = (5, 6)
-SOCKET_BUFFER = 4 << 20  # what workers/sockets.py asks for
+SOCKET_BUFFER = 4 << 20  # what workers/supervisor/sockets.py asks for
 FILES_LEAST = 1024
 STATES = {"ok": "ok", "advice": "advice", "missing": "MISSING"}
 
@@ -177,9 +177,9 @@ def needed_memory(files: Sequence[Path] | None = None) -> int:
 
 
 def _most(files: Sequence[Path] | None = None) -> Need:
-    from workers import room
     from workers.failure import Failure
     from workers.settings import load
+    from workers.supervisor import room
 
     needs = []
     for path in settings_files() if files is None else files:
@@ -193,7 +193,7 @@ def _most(files: Sequence[Path] | None = None) -> Need:
 
 def shared_memory(path: Path = Path("/dev/shm")) -> Finding:
     """Room for the packets of one engine."""
-    from workers import room
+    from workers.supervisor import room
 
     try:
         free = room.shm_free(path)
@@ -214,7 +214,7 @@ def shared_memory(path: Path = Path("/dev/shm")) -> Finding:
 
 def memory() -> Finding:
     """Room for the processes of one engine, below the host's and all cgroups' limits."""
-    from workers import room
+    from workers.supervisor import room
 
     need, limit = _most().total, room.memory_left()
     takes = f"an engine takes {room.up(need)} MiB at its start, /dev/shm included"
@@ -236,7 +236,7 @@ def udp_sockets() -> Finding:
 
 def socket_directory(path: Path = Path("/var/run/wireguard")) -> Finding:
     """A place for the configuration socket."""
-    from workers import uapi_socket
+    from workers.supervisor import uapi_socket
 
     nearest = next(place for place in (path, *path.parents) if place.exists())
     ok = os.access(nearest, os.W_OK | os.X_OK)
@@ -264,8 +264,8 @@ def open_files() -> Finding:
 
 def stack() -> Finding:
     """Stack of a process, which plaitd raises where it may."""
-    from workers import room
     from workers.failure import Failure
+    from workers.supervisor import room
 
     try:
         room.raise_stack()
@@ -357,8 +357,9 @@ def promises() -> Iterator[Finding]:
 
 def running() -> Iterator[Finding]:
     """The engines of this host are what is installed."""
-    from plait import engines, installed, uapi_client
+    from plait import uapi_client
     from plait.failure import Failure
+    from plait.watch import engines, installed
 
     try:
         told = list(engines.answers(engines.names(None), uapi_client.engine))

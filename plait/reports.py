@@ -1,6 +1,6 @@
 """The shapes of what plaitd tells of itself, as far as commands read them.
 
-workers/engine_report.py, workers/busiest.py and workers/events.py make these and explain each field. More
+control/engine_report.py, control/busiest.py and control/events.py make these and explain each field. More
 fields than these may be there: a newer engine's report is shown by an older command.
 """
 
@@ -92,7 +92,7 @@ class Numbers(TypedDict):
 
 
 class Change(TypedDict):
-    """What became of an upgrade or of other numbers (workers/changes.py)."""
+    """What became of an upgrade or of other numbers (workers/supervisor/changes.py)."""
 
     refused: Refusal | None
     program: NotRequired[str]

@@ -165,7 +165,7 @@ def change(name: str, text: Iterable[str]) -> None:
 
 
 def engine(name: str, patience: float = TIMEOUT) -> dict[str, Any]:
-    """Ask for the engine's own report (workers/engine_report.py says its shape).
+    """Ask for the engine's own report (workers/control/engine_report.py says its shape).
 
     patience: seconds for the whole of the answer. Foreign when the engine does not know the question.
     """
@@ -174,13 +174,13 @@ def engine(name: str, patience: float = TIMEOUT) -> dict[str, Any]:
 
 
 def busiest(name: str, count: int, patience: float = TIMEOUT) -> dict[str, Any]:
-    """Ask which peers carry most (workers/busiest.py says the answer's shape); patience as for `engine`."""
+    """Ask which peers carry most (control/busiest.py says the answer's shape); patience as for `engine`."""
     (report,) = _own(name, f"get_busiest={count}", "busiest", patience)[-1:]
     return _decoded(name, "busiest", report, reports.Busiest)
 
 
 def events(name: str, patience: float = TIMEOUT) -> list[dict[str, Any]]:
-    """What the engine remembers of events (workers/events.py says their shape), oldest first.
+    """What the engine remembers of events (workers/control/events.py says their shape), oldest first.
 
     patience as for `engine`.
     """
@@ -207,7 +207,7 @@ def ask(name: str, operation: bytes, patience: float = TIMEOUT) -> socket.socket
 
 def await_change(name: str, key: str, value: str) -> dict[str, Any] | None:
     """Ask for a change of the engine itself, wait until it is done or refused, and give what is told of it
-    (workers/changes.py). None: the engine does not know such a request."""
+    (workers/supervisor/changes.py). None: the engine does not know such a request."""
     what = f"{name} cannot be changed"
     with ask(name, f"{key}={value}\n\n".encode()) as sock, _explained(name, what, TIMEOUT):
         sock.settimeout(TIMEOUT)

@@ -13,7 +13,7 @@
  *   ZERO          before INSTALL. orders_give(ZERO) empties row.installing: a session that was
  *                 ordered before ends too, one that is ordered afterwards stands.
  *   STOP_SENDING  before INSTALL, and not for what `installing` names. Control itself stops the
- *                 keypair of an INSTALL that waits (workers/keypairs.py).
+ *                 keypair of an INSTALL that waits (workers/control/keypairs.py).
  *   EXPIRE        after INSTALL; goes by age, so it cancels nothing that is new.
  *   CLEAR_SOURCE  after ENDPOINT. At worst a source is forgotten that the next packet brings back.
  *   PURGE_STAGED  after the queues were drained of what has a session, before KEEPALIVE; LOOK and it

@@ -35,7 +35,7 @@ ROOT = Path(__file__).resolve().parents[1]
 if (ROOT / "build/compiled").exists() and "PYTEST_XDIST_WORKER" not in os.environ:
     subprocess.run([ROOT / "scripts/compile"], check=True)
 
-from plait.lab import PLAIT, Engine, Host, missing  # noqa: E402
+from plait.lab.namespaces import PLAIT, Engine, Host, missing  # noqa: E402
 
 NEIGHBOURS = 8  # tests in a row that use the same made fixture; more would make others wait at the end
 WHOLE = ("tests/weak/test_weak_memory.py",)  # its fixture is nearly all of its work

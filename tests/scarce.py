@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from plait.lab_cgroups import Cgroup, cgroup
+from plait.lab.cgroups import Cgroup, cgroup
 
 
 @contextlib.contextmanager

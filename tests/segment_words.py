@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from plait.lab import GONE, descriptors
+from plait.lab.namespaces import GONE, descriptors
 from shm.layout import dtype
 from workers._workers import ffi, lib
 

@@ -33,7 +33,7 @@ class Step(IntEnum):
     ORDERS = 6
     TRIE = 7  # as a whole
     # In turns of the loop, to which each control comes as well:
-    PASSES = 8  # which pass (workers/vault.py), and 8 for each of its slices that is done
+    PASSES = 8  # which pass (workers/control/vault.py), and 8 for each of its slices that is done
     EVENTS = 9  # row + 1, or 0 for one of many
     WISHES = 10  # row + 1
     FREEING = 11  # row + 1

@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from workers import consumer, control, receiver
+from workers.control import process as control
+from workers.datapath import consumer, receiver
 from workers.launch import WorkerStart
 
 Work = Callable[[WorkerStart], None]

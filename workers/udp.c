@@ -190,7 +190,7 @@ static uint8_t *control_add(struct msghdr *h, int level, int type, const void *v
 }
 
 /* Control messages: from the address that the peer knows, with the ECN bits, with the hop limit, cut like so. The interface is
- * the routing table's to say, packet by packet (see workers/routes.py). */
+ * the routing table's to say, packet by packet (see workers/control/routes.py). */
 static void control_write(struct msghdr *h, uint8_t *control, const struct endpoint *to, int with_source,
                           int tos, int hops, uint16_t segment)
 {

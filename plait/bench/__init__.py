@@ -7,9 +7,9 @@ import click
 from plait.later import Later
 
 LATER = {
-    "dead-peers": "plait.bench_dead_peers:dead_peers",
-    "floods": "plait.bench_floods:floods_command",
-    "handshakes": "plait.bench_handshakes:handshakes",
+    "dead-peers": "plait.bench.dead_peers:dead_peers",
+    "floods": "plait.bench.floods:floods_command",
+    "handshakes": "plait.bench.handshakes:handshakes",
 }
 FIGURE_NAMES = ("tcp1", "tcp4", "udp64", "ping", "pingtcp", "memory")  # of plait/bench/figures.py
 QUEUE_ROUNDS = 7

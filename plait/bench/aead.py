@@ -124,7 +124,7 @@ def run(rounds: int, *, as_json: bool) -> None:
         json.dump(answer, sys.stdout, indent=2)
         sys.stdout.write("\n")
         return
-    from plait.engine_view import console, table
+    from plait.watch.engine import console, table
 
     made = table(
         "ns per packet", ("provider",), ("bytes", "seal", "min..max", "open", "min..max", "Gbit/s sealed")

@@ -22,7 +22,7 @@ BUFFER = 32 << 20  # bytes of the receiver's socket: more than any tick brings
 
 def trial(tunnel: Tunnel, rate: float, seconds: float) -> Trial:
     """Send from a to b, rate datagrams a second; count what arrives, and the engines' CPU."""
-    from plait.bench._load import ffi, lib
+    from plait.bench._bench import ffi, lib
 
     source, target, address = tunnel.ends(towards_b=True)
     packets = max(1, int(rate * seconds))

@@ -15,7 +15,7 @@ from plait.bench.datagrams import trial
 from plait.bench.implementation import Tunnel
 from plait.bench.rate import Trial, highest_rate
 from plait.failure import Failure
-from plait.lab import Host
+from plait.lab.namespaces import Host
 
 PING_INTERVAL = 0.01  # seconds
 WARM_SECONDS = 1

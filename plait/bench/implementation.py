@@ -12,9 +12,9 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from plait import lab
 from plait.failure import Failure
-from plait.lab import Engine, Host, Lab, Usage
+from plait.lab import namespaces as lab
+from plait.lab.namespaces import Engine, Host, Lab, Usage
 
 INTERFACE = "wg0"
 PORT = 51820

@@ -29,12 +29,12 @@ from typing import Any
 
 import click
 
-from plait import lab
 from plait.bench.implementation import INTERFACE, PORT, chosen, cpu_seconds
 from plait.bench.progress import Progress, progress
 from plait.demo import interruptible
 from plait.failure import Failure
-from plait.lab import Engine, Host, Lab, Peer
+from plait.lab import namespaces as lab
+from plait.lab.namespaces import Engine, Host, Lab, Peer
 
 INSIDE = ("10.201.0.1", "10.201.0.2")
 WIREGUARD_GO_MOST = 65_535  # its limit is 65,536, and one is the tunnel's
@@ -374,7 +374,7 @@ def pinging(client: Host) -> Iterator[Pinging]:
 
 def parts() -> dict[str, dict[str, float]]:
     """Bytes a peer by part, worked out from the layout: idle, and what a session adds."""
-    from workers.engine_report import bytes_per_peer
+    from workers.control.engine_report import bytes_per_peer
     from workers.settings import Settings, geometry
 
     workers = len(os.sched_getaffinity(0))
@@ -404,13 +404,13 @@ def _table(peers: int) -> Iterator[Any]:
     """Control's own table of so many peers in real segments."""
     import shm.segment
     from workers._workers import ffi, lib
-    from workers.grace import Graces
-    from workers.keypairs import Keypairs
+    from workers.control.grace import Graces
+    from workers.control.keypairs import Keypairs
+    from workers.control.memory import Memory
+    from workers.control.peers import Peers
+    from workers.control.vault import Vault
     from workers.launch import map_segment
-    from workers.memory import Memory
-    from workers.peers import Peers
     from workers.settings import Settings, geometry
-    from workers.vault import Vault
 
     settings = Settings(
         receivers=1, consumers=1, cores=(0,), max_peers=MAX_PEERS, small_slots=64, train_slots=1
@@ -453,7 +453,7 @@ def lookups(peers: int) -> dict[str, float]:
     """ns a lookup with so many /32 and as many /128, addresses in random order or one peer's only."""
     import numpy as np
 
-    from engine._engine import ffi, lib
+    from plait.bench._bench import ffi, lib
 
     answer = {}
     numbers = np.random.default_rng(1).integers(0, peers, LOOKUPS, np.uint32)

@@ -23,13 +23,14 @@ from pathlib import Path
 
 import click
 
-from plait import lab, uapi_client
+from plait import uapi_client
 from plait.bench import figures
 from plait.bench.implementation import INTERFACE, Tunnel, chosen
 from plait.bench.stages import STAGES, Frame, stage_of
 from plait.demo import interruptible
 from plait.failure import Failure
-from plait.lab import Host
+from plait.lab import namespaces as lab
+from plait.lab.namespaces import Host
 
 FREQUENCY = 1999  # samples a second and core: not in step with a timer of 1,000
 RAMP = 1.0  # seconds of the stream before perf is switched on
@@ -195,7 +196,7 @@ def _stages(script: str, pids: set[int]) -> tuple[dict[str, float], float, float
 
 
 def _show(found: Profile) -> None:
-    from plait.engine_view import console, table
+    from plait.watch.engine import console, table
 
     total = sum(found.stages.values())
     made = table("CPU of both engines", ("stage",), ("share", "ns a packet", "us a super-packet"))

@@ -1,6 +1,6 @@
 """`plait bench queue`: what a packet's way through a peer's queue costs, in nanoseconds and in bytes.
 
-Real processes over a real POSIX segment, running the C that ships (shm/bench_queue.c says what is between two
+Real processes over a real POSIX segment, running the C that ships (queue_bench.c says what is between two
 looks at the clock). Each process is this module, started with the segments' descriptors and a plan of runs;
 they meet in shared memory before each section of a run. Designs take turns within a round and rounds follow
 each other, so that a machine whose speed drifts slows all of them alike: compare within one table.
@@ -77,7 +77,7 @@ class Cost:
 
 def plan(topology: Topology) -> list[Run]:
     """Return the runs of one round. What has no queue needs only one process."""
-    from shm._shm import lib
+    from plait.bench._bench import lib
 
     designs = range(lib.BENCH_DESIGNS if len(topology.roles) == 1 else lib.BENCH_POOL)
     return [Run(design, burst) for burst in BURSTS for design in designs]
@@ -129,7 +129,7 @@ def cores() -> list[int]:
 @contextmanager
 def _segments() -> Iterator[tuple[Any, Any]]:
     """Make the segment with one peer and its producers' pools, and the area where processes meet."""
-    from shm._shm import ffi, lib
+    from plait.bench._bench import ffi, lib
     from shm.segment import SegmentError, create, create_plain
 
     geometry = {
@@ -154,13 +154,20 @@ def _segments() -> Iterator[tuple[Any, Any]]:
         except SegmentError as error:
             raise Failure(error.what, error.why, error.next) from error
         for queue in range(lib.DIRECTIONS):
-            lib.queue_initialise(data.segment, queue)
+            lib.queue_initialise(_of_bench(data), queue)
         yield data, area
+
+
+def _of_bench(data: Any) -> Any:
+    """The segment as the benches' extension module knows it."""
+    from plait.bench._bench import ffi
+
+    return ffi.cast("struct segment *", data.segment_address)
 
 
 def _rounds(topology: Topology, runs: list[Run], method: Method) -> Iterator[float]:
     """Yield the nanoseconds a packet of each run. All processes live as long as this plan."""
-    from shm._shm import ffi, lib
+    from plait.bench._bench import ffi, lib
 
     packets = lib.BENCH_SECTION * topology.producers
     with _segments() as (data, area), ExitStack() as stack:
@@ -207,7 +214,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def _failure(run: Run, failed: int) -> Failure:
-    from shm._shm import lib
+    from plait.bench._bench import lib
 
     why = "one of its processes ended"
     if failed == lib.BENCH_STUCK:
@@ -224,22 +231,23 @@ def _failure(run: Run, failed: int) -> Failure:
 def work(orders: dict[str, Any], lib: Any) -> None:
     """Be one process of a plan: attach, pin, do every run; the consumer prints each one's median section.
 
-    `lib` has what is measured: `shm._shm.lib`, or a test's own.
+    `lib` has what is measured: `plait.bench._bench.lib`, or a test's own.
     """
     from statistics import median
 
-    from shm._shm import ffi
+    from plait.bench._bench import ffi
     from shm.segment import DataSegment, PlainSegment
 
     data = DataSegment.attach(*orders["data"])
     plain = PlainSegment.attach(*orders["area"])
     area = ffi.cast("struct bench_area *", plain.address)
+    segment = _of_bench(data)
     if orders["core"] is not None:
         os.sched_setaffinity(0, [orders["core"]])
     times = ffi.new("int64_t[]", orders["sections"])
     for role in orders["roles"]:
         how = ffi.new("struct bench_role *", role)
-        if lib.bench_sections(data.segment, area, how, len(times), times) != 0:
+        if lib.bench_sections(segment, area, how, len(times), times) != 0:
             raise SystemExit(1)
         if role["takes"]:
             print(median(times), flush=True)
@@ -247,7 +255,7 @@ def work(orders: dict[str, Any], lib: Any) -> None:
 
 def bytes_a_peer() -> dict[str, int]:
     """Return what both directions of one peer occupy, by design, packets not counted."""
-    from shm._shm import ffi
+    from plait.bench._bench import ffi
 
     words = ffi.sizeof("struct queue_producers") + ffi.sizeof("struct queue_holder")
     return {"Plait's queue": 2 * words, "ring of 1,024": 2 * ffi.sizeof("struct bench_ring")}
@@ -345,6 +353,6 @@ def run(rounds: int, *, as_json: bool, method: Method = METHOD) -> None:
 
 
 if __name__ == "__main__":
-    from shm._shm import lib
+    from plait.bench._bench import lib
 
     work(json.loads(sys.argv[1]), lib)

@@ -24,12 +24,12 @@ from statistics import median
 
 import click
 
-from plait import lab
 from plait.bench.implementation import INTERFACE, MTU, PORT, cpu_seconds
 from plait.bench.progress import progress
 from plait.demo import interruptible
 from plait.failure import Failure
-from plait.lab import Engine, Host, Lab
+from plait.lab import namespaces as lab
+from plait.lab.namespaces import Engine, Host, Lab
 
 GATEWAY = "10.201.0.1"
 START_SECONDS = 3.0
@@ -193,7 +193,7 @@ def _busy_seconds(stat: str | None = None) -> float:
 
 
 def _show(steps: Sequence[Step], cores: int, clients: int, runs: int) -> None:
-    from plait.engine_view import console, table
+    from plait.watch.engine import console, table
 
     columns = ("Gbit/s", "min..max", "of the first", "gateway's CPU s/GB", "cores busy")
     made = table("Receivers x consumers of one gateway", ("step", "streams", "load"), columns)

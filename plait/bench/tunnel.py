@@ -17,7 +17,6 @@ from typing import Any
 
 import click
 
-from plait import lab
 from plait.bench import comparison, figures, tunnel_table
 from plait.bench.comparison import Samples
 from plait.bench.figures import Effort, Figure, Values
@@ -25,6 +24,7 @@ from plait.bench.implementation import Implementation, Tunnel, chosen
 from plait.bench.progress import Progress, progress
 from plait.demo import interruptible
 from plait.failure import Failure
+from plait.lab import namespaces as lab
 
 START_SECONDS = 1.0  # to start a tunnel
 RIVAL = ("wireguard-go", "0.0.20220316")  # the engine that the bars are ratios to

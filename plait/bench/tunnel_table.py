@@ -11,7 +11,7 @@ SIDE_BY_SIDE = 3  # implementations in one table of medians
 
 def show(result: dict[str, Any]) -> None:
     """Print the tables on stdout."""
-    from plait.engine_view import console
+    from plait.watch.engine import console
 
     printer = console()
     for made in tables(result):
@@ -31,7 +31,7 @@ def tables(result: dict[str, Any]) -> list[Any]:
 
 
 def _figures(result: dict[str, Any], names: list[tuple[str, str]]) -> Any:
-    from plait.engine_view import table
+    from plait.watch.engine import table
 
     columns = tuple(column for _, name in names for column in (name, "min..max"))
     made = table("Medians", ("figure", "unit"), columns)
@@ -51,7 +51,7 @@ def _cells(found: dict[str, Any] | None, decimals: int) -> tuple[str, str]:
 
 
 def _ratios(result: dict[str, Any]) -> Any:
-    from plait.engine_view import table
+    from plait.watch.engine import table
 
     names = {one["title"]: one["name"] for one in result["implementations"]}
     pairs = list(dict.fromkeys((row["one"], row["other"]) for row in result["ratios"]))
@@ -72,7 +72,7 @@ def _ratio(value: float | None) -> str:
 
 
 def _verdicts(result: dict[str, Any]) -> Any:
-    from plait.engine_view import table
+    from plait.watch.engine import table
 
     rivals = [one["name"] for one in result["implementations"] if one["title"] == "wireguard-go"]
     made = table(f"Required beside {rivals[0]}", ("figure", "engine"), ("wanted", "found", ""))

@@ -1,10 +1,10 @@
 /* The rejected candidate of docs/adr/0001-publication-of-a-chain.md, for its figures alone: publish by
  * compare-exchange of the end, link afterwards, prev in the journal line. The rest is as in
- * shm/queue.c; shm/bench_queue.c is compiled once more around it. Ships nowhere. */
+ * shm/queue.c; plait/bench/queue_bench.c is compiled once more around it. Ships nowhere. */
 #define queue_push_mpsc journalled_push_mpsc
 #define queue_pop_sc journalled_pop_sc
 #define bench_sections journalled_sections
-#include "shm/bench_queue.c"
+#include "plait/bench/queue_bench.c"
 
 #define GENERATION(word) ((word) & ~0xffffffffull)
 

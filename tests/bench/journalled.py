@@ -31,13 +31,14 @@ def build(directory: str) -> Path:
     from cdef import cdef  # type: ignore[import-not-found]
 
     ffi = FFI()
-    text = "\n".join(cdef(ROOT / "shm" / f"{name}.h") for name in ("layout", "segment", "bench_queue"))
+    headers = [ROOT / "shm/layout.h", ROOT / "shm/segment.h", ROOT / "plait/bench/queue_bench.h"]
+    text = "\n".join(cdef(header) for header in headers)
     ffi.cdef(text.replace("bench_sections", "journalled_sections"))
-    shared = [p for p in sources("shm/**/*.c", at_least=14) if p.name != "bench_queue.c"]
+    shared = sources("shm/**/*.c", at_least=14)
     ffi.set_source(
         NAME,
         "#define bench_sections journalled_sections\n"
-        '#include "shm/segment.h"\n#include "shm/bench_queue.h"\n',
+        '#include "shm/segment.h"\n#include "plait/bench/queue_bench.h"\n',
         sources=[str(p) for p in [*shared, ROOT / "tests/bench/journalled.c"]],
         include_dirs=[str(ROOT)],
         extra_compile_args=["-O3", "-std=gnu11", "-fno-strict-aliasing"],
@@ -56,19 +57,19 @@ def load(path: str) -> ModuleType:
 
 def work(orders: dict[str, object]) -> None:
     """Be a worker of `plait.bench.queue`, with the candidate's sections in place of the shipped ones."""
-    import shm._shm
+    from plait.bench import _bench
     from plait.bench import queue as bench
 
     built = load(os.environ[HERE])
 
     class Library:
-        """shm._shm.lib, one function of it replaced."""
+        """plait.bench._bench.lib, one function of it replaced."""
 
         def __getattr__(self, name: str) -> object:
-            return getattr(shm._shm.lib, name)
+            return getattr(_bench.lib, name)
 
         def bench_sections(self, *arguments: object) -> int:
-            number = shm._shm.ffi.cast
+            number = _bench.ffi.cast
             own = [
                 a if isinstance(a, int) else built.ffi.cast("void *", int(number("uintptr_t", a)))
                 for a in arguments

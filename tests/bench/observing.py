@@ -16,9 +16,9 @@ import numpy as np
 from control_harness import Interface, Parts
 
 from engine import timers
-from workers import engine_report
 from workers._workers import lib
-from workers.busiest import SECOND, Busiest
+from workers.control import engine_report
+from workers.control.busiest import SECOND, Busiest
 from workers.settings import Settings
 
 PEERS = 500_000

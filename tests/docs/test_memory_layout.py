@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from workers import vault
 from workers._workers import ffi, lib
+from workers.control import vault
 
 PAGE = Path(__file__).parents[2] / "docs" / "memory-layout.md"
 TEXT = PAGE.read_text()

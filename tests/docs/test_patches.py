@@ -101,10 +101,10 @@ def test_no_test_patches_by_the_name_of_an_attribute() -> None:
 
 
 @pytest.mark.parametrize("text", [
-    "from workers import control\nmonkeypatch.setattr(control, 'SLICE', 1)",
-    "from workers import control\ncontrol.SLICE = 1",
-    "from workers.control import Control\nControl.turn, x = None, 1",
-    "import workers.control as c\nc.timers.constants.LIMIT += 1",
+    "from workers.control import process as control\nmonkeypatch.setattr(control, 'SLICE', 1)",
+    "from workers.control import process as control\ncontrol.SLICE = 1",
+    "from workers.control.process import Control\nControl.turn, x = None, 1",
+    "import workers.control.process as c\nc.timers.constants.LIMIT += 1",
     "from . import engine\nwith mock.patch.object(engine.Engine, 'settle'): pass",
     "monkeypatch.setattr('workers.log.DEV_LOG', '/x')",
     "from shm import layout\nsetattr(layout, 'PAGE', 1)",
@@ -115,7 +115,7 @@ def test_a_patch_is_found(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", [
-    "from workers.peers import Peers\npeers = Peers()\npeers.rows = []",
+    "from workers.control.peers import Peers\npeers = Peers()\npeers.rows = []",
     "import socket\nmonkeypatch.setenv('TERM', 'dumb')",
     "from engine._engine import ffi\nmade = ffi.new('struct x *')\nsetattr(made, 'y', 1)",
 ])  # fmt: skip

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import re
 
-from engine import conf as wgconf
 from engine import uapi
+from plait.quick import conf as wgconf
 
 SECRETISH = re.compile(r"[0-9A-Za-z+/]{32,}")
 SOMEWHERE = uapi.Endpoint(bytes((192, 0, 2, 1)), 9)

@@ -8,9 +8,9 @@
 #include "shm/mailbox.h"
 #include "shm/pool.h"
 #include "workers/clock.h"
-#include "workers/doorkeeper.h"
-#include "workers/holder.h"
-#include "workers/receiver.h"
+#include "workers/datapath/doorkeeper.h"
+#include "workers/datapath/holder.h"
+#include "workers/datapath/receiver.h"
 #include "workers/udp.h"
 
 #include <errno.h>

@@ -48,8 +48,9 @@ C_TARGETS: dict[str, tuple[str, ...]] = {
 PYTHON_TARGETS = ("uapi_text", "conf_text", "settings_text", "handshake")
 NAMES = (*C_TARGETS, *PYTHON_TARGETS)
 # Of workers/, what runs without an interface.
-WORKERS = ("burst", "clock", "doorkeeper", "holder", "holder_inbound", "holder_orders", "holder_outbound",
-           "intake", "receive_tun", "receive_udp", "tun", "udp")  # fmt: skip
+WORKERS = ("clock", "udp", *(f"datapath/{name}" for name in (
+    "burst", "doorkeeper", "holder", "holder_inbound", "holder_orders", "holder_outbound", "intake",
+    "receive_tun", "receive_udp", "tun")))  # fmt: skip
 FLAGS = ["-std=gnu11", "-g", "-O1", "-D_GNU_SOURCE", "-fno-strict-aliasing", "-fno-omit-frame-pointer",
          "-DPATIENCE=1000", "-fsanitize=address,undefined", "-fno-sanitize-recover=all",
          f"-I{ROOT}", f"-I{HERE}"]  # fmt: skip
@@ -121,7 +122,6 @@ def _compile(names: list[str], jobs: int) -> dict[str, Program]:
     if compiler is None:
         raise CannotBuild("there is no C compiler: install clang (or gcc, to replay what is kept)")
     shared = sources("engine/**/*.c", "shm/**/*.c", at_least=30)
-    shared = [path for path in shared if path.name != "bench_queue.c"]
     shared += [ROOT / "workers" / f"{name}.c" for name in WORKERS]
     flags = [*FLAGS, "-fsanitize=fuzzer-no-link"] if fuzzing else [*FLAGS, "-DREPLAY"]
     libraries = ["-lcrypto"]

@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from tunnel import PORT, two_hosts
 
 from plait.bench.implementation import cpu_seconds
-from plait.lab import PLAIT, Lab, Process
+from plait.lab.namespaces import PLAIT, Lab, Process
 
 KINDS = ("nothing", "mac1", "cookie")
 KEPT = 0.7

@@ -38,7 +38,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from tunnel import PORT, Side, Tunnel, begin_each_way, eventually, two_hosts
 
-from plait.lab import PLAIT, WIREGUARD_GO, Host, Lab, LabError, missing
+from plait.lab.namespaces import PLAIT, WIREGUARD_GO, Host, Lab, LabError, missing
 
 EVENTS = ("rekey", "roam", "restart-plait", "restart-go")
 MEGABYTE = 10**6

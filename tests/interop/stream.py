@@ -8,9 +8,9 @@ from types import TracebackType
 
 from tunnel import PYTHON, Side
 
-import plait.soak_stream
+import plait.lab.soak_stream
 
-STREAM = str(plait.soak_stream.__file__)
+STREAM = str(plait.lab.soak_stream.__file__)
 PORT = 7000
 ACCEPTED = ("hs_response_accepted", "hs_initiation_accepted")
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import pytest
 from tunnel import check_words, eventually
 
-from plait.lab import Engine, Host, Lab, Link, Peer, keypair
+from plait.lab.namespaces import Engine, Host, Lab, Link, Peer, keypair
 
 pytestmark = pytest.mark.network
 

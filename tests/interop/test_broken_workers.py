@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from waiting import until
 
-from plait.lab import Engine, Lab, descriptors
+from plait.lab.namespaces import Engine, Lab, descriptors
 from shm._shm import ffi, lib
 
 pytestmark = pytest.mark.network

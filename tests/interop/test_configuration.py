@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 from tunnel import check_words, eventually, two_hosts
 
-from plait.lab import PLAIT, WIREGUARD_GO, Engine, Lab, LabError, Peer, keypair, preshared_key
+from plait.lab.namespaces import PLAIT, WIREGUARD_GO, Engine, Lab, LabError, Peer, keypair, preshared_key
 
 pytestmark = pytest.mark.network
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import pytest
 from tunnel import Transfer, check_words
 
-from plait.lab import PLAIT, WIREGUARD_GO, Lab, Peer, keypair, preshared_key
+from plait.lab.namespaces import PLAIT, WIREGUARD_GO, Lab, Peer, keypair, preshared_key
 
 pytestmark = pytest.mark.network
 

@@ -15,12 +15,12 @@ from pathlib import Path
 import pytest
 from tunnel import Side, Transfer, check_words, eventually, two_hosts
 
-from plait.lab import PLAIT, Lab, pss_bytes
+from plait.lab.namespaces import PLAIT, Lab, pss_bytes
 
 pytestmark = pytest.mark.network
 
 CLIENTS = 1000
-SERVED = 128  # workers/uapi_server.py: MAX_CONNECTIONS
+SERVED = 128  # workers/control/uapi_server.py: MAX_CONNECTIONS
 FOLLOWERS = 64  # MAX_FOLLOWERS there
 SMALL = "receivers = 1\nconsumers = 1\nmax_peers = 2048\nsmall_slots = 64\ntrain_slots = 1\n"
 PINGS = 150

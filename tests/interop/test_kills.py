@@ -17,7 +17,7 @@ import pytest
 from stream import Stream, pid_of
 from tunnel import Side, eventually, two_hosts
 
-from plait.lab import PLAIT, Lab
+from plait.lab.namespaces import PLAIT, Lab
 
 pytestmark = [pytest.mark.long, pytest.mark.network]
 

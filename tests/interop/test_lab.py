@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from waiting import until
 
-from plait.lab import WIREGUARD_GO, Lab, LabError, missing, state
+from plait.lab.namespaces import WIREGUARD_GO, Lab, LabError, missing, state
 
 pytestmark = pytest.mark.network
 
@@ -82,7 +82,7 @@ def test_command_that_fails_or_hangs_is_an_error() -> None:
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_nothing_outlives_a_killed_lab(number: int) -> None:
     text = (f"NAME = '{NAME}'\n"
-            "import os, sys, time\nfrom plait.lab import *\nlab = Lab()\nfor name in 'ab':\n"
+            "import os, sys, time\nfrom plait.lab.namespaces import *\nlab = Lab()\nfor name in 'ab':\n"
             "    host = lab.host(name)\n    host.engine(NAME, WIREGUARD_GO)\n"
             "    host.popen(['sh', '-c', '(trap \"\" TERM HUP INT; sleep 1000 & wait) & wait'])\n"
             "    print(os.readlink(f'/proc/{host.pid}/ns/pid'), flush=True)\ntime.sleep(1000)\n")

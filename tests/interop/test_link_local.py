@@ -8,7 +8,7 @@ import pytest
 from tunnel import Side, two_hosts
 from waiting import until
 
-from plait.lab import PLAIT, WIREGUARD_GO, Lab
+from plait.lab.namespaces import PLAIT, WIREGUARD_GO, Lab
 
 pytestmark = pytest.mark.network
 PAIRS = {"plait-go": (PLAIT, WIREGUARD_GO), "plait-plait": (PLAIT, PLAIT)}

@@ -14,7 +14,7 @@ import pytest
 from tunnel import Side, eventually
 from waiting import until
 
-from plait.lab import PLAIT, Host, Lab, Link, Peer, keypair, search_path
+from plait.lab.namespaces import PLAIT, Host, Lab, Link, Peer, keypair, search_path
 
 pytestmark = pytest.mark.network
 

@@ -16,7 +16,7 @@ import pytest
 from tunnel import check_words
 from waiting import until
 
-from plait.lab import Engine, Host, Lab, no_descriptors, read_proc
+from plait.lab.namespaces import Engine, Host, Lab, no_descriptors, read_proc
 
 pytestmark = pytest.mark.network
 
@@ -165,8 +165,8 @@ def test_bursts_of_renames(lives: Engine) -> None:
 
 LOOK = """
 import fcntl, subprocess, sys
-from workers import tun
-from workers.interface import Interface, Removed
+from workers.supervisor import tun
+from workers.control.interface import Interface, Removed
 fd, = tun.open_queues("t0", 1, 1)
 interface = Interface(fd)
 renaming = subprocess.Popen([sys.executable, "-c", sys.argv[1], "t0", "t1", "1000000"])

@@ -25,7 +25,18 @@ from ipaddress import IPv6Address
 import pytest
 from tunnel import PORT, Side, check_words, eventually
 
-from plait.lab import PLAIT, WIREGUARD_GO, Engine, Host, Lab, Link, Peer, keypair, preshared_key, search_path
+from plait.lab.namespaces import (
+    PLAIT,
+    WIREGUARD_GO,
+    Engine,
+    Host,
+    Lab,
+    Link,
+    Peer,
+    keypair,
+    preshared_key,
+    search_path,
+)
 
 pytestmark = pytest.mark.network
 

@@ -16,7 +16,7 @@ import asked
 import pytest
 from tunnel import PYTHON, Side, Transfer, Tunnel, eventually, transfer_each_way, two_hosts
 
-from plait.lab import PLAIT, Host, Lab
+from plait.lab.namespaces import PLAIT, Host, Lab
 
 pytestmark = pytest.mark.network
 

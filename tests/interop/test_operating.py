@@ -19,7 +19,7 @@ import pytest
 from test_upgrade import COMMAND, GOOD, NEW, OTHER_LAYOUT, PATH, install
 from tunnel import check_words, eventually
 
-from plait.lab import WIREGUARD_GO, Engine, Host, Lab, search_path
+from plait.lab.namespaces import WIREGUARD_GO, Engine, Host, Lab, search_path
 
 pytestmark = pytest.mark.network
 

@@ -15,7 +15,7 @@ import pytest
 from stream import pid_of
 from tunnel import eventually, two_hosts
 
-from plait.lab import PLAIT, Lab
+from plait.lab.namespaces import PLAIT, Lab
 from workers.version import commit
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -23,7 +23,9 @@ ROOT = Path(__file__).resolve().parents[2]
 FAST = "--config-settings=setup-args=-Doptimization=0"  # to build; what runs fast is measured elsewhere
 IMPORTS = """
 import sys
-import engine._engine, shm._shm, workers._workers, workers.control, plait.command, plait.daemon, plait.show
+import engine._engine, shm._shm, workers._workers, plait.bench._bench, plait.load._generator
+import workers.entry_points, workers.supervisor.process
+import plait.command, plait.daemon, plait.lab.soak, plait.load.run, plait.quick.up_down, plait.watch.show
 for module in (engine, shm, workers, plait):
     assert module.__file__.startswith(sys.argv[1]), module.__file__
 assert workers._workers.lib.aead_new(-1)

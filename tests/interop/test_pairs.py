@@ -13,7 +13,7 @@ from __future__ import annotations
 import pytest
 from tunnel import Transfer, eventually, transfer_each_way, two_hosts
 
-from plait.lab import PLAIT, WIREGUARD_GO, Lab, preshared_key
+from plait.lab.namespaces import PLAIT, WIREGUARD_GO, Lab, preshared_key
 
 pytestmark = pytest.mark.network
 

@@ -14,7 +14,7 @@ import pytest
 from tunnel import check_words, eventually
 from waiting import PATIENCE
 
-from plait.lab import PLAIT, Engine, Lab, Peer, keypair, preshared_key
+from plait.lab.namespaces import PLAIT, Engine, Lab, Peer, keypair, preshared_key
 
 pytestmark = pytest.mark.network
 

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import pytest
 from tunnel import begin_each_way, eventually, two_hosts
 
-from plait.lab import PLAIT, WIREGUARD_GO, Lab
+from plait.lab.namespaces import PLAIT, WIREGUARD_GO, Lab
 
 pytestmark = pytest.mark.network
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import pytest
 from tunnel import Side, two_hosts
 
-from plait.lab import PLAIT, WIREGUARD_GO, Lab
+from plait.lab.namespaces import PLAIT, WIREGUARD_GO, Lab
 
 pytestmark = pytest.mark.network
 

@@ -16,7 +16,7 @@ from scarce import pids_cgroup
 from tunnel import Side, Tunnel, two_hosts
 from waiting import until
 
-from plait.lab import PLAIT, Lab
+from plait.lab.namespaces import PLAIT, Lab
 
 pytestmark = pytest.mark.network
 

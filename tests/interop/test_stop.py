@@ -13,7 +13,7 @@ from collections.abc import Callable
 import pytest
 from tunnel import Side, check_words, eventually, two_hosts
 
-from plait.lab import PLAIT, Engine, Host, Lab
+from plait.lab.namespaces import PLAIT, Engine, Host, Lab
 
 pytestmark = pytest.mark.network
 

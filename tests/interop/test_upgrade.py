@@ -20,8 +20,8 @@ import pytest
 from stream import Stream
 from tunnel import Side, eventually, two_hosts
 
-from plait.lab import Host, Lab, descriptors, read_proc
-from workers.events import Event
+from plait.lab.namespaces import Host, Lab, descriptors, read_proc
+from workers.control.events import Event
 
 pytestmark = pytest.mark.network
 
@@ -45,7 +45,7 @@ REFUSED = [
     (GOOD.format("'--trial' in sys.argv and os.unlink(sys.argv[0])"), "it cannot be started: No such file"),
     (GOOD.format("def main(:"), "SyntaxError: "),
     (OTHER_LAYOUT, "cannot take over: the layout of its shared memory is not the one that this program was"),
-    (GOOD.format("sys.modules['workers.receiver'] = None"), "ModuleNotFoundError: import of workers.rec"),
+    (GOOD.format("sys.modules['workers.datapath.receiver'] = None"), "ModuleNotFoundError: import of work"),
     ("#!/bin/sh\nexit 0\n", "it says nothing (exit code 0)"),
     ("#!/no/such/interpreter\n", "it cannot be started: No such file or directory"),
     (None, "it cannot be started: No such file or directory"),

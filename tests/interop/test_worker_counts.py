@@ -15,7 +15,7 @@ import pytest
 from stream import Stream, pid_of
 from tunnel import PYTHON, Side, eventually, two_hosts
 
-from plait.lab import PLAIT, WIREGUARD_GO, Lab
+from plait.lab.namespaces import PLAIT, WIREGUARD_GO, Lab
 
 pytestmark = pytest.mark.network
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from waiting import PATIENCE, until
 
-from plait.lab import Engine, Host, Lab, Link, Peer, Process, keypair, preshared_key
+from plait.lab.namespaces import Engine, Host, Lab, Link, Peer, Process, keypair, preshared_key
 
 PYTHON = (sys.executable, "-I", "-S")
 ECHO = str(Path(__file__).with_name("echo.py"))

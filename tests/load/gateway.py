@@ -23,7 +23,7 @@ HEADER = struct.Struct("<IIQ")
 
 
 def derived(seed: str, label: bytes, number: int) -> bytes:
-    """A key as workers/load_keys.c derives it."""
+    """A key as plait/load/keys.c derives it."""
     return hashlib.blake2s(
         label + struct.pack("<I", number), key=hashlib.blake2s(seed.encode()).digest()
     ).digest()

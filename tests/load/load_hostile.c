@@ -17,8 +17,8 @@
 #include "engine/cookie.h"
 #include "engine/handshake.h"
 #include "engine/packet.h"
+#include "plait/load/generator.h"
 #include "workers/clock.h"
-#include "workers/load.h"
 
 #define PEERS 24
 #define SESSIONS 4096

@@ -15,9 +15,14 @@ import pytest
 from waiting import PATIENCE
 
 from load.gateway import Gateway
-from plait import load_json, load_profile, load_result, load_run, load_screen, load_thresholds
 from plait.failure import Failure
-from plait.load_run import Run
+from plait.load import document as load_json
+from plait.load import profile as load_profile
+from plait.load import result as load_result
+from plait.load import run as load_run
+from plait.load import screen as load_screen
+from plait.load import thresholds as load_thresholds
+from plait.load.run import Run
 
 SEED = "tests"
 STORM: dict[str, Any] = {"name": "storm", "handshakes": {"outstanding": 4}, "drain": 20}

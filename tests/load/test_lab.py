@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from plait import load_compare, load_json, load_report
 from plait.failure import Failure
-from plait.lab import missing
+from plait.lab.namespaces import missing
+from plait.load import compare as load_compare
+from plait.load import document as load_json
+from plait.load import report as load_report
 
 PROFILE = """
 peers = 200
@@ -70,8 +72,8 @@ def test_both_engines_bear_it(turns: list[dict[str, object]]) -> None:
 
 
 def test_requirements_decide_the_exit_code(turns: list[dict[str, object]]) -> None:
-    from plait.load_lab import judge
-    from plait.load_thresholds import parse
+    from plait.load.lab_run import judge
+    from plait.load.thresholds import parse
 
     assert list(judge(turns[0], [parse("storm:handshakes==200")])) == []
     (words,) = judge(turns[0], [parse("storm:handshakes<200")])

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from engine import noise
 from load.gateway import derived, private_key, public_key
-from plait.load_keys import Keys, inner_network, peer_address, seed_bytes, setconf_text, uapi_text
-from workers._workers import ffi, lib
+from plait.load._generator import ffi, lib
+from plait.load.key_derivation import Keys, inner_network, peer_address, seed_bytes, setconf_text, uapi_text
 
 NEVER = 2**64 - 1
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from sources import sources
 
-from plait import load_thresholds
 from plait.failure import Failure
-from plait.load_profile import Profile, load, of_options, parse
-from plait.load_run import phase_orders
+from plait.load import thresholds as load_thresholds
+from plait.load.profile import Profile, load, of_options, parse
+from plait.load.run import phase_orders
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = sources("configs/load/*.toml", at_least=6)

@@ -1,4 +1,4 @@
-"""Who is sent to: the rule of plait/load_target.py."""
+"""Who is sent to: the rule of plait/load/target.py."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from click.testing import CliRunner
 
 from plait.command import plait
 from plait.failure import Failure
-from plait.load_target import check, own_addresses, parse, sources
+from plait.load.target import check, own_addresses, parse, sources
 
 OWN = {ipaddress.ip_address("192.0.2.7"), ipaddress.ip_address("2001:db8::7")}
 

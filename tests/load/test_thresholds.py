@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from plait.failure import Failure
-from plait.load_thresholds import METRICS, check_phases, parse
+from plait.load.thresholds import METRICS, check_phases, parse
 
 CASES = [
     # text, phase, metric, value, what holds, what does not

@@ -31,51 +31,48 @@ def _found(root: Path, patterns: tuple[str, ...]) -> list[Path]:
     return found
 
 
-def of_workers(*names: str) -> tuple[str, ...]:
-    return tuple(f"workers/{name}" for name in names)
+def of(room: str, *names: str) -> tuple[str, ...]:
+    return tuple(f"{room}/{name}" for name in names)
 
 
-DATA_PATH = ("burst.c", "consumer.c", "doorkeeper.c", "holder*.c", "intake.c", "receive*.c", "tun.c",
-             "udp.c")
-CONTROL = ("answers.py", "control.py", "endpoints.py", "grace.py", "handshakes.py", "keypairs.py",
-           "losses.py", "memory.py", "outgoing.py", "peers.py", "routes.py", "stamps.py", "vault.py")
-SUPERVISOR = ("channel.py", "numbers.py", "roster.py", "segments.py", "sockets.py",
-              "supervisor.py", "watchdog.py", "worker.py")
+CONTROL = ("answers.py", "endpoints.py", "grace.py", "handshakes.py", "keypairs.py", "losses.py", "memory.py",
+           "outgoing.py", "peers.py", "process.py", "routes.py", "stamps.py", "vault.py")
+SUPERVISOR = ("numbers.py", "process.py", "roster.py", "segments.py", "sockets.py", "watchdog.py",
+              "worker.py")
 
 AREAS = {
     "fences": Area((), ("tests/shm/test_fences.py", "tests/shm/test_programs.py", "-k",
                         "fence or neither or mac1_filter")),
     "link": Area((), ("tests/interop/test_link_local.py",)),
-    "confinement": Area(of_workers("confine.c", "system_calls.c"), ("tests/workers/test_confinement.py",)),
+    "confinement": Area(of("workers", "confine.c", "system_calls.c"), ("tests/workers/test_confinement.py",)),
     "wiping": Area((), ("tests/engine_c/test_programs.py", "tests/workers/test_wiping.py", "-k",
                         "secrets or wiping")),
     "shm": Area(
         ("shm/*.c",),
         ("tests/shm", "-k", "not thread-20000 and not address-20000", "tests/workers/test_data_path.py"),
-        ("shm/bench_queue.c", "shm/point.c"),
+        ("shm/point.c",),
     ),
     "engine": Area(
         ("engine/*.c",),
         ("tests/engine_c", "-k", "not test_program", "tests/engine_py/test_timers.py",
          "tests/engine_py/test_uapi_sections.py", "tests/engine_py/test_uapi.py",
          "tests/shm/test_fences.py"),
-        ("engine/bench_lookups.c",),
     ),
     "data path": Area(
-        of_workers(*DATA_PATH),
+        ("workers/datapath/*.c", "workers/udp.c"),
         ("tests/workers/test_data_path.py", "tests/workers/test_bursts.py",
                      "tests/workers/test_pressure.py", "tests/workers/test_trains.py",
                      "tests/workers/test_tun.py", "tests/workers/test_doorkeeper.py"),
     ),
     "tables": Area(
-        of_workers("clock.c", "handshake_batch.c", "peer_changes.c", "peer_show.c", "peer_table.c"),
+        ("workers/clock.c", "workers/control/*.c"),
         ("tests/workers/test_control_uapi.py", "tests/workers/test_control_loop.py",
          "tests/workers/test_control_handshakes.py", "tests/workers/test_control_model.py",
          "tests/workers/test_long_lives.py"),
     ),
     "protocol": Area(("engine/*.py",), ("tests/engine_py",)),
     "control": Area(
-        of_workers(*CONTROL),
+        of("workers/control", *CONTROL),
         ("tests/workers/test_routes.py", "tests/workers/test_route_marks.py", "tests/workers/test_wiping.py",
          "tests/workers/test_keypair_lists.py",
          "tests/workers/test_control_loop.py", "tests/workers/test_control_handshakes.py",
@@ -83,7 +80,7 @@ AREAS = {
     ),
     "upgrade": Area((), ("tests/interop/test_upgrade.py", "-k", "refused")),
     "supervisor": Area(
-        of_workers(*SUPERVISOR),
+        ("workers/channel.py", *of("workers/supervisor", *SUPERVISOR)),
         ("tests/workers/test_numbers.py", "tests/workers/test_channel.py",
          "tests/workers/test_watchdog.py", "tests/workers/test_roster.py",
          "tests/workers/test_sockets.py", "tests/workers/test_supervisor.py"),

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 from waiting import PATIENCE, until
 
 from engine import cookie, messages, noise, tai64n
-from plait.lab import Host
+from plait.lab.namespaces import Host
 
 BUFFER_BYTES = 1 << 24
 SO_RCVBUFFORCE = 33

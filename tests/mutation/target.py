@@ -13,7 +13,7 @@ from typing import Any
 from initiator import Initiator
 from waiting import until
 
-from plait.lab import Engine
+from plait.lab.namespaces import Engine
 
 # Far fewer than a peer's share of a receiver's slots (512, those not yet swept in included), than a
 # queue's limit (1,024), and than the handshake messages that mean load (512): what is paced by

@@ -44,7 +44,7 @@ from target import (
 from waiting import until
 
 from engine import constants, cookie, noise
-from plait.lab import Engine, Lab, Link, Peer, keypair
+from plait.lab.namespaces import Engine, Lab, Link, Peer, keypair
 
 pytestmark = pytest.mark.network
 

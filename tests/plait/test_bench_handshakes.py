@@ -6,7 +6,7 @@ import json
 
 from click.testing import CliRunner
 
-from plait import bench_handshakes
+from plait.bench import handshakes as bench_handshakes
 
 
 def test_every_figure_is_there() -> None:

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from plait.bench._load import ffi, lib
+from plait.bench._bench import ffi, lib
 
 ROOT = Path(__file__).resolve().parents[2]
 RUN = 0x1122334455667788

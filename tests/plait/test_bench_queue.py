@@ -7,8 +7,8 @@ import json
 import pytest
 
 from plait.bench import queue as bench
+from plait.bench._bench import ffi, lib
 from plait.failure import Failure
-from shm._shm import ffi, lib
 
 SHORT = bench.Method(sections=3)  # enough for a median, not for a figure
 
@@ -47,15 +47,16 @@ def test_disorder_is_refused() -> None:
     """A packet that no producer of the run has pushed comes out of the queue: no figure, and the reason."""
     with bench._segments() as (data, plain):
         area = ffi.cast("struct bench_area *", plain.address)
-        stray = data.segment.nodes  # the last node of the last pool
-        data.segment.node[stray].packets = 1
-        data.segment.node[stray].receiver_index = 7
-        assert lib.queue_push_mpsc(data.segment, lib.WORKER_RECEIVER, 0, stray, stray, 1) == 0
+        segment = ffi.cast("struct segment *", data.segment_address)
+        stray = segment.nodes  # the last node of the last pool
+        segment.node[stray].packets = 1
+        segment.node[stray].receiver_index = 7
+        assert lib.queue_push_mpsc(segment, lib.WORKER_RECEIVER, 0, stray, stray, 1) == 0
         role = ffi.new(
             "struct bench_role *",
             {"design": 0, "burst": 1, "producers": 1, "processes": 1, "receiver": 0, "takes": 1},
         )
-        assert lib.bench_sections(data.segment, area, role, 1, ffi.new("int64_t[]", 1)) == -1
+        assert lib.bench_sections(segment, area, role, 1, ffi.new("int64_t[]", 1)) == -1
         assert area.failed == lib.BENCH_DISORDER
         failure = bench._failure(bench.Run(lib.BENCH_QUEUE, 1), area.failed)
         assert "in order" in failure.why

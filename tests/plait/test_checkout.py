@@ -10,6 +10,7 @@ import sysconfig
 from pathlib import Path
 
 import pytest
+from sources import sources
 
 from plait.checkout import MODULE, PACKAGES, ROOT, why_stale
 
@@ -21,7 +22,7 @@ def checkout(tmp_path: Path) -> Path:
     """A checkout with Plait's command line, and one source and one header a package, compiled afterwards."""
     shutil.copytree(f"{ROOT}/plait", tmp_path / "plait", ignore=shutil.ignore_patterns("*.so", "__pycache__"))
     for package in PACKAGES:
-        (tmp_path / package).mkdir(exist_ok=True)
+        (tmp_path / package).mkdir(parents=True, exist_ok=True)
         (tmp_path / package / "source.c").touch()
         (tmp_path / package / "header.h").touch()
     (tmp_path / "build").mkdir()
@@ -41,6 +42,12 @@ def test_what_is_compiled_is_loaded(checkout: Path) -> None:
     change(checkout / "build/compiled")
     change(checkout / "plait/command.py")
     assert why_stale(str(checkout)) == ""
+
+
+def test_every_folder_with_c_is_looked_at() -> None:
+    patterns = [f"{package}/**/*.[ch]" for package in ("engine", "shm", "workers", "plait")]
+    found = sources(*patterns, at_least=100)
+    assert {str(path.parent.relative_to(ROOT)) for path in found} == set(PACKAGES)
 
 
 @pytest.mark.parametrize("package", PACKAGES)

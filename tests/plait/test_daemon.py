@@ -22,7 +22,7 @@ import pytest
 from waiting import PATIENCE, until
 
 from plait.daemon import NO_LOG
-from plait.lab import Host, Lab, descriptors, search_path, title
+from plait.lab.namespaces import Host, Lab, descriptors, search_path, title
 from workers.failure import Exit
 
 pytestmark = pytest.mark.network
@@ -149,7 +149,7 @@ def test_wg_quick_brings_it_up_and_down(host: Host) -> None:
 
 ADOPTED = """
 import os, socket, sys
-from workers import tun
+from workers.supervisor import tun
 queues = tun.open_queues("t0", 1, 1)
 os.makedirs("/run/wireguard", exist_ok=True)
 sock = socket.socket(socket.AF_UNIX)

@@ -17,7 +17,7 @@ from waiting import PATIENCE, until
 
 from plait import demo
 from plait.failure import Failure
-from plait.lab import GONE, Host, Lab, read_proc, state
+from plait.lab.namespaces import GONE, Host, Lab, read_proc, state
 
 pytestmark = pytest.mark.network
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from plait import doctor
-from plait.lab import Lab
+from plait.lab.namespaces import Lab
 
 
 def findings(text: str) -> dict[str, dict[str, Any]]:

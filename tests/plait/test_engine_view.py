@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 from waiting import until
 
-from plait.lab import Engine, Lab, Peer, keypair
+from plait.lab.namespaces import Engine, Lab, Peer, keypair
 
 pytestmark = pytest.mark.network
 

@@ -29,11 +29,11 @@ from puppet import Puppet, Stage
 from tunnel import check_words, eventually
 
 from engine import cookie, noise
-from plait import events
-from plait.event_words import WORDS, Words
 from plait.failure import Failure
-from plait.lab import Lab, keypair, read_proc
-from workers.events import Event
+from plait.lab.namespaces import Lab, keypair, read_proc
+from plait.watch import events
+from plait.watch.event_words import WORDS, Words
+from workers.control.events import Event
 
 WRONG = b"\x55" * 32
 STRANGER = noise.Identity(b"\x56" * 32)

@@ -11,8 +11,8 @@ import pytest
 from prometheus_client import CollectorRegistry
 from waiting import until
 
-from plait.exporter import EngineFamilies
-from plait.lab import Engine, Lab
+from plait.lab.namespaces import Engine, Lab
+from plait.watch.exporter import EngineFamilies
 
 pytestmark = pytest.mark.network
 SETTINGS = "receivers = 1\nconsumers = 1\nmax_peers = 64\nsmall_slots = 64\ntrain_slots = 1\n"

@@ -8,7 +8,7 @@ import sys
 
 from waiting import until
 
-from plait.lab import children, descriptors, read_proc, state, title
+from plait.lab.namespaces import children, descriptors, read_proc, state, title
 
 
 def test_a_descriptor_that_is_closed_meanwhile_is_left_out() -> None:

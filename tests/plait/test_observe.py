@@ -18,9 +18,9 @@ from interop.tunnel import Tunnel, eventually, two_hosts
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
-from plait.exporter import parse_listen
 from plait.failure import Failure
-from plait.lab import PLAIT, Host, Lab, Process, keypair
+from plait.lab.namespaces import PLAIT, Host, Lab, Process, keypair
+from plait.watch.exporter import parse_listen
 
 SETTINGS = "receivers = 1\nconsumers = 1\nmax_peers = 64\nsmall_slots = 128\ntrain_slots = 4\n"
 # METHOD and path of each request -> status, Allow, Content-Type, whether Content-Length is the body's own.

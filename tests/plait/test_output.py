@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 from rich.table import Table
 
-from plait.engine_view import table
+from plait.watch.engine import table
 
 FULL = (
     "plait: the output could not be written: No space left on device. "

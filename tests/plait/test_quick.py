@@ -21,7 +21,7 @@ from pathlib import Path
 
 import pytest
 
-from plait.lab import Host, Lab, keypair, search_path
+from plait.lab.namespaces import Host, Lab, keypair, search_path
 
 pytestmark = pytest.mark.network
 

@@ -17,7 +17,7 @@ import pytest
 from interop.tunnel import Transfer, eventually
 from test_quick import PRIVATE, PUBLIC, quick, state
 
-from plait.lab import Engine, Host, Lab, Peer, keypair, preshared_key
+from plait.lab.namespaces import Engine, Host, Lab, Peer, keypair, preshared_key
 
 pytestmark = pytest.mark.network
 

@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 from waiting import until
 
-from plait.lab import Host, Lab, read_proc
-from workers.notify import BEAT_SECONDS, RETRY_SECONDS, ServiceManager
+from plait.lab.namespaces import Host, Lab, read_proc
+from workers.supervisor.notify import BEAT_SECONDS, RETRY_SECONDS, ServiceManager
 
 UNITS = Path(__file__).parents[2] / "configs/systemd"
 SMALL = "receivers = 1\nconsumers = 1\nmax_peers = 64\nsmall_slots = 64\ntrain_slots = 1\n"

@@ -18,8 +18,9 @@ from collections.abc import Callable, Iterator
 import pytest
 from waiting import until
 
-from plait import show, uapi_client
-from plait.lab import WIREGUARD_GO, Host, Lab, Peer, keypair, preshared_key
+from plait import uapi_client
+from plait.lab.namespaces import WIREGUARD_GO, Host, Lab, Peer, keypair, preshared_key
+from plait.watch import show
 
 DEVICES = 60
 CLOCK_REALTIME_COARSE = 5  # linux/time.h

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from plait.top import press
-from plait.top_keys import split
-from plait.top_picture import picture
-from plait.top_view import Choice, Column, amount, bits, chosen_peers, lines, number, table
+from plait.watch.top import press
+from plait.watch.top_keyboard import split
+from plait.watch.top_rates import picture
+from plait.watch.top_screen import Choice, Column, amount, bits, chosen_peers, lines, number, table
 
 
 def process(role: str, count: int, pid: int, **packets: int) -> dict[str, Any]:

@@ -19,9 +19,10 @@ from pathlib import Path
 import pytest
 from interop.tunnel import eventually
 
-from plait import engines, uapi_client
+from plait import uapi_client
 from plait.failure import Failure
-from plait.lab import WIREGUARD_GO, Host, Lab, Peer, keypair
+from plait.lab.namespaces import WIREGUARD_GO, Host, Lab, Peer, keypair
+from plait.watch import engines
 
 pytestmark = pytest.mark.network
 
@@ -115,7 +116,7 @@ def ask(host: Host) -> Callable[..., tuple[int, str, str]]:
 # What the last of argv scrapes told: {family: [[labels, value], ...]}, stamps left out.
 COLLECT = """
 import json, sys
-from plait.exporter import Engines
+from plait.watch.exporter import Engines
 collector = Engines(None, fresh=0)
 for _ in range(int(sys.argv[1])):
     found = list(collector.collect())
@@ -281,7 +282,8 @@ def test_one_that_is_asked_alone_or_none_that_can_be_asked_fails(
 
 def test_who_may_not_ask_is_told_so(host: Host) -> None:
     program = (
-        "import os, rich.console, msgspec, plait.engine_view, plait.parted_table, plait.show, plait.top\n"
+        "import os, rich.console, msgspec\n"
+        "from plait.watch import engine, parted_table, show, top\n"
         "from plait import command\nos.setgid(65534); os.setuid(65534)\ncommand.main()"
     )
     for arguments in (["show"], ["show", "--engine"], ["top", "--once"]):

@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "interop"))
 from puppet import Stage
 from tunnel import check_words
 
-from plait.lab import Lab
+from plait.lab.namespaces import Lab
 
 
 @pytest.fixture(scope="module")

@@ -26,7 +26,7 @@ from waiting import PATIENCE
 from wire import inside, udp_socket
 
 from engine import cookie, noise, tai64n
-from plait.lab import Host, Lab
+from plait.lab.namespaces import Host, Lab
 
 PORT = 51820
 DATA = struct.Struct("<IIQ")

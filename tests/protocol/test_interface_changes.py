@@ -9,7 +9,7 @@ import pytest
 from puppet import Puppet, Stage
 from tunnel import check_words, eventually, two_hosts
 
-from plait.lab import PLAIT, Host, Lab, search_path
+from plait.lab.namespaces import PLAIT, Host, Lab, search_path
 
 pytestmark = pytest.mark.network
 

@@ -20,9 +20,9 @@ from tunnel import Side, two_hosts
 from wire import Wire
 
 from engine import noise
-from plait.lab import GONE, PLAIT, WIREGUARD_GO, Lab, LabError, descriptors, read_proc
+from plait.lab.namespaces import GONE, PLAIT, WIREGUARD_GO, Lab, LabError, descriptors, read_proc
+from workers.control.keylog import WARNING, KeyLog, open_keylog
 from workers.failure import Exit, Failure
-from workers.keylog import WARNING, KeyLog, open_keylog
 
 KEY, PEER, EPHEMERAL, PSK = (bytes([i]) * 32 for i in range(1, 5))
 

@@ -1,4 +1,4 @@
-"""Control whose kernel has no thread for its helpers (workers/crew.py)."""
+"""Control whose kernel has no thread for its helpers (workers/control/crew.py)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from scarce import pids_cgroup
 from tunnel import check_words
 from waiting import until
 
-from plait.lab import Lab, state
+from plait.lab.namespaces import Lab, state
 
 pytestmark = pytest.mark.network
 BATCH = 40  # more than one thread's part

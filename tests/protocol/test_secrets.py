@@ -15,9 +15,9 @@ import pytest
 from puppet import Puppet, Stage
 from waiting import until
 
-from plait.lab import Lab, descriptors, read_proc
+from plait.lab.namespaces import Lab, descriptors, read_proc
 from workers._workers import ffi, lib
-from workers.holder import PROVIDERS
+from workers.datapath.holder import PROVIDERS
 
 
 def is_segment(path: str) -> bool:

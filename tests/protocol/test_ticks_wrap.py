@@ -11,7 +11,7 @@ import pytest
 from puppet import Puppet, Stage
 from tunnel import check_words, eventually
 
-from plait.lab import Lab
+from plait.lab.namespaces import Lab
 from tests.segment_words import Memory, reserved
 
 pytestmark = pytest.mark.network

@@ -8,7 +8,7 @@ import struct
 import pytest
 from wire import Wire, udp_socket
 
-from plait.lab import Lab
+from plait.lab.namespaces import Lab
 
 SOL_UDP, UDP_SEGMENT = 17, 103
 

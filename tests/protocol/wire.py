@@ -20,7 +20,7 @@ from typing import TypeVar
 
 from waiting import PATIENCE
 
-from plait.lab import Host
+from plait.lab.namespaces import Host
 
 ETH_P_ALL = 3
 CLONE_NEWNET = 0x40000000

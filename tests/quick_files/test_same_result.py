@@ -25,7 +25,7 @@ import pytest
 from interop.tunnel import eventually
 from sources import sources
 
-from plait.lab import Host, Lab, keypair
+from plait.lab.namespaces import Host, Lab, keypair
 
 pytestmark = pytest.mark.network
 

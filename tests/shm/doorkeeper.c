@@ -11,7 +11,7 @@
 
 #include "engine/blake2s.h"
 #include "engine/packet.h"
-#include "workers/doorkeeper.h"
+#include "workers/datapath/doorkeeper.h"
 #include "world.h"
 
 #define BODY (INITIATION_BYTES - 32) /* what mac1 covers; mac1 and mac2 follow */

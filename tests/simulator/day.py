@@ -4,7 +4,7 @@
 
 Each peer sends one packet every two hours, at a moment of its own. By then its session is long gone, so
 it shakes hands first; nine of ten packets are answered. What ships is driven: control's Stamps over timer
-columns (workers/stamps.py, engine/timers.py) and the holder's notes in C (engine/timers.c). Control scans
+columns (control/stamps.py, engine/timers.py) and the holder's notes in C (engine/timers.c). Control scans
 once a simulated second, so a timer may fire up to a second late, never early. After the day an hour of
 silence must leave nothing armed.
 """
@@ -22,7 +22,7 @@ import numpy as np
 
 from engine.timers import COLUMNS, NEVER, Action
 from workers._workers import ffi, lib
-from workers.stamps import Stamps
+from workers.control.stamps import Stamps
 
 SECOND = 1_000_000_000
 TICK = 1 << 24

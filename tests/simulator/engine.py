@@ -26,11 +26,11 @@ import numpy as np
 import shm.segment
 from engine import timers, uapi
 from shm.layout import COUNTERS
-from workers import control
 from workers._workers import ffi, lib
 from workers.channel import Channel
+from workers.control import process as control
+from workers.control.pace import Pace
 from workers.launch import WorkerStart, map_segment
-from workers.pace import Pace
 
 GEOMETRY = {
     "max_peers": 64,

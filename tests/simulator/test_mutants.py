@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from engine import tai64n, timers
-from workers import control, handshakes, keypairs, stamps
 from workers._workers import ffi, lib
+from workers.control import handshakes, keypairs, stamps
+from workers.control import process as control
 
 from . import engine
 from .reference import SECOND

@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from engine import noise
-from plait.lab import Lab, children, state, title
+from plait.lab.namespaces import Lab, children, state, title
 from tests.segment_words import Memory, reserved
 from tests.soak import kill_points, points
 from tests.soak.kill_points import CONSUMER, CONTROL, RECEIVER, Case

@@ -3,8 +3,8 @@
     field                                        gateway
     strand 1, 2: a key, a UDP socket  <------>   wg0 10.0.0.1, a UDP socket behind it
 
-A strand is an honest peer of plait.soak_peers, which opens all that comes from the wire: no nonce twice in a
-session, no packet twice, none before an earlier one. The inner socket does the same for the way in.
+A strand is an honest peer of lab/soak_peers.py, which opens all that comes from the wire: no nonce twice in
+a session, no packet twice, none before an earlier one. The inner socket does the same for the way in.
 Packets go in bursts, alone and as trains.
 """
 
@@ -22,8 +22,8 @@ from ipaddress import ip_address
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
 from engine import noise
-from plait.lab import Link
-from plait.soak_peers import DATA, ECHO_PORT, OWN_PORT, Peer, udp_packet
+from plait.lab.namespaces import Link
+from plait.lab.soak_peers import DATA, ECHO_PORT, OWN_PORT, Peer, udp_packet
 
 UDP_SEGMENT = 103  # linux/udp.h
 SO_RCVBUFFORCE = 33

@@ -19,7 +19,7 @@ from pathlib import Path
 from sources import sources
 
 from engine import _engine
-from plait.lab import read_proc, search_path
+from plait.lab.namespaces import read_proc, search_path
 
 ROOT = Path(__file__).resolve().parents[2]
 BUILD = ROOT / "builddir-points"
@@ -33,7 +33,7 @@ REQUEST = struct.Struct(f"=iII{NAME_BYTES}s")  # struct point_request
 PROGRAM = """
 import sys
 from plait.daemon import serve
-from workers.patience import Patience
+from workers.supervisor.patience import Patience
 serve(sys.argv[1], lambda: None, Patience(pauses=(0.0,), restart=60.0, look=60.0))
 """
 

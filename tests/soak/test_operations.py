@@ -13,11 +13,11 @@ from random import Random
 
 import pytest
 
-from plait.lab import Lab
-from plait.soak_books import BOTH, ENDS, INBOUND, ON_THE_WIRE, OUTBOUND, Account, balance
-from plait.soak_deeds import HANDED_OVER, OPERATIONS, RECEIVERS, Operation
-from plait.soak_operations import Entry, Result, Run, deck, table, wrong
-from plait.soak_scene import Scene, Side
+from plait.lab.namespaces import Lab
+from plait.lab.soak_books import BOTH, ENDS, INBOUND, ON_THE_WIRE, OUTBOUND, Account, balance
+from plait.lab.soak_deeds import HANDED_OVER, OPERATIONS, RECEIVERS, Operation
+from plait.lab.soak_operations import Entry, Result, Run, deck, table, wrong
+from plait.lab.soak_scene import Scene, Side
 
 COUNTERS = Path(__file__).parents[2] / "shm/counters.h"
 SENT = 100

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from plait.soak_deeds import OPERATIONS
+from plait.lab.soak_deeds import OPERATIONS
 
 pytestmark = [pytest.mark.long, pytest.mark.network]
 

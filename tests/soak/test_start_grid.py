@@ -8,7 +8,7 @@ import signal
 import pytest
 from waiting import until
 
-from plait.lab import Lab, children, state
+from plait.lab.namespaces import Lab, children, state
 from tests.soak.start_grid import ENVIRONMENT, SETTINGS, SIGNALS, SOCKET, TARGETS, grid, left
 
 pytestmark = [pytest.mark.network, pytest.mark.long]

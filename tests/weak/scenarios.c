@@ -290,7 +290,7 @@ static void consume_one(uint32_t thread, uint32_t *cursor)
     }
 }
 
-/* As workers/consumer.c: all that is ready, then sleep. `turns` bounds the loop. */
+/* As workers/datapath/consumer.c: all that is ready, then sleep. `turns` bounds the loop. */
 static void consume(uint32_t thread, uint32_t turns)
 {
     uint32_t cursor = 0;

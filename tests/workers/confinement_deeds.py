@@ -29,7 +29,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from workers import crew
+from workers.control import crew
 
 DONE, EPERM, EACCES, ENOSYS, KILLED = "done", "EPERM", "EACCES", "ENOSYS", "SIGSYS"
 PROT_RW, PROT_RX = mmap.PROT_READ | mmap.PROT_WRITE, mmap.PROT_READ | mmap.PROT_EXEC

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from stage import Stage
 
-from plait.lab import Host, Lab
+from plait.lab.namespaces import Host, Lab
 
 
 @pytest.fixture(scope="module")

@@ -26,28 +26,28 @@ import shm.segment
 from engine.uapi import parse_set
 from workers._workers import ffi, lib
 from workers.channel import Channel
-from workers.configuration import Configuration
-from workers.endpoints import Endpoint, EndpointOrders
-from workers.events import Events
-from workers.grace import Graces
-from workers.handshakes import Handshakes
-from workers.keypairs import Keypairs
+from workers.control.configuration import Configuration
+from workers.control.endpoints import Endpoint, EndpointOrders
+from workers.control.events import Events
+from workers.control.grace import Graces
+from workers.control.handshakes import Handshakes
+from workers.control.keypairs import Keypairs
+from workers.control.memory import Memory
+from workers.control.outgoing import Outgoing
+from workers.control.pace import PACE, Pace
+from workers.control.peers import Peers
+from workers.control.stamps import Stamps
+from workers.control.vault import Vault
 from workers.launch import map_segment
-from workers.memory import Memory
-from workers.outgoing import Outgoing
-from workers.pace import PACE, Pace
-from workers.peers import Peers
 from workers.settings import Settings, geometry
-from workers.sockets import close_sockets, open_sockets, port_of
-from workers.stamps import Stamps
-from workers.vault import Vault
+from workers.supervisor.sockets import close_sockets, open_sockets, port_of
 
 RUN = Path("/var/run/wireguard")
 # A process of tests has threads, so that it cannot be forked as the supervisor is.
 ALONE = """
 import sys
 from workers.channel import Channel
-from workers.control import work
+from workers.control.process import work
 from workers.launch import run_worker
 run_worker(work, "control", sys.argv[2], Channel.inherited(int(sys.argv[1])), int(sys.argv[3]))
 """

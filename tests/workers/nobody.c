@@ -1,7 +1,7 @@
 /* A batch in which nobody was found: no pointer may be made of its row, 0xffffffff. The rows of this
  * segment lie at the end of the address space, so that UBSan sees such a pointer wrap. */
 #include "engine/keypair.h"
-#include "workers/handshake_batch.h"
+#include "workers/control/handshake_batch.h"
 
 #include <stdio.h>
 

@@ -28,15 +28,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
-from workers import supervisor
 from workers._workers import lib
 from workers.channel import ChannelClosed
 from workers.launch import WorkerStart
 from workers.log import opened
-from workers.patience import Patience
-from workers.resources import Resources
 from workers.settings import load
-from workers.signals import Signals
+from workers.supervisor import process as supervisor
+from workers.supervisor.patience import Patience
+from workers.supervisor.resources import Resources
+from workers.supervisor.signals import Signals
 
 BEAT_SECONDS = 0.05
 SLOW_SECONDS = 0.5

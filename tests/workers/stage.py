@@ -13,7 +13,7 @@ from typing import Any
 
 from waiting import until
 
-from plait.lab import Host, Process
+from plait.lab.namespaces import Host, Process
 
 REHEARSAL = str(Path(__file__).with_name("rehearsal.py"))
 SETTINGS = (

@@ -17,11 +17,11 @@ from waiting import PATIENCE
 from engine.uapi import parse_set
 from workers._workers import lib
 from workers.attempts import DEATHS, Attempts, GivenUp, Step
-from workers.control import Control
-from workers.events import Event
-from workers.news import News
-from workers.pace import Pace
-from workers.vault import CAME_UP, KEY_CHANGED, WENT_DOWN, Vault
+from workers.control.events import Event
+from workers.control.pace import Pace
+from workers.control.process import Control
+from workers.control.vault import CAME_UP, KEY_CHANGED, WENT_DOWN, Vault
+from workers.supervisor.news import News
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: the harness makes a UAPI socket")
 

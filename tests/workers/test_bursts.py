@@ -20,7 +20,7 @@ import shm.segment
 from engine import cookie
 from engine.noise import Identity
 from workers._workers import ffi, lib
-from workers.sockets import receive_trains
+from workers.supervisor.sockets import receive_trains
 
 PEERS = 320  # more than a burst has chains (BURST_PEERS), and than go through without a push between
 MANY = GEOMETRY | {"max_peers": 512, "max_keypairs": 512, "nodes_a_pool": 2048, "train_slots": 48}

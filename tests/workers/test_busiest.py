@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from engine import timers
 from workers._workers import lib
-from workers.busiest import FORGET, SAMPLE_INTERVAL, SECOND, Busiest
+from workers.control.busiest import FORGET, SAMPLE_INTERVAL, SECOND, Busiest
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: the harness makes a UAPI socket")
 

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from waiting import PATIENCE
 
-from workers.changes import MOST, Change, Changes
 from workers.failure import Exit, Failure
+from workers.supervisor.changes import MOST, Change, Changes
 
 
 class Asker:

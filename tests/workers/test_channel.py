@@ -11,7 +11,7 @@ import pytest
 from stage import Stage
 from waiting import until
 
-from plait.lab import descriptors
+from plait.lab.namespaces import descriptors
 from workers.channel import MESSAGE_BYTES, Channel
 
 

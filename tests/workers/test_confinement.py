@@ -19,7 +19,7 @@ from confinement_deeds import DEEDS, DONE, EACCES, EPERM, KILLED, by_number
 from confinement_trials import BY_ARGUMENTS, LANDLOCK_CREATE_RULESET
 from waiting import until
 
-from plait.lab import PLAIT, Host, Lab, read_proc
+from plait.lab.namespaces import PLAIT, Host, Lab, read_proc
 
 pytestmark = pytest.mark.network
 

@@ -16,8 +16,8 @@ from control_harness import Holder, Interface, Parts, take_message
 from engine import constants, cookie, noise, tai64n
 from engine.timers import Action
 from workers._workers import ffi, lib
-from workers.endpoints import Endpoint
-from workers.keypairs import NoKeypair
+from workers.control.endpoints import Endpoint
+from workers.control.keypairs import NoKeypair
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: the harness makes a UAPI socket")
 

@@ -16,12 +16,12 @@ from engine import constants, cookie, noise, timers
 from engine.uapi import parse_set
 from workers._workers import ffi, lib
 from workers.channel import Channel
-from workers.control import Control
-from workers.endpoints import Endpoint
-from workers.events import Event
-from workers.interface import InterfaceState, Removed
+from workers.control.endpoints import Endpoint
+from workers.control.events import Event
+from workers.control.interface import InterfaceState, Removed
+from workers.control.pace import PACE, Pace
+from workers.control.process import Control
 from workers.launch import WorkerStart
-from workers.pace import PACE, Pace
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: the harness makes a UAPI socket")
 

@@ -20,9 +20,9 @@ from control_harness import ControlProcess, Holder, Interface, Parts, uapi, wg
 from waiting import PATIENCE, until
 
 from workers._workers import ffi, lib
-from workers.configuration import Configuration
-from workers.events import Events
-from workers.uapi_server import CHUNKS_A_TURN, MAX_CONNECTIONS, MAX_FOLLOWERS, UapiServer
+from workers.control.configuration import Configuration
+from workers.control.events import Events
+from workers.control.uapi_server import CHUNKS_A_TURN, MAX_CONNECTIONS, MAX_FOLLOWERS, UapiServer
 
 pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root: sockets in /var/run/wireguard"),

@@ -7,11 +7,14 @@ import socket
 
 import pytest
 
-from engine import conf, uapi
-from plait import daemon, quick, show
+from engine import uapi
+from plait import daemon
+from plait.quick import conf
+from plait.quick import up_down as quick
 from plait.uapi_client import Device
+from plait.watch import show
 from workers import environment
-from workers.notify import ServiceManager
+from workers.supervisor.notify import ServiceManager
 
 PRIVATE = "yAnz5TF+lXXJte14tji3zlMNq+hd2rYUIgJBgB3fBmk="
 

@@ -15,9 +15,9 @@ from control_harness import ControlProcess, Interface, uapi
 from waiting import PATIENCE, until
 
 from workers._workers import lib
-from workers.endpoints import Endpoint
-from workers.events import ANYBODYS, BURST, REMEMBERED, SECOND, UNREAD, Event, Events
-from workers.uapi_server import UapiServer
+from workers.control.endpoints import Endpoint
+from workers.control.events import ANYBODYS, BURST, REMEMBERED, SECOND, UNREAD, Event, Events
+from workers.control.uapi_server import UapiServer
 
 ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: sockets in /var/run/wireguard")
 PLACE = Endpoint(b"\xc0\0\2\7", 51820)

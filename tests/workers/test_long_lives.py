@@ -14,7 +14,7 @@ from control_harness import Interface, Parts
 
 from engine import timers
 from workers._workers import lib
-from workers.stamps import AGED_AT_ONCE, AGED_EVERY
+from workers.control.stamps import AGED_AT_ONCE, AGED_EVERY
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: the harness makes a UAPI socket")
 

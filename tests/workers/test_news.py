@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from workers.channel import MESSAGE_BYTES
-from workers.news import KEPT, News
+from workers.supervisor.news import KEPT, News
 
 
 class Control:

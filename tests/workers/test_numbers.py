@@ -12,10 +12,10 @@ import pytest
 from stage import Stage
 from waiting import until
 
-from plait.lab import descriptors
+from plait.lab.namespaces import descriptors
 from shm._shm import lib
 from shm.segment import DataSegment, SegmentError
-from workers.numbers import asked
+from workers.supervisor.numbers import asked
 
 pytestmark = pytest.mark.network
 

@@ -14,7 +14,7 @@ import pytest
 from waiting import PATIENCE, until
 
 from plait.doctor import has_capability
-from plait.lab import Host, Lab
+from plait.lab.namespaces import Host, Lab
 
 pytestmark = pytest.mark.network
 SETTINGS = "receivers = 1\nconsumers = 1\nsmall_slots = 64\ntrain_slots = 1\n"

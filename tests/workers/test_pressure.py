@@ -15,7 +15,7 @@ import pytest
 from test_data_path import Path, assert_whole, ipv4
 
 from workers._workers import ffi, lib
-from workers.sockets import UDP_GRO
+from workers.supervisor.sockets import UDP_GRO
 
 
 @pytest.fixture

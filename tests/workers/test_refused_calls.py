@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from waiting import until
 
-from plait.lab import PLAIT, Engine, Host, Lab
+from plait.lab.namespaces import PLAIT, Engine, Host, Lab
 
 pytestmark = pytest.mark.network
 

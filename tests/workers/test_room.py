@@ -13,9 +13,9 @@ import msgspec
 import pytest
 from waiting import until
 
-from plait.lab import Host, Lab
-from workers import room
+from plait.lab.namespaces import Host, Lab
 from workers.settings import MAX_PEERS, Settings, geometry, load
+from workers.supervisor import room
 
 MAXIMA = """
 receivers = 64
@@ -88,7 +88,7 @@ def host() -> Iterator[Host]:
 @pytest.mark.network
 def test_a_default_on_many_cores_fits_a_small_dev_shm(host: Host) -> None:
     script = (
-        "from workers import room; from workers.settings import Settings\n"
+        "from workers.supervisor import room; from workers.settings import Settings\n"
         "found = room.fitted(Settings(receivers=16, consumers=16, cores=tuple(range(16))))\n"
         "print(found.receivers, found.consumers, room.need(found).shm)"
     )

@@ -16,9 +16,9 @@ from collections.abc import Callable
 
 import pytest
 
-from plait.lab import CLONE_NEWNET
-from workers.endpoints import Endpoint
-from workers.routes import Routes
+from plait.lab.namespaces import CLONE_NEWNET
+from workers.control.endpoints import Endpoint
+from workers.control.routes import Routes
 
 pytestmark = pytest.mark.network
 

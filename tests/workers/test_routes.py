@@ -9,8 +9,8 @@ import itertools
 from collections.abc import Iterator
 
 from workers._workers import lib
-from workers.endpoints import Endpoint
-from workers.routes import SECOND, SLICE, Routes
+from workers.control.endpoints import Endpoint
+from workers.control.routes import SECOND, SLICE, Routes
 
 LOOPBACK = bytes([127, 0, 0, 1])
 FITS = Endpoint(LOOPBACK, 9, source=LOOPBACK, ifindex=1)

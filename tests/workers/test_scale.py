@@ -19,8 +19,8 @@ from simulator import day
 
 from engine import timers
 from workers._workers import ffi, lib
+from workers.control.stamps import DUE_A_TURN, Stamps
 from workers.settings import Settings
-from workers.stamps import DUE_A_TURN, Stamps
 
 PEERS = 20_000
 MANY = 8_000  # for tests that start control again and again

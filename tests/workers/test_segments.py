@@ -7,8 +7,8 @@ import os
 import pytest
 
 from shm.segment import create_plain
-from workers.segments import discard, open_segments
 from workers.settings import Settings
+from workers.supervisor.segments import discard, open_segments
 
 SMALL = Settings(receivers=1, consumers=1, cores=(0,), max_peers=64, small_slots=64, train_slots=1)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 
-from workers.signals import Signals
+from workers.supervisor.signals import Signals
 
 NUMBERS = (signal.SIGUSR2, signal.SIGTTIN)
 

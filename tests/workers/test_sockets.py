@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from plait.lab import Lab
-from workers import sockets
+from plait.lab.namespaces import Lab
 from workers.failure import Exit, Failure
+from workers.supervisor import sockets
 
 REFUSING = str(Path(__file__).with_name("refusing.py"))
 
@@ -87,7 +87,7 @@ def test_random_port_avoids_the_other_family() -> None:
     """A random IPv4 port that IPv6 has in use is given up for another one."""
     program = """
 import socket
-from workers import sockets
+from workers.supervisor import sockets
 with open("/proc/sys/net/ipv4/ip_local_port_range", "w") as file:
     file.write("50000 50003")
 taken = [socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) for _ in range(3)]
@@ -107,7 +107,7 @@ for _ in range(16):
 def test_a_low_port_needs_a_privilege_and_says_which() -> None:
     program = """
 import os
-from workers import sockets
+from workers.supervisor import sockets
 from workers.failure import Failure
 os.setuid(65534)
 try:
@@ -136,8 +136,7 @@ def test_options_of_a_socket() -> None:
 
 
 def test_host_without_ipv6() -> None:
-    program = """
-from workers import sockets
+    program = """from workers.supervisor import sockets
 pairs = sockets.open_sockets(0, 2)
 assert sockets.port_of(pairs) and [four is None for four, _ in pairs] == [False, False]
 assert [six for _, six in pairs] == [None, None]

@@ -22,7 +22,7 @@ from stage import Stage
 from waiting import until
 
 from plait.bench.implementation import cpu_seconds
-from plait.lab import Host, descriptors, read_proc, state
+from plait.lab.namespaces import Host, descriptors, read_proc, state
 from workers._workers import lib
 
 pytestmark = pytest.mark.network

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from test_data_path import GEOMETRY, KEY, Path, assert_whole, ipv4
 
 from workers._workers import ffi, lib
-from workers.sockets import receive_trains
+from workers.supervisor.sockets import receive_trains
 
 UDP_SEGMENT = 103  # linux/udp.h
 VNET = struct.Struct("=BBHHHH")  # linux/virtio_net.h: flags, type, header, segment, start, offset

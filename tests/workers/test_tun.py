@@ -8,15 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from plait.lab import Host, Lab
-from workers import tun
+from plait.lab.namespaces import Host, Lab
 from workers.failure import Exit, Failure
+from workers.supervisor import tun
 
 pytestmark = pytest.mark.network
 
 PRELUDE = """
 import fcntl, os, struct, subprocess
-from workers import tun
+from workers.supervisor import tun
 from workers.failure import Failure
 
 def link():
@@ -72,7 +72,7 @@ def test_a_refused_queue_length_is_told_and_no_more(host: Host) -> None:
     run(host, """
 import logging
 told = []
-logging.getLogger("workers.tun").addFilter(lambda record: told.append(record.getMessage()))
+logging.getLogger("workers.supervisor.tun").addFilter(lambda record: told.append(record.getMessage()))
 fds = tun.open_queues("t0", 1, 1)
 assert "qlen 500" in link(), link()
 assert len(told) == 1 and told[0].startswith("t0 keeps its queue length: "), told

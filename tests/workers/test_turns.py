@@ -16,14 +16,14 @@ from test_control_loop import Loop
 
 from engine import uapi
 from engine.uapi import parse_set
-from workers import uapi_server
 from workers._workers import ffi, lib
-from workers.configuration import PortRequest
-from workers.endpoints import Endpoint
-from workers.grace import ACTIONS_A_POLL, Graces
-from workers.interface import InterfaceState
-from workers.pace import PACE, Pace
-from workers.peers import NODES_A_RECLAIM, ROWS_AN_ACTION
+from workers.control import uapi_server
+from workers.control.configuration import PortRequest
+from workers.control.endpoints import Endpoint
+from workers.control.grace import ACTIONS_A_POLL, Graces
+from workers.control.interface import InterfaceState
+from workers.control.pace import PACE, Pace
+from workers.control.peers import NODES_A_RECLAIM, ROWS_AN_ACTION
 from workers.settings import Settings
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: the harness makes a UAPI socket")

@@ -13,7 +13,7 @@ import pytest
 
 from plait import doctor
 from workers.failure import Exit, Failure
-from workers.uapi_socket import _is_live, adopt_uapi, open_uapi
+from workers.supervisor.uapi_socket import _is_live, adopt_uapi, open_uapi
 
 
 def connects(path: Path) -> bool:

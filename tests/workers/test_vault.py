@@ -15,8 +15,8 @@ import pytest
 
 import shm.segment
 from engine import constants, tai64n
-from workers.vault import HEADER_BYTES, Vault
-from workers.vault import ROW as ROW_TYPE
+from workers.control.vault import HEADER_BYTES, Vault
+from workers.control.vault import ROW as ROW_TYPE
 
 PTRACE_TRACEME, PTRACE_CONT, PTRACE_SINGLESTEP = 0, 7, 9
 SECOND = constants.SECOND

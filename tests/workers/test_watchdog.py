@@ -11,12 +11,12 @@ from collections.abc import Iterator
 import pytest
 from waiting import until
 
-from plait.lab import read_proc, state
+from plait.lab.namespaces import read_proc, state
 from shm import segment
 from workers._workers import lib
-from workers.patience import Patience
 from workers.settings import Settings, geometry
-from workers.watchdog import Watchdog
+from workers.supervisor.patience import Patience
+from workers.supervisor.watchdog import Watchdog
 
 SMALL = Settings(receivers=1, consumers=1, cores=(0,), max_peers=64, small_slots=64, train_slots=1)
 PATIENCE = Patience(busy=0.05, busy_control=3600.0)

@@ -1,0 +1,194 @@
+"""`plait load`: simulated peers against a WireGuard gateway: the commands."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+
+EXAMPLES = """\b
+Examples:
+  plait load config --peers 1000 > gateway.conf; wg setconf wg0 gateway.conf
+  ip address add 10.64.0.1/10 dev wg0; ip link set wg0 up
+  plait load run --peers 1000 --rate 20000 --seconds 10
+  plait load run configs/load/storm.toml --require 'handshake_loss<0.1%'
+  plait load run --peers 1000 --rate 5000 --lab 'plaitd -f {iface}' --lab 'wireguard-go -f {iface}'
+  plait load report run.json > run.html
+  plait load compare before.json after.json
+"""
+RULE = """\b
+It sends to loopback addresses, to addresses of this host or network namespace, and to those named
+exactly with --i-own-this-target; to nobody else.
+"""
+
+
+@click.group(short_help="Simulate peers, and measure a gateway with them.", epilog=EXAMPLES)
+def load() -> None:
+    """Simulated peers against a WireGuard gateway: real handshakes, real packets, no TUN on this side.
+
+    The gateway may be any implementation; `plait load config` writes the configuration that knows the peers.
+    """
+
+
+def _cores(context: click.Context, parameter: click.Parameter, value: str | None) -> list[int] | None:
+    if value is None:
+        return None
+    try:
+        return [int(part) for part in value.split(",")]
+    except ValueError as error:
+        raise click.BadParameter("CPU numbers with commas between, for example 0,1") from error
+
+
+@load.command(short_help="Run a profile against a gateway.", epilog=RULE)
+@click.argument("profile", required=False, metavar="[PROFILE.toml]")
+@click.option("--target", metavar="ADDRESS:PORT", help="The gateway.  [default: 127.0.0.1:51820]")
+@click.option("--peers", type=click.IntRange(1, 1 << 20), help="How many.  [default: 100]")
+@click.option("--seed", help="Their keys follow from it.  [default: plait]")
+@click.option("--public-key", metavar="KEY", help="The gateway's, when it is not the seed's.")
+@click.option("--psk", is_flag=True, default=None, help="Each peer has a preshared key.")
+@click.option("--sources", metavar="FIRST+COUNT", help="Consecutive source addresses, e.g. 127.1.0.1+500.")
+@click.option("--ports", type=click.IntRange(1, 256), help="Source ports of each process.  [default: 1]")
+@click.option("--inner", metavar="NETWORK", help="Of the inner addresses.  [default: 10.64.0.0/10]")
+@click.option(
+    "--give-up", type=float, metavar="SECONDS", help="Of silence while handshakes wait.  [default: 15]"
+)
+@click.option("--rate", type=float, help="Without a profile: echoes a second, after a storm of handshakes.")
+@click.option(
+    "--bytes", "size", type=click.IntRange(64, 1920), default=84, help="Of an echo.", show_default=True
+)
+@click.option("--seconds", type=float, default=10, help="Of echoes.", show_default=True)
+@click.option(
+    "--outstanding", type=click.IntRange(1), default=64, help="Handshakes at once.", show_default=True
+)
+@click.option(
+    "--cores", callback=_cores, metavar="LIST", help="A process on each, e.g. 0,1.  [default: the last]"
+)
+@click.option(
+    "--require", multiple=True, metavar="TEXT", help="e.g. 'loss<0.1%', 'steady:p99<5ms'; else exit 99."
+)
+@click.option("--json", "json_file", metavar="FILE", help="Write everything there; - is standard output.")
+@click.option("--i-own-this-target", "owned", multiple=True, metavar="ADDRESS", help="It may be sent to.")
+@click.option(
+    "--lab",
+    "engines",
+    multiple=True,
+    metavar="COMMAND",
+    help="A gateway to start in a lab of namespaces; repeat it to compare, e.g. 'plaitd -f {iface}'.",
+)
+@click.option(
+    "--rounds", type=click.IntRange(1), default=1, help="Of a lab: engines take turns.", show_default=True
+)
+@click.option("--gateway-cores", callback=_cores, metavar="LIST", help="Of a lab: where engines may run.")
+def run(
+    profile: str | None,
+    rate: float | None,
+    size: int,
+    seconds: float,
+    outstanding: int,
+    cores: list[int] | None,
+    require: tuple[str, ...],
+    json_file: str | None,
+    owned: tuple[str, ...],
+    engines: tuple[str, ...],
+    rounds: int,
+    gateway_cores: list[int] | None,
+    **given: Any,
+) -> None:
+    """Run a profile, or what options say: a storm of handshakes, then echoes at a rate.
+
+    A peer's handshake counts when it has opened the response and its first data packet was answered. An echo
+    is an ICMP echo request in the tunnel, to the gateway's inner address, so its kernel answers.
+    At a rate, times count from when an event was due, not from when it left. Ctrl-C ends a run early, and so
+    does a gateway that says nothing for --give-up seconds: exit code 1.
+    """
+    from plait.load import profile as load_profile
+    from plait.load import run as load_run
+
+    changes = {key: value for key, value in given.items() if value is not None}
+    if profile is None:
+        steady = {"name": "steady", "seconds": seconds, "traffic": {"rate": rate or 0, "bytes": size}}
+        storm = {"name": "storm", "handshakes": {"outstanding": outstanding}}
+        made = load_profile.of_options({"phase": [storm, *([steady] if rate else [])], **changes})
+    else:
+        made = load_profile.load(profile, changes)
+    required = (*made.require, *require)
+    if engines:
+        from plait.load import lab_run as load_lab
+
+        code = load_lab.run(made, engines, rounds, cores, gateway_cores, required, json_file)
+    else:
+        code = _run_one(made, cores or load_run.default_cores(), list(owned), required, json_file)
+    sys.exit(code)
+
+
+def _run_one(
+    made: Any, cores: list[int], owned: list[str], require: tuple[str, ...], json_file: str | None
+) -> int:
+    """One run against one target: screen, summary, JSON, thresholds. The exit code."""
+    from plait.load import document as load_json
+    from plait.load import run as load_run
+    from plait.load import screen as load_screen
+    from plait.load import thresholds as load_thresholds
+
+    thresholds = [load_thresholds.parse(text) for text in require]
+    load_thresholds.check_phases(thresholds, [phase.name for phase in made.phase])
+    screen, shown = load_screen.screen()
+    with shown:
+        done = load_run.execute(made, cores, owned, screen)
+    verdicts = load_json.judge(done, thresholds)
+    if json_file != "-":
+        load_screen.summary(done)
+    if json_file is not None:
+        load_json.write(json_file, load_json.document(done, verdicts))
+    for verdict in verdicts:
+        if not verdict["holds"]:
+            click.echo(f"plait: load: required {verdict['text']}, found {verdict['found']}", err=True)
+    load_run.check_answered(done)
+    return load_thresholds.EXIT_CODE if any(not verdict["holds"] for verdict in verdicts) else 0
+
+
+@load.command(short_help="Write the gateway's configuration.")
+@click.option("--peers", type=click.IntRange(1, 1 << 20), default=100, show_default=True)
+@click.option(
+    "--seed", default="plait", show_default=True, help="Keys follow from it: for tests, never for use."
+)
+@click.option("--inner", metavar="NETWORK", default="10.64.0.0/10", show_default=True)
+@click.option("--listen-port", type=click.IntRange(1, 65535), default=51820, show_default=True)
+@click.option("--psk", is_flag=True, help="Each peer has a preshared key.")
+@click.option("--format", "form", type=click.Choice(["wg", "uapi"]), default="wg", show_default=True)
+def config(peers: int, seed: str, inner: str, listen_port: int, psk: bool, form: str) -> None:
+    """Write what the gateway must know: `wg setconf` text, or one operation of its configuration socket.
+
+    The gateway's inner address is the first of the network (10.64.0.1), peer n has the one n + 1 after it.
+    """
+    from plait.load import key_derivation as load_keys
+
+    network = load_keys.inner_network(inner, peers)
+    keys = load_keys.Keys(load_keys.seed_bytes(seed))
+    text = load_keys.setconf_text if form == "wg" else load_keys.uapi_text
+    for part in text(keys, peers, network, port=listen_port, psk=psk):
+        sys.stdout.write(part)
+
+
+@load.command(short_help="A page with plots of a run.")
+@click.argument("run_json", metavar="RUN.json")
+@click.option(
+    "--output", "-o", metavar="FILE", help="A page (.html) or one plot of all (.png).  [default: stdout]"
+)
+def report(run_json: str, output: str | None) -> None:
+    """Write one self-contained HTML page: figures, and plots over time (needs matplotlib: plait[report])."""
+    from plait.load import report as load_report
+
+    load_report.write(run_json, output)
+
+
+@load.command(short_help="Two runs side by side.")
+@click.argument("before", metavar="A.json")
+@click.argument("after", metavar="B.json")
+@click.option("--json", "as_json", is_flag=True, help="The same as JSON.")
+def compare(before: str, after: str, as_json: bool) -> None:
+    """Put two runs side by side, phase by phase, with B : A as ratios."""
+    from plait.load import compare as load_compare
+
+    load_compare.run(before, after, as_json=as_json)

@@ -1,0 +1,170 @@
+/* generator: what the parts of the load generator share: its peers, a phase's plan, what is counted.
+ *
+ * A load process owns all of it alone (one thread, one core), but for `struct load_area`, which it
+ * writes and the command reads, and whose last two words the command writes and it reads. */
+#ifndef PLAIT_LOAD_GENERATOR_H
+#define PLAIT_LOAD_GENERATOR_H
+
+#include <stdint.h>
+
+#include "engine/aead.h"
+
+/* cdef begin */
+#define LOAD_BATCH 64
+#define LOAD_PHASES_MOST 32
+#define LOAD_MESSAGE_MOST 2048     /* bytes of one datagram, either way */
+#define LOAD_INNER_LEAST 64        /* IPv4, ICMP and the stamp, and some room */
+#define LOAD_INNER_MOST 1920
+#define LOAD_PEERS_MOST 1048576    /* a process; 20 bits of a receiver index */
+#define LOAD_PORTS_MOST 256        /* sockets of a process */
+
+/* Buckets of a histogram: nanoseconds, 256 to each power of two (0.4 %), up to 2^40. */
+#define LOAD_BUCKET_BITS 8
+#define LOAD_BUCKETS 8448
+
+enum load_histogram {
+    LOAD_RESPONSE_TIME,            /* initiation (when it was meant to leave) to opened response */
+    LOAD_HANDSHAKE_TIME,           /* the same to the answer to the first data packet */
+    LOAD_ROUND_TRIP,               /* echo (when it was meant to leave) to opened answer */
+    LOAD_HISTOGRAMS
+};
+
+enum load_counter {
+    LOAD_INITIATIONS,              /* first initiations of a handshake */
+    LOAD_RETRIES,                  /* initiations sent again, 5 s later */
+    LOAD_RESPONSES,                /* opened */
+    LOAD_HANDSHAKES,               /* opened, and the first data packet answered */
+    LOAD_UNCONFIRMED,              /* opened, and the first data packet not answered */
+    LOAD_UNANSWERED,               /* no response within the phase's patience */
+    LOAD_COOKIES,                  /* cookie replies that opened */
+    LOAD_COOKIES_HONOURED,         /* initiations with mac2 */
+    LOAD_UNPREPARED,               /* initiations whose ephemeral was made while the clock ran */
+    LOAD_ASKED,                    /* echo requests of traffic */
+    LOAD_ANSWERED,
+    LOAD_UNSENT,                   /* of ASKED: the peer had no session */
+    LOAD_LATE,                     /* answers to an earlier phase; they count as lost there */
+    LOAD_KEEPALIVES,
+    LOAD_KEEPALIVES_BACK,
+    LOAD_DATAGRAMS_OUT,
+    LOAD_DATAGRAMS_IN,
+    LOAD_BYTES_OUT,                /* of datagrams, UDP payload */
+    LOAD_BYTES_IN,
+    LOAD_INNER_OUT,                /* inner bytes of traffic asked */
+    LOAD_INNER_IN,                 /* and answered */
+    LOAD_ROAMED,
+    LOAD_ELSEWHERE,                /* data that came to a port its peer had left */
+    LOAD_SEND_REFUSED,             /* by the kernel */
+    LOAD_SEND_WAITED,              /* full socket buffer: times */
+    LOAD_OWN_DROPS,                /* lost in our own sockets' buffers */
+    LOAD_BEHIND,                   /* left more than 10 ms after they were meant to */
+    LOAD_BAD_MESSAGE,              /* no message of the protocol */
+    LOAD_BAD_INDEX,                /* of no handshake or session */
+    LOAD_BAD_RESPONSE,
+    LOAD_BAD_COOKIE,
+    LOAD_BAD_TAG,
+    LOAD_REPEATED,                 /* data seen before, or 64 behind */
+    LOAD_WRONG_PEER,               /* an answer inside another peer's session */
+    LOAD_STRANGE,                  /* inner packets that are no answer of ours */
+    LOAD_GARBAGE_MAC1,
+    LOAD_GARBAGE_STRANGER,
+    LOAD_GARBAGE_SHORT,
+    LOAD_GARBAGE_RANDOM,
+    LOAD_GARBAGE_TAG,
+    LOAD_GARBAGE_REPLAYED_DATA,
+    LOAD_GARBAGE_REPLAYED_INITIATION,
+    LOAD_GARBAGE_COOKIES,          /* cookie replies to garbage */
+    LOAD_GARBAGE_ANSWERS,          /* any other answer to garbage; expected 0 */
+    LOAD_HANDSHAKE_NS,             /* CPU for handshake cryptography */
+    LOAD_CPU_NS,                   /* all CPU of the phase */
+    LOAD_WALL_NS,
+    LOAD_COUNTERS
+};
+#define LOAD_GARBAGE_KINDS 7       /* LOAD_GARBAGE_MAC1 and the six after it */
+
+struct load_tally {
+    uint64_t counters[48];
+    uint64_t lag_most;             /* ns; the latest that anything left */
+    uint64_t histograms[3][8448];
+};
+
+/* Shared with the command: memory of a nameless file. */
+struct load_area {
+    uint64_t prepared;             /* phases that are ready to begin, + 1 */
+    uint64_t finished;             /* phases that are over */
+    uint64_t steps;                /* of preparation done, and in all: for a progress line */
+    uint64_t steps_all;
+    uint64_t sessions;             /* peers that have one now */
+    uint64_t outstanding;          /* handshakes in flight now */
+    uint64_t begin[32];            /* the command's: when phase i begins, CLOCK_BOOTTIME; 0: not yet */
+    uint64_t stop;                 /* the command's: 1 ends the run */
+    struct load_tally tallies[32];
+};
+
+/* What one process does in a phase. Rates are its own share, a second; 0 is none. */
+struct load_phase {
+    uint64_t length;               /* ns */
+    uint64_t drain;                /* ns to wait for answers afterwards */
+    uint64_t patience;             /* ns until a handshake's place in a closed loop is given to another */
+    uint64_t handshakes;           /* how many in all; 0: without end */
+    uint32_t outstanding;          /* closed loop: at most so many in flight; 0: open loop */
+    uint32_t until_done;           /* 1: the phase ends when all handshakes are over, before its length */
+    uint32_t confirm;              /* 1: a handshake counts when its first data packet is answered */
+    double handshake_rate[2];      /* open loop: at the beginning, at the end */
+    double traffic_rate[2];
+    uint32_t traffic_outstanding;  /* closed loop: echoes in flight, one a peer; 0: open loop */
+    uint32_t traffic_peers;        /* traffic goes round the first so many */
+    uint32_t inner_bytes;          /* of an echo request */
+    uint32_t number;               /* of this phase: its tally */
+    double keepalive_rate;
+    double roam_rate;
+    double garbage_rate[7];
+    double stagger;                /* 0 to 1: this process's place between the events of the others */
+};
+
+struct load_setup {
+    uint8_t seed[32];
+    uint8_t gateway_key[32];
+    uint8_t target[16];            /* address, 4 or 16 bytes */
+    uint32_t family;               /* AF_INET, AF_INET6 */
+    uint32_t port;                 /* host order */
+    uint32_t first_peer;           /* number of this process's first peer */
+    uint32_t peers;
+    uint32_t inner_base;           /* IPv4, host order: the gateway has base + 1, peer n base + 2 + n */
+    uint32_t sources;              /* how many source addresses follow `source` */
+    uint8_t source[16];            /* the first of them; all zeros: the route decides */
+    uint32_t ports;                /* sockets; their fds come besides */
+    uint32_t psk;                  /* 1: each peer has a preshared key, from the seed */
+    uint64_t retry;                /* ns; REKEY_TIMEOUT */
+    uint64_t retry_jitter;
+};
+
+struct load;  /* one process's generator */
+/* NULL without memory or AEAD. fds: setup->ports sockets for peers, then the one for garbage. */
+struct load *load_new(const struct load_setup *setup, const int32_t *fds, struct load_area *area);
+void load_free(struct load *load);
+uint64_t load_bytes_per_peer(void);
+
+/* Keys of peers first to first + count: 32 bytes each, as the seed gives them. NULL: not wanted.
+ * 0, or -1 without memory. */
+int load_keys(const uint8_t *seed, uint32_t first, uint32_t count, uint8_t *privates, uint8_t *publics,
+              uint8_t *psks);
+/* The gateway's own private key. */
+void load_gateway_key(const uint8_t *seed, uint8_t *private_key);
+int load_gateway_public(const uint8_t *private_key, uint8_t *public_key);
+
+/* Before the clock starts: secrets of up to count peers more, ephemerals up to `wanted` in stock.
+ * They return how many are still to be done. */
+uint32_t load_prepare_peers(struct load *load, uint32_t count);
+uint32_t load_prepare_ephemerals(struct load *load, uint32_t wanted, uint32_t count);
+/* Runs a phase from `begin` (CLOCK_BOOTTIME ns) to its end, draining included. */
+void load_run_phase(struct load *load, const struct load_phase *phase, uint64_t begin);
+
+/* Where a time counts, and the middle of a bucket in ns. */
+uint32_t load_bucket(uint64_t ns);
+uint64_t load_bucket_middle(uint32_t bucket);
+/* Event k (from 0) of a rate that goes from r[0] to r[1] a second within length ns: ns after the
+ * beginning, or UINT64_MAX when it lies beyond. A length of 0 is endless, with r[0]. */
+uint64_t load_pace(const double *r, uint64_t length, double k);
+/* cdef end */
+
+#endif

@@ -1,0 +1,113 @@
+"""Keys and addresses of simulated peers, and the gateway configuration that fits them.
+
+Everything follows from a seed and a peer's number (plait/load/keys.c): the same seed gives the same
+keys on any machine, so a gateway and any number of load generators need not talk. Such keys
+are for tests: whoever knows the seed has them all.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import ipaddress
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from plait.failure import Failure
+
+INNER = "10.64.0.0/10"
+PORT = 51820
+CHUNK = 256
+
+
+def seed_bytes(seed: str) -> bytes:
+    """The 32 bytes that a seed of any length stands for."""
+    return hashlib.blake2s(seed.encode()).digest()
+
+
+@dataclass(frozen=True)
+class Keys:
+    """The keys that follow from a seed."""
+
+    seed: bytes
+
+    def gateway(self) -> tuple[bytes, bytes]:
+        """The gateway's private and public key."""
+        from plait.load._generator import ffi, lib
+
+        private, public = ffi.new("uint8_t[32]"), ffi.new("uint8_t[32]")
+        lib.load_gateway_key(self.seed, private)
+        if lib.load_gateway_public(private, public):
+            raise _no_memory()
+        return bytes(private), bytes(public)
+
+    def publics(self, count: int, *, psk: bool = False) -> Iterator[tuple[bytes, bytes | None]]:
+        """Public key and preshared key of peers 0 to count, computed as they are asked for."""
+        from plait.load._generator import ffi, lib
+
+        publics, psks = ffi.new("uint8_t[]", 32 * CHUNK), ffi.new("uint8_t[]", 32 * CHUNK)
+        for first in range(0, count, CHUNK):
+            n = min(CHUNK, count - first)
+            if lib.load_keys(self.seed, first, n, ffi.NULL, publics, psks if psk else ffi.NULL):
+                raise _no_memory()
+            public, shared = bytes(ffi.buffer(publics)), bytes(ffi.buffer(psks))
+            for at in range(0, 32 * n, 32):
+                yield public[at : at + 32], shared[at : at + 32] if psk else None
+
+
+def _no_memory() -> Failure:
+    return Failure("cannot compute keys", "there is no memory", "Free some and try again.")
+
+
+def inner_network(text: str, peers: int) -> ipaddress.IPv4Network:
+    """The network of the inner addresses, checked to hold a gateway and so many peers."""
+    try:
+        network = ipaddress.IPv4Network(text)
+    except ValueError as error:
+        mend = f"Give an IPv4 network such as {INNER}."
+        raise Failure(f"cannot use inner network {text}", str(error), mend) from error
+    if network.num_addresses < peers + 3:
+        why = (
+            f"it has {network.num_addresses} addresses, and {peers} peers and their gateway need {peers + 3}"
+        )
+        raise Failure(f"cannot use inner network {text}", why, "Give a larger one.")
+    return network
+
+
+def gateway_address(network: ipaddress.IPv4Network) -> ipaddress.IPv4Address:
+    """The gateway's inner address: the first."""
+    return network[1]
+
+
+def peer_address(network: ipaddress.IPv4Network, number: int) -> ipaddress.IPv4Address:
+    """A peer's inner address: peer 0 has the second."""
+    return network[2 + number]
+
+
+def setconf_text(
+    keys: Keys, peers: int, network: ipaddress.IPv4Network, *, port: int = PORT, psk: bool = False
+) -> Iterator[str]:
+    """The gateway's configuration for `wg setconf`, a peer at a time."""
+    yield f"[Interface]\nPrivateKey = {_base64(keys.gateway()[0])}\nListenPort = {port}\n"
+    base = int(network.network_address) + 2
+    for number, (public, shared) in enumerate(keys.publics(peers, psk=psk)):
+        extra = f"PresharedKey = {_base64(shared)}\n" if shared else ""
+        address = ipaddress.IPv4Address(base + number)
+        yield f"[Peer]\nPublicKey = {_base64(public)}\n{extra}AllowedIPs = {address}/32\n"
+
+
+def uapi_text(
+    keys: Keys, peers: int, network: ipaddress.IPv4Network, *, port: int = PORT, psk: bool = False
+) -> Iterator[str]:
+    """The same as one `set` operation of the configuration socket."""
+    yield f"set=1\nprivate_key={keys.gateway()[0].hex()}\nlisten_port={port}\nreplace_peers=true\n"
+    base = int(network.network_address) + 2
+    for number, (public, shared) in enumerate(keys.publics(peers, psk=psk)):
+        extra = f"preshared_key={shared.hex()}\n" if shared else ""
+        address = ipaddress.IPv4Address(base + number)
+        yield f"public_key={public.hex()}\n{extra}replace_allowed_ips=true\nallowed_ip={address}/32\n"
+    yield "\n"
+
+
+def _base64(key: bytes) -> str:
+    return base64.b64encode(key).decode()

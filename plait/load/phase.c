@@ -1,0 +1,458 @@
+/* Theory. A phase is up to thirteen things that happen at rates of their own, each with a pacer: event
+ * k is due at a time that follows from k and the rate alone, not from when event k - 1 was
+ * carried out. Every time that is measured begins there, so that a generator or gateway that
+ * falls behind shows in the times instead of hiding in fewer events (coordinated omission).
+ * A closed loop has no such times: what is next leaves when a place is free.
+ *
+ * One turn of the loop: receive, timers, what is due (at most BURST of each kind), flush; sleep in
+ * epoll when there was nothing. */
+#include <errno.h>
+#include <netinet/in.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/prctl.h>
+#include <unistd.h>
+
+#include <linux/sock_diag.h>
+
+#include "plait/load/state.h"
+#include "workers/clock.h"
+
+#define BURST 64
+#define ECHO_PATIENCE_NS 1000000000ull
+#define SWEEP_NS 100000000ull
+#define CATCH_UP_NS 100000000ull
+
+enum { HANDSHAKES, TRAFFIC, KEEPALIVES, ROAMING, GARBAGE, PACERS = GARBAGE + LOAD_GARBAGE_KINDS };
+
+void load_free(struct load *load)
+{
+    if (!load)
+        return;
+    noise_free(load->noise);
+    if (load->aead)
+        aead_free(load->aead);
+    if (load->epoll >= 0)
+        close(load->epoll);
+    free(load->peers);
+    free(load->stock);
+    free(load->outs);
+    free(load->inbox);
+    free(load->samples[0]);
+    free(load->samples[1]);
+    free(load->strangers);
+    free(load);
+}
+
+uint64_t load_bytes_per_peer(void)
+{
+    return sizeof(struct load_peer);
+}
+
+static int listen_to(struct load *load, int fd)
+{
+    struct epoll_event event = { .events = EPOLLIN };
+
+    return epoll_ctl(load->epoll, EPOLL_CTL_ADD, fd, &event);
+}
+
+struct load *load_new(const struct load_setup *setup, const int32_t *fds, struct load_area *area)
+{
+    struct load *load = calloc(1, sizeof *load);
+    uint32_t sources = setup->sources ? setup->sources : 1;
+    int bad;
+
+    if (!load || setup->ports < 1 || setup->ports > LOAD_PORTS_MOST || setup->peers > LOAD_PEERS_MOST) {
+        free(load);
+        return NULL;
+    }
+    load->setup = *setup;
+    load->area = area;
+    load->tally = &area->tallies[0];
+    load->random = clock_now();
+    load->wheel_tick = clock_now() >> WHEEL_SHIFT;
+    memset(load->wheel, 0xff, sizeof load->wheel);
+    memcpy(load->fds, fds, (setup->ports + 1) * sizeof *fds);
+    load->epoll = epoll_create1(EPOLL_CLOEXEC);
+    load->noise = noise_new(setup->gateway_key);
+    load->aead = aead_new(-1);
+    load->peers = calloc(setup->peers, sizeof *load->peers);
+    load->outs = calloc(setup->ports + 1, sizeof *load->outs);
+    load->inbox = calloc(LOAD_BATCH, sizeof *load->inbox);
+    bad = load->epoll < 0 || !load->noise || !load->aead || !load->peers || !load->outs || !load->inbox;
+    for (uint32_t port = 0; !bad && port <= setup->ports; port++)
+        bad = listen_to(load, fds[port]);
+    if (bad) {
+        load_free(load);
+        return NULL;
+    }
+    for (uint32_t i = 0; i < setup->peers; i++) {
+        struct load_peer *peer = &load->peers[i];
+
+        peer->timer_slot = NOBODY;
+        peer->sample = SAMPLES;
+        peer->source = (setup->first_peer + i) % sources;
+        peer->port = (uint16_t)((setup->first_peer + i) / sources % setup->ports);
+    }
+    return load;
+}
+
+/* --- before the clock starts ---------------------------------------------------------------- */
+
+uint32_t load_prepare_peers(struct load *load, uint32_t count)
+{
+    for (; count && load->prepared < load->setup.peers; count--, load->prepared++) {
+        struct load_peer *peer = &load->peers[load->prepared];
+        uint8_t private_key[NOISE_KEY];
+
+        load_private_key(load->setup.seed, load->setup.first_peer + load->prepared, private_key);
+        /* Zeros for a gateway's key of low order: it answers nothing, and that is what shows. */
+        (void)noise_derive(load->noise, private_key, peer->public_key, peer->static_static);
+    }
+    return load->setup.peers - load->prepared;
+}
+
+uint32_t load_prepare_ephemerals(struct load *load, uint32_t wanted, uint32_t count)
+{
+    if (wanted > load->stock_room) {
+        struct noise_ephemeral *more = realloc(load->stock, wanted * sizeof *more);
+
+        if (!more)
+            return 0;  /* the rest is made while the clock runs, and counted */
+        load->stock = more;
+        load->stock_room = wanted;
+    }
+    for (; count && load->stocked < wanted; count--)
+        if (noise_draw(load->noise, &load->stock[load->stocked]) == 0)
+            load->stocked++;
+    return wanted > load->stocked ? wanted - load->stocked : 0;
+}
+
+/* --- what happens when it is due ------------------------------------------------------------ */
+
+static void note_lag(struct load *load, uint64_t due)
+{
+    uint64_t lag = load->now > due ? load->now - due : 0;
+
+    if (lag > load->tally->lag_most)
+        load->tally->lag_most = lag;
+    if (lag > BEHIND_NS)
+        count(load, LOAD_BEHIND);
+}
+
+/* The next peer that may begin a handshake; NOBODY when none of the next BURST may. */
+static uint32_t next_ready(struct load *load)
+{
+    for (int tries = 0; tries < BURST; tries++) {
+        uint32_t i = load->handshake_cursor++ % load->setup.peers;
+
+        if (load_handshake_ready(load, &load->peers[i]))
+            return i;
+    }
+    return NOBODY;
+}
+
+static int handshakes_left(const struct load *load)
+{
+    return !load->phase->handshakes || load->begun < load->phase->handshakes;
+}
+
+/* 1 when one began. */
+static int begin_handshake(struct load *load, uint64_t due)
+{
+    uint32_t i = handshakes_left(load) ? next_ready(load) : NOBODY;
+
+    if (i == NOBODY)
+        return 0;
+    load->begun++;
+    load_handshake_begin(load, i, due, load->phase->outstanding > 0);
+    return 1;
+}
+
+static void ask(struct load *load, struct load_peer *peer, uint64_t due)
+{
+    count(load, LOAD_ASKED);
+    if (!load_has_session(load, peer)) {
+        count(load, LOAD_UNSENT);
+        return;
+    }
+    /* As an initiator does: a new session before this one expires. */
+    if (load->now - peer->current.born >= REKEY_NS && load_handshake_ready(load, peer))
+        load_handshake_begin(load, (uint32_t)(peer - load->peers), load->now, 0);
+    count_many(load, LOAD_INNER_OUT, load->phase->inner_bytes);
+    load_echo(load, peer, load->phase->inner_bytes, STAMP_TRAFFIC, due);
+}
+
+static void keep_alive(struct load *load)
+{
+    struct load_peer *peer = &load->peers[load->keepalive_cursor++ % load->setup.peers];
+
+    if (load_has_session(load, peer))
+        load_keepalive(load, peer);
+    if (peer->current.born && load->now - peer->current.born >= REKEY_NS && load_handshake_ready(load, peer))
+        load_handshake_begin(load, (uint32_t)(peer - load->peers), load->now, 0);
+}
+
+/* The next address and port; what waits in the old port's batch leaves from there. */
+static void roam(struct load *load)
+{
+    struct load_peer *peer = &load->peers[load->roam_cursor++ % load->setup.peers];
+
+    if (!load_has_session(load, peer))
+        return;
+    peer->port = (uint16_t)((peer->port + 1u) % load->setup.ports);
+    if (load->setup.sources)
+        peer->source = (peer->source + 1) % load->setup.sources;
+    load_keepalive(load, peer);  /* a gateway follows what it can authenticate */
+    count(load, LOAD_ROAMED);
+}
+
+/* 0 when it cannot happen now and must be tried again. */
+static int carry_out(struct load *load, uint32_t what, uint64_t due)
+{
+    switch (what) {
+    case HANDSHAKES:
+        return begin_handshake(load, due);
+    case TRAFFIC:
+        ask(load, &load->peers[load->traffic_cursor++ % load->phase->traffic_peers], due);
+        return 1;
+    case KEEPALIVES:
+        keep_alive(load);
+        return 1;
+    case ROAMING:
+        roam(load);
+        return 1;
+    default:
+        load_garbage_send(load, what - GARBAGE);
+        return 1;
+    }
+}
+
+/* --- closed loops --------------------------------------------------------------------------- */
+
+void load_traffic_next(struct load *load, struct load_peer *peer)
+{
+    uint32_t i = (uint32_t)(peer - load->peers);
+
+    peer->asked_at = 0;
+    if (i >= load->phase->traffic_outstanding || load->now >= load->begin + load->phase->length)
+        return;
+    if (!load_has_session(load, peer))
+        return;
+    ask(load, peer, load->now);
+    peer->asked_at = load->now;
+}
+
+/* Begins the closed loop, and begins anew where an echo was lost. */
+static void traffic_sweep(struct load *load)
+{
+    uint32_t most = load->phase->traffic_outstanding;
+
+    if (!most || load->now - load->swept < SWEEP_NS)
+        return;
+    load->swept = load->now;
+    for (uint32_t i = 0; i < most && i < load->setup.peers; i++) {
+        struct load_peer *peer = &load->peers[i];
+
+        if (!peer->asked_at || load->now - peer->asked_at > ECHO_PATIENCE_NS)
+            load_traffic_next(load, peer);
+    }
+}
+
+static uint32_t handshakes_fill(struct load *load)
+{
+    uint32_t begun = 0;
+
+    while (load->places < load->phase->outstanding && begun < BURST && begin_handshake(load, load->now))
+        begun++;
+    return begun;
+}
+
+/* --- the loop ------------------------------------------------------------------------------- */
+
+static void pacer_next(struct load *load, struct load_pacer *pacer)
+{
+    uint64_t after = load_pace(pacer->rate, load->phase->length, pacer->event + load->phase->stagger);
+
+    pacer->event += 1;
+    pacer->due = after == UINT64_MAX ? UINT64_MAX : load->begin + after;
+}
+
+static void pacers_begin(struct load *load, struct load_pacer *pacers)
+{
+    const struct load_phase *phase = load->phase;
+
+    static const double never[2];
+
+    for (uint32_t what = 0; what < PACERS; what++) {
+        double rate = what == KEEPALIVES ? phase->keepalive_rate
+                      : what == ROAMING  ? phase->roam_rate
+                      : what >= GARBAGE  ? phase->garbage_rate[what - GARBAGE]
+                                         : 0;
+
+        pacers[what] = (struct load_pacer){ .level = { rate, rate } };
+        pacers[what].rate = pacers[what].level;
+    }
+    pacers[HANDSHAKES].rate = phase->outstanding ? never : phase->handshake_rate;
+    pacers[TRAFFIC].rate = phase->traffic_outstanding ? never : phase->traffic_rate;
+    for (uint32_t what = 0; what < PACERS; what++)
+        pacer_next(load, &pacers[what]);
+}
+
+static uint32_t pacers_run(struct load *load, struct load_pacer *pacers)
+{
+    uint32_t done = 0;
+
+    for (uint32_t what = 0; what < PACERS; what++) {
+        struct load_pacer *pacer = &pacers[what];
+
+        for (uint32_t n = 0; n < BURST && pacer->due <= load->now; n++) {
+            if (!carry_out(load, what, pacer->due)) {
+                if (!handshakes_left(load))
+                    pacer->due = UINT64_MAX;
+                break;
+            }
+            note_lag(load, pacer->due);
+            pacer_next(load, pacer);
+            done++;
+        }
+    }
+    return done;
+}
+
+/* Until a datagram comes, or until `due`; the wheel turns at least every 10 ms. */
+static void rest(struct load *load, uint64_t due)
+{
+    uint64_t now = clock_now(), wait = due > now ? due - now : 0;
+    struct epoll_event event;
+
+    if (wait > 10000000)
+        wait = 10000000;
+    struct timespec until = { 0, (long)wait };
+    epoll_pwait2(load->epoll, &event, 1, &until, NULL);
+}
+
+static void publish(struct load *load)
+{
+    __atomic_store_n(&load->area->sessions, load->sessions, __ATOMIC_RELAXED);
+    __atomic_store_n(&load->area->outstanding, load->in_flight, __ATOMIC_RELAXED);
+}
+
+static int stopped(const struct load *load)
+{
+    return __atomic_load_n(&load->area->stop, __ATOMIC_RELAXED) != 0;
+}
+
+static int all_is_over(const struct load *load)
+{
+    return load->phase->handshakes && load->begun >= load->phase->handshakes && !load->in_flight;
+}
+
+static int drained(const struct load *load)
+{
+    const uint64_t *counters = load->tally->counters;
+
+    return !load->in_flight && counters[LOAD_ASKED] == counters[LOAD_ANSWERED] + counters[LOAD_UNSENT];
+}
+
+static void drain(struct load *load)
+{
+    uint64_t end = load->now + load->phase->drain;
+
+    while (load->now < end && !drained(load) && !stopped(load)) {
+        uint32_t got = load_receive(load);
+
+        load->now = clock_now();
+        load_timers_run(load);
+        load_flush_all(load);
+        if (!got)
+            rest(load, end);
+    }
+    load_handshakes_end(load);
+}
+
+static uint64_t own_drops(const struct load *load)
+{
+    uint64_t all = 0;
+
+    for (uint32_t port = 0; port <= load->setup.ports; port++) {
+        uint32_t info[SK_MEMINFO_VARS] = { 0 };
+        socklen_t bytes = sizeof info;
+
+        if (getsockopt(load->fds[port], SOL_SOCKET, SO_MEMINFO, info, &bytes) == 0)
+            all += info[SK_MEMINFO_DROPS];
+    }
+    return all;
+}
+
+/* What was due before the end and has not left yet, because the loop woke late: it still leaves, if
+ * that takes no more than 100 ms. Of the rest each counts as late. */
+static void catch_up(struct load *load, struct load_pacer *pacers, uint64_t end)
+{
+    while (!stopped(load) && load->now < end + CATCH_UP_NS && pacers_run(load, pacers)) {
+        load_receive(load);
+        load_flush_all(load);
+        load->now = clock_now();
+    }
+    load_flush_all(load);
+    if (load->now < end)
+        return;  /* the phase was over before its time */
+    for (uint32_t what = 0; what < PACERS; what++)
+        for (; pacers[what].due < end; pacer_next(load, &pacers[what]))
+            count(load, LOAD_BEHIND);
+}
+
+static int has_garbage(const struct load_phase *phase)
+{
+    for (int kind = 0; kind < LOAD_GARBAGE_KINDS; kind++)
+        if (phase->garbage_rate[kind] > 0)
+            return 1;
+    return 0;
+}
+
+void load_run_phase(struct load *load, const struct load_phase *phase, uint64_t begin)
+{
+    struct load_pacer pacers[PACERS];
+    uint64_t end = begin + phase->length, cpu, drops = own_drops(load);
+
+    load->phase = phase;
+    load->tally = &load->area->tallies[phase->number];
+    load->begin = begin;
+    load->begun = 0;
+    load->swept = 0;
+    prctl(PR_SET_TIMERSLACK, 1);
+    if (has_garbage(phase) && load_garbage_open(load))
+        return;
+    cpu = thread_cpu();
+    pacers_begin(load, pacers);
+    for (uint32_t i = 0; i < load->setup.peers && phase->traffic_outstanding; i++)
+        load->peers[i].asked_at = 0;
+    while ((load->now = clock_now()) < begin)
+        rest(load, begin);
+
+    while (load->now < end && !stopped(load) && !(phase->until_done && all_is_over(load))) {
+        uint32_t done = load_receive(load);
+        uint64_t due = end;
+
+        load->now = clock_now();
+        load_timers_run(load);
+        done += handshakes_fill(load);
+        traffic_sweep(load);
+        done += pacers_run(load, pacers);
+        load_flush_all(load);
+        publish(load);
+        for (uint32_t what = 0; what < PACERS; what++)
+            if (pacers[what].due < due)
+                due = pacers[what].due;
+        if (!done)
+            rest(load, due);
+        load->now = clock_now();
+    }
+    count_many(load, LOAD_WALL_NS, load->now - begin);
+    catch_up(load, pacers, end);
+    drain(load);
+    publish(load);
+    count_many(load, LOAD_CPU_NS, thread_cpu() - cpu);
+    count_many(load, LOAD_OWN_DROPS, own_drops(load) - drops);
+}

@@ -1,0 +1,100 @@
+"""One process of the load generator: it makes its sockets, prepares, then runs phases in C when told.
+
+Orders come as one line of JSON on standard input, the fd of a nameless file (struct load_area) with them. All
+that is counted goes there; the command reads it while phases run. The process ends with the last
+phase, when the command says stop, or when its parent is gone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+from setproctitle import setproctitle
+
+from plait.load._generator import ffi, lib
+from shm.segment import PlainSegment
+from workers.promises import PR_SET_PDEATHSIG, set_process_option
+
+BUFFER_BYTES = 16 << 20
+SO_SNDBUFFORCE, SO_RCVBUFFORCE = 32, 33  # asm-generic/socket.h
+STEPS = 128  # of preparation between two looks at the command's word
+AREA_BYTES = ffi.sizeof("struct load_area")
+
+
+def bound_socket(family: int) -> socket.socket:
+    """A UDP socket on a port that the kernel chooses, at every address, with large buffers."""
+    made = socket.socket(family, socket.SOCK_DGRAM)
+    try:
+        for forced, plain in ((SO_RCVBUFFORCE, socket.SO_RCVBUF), (SO_SNDBUFFORCE, socket.SO_SNDBUF)):
+            try:
+                made.setsockopt(socket.SOL_SOCKET, forced, BUFFER_BYTES)
+            except PermissionError:  # without CAP_NET_ADMIN: as much as the host allows
+                made.setsockopt(socket.SOL_SOCKET, plain, BUFFER_BYTES)
+        made.bind(("::" if family == socket.AF_INET6 else "0.0.0.0", 0))
+    except OSError:
+        made.close()
+        raise
+    return made
+
+
+def main() -> None:
+    """Be one process; raises OSError or MemoryError, which the command passes on."""
+    orders = json.loads(sys.stdin.readline())
+    set_process_option(PR_SET_PDEATHSIG, signal.SIGKILL)
+    parent = os.getppid()
+    setproctitle(f"plait load {orders['number']}")
+    if orders["core"] is not None:
+        os.sched_setaffinity(0, [orders["core"]])
+    segment = PlainSegment.attach(orders["area"], AREA_BYTES)
+    area = ffi.cast("struct load_area *", segment.address)
+    setup = ffi.new("struct load_setup *", _setup(orders["setup"]))
+    sockets = [bound_socket(setup.family) for _ in range(setup.ports + 1)]
+    load = lib.load_new(setup, [made.fileno() for made in sockets], area)
+    if load == ffi.NULL:
+        raise MemoryError(f"no memory for {setup.peers} peers of {lib.load_bytes_per_peer()} bytes")
+
+    def stopped() -> bool:
+        return bool(area.stop) or os.getppid() != parent
+
+    with contextlib.suppress(KeyboardInterrupt):  # a terminal tells everybody; the command says stop
+        _prepare(load, area, orders["ephemerals"], stopped)
+        for number, phase in enumerate(orders["phases"]):
+            area.prepared = number + 1
+            while not area.begin[number] and not stopped():
+                time.sleep(0.0005)
+            if stopped():
+                break
+            lib.load_run_phase(load, ffi.new("struct load_phase *", phase), area.begin[number])
+            area.finished = number + 1
+    lib.load_free(load)
+
+
+def _setup(given: dict[str, Any]) -> dict[str, Any]:
+    """The orders' setup with its bytes as bytes."""
+    as_bytes = {key: bytes.fromhex(given[key]) for key in ("seed", "gateway_key", "target", "source")}
+    return {**given, **as_bytes}
+
+
+def _prepare(load: Any, area: Any, ephemerals: int, stopped: Callable[[], bool]) -> None:
+    """All secrets that can be computed before the clock starts."""
+    left = lib.load_prepare_peers(load, 0)
+    area.steps_all = left + ephemerals
+    while left and not stopped():
+        left = lib.load_prepare_peers(load, STEPS)
+        area.steps = area.steps_all - ephemerals - left
+    left = lib.load_prepare_ephemerals(load, ephemerals, 0)
+    while left and not stopped():
+        left = lib.load_prepare_ephemerals(load, ephemerals, STEPS)
+        area.steps = area.steps_all - left
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,382 @@
+"""A load run: processes of plait/load/process.py, one a core, led through the phases together.
+
+Each process has a contiguous share of the peers and that share of every rate. They meet before each
+phase: the command gives all of them one moment of CLOCK_BOOTTIME to begin at. While a phase runs, what
+they count is read where they count it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from plait.failure import Failure
+from plait.load import result as load_result
+from plait.load import target as load_target
+from plait.load.key_derivation import Keys, inner_network, seed_bytes
+from plait.load.profile import Phase, Profile
+from plait.load.result import GARBAGE, PhaseResult
+
+WORKER = [sys.executable, "-m", "plait.load.process"]
+TICK = 0.25  # seconds between two looks at the counters
+AHEAD_NS = 5_000_000  # a phase begins so long after all are told
+SECOND = 1_000_000_000
+
+
+@dataclass(frozen=True)
+class Look:
+    """The counters at one moment, of the phase that runs."""
+
+    at: float  # seconds since the run's first phase began
+    phase: int
+    elapsed: float  # seconds of the phase
+    counters: dict[str, int]
+    round_trip: np.ndarray[Any, Any]
+    sessions: int
+    outstanding: int
+
+
+@dataclass
+class Run:
+    """Everything that a run found."""
+
+    profile: Profile
+    cores: list[int]
+    phases: list[PhaseResult] = field(default_factory=list)
+    looks: list[Look] = field(default_factory=list)
+    prepared_seconds: float = 0.0
+    ephemerals: int = 0
+    bytes_per_peer: int = 0
+    stopped: bool = False  # before its end
+    gave_up: bool = False  # so, because the gateway said nothing for profile.give_up seconds
+
+
+class Screen:
+    """Who is told what goes on; each method may be overridden."""
+
+    def preparing(self, done: int, total: int) -> None:
+        """Secrets computed before the clock starts."""
+
+    def look(self, run: Run, look: Look, before: Look | None) -> None:
+        """Every TICK while a phase runs; before: the last look at the same phase."""
+
+
+class Process:
+    """One load process and the memory it counts in."""
+
+    def __init__(self, orders: dict[str, Any], stack: ExitStack) -> None:
+        from plait.load._generator import ffi
+        from shm.segment import SegmentError, create_plain
+
+        try:
+            self.segment = create_plain(ffi.sizeof("struct load_area"), "load")
+            stack.callback(self.segment.close)
+            self.segment.ensure(0, self.segment.bytes)
+        except SegmentError as error:
+            raise Failure(error.what, error.why, error.next) from error
+        self.area = ffi.cast("struct load_area *", self.segment.address)
+        self._popen = subprocess.Popen(
+            WORKER, stdin=subprocess.PIPE, stderr=subprocess.PIPE, pass_fds=(self.segment.fd,)
+        )
+        stack.callback(self.end)
+        assert self._popen.stdin is not None
+        self._popen.stdin.write(json.dumps({**orders, "area": self.segment.fd}).encode() + b"\n")
+        self._popen.stdin.close()
+
+    def check(self) -> None:
+        """Failure when the process ended before its time."""
+        code = self._popen.poll()
+        if code:
+            assert self._popen.stderr is not None
+            words = self._popen.stderr.read().decode(errors="replace").strip().splitlines()
+            why = words[-1] if words else f"exit code {code}"
+            raise Failure("a load process ended", why, "Look at this host's memory and limits.")
+
+    def tally(self, phase: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any], int]:
+        """Counters, histograms and greatest lag (ns) of one phase as they are now: copies."""
+        from plait.load._generator import ffi, lib
+
+        tally = self.area.tallies[phase]
+        counters = np.frombuffer(ffi.buffer(tally.counters), dtype=np.uint64)[: lib.LOAD_COUNTERS]
+        rows = np.frombuffer(ffi.buffer(tally.histograms), dtype=np.uint64)
+        return (
+            counters.copy(),
+            rows.reshape(lib.LOAD_HISTOGRAMS, lib.LOAD_BUCKETS).copy(),
+            int(tally.lag_most),
+        )
+
+    def end(self) -> None:
+        """Stop it, by force when it does not heed the word."""
+        self.area.stop = 1
+        try:
+            self._popen.wait(3)
+        except subprocess.TimeoutExpired:
+            self._popen.kill()
+            self._popen.wait()
+        assert self._popen.stderr is not None
+        self._popen.stderr.close()
+        self.area = None
+
+
+def now_ns() -> int:
+    """The clock of the load processes."""
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+
+
+class _NobodyAnswersError(Exception):
+    """The gateway says nothing while handshakes wait for it."""
+
+
+class _Silence:
+    """How long the gateway has said nothing while handshakes wait: a run of a known length bears that, once
+    it has heard something at all."""
+
+    def __init__(self, limit: float) -> None:
+        self.limit = limit  # seconds
+        self.since = 0.0  # as Look.at
+        self.phase, self.heard, self.was_heard = -1, 0, False
+
+    def check(self, look: Look, has_end: bool) -> None:
+        """_NobodyAnswersError when that is too long. has_end: the phase says how many seconds it lasts."""
+        if look.phase != self.phase:
+            self.phase, self.heard, self.since = look.phase, 0, look.at - look.elapsed
+        heard = look.counters["datagrams_in"]
+        if heard > self.heard or not look.outstanding:
+            self.since = look.at
+        self.was_heard = self.was_heard or heard > 0
+        self.heard = heard
+        if look.at - self.since >= self.limit and not (self.was_heard and has_end):
+            raise _NobodyAnswersError
+
+
+def check_answered(run: Run) -> None:
+    """Failure when the run was given up, or nothing came back in all of it."""
+    begun = sum(phase.counters["initiations"] for phase in run.phases)
+    heard = sum(phase.counters["datagrams_in"] for phase in run.phases)
+    if not run.gave_up and (heard or not begun):
+        return
+    seconds = f"{run.profile.give_up:g} s" if run.gave_up else f"{sum(p.seconds for p in run.phases):.1f} s"
+    why = f"{begun:,} handshakes were begun, and no datagram came back in {seconds}"
+    if heard:
+        why = f"it answered at first, and then, while handshakes waited, sent nothing for {seconds}"
+    mend = (
+        "Is the gateway there, is its public key the one given, and does it know these peers? "
+        "`plait load config` writes what it must be configured with. --give-up SECONDS waits longer."
+    )
+    raise Failure(f"nobody answers at {run.profile.target}", why, mend)
+
+
+def execute(profile: Profile, cores: list[int], owned: list[str], screen: Screen) -> Run:
+    """Run a profile against its target, which is checked first. Ctrl-C ends it early, results kept, and so
+    does a gateway that says nothing (check_answered tells)."""
+    address, port = load_target.parse(profile.target)
+    load_target.check(address, owned)
+    sources = load_target.sources(profile.sources, address)
+    network = inner_network(profile.inner, profile.peers)
+    keys = Keys(seed_bytes(profile.seed))
+    cores = cores[: profile.peers]
+    run = Run(profile, cores)
+    setup = {
+        "seed": keys.seed.hex(),
+        "gateway_key": gateway_key(profile, keys).hex(),
+        "target": address.packed.hex(),
+        "family": 10 if address.version == 6 else 2,
+        "port": port,
+        "inner_base": int(network.network_address),
+        "sources": sources.count,
+        "source": sources.first.packed.hex() if sources.first else "",
+        "ports": profile.ports,
+        "psk": int(profile.psk),
+        "retry": int(profile.retry * SECOND),
+        "retry_jitter": SECOND // 3,
+    }
+    with ExitStack() as stack:
+        processes = [Process(orders, stack) for orders in _orders(run, setup)]
+        try:
+            _lead(run, processes, screen)
+        except (KeyboardInterrupt, _NobodyAnswersError) as why:
+            run.stopped, run.gave_up = True, isinstance(why, _NobodyAnswersError)
+            for process in processes:
+                process.area.stop = 1
+            if len(run.phases) < len(profile.phase) and run.looks:
+                run.phases.append(_result(profile, run.looks[-1].phase, processes))
+    return run
+
+
+def gateway_key(profile: Profile, keys: Keys) -> bytes:
+    """The gateway's public key: the profile's, or the seed's own."""
+    from plait.keys import decode
+
+    if profile.public_key is None:
+        return keys.gateway()[1]
+    try:
+        return decode(profile.public_key)
+    except ValueError as error:
+        mend = "Give the gateway's public key as `wg show` prints it."
+        raise Failure("cannot use public_key", str(error), mend) from error
+
+
+def _orders(run: Run, setup: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """What each process is told."""
+    from plait.load._generator import lib
+
+    run.bytes_per_peer = lib.load_bytes_per_peer()
+    peers, count = run.profile.peers, len(run.cores)
+    ephemerals = sum(phase.ephemerals(peers) for phase in run.profile.phase)
+    for number, core in enumerate(run.cores):
+        first, after = peers * number // count, peers * (number + 1) // count
+        share = (after - first) / peers
+        stock = min(-int(-ephemerals * share // 1), 1 << 20)
+        run.ephemerals += stock
+        yield {
+            "number": number,
+            "core": core,
+            "setup": {**setup, "first_peer": first, "peers": after - first},
+            "ephemerals": stock,
+            "phases": [
+                phase_orders(run.profile, phase, at, first, after, number / count)
+                for at, phase in enumerate(run.profile.phase)
+            ],
+        }
+
+
+def phase_orders(
+    profile: Profile, phase: Phase, number: int, first: int, after: int, stagger: float
+) -> dict[str, Any]:
+    """struct load_phase for the process that has peers first to after."""
+    share = (after - first) / profile.peers
+
+    def part(whole: int) -> int:
+        """This process's part of a whole number: all parts together are the whole."""
+        return whole * after // profile.peers - whole * first // profile.peers
+
+    def ramp(rate: float | list[float] | None) -> list[float]:
+        ends = rate if isinstance(rate, list) else [rate or 0.0] * 2
+        return [end * share for end in ends]
+
+    handshakes, traffic, garbage = phase.handshakes, phase.traffic, phase.garbage
+    orders: dict[str, Any] = {
+        "number": number,
+        "length": int(phase.length() * SECOND),
+        "drain": int(phase.drain * SECOND),
+        "stagger": stagger,
+        "until_done": int(phase.seconds is None),
+        "patience": SECOND,
+        "traffic_peers": after - first,
+        "inner_bytes": 84,
+    }
+    if handshakes is not None:
+        rate = profile.peers / handshakes.within if handshakes.within else handshakes.rate
+        orders |= {
+            "handshakes": part(phase.handshake_count(profile.peers)),
+            "outstanding": max(1, part(handshakes.outstanding)) if handshakes.outstanding else 0,
+            "handshake_rate": ramp(rate),
+            "patience": int(handshakes.patience * SECOND),
+            "confirm": int(handshakes.confirm),
+        }
+    if traffic is not None:
+        orders |= {
+            "traffic_rate": ramp(traffic.rate),
+            "traffic_outstanding": min(part(traffic.outstanding or 0), after - first),
+            "traffic_peers": max(1, part(traffic.peers or profile.peers)),
+            "inner_bytes": traffic.bytes,
+        }
+    if phase.keepalives is not None:
+        orders["keepalive_rate"] = (after - first) / phase.keepalives.every
+    if phase.roaming is not None:
+        orders["roam_rate"] = phase.roaming.rate * share
+    if garbage is not None:
+        orders["garbage_rate"] = [getattr(garbage, kind) * share for kind in GARBAGE]
+    return orders
+
+
+def _wait(processes: list[Process], done: Callable[[Process], bool], each: Callable[[], None]) -> None:
+    """Until all processes are done, with a call of each() every TICK."""
+    late = time.monotonic()
+    while not all(done(process) for process in processes):
+        for process in processes:
+            process.check()
+        time.sleep(0.01)
+        if time.monotonic() - late >= TICK:
+            late = time.monotonic()
+            each()
+
+
+def _lead(run: Run, processes: list[Process], screen: Screen) -> None:
+    """Preparation, then phase after phase."""
+    began = time.monotonic()
+
+    def preparing() -> None:
+        screen.preparing(
+            sum(process.area.steps for process in processes),
+            sum(process.area.steps_all for process in processes),
+        )
+
+    _wait(processes, lambda process: process.area.prepared >= 1, preparing)
+    run.prepared_seconds = time.monotonic() - began
+    start = now_ns() + AHEAD_NS
+    silence = _Silence(run.profile.give_up)
+    for number in range(len(run.profile.phase)):
+        _wait(processes, lambda process, number=number: process.area.prepared > number, lambda: None)  # type: ignore[misc]
+        begin = now_ns() + AHEAD_NS
+        for process in processes:
+            process.area.begin[number] = begin
+        before: list[Look | None] = [None]
+
+        def look(number: int = number, begin: int = begin, before: list[Look | None] = before) -> None:
+            seen = _look(processes, number, begin, start)
+            run.looks.append(seen)
+            screen.look(run, seen, before[0])
+            before[0] = seen
+            silence.check(seen, run.profile.phase[number].seconds is not None)
+
+        _wait(processes, lambda process, number=number: process.area.finished > number, look)  # type: ignore[misc]
+        look()
+        run.phases.append(_result(run.profile, number, processes))
+
+
+def _look(processes: list[Process], number: int, begin: int, start: int) -> Look:
+    names = load_result.counter_names()
+    tallies = [process.tally(number) for process in processes]
+    counters = np.sum([counted for counted, _, _ in tallies], axis=0)
+    now = now_ns()
+    return Look(
+        at=(now - start) / SECOND,
+        phase=number,
+        elapsed=(now - begin) / SECOND,
+        counters=dict(zip(names, map(int, counters), strict=True)),
+        round_trip=np.sum([rows[-1] for _, rows, _ in tallies], axis=0),
+        sessions=sum(process.area.sessions for process in processes),
+        outstanding=sum(process.area.outstanding for process in processes),
+    )
+
+
+def _result(profile: Profile, number: int, processes: list[Process]) -> PhaseResult:
+    names = load_result.counter_names()
+    tallies = [process.tally(number) for process in processes]
+    counters = np.sum([counted for counted, _, _ in tallies], axis=0)
+    wall, cpu = names.index("wall_ns"), names.index("cpu_ns")
+    phase = profile.phase[number]
+    return PhaseResult(
+        name=phase.name,
+        counters=dict(zip(names, map(int, counters), strict=True)),
+        histograms=np.sum([rows for _, rows, _ in tallies], axis=0),
+        lag_most=max(lag for _, _, lag in tallies) / SECOND,
+        seconds=max(int(counted[wall]) for counted, _, _ in tallies) / SECOND,
+        cpu_shares=[int(counted[cpu]) / max(1, int(counted[wall])) for counted, _, _ in tallies],
+        handshakes_planned=phase.handshakes is not None,
+    )
+
+
+def default_cores() -> list[int]:
+    """The last core that this process may use: the others are left to the gateway."""
+    return sorted(os.sched_getaffinity(0))[-1:]

@@ -1,0 +1,176 @@
+/* Out: messages of peers, sealed and given to the kernel in batches. One socket serves many
+ * source addresses: each message names its own (IP_PKTINFO). */
+#include <errno.h>
+#include <netinet/in.h>
+#include <poll.h>
+#include <string.h>
+
+#include "engine/bytes.h"
+#include "engine/checksum.h"
+#include "engine/packet.h"
+#include "plait/load/state.h"
+
+#define CONTROL_BYTES 64
+
+static socklen_t target_name(const struct load_setup *setup, struct sockaddr_in6 *name)
+{
+    memset(name, 0, sizeof *name);
+    if (setup->family == AF_INET) {
+        struct sockaddr_in *name4 = (struct sockaddr_in *)name;
+
+        name4->sin_family = AF_INET;
+        name4->sin_port = htons((uint16_t)setup->port);
+        memcpy(&name4->sin_addr, setup->target, 4);
+        return sizeof *name4;
+    }
+    name->sin6_family = AF_INET6;
+    name->sin6_port = htons((uint16_t)setup->port);
+    memcpy(&name->sin6_addr, setup->target, 16);
+    return sizeof *name;
+}
+
+/* From which address; sources are consecutive. */
+static void control_write(const struct load_setup *setup, struct msghdr *h, uint8_t *control, uint32_t source)
+{
+    struct cmsghdr *c = (struct cmsghdr *)control;
+    int ip4 = setup->family == AF_INET;
+    size_t bytes = ip4 ? sizeof(struct in_pktinfo) : sizeof(struct in6_pktinfo);
+    uint32_t last = ip4 ? 0 : 12;
+    uint8_t address[16];
+
+    if (!setup->sources)
+        return;
+    memcpy(address, setup->source, 16);
+    store_be32(address + last, load_be32(setup->source + last) + source);
+    memset(control, 0, CONTROL_BYTES);
+    c->cmsg_level = ip4 ? IPPROTO_IP : IPPROTO_IPV6;
+    c->cmsg_type = ip4 ? IP_PKTINFO : IPV6_PKTINFO;
+    c->cmsg_len = CMSG_LEN(bytes);
+    if (ip4)
+        memcpy(CMSG_DATA(c) + offsetof(struct in_pktinfo, ipi_spec_dst), address, 4);
+    else
+        memcpy(CMSG_DATA(c) + offsetof(struct in6_pktinfo, ipi6_addr), address, 16);
+    h->msg_control = control;
+    h->msg_controllen = CMSG_SPACE(bytes);
+}
+
+void load_flush(struct load *load, uint32_t port)
+{
+    struct load_out *out = &load->outs[port];
+    struct mmsghdr headers[LOAD_BATCH];
+    struct iovec vectors[LOAD_BATCH];
+    _Alignas(struct cmsghdr) uint8_t control[LOAD_BATCH][CONTROL_BYTES];
+    struct sockaddr_in6 name;
+    socklen_t name_length;
+    uint32_t next = 0;
+
+    if (!out->count)
+        return;
+    name_length = target_name(&load->setup, &name);
+    aead_seal(load->aead, out->job, out->jobs);
+    for (uint32_t i = 0; i < out->count; i++) {
+        vectors[i] = (struct iovec){ out->data[i], out->length[i] };
+        headers[i].msg_hdr = (struct msghdr){ .msg_name = &name, .msg_namelen = name_length,
+                                              .msg_iov = &vectors[i], .msg_iovlen = 1 };
+        control_write(&load->setup, &headers[i].msg_hdr, control[i], out->source[i]);
+        if (load->strangers && port < load->setup.ports)
+            load_sample_keep(load, out, i);
+    }
+    while (next < out->count) {
+        int n = sendmmsg(load->fds[port], headers + next, out->count - next, MSG_DONTWAIT);
+
+        if (n > 0) {
+            for (int i = 0; i < n; i++)
+                count_many(load, LOAD_BYTES_OUT, out->length[next + i]);
+            count_many(load, LOAD_DATAGRAMS_OUT, (uint64_t)n);
+            next += (uint32_t)n;
+        } else if (errno == EAGAIN || errno == ENOBUFS) {
+            struct pollfd writable = { .fd = load->fds[port], .events = POLLOUT };
+
+            count(load, LOAD_SEND_WAITED);
+            poll(&writable, 1, 20);
+        } else if (errno != EINTR) {
+            /* Or the pending error of an earlier one, now cleared. */
+            count(load, LOAD_SEND_REFUSED);
+            next++;
+        }
+    }
+    out->count = out->jobs = 0;
+}
+
+void load_flush_all(struct load *load)
+{
+    for (uint32_t port = 0; port <= load->setup.ports; port++)
+        load_flush(load, port);
+}
+
+uint8_t *load_out_place(struct load *load, uint32_t port, uint32_t length, uint32_t source)
+{
+    struct load_out *out = &load->outs[port];
+
+    if (out->count == LOAD_BATCH)
+        load_flush(load, port);
+    out->length[out->count] = length;
+    out->source[out->count] = source;
+    out->asker[out->count] = NOBODY;
+    return out->data[out->count++];
+}
+
+int load_has_session(const struct load *load, const struct load_peer *peer)
+{
+    return peer->current.born && load->now - peer->current.born < REJECT_NS;
+}
+
+/* A data message of the current session around `inner` bytes, which the caller writes at the
+ * returned place; zeros pad it to a multiple of 16. */
+static uint8_t *data_place(struct load *load, struct load_peer *peer, uint32_t inner)
+{
+    uint32_t padded = (inner + 15) & ~15u;
+    uint8_t *message = load_out_place(load, peer->port, padded + DATA_OVERHEAD, peer->source);
+    struct load_out *out = &load->outs[peer->port];
+    struct load_session *session = &peer->current;
+
+    data_header_write(message, session->remote, session->counter);
+    memcpy(out->key[out->jobs], session->send_key, AEAD_KEY_BYTES);
+    out->job[out->jobs] = (struct aead_job){ .data = message + DATA_HEADER_BYTES, .length = padded,
+                                             .counter = session->counter, .key = out->key[out->jobs] };
+    out->jobs++;
+    session->counter++;
+    peer->owes = 0;
+    memset(message + DATA_HEADER_BYTES, 0, padded);
+    return message + DATA_HEADER_BYTES;
+}
+
+void load_keepalive(struct load *load, struct load_peer *peer)
+{
+    data_place(load, peer, 0);
+    count(load, LOAD_KEEPALIVES);
+}
+
+void load_echo(struct load *load, struct load_peer *peer, uint32_t bytes, uint8_t kind, uint64_t intended)
+{
+    uint32_t number = load->setup.first_peer + (uint32_t)(peer - load->peers);
+    uint8_t *inner = data_place(load, peer, bytes);
+    struct load_stamp stamp = { .magic = STAMP_MAGIC, .number = number, .intended = intended,
+                                .sequence = ++peer->sequence, .phase = (uint8_t)load->phase->number,
+                                .kind = kind };
+    struct load_out *out = &load->outs[peer->port];
+    uint16_t sum;
+
+    out->asker[out->count - 1] = (uint32_t)(peer - load->peers);
+    out->sequence[out->count - 1] = peer->sequence;
+    inner[0] = 0x45;
+    store_be16(inner + 2, bytes);
+    inner[8] = 64;
+    inner[9] = IPPROTO_ICMP;
+    store_be32(inner + 12, load->setup.inner_base + 2 + number);
+    store_be32(inner + 16, load->setup.inner_base + 1);
+    sum = (uint16_t)~checksum_fold(checksum_add(0, inner, 20));
+    memcpy(inner + 10, &sum, 2);
+    inner[20] = 8;  /* echo request */
+    store_be16(inner + 24, number & 0xffff);
+    store_be16(inner + 26, peer->sequence & 0xffff);
+    memcpy(inner + INNER_HEADERS, &stamp, sizeof stamp);
+    sum = (uint16_t)~checksum_fold(checksum_add(0, inner + 20, bytes - 20));
+    memcpy(inner + 22, &sum, 2);
+}

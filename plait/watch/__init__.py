@@ -1,0 +1,1 @@
+"""Looking at a running engine: show, top, events, exporter."""

@@ -1,0 +1,1 @@
+"""The control process: handshakes, peers, timers, configuration, the UAPI's clients, events."""

@@ -1,0 +1,199 @@
+"""Answers: the initiations of a batch, from first look to response (responder; kernel: noise.c, receive.c).
+
+    open        whose key is it? arithmetic over the batch, on every core (crew.py)
+    find        the peers' rows; their static-static secrets come from the vault, once computed
+    open        the timestamp: from here on the sender is authentic
+    accept      timestamp greater than the latest, no flood, room for a session
+    respond     arithmetic again
+    install     store the timestamp, write the keypair, order its installation; then send
+
+A peer that is there twice is dealt with in order: its first initiation goes through all of the last three
+steps before its second is looked at.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from engine import tai64n
+from workers._workers import ffi, lib
+from workers.control.events import Event
+from workers.control.keypairs import NoKeypair
+from workers.control.memory import columns_of
+from workers.control.peers import NOBODY
+from workers.control.vault import SECRET_VALID
+
+if TYPE_CHECKING:
+    from workers.control.handshakes import Ends, Handshakes
+
+BATCH: int = lib.HANDSHAKE_BATCH
+Numbers = npt.NDArray[np.intp]  # places in the array of handshakes
+
+_COLUMNS = (
+    "result", "local_index", "has_static_static", "has_cookie", "remote_public", "static_static",
+    "preshared_key", "cookie", "timestamp", "response",
+)  # fmt: skip
+_MAC1 = slice(lib.RESPONSE_BYTES - 2 * lib.MAC_BYTES, lib.RESPONSE_BYTES - lib.MAC_BYTES)
+
+
+class Answers:
+    """The responder's side of `handshakes`, whose cells, letters and parts it uses."""
+
+    def __init__(self, handshakes: Handshakes) -> None:
+        self.owner = handshakes
+        self.vault = handshakes.vault
+        self.handshakes = ffi.new("struct handshake[]", BATCH)
+        self.columns = np.frombuffer(ffi.buffer(self.handshakes), columns_of("struct handshake", _COLUMNS))
+        self.where = np.zeros(BATCH, np.uint32)  # cell of each handshake
+        self.rows = np.zeros(BATCH, np.uint32)
+        self.same = np.zeros(BATCH, np.uint8)
+
+    def take(self, count: int, ends: Ends, now: int) -> None:
+        """Every HEARD_INITIATION among `count` cells gets its end."""
+        owner = self.owner
+        heard = ffi.from_buffer("uint8_t[]", owner.heard)
+        where = ffi.from_buffer("uint32_t[]", self.where)
+        count = int(lib.batch_begin(owner.identity, owner.cells, count, heard, self.handshakes, where))
+        try:
+            owner.crew.each(lib.handshake_open_initiation, self.handshakes, count)
+            known = self._find(count, ends)
+            self._open_timestamps(known, count, ends)
+            waiting = np.flatnonzero(self.columns["result"][:count] == lib.HANDSHAKE_FINE)
+            while len(waiting):
+                _, first = np.unique(self.rows[waiting], return_index=True)
+                self._answer(waiting[np.sort(first)], count, ends, now)
+                waiting = np.delete(waiting, first)
+        finally:
+            lib.handshake_wipe(self.handshakes, count)
+
+    # -- who it is ----------------------------------------------------------------------------
+
+    def _find(self, count: int, ends: Ends) -> Numbers:
+        """The rows; returns the handshakes that have one."""
+        owner, result = self.owner, self.columns["result"][:count]
+        for i in np.flatnonzero(result).tolist():
+            cell = int(self.where[i])
+            if result[i] == lib.HANDSHAKE_LOW_ORDER:
+                ends[cell] = int(lib.HS_LOW_ORDER)
+                owner.tell(Event.LOW_ORDER, None, cell, message=lib.MESSAGE_INITIATION)
+            else:
+                ends[cell] = int(lib.HS_INITIATION_TAG)
+                owner.tell(Event.INITIATION_TAG, None, cell)
+        rows = ffi.from_buffer("uint32_t[]", self.rows)
+        lib.batch_find_peers(owner.peers.tables, self.handshakes, count, rows)
+        for i in np.flatnonzero((self.rows[:count] == NOBODY) & (result == lib.HANDSHAKE_FINE)).tolist():
+            cell = int(self.where[i])
+            ends[cell] = int(lib.HS_UNKNOWN_PEER)
+            owner.tell(Event.UNKNOWN_PEER, None, cell, key=self._key(i))
+            result[i] = lib.HANDSHAKE_PASSED_OVER
+        return np.flatnonzero(result == lib.HANDSHAKE_FINE)
+
+    def _open_timestamps(self, known: Numbers, count: int, ends: Ends) -> None:
+        owner, secrets = self.owner, self.vault.rows
+        rows = self.rows[known]
+        kept = (secrets["flags"][rows] & SECRET_VALID) != 0
+        self.columns["static_static"][known] = secrets["static_static"][rows]
+        self.columns["has_static_static"][known] = kept
+        owner.crew.each(lib.handshake_open_timestamp, self.handshakes, count)
+        for i in known[~kept].tolist():
+            self.vault.store_static_static(int(self.rows[i]), self.columns["static_static"][i].tobytes())
+        for i in known[self.columns["result"][known] != lib.HANDSHAKE_FINE].tolist():
+            cell = int(self.where[i])
+            if self.columns["result"][i] == lib.HANDSHAKE_LOW_ORDER:
+                ends[cell] = int(lib.HS_LOW_ORDER)
+                owner.tell(Event.LOW_ORDER, None, cell, key=self._key(i), message=lib.MESSAGE_INITIATION)
+            else:
+                ends[cell] = int(lib.HS_INITIATION_TAG)
+                owner.tell(Event.INITIATION_TAG, None, cell, key=self._key(i))
+
+    # -- the answer ---------------------------------------------------------------------------
+
+    def _answer(self, which: Numbers, count: int, ends: Ends, now: int) -> None:
+        """Authentic initiations of distinct peers."""
+        owner, columns = self.owner, self.columns
+        which = self._accept(which, ends, now)
+        numbers = {}
+        psks = self.vault.rows["preshared_key"][self.rows[which]]
+        columns["result"][:count] = lib.HANDSHAKE_PASSED_OVER
+        for i, row in zip(which.tolist(), self.rows[which].tolist(), strict=True):
+            try:
+                numbers[i], columns["local_index"][i] = owner.keypairs.reserve(row)
+            except NoKeypair as error:
+                ends[int(self.where[i])] = owner.refuse_for_room(error)
+                owner.tell(
+                    Event.NO_ROOM_TO_ANSWER, row, int(self.where[i]), reason=error.why, mend=error.mend
+                )
+                continue
+            columns["result"][i] = lib.HANDSHAKE_FINE
+        if not numbers:
+            return
+        columns["preshared_key"][which] = psks
+        columns["cookie"][which], columns["has_cookie"][which] = owner.cookies.usable(self.rows[which], now)
+        if owner.keylog is not None:
+            for i in numbers:
+                owner.log_keys(self.handshakes[i], columns["preshared_key"][i].tobytes())
+        owner.crew.each(lib.handshake_create_response, self.handshakes, count)
+        for i in [i for i in numbers if columns["result"][i] != lib.HANDSHAKE_FINE]:
+            row, cell = int(self.rows[i]), int(self.where[i])
+            owner.keypairs.release(row, numbers.pop(i))
+            ends[cell] = int(lib.HS_LOW_ORDER)
+            owner.tell(Event.LOW_ORDER, row, cell, message=lib.MESSAGE_INITIATION)
+        if numbers:
+            self._finish(np.array(list(numbers)), list(numbers.values()), count, ends, now)
+
+    def _accept(self, which: Numbers, ends: Ends, now: int) -> Numbers:
+        """Neither replays nor a flood; returns those that may go on."""
+        owner, rows = self.owner, self.rows[which]
+        is_later = tai64n.later(self.columns["timestamp"][which], self.vault.timestamps_seen(rows))
+        is_flood = is_later & owner.stamps.is_flood(rows, now)
+        for bad, end, event in (
+            (~is_later, lib.HS_TIMESTAMP_REPLAYED, Event.TIMESTAMP_REPLAYED),
+            (is_flood, lib.HS_INITIATION_FLOOD, Event.INITIATION_FLOOD),
+        ):
+            for i in which[bad].tolist():
+                ends[int(self.where[i])] = int(end)
+                owner.tell(event, int(self.rows[i]), int(self.where[i]))
+        return which[is_later & ~is_flood]
+
+    def _finish(self, which: Numbers, numbers: list[int], count: int, ends: Ends, now: int) -> None:
+        """Responses are made. What is stored and ordered here comes before they leave."""
+        owner, columns = self.owner, self.columns
+        rows = self.rows[which]
+        self.vault.store_timestamps_seen(rows, columns["timestamp"][which])
+        owner.stamps.initiation_accepted(rows, now)
+        owner.add_bytes(rows, "handshake_rx", lib.INITIATION_BYTES)
+        orders = np.full(count, lib.ORDER_AUTHENTICATED_RECEIVED | lib.ORDER_AUTHENTICATED_SENT, np.uint32)
+        for i in self._moved(which):
+            orders[i] |= owner.move(int(self.rows[i]), int(self.where[i]))
+        cells = self.where[which]
+        ends[cells] = int(lib.HS_INITIATION_ACCEPTED)
+        owner.tell_answers(rows.tolist(), cells.tolist())
+        of_all = np.zeros(count, np.uint32)
+        of_all[which] = numbers
+        owner.stamps.session_derived(rows, now)
+        owner.install(self.handshakes, self.rows[:count], of_all, orders, 0, now)
+        owner.stamps.response_sent(rows, now)
+        owner.cookies.message_sent(rows, columns["response"][which][:, _MAC1], now)
+        where = ffi.from_buffer("uint32_t[]", self.where)
+        letters = lib.batch_write_responses(self.handshakes, owner.cells, where, count, owner.letters)
+        owner.send(letters, rows, lib.HS_RESPONSE_SENT)
+
+    def _moved(self, which: Numbers) -> list[int]:
+        """Those whose peers were last heard elsewhere, or are being moved."""
+        rows, where = self.rows[which], self.where[which]
+        passed = (ffi.from_buffer("uint32_t[]", column) for column in (rows, where))
+        same = ffi.from_buffer("uint8_t[]", self.same)
+        lib.batch_compare_endpoints(
+            self.owner.segment, next(passed), self.owner.cells, next(passed), len(which), same
+        )
+        waiting = self.owner.endpoints.waiting
+        stays = self.same[: len(which)] != 0
+        if waiting:
+            stays &= ~np.isin(rows, list(waiting))
+        return [int(i) for i in which[~stays]]
+
+    def _key(self, i: int) -> bytes:
+        return bytes(self.columns["remote_public"][i])

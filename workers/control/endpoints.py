@@ -1,0 +1,138 @@
+"""Where peers are reached: `struct endpoint` as Python sees it, and control's orders to move one.
+
+The holder owns a peer's endpoint. Control asks for a change by writing `ordered_endpoint` and
+ORDER_ENDPOINT, but only while that bit is clear, since the holder may be reading the words; what comes
+meanwhile is kept, the latest alone, until the bit is seen clear.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+from collections.abc import Callable, Iterable
+from itertools import islice
+from typing import Any, NamedTuple
+
+from workers._workers import ffi, lib
+from workers.control.pace import PACE, Pace
+
+_STRUCT = struct.Struct("<H2sI16s16sII")  # struct endpoint, checked below
+_NO_SOURCE = bytes(16)
+_WISH = struct.Struct("<QQQ")  # its first 24 bytes: family, port, scope, address
+
+
+class Endpoint(NamedTuple):
+    """An outer address; `source` and `ifindex` say at which of our addresses we heard from it."""
+
+    address: bytes  # 4 or 16
+    port: int
+    scope: int = 0  # IPv6 zone index of a link-local address
+    source: bytes = b""  # as long as address; empty = none
+    ifindex: int = 0
+
+    @property
+    def family(self) -> int:
+        return socket.AF_INET if len(self.address) == 4 else socket.AF_INET6
+
+    def without_source(self) -> Endpoint:
+        return self._replace(source=b"", ifindex=0)
+
+    def pack(self) -> bytes:
+        """The 48 bytes of struct endpoint."""
+        return _STRUCT.pack(
+            self.family, self.port.to_bytes(2, "big"), self.scope, self.address, self.source, self.ifindex, 0
+        )
+
+    @classmethod
+    def unpack(cls, data: bytes) -> Endpoint | None:
+        """From struct endpoint; None when it names nothing."""
+        family, port, scope, address, source, ifindex, _ = _STRUCT.unpack(data)
+        if family == socket.AF_INET:
+            size = 4
+        elif family == socket.AF_INET6:
+            size = 16
+        else:
+            return None
+        heard = source[:size] if source != _NO_SOURCE else b""
+        return cls(address[:size], int.from_bytes(port, "big"), scope, heard, ifindex if heard else 0)
+
+
+class EndpointOrders:
+    """Control's orders to holders to move an endpoint.
+
+    A wish that has to wait stands in words of control's own in the row, without its source, so that a
+    killed control does not lose what was configured.
+    """
+
+    def __init__(self, segment: Any, pace: Pace = PACE) -> None:
+        self.pace = pace
+        self.segment = segment
+        self.place = ffi.new("struct endpoint *")
+        self.waiting: dict[int, None] = {}  # rows with a wish, in the order in which `poll` looks at them
+
+    def recover(self, rows: Iterable[int]) -> None:
+        """Find the wishes that a killed control left in these rows."""
+        self.waiting = {row: None for row in rows if self._wish(row) is not None}
+
+    def read(self, row: int) -> Endpoint | None:
+        """Where the peer is reached: ordered or not yet."""
+        if row in self.waiting:
+            return self._wish(row)
+        if self._is_ordered(row):
+            ordered = ffi.addressof(self.segment.rows[row], "ordered_endpoint")
+            return Endpoint.unpack(bytes(ffi.buffer(ordered)))
+        lib.endpoint_load(self.segment, row, self.place)
+        return Endpoint.unpack(bytes(ffi.buffer(self.place)))
+
+    def move(self, row: int, endpoint: Endpoint) -> int:
+        """Bits to give as orders: ORDER_ENDPOINT, or 0 when nothing changes or the wish has to wait."""
+        if endpoint == self.read(row):
+            return 0
+        if self._is_ordered(row):
+            self._keep(row, endpoint)
+            self.waiting[row] = None
+            return 0
+        self.forget(row)
+        self._write(row, endpoint)
+        return int(lib.ORDER_ENDPOINT)
+
+    def forget(self, row: int) -> None:
+        """No wish waits any more."""
+        self.waiting.pop(row, None)
+        self.segment.rows[row].wish[0] = 0
+
+    def poll(self, at: Callable[[int], None] = lambda place: None) -> bool:
+        """Give the orders that waited, of some rows. True while others still do. at: is told row + 1."""
+        for row in list(islice(self.waiting, self.pace.wishes)):
+            if self._is_ordered(row):
+                self.waiting[row] = self.waiting.pop(row)  # it is looked at again after the others
+                continue
+            at(row + 1)
+            wish = self._wish(row)
+            if wish is not None:
+                self._write(row, wish)
+                lib.orders_give(self.segment, row, lib.ORDER_ENDPOINT)
+                lib.peer_schedule(self.segment, row)
+            self.forget(row)
+        return bool(self.waiting)
+
+    def _is_ordered(self, row: int) -> bool:
+        return bool(int(lib.orders_read(self.segment, row)) & lib.ORDER_ENDPOINT)
+
+    def _write(self, row: int, endpoint: Endpoint) -> None:
+        ffi.memmove(ffi.addressof(self.segment.rows[row], "ordered_endpoint"), endpoint.pack(), _STRUCT.size)
+
+    def _keep(self, row: int, endpoint: Endpoint) -> None:
+        words = self.segment.rows[row].wish
+        head, first, second = _WISH.unpack(endpoint.pack()[: _WISH.size])
+        words[0] = 0  # nothing is kept while the address is half written
+        words[1], words[2] = first, second
+        words[0] = head
+
+    def _wish(self, row: int) -> Endpoint | None:
+        packed = _WISH.pack(*(int(word) for word in self.segment.rows[row].wish))
+        return Endpoint.unpack(packed + bytes(_STRUCT.size - _WISH.size))
+
+
+if ffi.sizeof("struct endpoint") != _STRUCT.size:
+    raise ImportError("struct endpoint changed in shm/layout.h; mend _STRUCT in workers/control/endpoints.py")

@@ -1,0 +1,217 @@
+"""What goes on inside the engine, read from the data segment: the answer to `get_engine=1`.
+
+    {"version": "0.1.0", "layout": "58aa…", "commit": "ee68…",   of the supervisor's program (version.py)
+     "program": ["/usr/bin/plaitd"],          what started it
+     "aead": "libipsec-mb AVX512",            the provider in use
+     "peers": 2,                              configured
+     "longest_turn_ms": 2.1,                  CPU of control's longest turn since the report before this one
+     "processes": [{"role": "receiver", "number": 0, "worker": 2, "pid": 4711, "cpu": 0,
+                    "state": "running", "asleep": true, "incarnation": 1, "beat_ms": 12.5,
+                    "packets": {"udp_received": 6, "udp_sent": 4, "tun_received": 4, "tun_sent": 6}}, …],
+     "queues": {"inbound":  {"waiting": 0, "peers": 0, "longest": 0}, "outbound": …},   wire-size packets,
+                                                       staged ones that wait for a session included
+     "tokens": {"idle": 2, "queued": 0, "held": 0, "dead": 0},
+     "pools": [{"receiver": 0, "direction": "inbound", "nodes": 2048, "home": 2040, "mine": 8,
+                "queued": 0, "in_hand": 0, "small_slots": 1024, "small_out": 8,
+                "train_slots": 16, "train_out": 0}, …],
+     "bytes_per_peer": {"idle": {"peer row": 512, …}, "session": {"keypair": 1152, …}},   by the layout
+     "counters": {"udp_received": 10, "drop_data_tag": 0, …},      sums over all workers, every cause
+     "kernel_drops": {"tun": 0, "udp": 0},    packets that never reached the engine (kernel_drops.py)
+     "broken_promises": [{"name": "locked", "promise": …, "why": …, "mend": …}, …]}   promises.py
+
+beat_ms: since the process's latest turn (asleep ones do not turn); null before its first. cpu: null
+when not pinned. packets: its own counters; who drains sends, so in mode split
+receivers receive and consumers send. All is read without stopping anybody, so numbers of one report may
+be a few packets apart.
+
+What waits is counted over nodes, of which there are thousands, not over the queues of 500,000 peers.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from workers._workers import ffi, lib
+from workers.datapath.holder import PROVIDERS
+
+NOT_PINNED = 0xFFFFFFFF
+_ROLES = (  # first worker number, how many, role
+    (lib.WORKER_SUPERVISOR, 1, "supervisor"),
+    (lib.WORKER_CONTROL, 1, "control"),
+    (lib.WORKER_RECEIVER, lib.MAX_RECEIVERS, "receiver"),
+    (lib.WORKER_CONSUMER, lib.MAX_CONSUMERS, "consumer"),
+)
+_PACKETS = ("UDP_RECEIVED", "UDP_SENT", "TUN_RECEIVED", "TUN_SENT")
+_DIRECTIONS = {lib.INBOUND: "inbound", lib.OUTBOUND: "outbound"}
+
+
+def report(
+    segment: Any,
+    now: int,
+    peers: int,
+    aead: str,
+    program: dict[str, Any] | None = None,
+    longest_turn: int = 0,
+) -> dict[str, Any]:
+    """The report of an attached `struct segment *`, ready for json.dumps.
+
+    now: CLOCK_BOOTTIME ns; peers: how many there are, which control knows without looking; aead: its name;
+    program: what the supervisor said of itself, which is unknown of one that says nothing. longest_turn: ns.
+    """
+    used = min(int(segment.device.rows_used), int(segment.geometry.max_peers))
+    return {
+        **(program or dict.fromkeys(("version", "layout", "commit"), "unknown")),
+        "aead": aead,
+        "peers": peers,
+        "longest_turn_ms": round(longest_turn / 1e6, 1),
+        "processes": _processes(segment, now),
+        "queues": _queues(segment, used),
+        "tokens": _tokens(segment, used),
+        "pools": _pools(segment),
+        "bytes_per_peer": bytes_per_peer(segment.geometry),
+        "counters": counters(segment),
+    }
+
+
+def counters(segment: Any) -> dict[str, int]:
+    """Every counter's name in lower case and its sum over all workers."""
+    names = ffi.typeof("enum counter").elements
+    return {
+        name.lower(): int(lib.counter_sum(segment, number))
+        for number, name in sorted(names.items())
+        if number < lib.COUNTERS
+    }
+
+
+def bytes_per_peer(geometry: Any) -> dict[str, dict[str, float]]:
+    """Bytes by part: of an idle peer with one allowed IP, and what a session adds. struct geometry."""
+    return {
+        "idle": {
+            "peer row, both queues": lib.PEER_ROW_BYTES,
+            "token": 4,
+            "timer columns": 4 * lib.TIMER_COLUMNS,
+            "allowed IP, two trie nodes": 2 * lib.TRIE_NODE_BYTES,
+            "public-key buckets": 4 * int(geometry.public_key_buckets) / int(geometry.max_peers),
+            "ready sets": (1 + int(geometry.max_consumers)) / 8,
+            "vault row": ffi.sizeof("struct vault_row"),
+        },
+        "session": {
+            "keypair, replay window": lib.KEYPAIR_BYTES,
+            "index entry": lib.INDEX_ENTRY_BYTES,
+            "control's list": 8,
+        },
+    }
+
+
+def aead_name(setting: str) -> str:
+    """What the provider that the setting `aead` means here calls itself. Opens files."""
+    aead = lib.aead_new(PROVIDERS[setting])
+    if aead == ffi.NULL:
+        return "none"
+    try:
+        return str(ffi.string(lib.aead_name(aead)).decode())
+    finally:
+        lib.aead_free(aead)
+
+
+def _processes(segment: Any, now: int) -> list[dict[str, Any]]:
+    states = ffi.typeof("enum worker_state").elements
+    rows = []
+    for first, count, role in _ROLES:
+        for number in range(count):
+            line = segment.workers[first + number]
+            state, beat, cpu = int(line.state), int(line.beat), int(line.cpu)
+            if state == lib.WORKER_ABSENT:
+                continue
+            rows.append(
+                {
+                    "role": role,
+                    "number": number,
+                    "worker": first + number,
+                    "pid": int(line.pid),
+                    "cpu": None if cpu == NOT_PINNED else cpu,
+                    "state": states.get(state, f"WORKER_{state}").removeprefix("WORKER_").lower(),
+                    "asleep": int(line.epoch) % 2 == 0,
+                    "incarnation": int(line.incarnation),
+                    "beat_ms": round(max(now - beat, 0) / 1e6, 1) if beat else None,
+                    "packets": _packets(segment, first + number),
+                }
+            )
+    return rows
+
+
+def _packets(segment: Any, worker: int) -> dict[str, int]:
+    own = segment.counters + worker * lib.COUNTERS_A_WORKER
+    return {name.lower(): int(own[getattr(lib, name)]) for name in _PACKETS}
+
+
+def field(struct: str, base: Any, count: int, path: tuple[Any, ...], kind: str) -> NDArray[Any]:
+    """One field of an array of structs as a strided view; path as for ffi.offsetof."""
+    size = ffi.sizeof(struct)
+    raw = np.frombuffer(ffi.buffer(base, count * size), np.uint8).reshape(count, size)
+    offset = ffi.offsetof(struct, *path)
+    width = np.dtype(kind).itemsize
+    view: NDArray[Any] = raw[:, offset : offset + width].view(kind)[:, 0]
+    return view
+
+
+def _queues(segment: Any, used: int) -> dict[str, Any]:
+    every = int(segment.nodes) + 1
+    states = np.frombuffer(ffi.buffer(segment.states, every * 4), np.uint32)
+    numbers = np.flatnonzero(states == lib.NODE_QUEUED)
+    peers = field("struct node", segment.node, every, ("peer",), "<u4")[numbers]
+    packets = field("struct node", segment.node, every, ("packets",), "<u2")[numbers]
+    directions = (numbers - 1) // int(segment.geometry.nodes_a_pool) % lib.DIRECTIONS
+    result = {}
+    for direction, name in _DIRECTIONS.items():
+        chosen = (directions == direction) & (peers < used)
+        waiting, owner = np.unique(peers[chosen], return_inverse=True)
+        depth = np.bincount(owner, packets[chosen], len(waiting))
+        result[name] = {
+            "waiting": int(depth.sum()),
+            "peers": len(waiting),
+            "longest": int(depth.max(initial=0)),
+        }
+    return result
+
+
+def _tokens(segment: Any, used: int) -> dict[str, int]:
+    tokens = np.frombuffer(ffi.buffer(segment.tokens, used * 4), np.uint32)
+    return {
+        "idle": int(np.count_nonzero(tokens == lib.TOKEN_IDLE)),
+        "queued": int(np.count_nonzero(tokens == lib.TOKEN_QUEUED)),
+        "held": int(np.count_nonzero(tokens >= lib.TOKEN_HELD)),
+        "dead": int(np.count_nonzero(tokens == lib.TOKEN_DEAD)),
+    }
+
+
+def _pools(segment: Any) -> list[dict[str, Any]]:
+    geometry = segment.geometry
+    a_pool, small, trains = int(geometry.nodes_a_pool), int(geometry.small_slots), int(geometry.train_slots)
+    every = int(segment.nodes) + 1
+    states = np.frombuffer(ffi.buffer(segment.states, every * 4), np.uint32)
+    slots = field("struct node", segment.node, every, ("slot",), "<u4")
+    rows = []
+    for pool in range(min(int(segment.pools), 2 * int(segment.device.receivers))):
+        nodes = slice(1 + pool * a_pool, 1 + (pool + 1) * a_pool)
+        state = states[nodes].copy()
+        out = np.unique(slots[nodes][state != lib.NODE_HOME])
+        rows.append(
+            {
+                "receiver": pool // lib.DIRECTIONS,
+                "direction": _DIRECTIONS[pool % lib.DIRECTIONS],
+                "nodes": a_pool,
+                "home": int(np.count_nonzero(state == lib.NODE_HOME)),
+                "mine": int(np.count_nonzero(state == lib.NODE_MINE)),
+                "queued": int(np.count_nonzero(state == lib.NODE_QUEUED)),
+                "in_hand": int(np.count_nonzero(state >= lib.NODE_IN_HAND)),
+                "small_slots": small,
+                "small_out": int(np.count_nonzero(out < small)),
+                "train_slots": trains,
+                "train_out": int(np.count_nonzero((out >= small) & (out < small + trains))),
+            }
+        )
+    return rows

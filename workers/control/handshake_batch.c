@@ -1,0 +1,256 @@
+#include "workers/control/handshake_batch.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "engine/cookie.h"
+#include "engine/index.h"
+#include "engine/keypair.h"
+#include "shm/orders.h"
+#include "shm/point.h"
+#include "shm/schedule.h"
+#include "workers/udp.h"
+
+#define HANDSHAKE_TOS 0x88  /* AF41 (kernel: messages.h, HANDSHAKE_DSCP) */
+
+static uint32_t address_length(const struct endpoint *endpoint)
+{
+    return endpoint->family == AF_INET ? 4 : 16;
+}
+
+static enum heard check_one(const struct handshake_identity *identity, const uint8_t *secret,
+                            const struct mailbox_cell *cell)
+{
+    static const uint8_t none[MAC_BYTES];
+    const struct endpoint *from = &cell->from;
+    int why;
+    uint32_t length = cell->length;
+    uint32_t type = length <= MAILBOX_MESSAGE_BYTES ? message_type(cell->message, length, &why) : 0;
+
+    if (type == 0 || type == MESSAGE_DATA || (from->family != AF_INET && from->family != AF_INET6))
+        return HEARD_LENGTH;
+    if (type == MESSAGE_COOKIE)
+        return HEARD_COOKIE;
+    if (identity && handshake_mac1_differs(identity->mac1_key, cell->message, length))
+        return HEARD_MAC1_BAD;
+    if (identity && secret && handshake_mac2_differs(secret, cell->message, length, from->address,
+                                                     address_length(from), from->port))
+        return memcmp(cell->message + length - MAC_BYTES, none, MAC_BYTES) ? HEARD_OLD_COOKIE : HEARD_NO_COOKIE;
+    return type == MESSAGE_INITIATION ? HEARD_INITIATION : HEARD_RESPONSE;
+}
+
+void batch_check(const struct handshake_identity *identity, const uint8_t *secret,
+                 const struct mailbox_cell *cells, uint32_t count, uint8_t *heard)
+{
+    for (uint32_t i = 0; i < count; i++)
+        heard[i] = (uint8_t)check_one(identity, secret, &cells[i]);
+}
+
+static struct letter *letter_begin(struct letter *letter, const struct mailbox_cell *cells, uint32_t cell,
+                                   uint32_t length)
+{
+    letter->to = cells[cell].from;
+    letter->cell = cell;
+    letter->length = length;
+    return letter;
+}
+
+uint32_t batch_answer_with_cookies(struct handshake_crypto *crypto, const struct handshake_identity *identity,
+                                   const uint8_t secret[32], const struct mailbox_cell *cells, uint32_t count,
+                                   const uint8_t *heard, struct letter *letters)
+{
+    uint8_t nonces[HANDSHAKE_BATCH][COOKIE_NONCE_BYTES];
+    uint32_t used = 0;
+
+    /* One call for all: most of what it costs is not the bytes. */
+    handshake_draw(nonces[0], count * COOKIE_NONCE_BYTES);
+    for (uint32_t i = 0; i < count; i++) {
+        if (heard[i] != HEARD_NO_COOKIE && heard[i] != HEARD_OLD_COOKIE)
+            continue;
+        const struct endpoint *from = &cells[i].from;
+        struct letter *letter = letter_begin(&letters[used++], cells, i, COOKIE_BYTES);
+
+        handshake_cookie_reply(crypto, identity, secret, cells[i].message, cells[i].length, from->address,
+                               address_length(from), from->port, nonces[i], letter->message);
+    }
+    return used;
+}
+
+uint32_t batch_begin(const struct handshake_identity *identity, const struct mailbox_cell *cells, uint32_t count,
+                     const uint8_t *heard, struct handshake *handshakes, uint32_t *where)
+{
+    uint32_t used = 0;
+
+    for (uint32_t i = 0; i < count; i++) {
+        if (heard[i] != HEARD_INITIATION)
+            continue;
+        struct handshake *h = &handshakes[used];
+
+        memset(h, 0, sizeof *h);
+        h->identity = identity;
+        memcpy(h->initiation, cells[i].message, INITIATION_BYTES);
+        where[used++] = i;
+    }
+    return used;
+}
+
+void batch_find_peers(const struct publickeys *keys, const struct handshake *handshakes, uint32_t count,
+                      uint32_t *rows)
+{
+    for (uint32_t i = 0; i < count; i++)
+        rows[i] = handshakes[i].result == HANDSHAKE_FINE ? publickeys_lookup(keys, handshakes[i].remote_public)
+                                                         : UINT32_MAX;
+}
+
+void batch_compare_endpoints(const struct segment *segment, const uint32_t *rows, const struct mailbox_cell *cells,
+                             const uint32_t *where, uint32_t count, uint8_t *same)
+{
+    for (uint32_t i = 0; i < count; i++) {
+        struct endpoint now;
+
+        endpoint_load(segment, rows[i], &now);
+        same[i] = !((uint32_t)orders_read(segment, rows[i]) & ORDER_ENDPOINT) &&
+                  memcmp(&now, &cells[where[i]].from, sizeof now) == 0;
+    }
+}
+
+void batch_install(const struct segment *segment, const struct handshake *handshakes, const uint32_t *rows,
+                   const uint32_t *numbers, const uint32_t *orders, uint32_t count, uint64_t now, uint32_t flags)
+{
+    for (uint32_t i = 0; i < count; i++) {
+        const struct handshake *h = &handshakes[i];
+        struct keypair *keypair;
+        struct peer_row *row;
+
+        if (h->result != HANDSHAKE_FINE)
+            continue;  /* rows[i] may be nobody's: no pointer is made of it */
+        keypair = (struct keypair *)(void *)segment->keypairs + numbers[i];
+        row = &segment->rows[rows[i]];
+        memset(keypair, 0, sizeof *keypair);
+        POINT("publication: keypair wiped, not written");
+        memcpy(keypair->send_key, h->send_key, sizeof h->send_key);
+        memcpy(keypair->receive_key, h->receive_key, sizeof h->receive_key);
+        keypair->birth = now;
+        keypair->local_index = h->local_index;
+        keypair->remote_index = h->remote_index;
+        keypair->peer = rows[i];
+        keypair->peer_generation = row->generation;
+        keypair->flags = flags;
+        POINT("publication: keypair written, row does not name it");
+        row->installing = numbers[i];
+        POINT("publication: row names the keypair, not ordered");
+        orders_give(segment, rows[i], ORDER_INSTALL | orders[i]); /* release: after all of the above */
+        peer_schedule(segment, rows[i]);
+        POINT("publication: ordered and scheduled, peer not told");
+    }
+}
+
+uint32_t batch_write_responses(const struct handshake *handshakes, const struct mailbox_cell *cells,
+                               const uint32_t *where, uint32_t count, struct letter *letters)
+{
+    uint32_t used = 0;
+
+    for (uint32_t i = 0; i < count; i++) {
+        if (handshakes[i].result != HANDSHAKE_FINE)
+            continue;
+        struct letter *letter = letter_begin(&letters[used++], cells, where[i], RESPONSE_BYTES);
+
+        memcpy(letter->message, handshakes[i].response, RESPONSE_BYTES);
+    }
+    return used;
+}
+
+/* --- what was installed before --- */
+
+uint32_t keypairs_collect(const struct segment *segment, uint32_t *first, uint32_t *follow, const uint32_t *rows,
+                          const uint32_t *keep, uint32_t count, uint32_t *numbers, uint32_t most)
+{
+    uint32_t found = 0;
+
+    for (uint32_t i = 0; i < count; i++) {
+        const struct peer_row *peer = &segment->rows[rows[i]];
+        uint32_t *link = &first[rows[i]];
+        uint64_t word;
+
+        /* The order before the key word: the holder stores the word before it clears the order. While it
+         * stands, the holder may be about to name any number that `installing` ever held; it tells when
+         * it has cleared the order. */
+        if (orders_read(segment, rows[i]) & ORDER_INSTALL)
+            continue;
+        word = __atomic_load_n(&peer->key_word, __ATOMIC_ACQUIRE);
+        while (*link && found < most) {
+            uint32_t number = *link;
+
+            if (number == keep[i] || key_word_names(word, number)) {
+                link = &follow[number];
+                continue;
+            }
+            *link = follow[number];
+            index_withdraw((struct index_entry *)(void *)segment->index, number);
+            numbers[found++] = number;
+        }
+    }
+    return found;
+}
+
+/* --- sending --- */
+
+/* The first `count` of these, all of one family; returns how many the kernel took, with errno for the next. */
+static uint32_t send_run(int fd, struct letter *letters, uint32_t count, int with_source)
+{
+    struct mmsghdr headers[HANDSHAKE_BATCH];
+    struct iovec vectors[HANDSHAKE_BATCH];
+    struct sockaddr_in6 names[HANDSHAKE_BATCH];
+    _Alignas(struct cmsghdr) uint8_t control[HANDSHAKE_BATCH][UDP_CONTROL_BYTES];
+
+    for (uint32_t i = 0; i < count; i++) {
+        struct letter *letter = &letters[i];
+
+        vectors[i] = (struct iovec){ .iov_base = letter->message, .iov_len = letter->length };
+        udp_header(&headers[i].msg_hdr, &letter->to, with_source, HANDSHAKE_TOS, &names[i], control[i]);
+        headers[i].msg_hdr.msg_iov = &vectors[i];
+        headers[i].msg_hdr.msg_iovlen = 1;
+    }
+    int sent = sendmmsg(fd, headers, count, MSG_DONTWAIT);
+    return sent > 0 ? (uint32_t)sent : 0;
+}
+
+/* As many as one call takes, at least one, which may have been refused; returns how many are done with. */
+static uint32_t send_some(int fd, struct letter *letters, uint32_t count)
+{
+    uint32_t done = send_run(fd, letters, count, 1);
+
+    if (done)
+        return done;
+    if (udp_is_about_source(errno) && udp_has_source(&letters->to)) {
+        letters->source_refused = 1;
+        if (send_run(fd, letters, 1, 0))
+            return 1;
+    }
+    letters->error = errno;
+    return 1;
+}
+
+void letters_send(int udp4, int udp6, struct letter *letters, uint32_t count)
+{
+    uint32_t next = 0;
+
+    for (uint32_t i = 0; i < count; i++)
+        letters[i].error = 0, letters[i].source_refused = 0;
+    while (next < count) {
+        uint16_t family = letters[next].to.family;
+        int fd = family == AF_INET ? udp4 : udp6;
+        uint32_t run = 1;
+
+        while (next + run < count && run < HANDSHAKE_BATCH && letters[next + run].to.family == family)
+            run++;
+        if (fd < 0) {
+            for (uint32_t i = 0; i < run; i++)
+                letters[next + i].error = EAFNOSUPPORT;
+            next += run;
+        } else {
+            next += send_some(fd, &letters[next], run);
+            POINT("publication: message sent, not noted");
+        }
+    }
+}

@@ -1,0 +1,553 @@
+"""Handshakes: what control does with a batch of messages, and how it begins one itself.
+
+Messages come from the receivers' mailbox. Each ends in exactly one of the HS_* counters that are marked
+(end) in shm/counters.h. Before anything is computed: mac1; under load also mac2 and the rate limiter.
+Macs, arithmetic and sending are C, a call for a whole batch (handshake_batch.c, engine/handshake.c): what a
+flood can send costs no Python object a message. In a batch, responses and cookie replies come first, then the
+initiations (answers.py), each kind in the order of arrival.
+
+A session is installed before the peer can use it: the keypair is written, the order to install it is
+given and scheduled, and only then the response leaves. What must outlive control (the greatest
+timestamp) is stored before that, too. A handshake of our own in progress is the one thing that a killed
+control loses: an ephemeral key is kept nowhere.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from engine import constants, cookie, noise, ratelimiter, tai64n
+from engine.timers import Rows
+from workers._workers import ffi, lib
+from workers.control.answers import Answers
+from workers.control.crew import Crew
+from workers.control.endpoints import Endpoint, EndpointOrders
+from workers.control.events import Event, Events
+from workers.control.keylog import KeyLog
+from workers.control.keypairs import NoKeypair
+from workers.control.memory import columns_of
+from workers.control.outgoing import Outgoing
+from workers.control.pace import PACE, Pace
+from workers.control.peers import Peers
+from workers.control.stamps import Stamps
+
+log = logging.getLogger(__name__)
+
+BATCH: int = lib.HANDSHAKE_BATCH
+LOOKED_AT = 8 * BATCH  # messages a turn
+_LETTER = ("error", "source_refused")
+# Of a cell, what the limiter knows a source by: family and the first half of the address, all of an IPv4 one.
+_PLACE = {name: field.offset for name, field in ffi.typeof("struct endpoint").fields}
+_SOURCE = np.r_[_PLACE["family"] : _PLACE["family"] + 2, _PLACE["address"] : _PLACE["address"] + 8]
+# Ends of messages that cost work and led to nothing. Those asked for a cookie are among them: while a flood
+# lasts so does being under load.
+_IN_VAIN = np.array([
+    lib.HS_INITIATION_TAG, lib.HS_UNKNOWN_PEER, lib.HS_LOW_ORDER, lib.HS_TIMESTAMP_REPLAYED,
+    lib.HS_INITIATION_FLOOD, lib.HS_RESPONSE_TAG, lib.HS_COOKIE_SENT, lib.HS_RATE_LIMITED,
+    lib.HS_NO_ROOM,
+])  # fmt: skip
+FORGOTTEN_A_TURN = 1024  # handshakes in progress
+UNCONFIRMED = 4096  # peers of whom we remember that they did not confirm our answer
+UNSENT = 4096  # peers of whom we remember that our initiation could not leave
+UNSENT_A_LOOK = 64  # of those, tried again when routes changed
+
+Ends = npt.NDArray[np.int64]  # HS_* counters, one for each message of a batch
+
+
+@dataclass(slots=True)
+class InProgress:
+    """A handshake that we began and that was not answered yet."""
+
+    row: int
+    generation: int
+    number: int  # keypair
+    handshake: Any  # struct handshake *, wiped when it is over
+    tries: int  # initiations without an answer, this one included
+
+
+class Handshakes:
+    """All handshakes of the interface. `now` is ns of Pace.now throughout."""
+
+    def __init__(
+        self,
+        peers: Peers,
+        stamps: Stamps,
+        endpoints: EndpointOrders,
+        outgoing: Outgoing,
+        events: Events,
+        keylog: KeyLog | None = None,
+        pace: Pace = PACE,
+    ) -> None:
+        self.pace = pace
+        self.peers = peers
+        self.segment = peers.segment
+        self.vault = peers.vault
+        self.keypairs = peers.keypairs
+        self.stamps = stamps
+        self.endpoints = endpoints
+        self.outgoing = outgoing
+        self.events = events
+        self.keylog = keylog
+        self.crew = Crew()
+        self.identity: Any = None  # struct handshake_identity *
+        self.in_progress: dict[int, InProgress] = {}  # by keypair number
+        self.numbers: dict[int, int] = {}  # row -> keypair number in progress
+        self.cookies = cookie.PeerCookies(peers.memory.max_peers)
+        self.limiter = ratelimiter.RateLimiter()
+        self.unconfirmed: dict[int, int] = {}  # row -> answers of ours without a word in the new session
+        self.unsent: dict[int, int] = {}  # row -> when the kernel refused our latest initiation
+        self.under_load = False
+        self.load_until = 0
+        self.vain = 0  # messages worked on in vain, or asked for a cookie, in the second until vain_until
+        self.vain_until = 0
+        self.begun = 0  # initiations ever made
+        self.worked = 0  # messages that macs and limiter let through
+        self.cells = ffi.new("struct mailbox_cell[]", BATCH)
+        self.cell_bytes = np.frombuffer(ffi.buffer(self.cells), np.uint8).reshape(BATCH, -1)
+        self.letters = ffi.new("struct letter[]", BATCH)
+        self.letter_columns = np.frombuffer(ffi.buffer(self.letters), columns_of("struct letter", _LETTER))
+        self.heard = np.zeros(BATCH, np.uint8)
+        self.complained_about_keypairs = False
+        self.is_up = True
+        self.answers = Answers(self)
+        self.load_identity()
+
+    # -- our own key --------------------------------------------------------------------------
+
+    def load_identity(self) -> None:
+        """The private key in the vault is another one."""
+        key = self.vault.private_key
+        self.identity = None
+        if key is not None:
+            self.identity = ffi.new("struct handshake_identity *")
+            lib.handshake_identity(self.crew.crypto, key, self.identity)
+        lib.doorkeeper_learn(self.segment, ffi.NULL if key is None else self.identity.mac1_key)
+
+    # -- the mailbox --------------------------------------------------------------------------
+
+    def take_messages(self, now: int) -> int:
+        """Deal with up to a batch of waiting messages; returns how many there were."""
+        waiting = int(lib.mailbox_waiting(self.segment))
+        if now >= self.vain_until:
+            self.vain, self.vain_until = 0, now + constants.SECOND
+        if waiting >= constants.UNDER_LOAD_QUEUE or self.vain >= self.pace.vain:
+            if now >= self.load_until:
+                self.events.tell(Event.UNDER_LOAD, count=max(waiting, self.vain))
+            self.load_until = now + constants.UNDER_LOAD_TIME
+        under_load = self.under_load = now < self.load_until
+        if int(self.segment.device.under_load) != under_load:
+            self.segment.device.under_load = under_load
+        taken, worked = 0, self.worked
+        # What macs and limiter turn away is cheap: many of those fit into a turn, but few of the others.
+        while waiting > taken and taken < LOOKED_AT and self.worked - worked < BATCH // 2:
+            count = int(lib.mailbox_take(self.segment, self.cells, BATCH))
+            if not count:
+                break
+            ends = np.bincount(self.take_batch(count, under_load, now), minlength=int(lib.COUNTERS))
+            for counter in np.flatnonzero(ends).tolist():
+                self.count(counter, int(ends[counter]))
+            self.vain += int(ends[_IN_VAIN].sum())
+            taken += count
+        return taken
+
+    def take_batch(self, count: int, under_load: bool, now: int) -> Ends:
+        """Deal with the messages in the first cells; returns the counter of each that says its end."""
+        secret = self._cookie_secret(now) if under_load else ffi.NULL
+        identity = self.identity if self.is_up and self.identity is not None else ffi.NULL
+        where = ffi.from_buffer("uint8_t[]", self.heard)
+        lib.batch_check(identity, secret, self.cells, count, where)
+        heard = self.heard[:count]
+        ends = np.zeros(count, np.int64)
+        self._refuse(heard == lib.HEARD_LENGTH, ends, lib.HS_MESSAGE_LENGTH, Event.MESSAGE_LENGTH, False)
+        if not self.is_up:
+            self._refuse(heard <= lib.HEARD_COOKIE, ends, lib.HS_DOWN, Event.ARRIVED_WHILE_DOWN)
+            return ends
+        if self.identity is None:  # nobody can know the key that we do not have
+            no_key = Event.NO_KEY_TO_ANSWER
+            self._refuse(heard == lib.HEARD_COOKIE, ends, lib.HS_COOKIE_UNEXPECTED, no_key)
+            self._refuse(heard < lib.HEARD_COOKIE, ends, lib.HS_NO_KEY, no_key)
+            return ends
+        self._refuse(heard == lib.HEARD_MAC1_BAD, ends, lib.HS_MAC1_BAD, Event.MAC1_WRONG)
+        if under_load:
+            self._answer_with_cookies(count, secret, ends)
+            self._limit(np.flatnonzero(heard < lib.HEARD_COOKIE), ends, now)
+        self.worked += int(np.count_nonzero(heard <= lib.HEARD_COOKIE))
+        for i in np.flatnonzero((heard == lib.HEARD_COOKIE) | (heard == lib.HEARD_RESPONSE)).tolist():
+            take = self._take_response if heard[i] == lib.HEARD_RESPONSE else self._take_cookie_reply
+            ends[i] = take(self.message(i), i, now)
+        if (heard == lib.HEARD_INITIATION).any():
+            self.answers.take(count, ends, now)
+        return ends
+
+    def message(self, cell: int) -> bytes:
+        return bytes(ffi.buffer(self.cells[cell].message, self.cells[cell].length))
+
+    def sender(self, cell: int) -> Endpoint | None:
+        """Where a message came from; not None but for HEARD_LENGTH."""
+        return Endpoint.unpack(bytes(ffi.buffer(ffi.addressof(self.cells[cell], "from"))))
+
+    def tell(self, event: Event, row: int | None, cell: int, **more: Any) -> None:
+        """An event of a message: nothing is made of its sender unless the event will be kept."""
+        self.events.tell(event, row, lambda: self.sender(cell), **more)
+
+    def _refuse(
+        self, which: Any, ends: Ends, counter: int, event: Event, says_kind: bool = True
+    ) -> None:
+        """Messages of one verdict; nothing is made of those whose event will not be kept."""
+        cells = np.flatnonzero(which)
+        if not len(cells):
+            return
+        ends[cells] = int(counter)
+        for at, i in enumerate(cells.tolist()):
+            if not self.events.has_token(event):
+                self.events.hold_back(event, len(cells) - at)
+                break
+            kind = int(self.cells[i].message[0]) if says_kind else 0
+            self.events.tell(event, None, self.sender(i), message=kind)
+
+    def _answer_with_cookies(self, count: int, secret: bytes, ends: Ends) -> None:
+        heard = self.heard[:count]
+        which = (heard == lib.HEARD_NO_COOKIE) | (heard == lib.HEARD_OLD_COOKIE)
+        if not which.any():
+            return
+        where = ffi.from_buffer("uint8_t[]", self.heard)
+        letters = lib.batch_answer_with_cookies(
+            self.crew.crypto, self.identity, secret, self.cells, count, where, self.letters
+        )
+        self.outgoing.send(self.letters, letters)
+        failed = int(np.count_nonzero(self.letter_columns["error"][:letters]))
+        if failed:
+            self.count(lib.HS_SEND_FAILED, failed)
+        old = int((heard == lib.HEARD_OLD_COOKIE).sum())
+        if old:
+            self.count(lib.HS_MAC2_BAD, old)
+        self._refuse(which, ends, lib.HS_COOKIE_SENT, Event.COOKIE_ASKED)
+
+    def _limit(self, which: Any, ends: Ends, now: int) -> None:
+        """Messages with a right cookie: a source has so many a second. Who has none left is not heard."""
+        sources: dict[bytes, list[int]] = {}
+        keys = self.cell_bytes[which[:, None], _SOURCE].tobytes()
+        for at, cell in enumerate(which.tolist()):
+            sources.setdefault(keys[at * len(_SOURCE) : (at + 1) * len(_SOURCE)], []).append(cell)
+        refused = np.zeros(len(ends), bool)
+        for key, cells in sources.items():
+            is_ip4 = int.from_bytes(key[:2], sys.byteorder) == socket.AF_INET
+            address = key[2:6] if is_ip4 else key[2:]
+            refused[cells[self.limiter.allow(address, now, len(cells)) :]] = True
+        self._refuse(refused, ends, lib.HS_RATE_LIMITED, Event.RATE_LIMITED)
+        self.heard[: len(ends)][refused] = lib.HEARD_LENGTH
+
+    def _cookie_secret(self, now: int) -> bytes:
+        kept = self.vault.cookie_secret
+        old = cookie.CookieSecret(*kept) if kept else None
+        fresh = cookie.fresh_secret(old, now)
+        if fresh is not old:
+            self.vault.store_cookie_secret(fresh.secret, fresh.birth)
+        return fresh.secret
+
+    # -- initiator ----------------------------------------------------------------------------
+
+    def wanted(self, row: int, now: int) -> None:
+        """EVENT_HANDSHAKE_WANTED: begin one, unless one was sent in the last 5 s; then later."""
+        if self.keypairs.has_fresh(row, now, constants.REKEY_TIMEOUT):
+            return  # the wish is older than the session that fulfils it
+        peer = self.peers.rows[row]
+        produced = int(peer.ends[lib.OUTBOUND].produced)
+        is_fresh = produced != int(peer.outbound_seen)
+        if is_fresh:
+            # New packets, not the same ones that still wait: the retries may count from 0 again.
+            peer.outbound_seen = produced
+        is_retrying = self.stamps.is_retrying(row)
+        if is_fresh or not is_retrying:
+            self.stamps.handshake_wanted(row)
+        if not self.stamps.may_send_handshake(row, now):
+            self.stamps.retry_when_allowed(row, now)
+        elif is_fresh or not is_retrying:
+            self.initiate(row, now)
+
+    def initiate(self, row: int, now: int, *, is_retry: bool = False) -> bool:
+        """Send an initiation. False when the peer cannot be sent one now (no key, endpoint or room)."""
+        identity = self.identity
+        endpoint = self.endpoints.read(row)
+        if not self.is_up or not self.peers.is_live(row):
+            return False
+        if identity is None:
+            self.events.tell(Event.NO_PRIVATE_KEY, row)
+            return False
+        if endpoint is None:
+            self.events.tell(Event.NO_ENDPOINT, row)
+            return False
+        if is_retry:
+            endpoint = endpoint.without_source()
+        self.begun += 1
+        handshake = ffi.new("struct handshake *")
+        handshake.identity = identity
+        ffi.memmove(handshake.remote_public, self.peers.public_key(row), constants.KEY_BYTES)
+        secret = self.vault.static_static(row)
+        if secret is not None:
+            ffi.memmove(handshake.static_static, secret, len(secret))
+            handshake.has_static_static = 1
+            if not any(secret):
+                self.events.tell(Event.PEER_KEY_USELESS, row)
+                return False  # a key of low order: it stays configured and is sent nothing
+        tries = self._tries(row) + 1
+        self.forget(row)
+        try:
+            number, handshake.local_index = self.keypairs.reserve(row)
+        except NoKeypair as error:
+            self.events.tell(Event.NO_ROOM_TO_BEGIN, row, reason=error.why, mend=error.mend)
+            self.refuse_for_room(error)
+            self.stamps.initiation_sent(row, now)
+            return False
+        stamp = tai64n.next_stamp(self.pace.wall(), self.vault.timestamp_sent(row))
+        ffi.memmove(handshake.timestamp, stamp, len(stamp))
+        held, is_usable = self.cookies.usable(row, now)
+        if is_usable:
+            ffi.memmove(handshake.cookie, held.tobytes(), constants.MAC_BYTES)
+            handshake.has_cookie = 1
+        self.log_keys(handshake, self.vault.preshared_key(row))
+        lib.handshake_create_initiation(self.crew.crypto, handshake, 1)
+        if secret is None:
+            self.vault.store_static_static(row, bytes(ffi.buffer(handshake.static_static)))
+        if handshake.result != lib.HANDSHAKE_FINE:
+            self.keypairs.release(row, number)
+            self.events.tell(Event.PEER_KEY_USELESS, row)
+            return False
+        self.vault.store_timestamp_sent(row, stamp)
+        generation = int(self.peers.rows[row].generation)
+        self.in_progress[number] = InProgress(row, generation, number, handshake, tries)
+        self.numbers[row] = number
+        self.stamps.initiation_sent(row, now)
+        if tries == 1:
+            self.events.tell(Event.HANDSHAKE_BEGUN, row, endpoint)
+        else:
+            self.events.tell(Event.UNANSWERED, row, endpoint, tries=tries - 1)
+        message = bytes(ffi.buffer(handshake.initiation))
+        self.cookies.message_sent(row, np.frombuffer(message[cookie.MAC1], np.uint8), now)
+        letter = self.letters[0]
+        ffi.memmove(ffi.addressof(letter, "to"), endpoint.pack(), ffi.sizeof("struct endpoint"))
+        ffi.memmove(letter.message, message, len(message))
+        letter.length = len(message)
+        self.send(1, [row], lib.HS_INITIATION_SENT)
+        self.unsent.pop(row, None)
+        if int(letter.error) and len(self.unsent) < UNSENT:
+            self.unsent[row] = now
+        self.peers.order(row, lib.ORDER_AUTHENTICATED_SENT | (lib.ORDER_CLEAR_SOURCE if is_retry else 0))
+        return True
+
+    def try_unsent(self, now: int) -> None:
+        """Routes changed: initiations that could not leave a second ago need not wait for their retry."""
+        due = [row for row, tried in self.unsent.items() if now >= tried + constants.SECOND]
+        for row in due[:UNSENT_A_LOOK]:
+            del self.unsent[row]
+            if self.stamps.is_retrying(row):  # else it was given up, or there is a session
+                self.initiate(row, now, is_retry=True)
+
+    def _take_response(self, message: bytes, cell: int, now: int) -> int:
+        receiver_index = int.from_bytes(message[8:12], "little")
+        progress = self.in_progress.get(self._number_of(receiver_index)[0])
+        if progress is None or not self.peers.is_generation(progress.row, progress.generation):
+            self.tell(Event.RESPONSE_UNKNOWN, None, cell)
+            return int(lib.HS_RESPONSE_UNKNOWN)
+        row, handshake = progress.row, progress.handshake
+        ffi.memmove(handshake.response, message, len(message))
+        ffi.memmove(handshake.preshared_key, self.vault.preshared_key(row), constants.KEY_BYTES)
+        lib.handshake_consume_response(self.crew.crypto, handshake, 1)
+        if handshake.result != lib.HANDSHAKE_FINE:
+            is_low_order = handshake.result == lib.HANDSHAKE_LOW_ORDER
+            handshake.result = lib.HANDSHAKE_FINE  # as good as before for the true response
+            if is_low_order:
+                self.tell(Event.LOW_ORDER, row, cell, message=lib.MESSAGE_RESPONSE)
+                return int(lib.HS_LOW_ORDER)
+            self.tell(Event.RESPONSE_TAG, row, cell)
+            return int(lib.HS_RESPONSE_TAG)
+        del self.in_progress[progress.number], self.numbers[row]
+        self.add_bytes(row, "handshake_rx", len(message))
+        self.peers.store_handshake_time(row, self.pace.wall())
+        self.stamps.handshake_complete(row)
+        self.unconfirmed.pop(row, None)
+        self.tell(Event.HANDSHAKE_COMPLETE, row, cell, reason="we began it")
+        # The keepalive confirms the session to the responder; the holder leaves it out when it sends data.
+        orders = lib.ORDER_AUTHENTICATED_RECEIVED | lib.ORDER_KEEPALIVE | self.move(row, cell)
+        self.stamps.session_derived(row, now)
+        self.install(handshake, [row], [progress.number], [orders], lib.KEYPAIR_INITIATOR, now)
+        lib.handshake_wipe(handshake, 1)
+        return int(lib.HS_RESPONSE_ACCEPTED)
+
+    def confirmed(self, rows: Rows) -> None:
+        """EVENT_CONFIRMED: these initiators used the sessions that our responses made."""
+        if not len(rows):
+            return
+        self.peers.store_handshake_time(rows, self.pace.wall())
+        self.stamps.handshake_complete(rows)
+        which = rows.tolist()
+        self.events.tell_each(
+            Event.HANDSHAKE_COMPLETE, which, self.endpoints.read, reason="the peer began it"
+        )
+        for row in which:
+            self.unconfirmed.pop(row, None)
+            self.forget(row)
+
+    def untold(self, row: int, now: int) -> int:
+        """EVENT_HOLDER_DIED: the events that the dead holder may have known of, to be taken now.
+
+        What it had been ordered to send may not have been sent, so another keepalive is.
+        """
+        events = int(lib.EVENT_TIMER | lib.EVENT_KEYS)
+        birth, is_ours = self.keypairs.current(row)
+        if not birth or now >= birth + constants.REKEY_AFTER_TIME:
+            return events
+        self.peers.order(row, lib.ORDER_KEEPALIVE)
+        peer = self.peers.rows[row]
+        noted = int(peer.handshake_sec) * 1_000_000_000 + int(peer.handshake_nsec)
+        if not is_ours and noted < self.pace.wall() - (now - birth):
+            events |= int(lib.EVENT_CONFIRMED)
+        return events
+
+    def give_up(self, row: int) -> None:
+        """The last of our initiations was not answered either."""
+        self.events.tell(Event.GIVEN_UP, row, self.endpoints.read(row), tries=self._tries(row))
+        self.forget(row)
+
+    def forget(self, row: int) -> None:
+        """Our handshake in progress with this peer, if any, is over."""
+        number = self.numbers.pop(row, None)
+        if number is not None:
+            lib.handshake_wipe(self.in_progress.pop(number).handshake, 1)
+            self.keypairs.release(row, number)
+
+    def forget_in_progress(self) -> Iterator[None]:
+        """Private key changed or interface down: no handshake in progress can be finished. In slices."""
+        self.cookies.forget(slice(self.peers.used))
+        self.unconfirmed.clear()
+        self.unsent.clear()
+        known = iter(self.numbers.copy().items())
+        while some := list(islice(known, FORGOTTEN_A_TURN)):
+            for row, number in some:
+                if self.numbers.get(row) == number:
+                    self.forget(row)
+            yield
+
+    # -- cookies ------------------------------------------------------------------------------
+
+    def _take_cookie_reply(self, message: bytes, cell: int, now: int) -> int:
+        number, row = self._number_of(int.from_bytes(message[4:8], "little"))
+        try:
+            if not number or not self.peers.is_live(row):
+                raise cookie.CookieUnexpected("a cookie reply for nobody")
+            self.cookies.consume_reply(row, noise.cookie_key(self.peers.public_key(row)), message, now)
+        except cookie.CookieUnexpected:
+            self.tell(Event.COOKIE_UNEXPECTED, None, cell)
+            return int(lib.HS_COOKIE_UNEXPECTED)
+        except cookie.CookieTagWrong:
+            self.tell(Event.COOKIE_TAG, None, cell)
+            return int(lib.HS_COOKIE_TAG)
+        self.events.tell(Event.COOKIE_RECEIVED, row, self.endpoints.read(row))
+        return int(lib.HS_COOKIE_ACCEPTED)
+
+    def knows(self, row: int) -> bool:
+        """Whether anything of the peer is kept here, so that `removed` has something to do."""
+        kept = (self.numbers, self.unconfirmed, self.unsent, self.endpoints.waiting)
+        return any(row in each for each in kept)
+
+    def removed(self, row: int) -> None:
+        """The peer is being removed."""
+        self.forget(row)
+        self.cookies.forget(row)
+        self.unconfirmed.pop(row, None)
+        self.unsent.pop(row, None)
+        self.endpoints.forget(row)
+
+    # -- parts --------------------------------------------------------------------------------
+
+    def log_keys(self, handshake: Any, psk: bytes) -> None:
+        """The keys of a message that we are about to make go into the key log, if one was asked for;
+        else its ephemeral key is drawn in C and stays there."""
+        if self.keylog is None:
+            return
+        ephemeral = self.keylog.ephemeral()
+        ffi.memmove(handshake.ephemeral, ephemeral, len(ephemeral))
+        handshake.has_ephemeral = 1
+        ours, theirs = handshake.identity.private_key, handshake.remote_public
+        self.keylog.write(bytes(ffi.buffer(ours)), bytes(ffi.buffer(theirs)), ephemeral, psk)
+
+    def install(self, handshakes: Any, rows: Any, numbers: Any, orders: Any, flags: int, now: int) -> None:
+        """New sessions: their keypairs are written, then the holders are ordered to install them."""
+        words = [np.array(column, np.uint32) for column in (rows, numbers, orders)]
+        # Also rid of what is too old to be used: while handshakes go on, no timer would do it.
+        words[2] |= np.uint32(lib.ORDER_EXPIRE)
+        passed = [ffi.from_buffer("uint32_t[]", column) for column in words]
+        lib.batch_install(self.segment, handshakes, *passed, len(rows), now, flags)
+
+    def send(self, count: int, rows: Any, counter: int) -> None:
+        """Send the first letters, each to its peer; rows: their peers', distinct."""
+        self.outgoing.send(self.letters, count)
+        rows = np.asarray(rows)
+        errors = self.letter_columns["error"][:count]
+        sent = rows[errors == 0]
+        self.add_bytes(sent, "handshake_tx", int(self.letters[0].length))
+        if len(sent):
+            self.count(counter, len(sent))
+        if len(sent) < count:
+            self.count(lib.HS_SEND_FAILED, count - len(sent))
+        for i in np.flatnonzero(errors).tolist():
+            to = Endpoint.unpack(bytes(ffi.buffer(ffi.addressof(self.letters[i], "to"))))
+            self.events.tell(Event.SEND_FAILED, int(rows[i]), to, reason=os.strerror(int(errors[i])))
+        for i in np.flatnonzero(self.letter_columns["source_refused"][:count]).tolist():
+            self.peers.order(int(rows[i]), lib.ORDER_CLEAR_SOURCE)
+
+    def move(self, row: int, cell: int) -> int:
+        """The peer is where an authenticated handshake message came from; returns orders."""
+        sender = self.sender(cell)
+        assert sender is not None
+        before = self.endpoints.read(row)
+        if before is None or before.without_source() != sender.without_source():
+            self.events.tell(Event.ENDPOINT_MOVED, row, sender, was=before)
+        return self.endpoints.move(row, sender)
+
+    def tell_answers(self, rows: list[int], cells: list[int]) -> None:
+        """Initiations are being answered. A peer that begins anew did not hear us, or not understand."""
+        fresh: dict[int, int] = {}
+        for row, cell in zip(rows, cells, strict=True):
+            answers = self.unconfirmed.get(row, 0)
+            if answers or len(self.unconfirmed) < UNCONFIRMED:
+                self.unconfirmed[row] = answers + 1
+            if answers:
+                self.tell(Event.UNCONFIRMED, row, cell, tries=answers)
+            else:
+                fresh[row] = cell
+        self.events.tell_each(Event.HANDSHAKE_ANSWERED, list(fresh), lambda row: self.sender(fresh[row]))
+
+    def _tries(self, row: int) -> int:
+        """Initiations to this peer that were not answered so far."""
+        progress = self.in_progress.get(self.numbers.get(row, 0))
+        return progress.tries if progress is not None else 0
+
+    def _number_of(self, index: int) -> tuple[int, int]:
+        """(keypair number, row) of a receiver index; number 0 when it is nobody's."""
+        row = ffi.new("uint32_t *")
+        number = lib.index_lookup(self.keypairs.table, self.keypairs.used, self.keypairs.key, index, row)
+        return int(number), int(row[0])
+
+    def add_bytes(self, rows: Any, which: str, count: int) -> None:
+        """Of one row, or of distinct ones. which: handshake_tx or handshake_rx."""
+        self.peers.memory.rows[which][rows] += np.uint64(count)
+
+    def refuse_for_room(self, error: NoKeypair) -> int:
+        if not self.complained_about_keypairs:
+            self.complained_about_keypairs = True
+            log.error("no handshake: %s", error)
+        return int(lib.HS_NO_ROOM)
+
+    def count(self, counter: int, by: int) -> None:
+        lib.counter_add(self.segment, lib.WORKER_CONTROL, counter, by)

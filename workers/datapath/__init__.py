@@ -1,0 +1,1 @@
+"""A packet's whole way between sockets and queues: receivers, consumers, and whoever holds a peer."""

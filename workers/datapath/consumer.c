@@ -1,0 +1,145 @@
+/* Theory. The ready set says which peers want a turn, the token says who has it. The bit is
+ * cleared first and the token taken second, so that whoever makes a peer ready in between sets
+ * the bit again. With nothing to do it spins for a moment (the next burst of a busy stream is
+ * microseconds away, and waking a sleeping core costs more), then announces its sleep,
+ * looks once more, and waits on its bell. */
+#include "workers/datapath/consumer.h"
+#include "workers/clock.h"
+
+#include "engine/aead.h"
+#include "shm/bell.h"
+#include "shm/epoch.h"
+#include "shm/point.h"
+#include "shm/ready.h"
+
+#include <poll.h>
+#include <stdlib.h>
+
+#define NOBODY 0xffffffff
+#define SPIN_NS 5000
+/* Work and messages on the channel come with a ring; this bounds the wait where one is lost. */
+#define SLEEP_NS 500000000
+/* While busy: turns a round, and rounds between looks at the channel. */
+#define TURNS_A_ROUND 256
+#define ROUNDS_A_LOOK 64
+
+struct consumer {
+    struct holder *holder;
+    uint32_t number;
+    uint32_t cursor;
+    struct pollfd channel;
+};
+
+struct consumer *consumer_new(struct holder *holder, uint32_t number, int channel)
+{
+    struct consumer *consumer = calloc(1, sizeof *consumer);
+
+    if (!consumer)
+        return NULL;
+    consumer->holder = holder;
+    consumer->number = number;
+    consumer->channel = (struct pollfd){ .fd = channel, .events = POLLIN };
+    return consumer;
+}
+
+void consumer_free(struct consumer *consumer)
+{
+    free(consumer);
+}
+
+/* A turn of the next ready peer; 0 when there was none. */
+static int take_next(struct consumer *consumer, uint64_t now)
+{
+    struct holder *holder = consumer->holder;
+    const struct segment *s = holder->segment;
+    uint32_t row = ready_take(s, 1 + consumer->number, &consumer->cursor);
+    uint32_t owner;
+
+    if (row == NOBODY)
+        return 0;
+    POINT("take: ready bit cleared, token not taken");
+    owner = __atomic_load_n(&s->rows[row].consumer, __ATOMIC_RELAXED);
+    if (owner != consumer->number && owner < s->geometry.max_consumers) {
+        /* Moved to another consumer after its bit was set here. */
+        ready_set(s, 1 + owner, row);
+        bell_ring(s, WORKER_CONSUMER + owner, -1);
+    } else if (holder_take(holder, row)) {
+        /* Where nobody waits behind it, a peer may have a whole batch. */
+        holder->budget = ready_waits(s, 1 + consumer->number, consumer->cursor) ? TAKE_BUDGET : BATCH_PACKETS;
+        holder_take_turn(holder, row, now);
+    }
+    return 1;
+}
+
+/* Tells the core that this is a spin; nothing where the architecture has no word for it. */
+static inline void relax(void)
+{
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("yield");
+#endif
+}
+
+static int spin(const struct consumer *consumer)
+{
+    uint64_t end = clock_now() + SPIN_NS;
+
+    do {
+        if (!ready_is_empty(consumer->holder->segment, 1 + consumer->number))
+            return 1;
+        relax();
+    } while (clock_now() < end);
+    return 0;
+}
+
+static void sleep_until_rung(struct consumer *consumer)
+{
+    const struct segment *s = consumer->holder->segment;
+    uint32_t worker = consumer->holder->worker;
+
+    bell_announce(s, worker);
+    if (!ready_is_empty(s, 1 + consumer->number) || poll(&consumer->channel, 1, 0) > 0) {
+        bell_cancel(s, worker);
+        return;
+    }
+    epoch_sleep(s, worker);
+    if (!bell_wait(s, worker, SLEEP_NS))
+        aead_forget(consumer->holder->aead);
+    epoch_wake(s, worker);
+}
+
+int consumer_run(struct consumer *consumer, uint64_t until)
+{
+    const struct segment *s = consumer->holder->segment;
+    uint32_t worker = consumer->holder->worker;
+    uint32_t looks = ROUNDS_A_LOOK;
+    int reason = 0;
+
+    epoch_wake(s, worker);
+    while (!reason) {
+        uint64_t now = clock_now();
+        uint32_t turns = 0;
+
+        epoch_turn(s, worker, now);
+        while (turns < TURNS_A_ROUND && take_next(consumer, now)) {
+            now = clock_now();
+            epoch_turn(s, worker, now);
+            turns++;
+        }
+        looks++;
+        if (!turns && !spin(consumer)) {
+            sleep_until_rung(consumer);
+            looks = ROUNDS_A_LOOK;
+        }
+        if (looks < ROUNDS_A_LOOK)
+            continue;
+        looks = 0;
+        if (poll(&consumer->channel, 1, 0) > 0)
+            reason = CONSUMER_CHANNEL;
+        else if (now >= until)
+            reason = CONSUMER_TIME;
+    }
+    epoch_sleep(s, worker);
+    return reason;
+}

@@ -1,0 +1,18 @@
+/* consumer: takes the turns of the peers that belong to it, for as long as there are any. */
+#ifndef WORKERS_DATAPATH_CONSUMER_H
+#define WORKERS_DATAPATH_CONSUMER_H
+
+#include "workers/datapath/holder.h"
+
+/* cdef begin */
+struct consumer;
+/* holder is filled in by the caller (fds, bells) and stays the caller's; it may change fds
+ * between calls of consumer_run. NULL when memory is refused. */
+struct consumer *consumer_new(struct holder *holder, uint32_t number, int channel);
+void consumer_free(struct consumer *consumer);
+#define CONSUMER_CHANNEL 1  /* the channel has a message */
+#define CONSUMER_TIME 2     /* `until` has come */
+int consumer_run(struct consumer *consumer, uint64_t until);
+/* cdef end */
+
+#endif

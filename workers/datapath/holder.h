@@ -1,0 +1,84 @@
+/* holder: the work of whoever holds a peer's token: apply orders, open what came in, seal
+ * what goes out, in order, and give the token back. */
+#ifndef WORKERS_DATAPATH_HOLDER_H
+#define WORKERS_DATAPATH_HOLDER_H
+
+#include "engine/session.h"
+#include "shm/segment.h"
+
+/* cdef begin */
+/* Of one batch: with the last node, which has 64 packets at the most as a rule, what a session takes at once.
+ * Super-packets of 47 and trains of 45 fit better into each other the more there are of them. */
+#define BATCH_PACKETS 192
+
+/* A full socket buffer drains within microseconds on any live link; a link that does not in
+ * this time loses packets, as a full device queue would. */
+#define SEND_WAIT_MS 20
+/* A peer whose trains were refused is sent single datagrams for so long: routes and devices change. */
+#define TRAINS_AGAIN_NS 1000000000ull
+#define TRAINS_REFUSED 256 /* places for such peers, by row; who is displaced is asked about again */
+
+struct holder {
+    const struct segment *segment;
+    struct aead *aead;
+    uint32_t worker;
+    uint32_t mark;             /* shm/token.h */
+    uint32_t budget;           /* wire-size packets of a peer, each way, in one turn */
+    int32_t udp4, udp6, tun;   /* -1 = none */
+    uint32_t joins;            /* JOIN_* (engine/coalescing.h): what the TUN takes as super-packets */
+    uint32_t trains;           /* 1: the UDP sockets take trains */
+    int32_t wait_ms;           /* for a full UDP socket; 0: never. Then what it has no room for stays in its queue
+                                * for a holder that may wait */
+    struct {
+        uint64_t until;
+        uint32_t row;
+    } single[TRAINS_REFUSED];
+    int32_t bells[MAX_WORKERS]; /* eventfd of each worker, -1 = none */
+    uint8_t *cuttings;         /* packets cut from super-packets, until they are sent */
+};
+/* aead from aead_new; the fds stay the caller's. Fills in defaults: no fds, no offloads, a
+ * budget of TAKE_BUDGET, a wait of SEND_WAIT_MS. 0, or -1 when memory is refused. */
+int holder_initialise(struct holder *holder, const struct segment *segment, struct aead *aead,
+                      uint32_t worker);
+void holder_release(struct holder *holder);
+/* Takes a queued peer's token; 1 when this worker holds it now. */
+int holder_take(const struct holder *holder, uint32_t row);
+/* The same of an idle peer's token: lending, right after a push. */
+int holder_take_idle(const struct holder *holder, uint32_t row);
+/* One turn of a peer whose token this worker holds: orders first, then up to the budget's
+ * packets each way, then the token is given. `now` in ns of clock_now. Returns the packets
+ * dealt with. */
+uint32_t holder_take_turn(struct holder *holder, uint32_t row, uint64_t now);
+/* cdef end */
+
+/* Room for the packets cut from super-packets before they are sent: a whole one with all that
+ * sealing adds to its packets, and what was cut before it. */
+#define CUTTINGS_BYTES (3u << 17)
+
+/* holder_orders.c: applies and clears what control ordered. Returns the bits that are the
+ * caller's to finish in this turn: ORDER_KEEPALIVE, ORDER_PURGE_STAGED, ORDER_RETIRE. */
+uint32_t holder_apply_orders(const struct holder *holder, uint32_t row, uint64_t now);
+/* SESSION_* news and EVENT_* bits for control, with its bell. */
+void holder_tell(const struct holder *holder, uint32_t row, uint32_t session_news, uint32_t events);
+/* The engine's view of a row. */
+void holder_session(const struct holder *holder, uint32_t row, struct session *session);
+void holder_count(const struct holder *holder, uint32_t counter, uint64_t n);
+
+/* Copies node `number` once and returns its bytes if they stand inside one packet slot, with
+ * room_before bytes before them and room_after behind; else NULL. Whatever a receiver wrote there,
+ * the holder reads and writes nothing else. */
+uint8_t *holder_node_read(const struct segment *segment, uint32_t number, uint32_t room_before,
+                          uint32_t room_after, struct node *copy);
+
+/* holder_outbound.c: whether what is sealed can leave without a wait that this holder may not have. */
+int holder_has_room(const struct holder *holder, uint32_t row);
+/* holder_inbound.c and holder_outbound.c: one batch, until it has `most` packets; return how many. */
+uint32_t holder_open_batch(struct holder *holder, uint32_t row, uint64_t now, uint32_t most);
+uint32_t holder_seal_batch(struct holder *holder, uint32_t row, uint64_t now, uint32_t most);
+/* Drops the oldest waiting outbound packets until at most `keep` are left. */
+void holder_trim_staged(const struct holder *holder, uint32_t row, uint32_t keep, uint32_t counter);
+void holder_send_keepalive(struct holder *holder, uint32_t row, uint64_t now);
+/* Drops both queues (the peer is gone). */
+void holder_drop_all(const struct holder *holder, uint32_t row);
+
+#endif

@@ -1,0 +1,65 @@
+"""What a process needs to hold peers: an AEAD context, sockets, a TUN queue (workers/datapath/holder.h)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from workers._workers import ffi, lib
+from workers.launch import WorkerStart
+
+
+def bells_of(start: WorkerStart) -> list[int]:
+    """The bells' eventfds by worker number; -1 where there is none."""
+    bells = [-1] * int(lib.MAX_WORKERS)
+    for name, fd in start.fds.items():
+        if name.startswith("bell:"):
+            bells[int(name.removeprefix("bell:"))] = fd
+    return bells
+
+
+# What the setting `aead` names (engine/aead.h).
+PROVIDERS = {"auto": -1, "evp": lib.AEAD_EVP, "ipsec-mb": lib.AEAD_IPSEC_MB, "boringssl": lib.AEAD_BORINGSSL}
+
+PACKAGES = {"ipsec-mb": "libipsec-mb-dev", "boringssl": "android-libboringssl"}
+
+
+def new_holder(start: WorkerStart) -> Any:
+    """A `struct holder *` with this worker's fds. Ends the process if its AEAD provider does not work."""
+    name = start.message["aead"]
+    aead = lib.aead_new(PROVIDERS[name])
+    if aead == ffi.NULL and name in PACKAGES:
+        start.fail(
+            f"worker {start.worker} cannot start",
+            f'the setting aead = "{name}" asks for a library that this build, host or CPU has not',
+            f'set aead = "auto", or install {PACKAGES[name]} and build Plait again',
+        )
+    if aead == ffi.NULL:
+        start.fail(
+            f"worker {start.worker} cannot start",
+            "no provider of ChaCha20-Poly1305 works here",
+            "check that libcrypto is OpenSSL 3 and that its default provider is not disabled",
+        )
+    holder = ffi.new("struct holder *")
+    if lib.holder_initialise(holder, start.segment, aead, start.worker) != 0:
+        raise MemoryError("no memory for the holder's own state")
+    holder.bells = bells_of(start)
+    holder.joins = start.message["joins"]
+    holder.trains = start.message["trains"]
+    use_fds(start, holder)
+    return holder
+
+
+def use_fds(start: WorkerStart, holder: Any) -> None:
+    """Send through the sockets and queue of the receiver with this worker's number, round robin."""
+
+    def fd_of(what: str) -> int:
+        own, shared = f"{what}:{start.number}", f"{what}:{start.number % start.receivers}"
+        return start.fds.get(own, start.fds.get(shared, -1))
+
+    holder.udp4, holder.udp6, holder.tun = fd_of("udp4"), fd_of("udp6"), fd_of("tun")
+
+
+def free_holder(holder: Any) -> None:
+    """Give back what new_holder took."""
+    lib.aead_free(holder.aead)
+    lib.holder_release(holder)

@@ -1,0 +1,209 @@
+/* From the UDP socket to the peers' inbound queues; handshake messages to control's mailbox.
+ *
+ * A train is one sender's datagrams of one size, not one peer's: after a rekey, or by ill will, it
+ * holds several receiver indices. It is cut into runs of one index, a node for each. */
+#include "workers/clock.h"
+#include "workers/datapath/doorkeeper.h"
+#include "workers/datapath/receiver.h"
+#include "workers/udp.h"
+
+#include "engine/index.h"
+#include "engine/packet.h"
+#include "shm/bell.h"
+#include "shm/counters.h"
+#include "shm/mailbox.h"
+#include "shm/point.h"
+
+#include <string.h>
+
+/* Of messages with a wrong mac1, control sees 5 at once, then one a second: as many as it tells of. */
+#define REFUSALS_AT_ONCE 5
+#define REFUSAL_NS 1000000000u
+
+_Static_assert(INITIATION_BYTES <= MAILBOX_MESSAGE_BYTES, "an initiation does not fit in a mailbox cell");
+
+/* A message of the call: a datagram, or a train of datagrams of `segment` bytes, the last one perhaps shorter. */
+struct heard {
+    struct endpoint from;
+    uint32_t length, segment, packets;
+    uint8_t ecn;
+};
+
+/* What one receive call has found out so far. */
+struct sorting {
+    struct intake *intake;
+    struct burst burst;
+    const struct heard *heard;  /* the message that is being sorted */
+    int handshakes;             /* some went to control */
+};
+
+/* Datagrams [offset, offset + length) of the arrival, all data messages to one index. */
+static void sort_run(struct sorting *sorting, struct arrival *arrival, uint32_t offset, uint32_t length,
+                     uint32_t segment, uint32_t packets)
+{
+    struct intake *intake = sorting->intake;
+    const struct segment *s = intake->segment;
+    uint32_t index = data_receiver_index(arrival->data + offset);
+    /* Relaxed: whoever knows an index that was given out a moment ago sends it later than that. */
+    uint32_t ready = __atomic_load_n(&s->device->keypairs_ready, __ATOMIC_RELAXED);
+    struct burst_chain *chain;
+    uint32_t peer, node;
+
+    if (ready > s->geometry.max_keypairs)
+        ready = s->geometry.max_keypairs;
+    if (!index_lookup((const struct index_entry *)s->index, ready, s->device->index_key, index, &peer) ||
+        peer >= s->geometry.max_peers) {
+        counter_add(s, intake->worker, DROP_INDEX_UNKNOWN, packets);
+        return;
+    }
+    chain = burst_chain(&sorting->burst, peer);
+    if (!chain) {
+        intake_count_no_slot(intake, INBOUND, packets);
+        return;
+    }
+    node = intake_issue(intake, arrival, offset, length, segment, packets, peer, INBOUND);
+    if (!node)
+        return;
+    s->node[node].receiver_index = index;
+    s->node[node].ecn = sorting->heard->ecn;
+    burst_add(s, chain, node, packets);
+}
+
+/* 1 when this message ends here, counted. A few a second go on although mac1 is wrong. */
+static int refuse_handshake(struct intake *intake, const uint8_t *message, uint32_t length, uint32_t type)
+{
+    if (type == MESSAGE_COOKIE || !doorkeeper_refuses(intake->segment, message, length))
+        return 0;
+    if (allowance_has(&intake->refusals, REFUSALS_AT_ONCE, REFUSAL_NS, clock_now())) {
+        intake->refusals.left--;
+        return 0;
+    }
+    counter_add(intake->segment, intake->worker, HS_MAC1_BAD, 1);
+    return 1;
+}
+
+static void forward_handshake(struct sorting *sorting, const uint8_t *message, uint32_t length, uint32_t type)
+{
+    struct intake *intake = sorting->intake;
+
+    if (refuse_handshake(intake, message, length, type))
+        return;
+    if (mailbox_put(intake->segment, intake->number, &sorting->heard->from, message, length)) {
+        counter_add(intake->segment, intake->worker, DROP_MAILBOX_FULL, 1);
+    } else {
+        counter_add(intake->segment, intake->worker, HANDSHAKE_TO_CONTROL, 1);
+        sorting->handshakes = 1;
+    }
+}
+
+static void sort_arrival(struct sorting *sorting, struct arrival *arrival)
+{
+    const struct intake *intake = sorting->intake;
+    uint32_t segment = sorting->heard->segment, run_start = 0, run_packets = 0;
+
+    for (uint32_t at = 0; at < arrival->length; at += segment) {
+        uint32_t length = arrival->length - at < segment ? arrival->length - at : segment;
+        uint8_t *datagram = arrival->data + at;
+        int why;
+        uint32_t type = message_type(datagram, length, &why);
+
+        if (run_packets && (type != MESSAGE_DATA ||
+                            memcmp(datagram + 4, arrival->data + run_start + 4, 4))) {
+            sort_run(sorting, arrival, run_start, at - run_start, segment, run_packets);
+            run_packets = 0;
+        }
+        if (type == MESSAGE_DATA) {
+            if (!run_packets++)
+                run_start = at;
+        } else if (type) {
+            forward_handshake(sorting, datagram, length, type);
+        } else {
+            counter_add(intake->segment, intake->worker, why == 1 ? DROP_MESSAGE_LENGTH : DROP_MESSAGE_TYPE, 1);
+        }
+    }
+    if (run_packets)
+        sort_run(sorting, arrival, run_start, arrival->length - run_start, segment, run_packets);
+}
+
+static void hear(const struct udp_inbox *inbox, uint32_t i, struct heard *heard)
+{
+    heard->length = inbox->headers[i].msg_len;
+    heard->segment = udp_sender(inbox, i, &heard->from, &heard->ecn);
+    if (!heard->segment || heard->segment > heard->length)
+        heard->segment = heard->length;
+    heard->packets = heard->length ? (heard->length + heard->segment - 1) / heard->segment : 1;
+}
+
+/* Message i of the call. */
+static void sort_message(struct sorting *sorting, struct udp_inbox *inbox, uint32_t i, uint32_t room)
+{
+    struct intake *intake = sorting->intake;
+    uint32_t length = sorting->heard->length, packets = sorting->heard->packets;
+    struct arrival arrival;
+
+    counter_add(intake->segment, intake->worker, UDP_RECEIVED, packets);
+    if (!length) {
+        counter_add(intake->segment, intake->worker, DROP_MESSAGE_LENGTH, 1);
+        return;
+    }
+    if (length > room)
+        intake->saw_trains = TRAINS_REMEMBERED;
+    if (intake_accept(intake, i, length, room, inbox->vectors[i][1].iov_base, &arrival)) {
+        intake_count_no_slot(intake, INBOUND, packets);
+        return;
+    }
+    /* The endpoint travels at the start of the slot. */
+    memcpy(arrival.data - SLOT_ROOM, &sorting->heard->from, sizeof sorting->heard->from);
+    sort_arrival(sorting, &arrival);
+    intake_finish(intake, &arrival);
+}
+
+int32_t receive_udp(struct intake *intake, int fd, struct udp_inbox *inbox)
+{
+    const struct segment *s = intake->segment;
+    uint32_t fits = 0, room, count, got, arriving = 0;
+    struct heard heard[UDP_BATCH];
+    struct sorting sorting = { .intake = intake };
+
+    intake_refill(intake, UDP_BATCH);
+    room = intake_room(intake, INBOUND, UDP_BATCH);
+    count = intake_expect(intake, room);
+    if (!count)
+        return 0;
+    for (uint32_t i = 0; i < count; i++) {
+        uint8_t *place = intake_place(intake, i, &fits);
+
+        udp_inbox_place(inbox, i, place, fits, intake_rest(intake, i, fits));
+    }
+    got = udp_receive(fd, inbox, count);
+    intake_learn(intake, got, count);
+    if (!got)
+        return 0;
+    for (uint32_t i = 0; i < got; i++) {
+        hear(inbox, i, &heard[i]);
+        arriving += heard[i].packets;
+    }
+    intake_note_arriving(intake, arriving);
+    POINT("receive: datagrams in slots, no node");
+    intake->saw_trains -= intake->saw_trains > 0;
+    burst_begin(&sorting.burst, INBOUND);
+    for (uint32_t i = 0; i < got; i++) {
+        /* A train may be of as many peers as it has datagrams. Pushed between messages only: all
+         * nodes of a slot are issued before one may be withdrawn. */
+        if (sorting.burst.chains + TRAIN_PEERS_MOST > BURST_PEERS) {
+            burst_push(&sorting.burst, s, intake->worker, intake->pool, intake_lender(intake, got, room));
+            burst_begin(&sorting.burst, INBOUND);
+        }
+        sorting.heard = &heard[i];
+        sort_message(&sorting, inbox, i, fits);
+        intake_note_arriving(intake, arriving -= heard[i].packets);
+    }
+    POINT("receive: nodes linked, nothing pushed");
+    burst_push(&sorting.burst, s, intake->worker, intake->pool, intake_lender(intake, got, room));
+    intake_settle(intake);
+    if (sorting.handshakes)
+        POINT("mailbox: counted, control not rung");
+    if (sorting.handshakes)
+        bell_ring(s, WORKER_CONTROL, intake->bells[WORKER_CONTROL]);
+    return (int32_t)got;
+}

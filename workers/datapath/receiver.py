@@ -1,0 +1,71 @@
+"""The receiver process: one per CPU core.
+
+All it does with packets is C (workers/datapath/receiver.c); this is its start, its channel and its end.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from workers._workers import ffi, lib
+from workers.channel import ChannelClosed
+from workers.datapath.holder import bells_of, free_holder, new_holder, use_fds
+from workers.failure import explain
+from workers.launch import WorkerStart
+
+TURN_NS = 1_000_000_000  # how long one crossing into C lasts when nothing interrupts it
+
+
+def work(start: WorkerStart) -> None:
+    """Receive packets until the supervisor says stop."""
+    bells = ffi.new("int32_t[]", bells_of(start))
+    receiver = lib.receiver_new(start.segment, start.number, start.channel.fileno(), bells)
+    if receiver == ffi.NULL:
+        error = OSError(ffi.errno, os.strerror(ffi.errno))
+        start.fail(f"receiver {start.number} cannot start", *explain(error, "epoll_create1"))
+    use_sockets(start, receiver)
+    lender = None
+    handoff = start.message["handoff"]
+    if handoff != "split":
+        lender = new_holder(start)
+        lender.budget = lib.QUEUE_LIMIT
+        lib.receiver_hand_off(receiver, {"lend": lib.HANDOFF_LEND, "auto": lib.HANDOFF_AUTO}[handoff], lender)
+    start.confine()
+    start.ready()
+    while True:
+        reason = lib.receiver_run(receiver, lib.clock_now() + TURN_NS)
+        if reason & lib.RECEIVER_TUN_GONE:
+            start.log("debug", f"receiver {start.number}: the TUN queue is gone")
+        if reason & lib.RECEIVER_CHANNEL and not obey(start, receiver, lender):
+            break
+    lib.receiver_free(receiver)
+    if lender is not None:
+        free_holder(lender)
+
+
+def obey(start: WorkerStart, receiver: Any, lender: Any) -> bool:
+    """Apply one message of the supervisor; False when it was the last."""
+    try:
+        message, fds = start.channel.receive()
+    except ChannelClosed:
+        return False
+    if message["kind"] == "sockets":
+        lib.receiver_use_sockets(receiver, [], 0)
+        lib.receiver_use_queues(receiver, [], 0)
+        start.replace_sockets(message, fds)
+        use_sockets(start, receiver)
+        if lender is not None:
+            use_fds(start, lender)
+    return bool(message["kind"] != "stop")
+
+
+def use_sockets(start: WorkerStart, receiver: Any) -> None:
+    """Listen on the sockets and read the TUN queues that this receiver was given."""
+    sockets = [fd for name, fd in start.fds.items() if name.startswith("udp")]
+    queues = [fd for name, fd in start.fds.items() if name.startswith("tun")]
+    if (
+        lib.receiver_use_sockets(receiver, sockets, len(sockets)) != 0
+        or lib.receiver_use_queues(receiver, queues, len(queues)) != 0
+    ):
+        raise OSError(ffi.errno, os.strerror(ffi.errno))

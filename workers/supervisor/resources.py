@@ -1,0 +1,398 @@
+"""What outlives every worker: TUN queues, sockets, bells and the shared segments.
+
+The supervisor opens them before the first worker starts and hands them out again to each
+replacement. They come back in the reverse order; closing the last TUN queue removes the
+interface.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import time
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from shm.segment import DataSegment, PlainSegment
+from workers._workers import ffi, lib
+from workers.failure import Exit, Failure
+from workers.settings import Settings
+from workers.supervisor import tun
+from workers.supervisor.segments import discard, open_segments
+from workers.supervisor.sockets import (
+    Pair,
+    close_sockets,
+    empty,
+    gather,
+    is_empty,
+    open_one_more,
+    open_sockets,
+    port_of,
+    receive_trains,
+    spread,
+)
+from workers.supervisor.uapi_socket import UapiSocket, adopt_uapi, open_uapi
+
+log = logging.getLogger(__name__)
+
+LEAVING_SECONDS = 2  # a worker that is busy or being replaced holds the old sockets so long at most
+
+
+@dataclass
+class Resources:
+    """Every fd of one interface.
+
+    receivers and consumers are the numbers that run now, which `Numbers` changes. bells maps worker
+    numbers (control and all receivers there is room for) to eventfds. queues has a TUN queue for each
+    receiver there is room for, of which the first `attached` are in use. sockets has one (IPv4, IPv6)
+    pair for each receiver and changes with the listen port; receiver `leaver`, which leaves, is not
+    counted any more and has `leaving`. What belongs to receivers that are `away` is read by others.
+    joins and trains say which offloads the kernel granted.
+    """
+
+    interface: str
+    receivers: int
+    consumers: int
+    attached: int
+    queues: list[int]
+    uapi: UapiSocket
+    joins: int
+    trains: bool
+    sockets: list[Pair]
+    bells: dict[int, int]
+    data: DataSegment
+    vault: PlainSegment
+    found: tun.Found | None = None  # the interface as it was before us, when we adopted it
+    one_queue: str = ""  # why there can be no second TUN queue, in words
+    leaver: int | None = None
+    leaving: Pair | None = None
+    away: set[int] = field(default_factory=set)
+    _left: dict[int, float] = field(default_factory=dict)  # ports that workers may still hold, and until when
+
+    def __post_init__(self) -> None:
+        self.data.protect()
+        self.data.keep_from_children()  # workers are forks, and map for themselves what is theirs (launch.py)
+        self.vault.keep_from_children()
+        self.segment = ffi.cast("struct segment *", self.data.segment_address)
+
+    @classmethod
+    def open(cls, interface: str, settings: Settings, environment: Mapping[str, str]) -> Resources:
+        """Open all or none: raises Failure and leaves nothing behind."""
+        with ExitStack() as stack:
+            queues, found, one_queue = _open_queues(interface, settings, environment)
+            stack.callback(_close_queues, queues, found)
+            given = fd_of(environment, "WG_UAPI_FD")
+            uapi = open_uapi(interface) if given is None else adopt_uapi(given)
+            stack.callback(uapi.close)
+            joins = tun.offload(queues[0]) if settings.tun_offload else 0
+            if settings.tun_offload and not joins:
+                log.info("the kernel takes no super-packets from a TUN: packets go one by one")
+            sockets = open_sockets(0, settings.receivers)
+            stack.callback(close_sockets, sockets)
+            trains = settings.udp_offload and receive_trains(sockets)
+            if settings.udp_offload and not trains:
+                log.info("the kernel has no UDP_GRO: datagrams go one by one")
+            bells = {}
+            for worker in (lib.WORKER_CONTROL, *(lib.WORKER_RECEIVER + i for i in range(len(queues)))):
+                bells[worker] = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+                stack.callback(os.close, bells[worker])
+            data, vault = open_segments(interface, settings)
+            stack.pop_all()
+        return cls(
+            interface, settings.receivers, settings.consumers, settings.receivers,
+            queues, uapi, joins, trains, sockets, bells, data, vault, found, one_queue,
+        )  # fmt: skip
+
+    @classmethod
+    def inherit(cls, interface: str, left: dict[str, Any]) -> Resources:
+        """Those of the program whose place this one takes, as it described them."""
+        fd, path, identity = left["uapi"]
+        size, vault_size = left["data"][1], left["vault"][1]
+        made = cls(
+            interface=interface,
+            receivers=left["receivers"],
+            consumers=left["consumers"],
+            attached=left["attached"],
+            queues=left["queues"],
+            uapi=UapiSocket(fd, None if path is None else Path(path), (identity[0], identity[1])),
+            joins=left["joins"],
+            trains=left["trains"],
+            sockets=[(four, six) for four, six in left["sockets"]],
+            bells={int(worker): bell for worker, bell in left["bells"].items()},
+            data=DataSegment.attach(left["data"][0], size),
+            vault=PlainSegment(left["vault"][0], vault_size),
+            found=left["found"] and tun.Found(*left["found"]),
+            one_queue=left["one_queue"],
+            away=set(left.get("away", ())),  # a program before this one had none
+        )
+        for fd in made.fds():
+            os.set_inheritable(fd, False)
+        return made
+
+    def describe(self) -> dict[str, Any]:
+        """Everything, in words for JSON. No receiver is leaving."""
+        return {
+            "receivers": self.receivers,
+            "consumers": self.consumers,
+            "attached": self.attached,
+            "queues": self.queues,
+            "uapi": [self.uapi.fd, self.uapi.path and str(self.uapi.path), self.uapi.identity],
+            "joins": self.joins,
+            "trains": self.trains,
+            "sockets": self.sockets,
+            "bells": self.bells,
+            "data": [self.data.fd, self.data.bytes],
+            "vault": [self.vault.fd, self.vault.bytes],
+            "found": self.found,
+            "one_queue": self.one_queue,
+            "away": sorted(self.away),
+        }
+
+    def fds(self) -> list[int]:
+        """Every descriptor in the description."""
+        pairs = [fd for pair in self.sockets for fd in pair if fd is not None]
+        return [*self.queues, self.uapi.fd, *pairs, *self.bells.values(), self.data.fd, self.vault.fd]
+
+    def __enter__(self) -> Resources:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give everything back: the interface, unless it was adopted, its socket file and its memory are gone
+        then."""
+        with ExitStack() as stack:  # the last first
+            stack.callback(_close_queues, self.queues, self.found)
+            stack.callback(self.uapi.close)
+            stack.callback(close_sockets, [*self.sockets, *([self.leaving] if self.leaving else [])])
+            for fd in self.bells.values():
+                stack.callback(os.close, fd)
+            stack.callback(discard, self.vault)
+            stack.callback(discard, self.data)
+
+    # -- the name -----------------------------------------------------------------------------
+
+    def follow_name(self) -> None:
+        """The interface's name is what the kernel says, and the socket file is called so too. Raises Failure
+        when that file has to keep its name."""
+        self.interface = tun.name_of(self.queues[0])
+        self.uapi.follow(self.interface)
+
+    # -- the listen port ----------------------------------------------------------------------
+
+    @property
+    def port(self) -> int:
+        """The UDP port that all sockets are bound to."""
+        return port_of(self.sockets)
+
+    def change_port(self, port: int) -> list[Pair]:
+        """Open sockets on another port (0: a random one) and return the old ones, still open.
+
+        The port in use already changes nothing: the list is empty then. Raises Failure, with
+        the present sockets as they were.
+        """
+        if port == self.port:
+            return []
+        old, left = self.sockets, self.port
+        self.sockets = self._open_port(port)
+        if self.trains:
+            receive_trains(self.sockets)
+        if self.leaving is not None:
+            old, self.leaving = [*old, self.leaving], None
+        now = time.monotonic()
+        self._left = {p: end for p, end in self._left.items() if end > now} | {left: now + LEAVING_SECONDS}
+        return old
+
+    def _open_port(self, port: int) -> list[Pair]:
+        """Sockets on this port. One that we left a moment ago is waited for: workers close their copies
+        of the old sockets when they come to it, and until then the kernel takes it for another's."""
+        while True:
+            try:
+                return open_sockets(port, self.receivers, int(self.segment.device.fwmark))
+            except Failure as failure:
+                is_ours = failure.errno == errno.EADDRINUSE and time.monotonic() < self._left.get(port, 0.0)
+                if not is_ours:
+                    raise
+            time.sleep(0.002)
+
+    # -- the number of receivers --------------------------------------------------------------
+
+    def add_receiver(self) -> None:
+        """The next receiver has a queue and sockets from now on, which fill whether it reads or not.
+
+        Raises Failure, with everything as it was.
+        """
+        if self.receivers == self.attached:
+            try:
+                tun.use_queue(self.queues[self.attached], True)
+            except OSError as error:
+                why = error.strerror or str(error)
+                raise Failure("cannot use another TUN queue", why, "see `dmesg`", Exit.INTERFACE) from error
+            self.attached += 1
+        pair = open_one_more(self.sockets, int(self.segment.device.fwmark))
+        if self.trains:
+            receive_trains([pair])
+        self.sockets.append(pair)
+        self.receivers += 1
+
+    def take_receiver(self) -> None:
+        """The last receiver gets no more datagrams; it still has its queue, and what its sockets hold.
+
+        Raises OSError, with everything as it was.
+        """
+        try:
+            gather(self.sockets)
+        except OSError:
+            spread(self.sockets)
+            raise
+        self.leaving = self.sockets.pop()
+        self.receivers = self.leaver = self.receivers - 1
+
+    @property
+    def is_drained(self) -> bool:
+        """Whether the sockets of the one that leaves hold nothing."""
+        return self.leaving is None or is_empty(self.leaving)
+
+    def forget_receiver(self) -> int:
+        """It is gone, and nobody else has a copy of its sockets: they are closed, its queue is another's.
+
+        Returns how many packets were still in the sockets.
+        """
+        lost = 0
+        if self.leaving is not None:
+            lost = empty(self.leaving)
+            close_sockets([self.leaving])
+        self.away.discard(self.receivers)  # its number
+        self.leaver = self.leaving = None
+        spread(self.sockets)
+        return lost
+
+    # -- what workers are given -----------------------------------------------------------------
+
+    def fds_for(self, kind: str, number: int) -> tuple[list[str], list[int]]:
+        """Names and fds of a worker's start message."""
+        named = {"data": self.data.fd}
+        if kind == "control":
+            named |= {"vault": self.vault.fd, "uapi": self.uapi.fd}
+        named |= {f"bell:{worker}": fd for worker, fd in self.bells.items()}
+        named |= self._packet_fds(kind, number)
+        return list(named), list(named.values())
+
+    def packet_fds_for(self, kind: str, number: int) -> tuple[list[str], list[int]]:
+        """Of these, what changes with the listen port and the number of receivers."""
+        named = self._packet_fds(kind, number)
+        return list(named), list(named.values())
+
+    def _packet_fds(self, kind: str, number: int) -> dict[str, int]:
+        """UDP sockets as `udp4:0`, `udp6:0`, `udp4:1`, …, TUN queues as `tun:0`, ….
+
+        Control marks all sockets. A receiver reads its own ones, its own queue, the queues that receivers
+        before it left behind, and all that is of those for whom it stands in; a consumer sends through the
+        sockets of the receiver with its number.
+        """
+        if kind == "control":
+            return self._named(range(self.receivers)) | {"tun:0": self.queues[0]}
+        if kind == "consumer":
+            number %= self.receivers
+            return self._named([number]) | {f"tun:{number}": self.queues[number]}
+        named: dict[str, int] = {}
+        for owner in (number, *(n for n in sorted(self.away) if self._stand_in(n) == number)):
+            named |= self._belonging(owner)
+        return named
+
+    def _belonging(self, number: int) -> dict[str, int]:
+        """The sockets and queues of this receiver."""
+        if number < self.receivers:
+            queues = (q for q in range(self.attached) if q % self.receivers == number and q != self.leaver)
+            return self._named([number]) | {f"tun:{queue}": self.queues[queue] for queue in queues}
+        if number != self.leaver:
+            return {}  # not counted yet
+        own = {f"tun:{number}": self.queues[number]}
+        if self.leaving is None:  # the port has changed: until it ends it shares another's sockets
+            return self._named([number % self.receivers]) | own
+        return _named_pair(number, self.leaving) | own
+
+    def _stand_in(self, number: int) -> int | None:
+        """Who reads what belongs to a receiver that is away; None when all are."""
+        here = [n for n in range(self.receivers) if n not in self.away]
+        return here[number % len(here)] if here else None
+
+    def _named(self, numbers: Iterable[int]) -> dict[str, int]:
+        named: dict[str, int] = {}
+        for number in numbers:
+            named |= _named_pair(number, self.sockets[number])
+        return named
+
+
+def _named_pair(number: int, pair: Pair) -> dict[str, int]:
+    return {f"udp{v}:{number}": fd for v, fd in zip((4, 6), pair, strict=True) if fd is not None}
+
+
+def fit(settings: Settings, interface: str, environment: Mapping[str, str]) -> Settings:
+    """The settings for the TUN interface that there may be: one queue has one reader. Failure when it is of
+    no use."""
+    if not environment.get("WG_TUN_FD"):
+        found = tun.find(interface)
+        if found is None or not found.has_one_queue:
+            return settings
+    return msgspec.structs.replace(settings, receivers=1, max_receivers=1)
+
+
+def _close_queues(queues: list[int], found: tun.Found | None) -> None:
+    if found is not None:
+        tun.give_back(queues, found)
+        return
+    for fd in queues:
+        os.close(fd)
+
+
+def _open_queues(
+    interface: str, settings: Settings, environment: Mapping[str, str]
+) -> tuple[list[int], tun.Found | None, str]:
+    """The queues, what was adopted, and why there can be no more of them."""
+    given = fd_of(environment, "WG_TUN_FD")
+    if given is None:
+        tun.check_name(interface)
+        found = tun.find(interface)
+        count = settings.room_for("receiver")
+        queues = tun.open_queues(interface, count, settings.receivers, found, multicast=settings.multicast)
+        if found is None:
+            return queues, None, ""
+        why = f"{interface} was made without multi_queue" if found.has_one_queue else ""
+        log.info("%s was there already and is adopted: %s", interface, found.words(count))
+        return queues, found, why
+    name, queues = tun.adopt_queue(given)
+    if name != interface:
+        os.close(given)
+        raise Failure(
+            f"cannot use the TUN queue given as WG_TUN_FD={given}",
+            f"it belongs to the interface {name}",
+            f"start plaitd with the name {name}",
+            Exit.USAGE,
+        )
+    return queues, None, "one TUN queue was given as WG_TUN_FD"
+
+
+def fd_of(environment: Mapping[str, str], name: str) -> int | None:
+    """The fd number in an environment variable, None without it. Failure when it is no open fd."""
+    text = environment.get(name)
+    if not text:
+        return None
+    try:
+        fd = int(text)
+        os.fstat(fd)
+    except (ValueError, OSError) as error:
+        raise Failure(
+            f"cannot use {name}={text}",
+            "it is not the number of an open file descriptor",
+            "pass an inherited one, or unset it",
+            Exit.USAGE,
+        ) from error
+    return fd

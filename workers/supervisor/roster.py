@@ -1,0 +1,535 @@
+"""The workers of one interface: how they start, end and are replaced.
+
+- A worker is dead when it has been reaped, never earlier. What it left in the shared segment
+  is repaired before its replacement starts, with the same fds and the next incarnation.
+- A worker that cannot start is an error with a reason, for the listener to judge. One that was
+  ready once is started again, at once the first time, then with growing pauses.
+- What belongs to a receiver that does not come back at once is read by the others until it does
+  (docs/adr/0010).
+- A worker whose channel is stuck or nonsense is killed, and then treated as any dead one.
+- Every worker is a fork of the supervisor, which has loaded what they run (launch.py).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import selectors
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping
+from itertools import islice
+from typing import Any, Protocol
+
+from workers import version
+from workers._workers import ffi, lib
+from workers.channel import Channel, ChannelClosed, DescriptorsLost
+from workers.failure import explain
+from workers.launch import WorkerStart
+from workers.promises import say
+from workers.settings import Settings
+from workers.supervisor.patience import Patience
+from workers.supervisor.resources import Resources
+from workers.supervisor.watchdog import NANOSECONDS, process_state
+from workers.supervisor.worker import Life, Told, Worker
+
+NO_CPU = 0xFFFFFFFF
+OUT_OF_FILES = "the supervisor has no descriptor left; raise its limit on open files (prlimit --nofile)"
+# What a message raises whose words are of other types than they should be: an infinite number, no mapping, …
+SENSELESS = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
+MOST_BROKEN = 32  # promises, and characters of each below: every control is told of all in one message
+PROMISE_CHARACTERS, WHY_CHARACTERS = 40, 200
+LINES = {"control": lib.WORKER_CONTROL, "receiver": lib.WORKER_RECEIVER, "consumer": lib.WORKER_CONSUMER}
+log = logging.getLogger("plait")
+
+
+class Listener(Protocol):
+    """Who hears of the workers: the supervisor."""
+
+    def worker_is_ready(self, worker: Worker) -> None:
+        """It works from now on; also each time that it was replaced."""
+
+    def worker_says(self, worker: Worker, message: dict[str, Any], fds: list[int]) -> None:
+        """A message that is not about its life. An exception of SENSELESS: it makes no sense. The
+        descriptors with it are closed afterwards."""
+
+    def worker_will_not_start(self, what: str, why: str, next_step: str) -> None:
+        """One that was never ready, and that the interface needs."""
+
+    def tell(self, event: str, **details: Any) -> None:
+        """Something happened that `plait events` is to show (news.py)."""
+
+
+class Roster:
+    """Every worker. The supervisor hires them; its loop calls `keep_time` when something is `due`, and the
+    selector's callbacks."""
+
+    def __init__(
+        self,
+        resources: Resources,
+        settings: Settings,
+        selector: selectors.BaseSelector,
+        listener: Listener,
+        work: Mapping[str, Callable[[WorkerStart], None]],
+        patience: Patience,
+    ) -> None:
+        self.resources = resources
+        self.settings = settings
+        self.selector = selector
+        self.listener = listener
+        self.patience = patience
+        self.segment = resources.segment
+        self.workers: list[Worker] = []
+        self.work = work
+        self.stopping = False
+        self.broken: dict[str, str] = {}  # promises that this host does not let us keep, and why
+        self.oom_score: int | None = None  # of workers; None: more than ours
+        self.program: list[str] = []  # what starts plaitd
+
+    # -- who there is -------------------------------------------------------------------------
+
+    def hire(self, kind: str, number: int, is_extra: bool = False) -> Worker:
+        """One more worker, which starts when the loop comes to it."""
+        cpus = () if kind == "control" else self.settings.cores_of(number)
+        worker = Worker(kind, number, LINES[kind] + number, cpus, is_extra)
+        self.workers.append(worker)
+        return worker
+
+    def find(self, kind: str, number: int = 0) -> Worker:
+        return next(w for w in self.workers if (w.kind, w.number) == (kind, number))
+
+    def of_kind(self, *kinds: str) -> list[Worker]:
+        return [w for w in self.workers if w.kind in kinds]
+
+    @property
+    def have_ended(self) -> bool:
+        return all(w.life is Life.ENDED for w in self.workers)
+
+    # -- what another program is left (upgrade.py) ----------------------------------------------
+
+    def describe(self) -> list[dict[str, Any]]:
+        """Every worker, in words for JSON."""
+        return [worker.describe() for worker in self.workers]
+
+    def fds(self) -> list[int]:
+        """The descriptors in it."""
+        return [worker.channel.fileno() for worker in self.workers if worker.channel is not None]
+
+    def inherit(self, described: list[dict[str, Any]]) -> None:
+        """Take over workers that are our children already."""
+        for left in described:
+            worker = self.hire(left["kind"], left["number"])
+            if worker.inherit(left, self.patience):
+                self._watch(worker)
+            elif left["pid"] is not None:  # it has closed its channel, and is no use
+                os.kill(left["pid"], signal.SIGKILL)
+                os.waitpid(left["pid"], 0)
+                self._mourn(worker, -signal.SIGKILL, "it had closed its channel", self._repair(worker))
+
+    # -- time ---------------------------------------------------------------------------------
+
+    def due(self) -> Iterator[float]:
+        """When something is to be done, time.monotonic()."""
+        for worker in self.workers:
+            if worker.life is Life.WAITING and not self.stopping:
+                yield worker.start_at
+            if worker.stand_in_at is not None:
+                yield worker.stand_in_at
+            if worker.kill_at is not None:
+                yield worker.kill_at
+
+    def keep_time(self, now: float) -> None:
+        """Start and kill who is due."""
+        for worker in list(self.workers):
+            if worker.life is Life.WAITING:
+                if self.stopping:
+                    worker.life = Life.ENDED
+                elif worker.start_at <= now:
+                    self._start(worker)
+            if worker.stand_in_at is not None and worker.stand_in_at <= now:
+                self._give_away(worker)
+            if worker.kill_at is not None and worker.kill_at <= now and self._waits_for_cpu(worker):
+                worker.kill_at = now + self.patience.restart
+            if worker.kill_at is not None and worker.kill_at <= now:
+                why = "it did not end when it was told" if worker.channel else "it closed its channel"
+                if worker.life is Life.STARTING:
+                    log.error("%s did not become ready in time and is killed", worker.title)
+                    why = "it did not become ready in time"
+                worker.kill(why)
+
+    def _waits_for_cpu(self, worker: Worker) -> bool:
+        """Whether it is starting and lacks the CPU that this takes: not its fault, whatever the time."""
+        if worker.life is not Life.STARTING or worker.told is not Told.NOTHING_YET or worker.process is None:
+            return False
+        try:
+            letter, cpu = process_state(worker.process.pid)
+        except (OSError, ValueError):  # it has ended, or there is no /proc to ask
+            return False
+        return letter in "RD" and cpu < self.patience.busy * NANOSECONDS
+
+    # -- the start ----------------------------------------------------------------------------
+
+    def _start(self, worker: Worker) -> None:
+        line = self.segment.workers[worker.line]
+        if line.incarnation == 0:
+            line.incarnation = 1
+        try:
+            worker.fork(self.work[worker.kind], self.resources.interface, self.patience)
+        except OSError as error:
+            self._not_started(worker, *explain(error))
+            return
+        assert worker.process is not None
+        worker.life, worker.told = Life.STARTING, Told.NOTHING_YET
+        worker.ready_at = None
+        seconds = self.patience.start if worker.kind == "control" else self.patience.restart
+        worker.kill_at = time.monotonic() + seconds if worker.was_ready or worker.is_extra else None
+        if worker.was_ready and worker.kind == "receiver":
+            worker.stand_in_at = time.monotonic() + self.patience.stand_in
+        line.pid = worker.process.pid
+        line.cpu = worker.cpus[0] if len(worker.cpus) == 1 else NO_CPU
+        line.state = lib.WORKER_STARTING
+        self._watch(worker)
+        names, fds = self.resources.fds_for(worker.kind, worker.number)
+        message = {
+            "kind": "start",
+            "role": worker.kind,
+            "worker": worker.line,
+            "number": worker.number,
+            "incarnation": int(line.incarnation),
+            "segment_bytes": self.resources.data.bytes,
+            "cpus": worker.cpus,
+            "handoff": self.settings.handoff,
+            "aead": self.settings.aead,
+            "joins": self.resources.joins,
+            "trains": int(self.resources.trains),
+            "receivers": self.resources.receivers,
+            "consumers": self.resources.consumers,
+            "oom_score": self.oom_score,
+            "fds": names,
+        }
+        if worker.kind == "control":
+            message["broken"] = self.broken
+            message["socket"] = self.resources.uapi.file
+            message["program"] = {**version.as_dict(), "program": self.program}
+        self.send(worker, message, fds)
+
+    def _watch(self, worker: Worker) -> None:
+        if worker.pidfd >= 0:
+            self.selector.register(worker.pidfd, selectors.EVENT_READ, lambda: self._reap(worker))
+        self.selector.register(_channel(worker), selectors.EVENT_READ, lambda: self._receive(worker))
+
+    def _ready(self, worker: Worker) -> None:
+        worker.life = Life.RUNNING
+        worker.was_ready = True
+        worker.kill_at = worker.stand_in_at = None
+        worker.ready_at = time.monotonic()
+        self.segment.workers[worker.line].state = lib.WORKER_RUNNING
+        log.debug("%s is ready (pid %d)", worker.title, worker.process.pid if worker.process else 0)
+        if worker.died_at is not None:
+            away = round(worker.ready_at - worker.died_at, 3)
+            incarnation = int(self.segment.workers[worker.line].incarnation)
+            self.listener.tell("worker_replaced", worker=worker.title, incarnation=incarnation, away=away)
+            worker.died_at = None
+        self._give_back(worker)
+        self.listener.worker_is_ready(worker)
+
+    def note_broken(self, broken: dict[str, str]) -> None:
+        """Say each once, and have control tell who asks: the host is the same for all."""
+        cut = {promise[:PROMISE_CHARACTERS]: why[:WHY_CHARACTERS] for promise, why in broken.items()}
+        news = {promise: why for promise, why in cut.items() if promise not in self.broken}
+        news = dict(islice(news.items(), max(MOST_BROKEN - len(self.broken), 0)))
+        for promise, why in news.items():
+            log.info("%s", say(promise, why))
+        self.broken |= news
+        control = next((w for w in self.workers if w.kind == "control"), None)
+        if news and control is not None and control.life is Life.RUNNING:
+            self.send(control, {"kind": "broken", "broken": self.broken}, [])
+
+    def _failed(self, worker: Worker, what: str, why: str, next_step: str) -> None:
+        if worker.was_ready or worker.is_extra or self.stopping:  # the reaper decides
+            worker.why_failed = f"{what}: {why}"
+            log.error("%s: %s: %s; %s", worker.title, what, why, next_step)
+        else:
+            self.listener.worker_will_not_start(what, why, next_step)
+
+    def _not_started(
+        self, worker: Worker, why: str, mend: str = "see why with `plaitd --foreground`"
+    ) -> None:
+        """A start that failed without words: the end at first, another try later."""
+        worker.life = Life.ENDED
+        if worker.was_ready:
+            log.error("%s did not start again: %s", worker.title, why)
+            self._schedule_restart(worker, why)
+        elif worker.is_extra:
+            log.error("%s does not start: %s", worker.title, why)
+            self._repair(worker)
+            self.workers.remove(worker)
+        else:
+            what = f"the {worker.title} process cannot start"
+            self.listener.worker_will_not_start(what, why, mend)
+
+    # -- the end of a process -------------------------------------------------------------------
+
+    def reap_without_pidfd(self) -> None:
+        """SIGCHLD: somebody ended. Those who have a pidfd are told apart by it."""
+        for worker in list(self.workers):
+            if worker.pidfd < 0 and worker.process is not None and worker.process.has_ended:
+                self._reap(worker)
+
+    def _reap(self, worker: Worker) -> None:
+        """The process has ended. Now it is dead."""
+        if worker.pidfd >= 0:
+            self.selector.unregister(worker.pidfd)
+        why_killed = worker.why_killed
+        status = worker.bury()
+        if worker.channel is not None:
+            self._read_last_words(worker)
+        self._close_channel(worker)
+        worker.kill_at = worker.stand_in_at = None
+        if self.stopping:
+            worker.life = Life.ENDED
+            self.segment.workers[worker.line].state = lib.WORKER_ABSENT
+            return
+        how = _how(status)
+        if not worker.was_ready:
+            self._not_started(worker, f"it {how} before it was ready")
+            return
+        was_starting = worker.life is Life.STARTING
+        is_death = worker.told is Told.NOTHING_YET or status != 0
+        if is_death:
+            log.error("%s %s", worker.title, how)
+        repaired = self._repair(worker)
+        if is_death:
+            self._mourn(worker, status, why_killed, "" if was_starting else repaired)
+        if worker.told is Told.LEAVE:
+            worker.life = Life.ENDED
+            self.workers.remove(worker)
+        elif worker.told is Told.RENEW:
+            worker.life, worker.start_at = Life.WAITING, 0.0
+        else:
+            self._schedule_restart(worker, (why_killed or worker.why_failed or f"it {how}") * was_starting)
+        worker.why_failed = ""
+
+    def _mourn(self, worker: Worker, status: int, why_killed: str, repaired: str) -> None:
+        """Count a death that nobody asked for, and tell of it. repaired: what was; empty for one that had
+        not begun to work."""
+        kind = lib.DEATHS_STUCK if why_killed else lib.DEATHS_KILLED if status < 0 else lib.DEATHS_ENDED
+        lib.counter_add(self.segment, lib.WORKER_SUPERVISOR, kind, 1)
+        if repaired:
+            cause = {lib.DEATHS_STUCK: "stuck", lib.DEATHS_KILLED: "killed", lib.DEATHS_ENDED: "ended"}[kind]
+            reason = f"{why_killed}, so that it was killed" if why_killed else f"it {_how(status)}"
+            self.listener.tell(
+                "worker_died", worker=worker.title, cause=cause, reason=reason, repaired=repaired
+            )
+        if worker.told is not Told.LEAVE and worker.died_at is None:
+            worker.died_at = time.monotonic()
+
+    def _repair(self, worker: Worker) -> str:
+        """Make whole what the dead worker left, and wake whoever waited for it. What it left, in words."""
+        line = self.segment.workers[worker.line]
+        line.state = lib.WORKER_REPAIRING
+        repair = ffi.new("struct repair *")
+        lib.repair_worker(self.segment, worker.line, repair)
+        for other, bell in self.resources.bells.items():
+            lib.bell_ring_starving(self.segment, other, bell)
+        line.state = lib.WORKER_ABSENT
+        found = {name: int(getattr(repair, name)) for name, _ in ffi.typeof("struct repair").fields}
+        counts = ", ".join(f"{name.replace('_', ' ')} {n}" for name, n in found.items() if n)
+        words = counts or "it left nothing undone"
+        log.info("%s repaired: %s", worker.title, words)
+        return words
+
+    def _schedule_restart(self, worker: Worker, why_not: str = "") -> None:
+        """why_not: the last try failed."""
+        now = time.monotonic()
+        if worker.ready_at is not None and now - worker.ready_at >= self.patience.steady:
+            worker.deaths = 0
+        worker.ready_at = None  # of the one that died: a start that the kernel refuses has no other
+        pauses = self.patience.pauses
+        pause = pauses[min(worker.deaths, len(pauses) - 1)]
+        worker.deaths += 1
+        worker.start_at = now + pause
+        worker.life = Life.WAITING
+        if pause:
+            self._give_away(worker)
+        log.info("%s starts again in %.1f s", worker.title, pause)
+        if why_not:
+            self.listener.tell("worker_not_replaced", worker=worker.title, reason=why_not, pause=pause)
+
+    # -- receivers that do not come back --------------------------------------------------------
+
+    def _give_away(self, worker: Worker) -> None:
+        """Others read the sockets and the queue of this receiver until it is back."""
+        worker.stand_in_at = None
+        if worker.kind != "receiver" or worker.number in self.resources.away or self.stopping:
+            return
+        self.resources.away.add(worker.number)
+        log.info("what is sent to %s is read by other receivers until it is back", worker.title)
+        self._share_receivers()
+
+    def _give_back(self, worker: Worker) -> None:
+        """It works again. Until the others have let go two read the same: order may suffer, and no more."""
+        if worker.kind == "receiver" and worker.number in self.resources.away:
+            self.resources.away.remove(worker.number)
+            self._share_receivers()
+
+    def _share_receivers(self) -> None:
+        for receiver in self.of_kind("receiver"):
+            self.share(receiver)
+
+    # -- channels -----------------------------------------------------------------------------
+
+    def send(self, worker: Worker, message: dict[str, Any], fds: list[int]) -> None:
+        if worker.channel is None:
+            return
+        try:
+            worker.channel.send(message, fds)
+            if worker.kind == "consumer":  # it sleeps on its bell, not on its channel
+                lib.bell_ring(self.segment, worker.line, -1)
+        except ChannelClosed:
+            pass  # it ends, or has: the pidfd tells
+        except TimeoutError:
+            log.error("%s does not read its channel and is killed", worker.title)
+            worker.kill("it does not read its channel")
+        except OSError as error:  # what it misses now, its successor is told at the start
+            if not (worker.was_ready or worker.is_extra or self.stopping):
+                raise  # nobody has been sent anything yet: the host refuses it
+            why = f"what it is to be told cannot be sent: {error.strerror or error}"
+            log.error("%s is killed: %s", worker.title, why)
+            worker.kill(why)
+
+    def share(self, worker: Worker, kind: str = "sockets", **more: Any) -> None:
+        """Give it the descriptors that it is to use from now on, how many workers there are, and what the
+        interface is called.
+
+        It says when it has no others any more. One that is not there gets them when it starts.
+        """
+        if worker.channel is None:
+            return
+        names, fds = self.resources.packet_fds_for(worker.kind, worker.number)
+        numbers = {"receivers": self.resources.receivers, "consumers": self.resources.consumers}
+        more["interface"] = self.resources.interface
+        worker.unanswered += 1
+        self.send(worker, {"kind": kind, "fds": names, **numbers, **more}, fds)
+
+    def _receive(self, worker: Worker) -> None:
+        if worker.channel is None:
+            return
+        try:
+            message, fds = worker.channel.receive()
+        except ChannelClosed:
+            self._close_channel(worker)
+            worker.kill_at = time.monotonic() + self.patience.closed
+            return
+        except DescriptorsLost:  # a client's connection, which is closed by that
+            log.error("a request of %s is lost: %s", worker.title, OUT_OF_FILES)
+            return
+        except ValueError as error:
+            self._nonsense(worker, str(error))
+            return
+        except BlockingIOError:
+            raise
+        except OSError as error:  # the message is still there, and the next turn of the loop reads it
+            log.debug("%s cannot be heard: %s", worker.title, error)
+            if worker.process is None:  # nobody reads the last words twice
+                self._close_channel(worker)
+            return
+        try:
+            self._dispatch(worker, message, fds)
+        except SENSELESS as error:
+            self._nonsense(worker, f"{type(error).__name__} {error}")
+        finally:
+            for fd in fds:
+                os.close(fd)
+
+    def _dispatch(self, worker: Worker, message: dict[str, Any], fds: list[int]) -> None:
+        match str(message["kind"]):
+            case "ready" if worker.life is Life.STARTING:
+                self._ready(worker)
+                self.note_broken({str(promise): str(why) for promise, why in message["broken"].items()})
+            case "failed":
+                self._failed(worker, str(message["what"]), str(message["why"]), str(message["next"]))
+            case "replaced" if worker.unanswered:
+                worker.unanswered -= 1
+            case "log":
+                level = {"error": logging.ERROR, "info": logging.INFO}.get(
+                    str(message["level"]), logging.DEBUG
+                )
+                log.log(level, "%s: %s", worker.title, str(message["text"]))
+            case _:
+                self.listener.worker_says(worker, message, fds)
+
+    def _read_last_words(self, worker: Worker) -> None:
+        """What a dead worker said before it died is still in its channel: the reason, mostly."""
+        _channel(worker).socket.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            while worker.channel is not None:
+                self._receive(worker)
+
+    def _nonsense(self, worker: Worker, words: str) -> None:
+        log.error("%s sent what the supervisor does not understand (%s) and is killed", worker.title, words)
+        self._close_channel(worker)
+        worker.kill("it sent what the supervisor does not understand")
+
+    def _close_channel(self, worker: Worker) -> None:
+        if worker.channel is not None:
+            self.selector.unregister(worker.channel)
+            worker.channel.close()
+            worker.channel = None
+
+    # -- the end --------------------------------------------------------------------------------
+
+    def stop(self) -> None:
+        """Tell all workers to end."""
+        self.stopping = True
+        for worker in self.workers:
+            if worker.life in (Life.STARTING, Life.RUNNING):
+                self._tell_to_end(worker)
+
+    def dismiss(self, worker: Worker) -> None:
+        """It ends, and nobody takes its place."""
+        if worker.process is None:
+            worker.life = Life.ENDED
+            self.workers.remove(worker)
+            return
+        worker.told, worker.kill_at = Told.LEAVE, time.monotonic() + self.patience.stop
+        self._tell_to_end(worker)
+
+    def renew(self, worker: Worker) -> None:
+        """It ends, and another process takes its place at once."""
+        if worker.process is not None:
+            worker.told, worker.kill_at = Told.RENEW, time.monotonic() + self.patience.stop
+            self._tell_to_end(worker)
+
+    def _tell_to_end(self, worker: Worker) -> None:
+        self.segment.workers[worker.line].state = lib.WORKER_STOPPING
+        self.send(worker, {"kind": "stop"}, [])
+
+    def kill_all(self) -> None:
+        """After the loop, and after a fault of our own: no worker outlives the supervisor."""
+        everybody = [w for w in self.workers if w.process is not None]
+        for worker in everybody:
+            worker.kill()
+        for worker in everybody:
+            worker.bury()
+            if worker.channel is not None:
+                worker.channel.close()
+
+
+def _how(status: int) -> str:
+    """A process ended, in words; status as in Child.wait."""
+    if status >= 0:
+        return f"ended with code {status}"
+    if status == -signal.SIGSYS:
+        why = "it made a system call that no worker makes: an attack, or a library's fault"
+        return f"was killed by SIGSYS, since {why}"
+    try:
+        return f"was killed by {signal.Signals(-status).name}"
+    except ValueError:  # a real-time signal
+        return f"was killed by signal {-status}"
+
+
+def _channel(worker: Worker) -> Channel:
+    assert worker.channel is not None
+    return worker.channel
