@@ -8,8 +8,6 @@
 #include "engine/packet.h"
 #include "plait/load/state.h"
 
-#define SAMPLE_EVERY_NS 5000000ull
-
 enum { MAC1, STRANGER, SHORT, RANDOM, TAG, REPLAYED_DATA, REPLAYED_INITIATION };
 
 static void fill(struct load *load, uint8_t *data, uint32_t length)
@@ -46,29 +44,6 @@ int load_garbage_open(struct load *load)
     for (uint32_t i = 0; i < STRANGERS; i++)
         stranger_write(load, load->strangers[i], i);
     return 0;
-}
-
-void load_sample_keep(struct load *load, const struct load_out *out, uint32_t at)
-{
-    uint32_t which = out->data[at][0] == MESSAGE_DATA, slot;
-    struct load_sample *sample;
-
-    if (out->length[at] > SAMPLE_BYTES || (which && out->asker[at] == NOBODY))
-        return;
-    /* The samples of data shall live long enough to be answered. */
-    if (which && load->now - load->sampled_at < SAMPLE_EVERY_NS)
-        return;
-    slot = load->sampled[which]++ % SAMPLES;
-    sample = &load->samples[which][slot];
-    sample->length = out->length[at];
-    sample->answered = 0;
-    memcpy(sample->data, out->data[at], out->length[at]);
-    if (!which)
-        return;
-    load->sampled_at = load->now;
-    sample->asker = out->asker[at];
-    sample->sequence = out->sequence[at];
-    load->peers[sample->asker].sample = slot;
 }
 
 void load_sample_answered(struct load *load, const struct load_peer *peer, uint32_t sequence)

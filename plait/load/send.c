@@ -11,6 +11,7 @@
 #include "plait/load/state.h"
 
 #define CONTROL_BYTES 64
+#define SAMPLE_EVERY_NS 5000000ull
 
 static socklen_t target_name(const struct load_setup *setup, struct sockaddr_in6 *name)
 {
@@ -54,6 +55,30 @@ static void control_write(const struct load_setup *setup, struct msghdr *h, uint
     h->msg_controllen = CMSG_SPACE(bytes);
 }
 
+/* After sealing: a message of a batch may be worth keeping. */
+static void sample_keep(struct load *load, const struct load_out *out, uint32_t at)
+{
+    uint32_t which = out->data[at][0] == MESSAGE_DATA, slot;
+    struct load_sample *sample;
+
+    if (out->length[at] > SAMPLE_BYTES || (which && out->asker[at] == NOBODY))
+        return;
+    /* The samples of data shall live long enough to be answered. */
+    if (which && load->now - load->sampled_at < SAMPLE_EVERY_NS)
+        return;
+    slot = load->sampled[which]++ % SAMPLES;
+    sample = &load->samples[which][slot];
+    sample->length = out->length[at];
+    sample->answered = 0;
+    memcpy(sample->data, out->data[at], out->length[at]);
+    if (!which)
+        return;
+    load->sampled_at = load->now;
+    sample->asker = out->asker[at];
+    sample->sequence = out->sequence[at];
+    load->peers[sample->asker].sample = slot;
+}
+
 void load_flush(struct load *load, uint32_t port)
 {
     struct load_out *out = &load->outs[port];
@@ -74,7 +99,7 @@ void load_flush(struct load *load, uint32_t port)
                                               .msg_iov = &vectors[i], .msg_iovlen = 1 };
         control_write(&load->setup, &headers[i].msg_hdr, control[i], out->source[i]);
         if (load->strangers && port < load->setup.ports)
-            load_sample_keep(load, out, i);
+            sample_keep(load, out, i);
     }
     while (next < out->count) {
         int n = sendmmsg(load->fds[port], headers + next, out->count - next, MSG_DONTWAIT);

@@ -190,8 +190,7 @@ void load_timers_run(struct load *load);
 /* garbage.c */
 int load_garbage_open(struct load *load);
 void load_garbage_send(struct load *load, uint32_t kind);
-/* After sealing: message `at` of a batch may be worth keeping. And: this peer's echo was answered. */
-void load_sample_keep(struct load *load, const struct load_out *out, uint32_t at);
+/* This peer's echo was answered: if its message is a sample, the gateway has taken it. */
 void load_sample_answered(struct load *load, const struct load_peer *peer, uint32_t sequence);
 
 #endif

@@ -8,7 +8,7 @@
 #include "shm/orders.h"
 #include "shm/pool.h"
 #include "workers/clock.h"
-#include "workers/datapath/holder.h"
+#include "workers/datapath/turn.h"
 
 #include <errno.h>
 #include <netinet/in.h>

@@ -9,7 +9,7 @@
 #include "shm/pool.h"
 #include "workers/clock.h"
 #include "workers/datapath/doorkeeper.h"
-#include "workers/datapath/holder.h"
+#include "workers/datapath/turn.h"
 #include "workers/datapath/receiver.h"
 #include "workers/udp.h"
 

@@ -11,6 +11,7 @@
 #include "shm/epoch.h"
 #include "shm/point.h"
 #include "shm/ready.h"
+#include "workers/datapath/turn.h"
 
 #include <poll.h>
 #include <stdlib.h>

@@ -41,14 +41,6 @@ struct holder {
 int holder_initialise(struct holder *holder, const struct segment *segment, struct aead *aead,
                       uint32_t worker);
 void holder_release(struct holder *holder);
-/* Takes a queued peer's token; 1 when this worker holds it now. */
-int holder_take(const struct holder *holder, uint32_t row);
-/* The same of an idle peer's token: lending, right after a push. */
-int holder_take_idle(const struct holder *holder, uint32_t row);
-/* One turn of a peer whose token this worker holds: orders first, then up to the budget's
- * packets each way, then the token is given. `now` in ns of clock_now. Returns the packets
- * dealt with. */
-uint32_t holder_take_turn(struct holder *holder, uint32_t row, uint64_t now);
 /* cdef end */
 
 /* Room for the packets cut from super-packets before they are sent: a whole one with all that
@@ -63,12 +55,6 @@ void holder_tell(const struct holder *holder, uint32_t row, uint32_t session_new
 /* The engine's view of a row. */
 void holder_session(const struct holder *holder, uint32_t row, struct session *session);
 void holder_count(const struct holder *holder, uint32_t counter, uint64_t n);
-
-/* Copies node `number` once and returns its bytes if they stand inside one packet slot, with
- * room_before bytes before them and room_after behind; else NULL. Whatever a receiver wrote there,
- * the holder reads and writes nothing else. */
-uint8_t *holder_node_read(const struct segment *segment, uint32_t number, uint32_t room_before,
-                          uint32_t room_after, struct node *copy);
 
 /* holder_outbound.c: whether what is sealed can leave without a wait that this holder may not have. */
 int holder_has_room(const struct holder *holder, uint32_t row);

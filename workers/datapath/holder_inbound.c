@@ -2,6 +2,7 @@
 #include "engine/coalescing.h"
 #include "engine/packet.h"
 #include "shm/counters.h"
+#include "shm/node.h"
 #include "shm/orders.h"
 #include "shm/point.h"
 #include "shm/queue.h"
@@ -22,53 +23,13 @@ static const uint8_t verdict_counters[] = {
     [VERDICT_ECN] = DROP_ECN,
 };
 
-/* The slot that holds byte `offset` of the segment: where it begins, and its bytes; 0 when none does. */
-static uint64_t slot_at(const struct segment *s, uint64_t offset, uint32_t *bytes)
-{
-    const struct geometry *g = &s->geometry;
-    uint64_t small = (uint64_t)(s->small_slots - (uint8_t *)s->base);
-    uint64_t trains = (uint64_t)(s->train_slots - (uint8_t *)s->base);
-
-    if (offset >= trains && offset - trains < (uint64_t)g->train_slots * s->pools * TRAIN_SLOT_BYTES) {
-        *bytes = TRAIN_SLOT_BYTES;
-        return offset - (offset - trains) % TRAIN_SLOT_BYTES;
-    }
-    if (offset >= small && offset - small < (uint64_t)g->small_slots * s->pools * SMALL_SLOT_BYTES) {
-        *bytes = SMALL_SLOT_BYTES;
-        return offset - (offset - small) % SMALL_SLOT_BYTES;
-    }
-    return 0;
-}
-
-uint8_t *holder_node_read(const struct segment *s, uint32_t number, uint32_t room_before,
-                          uint32_t room_after, struct node *copy)
-{
-    uint64_t slot;
-    uint32_t bytes;
-
-    memcpy(copy, (const void *)&s->node[number], sizeof *copy);
-    slot = slot_at(s, copy->offset, &bytes);
-    if (!slot || copy->offset - slot < room_before ||
-        copy->offset - slot + copy->length + room_after > bytes)
-        return NULL;
-    return (uint8_t *)s->base + copy->offset;
-}
-
-/* The start of the slot that these bytes stand in, where their sender's endpoint is. */
-static const uint8_t *slot_of(const struct segment *s, const uint8_t *data)
-{
-    uint32_t bytes;
-
-    return (const uint8_t *)s->base + slot_at(s, (uint64_t)(data - (const uint8_t *)s->base), &bytes);
-}
-
 /* The endpoint moves to where the latest authenticated packet came from. EVENT_ENDPOINT when that is
  * another place, 0 when at most our own address is another. */
 static uint32_t move_endpoint(const struct holder *holder, uint32_t row, const uint8_t *message)
 {
     struct endpoint now_at, from;
 
-    memcpy(&from, slot_of(holder->segment, message), sizeof from);
+    memcpy(&from, node_slot(holder->segment, message), sizeof from);
     endpoint_load(holder->segment, row, &now_at);
     if (memcmp(&now_at, &from, sizeof from))
         endpoint_store(holder->segment, row, &from);
@@ -190,7 +151,7 @@ uint32_t holder_open_batch(struct holder *holder, uint32_t row, uint64_t now, ui
     opening_begin(&opening, holder, row, now);
     for (uint32_t i = 0; i < count; i++) {
         struct node node;
-        uint8_t *data = holder_node_read(s, numbers[i], SLOT_ROOM, 0, &node);
+        uint8_t *data = node_read(s, numbers[i], SLOT_ROOM, 0, &node);
 
         packets += node.packets;
         if (!data || node.length < DATA_OVERHEAD || node.peer_generation != opening.session.peer_generation)

@@ -2,6 +2,7 @@
 #include "engine/packet.h"
 #include "engine/segmentation.h"
 #include "shm/counters.h"
+#include "shm/node.h"
 #include "shm/orders.h"
 #include "shm/point.h"
 #include "shm/queue.h"
@@ -204,8 +205,7 @@ uint32_t holder_seal_batch(struct holder *holder, uint32_t row, uint64_t now, ui
     sealing_begin(&sealing, holder, row, now);
     for (uint32_t i = 0; i < count; i++) {
         struct node node;
-        uint8_t *data = holder_node_read(s, numbers[i], DATA_HEADER_BYTES, PADDING_MOST + AEAD_TAG_BYTES,
-                                         &node);
+        uint8_t *data = node_read(s, numbers[i], DATA_HEADER_BYTES, PADDING_MOST + AEAD_TAG_BYTES, &node);
         struct super_packet super = { .data = data, .length = node.length, .flags = (uint8_t)node.vnet_flags,
                                       .gso_type = node.gso_type, .segment = node.segment,
                                       .checksum_start = node.checksum_start,
