@@ -13,23 +13,18 @@ steps before its second is looked at.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import numpy.typing as npt
 
 from engine import tai64n
 from workers._workers import ffi, lib
 from workers.control.events import Event
+from workers.control.handshake_batch import BATCH, Ends, HandshakeBatch
 from workers.control.keypairs import NoKeypair
 from workers.control.memory import columns_of
 from workers.control.peers import NOBODY
 from workers.control.vault import SECRET_VALID
 
-if TYPE_CHECKING:
-    from workers.control.handshakes import Ends, Handshakes
-
-BATCH: int = lib.HANDSHAKE_BATCH
 Numbers = npt.NDArray[np.intp]  # places in the array of handshakes
 
 _COLUMNS = (
@@ -40,11 +35,11 @@ _MAC1 = slice(lib.RESPONSE_BYTES - 2 * lib.MAC_BYTES, lib.RESPONSE_BYTES - lib.M
 
 
 class Answers:
-    """The responder's side of `handshakes`, whose cells, letters and parts it uses."""
+    """The responder's side of a batch, whose cells, letters and parts it uses."""
 
-    def __init__(self, handshakes: Handshakes) -> None:
-        self.owner = handshakes
-        self.vault = handshakes.vault
+    def __init__(self, batch: HandshakeBatch) -> None:
+        self.owner = batch
+        self.vault = batch.vault
         self.handshakes = ffi.new("struct handshake[]", BATCH)
         self.columns = np.frombuffer(ffi.buffer(self.handshakes), columns_of("struct handshake", _COLUMNS))
         self.where = np.zeros(BATCH, np.uint32)  # cell of each handshake

@@ -14,8 +14,6 @@ control loses: an ephemeral key is kept nowhere.
 
 from __future__ import annotations
 
-import logging
-import os
 import socket
 import sys
 from collections.abc import Iterator
@@ -24,28 +22,22 @@ from itertools import islice
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from engine import constants, cookie, noise, ratelimiter, tai64n
 from engine.timers import Rows
 from workers._workers import ffi, lib
 from workers.control.answers import Answers
-from workers.control.crew import Crew
-from workers.control.endpoints import Endpoint, EndpointOrders
+from workers.control.endpoints import EndpointOrders
 from workers.control.events import Event, Events
+from workers.control.handshake_batch import BATCH, Ends, HandshakeBatch
 from workers.control.keylog import KeyLog
 from workers.control.keypairs import NoKeypair
-from workers.control.memory import columns_of
 from workers.control.outgoing import Outgoing
 from workers.control.pace import PACE, Pace
 from workers.control.peers import Peers
 from workers.control.stamps import Stamps
 
-log = logging.getLogger(__name__)
-
-BATCH: int = lib.HANDSHAKE_BATCH
 LOOKED_AT = 8 * BATCH  # messages a turn
-_LETTER = ("error", "source_refused")
 # Of a cell, what the limiter knows a source by: family and the first half of the address, all of an IPv4 one.
 _PLACE = {name: field.offset for name, field in ffi.typeof("struct endpoint").fields}
 _SOURCE = np.r_[_PLACE["family"] : _PLACE["family"] + 2, _PLACE["address"] : _PLACE["address"] + 8]
@@ -57,11 +49,8 @@ _IN_VAIN = np.array([
     lib.HS_NO_ROOM,
 ])  # fmt: skip
 FORGOTTEN_A_TURN = 1024  # handshakes in progress
-UNCONFIRMED = 4096  # peers of whom we remember that they did not confirm our answer
 UNSENT = 4096  # peers of whom we remember that our initiation could not leave
 UNSENT_A_LOOK = 64  # of those, tried again when routes changed
-
-Ends = npt.NDArray[np.int64]  # HS_* counters, one for each message of a batch
 
 
 @dataclass(slots=True)
@@ -75,7 +64,7 @@ class InProgress:
     tries: int  # initiations without an answer, this one included
 
 
-class Handshakes:
+class Handshakes(HandshakeBatch):
     """All handshakes of the interface. `now` is ns of Pace.now throughout."""
 
     def __init__(
@@ -88,23 +77,10 @@ class Handshakes:
         keylog: KeyLog | None = None,
         pace: Pace = PACE,
     ) -> None:
-        self.pace = pace
-        self.peers = peers
-        self.segment = peers.segment
-        self.vault = peers.vault
-        self.keypairs = peers.keypairs
-        self.stamps = stamps
-        self.endpoints = endpoints
-        self.outgoing = outgoing
-        self.events = events
-        self.keylog = keylog
-        self.crew = Crew()
-        self.identity: Any = None  # struct handshake_identity *
+        super().__init__(peers, stamps, endpoints, outgoing, events, keylog, pace)
         self.in_progress: dict[int, InProgress] = {}  # by keypair number
         self.numbers: dict[int, int] = {}  # row -> keypair number in progress
-        self.cookies = cookie.PeerCookies(peers.memory.max_peers)
         self.limiter = ratelimiter.RateLimiter()
-        self.unconfirmed: dict[int, int] = {}  # row -> answers of ours without a word in the new session
         self.unsent: dict[int, int] = {}  # row -> when the kernel refused our latest initiation
         self.under_load = False
         self.load_until = 0
@@ -112,12 +88,7 @@ class Handshakes:
         self.vain_until = 0
         self.begun = 0  # initiations ever made
         self.worked = 0  # messages that macs and limiter let through
-        self.cells = ffi.new("struct mailbox_cell[]", BATCH)
         self.cell_bytes = np.frombuffer(ffi.buffer(self.cells), np.uint8).reshape(BATCH, -1)
-        self.letters = ffi.new("struct letter[]", BATCH)
-        self.letter_columns = np.frombuffer(ffi.buffer(self.letters), columns_of("struct letter", _LETTER))
-        self.heard = np.zeros(BATCH, np.uint8)
-        self.complained_about_keypairs = False
         self.is_up = True
         self.answers = Answers(self)
         self.load_identity()
@@ -188,17 +159,6 @@ class Handshakes:
         if (heard == lib.HEARD_INITIATION).any():
             self.answers.take(count, ends, now)
         return ends
-
-    def message(self, cell: int) -> bytes:
-        return bytes(ffi.buffer(self.cells[cell].message, self.cells[cell].length))
-
-    def sender(self, cell: int) -> Endpoint | None:
-        """Where a message came from; not None but for HEARD_LENGTH."""
-        return Endpoint.unpack(bytes(ffi.buffer(ffi.addressof(self.cells[cell], "from"))))
-
-    def tell(self, event: Event, row: int | None, cell: int, **more: Any) -> None:
-        """An event of a message: nothing is made of its sender unless the event will be kept."""
-        self.events.tell(event, row, lambda: self.sender(cell), **more)
 
     def _refuse(
         self, which: Any, ends: Ends, counter: int, event: Event, says_kind: bool = True
@@ -468,66 +428,6 @@ class Handshakes:
         self.unsent.pop(row, None)
         self.endpoints.forget(row)
 
-    # -- parts --------------------------------------------------------------------------------
-
-    def log_keys(self, handshake: Any, psk: bytes) -> None:
-        """The keys of a message that we are about to make go into the key log, if one was asked for;
-        else its ephemeral key is drawn in C and stays there."""
-        if self.keylog is None:
-            return
-        ephemeral = self.keylog.ephemeral()
-        ffi.memmove(handshake.ephemeral, ephemeral, len(ephemeral))
-        handshake.has_ephemeral = 1
-        ours, theirs = handshake.identity.private_key, handshake.remote_public
-        self.keylog.write(bytes(ffi.buffer(ours)), bytes(ffi.buffer(theirs)), ephemeral, psk)
-
-    def install(self, handshakes: Any, rows: Any, numbers: Any, orders: Any, flags: int, now: int) -> None:
-        """New sessions: their keypairs are written, then the holders are ordered to install them."""
-        words = [np.array(column, np.uint32) for column in (rows, numbers, orders)]
-        # Also rid of what is too old to be used: while handshakes go on, no timer would do it.
-        words[2] |= np.uint32(lib.ORDER_EXPIRE)
-        passed = [ffi.from_buffer("uint32_t[]", column) for column in words]
-        lib.batch_install(self.segment, handshakes, *passed, len(rows), now, flags)
-
-    def send(self, count: int, rows: Any, counter: int) -> None:
-        """Send the first letters, each to its peer; rows: their peers', distinct."""
-        self.outgoing.send(self.letters, count)
-        rows = np.asarray(rows)
-        errors = self.letter_columns["error"][:count]
-        sent = rows[errors == 0]
-        self.add_bytes(sent, "handshake_tx", int(self.letters[0].length))
-        if len(sent):
-            self.count(counter, len(sent))
-        if len(sent) < count:
-            self.count(lib.HS_SEND_FAILED, count - len(sent))
-        for i in np.flatnonzero(errors).tolist():
-            to = Endpoint.unpack(bytes(ffi.buffer(ffi.addressof(self.letters[i], "to"))))
-            self.events.tell(Event.SEND_FAILED, int(rows[i]), to, reason=os.strerror(int(errors[i])))
-        for i in np.flatnonzero(self.letter_columns["source_refused"][:count]).tolist():
-            self.peers.order(int(rows[i]), lib.ORDER_CLEAR_SOURCE)
-
-    def move(self, row: int, cell: int) -> int:
-        """The peer is where an authenticated handshake message came from; returns orders."""
-        sender = self.sender(cell)
-        assert sender is not None
-        before = self.endpoints.read(row)
-        if before is None or before.without_source() != sender.without_source():
-            self.events.tell(Event.ENDPOINT_MOVED, row, sender, was=before)
-        return self.endpoints.move(row, sender)
-
-    def tell_answers(self, rows: list[int], cells: list[int]) -> None:
-        """Initiations are being answered. A peer that begins anew did not hear us, or not understand."""
-        fresh: dict[int, int] = {}
-        for row, cell in zip(rows, cells, strict=True):
-            answers = self.unconfirmed.get(row, 0)
-            if answers or len(self.unconfirmed) < UNCONFIRMED:
-                self.unconfirmed[row] = answers + 1
-            if answers:
-                self.tell(Event.UNCONFIRMED, row, cell, tries=answers)
-            else:
-                fresh[row] = cell
-        self.events.tell_each(Event.HANDSHAKE_ANSWERED, list(fresh), lambda row: self.sender(fresh[row]))
-
     def _tries(self, row: int) -> int:
         """Initiations to this peer that were not answered so far."""
         progress = self.in_progress.get(self.numbers.get(row, 0))
@@ -538,16 +438,3 @@ class Handshakes:
         row = ffi.new("uint32_t *")
         number = lib.index_lookup(self.keypairs.table, self.keypairs.used, self.keypairs.key, index, row)
         return int(number), int(row[0])
-
-    def add_bytes(self, rows: Any, which: str, count: int) -> None:
-        """Of one row, or of distinct ones. which: handshake_tx or handshake_rx."""
-        self.peers.memory.rows[which][rows] += np.uint64(count)
-
-    def refuse_for_room(self, error: NoKeypair) -> int:
-        if not self.complained_about_keypairs:
-            self.complained_about_keypairs = True
-            log.error("no handshake: %s", error)
-        return int(lib.HS_NO_ROOM)
-
-    def count(self, counter: int, by: int) -> None:
-        lib.counter_add(self.segment, lib.WORKER_CONTROL, counter, by)
