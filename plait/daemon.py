@@ -151,7 +151,7 @@ def take_over(interface: str, fd: int, is_trial: bool) -> int:
 
     fd: what it left. A trial is a process beside it, which only says whether it could.
     """
-    from workers import version
+    from workers import trial, version
     from workers.promises import PR_SET_DUMPABLE, set_process_option
     from workers.supervisor import inheritance
 
@@ -159,7 +159,7 @@ def take_over(interface: str, fd: int, is_trial: bool) -> int:
         set_process_option(PR_SET_DUMPABLE, 0)
     left = inheritance.read(fd)
     if is_trial:
-        inheritance.look(left)
+        trial.look(left)
         print(f"plaitd {version.words()}\n{inheritance.ACCEPTED}")
         return Exit.OK
     with opened(_title(interface), os.environ, left=left.get("log")):

@@ -7,9 +7,9 @@
      |                                     |
     eth0 10.200.1.1 ------ a cable ------ eth0 10.200.1.2
 
-Both hosts are namespaces of lab/namespaces.py, which end with this process however it ends. At the end workers are
-killed under a TCP stream (plait/demo_kills.py). What is wrong is collected in Result.wrong: a demo that
-finds anything there exits with 1.
+Both hosts are namespaces of lab/namespaces.py, which end with this process however it ends. At the end
+workers are killed under a TCP stream (plait/demo_kills.py). What is wrong is collected in Result.wrong: a
+demo that finds anything there exits with 1.
 """
 
 from __future__ import annotations
@@ -18,19 +18,17 @@ import base64
 import contextlib
 import dataclasses
 import json
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from types import FrameType
-from typing import NoReturn
 
 from plait import uapi_client
 from plait.demo_kills import KillResult, kill_workers, pause_words
 from plait.failure import Failure
 from plait.lab import namespaces as lab
 from plait.lab.namespaces import Engine, Host, Lab, Usage, read_proc
+from plait.lab.signals import interruptible
 
 INTERFACE = "wg0"
 PORT = 51820
@@ -135,22 +133,6 @@ def run(
     for line in result.wrong:
         print(f"plait: wrong: {line}", file=sys.stderr)
     return 1 if result.wrong else 0
-
-
-@contextlib.contextmanager
-def interruptible() -> Iterator[None]:
-    """Ctrl-C, SIGTERM and SIGHUP end the demo by an exception, which takes all down: exit code 128 + n."""
-
-    def stop(number: int, frame: FrameType | None) -> NoReturn:
-        raise SystemExit(128 + number)
-
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = [signal.signal(number, stop) for number in numbers]
-    try:
-        yield
-    finally:
-        for number, handler in zip(numbers, before, strict=True):
-            signal.signal(number, handler)
 
 
 @contextlib.contextmanager

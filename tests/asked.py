@@ -11,7 +11,7 @@ import tomllib
 from collections.abc import Iterable
 
 from workers._workers import ffi, lib
-from workers.datapath.holder import PROVIDERS
+from workers.providers import PROVIDERS
 
 HANDOFF = os.environ.get("PLAIT_TEST_HANDOFF", "")
 AEAD = os.environ.get("PLAIT_TEST_AEAD", "")

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from plait.lab.namespaces import GONE, descriptors
+from plait.lab.namespaces import descriptors
+from plait.watch.processes import GONE
 from shm.layout import dtype
 from workers._workers import ffi, lib
 

@@ -12,7 +12,7 @@ from workers.failure import SHORTAGES
 
 DRAINED = 1000  # messages in a turn
 NLMSG_ERROR, NLM_F_REQUEST, NLM_F_ACK = 2, 1, 4
-TUNGETDEVNETNS = 0x54E3  # linux/if_tun.h
+TUNGETIFF, TUNGETDEVNETNS = 0x800454D2, 0x54E3  # linux/if_tun.h
 _HEAD = struct.Struct("=IHHII")  # struct nlmsghdr: length, type, flags, sequence, port
 
 

@@ -31,10 +31,11 @@ import click
 
 from plait.bench.implementation import INTERFACE, PORT, chosen, cpu_seconds
 from plait.bench.progress import Progress, progress
-from plait.demo import interruptible
 from plait.failure import Failure
 from plait.lab import namespaces as lab
 from plait.lab.namespaces import Engine, Host, Lab, Peer
+from plait.lab.signals import interruptible
+from plait.watch.processes import pss_bytes
 
 INSIDE = ("10.201.0.1", "10.201.0.2")
 WIREGUARD_GO_MOST = 65_535  # its limit is 65,536, and one is the tunnel's
@@ -439,13 +440,13 @@ def sessions(count: int) -> dict[str, float]:
     filled = ffi.new("struct keypair *", {"birth": 1, "peer_generation": 1})
     with _table(count) as table:
         keypairs = table.keypairs
-        before = lab.pss_bytes(os.getpid())
+        before = pss_bytes(os.getpid())
         for title in ("one keypair", "two keypairs"):
             for row in range(count):
                 number, _ = keypairs.reserve(row)
                 filled.peer = row
                 ffi.memmove(keypairs.slab + number, filled, ffi.sizeof("struct keypair"))
-            answer[title] = (lab.pss_bytes(os.getpid()) - before) / count
+            answer[title] = (pss_bytes(os.getpid()) - before) / count
     return answer
 
 

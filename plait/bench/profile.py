@@ -27,10 +27,10 @@ from plait import uapi_client
 from plait.bench import figures
 from plait.bench.implementation import INTERFACE, Tunnel, chosen
 from plait.bench.stages import STAGES, Frame, stage_of
-from plait.demo import interruptible
 from plait.failure import Failure
 from plait.lab import namespaces as lab
 from plait.lab.namespaces import Host
+from plait.lab.signals import interruptible
 
 FREQUENCY = 1999  # samples a second and core: not in step with a timer of 1,000
 RAMP = 1.0  # seconds of the stream before perf is switched on

@@ -26,10 +26,10 @@ import click
 
 from plait.bench.implementation import INTERFACE, MTU, PORT, cpu_seconds
 from plait.bench.progress import progress
-from plait.demo import interruptible
 from plait.failure import Failure
 from plait.lab import namespaces as lab
 from plait.lab.namespaces import Engine, Host, Lab
+from plait.lab.signals import interruptible
 
 GATEWAY = "10.201.0.1"
 START_SECONDS = 3.0

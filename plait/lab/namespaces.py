@@ -39,10 +39,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
+from plait.watch.processes import GONE, children, process_stat, pss_bytes
+
 PLAIT = ("plaitd", "-f", "{iface}")
 CLONE_NEWNET = 0x40000000  # sched.h
 WIREGUARD_GO = ("wireguard-go", "-f", "{iface}")
-GONE = (FileNotFoundError, ProcessLookupError)  # what a look into /proc raises when the process has ended
 
 # Runs as process 1 of the host. Orphans of the host are reaped by the kernel (SIG_IGN).
 HOLDER = """
@@ -592,18 +593,6 @@ class Lab:
         self.hosts.clear()
 
 
-def children(pid: int) -> Iterator[int]:
-    """Child processes of pid."""
-    try:
-        yield from map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
-    except GONE:  # or a kernel without CONFIG_PROC_CHILDREN
-        for entry in os.listdir("/proc"):
-            if entry.isdigit():
-                with contextlib.suppress(OSError):
-                    if int(process_stat(int(entry))[1][1]) == pid:
-                        yield int(entry)
-
-
 def read_proc(pid: int, name: str) -> str | None:
     """The text of /proc/PID/NAME; None when the process has gone, as any but our own may at any time."""
     try:
@@ -644,21 +633,3 @@ def no_descriptors(pid: int) -> Iterator[None]:
     finally:
         with contextlib.suppress(ProcessLookupError):
             resource.prlimit(pid, resource.RLIMIT_NOFILE, most)
-
-
-def process_stat(pid: int) -> tuple[str, list[str]]:
-    """Name, and the fields of /proc/PID/stat from the state on (proc(5): field 3 is [0]).
-
-    An OSError of GONE when the process has gone.
-    """
-    text = Path(f"/proc/{pid}/stat").read_text()
-    name, _, rest = text.partition("(")[2].rpartition(")")
-    return name, rest.split()
-
-
-def pss_bytes(pid: int) -> int:
-    """Proportional share of memory of one process. An OSError of GONE when the process has gone."""
-    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-        if line.startswith("Pss:"):
-            return int(line.split()[1]) * 1024
-    return 0

@@ -28,18 +28,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from plait.lab.namespaces import (
-    Engine,
-    Host,
-    Lab,
-    Peer,
-    Process,
-    descriptors,
-    keypair,
-    pss_bytes,
-    read_proc,
-    state,
-)
+from plait.lab.namespaces import Engine, Host, Lab, Peer, Process, descriptors, keypair, read_proc, state
+from plait.watch.processes import pss_bytes
 
 INTERFACE = "wg0"
 PORT = 51820

@@ -20,9 +20,10 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
-from plait.lab.namespaces import Engine, Host, Lab, Peer, descriptors, keypair, pss_bytes
+from plait.lab.namespaces import Engine, Host, Lab, Peer, descriptors, keypair
 from plait.lab.soak_books import Account, host_counts
 from plait.lab.soak_traffic import Inside, Traffic
+from plait.watch.processes import pss_bytes
 
 INTERFACE: Final = "wg0"
 PORT: Final = 51820

@@ -14,10 +14,10 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from plait import uapi_client
-from plait.lab.namespaces import process_stat, pss_bytes
 from plait.standard_streams import terminal_width
 from plait.watch import engines, installed
-from plait.watch.show import is_coloured
+from plait.watch.processes import process_stat, pss_bytes
+from plait.watch.terminal import is_coloured
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -23,7 +23,7 @@ from plait.failure import Failure
 from plait.standard_streams import reader_is_gone
 from plait.watch import engines
 from plait.watch.event_words import WORDS, Words
-from plait.watch.show import is_coloured
+from plait.watch.terminal import is_coloured
 from workers.control.events import ANYBODYS, COUNTS, FAILURES, REFUSALS, Event
 
 RECONNECT = 0.2  # seconds before a connection that ended is made again

@@ -17,6 +17,7 @@ from plait import uapi_client
 from plait.failure import Failure
 from plait.uapi_client import Device, Peer
 from plait.watch import engines
+from plait.watch.terminal import is_coloured
 from workers.environment import choice
 
 _SECONDS = (("year", 365 * 24 * 3600), ("day", 24 * 3600), ("hour", 3600), ("minute", 60), ("second", 1))
@@ -52,16 +53,6 @@ def run(interface: str | None, field: str | None, *, engine: bool, as_json: bool
                 sys.stdout.write(between + pretty(device, time.time(), coloured=is_coloured()))
                 sys.stdout.flush()  # the next engine may be one that keeps us waiting
                 between = "\n"
-
-
-def is_coloured() -> bool:
-    """Whether standard output gets colours: a terminal, and nobody forbade them."""
-    known = ("always", "never", "auto")
-    given = os.environ.get("WG_COLOR_MODE", "")
-    mode = choice("plait", "WG_COLOR_MODE", given, known, "auto", "colours are for terminals")
-    if mode in ("always", "never"):
-        return mode == "always"
-    return sys.stdout.isatty() and not os.environ.get("NO_COLOR")
 
 
 def as_dict(device: Device) -> dict[str, Any]:

@@ -29,7 +29,7 @@ import time
 from typing import Any
 
 from plait import uapi_client
-from plait.lab.namespaces import process_stat, pss_bytes
+from plait.watch.processes import process_stat, pss_bytes
 
 BUSIEST = 200  # peers that are asked for: what sorting and filtering work on
 PSS_SECONDS = 5.0  # between two readings of memory: the kernel walks page tables for it

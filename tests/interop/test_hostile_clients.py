@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 from tunnel import Side, Transfer, check_words, eventually, two_hosts
 
-from plait.lab.namespaces import PLAIT, Lab, pss_bytes
+from plait.lab.namespaces import PLAIT, Lab
+from plait.watch.processes import pss_bytes
 
 pytestmark = pytest.mark.network
 

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 from tunnel import Tunnel, check_words, eventually, two_hosts
 
-from plait.lab.namespaces import PLAIT, Engine, Host, Lab, process_stat, search_path
+from plait.lab.namespaces import PLAIT, Engine, Host, Lab, search_path
+from plait.watch.processes import process_stat
 
 pytestmark = pytest.mark.network
 

@@ -17,7 +17,8 @@ from waiting import PATIENCE, until
 
 from plait import demo
 from plait.failure import Failure
-from plait.lab.namespaces import GONE, Host, Lab, read_proc, state
+from plait.lab.namespaces import Host, Lab, read_proc, state
+from plait.watch.processes import GONE
 
 pytestmark = pytest.mark.network
 

@@ -8,7 +8,8 @@ import sys
 
 from waiting import until
 
-from plait.lab.namespaces import children, descriptors, read_proc, state, title
+from plait.lab.namespaces import descriptors, read_proc, state, title
+from plait.watch.processes import children
 
 
 def test_a_descriptor_that_is_closed_meanwhile_is_left_out() -> None:

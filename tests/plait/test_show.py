@@ -21,6 +21,7 @@ from waiting import until
 from plait import uapi_client
 from plait.lab.namespaces import WIREGUARD_GO, Host, Lab, Peer, keypair, preshared_key
 from plait.watch import show
+from plait.watch.terminal import is_coloured
 
 DEVICES = 60
 CLOCK_REALTIME_COARSE = 5  # linux/time.h
@@ -197,7 +198,7 @@ def test_colours_are_for_terminals_that_want_them(monkeypatch: pytest.MonkeyPatc
             if value is not None:
                 monkeypatch.setenv(name, value)
         with contextlib.redirect_stdout(Terminal() if terminal else io.StringIO()):
-            found = show.is_coloured()
+            found = is_coloured()
         assert found is wanted, (mode, no_color, terminal)
 
 

@@ -20,7 +20,8 @@ from tunnel import Side, two_hosts
 from wire import Wire
 
 from engine import noise
-from plait.lab.namespaces import GONE, PLAIT, WIREGUARD_GO, Lab, LabError, descriptors, read_proc
+from plait.lab.namespaces import PLAIT, WIREGUARD_GO, Lab, LabError, descriptors, read_proc
+from plait.watch.processes import GONE
 from workers.control.keylog import WARNING, KeyLog, open_keylog
 from workers.failure import Exit, Failure
 

@@ -17,7 +17,7 @@ from waiting import until
 
 from plait.lab.namespaces import Lab, descriptors, read_proc
 from workers._workers import ffi, lib
-from workers.datapath.holder import PROVIDERS
+from workers.providers import PROVIDERS
 
 
 def is_segment(path: str) -> bool:

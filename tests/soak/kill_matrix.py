@@ -28,7 +28,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from engine import noise
-from plait.lab.namespaces import Lab, children, state, title
+from plait.lab.namespaces import Lab, state, title
+from plait.watch.processes import children
 from tests.segment_words import Memory, reserved
 from tests.soak import kill_points, points
 from tests.soak.kill_points import CONSUMER, CONTROL, RECEIVER, Case

@@ -26,7 +26,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from queue import SimpleQueue
 
-from plait.lab.namespaces import Engine, Host, Lab, LabError, Process, children
+from plait.lab.namespaces import Engine, Host, Lab, LabError, Process
+from plait.watch.processes import children
 
 SIGNALS = ("SIGTERM", "SIGINT", "SIGHUP", "SIGKILL", "SIGUSR2")
 TARGETS = ("launcher", "supervisor", "foreground")

@@ -8,7 +8,8 @@ import signal
 import pytest
 from waiting import until
 
-from plait.lab.namespaces import Lab, children, state
+from plait.lab.namespaces import Lab, state
+from plait.watch.processes import children
 from tests.soak.start_grid import ENVIRONMENT, SETTINGS, SIGNALS, SOCKET, TARGETS, grid, left
 
 pytestmark = [pytest.mark.network, pytest.mark.long]

@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 import shm.segment
 from shm.layout import COUNTERS
 from workers._workers import ffi, lib
-from workers.datapath.holder import PROVIDERS
+from workers.providers import PROVIDERS
 
 GEOMETRY = {
     "max_peers": 64,

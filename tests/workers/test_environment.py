@@ -13,6 +13,7 @@ from plait.quick import conf
 from plait.quick import up_down as quick
 from plait.uapi_client import Device
 from plait.watch import show
+from plait.watch.terminal import is_coloured
 from workers import environment
 from workers.supervisor.notify import ServiceManager
 
@@ -27,9 +28,9 @@ def nothing_is_told_yet() -> None:
 def test_words_about_colours(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     for word, coloured in (("", False), ("auto", False), ("never", False), ("always", True)):
         monkeypatch.setenv("WG_COLOR_MODE", word)
-        assert show.is_coloured() == coloured and capsys.readouterr().err == ""
+        assert is_coloured() == coloured and capsys.readouterr().err == ""
     monkeypatch.setenv("WG_COLOR_MODE", "Always")
-    assert not show.is_coloured() and not show.is_coloured()
+    assert not is_coloured() and not is_coloured()
     assert capsys.readouterr().err == (
         "plait: cannot use WG_COLOR_MODE=Always: it is not known, so colours are for terminals; "
         "set it to always, never or auto, or unset it\n"

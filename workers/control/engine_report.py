@@ -35,7 +35,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from workers._workers import ffi, lib
-from workers.datapath.holder import PROVIDERS
+from workers.providers import PROVIDERS
 
 NOT_PINNED = 0xFFFFFFFF
 _ROLES = (  # first worker number, how many, role

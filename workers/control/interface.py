@@ -18,9 +18,8 @@ import socket
 import struct
 from typing import NamedTuple
 
-from workers.netlink import attribute, attributes, drain, moved_to, request
+from workers.netlink import TUNGETIFF, attribute, attributes, drain, moved_to, request
 
-TUNGETIFF = 0x800454D2  # linux/if_tun.h
 SIOCGIFFLAGS = 0x8913  # linux/sockios.h
 SIOCGIFMTU = 0x8921
 IFF_UP = 1

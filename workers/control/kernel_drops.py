@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import Final
 
 from workers.control.interface import Interface
-from workers.supervisor.sockets import borrowed
+from workers.descriptors import borrowed
 
 SO_MEMINFO: Final = 55  # asm-generic/socket.h
 SK_MEMINFO_DROPS: Final = 8  # linux/sock_diag.h

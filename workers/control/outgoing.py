@@ -11,7 +11,7 @@ import struct
 from typing import Any, Final
 
 from workers._workers import lib
-from workers.supervisor.sockets import borrowed
+from workers.descriptors import borrowed
 
 SO_MARK: Final = 36  # asm-generic/socket.h
 

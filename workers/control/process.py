@@ -48,10 +48,10 @@ from workers.control.routes import Routes
 from workers.control.stamps import Stamps
 from workers.control.uapi_server import UapiServer
 from workers.control.vault import CAME_UP, KEY_CHANGED, WENT_DOWN, Vault
+from workers.descriptors import is_gone
 from workers.failure import Failure, explain
 from workers.launch import WorkerStart, leave_no_socket
 from workers.promises import Promise
-from workers.supervisor.uapi_socket import is_gone
 
 log = logging.getLogger(__name__)
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from workers._workers import ffi, lib
 from workers.launch import WorkerStart
+from workers.providers import PACKAGES, PROVIDERS
 
 
 def bells_of(start: WorkerStart) -> list[int]:
@@ -15,12 +16,6 @@ def bells_of(start: WorkerStart) -> list[int]:
         if name.startswith("bell:"):
             bells[int(name.removeprefix("bell:"))] = fd
     return bells
-
-
-# What the setting `aead` names (engine/aead.h).
-PROVIDERS = {"auto": -1, "evp": lib.AEAD_EVP, "ipsec-mb": lib.AEAD_IPSEC_MB, "boringssl": lib.AEAD_BORINGSSL}
-
-PACKAGES = {"ipsec-mb": "libipsec-mb-dev", "boringssl": "android-libboringssl"}
 
 
 def new_holder(start: WorkerStart) -> Any:

@@ -26,8 +26,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from engine import uapi
+from workers.descriptors import borrowed
 from workers.failure import Exit, Failure, explain
-from workers.supervisor.sockets import borrowed
 
 MOST = 64  # changes and connections that may wait
 STEPS = {"more": 1, "fewer": -1}  # argument: how many times, when it is not once

@@ -20,7 +20,6 @@ import os
 from typing import Any
 
 from shm.layout import layout_hash
-from shm.segment import DataSegment, SegmentError
 from workers.failure import Exit, Failure
 
 FORMAT = 3  # what a description says and what workers are told and say, together
@@ -52,15 +51,3 @@ def read(fd: int) -> dict[str, Any]:
         why = "the layout of its shared memory is not the one that this program was built with"
         raise Failure(what, why, next_step, Exit.MEMORY)
     return description
-
-
-def look(description: dict[str, Any]) -> None:
-    """Load all that an engine consists of and map its segment, as a trial. Failure when that cannot be."""
-    import workers.entry_points
-    import workers.supervisor.process  # noqa: F401
-
-    fd, size = description["resources"]["data"]
-    try:
-        DataSegment.attach(os.dup(fd), size).close()
-    except SegmentError as error:
-        raise Failure("cannot take over", error.why, error.next, Exit.MEMORY) from error

@@ -25,9 +25,8 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from workers.control.interface import TUNGETIFF
 from workers.failure import SHORTAGES, explain
-from workers.netlink import TUNGETDEVNETNS, attribute, request
+from workers.netlink import TUNGETDEVNETNS, TUNGETIFF, attribute, request
 
 log = logging.getLogger(__name__)
 

@@ -16,8 +16,8 @@ import os
 import select
 import socket
 import struct
-from collections.abc import Iterator
 
+from workers.descriptors import borrowed
 from workers.failure import Exit, Failure, explain
 
 BUFFER_BYTES = 4 << 20
@@ -58,16 +58,6 @@ _said: set[str] = set()
 log = logging.getLogger("plait")
 
 Pair = tuple[int | None, int | None]
-
-
-@contextlib.contextmanager
-def borrowed(fd: int) -> Iterator[socket.socket]:
-    """A socket whose descriptor stays its owner's. It takes no other one: there may be none left."""
-    sock = socket.socket(fileno=fd)
-    try:
-        yield sock
-    finally:
-        sock.detach()
 
 
 def open_sockets(port: int, receivers: int, mark: int = 0) -> list[Pair]:

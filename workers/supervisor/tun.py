@@ -25,7 +25,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from workers.failure import Exit, Failure, explain
-from workers.netlink import attribute, attributes, moved_to, request
+from workers.netlink import TUNGETIFF, attribute, attributes, moved_to, request
 from workers.supervisor import link_setup
 
 log = logging.getLogger(__name__)
@@ -42,7 +42,6 @@ KERNEL_QUEUE_LENGTH = 500
 
 TUNSETIFF = 0x400454CA
 TUNSETOFFLOAD = 0x400454D0
-TUNGETIFF = 0x800454D2
 TUNSETVNETHDRSZ = 0x400454D8
 TUNSETQUEUE = 0x400454D9
 SIOCSIFMTU = 0x8922

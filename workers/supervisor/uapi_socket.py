@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from workers.descriptors import identity, is_gone
 from workers.failure import Exit, Failure, explain
 
 DIRECTORY = Path("/var/run/wireguard")
@@ -145,7 +146,7 @@ def open_uapi(interface: str, directory: Path = DIRECTORY) -> UapiSocket:
         umask = os.umask(0o077)
         try:
             sock.bind(str(path))
-            identity = _identity(path)
+            made = identity(path)
             sock.listen(BACKLOG)
         except BaseException:
             sock.close()
@@ -162,7 +163,7 @@ def open_uapi(interface: str, directory: Path = DIRECTORY) -> UapiSocket:
             Exit.PRIVILEGE if permission else Exit.UAPI,
             error.errno or 0,
         ) from error
-    return UapiSocket(sock.detach(), path, identity, guard)
+    return UapiSocket(sock.detach(), path, made, guard)
 
 
 def _remove_dead(path: Path) -> None:
@@ -193,7 +194,7 @@ def adopt_uapi(fd: int) -> UapiSocket:
         return UapiSocket(fd, None, (0, 0))
     path = Path(name)
     try:
-        return UapiSocket(fd, path, _identity(path))
+        return UapiSocket(fd, path, identity(path))
     except OSError:  # its file is gone already, or stands elsewhere
         return UapiSocket(fd, None, (0, 0))
 
@@ -221,20 +222,6 @@ def _own(directory: Path, what: str) -> None:
                 log.warning("%s; nobody else may write there now", why)
                 return
     raise Failure(what, why, OWN.format(directory), Exit.UAPI, errno.EPERM)
-
-
-def is_gone(path: Path, identity: tuple[int, int]) -> bool:
-    """Whether the file at a path is not, or no longer, the one with this device and inode.
-
-    Only the answer that there is none proves it. Whoever may not look (EACCES: the directory's mode or owner
-    was changed) or cannot (ENOMEM, EIO) knows nothing: the file is taken to be there.
-    """
-    try:
-        return _identity(path) != identity
-    except FileNotFoundError:
-        return True
-    except OSError:
-        return False
 
 
 def _why(error: OSError, directory: Path) -> tuple[str, str]:
@@ -271,8 +258,3 @@ def _is_live(path: Path) -> bool:
                 return False
             raise
     return True
-
-
-def _identity(path: Path) -> tuple[int, int]:
-    status = os.lstat(path)
-    return status.st_dev, status.st_ino
