@@ -22,3 +22,17 @@ def test_what_a_page_names_exists(page: Path) -> None:
     ):
         assert (ROOT / path).exists(), path
         assert not test or f"def {test}(" in (ROOT / path).read_text(), f"{path}::{test}"
+
+
+def test_every_file_that_a_source_names_exists() -> None:
+    """In comments, docstrings and includes of the product: of a file that moved, its place now."""
+    packages = ("engine", "shm", "workers", "plait")
+    patterns = [f"{package}/**/*.{end}" for package in packages for end in ("py", "c", "h", "c.in")]
+    named = re.compile(rf"(?<![\w/.])(?:{'|'.join(packages)})/[\w/]+\.(?:py|c|h)\b")
+    wrong = {
+        f"{path.relative_to(ROOT)}: {name}"
+        for path in sources(*patterns, at_least=250)
+        for name in named.findall(path.read_text())
+        if not (ROOT / name).exists()
+    }
+    assert wrong == set()

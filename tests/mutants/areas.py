@@ -70,7 +70,7 @@ AREAS = {
          "tests/workers/test_control_handshakes.py", "tests/workers/test_control_model.py",
          "tests/workers/test_long_lives.py"),
     ),
-    "protocol": Area(("engine/*.py",), ("tests/engine_py",)),
+    "protocol": Area(("engine/*.py", "plait/quick/conf.py"), ("tests/engine_py",)),
     "control": Area(
         of("workers/control", *CONTROL),
         ("tests/workers/test_routes.py", "tests/workers/test_route_marks.py", "tests/workers/test_wiping.py",
