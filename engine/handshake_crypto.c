@@ -5,20 +5,10 @@
 #include <openssl/crypto.h>
 #include <openssl/core_names.h>
 #include <openssl/err.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 static const uint8_t zeros[KEY];
-
-void handshake_must(int done)
-{
-    if (done == 1)
-        return;
-    fputs("handshake: libcrypto refused a computation that cannot fail; "
-          "ending this process. Look for a shortage of memory.\n", stderr);
-    abort();
-}
 
 struct handshake_crypto *handshake_crypto_new(void)
 {

@@ -4,6 +4,8 @@
 
 #include <openssl/evp.h>
 #include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
 
 #include "handshake.h"
 
@@ -28,7 +30,15 @@ struct handshake_crypto {
 
 /* For what cannot fail on valid arguments. If it does all the same (no memory in libcrypto), a key might be
  * missing from what is sealed: ends the process. */
-void handshake_must(int done);
+static inline void handshake_must(int done)
+{
+    if (done == 1)
+        return;
+    fputs("handshake: libcrypto refused a computation that cannot fail; "
+          "ending this process. Look for a shortage of memory.\n", stderr);
+    abort();
+}
+
 /* sealed = plain and tag under key, nonce and associated data. */
 void handshake_seal(struct handshake_crypto *crypto, const uint8_t key[KEY], const uint8_t nonce[12],
                     const uint8_t *associated, int associated_length, const uint8_t *plain, int length,

@@ -170,20 +170,6 @@ static int begin_handshake(struct load *load, uint64_t due)
     return 1;
 }
 
-static void ask(struct load *load, struct load_peer *peer, uint64_t due)
-{
-    count(load, LOAD_ASKED);
-    if (!load_has_session(load, peer)) {
-        count(load, LOAD_UNSENT);
-        return;
-    }
-    /* As an initiator does: a new session before this one expires. */
-    if (load->now - peer->current.born >= REKEY_NS && load_handshake_ready(load, peer))
-        load_handshake_begin(load, (uint32_t)(peer - load->peers), load->now, 0);
-    count_many(load, LOAD_INNER_OUT, load->phase->inner_bytes);
-    load_echo(load, peer, load->phase->inner_bytes, STAMP_TRAFFIC, due);
-}
-
 static void keep_alive(struct load *load)
 {
     struct load_peer *peer = &load->peers[load->keepalive_cursor++ % load->setup.peers];
@@ -215,7 +201,7 @@ static int carry_out(struct load *load, uint32_t what, uint64_t due)
     case HANDSHAKES:
         return begin_handshake(load, due);
     case TRAFFIC:
-        ask(load, &load->peers[load->traffic_cursor++ % load->phase->traffic_peers], due);
+        load_ask(load, &load->peers[load->traffic_cursor++ % load->phase->traffic_peers], due);
         return 1;
     case KEEPALIVES:
         keep_alive(load);
@@ -230,19 +216,6 @@ static int carry_out(struct load *load, uint32_t what, uint64_t due)
 }
 
 /* --- closed loops --------------------------------------------------------------------------- */
-
-void load_traffic_next(struct load *load, struct load_peer *peer)
-{
-    uint32_t i = (uint32_t)(peer - load->peers);
-
-    peer->asked_at = 0;
-    if (i >= load->phase->traffic_outstanding || load->now >= load->begin + load->phase->length)
-        return;
-    if (!load_has_session(load, peer))
-        return;
-    ask(load, peer, load->now);
-    peer->asked_at = load->now;
-}
 
 /* Begins the closed loop, and begins anew where an echo was lost. */
 static void traffic_sweep(struct load *load)

@@ -1,4 +1,4 @@
-/* state: one process's generator from the inside. Private to plait/load/*.c.
+/* state: one process's generator from the inside. Private to the C files of plait/load.
  *
  * A message on its way out stands in the batch of its socket until the batch is full or the loop
  * comes round: then all of its data messages are sealed, and the kernel gets it in one call. */
@@ -180,12 +180,14 @@ void load_handshake_begin(struct load *load, uint32_t i, uint64_t intended, int 
 void load_handshake_response(struct load *load, uint32_t i, const uint8_t *message);
 void load_handshake_cookie(struct load *load, uint32_t i, const uint8_t *message);
 void load_handshake_confirmed(struct load *load, struct load_peer *peer, uint64_t intended);
-/* In phase.c: the next echo of a closed loop. */
-void load_traffic_next(struct load *load, struct load_peer *peer);
 int load_handshake_ready(const struct load *load, const struct load_peer *peer);
 void load_handshakes_end(struct load *load);
 void load_timer_set(struct load *load, uint32_t i, uint64_t deadline);
 void load_timers_run(struct load *load);
+
+/* echoes.c: an echo request that is due at that time; the next one of a closed loop. */
+void load_ask(struct load *load, struct load_peer *peer, uint64_t due);
+void load_traffic_next(struct load *load, struct load_peer *peer);
 
 /* garbage.c */
 int load_garbage_open(struct load *load);

@@ -1,0 +1,29 @@
+/* Echo requests through sessions: what is measured as traffic. */
+#include "plait/load/state.h"
+
+void load_ask(struct load *load, struct load_peer *peer, uint64_t due)
+{
+    count(load, LOAD_ASKED);
+    if (!load_has_session(load, peer)) {
+        count(load, LOAD_UNSENT);
+        return;
+    }
+    /* As an initiator does: a new session before this one expires. */
+    if (load->now - peer->current.born >= REKEY_NS && load_handshake_ready(load, peer))
+        load_handshake_begin(load, (uint32_t)(peer - load->peers), load->now, 0);
+    count_many(load, LOAD_INNER_OUT, load->phase->inner_bytes);
+    load_echo(load, peer, load->phase->inner_bytes, STAMP_TRAFFIC, due);
+}
+
+void load_traffic_next(struct load *load, struct load_peer *peer)
+{
+    uint32_t i = (uint32_t)(peer - load->peers);
+
+    peer->asked_at = 0;
+    if (i >= load->phase->traffic_outstanding || load->now >= load->begin + load->phase->length)
+        return;
+    if (!load_has_session(load, peer))
+        return;
+    load_ask(load, peer, load->now);
+    peer->asked_at = load->now;
+}
