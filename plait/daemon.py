@@ -71,7 +71,7 @@ signals to the supervisor (MAINPID of a service manager):
   SIGUSR2            upgrade; the log has the answer
   SIGHUP             reopen WG_LOG_FILE (logrotate renames it, then sends this); without one it is only logged
   SIGINT, SIGQUIT, SIGTERM   end
-  SIGUSR1, SIGALRM   nothing
+  SIGUSR1, SIGALRM, SIGVTALRM, SIGPROF, SIGPOLL, SIGPWR, SIGSTKFLT, SIGXCPU   nothing
 
 environment:
   PLAIT_CONFIG           settings file instead of /etc/plait/IFACE.toml

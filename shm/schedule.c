@@ -20,6 +20,7 @@
 
 #define FLAG_STAGED 1u
 #define SUSPECTED (1ull << 63)
+#define NOBODY 0xffffffffu
 
 /* The row's consumer, from control's word: read once, never out of range. */
 static uint32_t consumer_of(const struct segment *segment, uint32_t row)
@@ -115,6 +116,19 @@ void peer_mend(const struct segment *segment, uint32_t row)
         consumer_call(segment, row); /* setting a bit twice is harmless */
     else if (token == TOKEN_IDLE && has_work(segment, row, 0) && token_schedule(segment, row))
         consumer_call(segment, row);
+}
+
+void schedule_pass_on(const struct segment *segment, uint32_t consumer)
+{
+    uint32_t cursor = 0, row;
+
+    /* Bounded: who sets bits again and again is not followed. */
+    for (uint32_t i = 0; i < segment->geometry.max_peers; i++) {
+        row = ready_take(segment, 1 + consumer, &cursor);
+        if (row == NOBODY)
+            return;
+        peer_mend(segment, row);
+    }
 }
 
 /* What changes whenever a holder gets anything done. */

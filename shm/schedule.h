@@ -26,6 +26,8 @@ uint32_t schedule_sweep(const struct segment *segment, uint32_t first, uint32_t 
 uint32_t schedule_sweep_waiting(const struct segment *segment, uint32_t first, uint32_t last, uint64_t *seen);
 /* Repair: the row's wake may be missing; schedules it, or sets its bit and rings again. */
 void peer_mend(const struct segment *segment, uint32_t row);
+/* The consumer is away, or was: whatever is marked ready at it is scheduled with those that have its peers. */
+void schedule_pass_on(const struct segment *segment, uint32_t consumer);
 /* cdef end */
 
 #endif

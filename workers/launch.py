@@ -58,7 +58,8 @@ class WorkerStart:
     """What the supervisor gave a worker to work with.
 
     fds maps the names of the start message (`data`, `bell:1`, `udp4:0`, `tun:0`, …) to fds; the last two
-    kinds change, and so do receivers and consumers, the numbers that run now.
+    kinds change, and so do receivers and consumers, the numbers that run now, and away: consumers whose
+    peers belong to others.
     segment is a `struct segment *` of workers._workers on the data segment. Control has it as mapping,
     and its fd. Elsewhere trie and index are read-only in it, public keys unreachable, and so are
     session keys in a receiver that hands all packets off.
@@ -76,6 +77,7 @@ class WorkerStart:
     segment: Any
     channel: Channel
     mapping: mmap.mmap | None = field(repr=False)
+    away: list[int] = field(default_factory=list)
     broken: Broken = field(default_factory=Broken)  # promises that this host does not let us keep
     _ready: bool = False
 
@@ -129,6 +131,7 @@ class WorkerStart:
             os.close(self.fds.pop(name))
         self.fds.update(zip(message["fds"], fds, strict=True))
         self.receivers, self.consumers = int(message["receivers"]), int(message["consumers"])
+        self.away = message["away"]
         if message.get("interface", self.interface) != self.interface:
             self.interface = message["interface"]
             title = self.kind if self.kind == "control" else f"{self.kind} {self.number}"
@@ -261,6 +264,7 @@ def begin_worker(title: str, interface: str, channel: Channel, supervisor: int) 
         incarnation=int(message["incarnation"]),
         receivers=int(message["receivers"]),
         consumers=int(message["consumers"]),
+        away=message["away"],
         fds=named,
         segment=segment,
         mapping=mapping,

@@ -259,28 +259,46 @@ class EngineLog:
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._reopen = False
         self._turn = threading.Lock()  # one thread at a time empties the pipe
-        self._begin()
+        self.is_refused = self.has_said = False  # the thread, by the kernel
+        self._begin(is_needed=pipe is None)
 
     @property
     def is_for_people(self) -> bool:
         """Whether it goes to where whoever started this process reads."""
         return self.kind == "stderr" and not getattr(self.destination, "is_journal", False)
 
-    def _begin(self) -> None:
+    def _begin(self, is_needed: bool = False) -> None:
+        """is_needed: RuntimeError for want of a thread. An engine that runs goes on without, an engine that
+        starts does not."""
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._empty, args=(self._ending,), name="log", daemon=True)
         # Signals are the main thread's: this one takes none that wait for another program (upgrade.py).
         before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         try:
             self._thread.start()
+        except RuntimeError:  # the kernel has none for us now
+            if is_needed:
+                raise
+            self.is_refused = True
+        else:
+            self.is_refused = False
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+    def look(self) -> None:
+        """Try again, where no thread was to be had. What is said meanwhile waits in the pipe."""
+        if self.is_refused:
+            if not self.has_said:
+                self.has_said = True
+                log.error("the kernel had no thread for the log, which waited for it in the pipe")
+            self._begin()
 
     def hold(self) -> None:
         """Write what is in the pipe and stop, within END_SECONDS; the rest stays in the pipe."""
         self._ending.set()
         self._ring()
-        self._thread.join(END_SECONDS)
+        if self._thread.ident is not None:  # else it never began
+            self._thread.join(END_SECONDS)
 
     def release(self) -> None:
         """After `hold`."""
@@ -467,6 +485,12 @@ def describe() -> dict[str, Any] | None:
     if _current is None:
         return None
     return {"kind": _current.kind, "path": _current.path, "pipe": fds()}
+
+
+def look() -> None:
+    """Now and then: the log's thread may have been refused."""
+    if _current is not None:
+        _current.look()
 
 
 def hold() -> None:

@@ -44,7 +44,6 @@ class Operation:
     deed: Deed
     bound: float = UNDISTURBED
     takes_away: bool = False  # the deed itself stops the tunnel: silence counts from its end
-    uncounted: int = 0  # packets that it may cost without their being counted
 
 
 # -- kills and stops -------------------------------------------------------------------------------
@@ -411,7 +410,7 @@ OPERATIONS: Final = (
     Operation("plait upgrade", upgrade),
     Operation("SIGTTIN, SIGTTOU", scale_signals),
     Operation("clock leaps", clock_leap),
-    Operation("listen ports", ports, uncounted=HANDED_OVER),  # what stood in the sockets that are closed
+    Operation("listen ports", ports),
     Operation("marks", marks),
     Operation("another private key", another_private_key, takes_away=True),
     Operation("another preshared key", another_preshared_key),

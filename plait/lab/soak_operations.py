@@ -4,7 +4,7 @@ Each operation is a deed (soak_deeds.py) at one end, under numbered packets both
 It has a bound on the silence of any flow: from the begin of the deed, or from its end where the deed itself
 takes the tunnel away. Then nothing is sent until nothing comes, and the books of that span must balance
 (soak_books.py): to the packet where no process was killed. Not counted are packets that the kernel had handed
-to a killed process, and those in sockets that another listen port closes.
+to a killed process.
 
 Operations come in an order, at an end and with numbers that the seed alone decides.
 """
@@ -69,7 +69,7 @@ class Result:
     received: dict[str, int] = field(default_factory=dict)  # of these, at the other end
     counted: dict[str, int] = field(default_factory=dict)  # losses by cause
     messages_lost: int = 0  # of those counted: keepalives and handshakes, no packets
-    uncounted: int = 0  # by kills and other ports
+    uncounted: int = 0  # by kills
     out_of_order: int = 0
     twice: int = 0
     before: dict[str, dict[str, int]] = field(default_factory=dict)  # by end: descriptors and so on
@@ -157,31 +157,29 @@ class Run:
         except FAULTS as error:
             entry.wrong.append(f"{type(error).__name__}: {error}")
         side.await_complete()
-        self.balance(entry, kills, operation.uncounted, rest)
+        self.balance(entry, kills, rest)
 
-    def balance(self, entry: Entry, kills: int | None, uncounted: int, rest: float) -> None:
+    def balance(self, entry: Entry, kills: int | None, rest: float) -> None:
         """At rest, after so many seconds at most: a figure may come a moment later, so it is looked for."""
         deadline = time.monotonic() + rest
         while True:
             self.traffic.settle()
             books = self.scene.accounts()
             spans = {name: account - self.books[name] for name, account in books.items()}
-            wrong = list(self.judge(spans, entry, kills, uncounted))
+            wrong = list(self.judge(spans, entry, kills))
             if not wrong or time.monotonic() > deadline:
                 break
         entry.wrong += wrong
         self.books = books
 
-    def judge(
-        self, spans: dict[str, Account], entry: Entry, kills: int | None, uncounted: int
-    ) -> Iterator[str]:
+    def judge(self, spans: dict[str, Account], entry: Entry, kills: int | None) -> Iterator[str]:
         """kills: None when the deed failed half way, so that nobody knows."""
         gaps = list(balance(spans))
         entry.lost = sum(span.sent for span in spans.values()) - sum(span.received for span in spans.values())
         entry.uncounted = sum(abs(gap.packets) for gap in gaps)
         if kills is None:
             return
-        if entry.uncounted > kills * HANDED_OVER + uncounted:
+        if entry.uncounted > kills * HANDED_OVER:
             yield from map(str, gaps)
         deaths = sum(span.sum(DEATHS) for span in spans.values())
         if deaths != kills:
@@ -267,7 +265,7 @@ def table(result: Result, columns: int) -> Iterator[str]:
     rows += [(f"lost: {cause}", f"{count:,}") for cause, count in result.counted.items()]
     rows += [
         ("of these keepalives and handshakes", f"{result.messages_lost:,}"),
-        ("not counted, by kills and ports", f"{result.uncounted:,}"),
+        ("not counted, by kills", f"{result.uncounted:,}"),
         ("twice, out of order", f"{result.twice:,}, {result.out_of_order:,}"),
     ]
     for name, before in result.before.items():

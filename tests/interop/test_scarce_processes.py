@@ -50,6 +50,32 @@ def test_no_flow_is_silent_while_a_receiver_lives(handoff: str) -> None:
         tunnel.check()
 
 
+def test_no_peer_is_silent_while_a_consumer_lives() -> None:
+    """The consumer of the only peer dies, and its next start is refused."""
+    with pids_cgroup() as group, Lab() as lab:
+        tunnel = two_hosts(lab, PLAIT, PLAIT, settings=SETTINGS.format("split"))
+        side = tunnel.responder
+        assert tunnel.initiator.echo(side.address4, 2) == 2
+        title, counted = "consumer 0", "udp_sent"
+        group.take(side.host.titles().values())
+        group.limit("1")
+        os.kill(side.host.titles()[title], signal.SIGKILL)
+        words = f"{title} did not start again"
+        until(lambda: words in side.engine.process.output(), words)
+        everything_flows(tunnel)
+        assert title not in side.host.titles()
+        before = count(side, "consumer", 1, counted)
+        everything_flows(tunnel)
+        assert count(side, "consumer", 1, counted) > before
+        group.limit("max")
+        until(lambda: title in side.host.titles(), f"{title} is back")
+        everything_flows(tunnel)
+        before = count(side, "consumer", 0, counted)
+        until(lambda: outwards(tunnel) and count(side, "consumer", 0, counted) > before, f"{title} sends")
+        assert side.counters()["lost_wakes"] == 0
+        tunnel.check()
+
+
 def everything_flows(tunnel: Tunnel) -> None:
     """From many source ports outside, and of many flows inside."""
     for _ in range(FLOWS):
@@ -66,6 +92,14 @@ def inwards(tunnel: Tunnel) -> bool:
     one, two = tunnel.sides
     one.engine.wg("set", one.interface, "listen-port", "0")
     with bound(one) as source, bound(two, PORT) as target:
+        arrives(source, target)
+    return True
+
+
+def outwards(tunnel: Tunnel) -> bool:
+    """One flow from the responder."""
+    one, two = tunnel.sides
+    with bound(two) as source, bound(one, PORT) as target:
         arrives(source, target)
     return True
 
@@ -94,6 +128,11 @@ def arrives(source: socket.socket, target: socket.socket) -> None:
 
 def received(side: Side, number: int) -> int:
     """Datagrams that this receiver has had."""
+    return count(side, "receiver", number, "udp_received")
+
+
+def count(side: Side, role: str, number: int, what: str) -> int:
+    """A counter of one process."""
     rows = side.report()["processes"]
-    row = next(row for row in rows if (row["role"], row["number"]) == ("receiver", number))
-    return int(row["packets"]["udp_received"])
+    row = next(row for row in rows if (row["role"], row["number"]) == (role, number))
+    return int(row["packets"][what])

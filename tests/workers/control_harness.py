@@ -180,6 +180,7 @@ class ControlProcess:
             "oom_score": None,
             "receivers": 1,
             "consumers": 1,
+            "away": [],
             "fds": list(named),
         }
         self.channel.send(start, list(named.values()))
@@ -208,7 +209,7 @@ class ControlProcess:
         code, fds = self.interface.change_port(request["port"])
         names = list(self.interface.named_sockets()) if not code else []
         message = {"kind": "listen_port", "port": self.interface.port, "errno": code, "fds": names}
-        message |= {"receivers": 1, "consumers": 1}
+        message |= {"receivers": 1, "consumers": 1, "away": []}
         self.channel.send(message, fds)
         return code
 

@@ -10,8 +10,8 @@ line of JSON with the ports of the UDP sockets it holds then. It obeys what is s
 socket TITLE.cue: {"say": MESSAGE} on its channel, {"raw": TEXT} likewise, {"close": true},
 {"sleep": true}, {"deaf": true} (to `stop`), {"spin": ROW + 1} (busy with that peer for ever),
 {"drink": true} (what its UDP sockets hold), {"claim": N} (the first peer is queued at consumer N for
-ever), {"gift": N} (a log line with so many descriptors; with "raw" that text). What hangs
-or sleeps does so for ever.
+ever; with "owner": M it belongs to that one), {"gift": N} (a log line with so many descriptors; with
+"raw" that text). What hangs or sleeps does so for ever.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def act(directory: Path, start: WorkerStart) -> None:
 
     def share_out() -> None:
         if start.kind == "control":
-            start.channel.send({"kind": "shared_out", "consumers": start.consumers})
+            start.channel.send({"kind": "shared_out", "consumers": start.consumers, "away": start.away})
 
     def drink(fd: int) -> None:
         with contextlib.suppress(BlockingIOError), socket.socket(fileno=os.dup(fd)) as sock:
@@ -110,7 +110,7 @@ def act(directory: Path, start: WorkerStart) -> None:
                 while True:
                     pass
             elif "claim" in order:
-                start.segment.rows[0].consumer = order["claim"]
+                start.segment.rows[0].consumer = order.get("owner", order["claim"])
                 start.segment.tokens[0] = lib.TOKEN_QUEUED
                 lib.ready_set(start.segment, 1 + order["claim"], 0)
                 note({"kind": "claimed"})

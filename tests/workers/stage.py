@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from waiting import until
 
-from plait.lab.namespaces import Host, Process
+from plait.lab.namespaces import Host, Process, descriptors
+from shm._shm import lib
+from shm.segment import DataSegment, SegmentError
 
 REHEARSAL = str(Path(__file__).with_name("rehearsal.py"))
 SETTINGS = (
@@ -31,18 +34,18 @@ class Stage:
         self.interface = interface
         self.process: Process | None = None
 
-    def begin(self, of_each: int = 1, **patience: float) -> Stage:
-        """Start a supervisor with so many receivers and consumers."""
+    def begin(self, of_each: int = 1, *, launcher: Sequence[str] = (), **patience: float) -> Stage:
+        """Start a supervisor with so many receivers and consumers. launcher: what starts it."""
         (self.directory / "settings.toml").write_text(SETTINGS.format(n=of_each, room=of_each + 1))
         (self.directory / "patience.json").write_text(json.dumps(patience))
         (self.directory / "ready").unlink(missing_ok=True)
-        arguments = [sys.executable, REHEARSAL, str(self.directory), self.interface]
+        arguments = [*launcher, sys.executable, REHEARSAL, str(self.directory), self.interface]
         self.process = self.host.popen(arguments)
         return self
 
-    def play(self, of_each: int = 1, **patience: float) -> Stage:
+    def play(self, of_each: int = 1, *, launcher: Sequence[str] = (), **patience: float) -> Stage:
         """The same, and wait until everybody is ready."""
-        self.begin(of_each, **patience)
+        self.begin(of_each, launcher=launcher, **patience)
         until(lambda: (self.directory / "ready").exists() or self.ended(), "ready")
         assert not self.ended(), self.words()
         return self
@@ -107,6 +110,27 @@ class Stage:
     def pids(self) -> dict[str, int]:
         """Actors by title, numbered as outside the host."""
         return self.host.titles(self.interface)
+
+    def counts(self, *names: str) -> list[int]:
+        """Counters of the supervisor's segment."""
+        with self.segment() as segment:
+            return [int(lib.counter_sum(segment, getattr(lib, name))) for name in names]
+
+    @contextlib.contextmanager
+    def segment(self) -> Iterator[Any]:
+        """The supervisor's data segment, a `struct segment *` of shm._shm."""
+        assert self.process is not None
+        for fd, name in descriptors(self.process.pid).items():
+            if "/plait-" in name:
+                ours = os.open(f"/proc/{self.process.pid}/fd/{fd}", os.O_RDWR)
+                with contextlib.suppress(SegmentError):  # the vault
+                    data = DataSegment.attach(ours, os.fstat(ours).st_size)
+                    try:
+                        yield data.segment
+                    finally:
+                        data.close()
+                    return
+        raise AssertionError("the supervisor has no data segment")
 
     def kill(self, title: str) -> int:
         pid = self.pids()[title]

@@ -540,7 +540,7 @@ def test_peers_move_to_another_consumer(loop: Loop) -> None:
     lib.epoch_wake(segment, lib.WORKER_RECEIVER)
     loop.messages_of_control()
     named = loop.interface.named_sockets()
-    numbers = {"receivers": 1, "consumers": 2}
+    numbers = {"receivers": 1, "consumers": 2, "away": []}
     loop.channel.send({"kind": "sockets", "fds": list(named), **numbers}, list(named.values()))
     loop.control._told(0)
     assert [int(segment.rows[row].consumer) for row in rows] == [0, 1, 0, 1, 0]
@@ -549,7 +549,34 @@ def test_peers_move_to_another_consumer(loop: Loop) -> None:
     assert loop.messages_of_control() == [{"kind": "replaced"}]
     lib.epoch_turn(segment, lib.WORKER_RECEIVER, loop.now)
     loop.turn()
-    assert loop.messages_of_control() == [{"kind": "shared_out", "consumers": 2}]
+    assert loop.messages_of_control() == [{"kind": "shared_out", "consumers": 2, "away": []}]
     lib.epoch_sleep(segment, lib.WORKER_RECEIVER)
     assert loop.set(f"public_key={9:064x}\n") == 0
     assert int(segment.rows[5].consumer) == 1
+
+
+def test_the_peers_of_a_consumer_that_is_away_belong_to_the_others(loop: Loop) -> None:
+    for number in range(8):
+        assert loop.set(f"private_key={OURS.private_key.hex()}\npublic_key={number + 1:064x}\n") == 0
+    rows, segment = loop.control.peers.live_rows(), loop.interface.segment
+    own = [0, 1, 2, 0, 1, 2, 0, 1]
+    for away, owners in (
+        ([1], [0, 0, 2, 0, 2, 2, 0, 0]),
+        ([0, 2], [1] * 8),
+        ([0, 1, 2], own),
+        ([], own),
+    ):
+        loop.turn()
+        loop.messages_of_control()
+        named = loop.interface.named_sockets()
+        numbers = {"receivers": 1, "consumers": 3, "away": away}
+        loop.channel.send({"kind": "sockets", "fds": list(named), **numbers}, list(named.values()))
+        loop.control._told(0)
+        assert [int(segment.rows[row].consumer) for row in rows] == owners
+        loop.turn()
+        told = [message for message in loop.messages_of_control() if message["kind"] == "shared_out"]
+        assert told == [{"kind": "shared_out", "consumers": 3, "away": away}]
+        if away == [1]:  # also one that comes meanwhile
+            assert loop.set(f"public_key={99:064x}\n") == 0
+            assert int(segment.rows[8].consumer) == 2
+            assert loop.set(f"public_key={99:064x}\nremove=true\n") == 0

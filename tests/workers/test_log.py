@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from scarce import pids_cgroup
 from waiting import PATIENCE
 
 from workers.log import choose, unknown_level
@@ -49,6 +50,8 @@ with log.opened("t0 supervisor", os.environ, in_background="TEST_BACKGROUND" in 
             log.release()
         elif name == "reopen":
             log.reopen()
+        elif name == "look":
+            log.look()
         else:
             logging.getLogger("plait").log(int(name), words.replace("|", "\\n"))
         print("done", flush=True)
@@ -375,3 +378,26 @@ def test_a_line_of_a_worker_that_lies_about_its_time_silences_nobody(created: st
     liar, afterwards = path.read_text().splitlines()
     assert liar.endswith(f"error plait: <6>{created}.000 t0 worker: of a liar")
     assert afterwards.endswith("info plait: t0 supervisor: afterwards")
+
+
+# -- scarce threads -------------------------------------------------------------------------------
+
+
+def test_a_log_without_a_thread_waits_until_there_is_one() -> None:
+    """As after the exec of an upgrade, when another process took the place of the thread before."""
+    with pids_cgroup() as group:
+        engine = Engine(subprocess.PIPE)
+        engine.order("20 before")
+        group.take([engine.process.pid])
+        group.limit("1")
+        for order in ("exec", "look", "40 meanwhile", "look", "exec"):
+            engine.order(order)
+        group.limit("max")
+        engine.order("look")
+        engine.end()
+        assert engine.process.stderr is not None
+        words = engine.process.stderr.read().decode()
+        engine.process.stderr.close()
+    told = [line.rpartition(": ")[2] for line in words.splitlines()]
+    assert told == ["before", "held", "the kernel had no thread for the log, which waited for it in the pipe",
+                    "meanwhile", "held"]  # fmt: skip

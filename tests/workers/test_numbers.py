@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import signal
@@ -12,9 +11,6 @@ import pytest
 from stage import Stage
 from waiting import until
 
-from plait.lab.namespaces import descriptors
-from shm._shm import lib
-from shm.segment import DataSegment, SegmentError
 from workers.supervisor.numbers import asked
 
 pytestmark = pytest.mark.network
@@ -70,7 +66,8 @@ def test_one_more_and_one_fewer(stage: Stage) -> None:
     until(lambda: held(stage, "control") >= {"udp4:2", "udp6:2"}, "control has its sockets")
     assert sockets(stage) == 6
     port = stage.change_port(0)["port"]
-    assert stage.next_heard("receiver 2", "sockets", 2)["ports"] == {"udp4:2": port, "udp6:2": port}
+    new = {"udp4:2": port, "udp6:2": port}
+    assert stage.next_heard("receiver 2", "sockets", 2)["ports"].items() >= new.items()
 
     change(stage, signal.SIGTTIN, "there is no room for more: the memory was laid out for 3 receivers and 3")
     assert workers(stage) == more
@@ -124,20 +121,6 @@ def test_what_is_asked_for_is_more_fewer_or_so_many(now: int, text: str, wanted:
     assert asked(now, text) == wanted
 
 
-def drop_killed(stage: Stage) -> int:
-    """What the supervisor's segment counts as lost to kills."""
-    assert stage.process is not None
-    for fd, name in descriptors(stage.process.pid).items():
-        if "/plait-" in name:
-            ours = os.open(f"/proc/{stage.process.pid}/fd/{fd}", os.O_RDWR)
-            with contextlib.suppress(SegmentError):  # the vault
-                data = DataSegment.attach(ours, os.fstat(ours).st_size)
-                count = int(lib.counter_sum(data.segment, lib.DROP_KILLED))
-                data.close()
-                return count
-    raise AssertionError("the supervisor has no data segment")
-
-
 def begin_to_leave(stage: Stage, drain: float) -> None:
     """Two receivers with datagrams in their sockets, of which one leaves; no look of the watchdog helps."""
     stage.play(2, drain=drain, look=600.0)
@@ -163,4 +146,4 @@ def test_what_nobody_reads_of_one_that_leaves_is_counted(stage: Stage) -> None:
     begin_to_leave(stage, 0)
     until(lambda: "1 receivers and 1 consumers run" in stage.words(), "the end")
     [lost] = re.findall(r"(\d+) packets are lost with the sockets of receiver 1", stage.words())
-    assert drop_killed(stage) == int(lost) > 0
+    assert stage.counts("UDP_RECEIVED", "DROP_KILLED") == [int(lost)] * 2 and int(lost) > 0

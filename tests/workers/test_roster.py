@@ -9,6 +9,8 @@ import pytest
 from stage import Stage
 from waiting import until
 
+from plait.lab.namespaces import descriptors, no_descriptors
+
 pytestmark = pytest.mark.network
 
 
@@ -27,3 +29,17 @@ def test_a_steady_run_forgives_the_deaths_before_it(stage: Stage, steady: float,
     stage.play(steady=steady, pauses=[0.0, 0.3, 600.0])
     for title in ("receiver 0", "consumer 0"):
         assert die_twice(stage, title) == pauses
+
+
+def test_a_worker_that_takes_the_last_descriptor_is_watched_by_a_pidfd(stage: Stage) -> None:
+    stage.play(pauses=[0.0])
+    assert stage.process is not None
+    supervisor = stage.process.pid
+
+    def pidfds() -> int:
+        return sum(name == "anon_inode:[pidfd]" for name in descriptors(supervisor).values())
+
+    assert pidfds() == 3
+    with no_descriptors(supervisor):
+        stage.expect_replacement("receiver 0", lambda: stage.kill("receiver 0"))
+        assert pidfds() == 3

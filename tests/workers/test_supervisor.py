@@ -23,7 +23,9 @@ from waiting import until
 
 from plait.bench.implementation import cpu_seconds
 from plait.lab.namespaces import Host, descriptors, read_proc, state
+from shm._shm import lib as shm
 from workers._workers import lib
+from workers.supervisor.process import Supervisor
 
 pytestmark = pytest.mark.network
 
@@ -236,8 +238,7 @@ def test_sleeping_busy_and_starved_workers_are_left_alone(running: Stage) -> Non
 
 @pytest.mark.parametrize("number, words", [
     (signal.SIGHUP, "SIGHUP is ignored"),
-    (signal.SIGUSR1, "SIGUSR1 means nothing here"),
-    (signal.SIGALRM, "SIGALRM means nothing here"),
+    *[(number, f"{number.name} means nothing here") for number in Supervisor.MEANINGLESS],
 ])  # fmt: skip
 def test_signals_that_change_nothing(running: Stage, number: signal.Signals, words: str) -> None:
     before = running.pids()
@@ -278,20 +279,25 @@ def test_last_words_of_a_worker_are_heard(running: Stage) -> None:
     running.expect_words("second last word")
 
 
+def new_ports(message: dict[str, Any]) -> dict[str, int]:
+    """Of the sockets that it holds besides the old ones, which receivers still read."""
+    return {name: port for name, port in message["ports"].items() if ":old:" not in name}
+
+
 def test_listen_port_changes_for_everybody(running: Stage) -> None:
     old = running.port()
     wanted = old + 1 if old < 65535 else old - 1
     after = {title: len(running.heard(title)) for title in TITLES}
     answer = running.change_port(wanted)
     assert (answer["errno"], answer["port"]) == (0, wanted)
-    assert set(answer["ports"].values()) == {wanted}
+    assert set(new_ports(answer).values()) == {wanted}
     for title in TITLES[1:]:
         told = running.next_heard(title, "sockets", after[title])
-        assert set(told["ports"].values()) == {wanted} and len(told["ports"]) == 2
+        assert set(new_ports(told).values()) == {wanted} and len(new_ports(told)) == 2
     until(lambda: f":{old} " not in running.host.run(["ss", "-Hlun"]).stdout, "the old port closed")
     pid = running.pids()["receiver 0"]
     again = running.expect_replacement("receiver 0", lambda: os.kill(pid, signal.SIGKILL))
-    assert set(again["ports"].values()) == {wanted}
+    assert set(new_ports(again).values()) == {wanted}
 
 
 def test_taken_listen_port_changes_nothing(running: Stage) -> None:
@@ -378,6 +384,27 @@ def test_later_failures_are_tried_again_after_growing_pauses(stage: Stage) -> No
     assert {news["event"] for news in tries} == {"worker_not_replaced"}
     assert {news["reason"] for news in tries} == {"the actor cannot play: it has stage fright"}
     assert [news["pause"] for news in tries][:2] == [0.1, 0.2]
+
+
+def test_the_peers_of_a_consumer_that_does_not_come_back_are_others(stage: Stage) -> None:
+    """Control is told; what was marked ready at the dead one is passed on; and back when it works again."""
+    stage.play(2, pauses=[0.0, 0.1])
+    (stage.directory / "consumer 1.start").write_text("fail")
+    stage.cue("receiver 0", claim=1, owner=0)
+    until(lambda: stage.heard("receiver 0")[-1]["kind"] == "claimed", "a peer that is ready at consumer 1")
+    before = len(stage.heard("control"))
+    stage.kill("consumer 1")
+    assert until(lambda: [m for m in stage.heard("control")[before:] if m["kind"] == "sockets"],
+                 "control is told")[0]["away"] == [1]  # fmt: skip
+    with stage.segment() as segment:
+        until(lambda: shm.ready_is_set(segment, 1, 0), "the peer is ready at consumer 0")
+        assert not shm.ready_is_set(segment, 2, 0)
+    again = stage.expect_replacement("control", lambda: stage.kill("control"))
+    assert again["away"] == [1]
+    before = len(stage.heard("control"))
+    (stage.directory / "consumer 1.start").unlink()
+    assert stage.next_heard("control", "sockets", before)["away"] == []
+    stage.expect_words("the peers of consumer 1 belong to other consumers until it is back")
 
 
 def test_who_lacks_cpu_at_its_start_is_not_killed(stage: Stage) -> None:

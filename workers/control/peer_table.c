@@ -122,6 +122,21 @@ uint32_t table_count_allowed(const struct peer_table *table, uint32_t row, uint3
     return count;
 }
 
+/* The consumer that a row belongs to. */
+static uint32_t owner_of(const struct peer_table *table, uint32_t row)
+{
+    uint32_t owner = row % table->consumers;
+    uint64_t here = ~table->away;
+
+    if (table->consumers < MAX_CONSUMERS)
+        here &= (1ull << table->consumers) - 1;
+    if (here >> owner & 1 || !here)
+        return owner;
+    for (uint32_t turn = row / table->consumers % (uint32_t)__builtin_popcountll(here); turn; turn--)
+        here &= here - 1;
+    return (uint32_t)__builtin_ctzll(here);
+}
+
 uint32_t table_add(struct peer_table *table, const uint8_t public_key[32])
 {
     const struct segment *segment = table->segment;
@@ -139,7 +154,7 @@ uint32_t table_add(struct peer_table *table, const uint8_t public_key[32])
     POINT("publication: row wiped, not filled");
     if (++peer->generation == 0)
         peer->generation = 1;
-    peer->consumer = row % table->consumers;
+    peer->consumer = owner_of(table, row);
     queue_initialise(segment, 2 * row + INBOUND);
     queue_initialise(segment, 2 * row + OUTBOUND);
     timers_initialise(segment->columns, segment->geometry.max_peers, row);
@@ -191,15 +206,18 @@ void table_free(struct peer_table *table, const uint32_t *rows, uint32_t count)
     }
 }
 
-void table_share_out(struct peer_table *table, uint32_t consumers)
+void table_share_out(struct peer_table *table, uint32_t consumers, uint64_t away)
 {
     const struct segment *segment = table->segment;
 
     table->consumers = consumers;
-    for (uint32_t row = 0; row < segment->device->rows_used; row++)
+    table->away = away;
+    for (uint32_t row = 0; row < segment->device->rows_used; row++) {
+        uint32_t owner = owner_of(table, row);
         /* release, as its readers acquire (shm/schedule.c) */
-        if (segment->rows[row].consumer != row % consumers)
-            __atomic_store_n(&segment->rows[row].consumer, row % consumers, __ATOMIC_RELEASE);
+        if (segment->rows[row].consumer != owner)
+            __atomic_store_n(&segment->rows[row].consumer, owner, __ATOMIC_RELEASE);
+    }
 }
 
 void table_recover(struct peer_table *table, uint32_t *place)

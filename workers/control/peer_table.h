@@ -38,6 +38,7 @@ struct peer_table {
     uint32_t free_count;
     uint32_t count;        /* live peers */
     uint32_t consumers;
+    uint64_t away;         /* a bit for each consumer whose peers belong to others */
     uint32_t rows_ready;   /* memory is there for so many rows and as many buckets, trie nodes */
     uint32_t trie_ready;
 };
@@ -65,9 +66,10 @@ void table_take_away(struct peer_table *table, const uint32_t *rows, uint32_t co
 void table_retire(const struct peer_table *table, const uint32_t *rows, uint32_t count);
 /* Rows that nobody looks at any more are wiped and free. */
 void table_free(struct peer_table *table, const uint32_t *rows, uint32_t count);
-/* Every row belongs to the consumer that it has among so many, from now on. A bit that is set at another
- * consumer is passed on by that one; what publishers set there later, they began before. */
-void table_share_out(struct peer_table *table, uint32_t consumers);
+/* Every row belongs to the consumer that it has among so many, from now on; the rows of those that are away to
+ * the others by turns. A bit that is set at another consumer is passed on by that one; what publishers set there
+ * later, they began before. */
+void table_share_out(struct peer_table *table, uint32_t consumers, uint64_t away);
 /* Public keys of all live rows into empty buckets; counts them. *place is row + 1 of the one in hand. */
 void table_recover(struct peer_table *table, uint32_t *place);
 /* Of rows first..last-1: live ones with a key word or outbound packets (is_down), or with a persistent

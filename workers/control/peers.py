@@ -19,7 +19,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from functools import partial
 from itertools import islice
 from typing import Any
@@ -81,6 +81,7 @@ class Peers:
         self.ips = ffi.new("struct allowedips *")
         self.free_rows = np.zeros(memory.max_peers, np.uint32)
         self.table = self._open_table(consumers)
+        self.away: list[int] = []  # consumers
         self.reclaiming = 0  # head of the removed trie nodes in a grace period
         self.is_reclaiming = False
 
@@ -330,9 +331,11 @@ class Peers:
 
     # -- consumers ----------------------------------------------------------------------------
 
-    def share_out(self, consumers: int) -> None:
-        """Each row, used or not, belongs to one of so many consumers from now on."""
-        lib.table_share_out(self.table, consumers)
+    def share_out(self, consumers: int, away: Sequence[int] = ()) -> None:
+        """Each row, used or not, belongs to one of so many consumers from now on; none to one that is away,
+        while others are there."""
+        self.away = list(away)
+        lib.table_share_out(self.table, consumers, sum(1 << number for number in self.away))
 
     # -- orders -------------------------------------------------------------------------------
 

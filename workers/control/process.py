@@ -52,6 +52,7 @@ from workers.descriptors import is_gone
 from workers.failure import Failure, explain
 from workers.launch import WorkerStart, leave_no_socket
 from workers.promises import Promise
+from workers.selector import Selector
 
 log = logging.getLogger(__name__)
 
@@ -99,7 +100,7 @@ class Control:
             self.peers, self.handshakes, self.stamps, self.endpoints, self._udp_fds, start.message["aead"],
             start.message.get("program"), self.broken, pace, KernelDrops(self.interface, self._udp_fds),
         )  # fmt: skip
-        self.selector = selectors.DefaultSelector()
+        self.selector = Selector()
         self.bell = start.fds["bell:1"]
         self.socket_file: Sequence[Any] | None = start.message.get("socket")  # path, device, inode
         self.is_renaming = False  # that file is, by the supervisor
@@ -326,20 +327,22 @@ class Control:
         self.channel.send({"kind": "change", "change": change, "arguments": arguments}, [client])
 
     def _replace_sockets(self, message: dict[str, Any], fds: list[int]) -> None:
+        self.configuration.kernel_drops.look()  # at sockets that may be closed by that
         self.start.replace_sockets(message, fds)
         self.outgoing.replace(*self._own_sockets())
         if int(self.device.fwmark):
             mark_sockets(self._udp_fds(), int(self.device.fwmark))
-        if int(self.device.consumers) != self.start.consumers:
+        if (int(self.device.consumers), self.peers.away) != (self.start.consumers, self.start.away):
             self._share_out()
         self.device.receivers = self.start.receivers
 
     def _share_out(self) -> None:
         """Each peer belongs to one of the consumers that run; tell when nobody knows anything else."""
-        consumers = self.start.consumers
+        consumers, away = self.start.consumers, self.start.away
         self.device.receivers, self.device.consumers = self.start.receivers, consumers
-        self.peers.share_out(consumers)
-        self.graces.after(lambda: self.channel.send({"kind": "shared_out", "consumers": consumers}))
+        self.peers.share_out(consumers, away)
+        told = {"kind": "shared_out", "consumers": consumers, "away": away}
+        self.graces.after(lambda: self.channel.send(told))
 
     def _links_changed(self, mask: int) -> None:
         assert self.interface is not None

@@ -22,16 +22,16 @@ from collections.abc import Callable, Generator, Sequence
 from typing import NoReturn
 
 from shm.segment import SegmentError
-from workers._workers import ffi, lib
+from workers._workers import lib
 from workers.failure import Exit, Failure
 from workers.settings import MAX_WORKERS_OF_A_KIND, path_of
 from workers.supervisor.changes import Change
+from workers.supervisor.ports import count_unread
 from workers.supervisor.resources import Resources
 from workers.supervisor.roster import Roster
 from workers.supervisor.worker import Life, Worker
 
 LOOKS = 3  # in a row, that find the sockets of a receiver that leaves empty
-NOBODY = 0xFFFFFFFF
 log = logging.getLogger("plait")
 
 Waiting = Generator[None, None, None]  # yields while it waits
@@ -157,10 +157,7 @@ class Numbers:
             looks = looks + 1 if self.resources.is_drained else 0
             yield
         yield from self._let_go(worker)
-        lost = self.resources.forget_receiver()
-        if lost:
-            log.error("%d packets are lost with the sockets of receiver %d", lost, number)
-            lib.counter_add(self.segment, lib.WORKER_SUPERVISOR, lib.DROP_KILLED, lost)
+        count_unread(self.segment, self.resources.forget_receiver(), worker.title)
         yield from self._share(self.roster.workers)
         self._say()
 
@@ -177,11 +174,8 @@ class Numbers:
         number = self.resources.consumers
         yield from self._share_out()
         yield from self._let_go(self.roster.find("consumer", number))
-        cursor = ffi.new("uint32_t *")
-        for _ in range(int(self.segment.geometry.max_peers)):  # who sets bits again and again is not followed
-            if (row := lib.ready_take(self.segment, 1 + number, cursor)) == NOBODY:
-                break
-            lib.peer_mend(self.segment, row)
+        self.resources.away_consumers.discard(number)
+        lib.schedule_pass_on(self.segment, number)
         self._say()
 
     def _share_out(self) -> Waiting:

@@ -24,6 +24,7 @@ class Patience:
     stand_in: float = 1.0  # for a receiver's next start, until others read what is its
     change: float = 0.005  # between two looks whether a change can go on
     drain: float = 10.0  # for a receiver that leaves; what its sockets hold then is lost, and counted
+    old_port: float = 1.0  # for what lies in the sockets of another port; the rest is lost, and counted
     look: float = 0.5  # between two looks of the watchdog
     still_looks: int = 3  # in a row, that find a worker still, until it is stuck
     busy: float = 1.5  # of CPU without finishing a turn

@@ -26,7 +26,9 @@ from workers._workers import ffi, lib
 from workers.failure import Exit, Failure
 from workers.launch import WorkerStart, take_title
 from workers.log import describe, reopen
+from workers.log import look as look_at_log
 from workers.promises import PR_SET_DUMPABLE, Broken, Promise, be_spared, set_process_option
+from workers.selector import Selector
 from workers.settings import Settings
 from workers.supervisor import link_setup
 from workers.supervisor.changes import Changes
@@ -34,10 +36,10 @@ from workers.supervisor.news import News
 from workers.supervisor.notify import ServiceManager
 from workers.supervisor.numbers import Numbers
 from workers.supervisor.patience import Patience
+from workers.supervisor.ports import Ports
 from workers.supervisor.resources import Resources
 from workers.supervisor.roster import NO_CPU, Roster
 from workers.supervisor.signals import Signals
-from workers.supervisor.sockets import close_sockets
 from workers.supervisor.upgrade import Upgrade
 from workers.supervisor.watchdog import Watchdog
 from workers.supervisor.worker import Life, Worker
@@ -53,7 +55,19 @@ class Supervisor:
     (entry_points.py). program starts plaitd, and may be another one when SIGUSR2 asks for it.
     """
 
-    SIGNALS = (  # each has its handle_<signal>
+    # Which would end us, and which whoever sends them means otherwise: logrotate, init at a power failure, a
+    # limit on CPU time that somebody set.
+    MEANINGLESS = (
+        signal.SIGUSR1,
+        signal.SIGALRM,
+        signal.SIGVTALRM,
+        signal.SIGPROF,
+        signal.SIGPOLL,
+        signal.SIGPWR,
+        signal.SIGSTKFLT,
+        signal.SIGXCPU,
+    )
+    SIGNALS = (  # each of the others has its handle_<signal>
         signal.SIGINT,
         signal.SIGTERM,
         signal.SIGHUP,
@@ -61,9 +75,8 @@ class Supervisor:
         signal.SIGTTOU,
         signal.SIGUSR2,
         signal.SIGQUIT,
-        signal.SIGUSR1,
-        signal.SIGALRM,
         signal.SIGCHLD,
+        *MEANINGLESS,
     )
 
     def __init__(
@@ -84,12 +97,13 @@ class Supervisor:
         self.on_ready = on_ready
         self.patience = patience = patience or Patience()
         self.manager = manager or ServiceManager({})
-        self.selector = selectors.DefaultSelector()
+        self.selector = Selector()
         self.roster = Roster(resources, settings, self.selector, self, work, patience)
         self.roster.program = list(program)
         self.numbers = Numbers(resources, self.roster)
+        self.ports = Ports(resources, self.roster)
         self.upgrade = Upgrade(
-            program, resources, self.roster, signals, self._describe, self.manager.environment
+            program, resources, self.roster, self.ports, signals, self._describe, self.manager.environment
         )
         self.news = News(self._send_news, self._count_given_up)
         self.numbers_told = resources.receivers, resources.consumers
@@ -126,6 +140,7 @@ class Supervisor:
                     key.data()
         finally:
             self.changes.close()
+            self.ports.close()
             self.roster.kill_all()
             self.selector.close()
         if self.failure is not None:
@@ -167,14 +182,6 @@ class Supervisor:
         """As SIGTERM: Ctrl-\\ in the foreground."""
         self.handle_sigterm()
 
-    def handle_sigusr1(self) -> None:
-        """Nothing: what else it is sent for, logrotate above all, must not end a tunnel."""
-        log.info("SIGUSR1 means nothing here; SIGHUP has the log file reopened")
-
-    def handle_sigalrm(self) -> None:
-        """Nothing: it must not end a tunnel either."""
-        log.info("SIGALRM means nothing here")
-
     def handle_sighup(self) -> None:
         """Reopen the log file, as after logrotate renamed it. Without one only logged: a closed terminal
         does not end a tunnel."""
@@ -199,7 +206,10 @@ class Supervisor:
 
     def _take_signals(self) -> None:
         for number in self.signals.take():
-            getattr(self, f"handle_{number.name.lower()}")()
+            if number in self.MEANINGLESS:
+                log.info("%s means nothing here; SIGHUP has the log file reopened", number.name)
+            else:
+                getattr(self, f"handle_{number.name.lower()}")()
 
     # -- time -----------------------------------------------------------------------------
 
@@ -208,13 +218,15 @@ class Supervisor:
         due = [at for at in (*self.roster.due(), self.deadline, self.manager.due) if at is not None]
         if self.announced and not self.stopping:
             due.append(self.look_at)
-            if self.changes.is_under_way:
-                due.append(now + self.patience.change)
+        if (self.changes.is_under_way or self.ports.is_under_way) and not self.stopping:
+            due.append(now + self.patience.change)
         return max(min(due) - now, 0.0) if due else None
 
     def _keep_time(self, now: float) -> None:
         """Do what is due: starts, kills, the end of patience."""
         self.roster.keep_time(now)
+        if not self.stopping:
+            self.ports.go_on()
         if self.announced and not self.stopping:
             self.changes.go_on()
             if not self.changes.is_under_way:
@@ -223,6 +235,7 @@ class Supervisor:
             self.look_at = now + self.patience.look
             self._look_for_stuck()
             self._look_at_lines_of_nobody()
+            look_at_log()
         if self.deadline is None or self.deadline > now:
             return
         self.deadline = None
@@ -318,9 +331,12 @@ class Supervisor:
     def worker_says(self, worker: Worker, message: dict[str, Any], fds: list[int]) -> None:
         match str(message["kind"]):
             case "listen_port" if worker.kind == "control":
-                self._change_port(worker, int(message["port"]))
+                self.ports.want(worker, int(message["port"]))
             case "shared_out" if worker.kind == "control":
                 self.numbers.shared_out = int(message["consumers"])
+                # A control of the program before this one knows of none.
+                if set(message.get("away", ())) == self.resources.away_consumers:
+                    self.roster.peers_are_shared_out()
             case "heard" if worker.kind == "control":
                 self.news.heard(int(message["upto"]))
             case "renamed" if worker.kind == "control":
@@ -382,23 +398,6 @@ class Supervisor:
             for worker in self.roster.of_kind("receiver", "consumer"):
                 self.roster.share(worker)
         self.roster.share(control, "renamed", socket=self.resources.uapi.file)
-
-    def _change_port(self, control: Worker, port: int) -> None:
-        """Control asks for another listen port: all workers get new sockets, or none does."""
-        if not 0 <= port <= 65535:
-            raise ValueError(f"port {port}")
-        try:
-            old = self.resources.change_port(port)
-        except Failure as failure:
-            log.error("%s", failure)
-            refusal = {"kind": "listen_port", "port": self.resources.port, "errno": failure.errno, "fds": []}
-            self.roster.send(control, refusal, [])
-            return
-        if old:
-            for worker in self.roster.of_kind("receiver", "consumer"):
-                self.roster.share(worker)
-        self.roster.share(control, "listen_port", port=self.resources.port, errno=0)
-        close_sockets(old)
 
     # -- the end --------------------------------------------------------------------------------
 

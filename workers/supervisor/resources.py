@@ -7,10 +7,8 @@ interface.
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
-import time
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -21,6 +19,7 @@ import msgspec
 
 from shm.segment import DataSegment, PlainSegment
 from workers._workers import ffi, lib
+from workers.channel import MESSAGE_FDS
 from workers.failure import Exit, Failure
 from workers.settings import Settings
 from workers.supervisor import tun
@@ -41,8 +40,6 @@ from workers.supervisor.uapi_socket import UapiSocket, adopt_uapi, open_uapi
 
 log = logging.getLogger(__name__)
 
-LEAVING_SECONDS = 2  # a worker that is busy or being replaced holds the old sockets so long at most
-
 
 @dataclass
 class Resources:
@@ -53,6 +50,8 @@ class Resources:
     receiver there is room for, of which the first `attached` are in use. sockets has one (IPv4, IPv6)
     pair for each receiver and changes with the listen port; receiver `leaver`, which leaves, is not
     counted any more and has `leaving`. What belongs to receivers that are `away` is read by others.
+    The peers of consumers that are in `away_consumers` belong to others meanwhile.
+    old_sockets are those of a port that is being left (ports.py): receivers read them too.
     joins and trains say which offloads the kernel granted.
     """
 
@@ -73,7 +72,8 @@ class Resources:
     leaver: int | None = None
     leaving: Pair | None = None
     away: set[int] = field(default_factory=set)
-    _left: dict[int, float] = field(default_factory=dict)  # ports that workers may still hold, and until when
+    away_consumers: set[int] = field(default_factory=set)
+    old_sockets: list[Pair] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.data.protect()
@@ -130,13 +130,14 @@ class Resources:
             found=left["found"] and tun.Found(*left["found"]),
             one_queue=left["one_queue"],
             away=set(left.get("away", ())),  # a program before this one had none
+            away_consumers=set(left.get("away_consumers", ())),
         )
         for fd in made.fds():
             os.set_inheritable(fd, False)
         return made
 
     def describe(self) -> dict[str, Any]:
-        """Everything, in words for JSON. No receiver is leaving."""
+        """Everything, in words for JSON. No receiver is leaving, and no port."""
         return {
             "receivers": self.receivers,
             "consumers": self.consumers,
@@ -152,6 +153,7 @@ class Resources:
             "found": self.found,
             "one_queue": self.one_queue,
             "away": sorted(self.away),
+            "away_consumers": sorted(self.away_consumers),
         }
 
     def fds(self) -> list[int]:
@@ -171,7 +173,8 @@ class Resources:
         with ExitStack() as stack:  # the last first
             stack.callback(_close_queues, self.queues, self.found)
             stack.callback(self.uapi.close)
-            stack.callback(close_sockets, [*self.sockets, *([self.leaving] if self.leaving else [])])
+            leaving = [self.leaving] if self.leaving else []
+            stack.callback(close_sockets, [*self.sockets, *leaving, *self.old_sockets])
             for fd in self.bells.values():
                 stack.callback(os.close, fd)
             stack.callback(discard, self.vault)
@@ -192,35 +195,20 @@ class Resources:
         """The UDP port that all sockets are bound to."""
         return port_of(self.sockets)
 
-    def change_port(self, port: int) -> list[Pair]:
-        """Open sockets on another port (0: a random one) and return the old ones, still open.
+    def change_port(self, port: int) -> bool:
+        """Open sockets on another port (0: a random one); those before are the old ones from now on.
 
-        The port in use already changes nothing: the list is empty then. Raises Failure, with
-        the present sockets as they were.
+        False: the port is in use already, and nothing changes. Raises Failure, with the present sockets as
+        they were.
         """
         if port == self.port:
-            return []
-        old, left = self.sockets, self.port
-        self.sockets = self._open_port(port)
+            return False
+        sockets = open_sockets(port, self.receivers, int(self.segment.device.fwmark))
         if self.trains:
-            receive_trains(self.sockets)
-        if self.leaving is not None:
-            old, self.leaving = [*old, self.leaving], None
-        now = time.monotonic()
-        self._left = {p: end for p, end in self._left.items() if end > now} | {left: now + LEAVING_SECONDS}
-        return old
-
-    def _open_port(self, port: int) -> list[Pair]:
-        """Sockets on this port. One that we left a moment ago is waited for: workers close their copies
-        of the old sockets when they come to it, and until then the kernel takes it for another's."""
-        while True:
-            try:
-                return open_sockets(port, self.receivers, int(self.segment.device.fwmark))
-            except Failure as failure:
-                is_ours = failure.errno == errno.EADDRINUSE and time.monotonic() < self._left.get(port, 0.0)
-                if not is_ours:
-                    raise
-            time.sleep(0.002)
+            receive_trains(sockets)
+        leaving = [self.leaving] if self.leaving else []
+        self.old_sockets, self.sockets, self.leaving = [*self.sockets, *leaving], sockets, None
+        return True
 
     # -- the number of receivers --------------------------------------------------------------
 
@@ -293,18 +281,29 @@ class Resources:
     def _packet_fds(self, kind: str, number: int) -> dict[str, int]:
         """UDP sockets as `udp4:0`, `udp6:0`, `udp4:1`, …, TUN queues as `tun:0`, ….
 
-        Control marks all sockets. A receiver reads its own ones, its own queue, the queues that receivers
-        before it left behind, and all that is of those for whom it stands in; a consumer sends through the
-        sockets of the receiver with its number.
+        Control marks all sockets, and asks the kernel what it dropped at them; at old ones too, where a
+        message has room for so many. A receiver reads its own ones, its own queue, the queues that receivers
+        before it left behind, its part of the old sockets, as `udp4:old:0`, …, and all that is of those for
+        whom it stands in; a consumer sends through the sockets of the receiver with its number.
         """
         if kind == "control":
-            return self._named(range(self.receivers)) | {"tun:0": self.queues[0]}
+            every = self._named(range(self.receivers)) | {"tun:0": self.queues[0]}
+            old, others = self._old_ones(), 3 + len(self.bells)  # of a start message
+            return every | old if len(every) + len(old) + others <= MESSAGE_FDS else every
         if kind == "consumer":
             number %= self.receivers
             return self._named([number]) | {f"tun:{number}": self.queues[number]}
         named: dict[str, int] = {}
         for owner in (number, *(n for n in sorted(self.away) if self._stand_in(n) == number)):
-            named |= self._belonging(owner)
+            named |= self._belonging(owner) | self._old_ones(owner)
+        return named
+
+    def _old_ones(self, owner: int | None = None) -> dict[str, int]:
+        """The old sockets of a receiver, or of all."""
+        named: dict[str, int] = {}
+        for number, pair in enumerate(self.old_sockets):
+            if owner in (None, number % self.receivers):
+                named |= _named_pair(f"old:{number}", pair)
         return named
 
     def _belonging(self, number: int) -> dict[str, int]:
@@ -331,7 +330,7 @@ class Resources:
         return named
 
 
-def _named_pair(number: int, pair: Pair) -> dict[str, int]:
+def _named_pair(number: int | str, pair: Pair) -> dict[str, int]:
     return {f"udp{v}:{number}": fd for v, fd in zip((4, 6), pair, strict=True) if fd is not None}
 
 

@@ -4,8 +4,8 @@
   is repaired before its replacement starts, with the same fds and the next incarnation.
 - A worker that cannot start is an error with a reason, for the listener to judge. One that was
   ready once is started again, at once the first time, then with growing pauses.
-- What belongs to a receiver that does not come back at once is read by the others until it does
-  (docs/adr/0010).
+- What belongs to a receiver that does not come back at once is read by the others until it does; the
+  peers of such a consumer belong to the others as long (docs/adr/0010).
 - A worker whose channel is stuck or nonsense is killed, and then treated as any dead one.
 - Every worker is a fork of the supervisor, which has loaded what they run (launch.py).
 """
@@ -184,7 +184,7 @@ class Roster:
         worker.ready_at = None
         seconds = self.patience.start if worker.kind == "control" else self.patience.restart
         worker.kill_at = time.monotonic() + seconds if worker.was_ready or worker.is_extra else None
-        if worker.was_ready and worker.kind == "receiver":
+        if worker.was_ready and worker.kind != "control":
             worker.stand_in_at = time.monotonic() + self.patience.stand_in
         line.pid = worker.process.pid
         line.cpu = worker.cpus[0] if len(worker.cpus) == 1 else NO_CPU
@@ -205,6 +205,7 @@ class Roster:
             "trains": int(self.resources.trains),
             "receivers": self.resources.receivers,
             "consumers": self.resources.consumers,
+            "away": sorted(self.resources.away_consumers),
             "oom_score": self.oom_score,
             "fds": names,
         }
@@ -357,26 +358,42 @@ class Roster:
         if why_not:
             self.listener.tell("worker_not_replaced", worker=worker.title, reason=why_not, pause=pause)
 
-    # -- receivers that do not come back --------------------------------------------------------
+    # -- receivers and consumers that do not come back ------------------------------------------
 
     def _give_away(self, worker: Worker) -> None:
-        """Others read the sockets and the queue of this receiver until it is back."""
+        """Others read the sockets and the queue of this receiver, or have the peers of this consumer, until
+        it is back."""
         worker.stand_in_at = None
-        if worker.kind != "receiver" or worker.number in self.resources.away or self.stopping:
+        if worker.kind == "control" or worker.number in self._away(worker) or self.stopping:
             return
-        self.resources.away.add(worker.number)
-        log.info("what is sent to %s is read by other receivers until it is back", worker.title)
-        self._share_receivers()
+        self._away(worker).add(worker.number)
+        if worker.kind == "receiver":
+            log.info("what is sent to %s is read by other receivers until it is back", worker.title)
+        else:
+            log.info("the peers of %s belong to other consumers until it is back", worker.title)
+        self._share_work(worker.kind)
 
     def _give_back(self, worker: Worker) -> None:
         """It works again. Until the others have let go two read the same: order may suffer, and no more."""
-        if worker.kind == "receiver" and worker.number in self.resources.away:
-            self.resources.away.remove(worker.number)
-            self._share_receivers()
+        if worker.kind != "control" and worker.number in self._away(worker):
+            self._away(worker).remove(worker.number)
+            self._share_work(worker.kind)
 
-    def _share_receivers(self) -> None:
-        for receiver in self.of_kind("receiver"):
-            self.share(receiver)
+    def _away(self, worker: Worker) -> set[int]:
+        return self.resources.away if worker.kind == "receiver" else self.resources.away_consumers
+
+    def _share_work(self, kind: str) -> None:
+        """Receivers are given the sockets and queues themselves; consumers their peers, by control."""
+        for other in self.of_kind("receiver" if kind == "receiver" else "control"):
+            self.share(other)
+
+    def peers_are_shared_out(self) -> None:
+        """No process knows any more that a peer belongs to a consumer that is away. What was marked ready at
+        such a one is passed on."""
+        away = self.resources.away_consumers
+        for worker in self.of_kind("consumer"):
+            if worker.number in away and len(away) < self.resources.consumers:
+                lib.schedule_pass_on(self.segment, worker.number)
 
     # -- channels -----------------------------------------------------------------------------
 
@@ -409,7 +426,7 @@ class Roster:
             return
         names, fds = self.resources.packet_fds_for(worker.kind, worker.number)
         numbers = {"receivers": self.resources.receivers, "consumers": self.resources.consumers}
-        more["interface"] = self.resources.interface
+        more |= {"interface": self.resources.interface, "away": sorted(self.resources.away_consumers)}
         worker.unanswered += 1
         self.send(worker, {"kind": kind, "fds": names, **numbers, **more}, fds)
 

@@ -30,6 +30,7 @@ IP_PMTUDISC_DONT = 0
 IPV6_MTU_DISCOVER = 23
 SO_SNDBUFFORCE = 32
 SO_RCVBUFFORCE = 33
+SO_ATTACH_FILTER = 26
 SO_MARK = 36
 SO_ATTACH_REUSEPORT_CBPF = 51
 SO_DETACH_REUSEPORT_BPF = 68  # since 5.3
@@ -115,6 +116,25 @@ def spread(pairs: list[Pair]) -> None:
         if fd is not None:
             with borrowed(fd) as sock, contextlib.suppress(FileNotFoundError):
                 sock.setsockopt(socket.SOL_SOCKET, SO_DETACH_REUSEPORT_BPF, 0)
+
+
+def deafen(pairs: list[Pair]) -> None:
+    """Nothing more comes in: who sends to the port of these finds it closed. What they hold can be read.
+
+    Nobody may send through them any more.
+    """
+    code = ctypes.create_string_buffer(struct.pack("HBBI", BPF_RETURN, 0, 0, 0))
+    nothing = struct.pack("HP", 1, ctypes.addressof(code))
+    for pair in pairs:
+        for address, fd in zip(("127.0.0.1", "::1"), pair, strict=True):
+            if fd is None:
+                continue
+            with borrowed(fd) as sock:
+                try:  # who is connected hears one sender alone: itself
+                    sock.connect((address, sock.getsockname()[1]))
+                except OSError:  # this namespace has no loopback: what comes is dropped, by a filter
+                    with contextlib.suppress(OSError):
+                        sock.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, nothing)
 
 
 def is_empty(pair: Pair) -> bool:

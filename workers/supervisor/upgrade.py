@@ -30,6 +30,7 @@ from workers.log import hold as hold_log
 from workers.log import release as release_log
 from workers.supervisor import inheritance
 from workers.supervisor.changes import Change
+from workers.supervisor.ports import Ports
 from workers.supervisor.resources import Resources
 from workers.supervisor.roster import Roster
 from workers.supervisor.signals import Signals
@@ -50,6 +51,7 @@ class Upgrade:
         program: Sequence[str],
         resources: Resources,
         roster: Roster,
+        ports: Ports,
         signals: Signals,
         describe: Callable[[], tuple[dict[str, Any], list[int]]],
         environment: Mapping[str, str],
@@ -57,6 +59,7 @@ class Upgrade:
         self.program = list(program)
         self.resources = resources
         self.roster = roster
+        self.ports = ports
         self.signals = signals
         self.describe = describe
         self.environment = environment
@@ -119,10 +122,11 @@ class Upgrade:
 
     def _become(self) -> Change:
         """Exec. Failure when that was not possible."""
-        # From here on signals wait in the kernel, for the new program; what came before is done first.
+        # From here on signals wait in the kernel, for the new program; what came before is done
+        # first, and what lies in the sockets of an old port is read.
         numbers = self.signals.numbers
         signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
-        while self.signals.are_waiting:
+        while self.signals.are_waiting or self.ports.is_under_way:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)
             yield
             signal.pthread_sigmask(signal.SIG_BLOCK, numbers)

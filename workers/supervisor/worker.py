@@ -74,12 +74,13 @@ class Worker:
         ours, theirs = Channel.pair()
         ours.socket.settimeout(patience.send)
         try:
-            self.fill(fork_worker(work, self.title, interface, theirs), ours)
+            process = fork_worker(work, self.title, interface, theirs)
         except OSError:
             ours.close()
             raise
         finally:
-            theirs.close()
+            theirs.close()  # its number is the pidfd's, where no other is left
+        self.fill(process, ours)
 
     def describe(self) -> dict[str, Any]:
         """In words for JSON, for another program (inheritance.py)."""
