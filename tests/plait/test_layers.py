@@ -86,7 +86,7 @@ def test_what_the_daemon_loads_has_nothing_of_load_and_benches(module: Any) -> N
 
 def needs(objects: Mapping[str, Path]) -> dict[str, set[str]]:
     """Which file needs a function or variable of which others. objects: a source, and its object file."""
-    home: dict[str, str] = {}
+    homes: dict[str, list[str]] = {}
     wanted: dict[str, set[str]] = {}
     for source, path in objects.items():
         told = subprocess.run(["nm", "-g", str(path)], capture_output=True, text=True, check=True).stdout
@@ -95,9 +95,16 @@ def needs(objects: Mapping[str, Path]) -> dict[str, set[str]]:
             if kind == "U":
                 wanted.setdefault(source, set()).add(symbol)
             else:
-                home[symbol] = source
+                homes.setdefault(symbol, []).append(source)
+
+    def home(source: str, symbol: str) -> str:
+        """Where it stands for this source: modules of two folders may call something the same."""
+        near = [other for other in homes[symbol] if Path(other).parent == Path(source).parent]
+        return (near or homes[symbol])[0]
+
     return {
-        source: {home[name] for name in names & home.keys()} - {source} for source, names in wanted.items()
+        source: {home(source, name) for name in names & homes.keys()} - {source}
+        for source, names in wanted.items()
     }
 
 
