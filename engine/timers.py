@@ -140,7 +140,7 @@ def is_due(due: Rows, now: int) -> npt.NDArray[np.bool_]:
 def earliest(columns: Columns, used: int, now: int) -> int:
     """The tick at which the first of the rows below `used` is to be looked at, or NO_TICK."""
     where = ffi.cast("uint32_t *", columns.ctypes.data + lib.NEXT_DUE * columns.strides[0])
-    until = int(lib.timers_earliest(where, used, now & _LOW))
+    until = lib.timers_earliest(where, used, now & _LOW)
     return min(now + until, NO_TICK)
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from shm._shm import ffi, lib
 
 if TYPE_CHECKING:
     import numpy as np
+
+    from shm._shm import CType, TypeName
 
 REGIONS: tuple[str, ...] = tuple(
     name.removeprefix("REGION_").lower()
@@ -30,7 +32,7 @@ def layout_hash() -> int:
     text: list[str] = []
     _, structs, _ = ffi.list_types()
     for name in sorted(structs):
-        struct = ffi.typeof(f"struct {name}")
+        struct = ffi.typeof(cast("TypeName", f"struct {name}"))
         if name == "pool" or struct.fields is None:
             continue  # private memory of one process
         text.append(f"struct {name} {ffi.sizeof(struct)}")
@@ -39,7 +41,7 @@ def layout_hash() -> int:
     return int.from_bytes(hashlib.sha256("\n".join(text).encode()).digest()[:8], "little")
 
 
-def dtype(ctype: Any) -> np.dtype[Any]:
+def dtype(ctype: TypeName | CType) -> np.dtype[Any]:
     """Numpy dtype of a C type (a cffi type or its name), padding and offsets as the compiler has them."""
     import numpy as np
 

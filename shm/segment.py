@@ -13,12 +13,15 @@ import mmap
 import os
 import secrets
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING
 
 import posix_ipc
 
 from shm._shm import ffi, lib
 from shm.layout import REGIONS, layout_hash
+
+if TYPE_CHECKING:
+    from shm._shm import geometry, header_p
 
 _GEOMETRY = tuple(name for name, _ in ffi.typeof("struct geometry").fields)
 # Allocated from the start: what any process may touch at any time. The rest grows by `ensure`.
@@ -239,7 +242,7 @@ class DataSegment:
             for column in range(lib.TIMER_COLUMNS):
                 yield offset + column * 4 * g.max_peers, 4, g.max_peers
             return
-        sizes = {
+        sizes: dict[int, tuple[int, int]] = {
             lib.REGION_TOKENS: (4, g.max_peers),
             lib.REGION_ROWS: (lib.PEER_ROW_BYTES, g.max_peers),
             lib.REGION_INDEX: (lib.INDEX_ENTRY_BYTES, g.max_keypairs),
@@ -273,7 +276,7 @@ class DataSegment:
 
     def close(self) -> None:
         """Unmap and close."""
-        self.segment = ffi.NULL
+        self.segment = ffi.cast("struct segment *", 0)
         self._plain.close()
 
 
@@ -320,15 +323,15 @@ def bytes_at_start(geometry: Mapping[str, int], receivers: int) -> int:
     return sum(-(-max(length, 1) // mmap.PAGESIZE) * mmap.PAGESIZE for length in lengths)
 
 
-def _at_once(geometry: Any) -> dict[int, int]:
+def _at_once(geometry: geometry) -> dict[int, int]:
     """Bytes by region, of what is allocated from the start."""
-    return {region: int(lib.segment_region_bytes(ffi.addressof(geometry), region)) for region in _AT_ONCE}
+    return {region: lib.segment_region_bytes(ffi.addressof(geometry), region) for region in _AT_ONCE}
 
 
-def _of_receivers(geometry: Any, count: int) -> dict[int, int]:
+def _of_receivers(geometry: geometry, count: int) -> dict[int, int]:
     """Bytes by region, of what so many receivers need."""
     pools, cell = 2 * count, ffi.sizeof("struct mailbox_cell")
-    mailbox = int(lib.segment_region_bytes(ffi.addressof(geometry), lib.REGION_MAILBOX))
+    mailbox = lib.segment_region_bytes(ffi.addressof(geometry), lib.REGION_MAILBOX)
     not_yet = cell * geometry.mailbox_cells * (geometry.max_receivers - count)
     return {
         lib.REGION_MAILBOX: mailbox - not_yet,
@@ -343,7 +346,7 @@ def create_plain(bytes_: int, name_hint: str = "vault") -> PlainSegment:
     return PlainSegment(_open_nameless(bytes_, name_hint), bytes_)
 
 
-def _header(geometry: Mapping[str, int], generation: int) -> Any:
+def _header(geometry: Mapping[str, int], generation: int) -> header_p:
     missing, unknown = set(_GEOMETRY) - set(geometry), set(geometry) - set(_GEOMETRY)
     if missing or unknown:
         raise ValueError(f"geometry: missing {sorted(missing)}, unknown {sorted(unknown)}")

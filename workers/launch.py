@@ -28,7 +28,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import setproctitle
 
@@ -45,6 +45,9 @@ from workers.promises import (
     be_victim,
     set_process_option,
 )
+
+if TYPE_CHECKING:
+    from workers._workers import Chars, segment_p
 
 CAP_NET_ADMIN = 12
 ORPHANED = signal.SIGRTMIN + 4  # what tells control that its supervisor is gone
@@ -74,7 +77,7 @@ class WorkerStart:
     receivers: int
     consumers: int
     fds: dict[str, int]
-    segment: Any
+    segment: segment_p
     channel: Channel
     mapping: mmap.mmap | None = field(repr=False)
     away: list[int] = field(default_factory=list)
@@ -96,8 +99,8 @@ class WorkerStart:
         removable = [os.path.dirname(socket_file[0])] if socket_file else []
         keep, lists = (1 << CAP_NET_ADMIN, (readable, removable)) if is_control else (0, ([], []))
         texts = [[ffi.new("char[]", os.fsencode(path)) for path in paths] for paths in lists]
-        arrays = [ffi.new("char *[]", [*paths, ffi.NULL]) for paths in texts]
-        refused = lib.confine(keep, *arrays, not is_control)
+        may_read, may_remove = (ffi.new("char *[]", [*paths, ffi.NULL]) for paths in texts)
+        refused = lib.confine(keep, may_read, may_remove, not is_control)
         self.broken.confine(refused)
         if threads > 1:
             self.broken[Promise.SYSTEM_CALLS] = f"{threads - 1} threads were there already"
@@ -275,7 +278,7 @@ def begin_worker(title: str, interface: str, channel: Channel, supervisor: int) 
     return start
 
 
-def map_segment(fd: int, size: int) -> tuple[mmap.mmap, Any]:
+def map_segment(fd: int, size: int) -> tuple[mmap.mmap, segment_p]:
     """Map a data segment of `size` bytes: (the mapping, a `struct segment *` on it).
 
     Both live as long as the caller keeps them; the segment without the mapping is void.
@@ -286,7 +289,7 @@ def map_segment(fd: int, size: int) -> tuple[mmap.mmap, Any]:
     return mapping, _attach(ffi.from_buffer(mapping), size)
 
 
-def map_what_packets_need(fd: int, size: int, without_keys: bool) -> Any:
+def map_what_packets_need(fd: int, size: int, without_keys: bool) -> segment_p:
     """A `struct segment *` for a receiver or consumer, mapped as long as the process lives."""
     base = lib.segment_map(fd, size)
     if base == ffi.NULL:
@@ -297,7 +300,7 @@ def map_what_packets_need(fd: int, size: int, without_keys: bool) -> Any:
     return segment
 
 
-def _attach(base: Any, size: int) -> Any:
+def _attach(base: Chars, size: int) -> segment_p:
     segment = ffi.new("struct segment *")
     attached = lib.segment_attach(segment, base, size) == 0
     if not attached or segment.header.layout_hash != layout_hash():
@@ -327,8 +330,8 @@ def leave_no_socket(supervisor: int, socket_file: Sequence[Any] | None, other: s
     other: where the same file may stand as well, while it is renamed.
     """
     path, device, inode = socket_file or (None, 0, 0)
-    names = [ffi.NULL if name is None else os.fsencode(name) for name in (path, other)]
-    if lib.orphan_prepare(ORPHANED, supervisor, *names, device, inode) != 0:
+    first, second = (ffi.NULL if name is None else os.fsencode(name) for name in (path, other))
+    if lib.orphan_prepare(ORPHANED, supervisor, first, second, device, inode) != 0:
         raise OSError(ffi.errno, os.strerror(ffi.errno))
 
 

@@ -17,9 +17,12 @@ import socket
 from collections.abc import Callable, Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from workers._workers import ffi, lib
+
+if TYPE_CHECKING:
+    from workers._workers import Address
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 PR_SET_DUMPABLE = 4
@@ -148,7 +151,7 @@ class Broken(dict[str, str]):
                 self[promise] = "the kernel refused it"
 
 
-def lock(start: object, bytes_: int) -> str:
+def lock(start: Address, bytes_: int) -> str:
     """Lock these pages once they are in use; why not, or empty. start: of a cffi pointer."""
     if lib.memory_lock(start, bytes_) == 0:
         return ""

@@ -205,20 +205,20 @@ def rate(peers: int, rounds: int) -> Rate:
             ends.initiate(tai64n.stamp(time.time_ns() + at * 1_000_000_000))
             if at == 1:
                 seconds = cpu = 0.0
-                before = int(lib.counter_sum(segment, lib.HS_INITIATION_ACCEPTED))
+                before = lib.counter_sum(segment, lib.HS_INITIATION_ACCEPTED)
             for first in range(0, peers, WAITING):
                 for i in range(first, min(first + WAITING, peers)):
-                    message = bytes(ffi.buffer(ends.sent[i].initiation))
+                    message = bytes(ends.sent[i].initiation)
                     if lib.mailbox_put(segment, 0, place, message, len(message)) != 0:
                         raise AssertionError("the mailbox has no room")
                 for _ in range(2):  # the messages, then what the holder says of the sessions
                     begun, used = time.perf_counter(), time.process_time()
-                    while control.turn(int(lib.clock_now())):
+                    while control.turn(lib.clock_now()):
                         pass
                     seconds += time.perf_counter() - begun
                     cpu += time.process_time() - used
                     _hold(segment, holder)
-        accepted = int(lib.counter_sum(segment, lib.HS_INITIATION_ACCEPTED)) - before
+        accepted = lib.counter_sum(segment, lib.HS_INITIATION_ACCEPTED) - before
         if accepted != rounds * peers:
             raise AssertionError(f"{accepted} of {rounds * peers} initiations were accepted")
         threads = len(control.handshakes.crew.cryptos)
@@ -230,7 +230,7 @@ def _hold(segment: Any, holder: Any) -> None:
     from workers._workers import ffi, lib
 
     cursor = ffi.new("uint32_t *")
-    while (row := int(lib.ready_take(segment, 1, cursor))) != NOBODY:
+    while (row := lib.ready_take(segment, 1, cursor)) != NOBODY:
         if lib.token_take(segment, row, holder.mark):
             lib.holder_take_turn(holder, row, lib.clock_now())
 

@@ -24,7 +24,6 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from statistics import median
-from types import SimpleNamespace
 from typing import Any
 
 import click
@@ -375,12 +374,13 @@ def pinging(client: Host) -> Iterator[Pinging]:
 
 def parts() -> dict[str, dict[str, float]]:
     """Bytes a peer by part, worked out from the layout: idle, and what a session adds."""
+    from workers._workers import ffi
     from workers.control.engine_report import bytes_per_peer
     from workers.settings import Settings, geometry
 
     workers = len(os.sched_getaffinity(0))
     settings = Settings(receivers=workers, consumers=workers, cores=(0,), max_peers=MAX_PEERS)
-    found = bytes_per_peer(SimpleNamespace(**geometry(settings)))
+    found = bytes_per_peer(ffi.new("struct geometry *", geometry(settings))[0])
     return {name: {**rows, "sum": sum(rows.values())} for name, rows in found.items()}
 
 

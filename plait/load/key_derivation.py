@@ -35,7 +35,7 @@ class Keys:
         """The gateway's private and public key."""
         from plait.load._generator import ffi, lib
 
-        private, public = ffi.new("uint8_t[32]"), ffi.new("uint8_t[32]")
+        private, public = ffi.new("uint8_t[]", 32), ffi.new("uint8_t[]", 32)
         lib.load_gateway_key(self.seed, private)
         if lib.load_gateway_public(private, public):
             raise _no_memory()

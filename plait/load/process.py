@@ -15,13 +15,16 @@ import socket
 import sys
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from setproctitle import setproctitle
 
 from plait.load._generator import ffi, lib
 from shm.segment import PlainSegment
 from workers.promises import PR_SET_PDEATHSIG, set_process_option
+
+if TYPE_CHECKING:
+    from plait.load._generator import Pointer, load, load_area_p
 
 BUFFER_BYTES = 16 << 20
 SO_SNDBUFFORCE, SO_RCVBUFFORCE = 32, 33  # asm-generic/socket.h
@@ -83,7 +86,7 @@ def _setup(given: dict[str, Any]) -> dict[str, Any]:
     return {**given, **as_bytes}
 
 
-def _prepare(load: Any, area: Any, ephemerals: int, stopped: Callable[[], bool]) -> None:
+def _prepare(load: Pointer[load], area: load_area_p, ephemerals: int, stopped: Callable[[], bool]) -> None:
     """All secrets that can be computed before the clock starts."""
     left = lib.load_prepare_peers(load, 0)
     area.steps_all = left + ephemerals

@@ -124,7 +124,6 @@ class Process:
             self._popen.wait()
         assert self._popen.stderr is not None
         self._popen.stderr.close()
-        self.area = None
 
 
 def now_ns() -> int:

@@ -61,6 +61,12 @@ def test_an_ordinary_install_has_every_part(installed: Path) -> None:
     )  # fmt: skip
     assert (done.returncode, done.stdout) == (0, f"{commit(ROOT)}\n"), done.stderr
     assert {"plait", "plaitd"} <= {path.name for path in (installed / "bin").iterdir()}
+    [site] = (installed / "lib").glob("python*/site-packages")
+    stubs = {path.stem for path in site.rglob("_*.pyi")}
+    assert stubs == {path.name.partition(".")[0] for path in site.rglob("_*.so")} and len(stubs) >= 4
+    assert not any(path.is_symlink() for path in site.rglob("_*"))
+    typed = {path.parent.name for path in site.rglob("py.typed")}
+    assert typed == {"engine", "plait", "shm", "workers"}
 
 
 @pytest.mark.network

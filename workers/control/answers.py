@@ -49,9 +49,10 @@ class Answers:
     def take(self, count: int, ends: Ends, now: int) -> None:
         """Every HEARD_INITIATION among `count` cells gets its end."""
         owner = self.owner
+        assert owner.identity is not None  # no message without it comes so far
         heard = ffi.from_buffer("uint8_t[]", owner.heard)
         where = ffi.from_buffer("uint32_t[]", self.where)
-        count = int(lib.batch_begin(owner.identity, owner.cells, count, heard, self.handshakes, where))
+        count = lib.batch_begin(owner.identity, owner.cells, count, heard, self.handshakes, where)
         try:
             owner.crew.each(lib.handshake_open_initiation, self.handshakes, count)
             known = self._find(count, ends)
@@ -72,16 +73,16 @@ class Answers:
         for i in np.flatnonzero(result).tolist():
             cell = int(self.where[i])
             if result[i] == lib.HANDSHAKE_LOW_ORDER:
-                ends[cell] = int(lib.HS_LOW_ORDER)
+                ends[cell] = lib.HS_LOW_ORDER
                 owner.tell(Event.LOW_ORDER, None, cell, message=lib.MESSAGE_INITIATION)
             else:
-                ends[cell] = int(lib.HS_INITIATION_TAG)
+                ends[cell] = lib.HS_INITIATION_TAG
                 owner.tell(Event.INITIATION_TAG, None, cell)
         rows = ffi.from_buffer("uint32_t[]", self.rows)
         lib.batch_find_peers(owner.peers.tables, self.handshakes, count, rows)
         for i in np.flatnonzero((self.rows[:count] == NOBODY) & (result == lib.HANDSHAKE_FINE)).tolist():
             cell = int(self.where[i])
-            ends[cell] = int(lib.HS_UNKNOWN_PEER)
+            ends[cell] = lib.HS_UNKNOWN_PEER
             owner.tell(Event.UNKNOWN_PEER, None, cell, key=self._key(i))
             result[i] = lib.HANDSHAKE_PASSED_OVER
         return np.flatnonzero(result == lib.HANDSHAKE_FINE)
@@ -98,10 +99,10 @@ class Answers:
         for i in known[self.columns["result"][known] != lib.HANDSHAKE_FINE].tolist():
             cell = int(self.where[i])
             if self.columns["result"][i] == lib.HANDSHAKE_LOW_ORDER:
-                ends[cell] = int(lib.HS_LOW_ORDER)
+                ends[cell] = lib.HS_LOW_ORDER
                 owner.tell(Event.LOW_ORDER, None, cell, key=self._key(i), message=lib.MESSAGE_INITIATION)
             else:
-                ends[cell] = int(lib.HS_INITIATION_TAG)
+                ends[cell] = lib.HS_INITIATION_TAG
                 owner.tell(Event.INITIATION_TAG, None, cell, key=self._key(i))
 
     # -- the answer ---------------------------------------------------------------------------
@@ -134,7 +135,7 @@ class Answers:
         for i in [i for i in numbers if columns["result"][i] != lib.HANDSHAKE_FINE]:
             row, cell = int(self.rows[i]), int(self.where[i])
             owner.keypairs.release(row, numbers.pop(i))
-            ends[cell] = int(lib.HS_LOW_ORDER)
+            ends[cell] = lib.HS_LOW_ORDER
             owner.tell(Event.LOW_ORDER, row, cell, message=lib.MESSAGE_INITIATION)
         if numbers:
             self._finish(np.array(list(numbers)), list(numbers.values()), count, ends, now)
@@ -164,7 +165,7 @@ class Answers:
         for i in self._moved(which):
             orders[i] |= owner.move(int(self.rows[i]), int(self.where[i]))
         cells = self.where[which]
-        ends[cells] = int(lib.HS_INITIATION_ACCEPTED)
+        ends[cells] = lib.HS_INITIATION_ACCEPTED
         owner.tell_answers(rows.tolist(), cells.tolist())
         of_all = np.zeros(count, np.uint32)
         of_all[which] = numbers

@@ -12,16 +12,19 @@ import contextlib
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import TYPE_CHECKING
 
 from workers._workers import ffi, lib
 from workers.settings import usable_cpus
+
+if TYPE_CHECKING:
+    from workers._workers import Pointer, handshake, handshake_crypto
 
 PIECE = 8  # handshakes; some hundred microseconds
 MOST = 4  # threads, the caller's among them
 NICE = 5
 
-Step = Callable[[Any, Any, int], None]
+Step = Callable[["Pointer[handshake_crypto]", "Pointer[handshake]", int], None]
 
 
 class Crew:
@@ -34,7 +37,7 @@ class Crew:
         self.pool = self._new_pool()
 
     @property
-    def crypto(self) -> Any:
+    def crypto(self) -> Pointer[handshake_crypto]:
         """The caller's `struct handshake_crypto *`."""
         return self.cryptos[0]
 
@@ -42,11 +45,11 @@ class Crew:
         helpers = len(self.cryptos) - 1
         return ThreadPoolExecutor(helpers, "crew", _stand_back) if helpers else None
 
-    def each(self, step: Step, handshakes: Any, count: int) -> None:
+    def each(self, step: Step, handshakes: Pointer[handshake], count: int) -> None:
         """step(crypto, handshakes, n) over all of an array, in pieces; returns when all are done."""
         pieces = iter(range(0, count, PIECE))  # its next() is one step of the interpreter
 
-        def work(crypto: Any) -> None:
+        def work(crypto: Pointer[handshake_crypto]) -> None:
             for first in pieces:
                 step(crypto, handshakes + first, min(PIECE, count - first))
 
@@ -70,7 +73,7 @@ class Crew:
             self.pool.shutdown(cancel_futures=True)
 
 
-def _new_crypto() -> Any:
+def _new_crypto() -> Pointer[handshake_crypto]:
     crypto = lib.handshake_crypto_new()
     if crypto == ffi.NULL:
         raise MemoryError("libcrypto gave no context for handshakes; look for a shortage of memory")

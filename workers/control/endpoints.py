@@ -11,10 +11,13 @@ import socket
 import struct
 from collections.abc import Callable, Iterable
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from workers._workers import ffi, lib
 from workers.control.pace import PACE, Pace
+
+if TYPE_CHECKING:
+    from workers._workers import segment_p
 
 _STRUCT = struct.Struct("<H2sI16s16sII")  # struct endpoint, checked below
 _NO_SOURCE = bytes(16)
@@ -64,7 +67,7 @@ class EndpointOrders:
     killed control does not lose what was configured.
     """
 
-    def __init__(self, segment: Any, pace: Pace = PACE) -> None:
+    def __init__(self, segment: segment_p, pace: Pace = PACE) -> None:
         self.pace = pace
         self.segment = segment
         self.place = ffi.new("struct endpoint *")
@@ -94,7 +97,7 @@ class EndpointOrders:
             return 0
         self.forget(row)
         self._write(row, endpoint)
-        return int(lib.ORDER_ENDPOINT)
+        return lib.ORDER_ENDPOINT
 
     def forget(self, row: int) -> None:
         """No wish waits any more."""
@@ -117,7 +120,7 @@ class EndpointOrders:
         return bool(self.waiting)
 
     def _is_ordered(self, row: int) -> bool:
-        return bool(int(lib.orders_read(self.segment, row)) & lib.ORDER_ENDPOINT)
+        return lib.orders_read(self.segment, row) & lib.ORDER_ENDPOINT != 0
 
     def _write(self, row: int, endpoint: Endpoint) -> None:
         ffi.memmove(ffi.addressof(self.segment.rows[row], "ordered_endpoint"), endpoint.pack(), _STRUCT.size)

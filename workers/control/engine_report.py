@@ -29,13 +29,17 @@ What waits is counted over nodes, of which there are thousands, not over the que
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from shm.layout import COUNTERS
 from workers._workers import ffi, lib
 from workers.providers import PROVIDERS
+
+if TYPE_CHECKING:
+    from workers._workers import Pointer, TypeName, geometry, segment_p
 
 NOT_PINNED = 0xFFFFFFFF
 _ROLES = (  # first worker number, how many, role
@@ -49,7 +53,7 @@ _DIRECTIONS = {lib.INBOUND: "inbound", lib.OUTBOUND: "outbound"}
 
 
 def report(
-    segment: Any,
+    segment: segment_p,
     now: int,
     peers: int,
     aead: str,
@@ -76,17 +80,12 @@ def report(
     }
 
 
-def counters(segment: Any) -> dict[str, int]:
+def counters(segment: segment_p) -> dict[str, int]:
     """Every counter's name in lower case and its sum over all workers."""
-    names = ffi.typeof("enum counter").elements
-    return {
-        name.lower(): int(lib.counter_sum(segment, number))
-        for number, name in sorted(names.items())
-        if number < lib.COUNTERS
-    }
+    return {name.lower(): lib.counter_sum(segment, getattr(lib, name)) for name in COUNTERS}
 
 
-def bytes_per_peer(geometry: Any) -> dict[str, dict[str, float]]:
+def bytes_per_peer(geometry: geometry) -> dict[str, dict[str, float]]:
     """Bytes by part: of an idle peer with one allowed IP, and what a session adds. struct geometry."""
     return {
         "idle": {
@@ -117,7 +116,7 @@ def aead_name(setting: str) -> str:
         lib.aead_free(aead)
 
 
-def _processes(segment: Any, now: int) -> list[dict[str, Any]]:
+def _processes(segment: segment_p, now: int) -> list[dict[str, Any]]:
     states = ffi.typeof("enum worker_state").elements
     rows = []
     for first, count, role in _ROLES:
@@ -143,12 +142,12 @@ def _processes(segment: Any, now: int) -> list[dict[str, Any]]:
     return rows
 
 
-def _packets(segment: Any, worker: int) -> dict[str, int]:
+def _packets(segment: segment_p, worker: int) -> dict[str, int]:
     own = segment.counters + worker * lib.COUNTERS_A_WORKER
     return {name.lower(): int(own[getattr(lib, name)]) for name in _PACKETS}
 
 
-def field(struct: str, base: Any, count: int, path: tuple[Any, ...], kind: str) -> NDArray[Any]:
+def field(struct: TypeName, base: Pointer[Any], count: int, path: tuple[Any, ...], kind: str) -> NDArray[Any]:
     """One field of an array of structs as a strided view; path as for ffi.offsetof."""
     size = ffi.sizeof(struct)
     raw = np.frombuffer(ffi.buffer(base, count * size), np.uint8).reshape(count, size)
@@ -158,7 +157,7 @@ def field(struct: str, base: Any, count: int, path: tuple[Any, ...], kind: str) 
     return view
 
 
-def _queues(segment: Any, used: int) -> dict[str, Any]:
+def _queues(segment: segment_p, used: int) -> dict[str, Any]:
     every = int(segment.nodes) + 1
     states = np.frombuffer(ffi.buffer(segment.states, every * 4), np.uint32)
     numbers = np.flatnonzero(states == lib.NODE_QUEUED)
@@ -178,7 +177,7 @@ def _queues(segment: Any, used: int) -> dict[str, Any]:
     return result
 
 
-def _tokens(segment: Any, used: int) -> dict[str, int]:
+def _tokens(segment: segment_p, used: int) -> dict[str, int]:
     tokens = np.frombuffer(ffi.buffer(segment.tokens, used * 4), np.uint32)
     return {
         "idle": int(np.count_nonzero(tokens == lib.TOKEN_IDLE)),
@@ -188,7 +187,7 @@ def _tokens(segment: Any, used: int) -> dict[str, int]:
     }
 
 
-def _pools(segment: Any) -> list[dict[str, Any]]:
+def _pools(segment: segment_p) -> list[dict[str, Any]]:
     geometry = segment.geometry
     a_pool, small, trains = int(geometry.nodes_a_pool), int(geometry.small_slots), int(geometry.train_slots)
     every = int(segment.nodes) + 1

@@ -9,18 +9,21 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING
 
 from workers._workers import ffi, lib
+
+if TYPE_CHECKING:
+    from workers._workers import segment_p
 
 Action = Callable[[], int | None]  # returns how many others it is worth, where that is not one
 ACTIONS_A_POLL = 128  # of a period that is over
 
 
 class Graces:
-    """The grace periods of control; `segment` is a `struct segment *`."""
+    """The grace periods of control."""
 
-    def __init__(self, segment: Any) -> None:
+    def __init__(self, segment: segment_p) -> None:
         self.segment = segment
         self.words = ffi.new("uint64_t[]", lib.MAX_WORKERS)
         self.running: deque[Action] = deque()

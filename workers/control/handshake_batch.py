@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +25,9 @@ from workers.control.outgoing import Outgoing
 from workers.control.pace import Pace
 from workers.control.peers import Peers
 from workers.control.stamps import Stamps
+
+if TYPE_CHECKING:
+    from workers._workers import Pointer, counter, handshake, handshake_identity_p, handshake_p
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +62,7 @@ class HandshakeBatch:
         self.events = events
         self.keylog = keylog
         self.crew = Crew()
-        self.identity: Any = None  # struct handshake_identity *
+        self.identity: handshake_identity_p | None = None
         self.cookies = cookie.PeerCookies(peers.memory.max_peers)
         self.unconfirmed: dict[int, int] = {}  # row -> answers of ours without a word in the new session
         self.cells = ffi.new("struct mailbox_cell[]", BATCH)
@@ -79,7 +82,7 @@ class HandshakeBatch:
         """An event of a message: nothing is made of its sender unless the event will be kept."""
         self.events.tell(event, row, lambda: self.sender(cell), **more)
 
-    def log_keys(self, handshake: Any, psk: bytes) -> None:
+    def log_keys(self, handshake: handshake_p | handshake, psk: bytes) -> None:
         """The keys of a message that we are about to make go into the key log, if one was asked for;
         else its ephemeral key is drawn in C and stays there."""
         if self.keylog is None:
@@ -90,15 +93,17 @@ class HandshakeBatch:
         ours, theirs = handshake.identity.private_key, handshake.remote_public
         self.keylog.write(bytes(ffi.buffer(ours)), bytes(ffi.buffer(theirs)), ephemeral, psk)
 
-    def install(self, handshakes: Any, rows: Any, numbers: Any, orders: Any, flags: int, now: int) -> None:
+    def install(
+        self, handshakes: Pointer[handshake], rows: Any, numbers: Any, orders: Any, flags: int, now: int
+    ) -> None:
         """New sessions: their keypairs are written, then the holders are ordered to install them."""
         words = [np.array(column, np.uint32) for column in (rows, numbers, orders)]
         # Also rid of what is too old to be used: while handshakes go on, no timer would do it.
         words[2] |= np.uint32(lib.ORDER_EXPIRE)
-        passed = [ffi.from_buffer("uint32_t[]", column) for column in words]
-        lib.batch_install(self.segment, handshakes, *passed, len(rows), now, flags)
+        who, which, what = (ffi.from_buffer("uint32_t[]", column) for column in words)
+        lib.batch_install(self.segment, handshakes, who, which, what, len(rows), now, flags)
 
-    def send(self, count: int, rows: Any, counter: int) -> None:
+    def send(self, count: int, rows: Any, counter: counter) -> None:
         """Send the first letters, each to its peer; rows: their peers', distinct."""
         self.outgoing.send(self.letters, count)
         rows = np.asarray(rows)
@@ -145,7 +150,7 @@ class HandshakeBatch:
         if not self.complained_about_keypairs:
             self.complained_about_keypairs = True
             log.error("no handshake: %s", error)
-        return int(lib.HS_NO_ROOM)
+        return lib.HS_NO_ROOM
 
-    def count(self, counter: int, by: int) -> None:
+    def count(self, counter: counter, by: int) -> None:
         lib.counter_add(self.segment, lib.WORKER_CONTROL, counter, by)

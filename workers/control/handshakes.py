@@ -19,7 +19,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -36,6 +36,9 @@ from workers.control.outgoing import Outgoing
 from workers.control.pace import PACE, Pace
 from workers.control.peers import Peers
 from workers.control.stamps import Stamps
+
+if TYPE_CHECKING:
+    from workers._workers import counter, handshake_identity_p, handshake_p
 
 LOOKED_AT = 8 * BATCH  # messages a turn
 # Of a cell, what the limiter knows a source by: family and the first half of the address, all of an IPv4 one.
@@ -60,7 +63,7 @@ class InProgress:
     row: int
     generation: int
     number: int  # keypair
-    handshake: Any  # struct handshake *, wiped when it is over
+    handshake: handshake_p  # wiped when it is over
     tries: int  # initiations without an answer, this one included
 
 
@@ -98,17 +101,16 @@ class Handshakes(HandshakeBatch):
     def load_identity(self) -> None:
         """The private key in the vault is another one."""
         key = self.vault.private_key
-        self.identity = None
-        if key is not None:
-            self.identity = ffi.new("struct handshake_identity *")
+        self.identity = None if key is None else ffi.new("struct handshake_identity *")
+        if key is not None and self.identity is not None:
             lib.handshake_identity(self.crew.crypto, key, self.identity)
-        lib.doorkeeper_learn(self.segment, ffi.NULL if key is None else self.identity.mac1_key)
+        lib.doorkeeper_learn(self.segment, ffi.NULL if self.identity is None else self.identity.mac1_key)
 
     # -- the mailbox --------------------------------------------------------------------------
 
     def take_messages(self, now: int) -> int:
         """Deal with up to a batch of waiting messages; returns how many there were."""
-        waiting = int(lib.mailbox_waiting(self.segment))
+        waiting = lib.mailbox_waiting(self.segment)
         if now >= self.vain_until:
             self.vain, self.vain_until = 0, now + constants.SECOND
         if waiting >= constants.UNDER_LOAD_QUEUE or self.vain >= self.pace.vain:
@@ -121,22 +123,22 @@ class Handshakes(HandshakeBatch):
         taken, worked = 0, self.worked
         # What macs and limiter turn away is cheap: many of those fit into a turn, but few of the others.
         while waiting > taken and taken < LOOKED_AT and self.worked - worked < BATCH // 2:
-            count = int(lib.mailbox_take(self.segment, self.cells, BATCH))
+            count = lib.mailbox_take(self.segment, self.cells, BATCH)
             if not count:
                 break
-            ends = np.bincount(self.take_batch(count, under_load, now), minlength=int(lib.COUNTERS))
-            for counter in np.flatnonzero(ends).tolist():
-                self.count(counter, int(ends[counter]))
+            ends = np.bincount(self.take_batch(count, under_load, now), minlength=lib.COUNTERS)
+            for end in np.flatnonzero(ends).tolist():
+                self.count(cast("counter", end), int(ends[end]))
             self.vain += int(ends[_IN_VAIN].sum())
             taken += count
         return taken
 
     def take_batch(self, count: int, under_load: bool, now: int) -> Ends:
         """Deal with the messages in the first cells; returns the counter of each that says its end."""
-        secret = self._cookie_secret(now) if under_load else ffi.NULL
+        secret = self._cookie_secret(now) if under_load else None
         identity = self.identity if self.is_up and self.identity is not None else ffi.NULL
         where = ffi.from_buffer("uint8_t[]", self.heard)
-        lib.batch_check(identity, secret, self.cells, count, where)
+        lib.batch_check(identity, ffi.NULL if secret is None else secret, self.cells, count, where)
         heard = self.heard[:count]
         ends = np.zeros(count, np.int64)
         self._refuse(heard == lib.HEARD_LENGTH, ends, lib.HS_MESSAGE_LENGTH, Event.MESSAGE_LENGTH, False)
@@ -149,8 +151,8 @@ class Handshakes(HandshakeBatch):
             self._refuse(heard < lib.HEARD_COOKIE, ends, lib.HS_NO_KEY, no_key)
             return ends
         self._refuse(heard == lib.HEARD_MAC1_BAD, ends, lib.HS_MAC1_BAD, Event.MAC1_WRONG)
-        if under_load:
-            self._answer_with_cookies(count, secret, ends)
+        if secret is not None:
+            self._answer_with_cookies(self.identity, count, secret, ends)
             self._limit(np.flatnonzero(heard < lib.HEARD_COOKIE), ends, now)
         self.worked += int(np.count_nonzero(heard <= lib.HEARD_COOKIE))
         for i in np.flatnonzero((heard == lib.HEARD_COOKIE) | (heard == lib.HEARD_RESPONSE)).tolist():
@@ -175,14 +177,16 @@ class Handshakes(HandshakeBatch):
             kind = int(self.cells[i].message[0]) if says_kind else 0
             self.events.tell(event, None, self.sender(i), message=kind)
 
-    def _answer_with_cookies(self, count: int, secret: bytes, ends: Ends) -> None:
+    def _answer_with_cookies(
+        self, identity: handshake_identity_p, count: int, secret: bytes, ends: Ends
+    ) -> None:
         heard = self.heard[:count]
         which = (heard == lib.HEARD_NO_COOKIE) | (heard == lib.HEARD_OLD_COOKIE)
         if not which.any():
             return
         where = ffi.from_buffer("uint8_t[]", self.heard)
         letters = lib.batch_answer_with_cookies(
-            self.crew.crypto, self.identity, secret, self.cells, count, where, self.letters
+            self.crew.crypto, identity, secret, self.cells, count, where, self.letters
         )
         self.outgoing.send(self.letters, letters)
         failed = int(np.count_nonzero(self.letter_columns["error"][:letters]))
@@ -318,7 +322,7 @@ class Handshakes(HandshakeBatch):
         progress = self.in_progress.get(self._number_of(receiver_index)[0])
         if progress is None or not self.peers.is_generation(progress.row, progress.generation):
             self.tell(Event.RESPONSE_UNKNOWN, None, cell)
-            return int(lib.HS_RESPONSE_UNKNOWN)
+            return lib.HS_RESPONSE_UNKNOWN
         row, handshake = progress.row, progress.handshake
         ffi.memmove(handshake.response, message, len(message))
         ffi.memmove(handshake.preshared_key, self.vault.preshared_key(row), constants.KEY_BYTES)
@@ -328,9 +332,9 @@ class Handshakes(HandshakeBatch):
             handshake.result = lib.HANDSHAKE_FINE  # as good as before for the true response
             if is_low_order:
                 self.tell(Event.LOW_ORDER, row, cell, message=lib.MESSAGE_RESPONSE)
-                return int(lib.HS_LOW_ORDER)
+                return lib.HS_LOW_ORDER
             self.tell(Event.RESPONSE_TAG, row, cell)
-            return int(lib.HS_RESPONSE_TAG)
+            return lib.HS_RESPONSE_TAG
         del self.in_progress[progress.number], self.numbers[row]
         self.add_bytes(row, "handshake_rx", len(message))
         self.peers.store_handshake_time(row, self.pace.wall())
@@ -342,7 +346,7 @@ class Handshakes(HandshakeBatch):
         self.stamps.session_derived(row, now)
         self.install(handshake, [row], [progress.number], [orders], lib.KEYPAIR_INITIATOR, now)
         lib.handshake_wipe(handshake, 1)
-        return int(lib.HS_RESPONSE_ACCEPTED)
+        return lib.HS_RESPONSE_ACCEPTED
 
     def confirmed(self, rows: Rows) -> None:
         """EVENT_CONFIRMED: these initiators used the sessions that our responses made."""
@@ -363,7 +367,7 @@ class Handshakes(HandshakeBatch):
 
         What it had been ordered to send may not have been sent, so another keepalive is.
         """
-        events = int(lib.EVENT_TIMER | lib.EVENT_KEYS)
+        events = lib.EVENT_TIMER | lib.EVENT_KEYS
         birth, is_ours = self.keypairs.current(row)
         if not birth or now >= birth + constants.REKEY_AFTER_TIME:
             return events
@@ -371,7 +375,7 @@ class Handshakes(HandshakeBatch):
         peer = self.peers.rows[row]
         noted = int(peer.handshake_sec) * 1_000_000_000 + int(peer.handshake_nsec)
         if not is_ours and noted < self.pace.wall() - (now - birth):
-            events |= int(lib.EVENT_CONFIRMED)
+            events |= lib.EVENT_CONFIRMED
         return events
 
     def give_up(self, row: int) -> None:
@@ -408,12 +412,12 @@ class Handshakes(HandshakeBatch):
             self.cookies.consume_reply(row, noise.cookie_key(self.peers.public_key(row)), message, now)
         except cookie.CookieUnexpected:
             self.tell(Event.COOKIE_UNEXPECTED, None, cell)
-            return int(lib.HS_COOKIE_UNEXPECTED)
+            return lib.HS_COOKIE_UNEXPECTED
         except cookie.CookieTagWrong:
             self.tell(Event.COOKIE_TAG, None, cell)
-            return int(lib.HS_COOKIE_TAG)
+            return lib.HS_COOKIE_TAG
         self.events.tell(Event.COOKIE_RECEIVED, row, self.endpoints.read(row))
-        return int(lib.HS_COOKIE_ACCEPTED)
+        return lib.HS_COOKIE_ACCEPTED
 
     def knows(self, row: int) -> bool:
         """Whether anything of the peer is kept here, so that `removed` has something to do."""

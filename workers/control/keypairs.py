@@ -9,8 +9,8 @@ rebuilt at the start from the slab and the index table: no Python object per pee
 from __future__ import annotations
 
 from array import array
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,6 +19,9 @@ from workers._workers import ffi, lib
 from workers.control.grace import Graces
 from workers.control.memory import MORE_MEMORY, Memory
 from workers.control.pace import PACE, Pace
+
+if TYPE_CHECKING:
+    from workers._workers import Pointer, TypeName
 
 
 class NoKeypair(RuntimeError):
@@ -45,13 +48,13 @@ class Keypairs:
         self.free = array("I")
         self.first = np.zeros(int(self.segment.geometry.max_peers), np.uint32)
         self.follow = np.zeros(self.limit, np.uint32)
-        self.lists = [ffi.from_buffer("uint32_t[]", column) for column in (self.first, self.follow)]
-        self.leaving = ffi.new("uint32_t[256]")
+        self.lists = ffi.from_buffer("uint32_t[]", self.first), ffi.from_buffer("uint32_t[]", self.follow)
+        self.leaving = ffi.new("uint32_t[]", 256)
         self.out = 0  # numbers reserved or filled
 
     # -- the start ----------------------------------------------------------------------------
 
-    def recover(self, is_live: Any, is_lost: bool = False) -> None:
+    def recover(self, is_live: Callable[[int, int], bool], is_lost: bool = False) -> None:
         """Rebuild lists from the segment after a restart. is_lost: they cannot be; what was in use stays so.
 
         `is_live(row, generation)` tells whether that peer still exists. Numbers whose handshake was in
@@ -103,7 +106,7 @@ class Keypairs:
             )
         self.out += 1
         self._list(row, number)
-        return number, int(lib.index_publish(self.table, self.key, number, row))
+        return number, lib.index_publish(self.table, self.key, number, row)
 
     def release(self, row: int, number: int) -> None:
         """No key word names it (any more): withdrawn now, wiped and free after a grace period."""
@@ -123,7 +126,7 @@ class Keypairs:
     def has_fresh(self, row: int, now: int, age: int) -> bool:
         """Whether the row has a session to send with that is younger than `age` ns, or is about to."""
         peer = self.segment.rows[row]
-        current = int(lib.key_word_current(int(peer.key_word)))
+        current = lib.key_word_current(int(peer.key_word))
         installing = int(peer.installing)
         if installing < self.limit and not int(self.slab[installing].flags) & lib.KEYPAIR_INITIATOR:
             installing = 0
@@ -140,7 +143,7 @@ class Keypairs:
         """Before ORDER_STOP_SENDING: of a session whose installation is ordered and perhaps not applied.
         Where it is, and its holder seals meanwhile and stores over this, the order stops it."""
         number = int(self.segment.rows[row].installing)
-        is_ordered = int(lib.orders_read(self.segment, row)) & lib.ORDER_INSTALL
+        is_ordered = lib.orders_read(self.segment, row) & lib.ORDER_INSTALL
         if is_ordered and 0 < number < self.limit and int(self.slab[number].peer) == row:
             lib.keypair_stop_sending(self.slab + number)
 
@@ -150,7 +153,7 @@ class Keypairs:
 
     def current(self, row: int) -> tuple[int, bool]:
         """The row's current session: its birth, 0 without one, and whether we began it."""
-        number = int(lib.key_word_current(int(self.segment.rows[row].key_word)))
+        number = lib.key_word_current(int(self.segment.rows[row].key_word))
         if not 0 < number < self.limit or int(self.slab[number].peer) != row:
             return 0, False
         return self.birth(number), bool(int(self.slab[number].flags) & lib.KEYPAIR_INITIATOR)
@@ -160,11 +163,11 @@ class Keypairs:
         keep = np.zeros(len(rows), np.uint32)
         if reserved:
             keep[:] = [reserved.get(row, 0) for row in rows.tolist()]
-        passed = [ffi.from_buffer("uint32_t[]", column) for column in (rows, keep)]
+        passed = ffi.from_buffer("uint32_t[]", rows), ffi.from_buffer("uint32_t[]", keep)
         leaving = self.leaving
         while len(rows):
-            count = int(
-                lib.keypairs_collect(self.segment, *self.lists, *passed, len(rows), leaving, len(leaving))
+            count = lib.keypairs_collect(
+                self.segment, *self.lists, *passed, len(rows), leaving, len(leaving)
             )
             if count:
                 self.graces.gather(self._free, list(leaving[0:count]))
@@ -200,7 +203,9 @@ class Keypairs:
         self.follow[number] = 0
 
     @staticmethod
-    def _column(base: Any, kind: str, field: str, dtype: str, count: int) -> np.ndarray[Any, Any]:
+    def _column(
+        base: Pointer[Any], kind: TypeName, field: str, dtype: str, count: int
+    ) -> np.ndarray[Any, Any]:
         """One field of an array of structs."""
         size = ffi.sizeof(kind)
         raw = np.frombuffer(ffi.buffer(base, count * size), np.uint8).reshape(count, size)

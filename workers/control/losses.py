@@ -6,7 +6,7 @@ second control looks whether a count has moved.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from workers._workers import lib
 from workers.control.endpoints import EndpointOrders
@@ -14,9 +14,12 @@ from workers.control.events import Event, Events
 from workers.control.peers import Peers
 from workers.control.routes import Routes
 
+if TYPE_CHECKING:
+    from workers._workers import counter
+
 LOOKED_THROUGH: Final = 256  # rows, for the peer without an endpoint
 
-WATCHED: Final[tuple[tuple[Event, tuple[int, ...]], ...]] = (
+WATCHED: Final[tuple[tuple[Event, tuple[counter, ...]], ...]] = (
     (Event.MAILBOX_FULL, (lib.DROP_MAILBOX_FULL,)),
     (Event.PACKETS_OF_NO_SESSION, (lib.DROP_INDEX_UNKNOWN,)),
     (Event.PACKETS_DAMAGED, (lib.DROP_DATA_TAG,)),
@@ -72,8 +75,8 @@ class Losses:
         own = lib.WORKER_CONTROL * lib.COUNTERS_A_WORKER + lib.HS_MAC1_BAD
         return self._count(lib.HS_MAC1_BAD) - int(self.segment.counters[own])
 
-    def _count(self, *counters: int) -> int:
-        return sum(int(lib.counter_sum(self.segment, counter)) for counter in counters)
+    def _count(self, *counters: counter) -> int:
+        return sum(lib.counter_sum(self.segment, counter) for counter in counters)
 
     def _without_endpoint(self) -> int | None:
         """The peer that it must be: the only one without an endpoint, in a small table."""

@@ -10,13 +10,16 @@ from __future__ import annotations
 
 import mmap
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from workers._workers import ffi, lib
 from workers.control.vault import Vault
 from workers.promises import lock
+
+if TYPE_CHECKING:
+    from workers._workers import CType, TypeName, segment_p
 
 ROWS_A_STEP = 1024
 KEYPAIRS_A_STEP = 256
@@ -28,7 +31,7 @@ MORE_MEMORY = "enlarge /dev/shm (mount -o remount,size=…; docker run --shm-siz
 class Memory:
     """The data segment behind `fd`, mapped and attached (workers/launch.py), as control writes it."""
 
-    def __init__(self, fd: int, mapping: mmap.mmap, segment: Any, vault: Vault) -> None:
+    def __init__(self, fd: int, mapping: mmap.mmap, segment: segment_p, vault: Vault) -> None:
         self.fd = fd
         self.map = mapping
         self.segment = segment
@@ -43,7 +46,7 @@ class Memory:
         if self.device.keypairs_ready:
             self._lock_keypairs(int(self.device.keypairs_ready))
         self.offset = [int(self.segment.header.offset[i]) for i in range(lib.REGIONS)]
-        shape = (int(lib.TIMER_COLUMNS), self.max_peers)
+        shape = (lib.TIMER_COLUMNS, self.max_peers)
         columns = np.frombuffer(self.map, np.uint32, shape[0] * shape[1], self.offset[lib.REGION_COLUMNS])
         self.columns = columns.reshape(shape)
         row = columns_of("struct peer_row", _ROW)
@@ -110,11 +113,11 @@ _ROW = (
 )  # fmt: skip
 
 
-def columns_of(struct: str, names: tuple[str, ...]) -> np.dtype[Any]:
+def columns_of(struct: TypeName, names: tuple[str, ...]) -> np.dtype[Any]:
     """Those fields of a C struct, to look at an array of it by column."""
     fields = dict(ffi.typeof(struct).fields)
 
-    def kind(ctype: Any) -> Any:
+    def kind(ctype: CType) -> Any:
         if ctype.kind == "array":
             return kind(ctype.item), ctype.length
         return f"{'i' if int(ffi.cast(ctype, -1)) < 0 else 'u'}{ffi.sizeof(ctype)}"

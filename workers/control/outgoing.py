@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import socket
 import struct
-from typing import Any, Final
+from typing import TYPE_CHECKING, Final
 
 from workers._workers import lib
 from workers.descriptors import borrowed
+
+if TYPE_CHECKING:
+    from workers._workers import Pointer, letter
 
 SO_MARK: Final = 36  # asm-generic/socket.h
 
@@ -29,7 +32,7 @@ class Outgoing:
         for family, fd in ((socket.AF_INET, udp4), (socket.AF_INET6, udp6)):
             if fd is not None and fd >= 0:
                 self.sockets[family] = socket.socket(family, socket.SOCK_DGRAM, fileno=fd)
-        self.fds = [self._fd(socket.AF_INET), self._fd(socket.AF_INET6)]
+        self.fds = self._fd(socket.AF_INET), self._fd(socket.AF_INET6)
 
     def _fd(self, family: int) -> int:
         sock = self.sockets.get(family)
@@ -39,7 +42,7 @@ class Outgoing:
         for sock in self.sockets.values():
             sock.close()
         self.sockets.clear()
-        self.fds = [-1, -1]
+        self.fds = -1, -1
 
     @property
     def port(self) -> int:
@@ -48,7 +51,7 @@ class Outgoing:
             return int(sock.getsockname()[1])
         return 0
 
-    def send(self, letters: Any, count: int) -> None:
+    def send(self, letters: Pointer[letter], count: int) -> None:
         """Send `struct letter[count]`; each says afterwards what became of it."""
         lib.letters_send(*self.fds, letters, count)
 

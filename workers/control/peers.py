@@ -22,7 +22,7 @@ import os
 from collections.abc import Collection, Iterator, Sequence
 from functools import partial
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -34,6 +34,9 @@ from workers.control.keypairs import Keypairs
 from workers.control.memory import MORE_MEMORY, Memory
 from workers.control.pace import PACE, Pace
 from workers.settings import ALLOWED_IPS_A_PEER, MAX_PEERS
+
+if TYPE_CHECKING:
+    from workers._workers import Ints, peer_table_p, publickeys_p, uint32_t
 
 log = logging.getLogger(__name__)
 
@@ -104,7 +107,7 @@ class Peers:
 
     def find(self, public_key: bytes) -> int | None:
         """The row of a live peer, or None."""
-        row = int(lib.publickeys_lookup(self.tables, public_key))
+        row = lib.publickeys_lookup(self.tables, public_key)
         return None if row == NOBODY else row
 
     def is_live(self, row: int) -> bool:
@@ -205,7 +208,7 @@ class Peers:
     def add(self, public_key: bytes) -> int:
         """A new peer; returns its row. Room was made sure of before (`room`)."""
         self.ensure_row()
-        return int(lib.table_add(self.table, public_key))
+        return lib.table_add(self.table, public_key)
 
     def ensure_row(self) -> None:
         """Memory for a row more."""
@@ -236,7 +239,7 @@ class Peers:
 
     def holder_retired(self, row: int) -> None:
         """EVENT_RETIRED, or the token was seen dead: one more grace period, then the row is free."""
-        if row not in self.retiring or int(lib.token_read(self.segment, row)) != lib.TOKEN_DEAD:
+        if row not in self.retiring or lib.token_read(self.segment, row) != lib.TOKEN_DEAD:
             return
         self.retiring.discard(row)
         self.retired.add(row)
@@ -277,14 +280,14 @@ class Peers:
 
     def disallow_some(self, row: int, most: int) -> int:
         """At most so many prefixes are no longer this peer's; how many."""
-        count = int(lib.table_disallow_some(self.table, row, most))
+        count = lib.table_disallow_some(self.table, row, most)
         if count:
             self.reclaim_later()
         return count
 
     def count_allowed(self, row: int, most: int) -> int:
         """How many prefixes the peer has, counted up to `most`."""
-        return int(lib.table_count_allowed(self.table, row, most))
+        return lib.table_count_allowed(self.table, row, most)
 
     def allowed(self, row: int, most: int = 1 << 32) -> list[tuple[bytes, int]]:
         """The peer's prefixes as (address, cidr), first given first, at most so many."""
@@ -415,7 +418,7 @@ class Peers:
         self.table.rows_ready = self.vault.ready("rows_ready")
         self.table.trie_ready = self.vault.ready("trie_ready")
 
-    def _open_table(self, consumers: int) -> Any:
+    def _open_table(self, consumers: int) -> peer_table_p:
         """What the C of many rows works with (workers/control/peer_table.h)."""
         table = ffi.new("struct peer_table *")
         table.segment, table.keys, table.ips = self.segment, self.tables, self.ips
@@ -424,7 +427,7 @@ class Peers:
         table.consumers = max(consumers, 1)
         return table
 
-    def _open_public_keys(self) -> Any:
+    def _open_public_keys(self) -> publickeys_p:
         """The buckets are filled anew by each control, under a fresh key: they need no repair."""
         tables = ffi.new("struct publickeys *")
         tables.buckets = self.segment.public_keys
@@ -441,6 +444,6 @@ class Peers:
         return tables
 
 
-def _pointer(rows: Rows) -> Any:
+def _pointer(rows: Rows) -> Ints[uint32_t]:
     """As C takes it; the array must stay alive meanwhile."""
     return ffi.cast("uint32_t *", rows.ctypes.data)

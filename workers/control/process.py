@@ -108,10 +108,10 @@ class Control:
         self.cursor = ffi.new("uint32_t *")
         self.told_rows = np.zeros(EVENTS_A_TURN, np.uint32)
         self.told_words = np.zeros(EVENTS_A_TURN, np.uint64)
-        self.told = [
+        self.told = (
             ffi.from_buffer("uint32_t[]", self.told_rows),
             ffi.from_buffer("uint64_t[]", self.told_words),
-        ]
+        )
         self.stopping = False
         self.ended = False
         self.is_elsewhere = False  # the interface, when we looked last
@@ -236,7 +236,7 @@ class Control:
         taken = self.handshakes.take_messages(now)
         is_busy = taken > 0
         if self.handshakes.under_load:
-            is_busy = int(lib.mailbox_waiting(self.segment)) >= HURRY
+            is_busy = lib.mailbox_waiting(self.segment) >= HURRY
         is_busy |= self.stamps.has_due
         is_busy |= self._take_events(now)
         self.uapi.step()
@@ -357,7 +357,7 @@ class Control:
     def _take_events(self, now: int) -> bool:
         """Some of what holders told. True when there may be more."""
         most = EVENTS_A_TURN if now >= self.wary_until else 1
-        count = int(lib.events_take(self.segment, self.cursor, *self.told, most))
+        count = lib.events_take(self.segment, self.cursor, *self.told, most)
         if not count:
             return False
         place = int(self.told_rows[0]) + 1 if most == 1 else 0
@@ -550,10 +550,10 @@ class Control:
         used = self.peers.used
         first = self.swept if self.swept < used else 0
         last = self.swept = min(first + SWEEP_ROWS, used)
-        mended = int(lib.schedule_sweep(self.segment, first, last))
+        mended = lib.schedule_sweep(self.segment, first, last)
         if used > last - first:
             seen = ffi.new("uint64_t[]", (used + 63) // 64)
-            mended += int(lib.schedule_sweep_waiting(self.segment, first, last, seen))
+            mended += lib.schedule_sweep_waiting(self.segment, first, last, seen)
         if mended:
             log.info("%d lost wakes mended", mended)
             lib.counter_add(self.segment, lib.WORKER_CONTROL, lib.LOST_WAKES, mended)

@@ -15,7 +15,7 @@ import errno
 import mmap
 import os
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,9 @@ from engine import constants, tai64n
 from workers._workers import ffi, lib
 from workers.attempts import Attempts, Step
 from workers.promises import lock
+
+if TYPE_CHECKING:
+    from workers._workers import Ints, uint32_t, vault_row_p
 
 WENT_DOWN, CAME_UP, KEY_CHANGED = 1, 2, 4  # bits of `passing`
 
@@ -221,7 +224,7 @@ class Vault:
         passed = ffi.from_buffer("uint32_t[]", numbers), ffi.from_buffer("uint8_t[]", values)
         lib.table_store_seen(self._of(0), *passed, len(rows))
 
-    def _of(self, row: int) -> Any:
+    def _of(self, row: int) -> vault_row_p:
         """A `struct vault_row *`."""
         return ffi.cast("struct vault_row *", self.rows.ctypes.data) + row
 
@@ -270,7 +273,7 @@ class Vault:
         """Of the set that is the redo record."""
         return int(self.header[0]["redo_peers"])
 
-    def attempt_place(self) -> Any:
+    def attempt_place(self) -> Ints[uint32_t]:
         """The word that `attempts.at` writes, as `uint32_t *`: for C that goes through many rows."""
         return ffi.cast("uint32_t *", self.header["attempt_place"].ctypes.data)
 

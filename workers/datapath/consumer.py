@@ -6,12 +6,15 @@ channel and its end.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from workers._workers import ffi, lib
 from workers.channel import ChannelClosed
 from workers.datapath.holder import free_holder, new_holder, use_fds
 from workers.launch import WorkerStart
+
+if TYPE_CHECKING:
+    from workers._workers import holder_p
 
 TURN_NS = 1_000_000_000
 
@@ -32,7 +35,7 @@ def work(start: WorkerStart) -> None:
     free_holder(holder)
 
 
-def obey(start: WorkerStart, holder: Any) -> bool:
+def obey(start: WorkerStart, holder: holder_p) -> bool:
     """Apply one message of the supervisor; False when it was the last."""
     try:
         message, fds = start.channel.receive()

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from workers._workers import ffi, lib
 from workers.launch import WorkerStart
 from workers.providers import PACKAGES, PROVIDERS
 
+if TYPE_CHECKING:
+    from workers._workers import holder_p
+
 
 def bells_of(start: WorkerStart) -> list[int]:
     """The bells' eventfds by worker number; -1 where there is none."""
-    bells = [-1] * int(lib.MAX_WORKERS)
+    bells = [-1] * lib.MAX_WORKERS
     for name, fd in start.fds.items():
         if name.startswith("bell:"):
             bells[int(name.removeprefix("bell:"))] = fd
     return bells
 
 
-def new_holder(start: WorkerStart) -> Any:
+def new_holder(start: WorkerStart) -> holder_p:
     """A `struct holder *` with this worker's fds. Ends the process if its AEAD provider does not work."""
     name = start.message["aead"]
     aead = lib.aead_new(PROVIDERS[name])
@@ -44,7 +47,7 @@ def new_holder(start: WorkerStart) -> Any:
     return holder
 
 
-def use_fds(start: WorkerStart, holder: Any) -> None:
+def use_fds(start: WorkerStart, holder: holder_p) -> None:
     """Send through the sockets and queue of the receiver with this worker's number, round robin."""
 
     def fd_of(what: str) -> int:
@@ -54,7 +57,7 @@ def use_fds(start: WorkerStart, holder: Any) -> None:
     holder.udp4, holder.udp6, holder.tun = fd_of("udp4"), fd_of("udp6"), fd_of("tun")
 
 
-def free_holder(holder: Any) -> None:
+def free_holder(holder: holder_p) -> None:
     """Give back what new_holder took."""
     lib.aead_free(holder.aead)
     lib.holder_release(holder)

@@ -6,13 +6,16 @@ All it does with packets is C (workers/datapath/receiver.c); this is its start, 
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import TYPE_CHECKING
 
 from workers._workers import ffi, lib
 from workers.channel import ChannelClosed
 from workers.datapath.holder import bells_of, free_holder, new_holder, use_fds
 from workers.failure import explain
 from workers.launch import WorkerStart
+
+if TYPE_CHECKING:
+    from workers._workers import Pointer, holder_p, receiver
 
 TURN_NS = 1_000_000_000  # how long one crossing into C lasts when nothing interrupts it
 
@@ -44,7 +47,7 @@ def work(start: WorkerStart) -> None:
         free_holder(lender)
 
 
-def obey(start: WorkerStart, receiver: Any, lender: Any) -> bool:
+def obey(start: WorkerStart, receiver: Pointer[receiver], lender: holder_p | None) -> bool:
     """Apply one message of the supervisor; False when it was the last."""
     try:
         message, fds = start.channel.receive()
@@ -60,7 +63,7 @@ def obey(start: WorkerStart, receiver: Any, lender: Any) -> bool:
     return bool(message["kind"] != "stop")
 
 
-def use_sockets(start: WorkerStart, receiver: Any) -> None:
+def use_sockets(start: WorkerStart, receiver: Pointer[receiver]) -> None:
     """Listen on the sockets and read the TUN queues that this receiver was given."""
     sockets = [fd for name, fd in start.fds.items() if name.startswith("udp")]
     queues = [fd for name, fd in start.fds.items() if name.startswith("tun")]

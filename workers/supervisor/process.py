@@ -279,7 +279,7 @@ class Supervisor:
         self.manager.status(self._status() + (f"; starting again: {away}" if away else ""), now)
         beat = int(self.segment.workers[lib.WORKER_CONTROL].beat)
         is_there = self.roster.find("control").life is Life.RUNNING
-        self.manager.watch(now, (int(lib.clock_now()) - beat) / 1e9 if is_there else None)
+        self.manager.watch(now, (lib.clock_now() - beat) / 1e9 if is_there else None)
 
     def _status(self) -> str:
         r = self.resources

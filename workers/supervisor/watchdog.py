@@ -18,10 +18,13 @@ import contextlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Final
 
 from workers._workers import lib
 from workers.supervisor.patience import Patience
+
+if TYPE_CHECKING:
+    from workers._workers import segment_p
 
 NANOSECONDS: Final = 1_000_000_000
 
@@ -39,7 +42,7 @@ class _Seen:
 class Watchdog:
     """segment is a `struct segment *`; bells maps worker numbers to eventfds, without consumers."""
 
-    def __init__(self, segment: Any, bells: Mapping[int, int], patience: Patience) -> None:
+    def __init__(self, segment: segment_p, bells: Mapping[int, int], patience: Patience) -> None:
         self.segment = segment
         self.bells = bells
         self.patience = patience
