@@ -5,68 +5,76 @@
 #include "segment.h"
 
 /* cdef begin */
-/* Every UDP datagram that reaches a receiver is counted once in UDP_RECEIVED and ends in
- * exactly one of the counters marked (end). Likewise TUN_RECEIVED. */
+/* Every UDP datagram that reaches a receiver is counted once in UDP_RECEIVED, every packet of the host once in
+ * TUN_RECEIVED, and each ends in exactly one of the counters that are marked so. Whoever balances packets takes
+ * the marks from here (shm/marks.py):
+ *
+ *     end in, end out   of a datagram that came from the network, of a packet of the host; end both: of either
+ *     end message       of a handshake message that a receiver gave to control
+ *     fine              the packet or message arrived where it should; the other ends are losses
+ *     wire              a datagram left by it
+ *     told              control tells an event of it (workers/control/losses.py)
+ */
 enum counter {
     UDP_RECEIVED,
-    DROP_MESSAGE_LENGTH,       /* (end) under 16 bytes, or a length no message of its type has */
-    DROP_MESSAGE_TYPE,         /* (end) type word not 1..4 */
-    HANDSHAKE_TO_CONTROL,      /* control's HS_* counters say what became of it */
-    DROP_MAILBOX_FULL,         /* (end) */
-    DROP_INDEX_UNKNOWN,        /* (end) receiver index names no keypair */
-    DROP_PEER_SHARE,           /* (end) the peer holds its 1/8 of the slots */
-    DROP_NO_SLOT,              /* (end) larger than a small slot, and no train slot is free */
-    DROP_QUEUE_FULL_INBOUND,   /* (end) */
-    DROP_KEYPAIR_GONE,         /* (end) not in the peer's key word (any more) */
-    DROP_KEYPAIR_EXPIRED,      /* (end) 180 s or 2^64-8130 messages */
-    DROP_DATA_TAG,             /* (end) AEAD refused */
-    DROP_REPLAY,               /* (end) */
-    KEEPALIVE_RECEIVED,        /* (end) */
-    DROP_INNER_HEADER,         /* (end) version, lengths */
-    DROP_INNER_SOURCE,         /* (end) source is not an allowed IP of this peer */
-    DROP_ECN,                  /* (end) CE outside, not ECN-capable inside */
-    DROP_TUN_WRITE,            /* (end) the kernel refused */
-    TUN_SENT,                  /* (end) delivered */
+    DROP_MESSAGE_LENGTH,       /* (end in) under 16 bytes, or a length no message of its type has */
+    DROP_MESSAGE_TYPE,         /* (end in) type word not 1..4 */
+    HANDSHAKE_TO_CONTROL,      /* (end in, fine) control's HS_* counters say what became of it */
+    DROP_MAILBOX_FULL,         /* (end in, told) */
+    DROP_INDEX_UNKNOWN,        /* (end in, told) receiver index names no keypair */
+    DROP_PEER_SHARE,           /* (end in) the peer holds its 1/8 of the slots */
+    DROP_NO_SLOT,              /* (end in) larger than a small slot, and no train slot is free */
+    DROP_QUEUE_FULL_INBOUND,   /* (end in) */
+    DROP_KEYPAIR_GONE,         /* (end in) not in the peer's key word (any more) */
+    DROP_KEYPAIR_EXPIRED,      /* (end in) 180 s or 2^64-8130 messages */
+    DROP_DATA_TAG,             /* (end in, told) AEAD refused */
+    DROP_REPLAY,               /* (end in) */
+    KEEPALIVE_RECEIVED,        /* (end in, fine) */
+    DROP_INNER_HEADER,         /* (end in) version, lengths */
+    DROP_INNER_SOURCE,         /* (end in, told) source is not an allowed IP of this peer */
+    DROP_ECN,                  /* (end in) CE outside, not ECN-capable inside */
+    DROP_TUN_WRITE,            /* (end in) the kernel refused */
+    TUN_SENT,                  /* (end in, fine) delivered */
     TUN_RECEIVED,
-    DROP_TUN_HEADER,           /* (end) neither IPv4 nor IPv6, or cut short */
-    DROP_NO_PEER,              /* (end) no allowed IP for the destination */
-    DROP_NO_PEER_MULTICAST,    /* (end) likewise, a group: what the host says of itself, as a rule, and no fault */
-    DROP_NO_ENDPOINT,          /* (end) */
-    DROP_PEER_SHARE_OUTBOUND,  /* (end) */
-    DROP_NO_SLOT_OUTBOUND,     /* (end) */
-    DROP_QUEUE_FULL_OUTBOUND,  /* (end) */
-    DROP_STAGED,               /* (end) oldest of more than 128 waiting for a session, or given up */
-    DROP_SESSION_ENDED,        /* (end) outbound: the session ran out between the look and the seal */
-    DROP_NO_SOCKET,            /* (end) this host has no socket of the endpoint's family */
-    DROP_UDP_FULL,             /* (end) the UDP socket's buffer stayed full */
-    DROP_UDP_SEND,             /* (end) the kernel refused, for another reason */
-    DROP_LOOP,                 /* (end) a message of ours that came back, or one in too many tunnels */
-    UDP_SENT,                  /* (end) */
-    KEEPALIVE_SENT,
-    DROP_PEER_GONE,            /* (end) removed while the packet waited */
-    DROP_KILLED,               /* (end) was in hand of a killed process; counted by the repairer */
-    HS_MESSAGE_LENGTH,         /* control: (end) wrong length for its type */
-    HS_MAC1_BAD,               /* (end) also a receiver's, of what it turns away itself */
-    HS_COOKIE_SENT,            /* (end) answered with a cookie reply */
+    DROP_TUN_HEADER,           /* (end out) neither IPv4 nor IPv6, or cut short */
+    DROP_NO_PEER,              /* (end out, told) no allowed IP for the destination */
+    DROP_NO_PEER_MULTICAST,    /* (end out, fine) likewise, a group: the host speaking of itself, as a rule; no fault */
+    DROP_NO_ENDPOINT,          /* (end out, told) */
+    DROP_PEER_SHARE_OUTBOUND,  /* (end out) */
+    DROP_NO_SLOT_OUTBOUND,     /* (end out) */
+    DROP_QUEUE_FULL_OUTBOUND,  /* (end out) */
+    DROP_STAGED,               /* (end out) oldest of more than 128 waiting for a session, or given up */
+    DROP_SESSION_ENDED,        /* (end out) outbound: the session ran out between the look and the seal */
+    DROP_NO_SOCKET,            /* (end out, told) this host has no socket of the endpoint's family */
+    DROP_UDP_FULL,             /* (end out, told) the UDP socket's buffer stayed full */
+    DROP_UDP_SEND,             /* (end out, told) the kernel refused, for another reason */
+    DROP_LOOP,                 /* (end out, told) a message of ours that came back, or one in too many tunnels */
+    UDP_SENT,                  /* (end out, fine, wire) */
+    KEEPALIVE_SENT,            /* (wire) */
+    DROP_PEER_GONE,            /* (end both) removed while the packet waited */
+    DROP_KILLED,               /* (end both) was in hand of a killed process; counted by the repairer */
+    HS_MESSAGE_LENGTH,         /* (end message) wrong length for its type */
+    HS_MAC1_BAD,               /* (end message) also a receiver's, of what it turns away itself */
+    HS_COOKIE_SENT,            /* (end message, fine, wire) answered with a cookie reply */
     HS_MAC2_BAD,
-    HS_RATE_LIMITED,           /* (end) more than its source may send under load */
-    HS_NO_ROOM,                /* (end) an authentic initiation, and no keypair or memory for its session */
-    HS_NO_KEY,                 /* (end) we have no private key, so nothing can be checked */
-    HS_UNKNOWN_PEER,           /* (end) static key opened, no such peer */
-    HS_INITIATION_TAG,         /* (end) AEAD refused */
-    HS_TIMESTAMP_REPLAYED,     /* (end) */
-    HS_INITIATION_FLOOD,       /* (end) within 20 ms of the last */
-    HS_LOW_ORDER,              /* (end) zero shared secret */
-    HS_INITIATION_ACCEPTED,    /* (end) */
-    HS_RESPONSE_UNKNOWN,       /* (end) no handshake of that index in progress */
-    HS_RESPONSE_TAG,           /* (end) also a wrong preshared key */
-    HS_RESPONSE_ACCEPTED,      /* (end) */
-    HS_COOKIE_UNEXPECTED,      /* (end) */
-    HS_COOKIE_TAG,             /* (end) */
-    HS_COOKIE_ACCEPTED,        /* (end) */
-    HS_DOWN,                   /* (end) the interface is down */
-    HS_INITIATION_SENT,
-    HS_RESPONSE_SENT,
+    HS_RATE_LIMITED,           /* (end message) more than its source may send under load */
+    HS_NO_ROOM,                /* (end message) an authentic initiation, and no keypair or memory for its session */
+    HS_NO_KEY,                 /* (end message) we have no private key, so nothing can be checked */
+    HS_UNKNOWN_PEER,           /* (end message) static key opened, no such peer */
+    HS_INITIATION_TAG,         /* (end message) AEAD refused */
+    HS_TIMESTAMP_REPLAYED,     /* (end message) */
+    HS_INITIATION_FLOOD,       /* (end message) within 20 ms of the last */
+    HS_LOW_ORDER,              /* (end message) zero shared secret */
+    HS_INITIATION_ACCEPTED,    /* (end message, fine) */
+    HS_RESPONSE_UNKNOWN,       /* (end message) no handshake of that index in progress */
+    HS_RESPONSE_TAG,           /* (end message) also a wrong preshared key */
+    HS_RESPONSE_ACCEPTED,      /* (end message, fine) */
+    HS_COOKIE_UNEXPECTED,      /* (end message) */
+    HS_COOKIE_TAG,             /* (end message) */
+    HS_COOKIE_ACCEPTED,        /* (end message, fine) */
+    HS_DOWN,                   /* (end message) the interface is down */
+    HS_INITIATION_SENT,        /* (wire) */
+    HS_RESPONSE_SENT,          /* (wire) */
     HS_SEND_FAILED,
     LOST_WAKES,
     SLOTS_STARVED,             /* times a receiver stopped reading for want of slots */

@@ -15,26 +15,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from shm.marks import marked
+
 # The ends of shm/counters.h, by the way that a packet goes; those of BOTH tell no direction.
-INBOUND: Final = (
-    "drop_message_length", "drop_message_type", "handshake_to_control", "drop_mailbox_full",
-    "drop_index_unknown", "drop_peer_share", "drop_no_slot", "drop_queue_full_inbound", "drop_keypair_gone",
-    "drop_keypair_expired", "drop_data_tag", "drop_replay", "keepalive_received", "drop_inner_header",
-    "drop_inner_source", "drop_ecn", "drop_tun_write", "tun_sent",
-)  # fmt: skip
-OUTBOUND: Final = (
-    "drop_tun_header", "drop_no_peer", "drop_no_peer_multicast", "drop_no_endpoint",
-    "drop_peer_share_outbound", "drop_no_slot_outbound", "drop_queue_full_outbound", "drop_staged",
-    "drop_session_ended", "drop_no_socket", "drop_udp_full", "drop_udp_send", "drop_loop", "udp_sent",
-)  # fmt: skip
-BOTH: Final = ("drop_peer_gone", "drop_killed")
+INBOUND: Final = marked("end in")
+OUTBOUND: Final = marked("end out")
+BOTH: Final = marked("end both")
 ENDS: Final = INBOUND + OUTBOUND + BOTH
-NO_LOSS: Final = (
-    "handshake_to_control", "keepalive_received", "tun_sent", "udp_sent", "drop_no_peer_multicast",
-)  # fmt: skip
-ON_THE_WIRE: Final = (
-    "udp_sent", "keepalive_sent", "hs_initiation_sent", "hs_response_sent", "hs_cookie_sent",
-)  # fmt: skip
+LOSSES: Final = marked("end in", "end out", "end both", but="fine")
+ON_THE_WIRE: Final = marked("wire")
 # /proc/net/snmp and netstat: why a host gives no IPv4 datagram to a socket, each once.
 HOST: Final = (
     ("Ip", "InHdrErrors"), ("Ip", "InAddrErrors"), ("Ip", "InDiscards"), ("Udp", "NoPorts"),
@@ -67,7 +56,7 @@ class Account:
     def lost(self) -> Counter[str]:
         """Packets that ended here, by cause."""
         found = Counter({"kernel_drops tun": self.tun_drops})
-        found.update({name: self.counters[name] for name in ENDS if name not in NO_LOSS})
+        found.update({name: self.counters[name] for name in LOSSES})
         found.update(self.host)
         return +found
 

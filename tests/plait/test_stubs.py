@@ -56,7 +56,8 @@ def test_functions_and_constants_are_those_of_the_module(name: str) -> None:
     for function, node in stub.items():
         if isinstance(node, ast.FunctionDef):
             takes = len(module.ffi.typeof(getattr(module.lib, function)).args)
-            assert max(len(node.args.posonlyargs) - 1, 0) == takes, function  # self among them, if there is any
+            # self is among them, where there is any.
+            assert max(len(node.args.posonlyargs) - 1, 0) == takes, function
         else:
             assert isinstance(getattr(module.lib, function), int), function
 

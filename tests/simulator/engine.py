@@ -26,6 +26,7 @@ import numpy as np
 import shm.segment
 from engine import timers, uapi
 from shm.layout import COUNTERS
+from shm.marks import marked
 from workers._workers import ffi, lib
 from workers.channel import Channel
 from workers.control import process as control
@@ -48,37 +49,15 @@ MTU = 1420
 VNET = bytes(10)
 WORKERS = [lib.WORKER_CONTROL, lib.WORKER_RECEIVER, lib.WORKER_CONSUMER]
 PATIENCE = 60.0  # real seconds for the kernel's loopback
-SENT = ("UDP_SENT", "KEEPALIVE_SENT", "HS_INITIATION_SENT", "HS_RESPONSE_SENT", "HS_COOKIE_SENT")
-NEVER_HERE = frozenset((  # what must not happen to anything in a simulation
-    "DROP_MAILBOX_FULL",
-    "DROP_PEER_SHARE",
-    "DROP_NO_SLOT",
-    "DROP_QUEUE_FULL_INBOUND",
-    "DROP_INNER_HEADER",
-    "DROP_INNER_SOURCE",
-    "DROP_ECN",
-    "DROP_TUN_WRITE",
-    "DROP_TUN_HEADER",
-    "DROP_NO_PEER",
-    "DROP_NO_PEER_MULTICAST",
-    "DROP_NO_ENDPOINT",
-    "DROP_PEER_SHARE_OUTBOUND",
-    "DROP_NO_SLOT_OUTBOUND",
-    "DROP_QUEUE_FULL_OUTBOUND",
-    "DROP_NO_SOCKET",
-    "DROP_UDP_FULL",
-    "DROP_UDP_SEND",
-    "DROP_LOOP",
-    "DROP_PEER_GONE",
-    "DROP_KILLED",
-    "HS_UNKNOWN_PEER",
-    "HS_LOW_ORDER",
-    "HS_RATE_LIMITED",
-    "HS_NO_ROOM",
-    "HS_NO_KEY",
-    "HS_SEND_FAILED",
-    "LOST_WAKES",
-))
+SENT = tuple(name.upper() for name in marked("wire"))
+MAY_END = frozenset((  # what may happen to a packet or a message in a simulation, of all losses
+    "DROP_MESSAGE_LENGTH", "DROP_MESSAGE_TYPE", "DROP_INDEX_UNKNOWN", "DROP_KEYPAIR_GONE",
+    "DROP_KEYPAIR_EXPIRED", "DROP_DATA_TAG", "DROP_REPLAY", "DROP_STAGED", "DROP_SESSION_ENDED",
+    "HS_MESSAGE_LENGTH", "HS_MAC1_BAD", "HS_INITIATION_TAG", "HS_TIMESTAMP_REPLAYED", "HS_INITIATION_FLOOD",
+    "HS_RESPONSE_UNKNOWN", "HS_RESPONSE_TAG", "HS_COOKIE_UNEXPECTED", "HS_COOKIE_TAG", "HS_DOWN",
+))  # fmt: skip
+LOSSES = (name.upper() for name in marked("end in", "end out", "end both", "end message", but="fine"))
+NEVER_HERE = frozenset(LOSSES) - MAY_END | {"DROP_NO_PEER_MULTICAST", "HS_SEND_FAILED", "LOST_WAKES"}
 PACKET = struct.Struct("!BBHHHBBH4s4sQ")  # an IPv4 header and a number
 _KEYPAIR = dict(ffi.typeof("struct keypair").fields)
 KEYPAIR = np.dtype(

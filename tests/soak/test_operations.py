@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import os
-import re
 import signal
 import time
 from collections.abc import Iterator
 from itertools import islice
-from pathlib import Path
 from random import Random
 
 import pytest
 
 from plait.lab.namespaces import Lab
-from plait.lab.soak_books import BOTH, ENDS, INBOUND, ON_THE_WIRE, OUTBOUND, Account, balance
+from plait.lab.soak_books import ENDS, ON_THE_WIRE, Account, balance
 from plait.lab.soak_deeds import HANDED_OVER, OPERATIONS, RECEIVERS, Operation
 from plait.lab.soak_operations import Entry, Result, Run, deck, table, wrong
 from plait.lab.soak_scene import Scene, Side
 
-COUNTERS = Path(__file__).parents[2] / "shm/counters.h"
 SENT = 100
 
 
@@ -35,15 +32,6 @@ def spans() -> dict[str, Account]:
                          "udp_received": SENT, "tun_sent": SENT}, 0, {"Udp NoPorts": 0},
         ) for end in ("a", "b")
     }  # fmt: skip
-
-
-def test_the_ends_are_those_of_the_counters() -> None:
-    """Of both directions; control's ends are those of HANDSHAKE_TO_CONTROL."""
-    text = COUNTERS.read_text()
-    marked = {name.lower() for name in re.findall(r"^\s+([A-Z0-9_]+),\s+/\*.*\(end\)", text, re.M)}
-    mine = set(ENDS) - {"handshake_to_control"}
-    assert mine == {name for name in marked if not name.startswith("hs_")}
-    assert len(ENDS) == len(INBOUND) + len(OUTBOUND) + len(BOTH)
 
 
 def test_what_came_through_balances() -> None:

@@ -1,0 +1,37 @@
+"""What shm/counters.h says of each counter: the marks at the front of its comment, as `(end in, fine)`.
+
+Whoever balances packets takes its lists from here, so that a new counter is named in that header alone. The
+header is a file of the package; the daemon and its workers do not read it.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from pathlib import Path
+
+HEADER = Path(__file__).with_name("counters.h")
+KNOWN = frozenset({"end in", "end out", "end both", "end message", "fine", "wire", "told"})
+_COUNTER = re.compile(r"^    ([A-Z0-9_]+),(?:[ ]+/\* \(([a-z, ]+)\))?", re.MULTILINE)
+
+
+@cache
+def marks() -> dict[str, frozenset[str]]:
+    """The marks by counter, named as `get_engine` does: udp_received."""
+    return read(HEADER.read_text())
+
+
+def read(text: str) -> dict[str, frozenset[str]]:
+    """The marks in a header's text. ValueError when one is not known."""
+    found = {}
+    for name, words in _COUNTER.findall(text[text.index("enum counter {") :]):
+        found[name.lower()] = frozenset(words.split(", ")) if words else frozenset()
+    unknown = {name: sorted(words - KNOWN) for name, words in found.items() if words - KNOWN}
+    if unknown:
+        raise ValueError(f"{HEADER}: marks that nobody knows: {unknown}; write one of {sorted(KNOWN)}")
+    return found
+
+
+def marked(*any_of: str, but: str = "") -> tuple[str, ...]:
+    """Counters with one of these marks, in the order of the header, without those that are marked `but`."""
+    return tuple(name for name, words in marks().items() if words & set(any_of) and but not in words)
