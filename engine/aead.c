@@ -28,15 +28,23 @@ static struct aead *fastest(void)
     return other;
 }
 
+#define AEAD_MAKE(number, new, ...) new,
+#define AEAD_ROW(number, new, ...) { __VA_ARGS__ },
+
+const struct aead_provider *aead_provider(uint32_t number)
+{
+    static const struct aead_provider rows[] = { AEAD_PROVIDERS(AEAD_ROW) };
+
+    return number < AEAD_PROVIDERS_COUNT ? &rows[number] : NULL;
+}
+
 struct aead *aead_new(int provider)
 {
-    if (provider == AEAD_EVP)
-        return aead_evp_new();
-    if (provider == AEAD_IPSEC_MB)
-        return aead_ipsec_mb_new();
-    if (provider == AEAD_BORINGSSL)
-        return aead_boringssl_new();
-    return provider == -1 ? fastest() : NULL;
+    static struct aead *(*const make[])(void) = { AEAD_PROVIDERS(AEAD_MAKE) };
+
+    if (provider == -1)
+        return fastest();
+    return provider >= 0 && provider < AEAD_PROVIDERS_COUNT ? make[provider]() : NULL;
 }
 
 void aead_free(struct aead *aead)
@@ -45,7 +53,7 @@ void aead_free(struct aead *aead)
         aead->free(aead);
 }
 
-enum aead_provider aead_which(const struct aead *aead)
+int aead_which(const struct aead *aead)
 {
     return aead->provider;
 }

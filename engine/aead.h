@@ -1,21 +1,39 @@
 /* aead: ChaCha20-Poly1305 of RFC 8439 as the transport uses it: nonce = 4 zero bytes then
- * the 64-bit counter, no associated data, in place. Three providers behind one interface. */
+ * the 64-bit counter, no associated data, in place. Several providers behind one interface. */
 #ifndef ENGINE_AEAD_H
 #define ENGINE_AEAD_H
 
 #include <stdint.h>
 
+/* Every provider: its number, what makes one (aead_provider.h), the word of the setting `aead`, its library, and
+ * Debian's package for that, "" where every build has it. The settings, the benchmarks and the tests take the
+ * providers from here; `fastest` in aead.c has the order in which "auto" prefers them. */
+#define AEAD_PROVIDERS(X) \
+    X(AEAD_EVP, aead_evp_new, "evp", "OpenSSL's libcrypto", "") \
+    X(AEAD_IPSEC_MB, aead_ipsec_mb_new, "ipsec-mb", "libipsec-mb", "libipsec-mb-dev") \
+    X(AEAD_BORINGSSL, aead_boringssl_new, "boringssl", "BoringSSL's libcrypto", "android-libboringssl")
+
+#define AEAD_NUMBER(number, ...) number,
+enum { AEAD_PROVIDERS(AEAD_NUMBER) AEAD_PROVIDERS_COUNT };
+
 /* cdef begin */
 #define AEAD_TAG_BYTES 16
 #define AEAD_KEY_BYTES 32
 
-enum aead_provider { AEAD_EVP, AEAD_IPSEC_MB, AEAD_BORINGSSL };
+struct aead_provider {
+    const char *setting;
+    const char *library;
+    const char *package;
+};
+/* NULL for a number that is no provider's. */
+const struct aead_provider *aead_provider(uint32_t number);
+
 struct aead;  /* one a worker: not for two threads */
 
 /* The provider if this build, host and CPU have it, else NULL. provider -1: the fastest there is. */
 struct aead *aead_new(int provider);
 void aead_free(struct aead *aead);
-enum aead_provider aead_which(const struct aead *aead);
+int aead_which(const struct aead *aead);
 const char *aead_name(const struct aead *aead);
 
 /* One message. Seal: data[0..length) becomes ciphertext, tag follows at data[length..+16).

@@ -6,7 +6,7 @@
 
 /* A provider's own struct begins with this one. */
 struct aead {
-    enum aead_provider provider;
+    int provider;
     const char *name;
     void (*seal)(struct aead *aead, struct aead_job *jobs, uint32_t count);
     void (*open)(struct aead *aead, struct aead_job *jobs, uint32_t count);
@@ -14,9 +14,8 @@ struct aead {
 };
 
 /* Each NULL when this build, library or CPU cannot. */
-struct aead *aead_evp_new(void);
-struct aead *aead_ipsec_mb_new(void);
-struct aead *aead_boringssl_new(void);
+#define AEAD_DECLARE(number, new, ...) struct aead *new(void);
+AEAD_PROVIDERS(AEAD_DECLARE)
 /* Which code ipsec-mb chose here: 2 its AVX-512 one, the fastest of all; 1 AVX2; 0 older, no faster than EVP. */
 int aead_ipsec_mb_speed(const struct aead *aead);
 

@@ -309,6 +309,7 @@ def cores() -> Finding:
 def aead(cpuinfo: Path = Path("/proc/cpuinfo")) -> Finding:
     """Which provider seals and opens packets."""
     try:
+        from engine.aead import PROVIDERS
         from workers._workers import ffi, lib
     except ImportError:
         return Finding("AEAD", "missing", "the C parts do not load", "see `build` above")
@@ -321,11 +322,11 @@ def aead(cpuinfo: Path = Path("/proc/cpuinfo")) -> Finding:
     finally:
         lib.aead_free(chosen)
     if "avx512f" in cpuinfo.read_text().split():
-        best, better = lib.AEAD_IPSEC_MB, "libipsec-mb"
-        mend = "apt-get install libipsec-mb-dev; rm .venv/setup.stamp; scripts/setup"
+        best, better, again = PROVIDERS["ipsec-mb"], "libipsec-mb", "; rm .venv/setup.stamp; scripts/setup"
     else:
-        best, better, mend = lib.AEAD_BORINGSSL, "BoringSSL", "apt-get install android-libboringssl"
-    if which == best:
+        best, better, again = PROVIDERS["boringssl"], "BoringSSL", ""
+    mend = f"apt-get install {best.package}{again}"
+    if which == best.number:
         return Finding("AEAD", "ok", name)
     return Finding("AEAD", "advice", f"{name}, slower than {better} would be here", mend)
 

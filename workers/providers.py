@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from workers._workers import lib
+from engine import aead
 
-# "auto": the fastest that works here.
-PROVIDERS = {"auto": -1, "evp": lib.AEAD_EVP, "ipsec-mb": lib.AEAD_IPSEC_MB, "boringssl": lib.AEAD_BORINGSSL}
-
-# Where a library comes from that not every host has.
-PACKAGES = {"ipsec-mb": "libipsec-mb-dev", "boringssl": "android-libboringssl"}
+PROVIDERS = {"auto": -1, **{word: provider.number for word, provider in aead.PROVIDERS.items()}}
+PACKAGES = {word: provider.package for word, provider in aead.PROVIDERS.items() if provider.package}

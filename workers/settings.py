@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
+from engine.aead import PROVIDERS
 from workers.failure import Exit, Failure
 
 DIRECTORY = Path("/etc/plait")
@@ -28,6 +29,9 @@ MAILBOX_CELLS = 4096  # over all receivers; the kernel's MAX_QUEUED_INCOMING_HAN
 ALLOWED_IPS_A_PEER = 4  # an estimate; each allowed IP takes at most two trie nodes
 COUNTS = {"receivers", "consumers", "max_receivers", "max_consumers"}
 NODES_A_TRAIN = 8  # a train whose packets belong to several sessions takes a node for each run
+
+*_OTHERS, _LAST = (f'"{word}" ({provider.library})' for word, provider in PROVIDERS.items())
+_AEAD = f"{', '.join(_OTHERS)} or {_LAST}"
 
 # What each key means and accepts; the text of every refusal.
 KEYS = {
@@ -43,8 +47,7 @@ KEYS = {
     "train_slots": f"a number from 1 to {MAX_TRAIN_SLOTS}: buffers of 68 KiB for trains, for each pool",
     "handoff": '"split" (every packet goes to its peer\'s consumer), "lend" (the receiver drains a peer '
     'that nobody holds) or "auto" (lend, while its own input is short)',
-    "aead": '"auto" (the fastest that this build and CPU have), "evp" (OpenSSL\'s libcrypto), "ipsec-mb" '
-    '(libipsec-mb) or "boringssl" (BoringSSL\'s libcrypto): what seals and opens packets',
+    "aead": f'"auto" (the fastest that this build and CPU have), {_AEAD}: what seals and opens packets',
     "tun_offload": "true or false: super-packets between the kernel and the engine",
     "udp_offload": "true or false: trains of datagrams between the kernel and the engine",
     "multicast": "true (the interface takes multicast and has an IPv6 link-local address, as that of "
@@ -69,7 +72,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     small_slots: Annotated[int, msgspec.Meta(ge=64, le=MAX_SMALL_SLOTS)] = 2048
     train_slots: Annotated[int, msgspec.Meta(ge=1, le=MAX_TRAIN_SLOTS)] = 22
     handoff: Literal["split", "lend", "auto"] = "lend"
-    aead: Literal["auto", "evp", "ipsec-mb", "boringssl"] = "auto"
+    aead: str = "auto"
     tun_offload: bool = True
     udp_offload: bool = True
     multicast: bool = False
@@ -156,6 +159,8 @@ def parse(text: str, path: str, defaults: Mapping[str, Any]) -> Settings:
         key = re.split(r"[\[`.]", place)[0]
         reason = reason[0].lower() + reason[1:].replace("`", "")
         raise _refusal(path, text, key, reason) from error
+    if settings.aead not in ("auto", *PROVIDERS):
+        raise _refusal(path, text, "aead", f"there is no provider {settings.aead}")
     for kind in ("receiver", "consumer"):
         count = getattr(settings, f"{kind}s")
         if settings.room_for(kind) < count:

@@ -78,10 +78,11 @@ class Batch:
 def providers() -> dict[str, Any]:
     """A state of each provider that this build and CPU have, by name."""
     from engine._engine import ffi, lib
+    from engine.aead import PROVIDERS
 
     found = {}
-    for number in (lib.AEAD_EVP, lib.AEAD_IPSEC_MB, lib.AEAD_BORINGSSL):
-        aead = lib.aead_new(number)
+    for provider in PROVIDERS.values():
+        aead = lib.aead_new(provider.number)
         if aead != ffi.NULL:
             found[ffi.string(lib.aead_name(aead)).decode()] = ffi.gc(aead, lib.aead_free)
     return found

@@ -277,7 +277,7 @@ int main(int count, char **words)
                                .mtu = 280 };
 
     timers_initialise(columns, ROWS, 1);
-    for (int provider = AEAD_EVP; provider <= AEAD_BORINGSSL; provider++) {
+    for (int provider = 0; provider < AEAD_PROVIDERS_COUNT; provider++) {
         struct aead *aead = aead_new(provider);
         if (!aead)
             continue;

@@ -378,12 +378,11 @@ int main(void)
     static step *const cookie[] = {cookie_begins, cookie_reply, cookie_checked, cookie_ends, NULL};
     static step *const forgotten[] = {aead_used, NULL};
     static step *const freed[] = {aead_ends, stacks_away, NULL};
-    static const int providers[] = {AEAD_EVP, AEAD_IPSEC_MB, AEAD_BORINGSSL};
 
     scenario_run("handshake", handshake);
     scenario_run("cookie", cookie);
-    for (uint32_t i = 0; i < 3; i++) {
-        aead = aead_new(provider = providers[i]);
+    for (provider = 0; provider < AEAD_PROVIDERS_COUNT; provider++) {
+        aead = aead_new(provider);
         if (!aead)
             continue; /* not in this build */
         const char *name = aead_name(aead);

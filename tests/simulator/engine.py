@@ -25,6 +25,7 @@ import numpy as np
 
 import shm.segment
 from engine import timers, uapi
+from engine.aead import PROVIDERS
 from shm.layout import COUNTERS
 from shm.marks import marked
 from workers._workers import ffi, lib
@@ -149,7 +150,7 @@ class Engine:
         assert self.receiver != ffi.NULL
         assert lib.receiver_use_queues(self.receiver, [self.tun.fileno()], 1) == 0
         assert lib.receiver_use_sockets(self.receiver, [self.udp.fileno()], 1) == 0
-        self.aead = lib.aead_new(lib.AEAD_EVP)
+        self.aead = lib.aead_new(PROVIDERS["evp"].number)
         self.holder = ffi.new("struct holder *")
         assert lib.holder_initialise(self.holder, self.segment, self.aead, lib.WORKER_CONSUMER) == 0
         self.holder.udp4 = self.udp.fileno()

@@ -23,6 +23,7 @@ import pytest
 from waiting import PATIENCE
 
 import shm.segment
+from engine.aead import PROVIDERS
 from engine.uapi import parse_set
 from workers._workers import ffi, lib
 from workers.channel import Channel
@@ -279,7 +280,7 @@ class Holder:
 
     def __init__(self, interface: Interface) -> None:
         self.segment = interface.segment
-        self.aead = lib.aead_new(lib.AEAD_EVP)
+        self.aead = lib.aead_new(PROVIDERS["evp"].number)
         self.holder = ffi.new("struct holder *")
         lib.holder_initialise(self.holder, self.segment, self.aead, self.WORKER)
         four, six = interface.pairs[0]

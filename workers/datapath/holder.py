@@ -24,21 +24,21 @@ def bells_of(start: WorkerStart) -> list[int]:
 def new_holder(start: WorkerStart) -> holder_p:
     """A `struct holder *` with this worker's fds. Ends the process if its AEAD provider does not work."""
     name = start.message["aead"]
-    aead = lib.aead_new(PROVIDERS[name])
-    if aead == ffi.NULL and name in PACKAGES:
+    made = lib.aead_new(PROVIDERS[name])
+    if made == ffi.NULL and name in PACKAGES:
         start.fail(
             f"worker {start.worker} cannot start",
             f'the setting aead = "{name}" asks for a library that this build, host or CPU has not',
             f'set aead = "auto", or install {PACKAGES[name]} and build Plait again',
         )
-    if aead == ffi.NULL:
+    if made == ffi.NULL:
         start.fail(
             f"worker {start.worker} cannot start",
             "no provider of ChaCha20-Poly1305 works here",
             "check that libcrypto is OpenSSL 3 and that its default provider is not disabled",
         )
     holder = ffi.new("struct holder *")
-    if lib.holder_initialise(holder, start.segment, aead, start.worker) != 0:
+    if lib.holder_initialise(holder, start.segment, made, start.worker) != 0:
         raise MemoryError("no memory for the holder's own state")
     holder.bells = bells_of(start)
     holder.joins = start.message["joins"]
