@@ -191,16 +191,17 @@ class PeerCookies:
         birth = self._birth[rows]
         return self._held[rows], (birth != 0) & (birth + constants.COOKIE_USABLE_TIME > now)
 
-    def consume_reply(self, row: int, cookie_key: bytes, message: bytes, now: int) -> None:
-        """Keep the cookie of a reply. cookie_key: of the peer. CookieUnexpected or CookieTagWrong."""
+    def consume_reply(self, row: int, opened: Callable[[bytes], bytes | None], now: int) -> None:
+        """Keep the cookie of a reply. CookieUnexpected or CookieTagWrong.
+
+        opened: the cookie of a reply to the message with this mac1, None when it does not open (handshake.h).
+        """
         sent = int(self._sent[row])
         if not sent or sent + 2 * constants.COOKIE_SECRET_MAX_AGE <= now:
             raise CookieUnexpected("a cookie reply that no message asked for")
-        reply = messages.CookieReply.unpack(message)
-        try:
-            held = xchacha20poly1305_open(cookie_key, reply.nonce, reply.cookie, self._mac1[row].tobytes())
-        except InvalidTag:
-            raise CookieTagWrong("a cookie reply does not open") from None
+        held = opened(self._mac1[row].tobytes())
+        if held is None:
+            raise CookieTagWrong("a cookie reply does not open")
         self._held[row] = np.frombuffer(held, np.uint8)
         self._birth[row] = now
         self._sent[row] = 0

@@ -1,7 +1,7 @@
 """Handshakes: what control does with a batch of messages, and how it begins one itself.
 
 Messages come from the receivers' mailbox. Each ends in exactly one of the HS_* counters that are marked
-(end) in shm/counters.h. Before anything is computed: mac1; under load also mac2 and the rate limiter.
+(end message) in shm/counters.h. Before anything is computed: mac1; under load also mac2 and the rate limiter.
 Macs, arithmetic and sending are C, a call for a whole batch (handshake_batch.c, engine/handshake.c): what a
 flood can send costs no Python object a message. In a batch, responses and cookie replies come first, then the
 initiations (answers.py), each kind in the order of arrival.
@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from engine import constants, cookie, noise, ratelimiter, tai64n
+from engine import constants, cookie, ratelimiter, tai64n
 from engine.timers import Rows
 from workers._workers import ffi, lib
 from workers.control.answers import Answers
@@ -409,7 +409,7 @@ class Handshakes(HandshakeBatch):
         try:
             if not number or not self.peers.is_live(row):
                 raise cookie.CookieUnexpected("a cookie reply for nobody")
-            self.cookies.consume_reply(row, noise.cookie_key(self.peers.public_key(row)), message, now)
+            self.cookies.consume_reply(row, lambda mac1: self._open_cookie(row, message, mac1), now)
         except cookie.CookieUnexpected:
             self.tell(Event.COOKIE_UNEXPECTED, None, cell)
             return lib.HS_COOKIE_UNEXPECTED
@@ -418,6 +418,12 @@ class Handshakes(HandshakeBatch):
             return lib.HS_COOKIE_TAG
         self.events.tell(Event.COOKIE_RECEIVED, row, self.endpoints.read(row))
         return lib.HS_COOKIE_ACCEPTED
+
+    def _open_cookie(self, row: int, message: bytes, mac1: bytes) -> bytes | None:
+        opened = ffi.new("uint8_t[]", constants.MAC_BYTES)
+        key = self.peers.public_key(row)
+        refused = lib.handshake_open_cookie(self.crew.crypto, key, message, mac1, opened)
+        return None if refused else bytes(opened)
 
     def knows(self, row: int) -> bool:
         """Whether anything of the peer is kept here, so that `removed` has something to do."""
