@@ -21,7 +21,7 @@ from __future__ import annotations
 import errno
 import re
 import struct
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from socket import AF_INET, AF_INET6, inet_ntop, inet_pton  # conversions of text, no sockets
 from typing import Final, NamedTuple
@@ -44,11 +44,29 @@ _SECRETISH = re.compile(r"[0-9a-fA-F]{32,}|[0-9A-Za-z+/]{40,}=*")
 
 ASKED: Final = b"asked=1\n"  # the supervisor has the request, and will answer in time
 
+class Number(NamedTuple):
+    """A key of a peer that carries a number, of UAPI_NUMBERS in engine/uapi_sections.h."""
+
+    field: str  # of PeerChange
+    most: int
+    flag: int  # in a record
+    bytes: int  # there
+
+
+def _numbers() -> Iterator[tuple[str, Number]]:
+    place = 0
+    while (row := lib.uapi_number(place)) != ffi.NULL:
+        key, name = (ffi.string(text).decode() for text in (row.key, row.field))
+        yield key, Number(name, row.most, lib.RECORD_NUMBER << place, row.bytes)
+        place += 1
+
+
+NUMBERS: Final = dict(_numbers())
 _QUESTIONS = ("get", "get_engine", "get_busiest", "events", "upgrade", "scale")  # operations of one line
 _DEVICE_KEYS = ("private_key", "listen_port", "fwmark", "replace_peers")
 _PEER_KEYS = (
-    "remove", "update_only", "preshared_key", "endpoint", "persistent_keepalive_interval",
-    "replace_allowed_ips", "allowed_ip", "protocol_version",
+    "remove", "update_only", "preshared_key", "endpoint", "replace_allowed_ips", "allowed_ip",
+    "protocol_version", *NUMBERS,
 )  # fmt: skip
 
 
@@ -478,8 +496,8 @@ def _change_peer(peer: PeerChange, key: str, value: str) -> None:
         peer.endpoint = _endpoint(value)
     elif key == "preshared_key":
         peer.preshared_key = _key(value)
-    elif key == "persistent_keepalive_interval":
-        peer.keepalive = _number(value, 0xFFFF)
+    elif key in NUMBERS:
+        setattr(peer, NUMBERS[key].field, _number(value, NUMBERS[key].most))
     elif key == "remove":
         peer.remove = _true(value)
     elif key == "update_only":
@@ -560,12 +578,12 @@ _SET = struct.Struct("<B32sHIQ")
 _PEER = struct.Struct("<32sHI")  # public key, flags, number of allowed IPs
 _ALLOWED = struct.Struct("<16sBB")  # address, cidr, flags
 _ENDPOINT = struct.Struct("<16sHBB")  # address, port, address bytes, zone bytes
-_PEER_MOST = _PEER.size + 32 + 2 + _ENDPOINT.size + 15
+_PEER_MOST = _PEER.size + 32 + sum(number.bytes for number in NUMBERS.values()) + _ENDPOINT.size + 15
 
 _REMOVE, _UPDATE_ONLY, _REPLACE, _PSK = (
     lib.RECORD_REMOVE, lib.RECORD_UPDATE_ONLY, lib.RECORD_REPLACE, lib.RECORD_PSK,
 )  # fmt: skip
-_HAS_ENDPOINT, _KEEPALIVE = lib.RECORD_ENDPOINT, lib.RECORD_KEEPALIVE
+_HAS_ENDPOINT = lib.RECORD_ENDPOINT
 _IS_IPV6, _IS_REMOVED = lib.ALLOWED_IPV6, lib.ALLOWED_REMOVED
 
 _PEER_KEY = b"public_key="
@@ -588,9 +606,11 @@ def _pack_head(peer: PeerChange, allowed_ips: int) -> bytes:
         flags |= _HAS_ENDPOINT
         address, port, zone = peer.endpoint
         tail += _ENDPOINT.pack(address, port, len(address), len(zone)) + zone.encode("ascii")
-    if peer.keepalive is not None:
-        flags |= _KEEPALIVE
-        tail += peer.keepalive.to_bytes(2, "little")
+    for number in NUMBERS.values():
+        value = getattr(peer, number.field)
+        if value is not None:
+            flags |= number.flag
+            tail += value.to_bytes(number.bytes, "little")
     return _PEER.pack(peer.public_key, flags, allowed_ips) + tail
 
 
@@ -608,9 +628,10 @@ def unpack_head(records: bytes | bytearray, at: int) -> tuple[PeerChange, int, i
         at += _ENDPOINT.size
         peer.endpoint = Endpoint(address[:length], port, records[at : at + zone].decode("ascii"))
         at += zone
-    if flags & _KEEPALIVE:
-        peer.keepalive = int.from_bytes(records[at : at + 2], "little")
-        at += 2
+    for number in NUMBERS.values():
+        if flags & number.flag:
+            setattr(peer, number.field, int.from_bytes(records[at : at + number.bytes], "little"))
+            at += number.bytes
     return peer, at, count
 
 
@@ -653,7 +674,7 @@ class PeerRecord(NamedTuple):
     handshake_nsec: int
     tx_bytes: int
     rx_bytes: int
-    keepalive: int  # seconds, 0 = off
+    numbers: Sequence[int]  # of NUMBERS, in that order
     allowed_ips: Iterable[AllowedIP]
 
 
@@ -714,6 +735,7 @@ def answer_refused(refused: Refused) -> bytes:
 def format_peer(peer: PeerRecord) -> str:
     """One peer's lines of a `get` answer."""
     endpoint = f"endpoint={peer.endpoint}\n" if peer.endpoint else ""
+    numbers = "".join(f"{key}={value}\n" for key, value in zip(NUMBERS, peer.numbers, strict=True))
     ips = "".join(f"allowed_ip={ip}\n" for ip in peer.allowed_ips)
     return (
         f"public_key={peer.public_key.hex()}\n"
@@ -721,8 +743,7 @@ def format_peer(peer: PeerRecord) -> str:
         f"protocol_version=1\n{endpoint}"
         f"last_handshake_time_sec={peer.handshake_sec}\n"
         f"last_handshake_time_nsec={peer.handshake_nsec}\n"
-        f"tx_bytes={peer.tx_bytes}\nrx_bytes={peer.rx_bytes}\n"
-        f"persistent_keepalive_interval={peer.keepalive}\n{ips}"
+        f"tx_bytes={peer.tx_bytes}\nrx_bytes={peer.rx_bytes}\n{numbers}{ips}"
     )
 
 
@@ -748,8 +769,8 @@ def format_set(operation: Set) -> Iterator[str]:
             lines.append(f"preshared_key={peer.preshared_key.hex()}")
         if peer.endpoint is not None:
             lines.append(f"endpoint={peer.endpoint}")
-        if peer.keepalive is not None:
-            lines.append(f"persistent_keepalive_interval={peer.keepalive}")
+        numbers = ((key, getattr(peer, number.field)) for key, number in NUMBERS.items())
+        lines += [f"{key}={value}" for key, value in numbers if value is not None]
         lines += [f"allowed_ip={ip}" for ip in peer.allowed_ips]
         yield "\n".join(lines) + "\n"
     yield "\n"

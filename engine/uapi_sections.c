@@ -6,6 +6,17 @@
 #define ADDRESS_TEXT 46        /* the longest IPv6 address and its end */
 #define MOST_ALLOWED (1u << 16) /* in one section; more are left to Python */
 
+#define NUMBER_ROW(place, key, field, most) { key, #field, most, most > 0xffff ? 4 : 2 },
+static const struct uapi_number numbers[] = { UAPI_NUMBERS(NUMBER_ROW) };
+_Static_assert(UAPI_NUMBERS_COUNT <= UAPI_NUMBERS_MOST, "make room in struct uapi_shown and UAPI_PEER_TEXT");
+#define NUMBER_KEY(place, key, ...) _Static_assert(sizeof key <= 61, "make room in UAPI_PEER_TEXT");
+UAPI_NUMBERS(NUMBER_KEY)
+
+const struct uapi_number *uapi_number(uint32_t place)
+{
+    return place < UAPI_NUMBERS_COUNT ? &numbers[place] : NULL;
+}
+
 /* A line without its end. */
 struct line {
     const uint8_t *text;
@@ -18,7 +29,7 @@ struct section {
     uint8_t preshared_key[32];
     uint8_t endpoint[RECORD_ENDPOINT_BYTES];
     uint16_t flags;
-    uint16_t keepalive;
+    uint32_t numbers[UAPI_NUMBERS_COUNT];
     uint32_t allowed;    /* kept, of those given */
     uint32_t given;
 };
@@ -179,8 +190,6 @@ static int take_allowed(struct line value, uint8_t to[RECORD_ALLOWED_BYTES])
 static int take_line(struct line line, struct section *section, uint8_t *ips)
 {
     struct line value;
-    uint32_t number;
-
     if (has_key(line, "allowed_ip=", &value)) {
         if (section->given++ == MOST_ALLOWED)
             return 0;
@@ -197,13 +206,12 @@ static int take_line(struct line line, struct section *section, uint8_t *ips)
         section->flags |= RECORD_PSK;
         return take_key(value, section->preshared_key);
     }
-    if (has_key(line, "persistent_keepalive_interval=", &value)) {
-        section->flags |= RECORD_KEEPALIVE;
-        if (!take_number(value, 0xffff, &number))
-            return 0;
-        section->keepalive = (uint16_t)number;
-        return 1;
-    }
+    for (uint32_t i = 0; i < UAPI_NUMBERS_COUNT; i++)
+        if (has_key(line, numbers[i].key, &value) && value.bytes && *value.text == '=') {
+            section->flags |= (uint16_t)(RECORD_NUMBER << i);
+            return take_number((struct line){ value.text + 1, value.bytes - 1 }, numbers[i].most,
+                               &section->numbers[i]);
+        }
     if (has_key(line, "remove=", &value)) {
         section->flags |= RECORD_REMOVE;
         return is_word(value, "true");
@@ -234,15 +242,15 @@ static uint64_t write_record(uint8_t *record, const struct section *section, con
         to = put(to, section->preshared_key, 32);
     if (section->flags & RECORD_ENDPOINT)
         to = put(to, section->endpoint, RECORD_ENDPOINT_BYTES);
-    if (section->flags & RECORD_KEEPALIVE) {
-        *to++ = (uint8_t)section->keepalive;
-        *to++ = (uint8_t)(section->keepalive >> 8);
-    }
+    for (uint32_t n = 0; n < UAPI_NUMBERS_COUNT; n++)
+        if (section->flags & RECORD_NUMBER << n)
+            for (uint32_t i = 0; i < numbers[n].bytes; i++)
+                *to++ = (uint8_t)(section->numbers[n] >> 8 * i);
     memmove(to, ips, RECORD_ALLOWED_BYTES * (uint64_t)section->allowed);
     return (uint64_t)(to - record) + RECORD_ALLOWED_BYTES * (uint64_t)section->allowed;
 }
 
-#define HEAD_MOST (RECORD_HEAD_BYTES + 32 + RECORD_ENDPOINT_BYTES + 2)
+#define HEAD_MOST (RECORD_HEAD_BYTES + 32 + RECORD_ENDPOINT_BYTES + 4 * UAPI_NUMBERS_COUNT)
 
 /* The section at the front of text: its bytes, or 0 when it is not plain or not whole. */
 static uint64_t take_section(struct line text, struct section *section, uint8_t *ips, uint32_t *lines,

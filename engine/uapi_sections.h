@@ -9,9 +9,18 @@
 
 #include <stdint.h>
 
+/* A peer's keys that carry a number: its place, the key, the field (of struct peer_row, where it stands, and of
+ * engine/uapi.py's PeerChange), and the most that it may be. Parsers, printers, records and what is applied follow
+ * from here; workers/peer_changes.c says what else happens when one changes. */
+#define UAPI_NUMBERS(X) \
+    X(UAPI_KEEPALIVE, "persistent_keepalive_interval", keepalive, 0xffffu)
+
+#define UAPI_PLACE(place, ...) place,
+enum { UAPI_NUMBERS(UAPI_PLACE) UAPI_NUMBERS_COUNT };
+
 /* cdef begin */
 /* A record: 32 bytes public key, u16 flags, u32 allowed IPs; preshared key; address (16), port (u16), bytes
- * of address and of zone (u8 each), zone; keepalive (u16); the allowed IPs, 18 bytes each: address (16), length
+ * of address and of zone (u8 each), zone; the numbers (u16, or u32 where one may be above 0xffff); the allowed IPs, 18 bytes each: address (16), length
  * and flags (u8 each). Little-endian, packed; what a flag does not announce is not there. */
 #define RECORD_HEAD_BYTES 38
 #define RECORD_ENDPOINT_BYTES 20
@@ -21,9 +30,19 @@
 #define RECORD_REPLACE 4
 #define RECORD_PSK 8
 #define RECORD_ENDPOINT 16
-#define RECORD_KEEPALIVE 32
+#define RECORD_NUMBER 32       /* of the first place in UAPI_NUMBERS, twice as much for each next one */
 #define ALLOWED_IPV6 1
 #define ALLOWED_REMOVED 2
+
+#define UAPI_NUMBERS_MOST 8
+struct uapi_number {
+    const char *key;
+    const char *field;
+    uint32_t most;
+    uint32_t bytes;         /* in a record */
+};
+/* NULL for a place at or above UAPI_NUMBERS_COUNT. */
+const struct uapi_number *uapi_number(uint32_t place);
 
 struct uapi_taken {
     uint64_t text_bytes;    /* of the text that are done with: whole sections */

@@ -88,7 +88,8 @@ uint32_t uapi_write_peer(char *to, const struct uapi_shown *shown)
     to = put_line(to, "last_handshake_time_nsec=", shown->handshake_nsec);
     to = put_line(to, "tx_bytes=", shown->tx_bytes);
     to = put_line(to, "rx_bytes=", shown->rx_bytes);
-    to = put_line(to, "persistent_keepalive_interval=", shown->keepalive);
+    for (uint32_t i = 0; i < UAPI_NUMBERS_COUNT; i++)
+        to = put_line(put_text(to, uapi_number(i)->key), "=", shown->numbers[i]);
     return (uint32_t)(to - start);
 }
 

@@ -4,8 +4,10 @@
 
 #include <stdint.h>
 
+#include "uapi_sections.h"
+
 /* cdef begin */
-#define UAPI_PEER_TEXT 512     /* the most that uapi_write_peer writes */
+#define UAPI_PEER_TEXT 1024    /* the most that uapi_write_peer writes, with 8 numbers */
 #define UAPI_ALLOWED_TEXT 64   /* likewise uapi_write_allowed */
 
 struct uapi_shown {
@@ -19,7 +21,7 @@ struct uapi_shown {
     uint64_t handshake_nsec;
     uint64_t tx_bytes;
     uint64_t rx_bytes;
-    uint64_t keepalive;
+    uint32_t numbers[8];           /* UAPI_NUMBERS_MOST, those of UAPI_NUMBERS */
 };
 /* All lines but those of allowed IPs. Returns the bytes written; no end is put behind them. */
 uint32_t uapi_write_peer(char *to, const struct uapi_shown *shown);

@@ -54,6 +54,7 @@ class Peer:
     rx_bytes: int = 0
     keepalive: int = 0
     allowed_ips: list[str] = field(default_factory=list)
+    others: dict[str, str] = field(default_factory=dict)  # lines that this program has no name for
 
 
 @dataclass(slots=True)
@@ -297,6 +298,10 @@ def _set_peer(peer: Peer, key: str, value: str) -> None:
             peer.keepalive = int(value)
         case "allowed_ip":
             peer.allowed_ips.append(value)
+        case "protocol_version":
+            pass
+        case _:
+            peer.others[key] = value
 
 
 def _base64(hexadecimal: str) -> str:

@@ -64,6 +64,7 @@ def as_dict(device: Device) -> dict[str, Any]:
         "fwmark": device.fwmark,
         "peers": [
             {
+                **peer.others,
                 "public_key": peer.public_key,
                 "has_preshared_key": bool(peer.preshared_key),
                 "endpoint": peer.endpoint or None,
@@ -114,7 +115,13 @@ def pretty(device: Device, now: float, *, coloured: bool) -> str:
             add("transfer", f"{received} received, {sent} sent")
         if peer.keepalive:
             add("persistent keepalive", f"every {_duration(peer.keepalive, paint)}")
+        for key, value in peer.others.items():
+            add(_printable(key.replace("_", " ")), _printable(value))
     return "\n".join(lines) + "\n"
+
+
+def _printable(text: str) -> str:
+    return "".join(c if c.isprintable() else "?" for c in text)
 
 
 Paint = Callable[..., str]

@@ -469,7 +469,7 @@ def test_text_as_wg_showconf(interface: Interface, text: str) -> None:
             0,
             0,
             0,
-            peer.keepalive or 0,
+            [peer.keepalive or 0, *[0] * (len(uapi.NUMBERS) - 1)],
             peer.allowed_ips,
         )
         for peer in read.peers

@@ -340,6 +340,8 @@ def test_signs_of_errno() -> None:
 
 
 def test_get() -> None:
+    others = [0] * (len(uapi.NUMBERS) - 1)  # numbers but the keepalive
+    more = "".join(f"{key}=0\n" for key in list(uapi.NUMBERS)[1:])
     peers = [
         uapi.PeerRecord(
             b"\xab" * 32,
@@ -349,10 +351,10 @@ def test_get() -> None:
             7,
             8,
             9,
-            25,
+            [25, *others],
             [uapi.AllowedIP(bytes((10, 0, 0, 0)), 32, 8), uapi.AllowedIP(bytes(16), 128, 0)],
         ),
-        uapi.PeerRecord(b"\xcd" * 32, b"\1" * 32, None, 0, 0, 0, 0, 0, []),
+        uapi.PeerRecord(b"\xcd" * 32, b"\1" * 32, None, 0, 0, 0, 0, [0, *others], []),
     ]
     shown = [uapi.format_peer(peer).encode() for peer in peers]
     text = b"".join(uapi.answer_get(uapi.DeviceRecord(b"\x5e" * 32, 51820, 7), shown)).decode()
@@ -360,10 +362,10 @@ def test_get() -> None:
         f"private_key={SECRET}\nlisten_port=51820\nfwmark=7\n"
         f"public_key={'ab' * 32}\npreshared_key={'00' * 32}\nprotocol_version=1\nendpoint=192.0.2.1:5\n"
         "last_handshake_time_sec=1700000000\nlast_handshake_time_nsec=7\ntx_bytes=8\nrx_bytes=9\n"
-        "persistent_keepalive_interval=25\nallowed_ip=10.0.0.0/8\nallowed_ip=::/0\n"
+        f"persistent_keepalive_interval=25\n{more}allowed_ip=10.0.0.0/8\nallowed_ip=::/0\n"
         f"public_key={'cd' * 32}\npreshared_key={'01' * 32}\nprotocol_version=1\n"
         "last_handshake_time_sec=0\nlast_handshake_time_nsec=0\ntx_bytes=0\nrx_bytes=0\n"
-        "persistent_keepalive_interval=0\nerrno=0\n\n"
+        f"persistent_keepalive_interval=0\n{more}errno=0\n\n"
     )
     empty = b"".join(uapi.answer_get(uapi.DeviceRecord(bytes(32), 0, 0), []))
     assert empty == b"errno=0\n\n"

@@ -29,7 +29,10 @@ VALUES = {
         "01.2.3.4:1", "1.2.3:1", "[1.2.3.4]:5", "::1:5", "[]:5", "[:5", "1.2.3.4", ":", "1.2.3.4 :5",
         "1.2.3.4:+5", "[1::2::3]:4",
     ],
-    "persistent_keepalive_interval": ["0", "65535", "65536", "007", "-1", "", "9" * 20, "1" * 21],
+    **{
+        key: ["0", str(number.most), str(number.most + 1), "007", "-1", "", "9" * 20, "1" * 21]
+        for key, number in uapi.NUMBERS.items()
+    },
     "replace_allowed_ips": ["true", "false", ""],
     "remove": ["true", "True"],
     "update_only": ["true", "true "],
@@ -108,14 +111,15 @@ def test_peers_are_written_alike(peer: uapi.PeerChange, sec: int, nsec: int, tx:
         endpoint = endpoint._replace(zone="")
     psk = peer.preshared_key or bytes(32)
     record = uapi.PeerRecord(
-        peer.public_key, psk, endpoint, sec, nsec, tx, rx, peer.keepalive or 0,
+        peer.public_key, psk, endpoint, sec, nsec, tx, rx,
+        [getattr(peer, number.field) or 0 for number in uapi.NUMBERS.values()],
         [ip._replace(removed=False) for ip in peer.allowed_ips],
     )  # fmt: skip
     zone = ffi.new("char[]", endpoint.zone.encode() if endpoint else b"")
     address = ffi.from_buffer("uint8_t[]", endpoint.address if endpoint else b"")
     key, secret = ffi.from_buffer("uint8_t[]", peer.public_key), ffi.from_buffer("uint8_t[]", psk)
     port = endpoint.port if endpoint else 0
-    fields = [key, secret, address, zone, len(address), port, sec, nsec, tx, rx, record.keepalive]
+    fields = [key, secret, address, zone, len(address), port, sec, nsec, tx, rx, list(record.numbers)]
     shown = ffi.new("struct uapi_shown *", fields)
     text = ffi.new("char[]", lib.UAPI_PEER_TEXT)
     written = ffi.buffer(text, lib.uapi_write_peer(text, shown))[:]

@@ -117,6 +117,17 @@ def timeless(text: str) -> str:
     return re.sub(r"(latest handshake: ).*", r"\1some time ago", text)
 
 
+def test_a_key_that_this_program_does_not_know_is_shown_as_it_came() -> None:
+    key = "ab" * 32
+    text = f"public_key={key}\nqueue_share=7\nrx_bytes=0\nodd=\x1b[2J\nprotocol_version=1\nerrno=0\n\n"
+    device = uapi_client.parse("d0", text)
+    assert device.peers[0].others == {"queue_share": "7", "odd": "\x1b[2J"}
+    shown = show.pretty(device, time.time(), coloured=False)
+    assert "  queue share: 7\n" in shown and "  odd: ?[2J\n" in shown
+    [peer] = show.as_dict(device)["peers"]
+    assert peer["queue_share"] == "7" and peer["public_key"].endswith("=")
+
+
 @pytest.mark.network
 @pytest.mark.parametrize("coloured", [False, True])
 def test_interfaces_look_as_wg_shows_them(served: tuple[Host, dict[str, str]], coloured: bool) -> None:

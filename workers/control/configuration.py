@@ -413,7 +413,7 @@ class Configuration:
             handshake_nsec=int(peer.handshake_nsec),
             tx_bytes=int(peer.tx_bytes) + int(peer.handshake_tx),
             rx_bytes=int(peer.rx_bytes) + int(peer.handshake_rx),
-            keepalive=int(peer.keepalive),
+            numbers=[getattr(peer, number.field) for number in uapi.NUMBERS.values()],
             allowed_ips=[
                 uapi.AllowedIP(a, 8 * len(a), cidr) for a, cidr in self.peers.allowed(row, SHOWN_IPS)
             ],

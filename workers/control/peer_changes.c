@@ -23,7 +23,7 @@ struct record {
     const uint8_t *public_key;
     const uint8_t *preshared_key;
     const uint8_t *endpoint;
-    const uint8_t *keepalive;
+    const uint8_t *numbers[UAPI_NUMBERS_COUNT];
     const uint8_t *ips;
     uint32_t ip_count;
     uint16_t flags;
@@ -36,6 +36,11 @@ static uint16_t load16(const uint8_t *from)
     return (uint16_t)(from[0] | from[1] << 8);
 }
 
+static uint32_t load32(const uint8_t *from)
+{
+    return (uint32_t)load16(from) | (uint32_t)load16(from + 2) << 16;
+}
+
 /* 0 when the records end within it: they are ours, but a damaged redo record must not lead astray. */
 static int read_record(const uint8_t *from, uint64_t left, struct record *record)
 {
@@ -45,7 +50,7 @@ static int read_record(const uint8_t *from, uint64_t left, struct record *record
     if (left < at)
         return 0;
     record->flags = load16(from + 32);
-    record->ip_count = (uint32_t)load16(from + 34) | (uint32_t)load16(from + 36) << 16;
+    record->ip_count = load32(from + 34);
     if (record->flags & RECORD_PSK) {
         record->preshared_key = from + at;
         at += 32;
@@ -58,10 +63,11 @@ static int read_record(const uint8_t *from, uint64_t left, struct record *record
         record->zone_bytes = record->endpoint[19];
         at += record->zone_bytes;
     }
-    if (record->flags & RECORD_KEEPALIVE) {
-        record->keepalive = from + at;
-        at += 2;
-    }
+    for (uint32_t i = 0; i < UAPI_NUMBERS_COUNT; i++)
+        if (record->flags & RECORD_NUMBER << i) {
+            record->numbers[i] = from + at;
+            at += uapi_number(i)->bytes;
+        }
     record->ips = from + at;
     record->bytes = at + RECORD_ALLOWED_BYTES * (uint64_t)record->ip_count;
     return record->bytes <= left;
@@ -264,6 +270,24 @@ static uint32_t change_keepalive(const struct peer_changes *changes, uint32_t ro
     return seconds && !before && changes->interface_is_up ? ORDER_KEEPALIVE : 0;
 }
 
+#define STORE(place, key, field, most) \
+    case place: \
+        peer->field = (__typeof__(peer->field))value; \
+        break;
+
+/* Bits to order. */
+static uint32_t change_number(const struct peer_changes *changes, uint32_t row, uint32_t place, uint32_t value)
+{
+    struct peer_row *peer = &changes->table->segment->rows[row];
+
+    if (place == UAPI_KEEPALIVE)
+        return change_keepalive(changes, row, (uint16_t)value);
+    switch (place) {
+        UAPI_NUMBERS(STORE)
+    }
+    return 0;
+}
+
 /* One of the record's allowed IPs. */
 static void change_allowed(const struct peer_changes *changes, uint32_t row, const uint8_t *ip)
 {
@@ -281,11 +305,13 @@ static void change_allowed(const struct peer_changes *changes, uint32_t row, con
 static void claim(const struct peer_changes *changes, uint32_t row, const struct record *record)
 {
     struct peer_table *table = changes->table;
+    struct peer_row *peer = &table->segment->rows[row];
 
     changes->kept[row] = 0;
     if (!record->preshared_key)
         memset(table->vault[row].preshared_key, 0, 32);
-    table->segment->rows[row].keepalive = 0;
+#define CLEAR(place, key, field, most) peer->field = 0;
+    UAPI_NUMBERS(CLEAR)
 }
 
 static void note_added(struct peer_changes *changes, uint32_t row)
@@ -343,8 +369,10 @@ static void end(struct peer_changes *changes, const struct record *record)
     uint32_t row = changes->row, orders = changes->orders;
 
     if (row != NOBODY) {
-        if (record->keepalive)
-            orders |= change_keepalive(changes, row, load16(record->keepalive));
+        for (uint32_t i = 0; i < UAPI_NUMBERS_COUNT; i++)
+            if (record->numbers[i])
+                orders |= change_number(changes, row, i, uapi_number(i)->bytes == 2 ? load16(record->numbers[i])
+                                                                                    : load32(record->numbers[i]));
         if (!queue_is_empty(segment, 2 * row + OUTBOUND))
             orders |= ORDER_LOOK;
         if (orders & ORDER_ENDPOINT && changes->interface_is_up && segment->rows[row].keepalive &&

@@ -30,6 +30,8 @@ static void name_zone(const struct endpoint *endpoint, char zone[IF_NAMESIZE])
         snprintf(zone, IF_NAMESIZE, "%u", endpoint->scope);
 }
 
+#define NUMBER(place, key, field, most) peer->field,
+
 static uint32_t write_peer(const struct peer_table *table, uint32_t row, char *text)
 {
     const struct peer_row *peer = &table->segment->rows[row];
@@ -53,7 +55,7 @@ static uint32_t write_peer(const struct peer_table *table, uint32_t row, char *t
         .handshake_nsec = is_time ? nsec : 0,
         .tx_bytes = __atomic_load_n(&peer->tx_bytes, __ATOMIC_RELAXED) + peer->handshake_tx,
         .rx_bytes = __atomic_load_n(&peer->rx_bytes, __ATOMIC_RELAXED) + peer->handshake_rx,
-        .keepalive = peer->keepalive,
+        .numbers = { UAPI_NUMBERS(NUMBER) },
     };
     return uapi_write_peer(text, &shown);
 }
