@@ -11,7 +11,7 @@
 
 /* A peer's keys that carry a number: its place, the key, the field (of struct peer_row, where it stands, and of
  * engine/uapi.py's PeerChange), and the most that it may be. Parsers, printers, records and what is applied follow
- * from here; workers/peer_changes.c says what else happens when one changes. */
+ * from here; workers/control/peer_changes.c says what else happens when one changes. */
 #define UAPI_NUMBERS(X) \
     X(UAPI_KEEPALIVE, "persistent_keepalive_interval", keepalive, 0xffffu)
 
