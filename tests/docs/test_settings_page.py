@@ -1,19 +1,33 @@
-"""docs/settings.md names each setting, in its order, with its default and the words of a refusal."""
+"""docs/settings.md is what scripts/settings_page.py prints; the words that it quotes are the code's."""
 
 from __future__ import annotations
 
-import json
+import re
+import subprocess
+import sys
+from pathlib import Path
 
-import msgspec
+import pytest
 import tables
 
-from workers.settings import KEYS, Settings
+ROOT = tables.DOCS.parent
+SOURCES = "".join(path.read_text() for path in sorted((ROOT / "workers").rglob("*.py")))
+SAID = re.sub(r'"\s+f?"', "", SOURCES)  # a sentence that is written in parts
+ROWS = tables.rows("settings.md")
+LIMITS = ROWS[ROWS.index(["limit", "who is refused", "what he reads"]) + 1:]
 
 
-def test_each_setting_is_there_with_its_default() -> None:
-    rows = [row for row in tables.rows("settings.md") if row[0] != "key"]
-    assert [(row[0].strip("`"), row[2]) for row in rows] == list(KEYS.items())
-    fixed = {field.name: field.default for field in msgspec.structs.fields(Settings)
-             if field.default not in (None, msgspec.NODEFAULT)}
-    told = {row[0].strip("`"): json.loads(row[1].strip("`")) for row in rows if row[1].startswith("`")}
-    assert told == fixed and all(row[1] for row in rows)
+def test_the_page_is_what_the_script_prints() -> None:
+    printed = subprocess.check_output([sys.executable, Path("scripts/settings_page.py")], cwd=ROOT, text=True)
+    page = (tables.DOCS / "settings.md").read_text()
+    assert printed == page, "run: python scripts/settings_page.py > docs/settings.md"
+
+
+@pytest.mark.parametrize("row", LIMITS, ids=[row[0] for row in LIMITS])
+def test_the_words_of_a_limit_are_said(row: list[str]) -> None:
+    for quoted in re.findall(r"`([^`]+)`", row[2]):
+        if " " not in quoted or quoted.startswith(("Unable to modify", "plait ")):  # wg's, or a command
+            continue
+        parts = re.split(r"\bN\b(?: receivers and N consumers)?|/dev/shm|; ", quoted)
+        for part in (each.strip(" ,") for each in parts):
+            assert part in SAID, part
