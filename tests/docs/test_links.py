@@ -9,7 +9,7 @@ import pytest
 from sources import sources
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sources("docs/**/*.md", at_least=20)]
+PAGES = [*sources("*.md", at_least=4), *sources("docs/**/*.md", at_least=20)]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=[str(page.relative_to(ROOT)) for page in PAGES])
