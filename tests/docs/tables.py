@@ -1,4 +1,4 @@
-"""Pages whose tables link a test in each row, as [file::function](path)."""
+"""Pages whose tables name a test in each row, `[file::function]`, and below where it is: `[…]: path`."""
 
 from __future__ import annotations
 
@@ -7,14 +7,22 @@ import re
 from pathlib import Path
 
 DOCS = Path(__file__).parents[2] / "docs"
-LINK = re.compile(r"\[(\w+)::(\w+)\]\(([^)]*)\)")
+LINK = re.compile(r"\[(\w+)::(\w+)\](?!:)")
+PLACE = re.compile(r"^\[(\w+)::(\w+)\]: (\S+)$", re.M)
 
 Link = tuple[str, str, str]  # file without .py, function, path from docs/
 
 
 def links(page: str) -> list[Link]:
-    """Each link to a test, once, sorted."""
-    return sorted(set(LINK.findall((DOCS / page).read_text())))
+    """Each test that a page says the place of, sorted."""
+    return sorted(PLACE.findall((DOCS / page).read_text()))
+
+
+def check_names(page: str) -> None:
+    """Every test that is named has one place, and every place a name."""
+    named = set(LINK.findall((DOCS / page).read_text()))
+    placed = [(file, function) for file, function, _ in links(page)]
+    assert named == set(placed) and len(placed) == len(set(placed))
 
 
 def rows(page: str) -> list[list[str]]:

@@ -19,6 +19,10 @@ def test_a_linked_test_exists(link: tables.Link) -> None:
     tables.check_link(link)
 
 
+def test_every_named_test_has_a_place_and_every_place_a_name() -> None:
+    tables.check_names(PAGE)
+
+
 def test_every_row_has_a_test_and_all_its_columns() -> None:
     rows = tables.rows(PAGE)
     assert len(rows) > 60
