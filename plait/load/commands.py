@@ -143,7 +143,8 @@ def _run_one(
         load_json.write(json_file, load_json.document(done, verdicts))
     for verdict in verdicts:
         if not verdict["holds"]:
-            click.echo(f"plait: load: required {verdict['text']}, found {verdict['found']}", err=True)
+            found = load_thresholds.in_its_unit(verdict["text"], verdict["found"])
+            click.echo(f"plait: load: required {verdict['text']}, found {found}", err=True)
     load_run.check_answered(done)
     return load_thresholds.EXIT_CODE if any(not verdict["holds"] for verdict in verdicts) else 0
 

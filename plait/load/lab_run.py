@@ -82,7 +82,7 @@ def judge(turn: dict[str, Any], thresholds: Sequence[load_thresholds.Threshold])
     for threshold in thresholds:
         measured = turn["run"]["total"]["metrics"] if threshold.phase is None else by_name[threshold.phase]
         if not threshold.holds(measured):
-            found = measured.get(threshold.metric, "nothing measured")
+            found = load_thresholds.in_its_unit(threshold.text, measured.get(threshold.metric))
             yield f"{turn['engine']}: required {threshold.text}, found {found}"
 
 

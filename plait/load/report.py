@@ -52,7 +52,8 @@ def page(run: dict[str, Any], image: bytes) -> str:
         for limit in phase["generator"]["limits"]
     ]
     required = [
-        f"<li{'' if each['holds'] else ' class=bad'}>{html.escape(each['text'])}: found {each['found']}</li>"
+        f"<li{'' if each['holds'] else ' class=bad'}>{html.escape(each['text'])}: "
+        f"found {load_thresholds.in_its_unit(each['text'], each['found'])}</li>"
         for each in run["requirements"]
     ]
     profile = run["profile"]

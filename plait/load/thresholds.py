@@ -80,6 +80,15 @@ def parse(text: str) -> Threshold:
     return Threshold(text, phase, metric, match["operator"], float(match["value"]) * units[unit])
 
 
+def in_its_unit(text: str, found: object) -> str:
+    """What was found, in the unit in which the requirement `text` is written."""
+    match = _PATTERN.fullmatch(text)
+    if match is None or not isinstance(found, int | float):
+        return "nothing measured"
+    unit = UNITS[METRICS[match["metric"]]][match["unit"]]
+    return f"{round(found / unit, 3):.15g}{match['unit']}"
+
+
 def check_phases(thresholds: Sequence[Threshold], phases: Sequence[str]) -> None:
     """Failure when one is about a phase that there is not."""
     for threshold in thresholds:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from plait.failure import Failure
-from plait.load.thresholds import METRICS, check_phases, parse
+from plait.load.thresholds import METRICS, check_phases, in_its_unit, parse
 
 CASES = [
     # text, phase, metric, value, what holds, what does not
@@ -60,3 +60,17 @@ def test_each_metric_can_be_required() -> None:
     unit = {"share": "%", "time": "ms", "number": ""}
     for metric, kind in METRICS.items():
         assert parse(f"{metric}<1{unit[kind]}").metric == metric
+
+
+@pytest.mark.parametrize(("text", "found", "words"), [
+    ("loss<0.1%", 0.119783333, "11.978%"),
+    ("loss<0.001", 0.12, "0.12"),
+    ("steady: p99 < 5ms", 0.0123456, "12.346ms"),
+    ("handshakes>2M", 1_234_567, "1.235M"),
+    ("handshakes>2000000", 1_234_567, "1234567"),
+    ("p99<5ms", None, "nothing measured"),
+])  # fmt: skip
+def test_what_was_found_is_told_in_the_unit_of_the_requirement(
+    text: str, found: float | None, words: str
+) -> None:
+    assert in_its_unit(text, found) == words
