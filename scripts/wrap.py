@@ -14,7 +14,8 @@ from pathlib import Path
 
 WIDTH = 100
 ITEM = re.compile(r" *(?:[-*]|\d+\.) +")
-APART = re.compile(r"\||#|!\[|<|(?: {4}|\t)(?! *(?:[-*]|\d+\.) )")  # tables, headings, pictures, code
+# Tables, headings, pictures, places of links, code.
+APART = re.compile(r"\||#|!\[|<|\[[^]]+\]: |(?: {4}|\t)(?! *(?:[-*]|\d+\.) )")
 MARKER = re.compile(r"(?:[-+*>|]|#+|\d+[.)])$")  # a word that would mean something where a line begins
 
 
