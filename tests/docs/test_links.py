@@ -36,3 +36,16 @@ def test_every_file_that_a_source_names_exists() -> None:
         if not (ROOT / name).exists()
     }
     assert wrong == set()
+
+
+def anchors(page: Path) -> set[str]:
+    """What `#…` may say of a page: its headings, as code hosts write them."""
+    heads = re.findall(r"^#+ (.*)$", page.read_text(), re.M)
+    return {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=[str(page.relative_to(ROOT)) for page in PAGES])
+def test_a_place_within_a_page_is_a_heading_of_it(page: Path) -> None:
+    for link, anchor in re.findall(r"\]\((?!https?:)([^)#]*)#([^)]+)\)", page.read_text()):
+        target = page.parent / link if link else page
+        assert target.suffix != ".md" or anchor in anchors(target), f"{link}#{anchor}"
