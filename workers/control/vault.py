@@ -1,6 +1,6 @@
 """The vault: what must outlive control but nobody else may see.
 
-A second shared-memory segment, made by the supervisor and mapped by control alone, so that a
+A second shared-memory segment, made by the supervisor and worked in by control alone, so that a
 restarted control finds the device key, preshared keys, static-static secrets, the greatest
 timestamps seen and sent, and the cookie secret again. Behind the rows stands the redo record: the
 text of a validated `set` while it is applied, so that it is applied whole, or again after a kill.
