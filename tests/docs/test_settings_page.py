@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 import tables
 
+from workers.settings import KEYS
+
 ROOT = tables.DOCS.parent
 SOURCES = "".join(path.read_text() for path in sorted((ROOT / "workers").rglob("*.py")))
 SAID = re.sub(r'"\s+f?"', "", SOURCES)  # a sentence that is written in parts
@@ -21,6 +23,12 @@ def test_the_page_is_what_the_script_prints() -> None:
     printed = subprocess.check_output([sys.executable, Path("scripts/settings_page.py")], cwd=ROOT, text=True)
     page = (tables.DOCS / "settings.md").read_text()
     assert printed == page, "run: python scripts/settings_page.py > docs/settings.md"
+
+
+def test_limits_are_of_settings_that_there_are() -> None:
+    named = {key for row in LIMITS for key in re.findall(r"`(\w+)`", row[0])}
+    numbers = {key for key, takes in KEYS.items() if takes.startswith("a number")}
+    assert numbers <= named <= KEYS.keys()
 
 
 @pytest.mark.parametrize("row", LIMITS, ids=[row[0] for row in LIMITS])
