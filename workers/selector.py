@@ -15,8 +15,8 @@ RETRY_SECONDS = 0.1
 log = logging.getLogger("plait")
 
 
-class Selector(selectors.EpollSelector):
-    """As an EpollSelector. Events that are looked for by hand come up to RETRY_SECONDS late."""
+class Selector(selectors.DefaultSelector):
+    """As a DefaultSelector. Events that are looked for by hand come up to RETRY_SECONDS late."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -26,7 +26,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from queue import SimpleQueue
 
-from plait.lab.namespaces import Engine, Host, Lab, LabError, Process
+from plait.lab.namespaces import Engine, Host, Lab, LabError, Process, state
 from plait.watch.processes import children
 
 SIGNALS = ("SIGTERM", "SIGINT", "SIGHUP", "SIGKILL", "SIGUSR2")
@@ -129,6 +129,8 @@ def try_start(host: Host, start: Start) -> Start:
             start.at_ms = round((time.monotonic() - began) * 1000, 1)
             with contextlib.suppress(ProcessLookupError):
                 os.kill(target, getattr(signal, start.signal))
+            while start.signal == "SIGKILL" and state(target) not in ("", "Z"):
+                time.sleep(0.002)  # it answers until it is killed indeed
             outcome = settled(host, process, is_foreground)
             start.code = process.poll()
             judge(start, outcome, process.output())
