@@ -28,7 +28,7 @@ from plait.demo_kills import KillResult, kill_workers, pause_words
 from plait.failure import Failure
 from plait.lab import namespaces as lab
 from plait.lab.namespaces import Engine, Host, Lab, Usage, read_proc
-from plait.lab.signals import interruptible
+from plait.signals import interruptible
 from shm.marks import marked
 
 INTERFACE = "wg0"

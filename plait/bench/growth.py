@@ -22,7 +22,7 @@ from plait.bench.progress import Progress, progress
 from plait.failure import Failure
 from plait.lab import namespaces as lab
 from plait.lab.namespaces import Lab
-from plait.lab.signals import interruptible
+from plait.signals import interruptible
 
 SIZES = tuple(1 << bits for bits in range(0, 21, 2))
 BUDGETS = (1024, 20.0)  # bytes a peer and seconds, for 500,000 peers

@@ -33,7 +33,7 @@ from plait.bench.progress import Progress, progress
 from plait.failure import Failure
 from plait.lab import namespaces as lab
 from plait.lab.namespaces import Engine, Host, Lab, Peer
-from plait.lab.signals import interruptible
+from plait.signals import interruptible
 from plait.watch.processes import pss_bytes
 
 INSIDE = ("10.201.0.1", "10.201.0.2")

@@ -30,7 +30,7 @@ from plait.bench.stages import STAGES, Frame, stage_of
 from plait.failure import Failure
 from plait.lab import namespaces as lab
 from plait.lab.namespaces import Host
-from plait.lab.signals import interruptible
+from plait.signals import interruptible
 
 FREQUENCY = 1999  # samples a second and core: not in step with a timer of 1,000
 RAMP = 1.0  # seconds of the stream before perf is switched on

@@ -29,7 +29,7 @@ from plait.bench.progress import progress
 from plait.failure import Failure
 from plait.lab import namespaces as lab
 from plait.lab.namespaces import Engine, Host, Lab
-from plait.lab.signals import interruptible
+from plait.signals import interruptible
 
 GATEWAY = "10.201.0.1"
 START_SECONDS = 3.0

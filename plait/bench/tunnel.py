@@ -24,7 +24,7 @@ from plait.bench.implementation import Implementation, Tunnel, chosen
 from plait.bench.progress import Progress, progress
 from plait.failure import Failure
 from plait.lab import namespaces as lab
-from plait.lab.signals import interruptible
+from plait.signals import interruptible
 
 START_SECONDS = 1.0  # to start a tunnel
 RIVAL = ("wireguard-go", "0.0.20220316")  # the engine that the bars are ratios to

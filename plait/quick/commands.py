@@ -38,7 +38,8 @@ from plait.quick.changes import (
 )
 from plait.quick.quick_file import Conf, read
 from plait.quick.quick_file import save as save_file
-from plait.quick.up_down import _interruptible, resolve
+from plait.quick.up_down import resolve
+from plait.signals import interruptible
 from plait.uapi_client import Device, Peer
 
 ZERO_KEY = bytes(32)
@@ -68,7 +69,7 @@ def reload(config: str) -> None:
         raise Failure(f"the DNS lines of {path} cannot be applied", "resolvconf is not installed", mend)
     check_table(before, conf, config)
     wanted = wanted_device(before, conf)
-    with _interruptible(), ExitStack() as undo:
+    with interruptible(), ExitStack() as undo:
         undo.callback(undone, restore_firewall, name, firewalls_of(name))
         undo.callback(undone, restore_routes, name, routes_of(name))
         undo.callback(undone, _set_engine, name, before)

@@ -13,17 +13,14 @@ import os
 import re
 import shlex
 import shutil
-import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from types import FrameType
-from typing import NoReturn
 
 from engine import uapi
 from plait import uapi_client
@@ -32,6 +29,7 @@ from plait.programs import complaints, ip_json, run_command, undo_command
 from plait.quick import conf as wgconf
 from plait.quick.quick_file import Conf, read, save
 from plait.quick.routes import add_routes, mtu_of, remove_firewall, remove_rules
+from plait.signals import interruptible
 from workers.environment import tell, unknown
 
 VARIABLE = "WG_QUICK_USERSPACE_IMPLEMENTATION"
@@ -53,7 +51,7 @@ def up(config: str) -> None:
             "Install it (apt-get install openresolv), or take these lines out of the file.",
         )
     run_hooks = partial(_run_hooks, name, path, conf)
-    with _interruptible(), ExitStack() as undo:
+    with interruptible(), ExitStack() as undo:
         _start_engine(name)
         undo.callback(_undo_engine, name)
         run_hooks(conf.interface.pre_up)
@@ -84,7 +82,7 @@ def down(config: str) -> None:
         mend = "Is it up at all? See `plait show`. What a dead engine left goes with plait up and plait down."
         raise Failure(f"{name} cannot be taken down", "no engine listens for it", mend)
     run_hooks = partial(_run_hooks, name, path, conf)
-    with _interruptible():
+    with interruptible():
         run_hooks(conf.interface.pre_down)
         device = uapi_client.get(name)
         if conf.interface.save_config:
@@ -247,19 +245,3 @@ def _need_root(verb: str, config: str) -> None:
     if os.geteuid() != 0:
         why = "interfaces, addresses and routes are root's"
         raise Failure(f"{config} cannot be taken {verb}", why, f"Run: sudo {sys.argv[0]} {verb} {config}")
-
-
-@contextlib.contextmanager
-def _interruptible() -> Iterator[None]:
-    """SIGTERM and SIGHUP end a half-done `up` as Ctrl-C does: by an exception, so that it is undone."""
-
-    def stop(number: int, frame: FrameType | None) -> NoReturn:
-        raise SystemExit(128 + number)
-
-    numbers = (signal.SIGTERM, signal.SIGHUP)
-    before = [signal.signal(number, stop) for number in numbers]
-    try:
-        yield
-    finally:
-        for number, handler in zip(numbers, before, strict=True):
-            signal.signal(number, handler)

@@ -1,4 +1,4 @@
-"""Signals that end a command, as an exception that takes its lab down."""
+"""Signals that end a command, as an exception by which it takes down what it made."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import NoReturn
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[None]:
-    """Ctrl-C, SIGTERM and SIGHUP end the command by an exception, which takes all down: exit code 128 + n."""
+    """Ctrl-C, SIGTERM and SIGHUP end the command by an exception, so all is undone: exit code 128 + n."""
 
     def stop(number: int, frame: FrameType | None) -> NoReturn:
         raise SystemExit(128 + number)
