@@ -189,7 +189,7 @@ struct peer_row {
     uint8_t public_key[32];
     uint32_t installing;     /* keypair number meant by ORDER_INSTALL */
     uint32_t state;          /* engine's peer state: unused, live, retiring */
-    uint32_t chain_reserved;
+    uint32_t installing_next; /* keypair number meant by ORDER_INSTALL_NEXT */
     uint32_t key_chain;      /* next row in its public-key bucket; 0 = last (stored + 1) */
     uint16_t keepalive;      /* persistent keepalive in seconds, 0 = off */
     uint16_t flags;

@@ -28,8 +28,10 @@ static int word_clear(uint64_t *word, uint64_t seen)
 
 void orders_give(const struct segment *segment, uint32_t row, uint32_t bits)
 {
-    if (bits & ORDER_ZERO) /* relaxed: stands before the bit, by the release of that */
+    if (bits & ORDER_ZERO) { /* relaxed: stand before the bit, by the release of that */
         __atomic_store_n(&segment->rows[row].installing, 0, __ATOMIC_RELAXED);
+        __atomic_store_n(&segment->rows[row].installing_next, 0, __ATOMIC_RELAXED);
+    }
     word_give(&segment->rows[row].orders, bits);
     POINT("order: given, holder not scheduled");
 }

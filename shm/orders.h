@@ -10,18 +10,20 @@
 /* Bits have no order, but what they ask for has. So the holder applies them in an order of its
  * own, below, and whoever gives one that cancels another takes that one's object away first:
  *
- *   ZERO          before INSTALL. orders_give(ZERO) empties row.installing: a session that was
- *                 ordered before ends too, one that is ordered afterwards stands.
- *   STOP_SENDING  before INSTALL, and not for what `installing` names. Control itself stops the
+ *   ZERO          before both INSTALLs. orders_give(ZERO) empties row.installing and installing_next: a
+ *                 session that was ordered before ends too, one that is ordered afterwards stands.
+ *   STOP_SENDING  before both INSTALLs, and not for what they name. Control itself stops the
  *                 keypair of an INSTALL that waits (workers/control/keypairs.py).
- *   EXPIRE        after INSTALL; goes by age, so it cancels nothing that is new.
+ *   INSTALL_NEXT  before INSTALL. Where both ends begin a handshake at once, both are ordered at once:
+ *                 our own session is sent with, the other end's stays as the previous one.
+ *   EXPIRE        after both INSTALLs; goes by age, so it cancels nothing that is new.
  *   CLEAR_SOURCE  after ENDPOINT. At worst a source is forgotten that the next packet brings back.
  *   PURGE_STAGED  after the queues were drained of what has a session, before KEEPALIVE; LOOK and it
  *                 together drop what waits, also what came in between.
  *   RETIRE        last: nothing survives it. */
 /* cdef begin */
 /* orders: control -> holder */
-#define ORDER_INSTALL 1        /* row.installing becomes current (initiator) or next (responder) */
+#define ORDER_INSTALL 1        /* row.installing, of a handshake that we began, becomes current */
 #define ORDER_KEEPALIVE 2      /* send an empty data message if there is a session, or ask for a handshake */
 #define ORDER_ENDPOINT 4       /* endpoint := row.ordered_endpoint */
 #define ORDER_EXPIRE 8         /* drop keypairs past 180 s from the key word */
@@ -33,6 +35,7 @@
 #define ORDER_PURGE_STAGED 512 /* the handshake was given up: drop what waits */
 #define ORDER_STOP_SENDING 1024 /* private key changed: drop current and next for sending */
 #define ORDER_LOOK 2048        /* nothing but a turn: e.g. the outbound queue became usable */
+#define ORDER_INSTALL_NEXT 4096 /* row.installing_next, of a handshake that we answered, becomes next */
 
 /* events: holder -> control */
 #define EVENT_HANDSHAKE_WANTED 1

@@ -129,11 +129,11 @@ def world() -> Iterator[World]:
 
 def test_initiation_is_answered_with_a_session_installed_before(world: World) -> None:
     assert world.take(world.other.initiation()) == "HS_INITIATION_ACCEPTED"
-    assert world.bits() & lib.ORDER_INSTALL
+    assert world.bits() & lib.ORDER_INSTALL_NEXT
     response = world.other.hear()
     assert world.other.state is not None
     session = noise.consume_response(world.other.identity, world.other.state, response, noise.NO_PSK)
-    number = int(world.parts.peers.rows[world.row].installing)
+    number = int(world.parts.peers.rows[world.row].installing_next)
     keypair = world.parts.keypairs.slab[number]
     assert bytes(keypair.send_key) == session.receive_key
     assert bytes(keypair.receive_key) == session.send_key
@@ -212,7 +212,7 @@ def test_refused_messages_get_no_answer(world: World, message, counter: str) -> 
     assert len(world.parts.events.remembered()) == events + 1
     assert world.other.hears_nothing()
     assert world.parts.get() == before
-    assert not world.bits() & lib.ORDER_INSTALL
+    assert not world.bits() & (lib.ORDER_INSTALL | lib.ORDER_INSTALL_NEXT)
 
 
 def test_no_room_for_a_session_is_counted_as_that(world: World) -> None:
@@ -339,7 +339,7 @@ def test_keypairs_are_wiped_and_used_again(world: World) -> None:
             world.now += SECOND
             assert world.take(world.other.initiation()) == "HS_INITIATION_ACCEPTED"
             world.parts.settle(holder)
-            numbers.add(int(world.parts.peers.rows[world.row].installing))
+            numbers.add(int(world.parts.peers.rows[world.row].installing_next))
         assert world.parts.keypairs.out == 1, "only `next` is named"
         assert len(numbers) < 5
         named = int(lib.key_word_next(int(world.parts.peers.rows[world.row].key_word)))
@@ -473,7 +473,7 @@ def test_a_batch_of_everything_adds_up(world: World) -> None:
             assert other.state is not None
             session = noise.consume_response(other.identity, other.state, other.hear(), noise.NO_PSK)
             row = world.parts.peers.find(other.identity.public_key)
-            number = int(world.parts.peers.rows[row].installing)
+            number = int(world.parts.peers.rows[row].installing_next)
             assert bytes(world.parts.keypairs.slab[number].send_key) == session.receive_key, message
     # The one that was refused for coming too soon is not stored: it would be accepted later.
     world.now += SECOND
@@ -489,12 +489,12 @@ def test_the_timestamp_is_stored_and_the_session_ordered_before_the_response_lea
     send = world.parts.outgoing.send
 
     def watched(letters: object, count: int) -> None:
-        sent.append((world.parts.vault.timestamp_seen(world.row), world.bits() & lib.ORDER_INSTALL))
+        sent.append((world.parts.vault.timestamp_seen(world.row), world.bits() & lib.ORDER_INSTALL_NEXT))
         send(letters, count)
 
     world.parts.outgoing.send = watched  # type: ignore[method-assign]
     assert world.take(world.other.initiation()) == "HS_INITIATION_ACCEPTED"
-    assert sent == [(tai64n.stamp(world.other.wall), lib.ORDER_INSTALL)]
+    assert sent == [(tai64n.stamp(world.other.wall), lib.ORDER_INSTALL_NEXT)]
 
 
 def test_a_source_that_is_not_ours_is_left_out(world: World) -> None:
@@ -535,6 +535,22 @@ def test_a_keypair_that_a_holder_is_about_to_name_is_not_freed(world: World) -> 
         # Nothing is left over once the holder is done.
         named = {int(lib.key_word_current(row.key_word)), int(lib.key_word_previous(row.key_word))}
         assert set(parts.keypairs.numbers(world.row)) == named
+
+
+def test_where_both_ends_begin_at_once_both_sessions_stand(world: World) -> None:
+    """Two are ordered before the holder looks. Was one lost, each end would keep its own: the other end does
+    not know it, and both send into nothing until a handshake is due again, 15 s later."""
+    parts, row = world.parts, world.parts.peers.rows[world.row]
+    with Holder(world.interface) as holder:
+        ours = world.initiate()
+        assert world.take(world.other.initiation()) == "HS_INITIATION_ACCEPTED"
+        theirs = int(row.installing_next)
+        assert world.take(world.respond(ours)[0]) == "HS_RESPONSE_ACCEPTED"
+        number = int(row.installing)
+        parts.settle(holder)
+        assert lib.key_word_current(row.key_word) == number
+        assert lib.key_word_previous(row.key_word) == theirs
+        assert set(parts.keypairs.numbers(world.row)) == {number, theirs}
 
 
 def test_an_installation_that_changes_nothing_frees_what_waited_for_it(world: World) -> None:

@@ -519,7 +519,7 @@ def test_numbers_that_a_bad_worker_wrote_into_a_row_lead_control_nowhere() -> No
         assert first is not None and second is not None
         row = parts.segment.rows[first]
         for number in (0x7FFFFFFF, 0xFFFFFFFF):
-            row.installing = number
+            row.installing = row.installing_next = number
             assert not parts.keypairs.has_fresh(first, lib.clock_now(), 1)
             assert parts.set(f"set=1\npublic_key={1:064x}\nallowed_ip=10.1.0.0/16\n") == 0
             assert parts.set(f"set=1\npublic_key={1:064x}\nallowed_ip=-10.1.0.0/16\n") == 0

@@ -32,6 +32,7 @@ def segment() -> Iterator[object]:
 
 
 number = st.integers(0, NUMBERS)
+INSTALLS = lib.ORDER_INSTALL | lib.ORDER_INSTALL_NEXT
 
 
 @dataclass
@@ -46,11 +47,12 @@ class Row:
 
     def holds(self, each: int) -> bool:
         """While an installation is ordered, a holder may be about to name any of them."""
-        return bool(self.orders & lib.ORDER_INSTALL) or each in (*self.named, self.keep)
+        return bool(self.orders & INSTALLS) or each in (*self.named, self.keep)
 
 
 rows = st.builds(
-    Row, st.tuples(number, number, number), number, st.sampled_from([0, lib.ORDER_INSTALL, lib.ORDER_LOOK]),
+    Row, st.tuples(number, number, number), number,
+    st.sampled_from([0, lib.ORDER_INSTALL, lib.ORDER_INSTALL_NEXT, INSTALLS, lib.ORDER_LOOK]),
     number, st.just([]),
 )  # fmt: skip
 

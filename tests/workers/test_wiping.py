@@ -66,7 +66,7 @@ def test_a_free_keypair_has_no_key(world: World) -> None:
     state = world.other.state
     assert state is not None
     session = noise.consume_response(world.other.identity, state, world.other.hear(), noise.NO_PSK)
-    number = int(world.parts.peers.rows[world.row].installing)
+    number = int(world.parts.peers.rows[world.row].installing_next)
     keypair = world.parts.keypairs.slab[number]
     assert bytes(keypair.send_key) == session.receive_key
     world.parts.keypairs.release(world.row, number)

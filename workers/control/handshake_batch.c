@@ -137,9 +137,10 @@ void batch_install(const struct segment *segment, const struct handshake *handsh
         keypair->peer_generation = row->generation;
         keypair->flags = flags;
         POINT("publication: keypair written, row does not name it");
-        row->installing = numbers[i];
+        *(flags & KEYPAIR_INITIATOR ? &row->installing : &row->installing_next) = numbers[i];
         POINT("publication: row names the keypair, not ordered");
-        orders_give(segment, rows[i], ORDER_INSTALL | orders[i]); /* release: after all of the above */
+        /* release: after all of the above */
+        orders_give(segment, rows[i], (flags & KEYPAIR_INITIATOR ? ORDER_INSTALL : ORDER_INSTALL_NEXT) | orders[i]);
         peer_schedule(segment, rows[i]);
         POINT("publication: ordered and scheduled, peer not told");
     }
@@ -173,9 +174,9 @@ uint32_t keypairs_collect(const struct segment *segment, uint32_t *first, uint32
         uint64_t word;
 
         /* The order before the key word: the holder stores the word before it clears the order. While it
-         * stands, the holder may be about to name any number that `installing` ever held; it tells when
-         * it has cleared the order. */
-        if (orders_read(segment, rows[i]) & ORDER_INSTALL)
+         * stands, the holder may be about to name any number that the row was ever to install; it tells
+         * when it has cleared the order. */
+        if (orders_read(segment, rows[i]) & (ORDER_INSTALL | ORDER_INSTALL_NEXT))
             continue;
         word = __atomic_load_n(&peer->key_word, __ATOMIC_ACQUIRE);
         while (*link && found < most) {

@@ -127,25 +127,25 @@ class Keypairs:
         """Whether the row has a session to send with that is younger than `age` ns, or is about to."""
         peer = self.segment.rows[row]
         current = lib.key_word_current(int(peer.key_word))
-        installing = int(peer.installing)
-        if installing < self.limit and not int(self.slab[installing].flags) & lib.KEYPAIR_INITIATOR:
-            installing = 0
         return any(
             number < self.limit
             and int(self.slab[number].peer) == row
             and now < self.birth(number) + age
             and int(self.slab[number].send_counter) < lib.REJECT_AFTER_MESSAGES  # else: our key changed
-            for number in (current, installing)
+            for number in (current, int(peer.installing))
             if number
         )
 
     def stop_sending(self, row: int) -> None:
         """Before ORDER_STOP_SENDING: of a session whose installation is ordered and perhaps not applied.
         Where it is, and its holder seals meanwhile and stores over this, the order stops it."""
-        number = int(self.segment.rows[row].installing)
-        is_ordered = lib.orders_read(self.segment, row) & lib.ORDER_INSTALL
-        if is_ordered and 0 < number < self.limit and int(self.slab[number].peer) == row:
-            lib.keypair_stop_sending(self.slab + number)
+        peer, ordered = self.segment.rows[row], lib.orders_read(self.segment, row)
+        for bit, number in (
+            (lib.ORDER_INSTALL, int(peer.installing)),
+            (lib.ORDER_INSTALL_NEXT, int(peer.installing_next)),
+        ):
+            if ordered & bit and 0 < number < self.limit and int(self.slab[number].peer) == row:
+                lib.keypair_stop_sending(self.slab + number)
 
     def birth(self, number: int) -> int:
         """CLOCK_BOOTTIME ns; 0 while its handshake is in progress."""

@@ -240,7 +240,7 @@ uint32_t table_find_active(const struct peer_table *table, uint32_t first, uint3
         const struct peer_row *peer = &table->segment->rows[row];
         if (peer->state == PEER_LIVE &&
             ((is_down ? __atomic_load_n(&peer->key_word, __ATOMIC_RELAXED) != 0 ||
-                            orders_read(table->segment, row) & ORDER_INSTALL
+                            orders_read(table->segment, row) & (ORDER_INSTALL | ORDER_INSTALL_NEXT)
                       : peer->keepalive != 0) ||
              !queue_is_empty(table->segment, 2 * row + OUTBOUND)))
             found[count++] = row;

@@ -33,11 +33,12 @@ static uint32_t key_word_store(struct peer_row *peer, uint64_t before, uint64_t 
     return SESSION_KEYS;
 }
 
-static uint32_t install(const struct holder *holder, uint32_t row)
+/* installing: of the row, one of its two. */
+static uint32_t install(const struct holder *holder, uint32_t row, const uint32_t *installing)
 {
     struct peer_row *peer = &holder->segment->rows[row];
     /* acquire: the keypair was written before its number */
-    uint32_t number = __atomic_load_n(&peer->installing, __ATOMIC_ACQUIRE);
+    uint32_t number = __atomic_load_n(installing, __ATOMIC_ACQUIRE);
     struct keypair *keypair = row_keypair(holder, row, number);
 
     /* News in any case: while this order stood, control freed none of the row's keypairs. */
@@ -62,17 +63,20 @@ static uint32_t drop_expired(const struct holder *holder, uint32_t row, uint64_t
     return key_word_store(peer, peer->key_word, word);
 }
 
-/* After a change of the private key: what was agreed under the old one may still be opened,
- * not sealed with. installing: agreed since, though a second time of these orders finds it named; or 0. */
-static void stop_sending(const struct holder *holder, uint32_t row, uint32_t installing)
+/* After a change of the private key: what was agreed under the old one may still be opened, not sealed
+ * with. What is ordered to be installed was agreed since, though a second time of these orders finds it named. */
+static void stop_sending(const struct holder *holder, uint32_t row, uint32_t bits)
 {
-    uint64_t word = holder->segment->rows[row].key_word;
+    const struct peer_row *peer = &holder->segment->rows[row];
+    uint64_t word = peer->key_word;
     uint32_t numbers[2] = { key_word_current(word), key_word_next(word) };
+    uint32_t ours = bits & ORDER_INSTALL ? __atomic_load_n(&peer->installing, __ATOMIC_RELAXED) : 0;
+    uint32_t theirs = bits & ORDER_INSTALL_NEXT ? __atomic_load_n(&peer->installing_next, __ATOMIC_RELAXED) : 0;
 
     for (int i = 0; i < 2; i++) {
         struct keypair *keypair = row_keypair(holder, row, numbers[i]);
 
-        if (keypair && numbers[i] != installing)
+        if (keypair && numbers[i] != ours && numbers[i] != theirs)
             keypair_stop_sending(keypair);
     }
 }
@@ -102,9 +106,11 @@ uint32_t holder_apply_orders(const struct holder *holder, uint32_t row, uint64_t
         if (bits & ORDER_ZERO)
             news |= key_word_store(peer, peer->key_word, 0);
         if (bits & ORDER_STOP_SENDING)
-            stop_sending(holder, row, bits & ORDER_INSTALL ? __atomic_load_n(&peer->installing, __ATOMIC_RELAXED) : 0);
+            stop_sending(holder, row, bits);
+        if (bits & ORDER_INSTALL_NEXT)
+            news |= install(holder, row, &peer->installing_next);
         if (bits & ORDER_INSTALL)
-            news |= install(holder, row);
+            news |= install(holder, row, &peer->installing);
         if (bits & ORDER_EXPIRE)
             news |= drop_expired(holder, row, now);
         if (bits & ORDER_ENDPOINT) {
