@@ -10,7 +10,9 @@ import click
 
 from plait import checkout, standard_streams
 from plait.failure import Failure
+from plait.handoff_option import HandoffChoice
 from plait.later import Later
+from workers.handoffs import PIPELINE
 
 LATER = {"bench": "plait.bench:bench", "load": "plait.load.commands:load"}
 
@@ -326,7 +328,7 @@ def demo(as_json: bool, seconds: int) -> None:
 
 @plait.command(short_help="Kill a gateway's processes under traffic, and count what is lost.")
 @click.option("--minutes", type=click.FloatRange(0.1, 1440), default=10, show_default=True)
-@click.option("--handoff", type=click.Choice(["split", "lend", "auto"]), default="split", show_default=True)
+@click.option("--handoff", type=HandoffChoice(), default=PIPELINE, show_default=True)
 @click.option("--seed", type=int, help="Repeat the order of an earlier run.")
 @click.option("--operations", is_flag=True, help="Also what administrators, containers and laptops do.")
 @click.option("--json", "as_json", is_flag=True, help="The results as JSON.")

@@ -168,16 +168,14 @@ def take_over(interface: str, fd: int, is_trial: bool) -> int:
 
 def _go_on(interface: str, left: dict[str, Any]) -> None:
     """The engine that another program left."""
-    import msgspec
-
     work = _load_engine()
-    from workers.settings import Settings
+    from workers.settings import described
     from workers.supervisor.notify import ServiceManager
     from workers.supervisor.process import Supervisor
     from workers.supervisor.resources import Resources
     from workers.supervisor.signals import Signals
 
-    settings = msgspec.convert(left["settings"], Settings)
+    settings = described(left["settings"])
     _take_title(interface)
     _take_small_pages()
     manager = ServiceManager(os.environ)

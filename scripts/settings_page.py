@@ -102,6 +102,11 @@ def page() -> str:
             "[performance.md](performance.md#who-drains), which library `aead` means in",
             "[security.md](security.md#what-a-broken-process-reaches)."),
         "",
+        paragraph(
+            "The hand-offs of earlier versions are still taken, and told in one line of the log:",
+            '`"lend"` is called `"inline"` now, `"split"` is called `"pipeline"`, and `"auto"` is gone,',
+            'for which `"inline"` is taken ([ADR 0011](adr/0011-two-hand-offs.md)).'),
+        "",
         "## Whom a limit refuses, and what he reads",
         "",
         row("limit", "who is refused", "what he reads"),

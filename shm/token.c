@@ -1,7 +1,7 @@
 /* token: one word a peer decides who may touch its hot state.
  *
  *   idle --schedule--> queued --take--> held --give--> idle | queued | dead
- *   idle --take_idle--------------------> held           (lending)
+ *   idle --take_idle--------------------> held           (inline)
  *
  * All steps out of idle and queued are compare-exchanges, so that two never succeed and a
  * repeated one does nothing; only the holder leaves held, by a plain store. Taking is

@@ -14,7 +14,7 @@ void token_initialise(const struct segment *segment, uint32_t row);  /* control:
 int token_schedule(const struct segment *segment, uint32_t row);
 /* queued -> held (acquire). 1 when taken. */
 int token_take(const struct segment *segment, uint32_t row, uint32_t mark);
-/* idle -> held (acquire): lending. 1 when taken. */
+/* idle -> held (acquire): an inline hand-off. 1 when taken. */
 int token_take_idle(const struct segment *segment, uint32_t row, uint32_t mark);
 /* held -> idle / queued / dead (release). Only by the holder. */
 void token_give_idle(const struct segment *segment, uint32_t row);

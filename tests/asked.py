@@ -7,14 +7,18 @@ through hand-offs or providers leaves out the others (`handoffs`).
 from __future__ import annotations
 
 import os
+import sys
 import tomllib
 from collections.abc import Iterable
 
 from workers._workers import ffi, lib
+from workers.handoffs import current
 from workers.providers import PROVIDERS
 
-HANDOFF = os.environ.get("PLAIT_TEST_HANDOFF", "")
+HANDOFF, _note = current(os.environ.get("PLAIT_TEST_HANDOFF", ""))
 AEAD = os.environ.get("PLAIT_TEST_AEAD", "")
+if _note:
+    print(f"PLAIT_TEST_HANDOFF: {_note}", file=sys.stderr)
 
 
 def completed(settings: str | None) -> str | None:

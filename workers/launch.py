@@ -36,6 +36,7 @@ from shm.layout import layout_hash
 from workers._workers import ffi, lib
 from workers.channel import Channel, ChannelClosed
 from workers.failure import explain
+from workers.handoffs import PIPELINE
 from workers.log import configure, leave_log, worker_stderr
 from workers.promises import (
     PR_SET_DUMPABLE,
@@ -246,7 +247,7 @@ def begin_worker(title: str, interface: str, channel: Channel, supervisor: int) 
     if kind == "control":
         mapping, segment = map_segment(data, size)
     else:
-        segment = map_what_packets_need(data, size, kind == "receiver" and message["handoff"] == "split")
+        segment = map_what_packets_need(data, size, kind == "receiver" and message["handoff"] == PIPELINE)
         os.close(named.pop("data"))
     if segment.keypairs and kind != "control":
         # Refused where the limit is low; then control's lock on the same pages holds them (memory.py).

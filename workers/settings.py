@@ -7,17 +7,19 @@ refused whole, with file, line, what, why and the next step.
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import msgspec
 
 from engine.aead import PROVIDERS
 from workers.failure import Exit, Failure
+from workers.handoffs import INLINE, Handoff, current
 
 DIRECTORY = Path("/etc/plait")
 MAX_WORKERS_OF_A_KIND = 64  # shm/layout.h MAX_RECEIVERS, MAX_CONSUMERS
@@ -45,8 +47,8 @@ KEYS = {
     "sessions": f"a number from 64 to {MAX_SESSIONS}: session keys that can be live at once",
     "small_slots": f"a number from 64 to {MAX_SMALL_SLOTS}: packet buffers of 2 KiB, for each pool",
     "train_slots": f"a number from 1 to {MAX_TRAIN_SLOTS}: buffers of 68 KiB for trains, for each pool",
-    "handoff": '"split" (every packet goes to its peer\'s consumer), "lend" (the receiver drains a peer '
-    'that nobody holds) or "auto" (lend, while its own input is short)',
+    "handoff": '"inline" (run to completion: the receiver drains a peer that nobody holds) or "pipeline" '
+    "(every packet goes to its peer's consumer)",
     "aead": f'"auto" (the fastest that this build and CPU have), {_AEAD}: what seals and opens packets',
     "tun_offload": "true or false: super-packets between the kernel and the engine",
     "udp_offload": "true or false: trains of datagrams between the kernel and the engine",
@@ -54,6 +56,7 @@ KEYS = {
     "wireguard-go: for OSPFv3, Babel or mDNS) or false (neither, as the kernel module's)",
 }
 
+log = logging.getLogger("plait")
 _Workers = Annotated[int, msgspec.Meta(ge=1, le=MAX_WORKERS_OF_A_KIND)]
 _Core = Annotated[int, msgspec.Meta(ge=0)]
 
@@ -71,7 +74,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     sessions: Annotated[int, msgspec.Meta(ge=64, le=MAX_SESSIONS)] | None = None
     small_slots: Annotated[int, msgspec.Meta(ge=64, le=MAX_SMALL_SLOTS)] = 2048
     train_slots: Annotated[int, msgspec.Meta(ge=1, le=MAX_TRAIN_SLOTS)] = 22
-    handoff: Literal["split", "lend", "auto"] = "lend"
+    handoff: Handoff = INLINE
     aead: str = "auto"
     tun_offload: bool = True
     udp_offload: bool = True
@@ -152,6 +155,7 @@ def parse(text: str, path: str, defaults: Mapping[str, Any]) -> Settings:
     for key in given:
         if key not in KEYS:
             raise _refusal(path, text, key, "there is no such setting")
+    given, note = _by_words_of_today(given)
     try:
         settings = msgspec.convert({**defaults, **given}, Settings)
     except msgspec.ValidationError as error:
@@ -159,13 +163,43 @@ def parse(text: str, path: str, defaults: Mapping[str, Any]) -> Settings:
         key = re.split(r"[\[`.]", place)[0]
         reason = reason[0].lower() + reason[1:].replace("`", "")
         raise _refusal(path, text, key, reason) from error
-    if settings.aead not in ("auto", *PROVIDERS):
-        raise _refusal(path, text, "aead", f"there is no provider {settings.aead}")
+    if missing := _missing_provider(settings):
+        raise _refusal(path, text, "aead", missing)
     for kind in ("receiver", "consumer"):
         count = getattr(settings, f"{kind}s")
         if settings.room_for(kind) < count:
             raise _refusal(path, text, f"max_{kind}s", f"there are {count} {kind}s from the start")
+    if note:
+        log.info("%s, line %d: handoff = %s", path, _line_of(text, "handoff"), note)
     return settings
+
+
+def described(description: Mapping[str, Any]) -> Settings:
+    """The settings that a running engine, perhaps of an earlier version, describes to the program that takes
+    its place. Raises Failure when this program cannot run with them."""
+    given, _ = _by_words_of_today(description)
+    try:
+        settings = msgspec.convert(given, Settings)
+        why = _missing_provider(settings)
+    except msgspec.ValidationError as error:
+        why = str(error)
+    if why:
+        next_step = "stop the interface and start it with this program"
+        raise Failure("cannot take over the engine's settings", why, next_step, Exit.SETTINGS)
+    return settings
+
+
+def _missing_provider(settings: Settings) -> str:
+    return "" if settings.aead in ("auto", *PROVIDERS) else f"there is no provider {settings.aead}"
+
+
+def _by_words_of_today(given: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
+    """The same settings, and what is to be said of an earlier version's word among them, else ""."""
+    handoff = given.get("handoff")
+    if not isinstance(handoff, str):
+        return {**given}, ""
+    word, note = current(handoff)
+    return {**given, "handoff": word}, note
 
 
 def geometry(settings: Settings) -> dict[str, int]:

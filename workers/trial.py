@@ -10,10 +10,15 @@ from workers.failure import Exit, Failure
 
 
 def look(description: dict[str, Any]) -> None:
-    """Load all that an engine consists of and map its segment, as a trial. Failure when that cannot be."""
+    """Load all that an engine consists of, read its settings and map its segment, as a trial.
+
+    Failure when that cannot be.
+    """
     import workers.entry_points
     import workers.supervisor.process  # noqa: F401
+    from workers.settings import described
 
+    described(description["settings"])
     fd, size = description["resources"]["data"]
     try:
         DataSegment.attach(os.dup(fd), size).close()

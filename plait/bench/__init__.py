@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from plait.handoff_option import HandoffChoice
 from plait.later import Later
 
 LATER = {
@@ -19,12 +20,12 @@ EXAMPLES = """\b
 Examples:
   plait bench tunnel
   plait bench tunnel --vs 'wireguard-go -f {iface}' --runs 5
-  plait bench tunnel --handoff split --handoff lend --only tcp1 --only ping
+  plait bench tunnel --handoff inline --handoff pipeline --only tcp1 --only ping
   plait bench queue
   plait bench aead
   plait bench scale
   plait bench peers --peers 500000
-  plait bench profile --handoff lend
+  plait bench profile --handoff inline
 """
 
 
@@ -46,7 +47,7 @@ def bench() -> None:
     "--handoff",
     "handoffs",
     multiple=True,
-    type=click.Choice(["split", "lend", "auto"]),
+    type=HandoffChoice(),
     help="Plait in this mode; several are compared with each other. Default: its default.",
 )
 @click.option(
@@ -156,9 +157,7 @@ def peers_command(peers: int, others: tuple[str, ...], growth: str | None, as_js
 
 @bench.command("profile", short_help="Where the engine's CPU goes, by stage (needs linux-perf).")
 @click.option("--seconds", type=click.IntRange(1, 60), default=5, show_default=True, help="Of the recording.")
-@click.option(
-    "--handoff", type=click.Choice(["split", "lend", "auto"]), help="Default: the engine's default."
-)
+@click.option("--handoff", type=HandoffChoice(), help="Default: the engine's default.")
 @click.option("--json", "as_json", is_flag=True, help="The same as JSON.")
 def profile_command(seconds: int, handoff: str | None, as_json: bool) -> None:
     """Record one TCP stream with perf: nanoseconds a packet and microseconds a super-packet, by stage.

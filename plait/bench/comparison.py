@@ -51,23 +51,23 @@ def ratio(samples: Samples, key: str, one: str, other: str) -> float | None:
 
 @dataclass(frozen=True)
 class Bar:
-    """A ratio that is required beside wireguard-go 0.0.20220316: in the default mode, and in split alone."""
+    """A ratio that is required beside wireguard-go 0.0.20220316: in the default mode, and in pipeline."""
 
     title: str
     key: str
     default: float
-    split: float
+    pipeline: float
     at_least: bool
     least_runs: int = 1
 
     def passes(self, found: float, default: bool) -> bool:
         """Whether a ratio clears it."""
-        bar = self.default if default else self.split
+        bar = self.default if default else self.pipeline
         return found >= bar if self.at_least else found <= bar
 
     def wanted(self, default: bool) -> str:
         """The bar in words."""
-        bar = self.default if default else self.split
+        bar = self.default if default else self.pipeline
         return f"{'>=' if self.at_least else '<='} {bar:.3g} x"
 
 

@@ -23,6 +23,7 @@ import click
 
 from plait.bench.floods import EXIT_SHARE, PACED
 from plait.failure import Failure
+from plait.handoff_option import HandoffChoice
 
 if TYPE_CHECKING:
     from plait.lab.namespaces import Lab, Process
@@ -208,9 +209,7 @@ def table(found: list[Found]) -> list[str]:
 @click.option("--rate", type=float, default=10_000, show_default=True, help="Packets a second.")
 @click.option("--seconds", type=click.IntRange(1, 60), default=3, show_default=True, help="Of each stream.")
 @click.option("--rounds", type=click.IntRange(1, 100), default=1, show_default=True)
-@click.option(
-    "--handoff", type=click.Choice(["split", "lend", "auto"]), default=None, help="Of the engine measured."
-)
+@click.option("--handoff", type=HandoffChoice(), default=None, help="Of the engine measured.")
 @click.option(
     "--least", type=float, default=None, help="Exit with 99 when a paced stream keeps less of its rate."
 )

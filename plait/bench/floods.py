@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 import click
 
 from plait.failure import Failure
+from plait.handoff_option import HandoffChoice
 
 if TYPE_CHECKING:
     from plait.lab.namespaces import Lab, Process
@@ -227,9 +228,7 @@ def table(found: list[Found]) -> list[str]:
 @click.option(
     "--seconds", type=click.IntRange(1, 60), default=4, show_default=True, help="Of each measurement."
 )
-@click.option(
-    "--handoff", type=click.Choice(["split", "lend", "auto"]), default=None, help="Of the engine measured."
-)
+@click.option("--handoff", type=HandoffChoice(), default=None, help="Of the engine measured.")
 @click.option(
     "--least", type=float, default=None, help="Exit with 99 when a bad tag leaves honest peers less."
 )

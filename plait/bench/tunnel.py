@@ -25,10 +25,11 @@ from plait.bench.progress import Progress, progress
 from plait.failure import Failure
 from plait.lab import namespaces as lab
 from plait.signals import interruptible
+from workers.handoffs import INLINE
 
 START_SECONDS = 1.0  # to start a tunnel
 RIVAL = ("wireguard-go", "0.0.20220316")  # the engine that the bars are ratios to
-DEFAULT_BARS = ("", "lend", "auto")  # hand-offs held against the bars of the default mode; split has its own
+DEFAULT_BARS = ("", INLINE)  # hand-offs held against the bars of the default mode; pipeline has its own
 
 
 def run(

@@ -330,8 +330,7 @@ void fuzz_one(struct input *input)
     for (int steps = 0; input->left && steps < 30; steps++) {
         uint8_t what = take8(input);
 
-        world.intakes[INBOUND].handoff = what >> 6;
-        world.intakes[INBOUND].lender = what & 64 ? &world.holder : NULL;
+        world.intakes[INBOUND].inline_holder = what & 64 ? &world.holder : NULL;
         world.pending = 1 + (what >> 2) % MESSAGES_MOST;
         switch (what % 4) {
         case 0: case 1: got = receive_udp(&world.intakes[INBOUND], 4, world.inbox); break;

@@ -22,7 +22,7 @@ from plait.lab.namespaces import PLAIT, Lab
 pytestmark = [pytest.mark.long, pytest.mark.network]
 
 SETTINGS = 'receivers = 1\nconsumers = 1\nhandoff = "{}"\naead = "{}"\n'
-PROVIDERS = {"split": "boringssl", "lend": "evp"}  # tests/interop/test_offload.py has other pairs
+PROVIDERS = {"pipeline": "boringssl", "inline": "evp"}  # tests/interop/test_offload.py has other pairs
 TITLES = ("control", "receiver 0", "consumer 0")
 
 

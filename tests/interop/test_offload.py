@@ -1,10 +1,10 @@
 """Every combination of offloads and hand-offs carries the same bytes.
 
 Without trouble on the way, a TCP stream also arrives in the order in which it was sent: the receiving
-kernel never has to put a segment aside (TCPOFOQueue). That is not asked of "auto", nor of a stream that
-a lender left to a consumer because the socket was full: a peer's sender changes from process to process in
-the middle of a stream, and the queues beneath, one for each CPU, may overtake each other. For the same
-reason the workers are pinned here (docs/adr/0003).
+kernel never has to put a segment aside (TCPOFOQueue). That is not asked of a stream that an inline receiver
+left to a consumer because the socket was full: a peer's sender changes from process to process in the middle
+of a stream, and the queues beneath, one for each CPU, may overtake each other. For the same reason the
+workers are pinned here (docs/adr/0003).
 """
 
 from __future__ import annotations
@@ -25,16 +25,15 @@ DATAGRAMS = str(Path(__file__).with_name("datagrams.py"))
 PORT = 6999
 A_FEW = 4  # datagrams about the stream's beginning and end, which another process may send
 WAYS = {
-    "split": 'handoff = "split"\n',
-    "lend": 'handoff = "lend"\n',
-    "auto": 'handoff = "auto"\n',
-    "split-no-tun": 'handoff = "split"\ntun_offload = false\n',
-    "auto-no-udp": 'handoff = "auto"\nudp_offload = false\n',
-    "lend-none": 'handoff = "lend"\ntun_offload = false\nudp_offload = false\n',
+    "pipeline": 'handoff = "pipeline"\n',
+    "inline": 'handoff = "inline"\n',
+    "pipeline-no-tun": 'handoff = "pipeline"\ntun_offload = false\n',
+    "inline-no-udp": 'handoff = "inline"\nudp_offload = false\n',
+    "inline-none": 'handoff = "inline"\ntun_offload = false\nudp_offload = false\n',
 }
-# Each provider with two hand-offs; test_kills.py has two more pairs, `scripts/product` has all.
-PROVIDERS = {"split": "evp", "lend": "ipsec-mb", "auto": "boringssl", "split-no-tun": "ipsec-mb",
-             "auto-no-udp": "evp", "lend-none": "boringssl"}
+# With those of test_kills.py each provider has both hand-offs; `scripts/product` has all of it.
+PROVIDERS = {"pipeline": "evp", "inline": "ipsec-mb", "pipeline-no-tun": "ipsec-mb", "inline-no-udp": "evp",
+             "inline-none": "boringssl"}
 
 
 def kernel_counter(host: Host, table: str, group: str, name: str) -> int:
@@ -103,7 +102,7 @@ def test_same_bytes_whatever_carries_them(way: str) -> None:
             Transfer(source.host, target.host, target.address4, 20 * MEGABYTE).finish()
             senders = sent_by_process(source) - sent
             of_others = senders.total() - max(senders.values())
-            if not way.startswith("auto") and of_others <= A_FEW:
+            if of_others <= A_FEW:
                 assert out_of_order(target) == 0 or losses(tunnel) != before
             if source is one:
                 check_offloads(source, target, way)

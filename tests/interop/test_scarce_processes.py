@@ -25,7 +25,7 @@ FLOWS = 12  # all of them hash to one of two with 1 in 2,048
 PORT = 4000  # inside the tunnel
 
 
-@pytest.mark.parametrize("handoff", ["lend", "split"])
+@pytest.mark.parametrize("handoff", ["inline", "pipeline"])
 def test_no_flow_is_silent_while_a_receiver_lives(handoff: str) -> None:
     """Each receiver in turn dies, and its next start is refused."""
     with pids_cgroup() as group, Lab() as lab:
@@ -53,7 +53,7 @@ def test_no_flow_is_silent_while_a_receiver_lives(handoff: str) -> None:
 def test_no_peer_is_silent_while_a_consumer_lives() -> None:
     """The consumer of the only peer dies, and its next start is refused."""
     with pids_cgroup() as group, Lab() as lab:
-        tunnel = two_hosts(lab, PLAIT, PLAIT, settings=SETTINGS.format("split"))
+        tunnel = two_hosts(lab, PLAIT, PLAIT, settings=SETTINGS.format("pipeline"))
         side = tunnel.responder
         assert tunnel.initiator.echo(side.address4, 2) == 2
         title, counted = "consumer 0", "udp_sent"

@@ -108,7 +108,7 @@ def is_gone(side: Side) -> bool:
     )
 
 
-@pytest.mark.parametrize(("handoff", "end"), [("split", 1), ("lend", 0)])
+@pytest.mark.parametrize(("handoff", "end"), [("pipeline", 1), ("inline", 0)])
 def test_stream_survives_an_upgrade(handoff: str, end: int) -> None:
     with Lab() as lab:
         tunnel = two_hosts(lab, COMMAND, COMMAND, settings=SETTINGS.format(handoff))
@@ -149,7 +149,7 @@ def test_stream_survives_an_upgrade(handoff: str, end: int) -> None:
 def test_an_upgrade_ends_at_the_worker_that_does_not_come_back() -> None:
     """What comes after it stays; it is started again and again, and a mended program is upgraded to."""
     with Lab() as lab:
-        tunnel = two_hosts(lab, COMMAND, COMMAND, settings=SETTINGS.format("lend"))
+        tunnel = two_hosts(lab, COMMAND, COMMAND, settings=SETTINGS.format("inline"))
         one, two = tunnel.sides
         assert one.echo(two.address4, 2) == 2
         before, output = pids(one), one.engine.process.output
@@ -173,7 +173,7 @@ def test_an_upgrade_ends_at_the_worker_that_does_not_come_back() -> None:
 def test_refused_upgrades_leave_everything_alone() -> None:
     """The last one is none: what signals asked for meanwhile is done by the new program."""
     with Lab() as lab:
-        tunnel = two_hosts(lab, COMMAND, COMMAND, settings=SETTINGS.format("lend"))
+        tunnel = two_hosts(lab, COMMAND, COMMAND, settings=SETTINGS.format("inline"))
         one, two = tunnel.sides
         assert one.echo(two.address4, 2) == 2
         with Stream(one, two) as stream:

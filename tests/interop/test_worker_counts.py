@@ -21,7 +21,7 @@ pytestmark = pytest.mark.network
 
 SETTINGS = 'receivers = 1\nconsumers = 1\nmax_receivers = 3\nmax_consumers = 3\nhandoff = "{}"\n'
 MANY = """
-handoff = "split"
+handoff = "pipeline"
 receivers = 40
 consumers = 40
 max_peers = 64
@@ -55,7 +55,7 @@ def carries(side: Side, number: int) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("handoff", "end", "steps"), [("split", 1, (MORE, MORE, FEWER, FEWER)), ("lend", 0, (MORE, FEWER))]
+    ("handoff", "end", "steps"), [("pipeline", 1, (MORE, MORE, FEWER, FEWER)), ("inline", 0, (MORE, FEWER))]
 )
 def test_stream_survives_changes_of_number(handoff: str, end: int, steps: tuple[signal.Signals, ...]) -> None:
     """The peer is the second in the table: it belongs to consumer 1 as soon as there is one."""
@@ -68,7 +68,7 @@ def test_stream_survives_changes_of_number(handoff: str, end: int, steps: tuple[
             for number in steps:
                 count += 1 if number == MORE else -1
                 stream.note(f"{handoff}: {number.name}", change(side, number, count))
-                if handoff == "split":
+                if handoff == "pipeline":
                     eventually(lambda count=count: carries(side, 1) == (count > 1))
             assert pid_of(side, "receiver 1") is pid_of(side, "consumer 1") is None
         stream.check()

@@ -20,19 +20,21 @@ from plait.bench.datagrams import trial
 from plait.bench.implementation import CABLE, Implementation, Tunnel, chosen, program_version
 from plait.failure import Failure
 
-PLAIT = Implementation("plait", "0.1.0 (split)", ("plaitd",), is_plait=True)
-SPLIT = Implementation("plait split", "0.1.0", ("plaitd",), "split", is_plait=True)
+PLAIT = Implementation("plait", "0.1.0 (pipeline)", ("plaitd",), is_plait=True)
+PIPELINE = Implementation("plait pipeline", "0.1.0", ("plaitd",), "pipeline", is_plait=True)
 GO = Implementation("wireguard-go", "0.0.20220316", ("wireguard-go",))
 BARE = Implementation(CABLE, "", None)
 
-# What just clears every bar of split and none of the default mode where the two differ, 5 runs each.
+# What just clears every bar of pipeline and none of the default mode where the two differ, 5 runs each.
 SAMPLES = {
-    "tcp1.ab.gbit": {"plait": [4.5] * 5, "plait split": [4.5] * 5, "wireguard-go": [0.4, 0.6, 0.5, 0.5, 0.5]},
-    "tcp1.ab.cpu": {"plait": [3.0] * 5, "plait split": [3.0] * 5, "wireguard-go": [27.0] * 5},
-    "udp64.rate": {"plait": [60e3] * 5, "plait split": [60e3] * 5, "wireguard-go": [20e3] * 5},
-    "udp64.cpu": {"plait": [7.5] * 5, "plait split": [7.5] * 5, "wireguard-go": [30.0] * 5},
-    "ping.avg": {"plait": [80.0] * 5, "plait split": [80.0] * 5, "wireguard-go": [100.0] * 5},
-    "pingtcp.avg": {"plait": [400.0], "plait split": [400.0], "wireguard-go": [1000.0]},
+    "tcp1.ab.gbit": {
+        "plait": [4.5] * 5, "plait pipeline": [4.5] * 5, "wireguard-go": [0.4, 0.6, 0.5, 0.5, 0.5],
+    },
+    "tcp1.ab.cpu": {"plait": [3.0] * 5, "plait pipeline": [3.0] * 5, "wireguard-go": [27.0] * 5},
+    "udp64.rate": {"plait": [60e3] * 5, "plait pipeline": [60e3] * 5, "wireguard-go": [20e3] * 5},
+    "udp64.cpu": {"plait": [7.5] * 5, "plait pipeline": [7.5] * 5, "wireguard-go": [30.0] * 5},
+    "ping.avg": {"plait": [80.0] * 5, "plait pipeline": [80.0] * 5, "wireguard-go": [100.0] * 5},
+    "pingtcp.avg": {"plait": [400.0], "plait pipeline": [400.0], "wireguard-go": [1000.0]},
 }
 
 
@@ -55,12 +57,12 @@ def test_medians_and_ratios() -> None:
 
 
 def test_verdicts_at_the_edge_of_every_bar() -> None:
-    found = verdicts(SAMPLES, {"plait": True, "plait split": False}, "wireguard-go")
+    found = verdicts(SAMPLES, {"plait": True, "plait pipeline": False}, "wireguard-go")
     told = {(verdict.implementation, verdict.title): verdict.passed for verdict in found}
     assert len(told) == 2 * len(SAMPLES)
     by_key = {bar.key: bar.title for bar in BARS}
     for key in SAMPLES:
-        assert told["plait split", by_key[key]] is True, key
+        assert told["plait pipeline", by_key[key]] is True, key
         assert told["plait", by_key[key]] is (key == "udp64.cpu"), key
 
 
@@ -69,7 +71,7 @@ def test_a_little_less_than_the_bar_is_a_miss(key: str) -> None:
     (bar,) = (bar for bar in BARS if bar.key == key)
     rival = spread(SAMPLES[key]["wireguard-go"])
     assert rival is not None
-    for default, wanted in ((True, bar.default), (False, bar.split)):
+    for default, wanted in ((True, bar.default), (False, bar.pipeline)):
         for factor, passed in ((1.001, bar.at_least), (0.999, not bar.at_least)):
             ours, theirs = rival.median * wanted * factor, rival.median
             samples = {key: {"plait": [ours] * 5, "wireguard-go": [theirs] * 5}}
@@ -101,9 +103,9 @@ def result_of(implementations: Sequence[Implementation]) -> dict[str, Any]:
 
 
 def test_the_tables_name_versions_and_line_up() -> None:
-    text = printed(result_of([PLAIT, SPLIT, GO, BARE]))
+    text = printed(result_of([PLAIT, PIPELINE, GO, BARE]))
     assert "plait / wireguard-go 0.0.20220316" in text
-    assert "plait split / plait 0.1.0 (split)" in text
+    assert "plait pipeline / plait 0.1.0 (pipeline)" in text
     assert "Required beside wireguard-go 0.0.20220316" in text
     assert text.count("MISS") == 5 and text.count("pass") == 7
     assert "…" not in text
@@ -126,9 +128,9 @@ def test_what_is_chosen(tmp_path: Path) -> None:
     program = tmp_path / "other-engine"
     program.write_text("#!/bin/sh\necho other-engine v1.2.3, of today\n")
     program.chmod(0o755)
-    found = chosen([f"{program} -f {{iface}}"], ["split", "lend"])
-    assert [one.title for one in found] == ["plait split", "plait lend", "other-engine", CABLE]
-    assert [one.handoff for one in found] == ["split", "lend", "", ""]
+    found = chosen([f"{program} -f {{iface}}"], ["pipeline", "inline"])
+    assert [one.title for one in found] == ["plait pipeline", "plait inline", "other-engine", CABLE]
+    assert [one.handoff for one in found] == ["pipeline", "inline", "", ""]
     assert found[2].name == "other-engine 1.2.3"
     assert found[2].command == (str(program), "-f", "{iface}")
     assert program_version("/bin/false") != ""
@@ -207,8 +209,8 @@ def test_a_process_that_ended_is_no_figure() -> None:
 
 
 def test_bars_are_those_that_are_required() -> None:
-    """Of the default mode and of split alone."""
-    bars = {bar.key: (bar.default, bar.split) for bar in comparison.BARS}
+    """Of the default mode and of pipeline."""
+    bars = {bar.key: (bar.default, bar.pipeline) for bar in comparison.BARS}
     assert bars.pop("ping.avg") == (0.4, 0.8)
     assert bars.pop("pingtcp.avg") == (0.25, 0.4)
     assert bars.pop("udp64.rate") == (5, 3)

@@ -128,7 +128,7 @@ def session_keys(stage: Stage) -> tuple[Puppet, list[bytes]]:
 
 def test_receivers_that_do_not_lend_have_no_session_keys() -> None:
     with Lab() as lab:
-        stage = Stage(lab, settings='handoff = "split"\n')
+        stage = Stage(lab, settings='handoff = "pipeline"\n')
         _, keys = session_keys(stage)
         for key in keys:
             (place,) = in_segments(stage, key)
@@ -150,7 +150,7 @@ def test_a_removed_peer_leaves_no_key(stage: Stage) -> None:
         assert_gone(stage, key)
 
 
-@pytest.mark.parametrize("handoff", ["split", "lend"])
+@pytest.mark.parametrize("handoff", ["pipeline", "inline"])
 @pytest.mark.parametrize("aead", sorted(PROVIDERS))
 def test_no_provider_leaves_a_key(aead: str, handoff: str) -> None:
     if lib.aead_new(PROVIDERS[aead]) == ffi.NULL:

@@ -91,7 +91,7 @@ static void child_push_twice(void)
 }
 static void child_consume(void) { consumer_turn(DEAD_CONSUMER, 1, PACKETS); }
 static void child_consume_by_two(void) { consumer_turn(DEAD_CONSUMER, 1, 2); }
-static void child_lend(void)
+static void child_inline(void)
 {
     __atomic_store_n(&segment.workers[DEAD_RECEIVER].peer_in_hand, ROW + 1, __ATOMIC_RELEASE);
     if (token_take_idle(&segment, ROW, mark_of(&segment, DEAD_RECEIVER))) {

@@ -44,7 +44,7 @@ static const struct scenario {
     {"consume by two, stub inside", DEAD_CONSUMER, before_stub_inside, child_consume_by_two},
     {"consume, counted full", DEAD_CONSUMER, before_full, child_consume},
     {"give, more came", DEAD_CONSUMER, before_held, child_give},
-    {"lend, stub inside", DEAD_RECEIVER, before_stub_inside, child_lend},
+    {"inline, stub inside", DEAD_RECEIVER, before_stub_inside, child_inline},
 };
 
 /* The child is dead, as far as the memory is concerned. */

@@ -4,7 +4,7 @@
  *
  * The ledger is what the promise is checked against. A receiver takes the numbers of its next packets
  * out of it before it pushes them, so no number is ever used twice; holders (consumers, and
- * receivers that lend themselves a peer) demand that numbers of a receiver only rise per peer.
+ * receivers that take an idle peer) demand that numbers of a receiver only rise per peer.
  */
 #include <sched.h>
 #include <string.h>

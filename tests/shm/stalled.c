@@ -334,7 +334,7 @@ static const struct scenario {
      prepared_outcome},
     {"consume, push meanwhile", before_three, child_consume, others_push, push_outcome},
     {"consume by two, push meanwhile", before_stub_inside, child_consume_by_two, others_push, push_outcome},
-    {"lend, push meanwhile", before_empty, child_lend, others_push, push_outcome},
+    {"inline, push meanwhile", before_empty, child_inline, others_push, push_outcome},
     {"give, order meanwhile", before_taken, child_give, others_order, order_outcome},
     {"give staged, order meanwhile", before_taken, child_give_staged, others_order, order_outcome},
     {"take, taken meanwhile", before_empty, child_take_idle, others_take, token_outcome},

@@ -315,7 +315,7 @@ class Scheduling(RuleBasedStateMachine):
             self.events[row] = 0
 
     @rule(row=row)
-    def lend(self, row: int) -> None:
+    def take_idle(self, row: int) -> None:
         taken = lib.token_take_idle(self.segment, row, mark(self.data, lib.WORKER_RECEIVER))
         assert bool(taken) == (self.token[row] == lib.TOKEN_IDLE)
         if taken:

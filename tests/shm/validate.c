@@ -1,6 +1,6 @@
 /* validate: many threads over one segment, every structure at once.
  *
- * Receivers push chains to a few peers and now and then lend themselves the peer's token and
+ * Receivers push chains to a few peers and now and then take an idle peer's token (inline) and
  * drain; consumers drain what is scheduled; a mover changes the peers' consumers and gives
  * orders. Per peer and receiver the packets must come out in the order in which they went in, each
  * exactly once, with their contents; books must be square at the end; and no wake may be lost: a

@@ -1,7 +1,7 @@
 """A whole engine killed at each marked point, one after another, under numbered packets both ways.
 
     python -m tests.soak.kill_matrix                      every point, in both hand-offs
-    python -m tests.soak.kill_matrix --handoff lend rotation        points with that word in them
+    python -m tests.soak.kill_matrix --handoff inline rotation      points with that word in them
     python -m tests.soak.kill_matrix --seed 7             others of a point's passings
 
 For each point: a process is held there until the others have shown that they go on, killed, repaired after,
@@ -35,6 +35,7 @@ from tests.soak import kill_points, points
 from tests.soak.kill_points import CONSUMER, CONTROL, RECEIVER, Case
 from tests.soak.numbered import BURST, Strand, Traffic
 from workers._workers import lib
+from workers.handoffs import HANDOFFS, PIPELINE, current
 
 PORT = 51820
 SETTINGS = """receivers = 1
@@ -363,7 +364,7 @@ class Matrix:
 
 def promised(case: Case) -> int:
     """What a kill may cost at most, in packets: a receive call of a receiver, a batch of a consumer."""
-    has_none = case.victim == CONSUMER and case.handoff == "split" and case.point.startswith(NOTHING_IN_HAND)
+    has_none = case.victim == CONSUMER and case.handoff == PIPELINE and case.point.startswith(NOTHING_IN_HAND)
     if case.victim == CONTROL or has_none:
         return 0
     call = MESSAGES * (HELD if case.cause == kill_points.FULL else BURST)
@@ -395,21 +396,33 @@ def run(handoff: str, which: list[Case], seed: int, command: list[str]) -> Itera
             yield Outcome(case, 0, wrong=tuple(words))
 
 
+def _handoff(word: str) -> str:
+    today, note = current(word)
+    if note:
+        print(f"--handoff {note}", file=sys.stderr)
+    return today
+
+
+def parser() -> argparse.ArgumentParser:
+    """Of the command line."""
+    made = argparse.ArgumentParser(description="Kill a whole engine at each of its marked points.")
+    made.add_argument("--handoff", choices=HANDOFFS, type=_handoff, action="append")
+    made.add_argument("--seed", type=int, default=1)
+    made.add_argument("words", nargs="*", help="only points with one of these in their names")
+    return made
+
+
 def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(description="Kill a whole engine at each of its marked points.")
-    parser.add_argument("--handoff", choices=kill_points.HANDOFFS, action="append")
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("words", nargs="*", help="only points with one of these in their names")
-    given = parser.parse_args(arguments)
+    given = parser().parse_args(arguments)
     command = points.build()
     begun, count, bad = time.monotonic(), 0, 0
-    print(f"{'':62}{'back ms':>9}{'lost':>6}{'counted':>9}{'dropped':>9}")
-    for handoff in given.handoff or kill_points.HANDOFFS:
+    print(f"{'':65}{'back ms':>9}{'lost':>6}{'counted':>9}{'dropped':>9}")
+    for handoff in given.handoff or HANDOFFS:
         every = kill_points.cases(handoff)
         which = [case for case in every if not given.words or any(w in str(case) for w in given.words)]
         for outcome in run(handoff, which, given.seed, command):
             numbers = f"{outcome.back_ms:9}{outcome.lost:6}{outcome.counted:9}{outcome.dropped:9}"
-            print(f"{outcome.case!s:62}{numbers}", flush=True)
+            print(f"{outcome.case!s:65}{numbers}", flush=True)
             for words in outcome.wrong:
                 print(f"    WRONG (passing {outcome.passing}): {words}", flush=True)
             count, bad = count + 1, bad + bool(outcome.wrong)

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from workers.handoffs import INLINE, PIPELINE
+
 RECEIVER, CONSUMER, CONTROL = "receiver 0", "consumer 0", "control"
-HANDOFFS = ("split", "lend")
 
 # What makes a process pass: packets in bursts (always there), and besides:
 TRAFFIC = "traffic"
@@ -19,8 +20,8 @@ PEERS = "peers"  # a third peer comes and goes
 FULL = "full"  # a consumer stands still until the queue is full
 STARVE = "starve"  # ... until the receiver has no slot left
 
-# Who drains: the consumer where every packet is handed off, the receiver where it lends itself the token.
-HOLDER = {"split": CONSUMER, "lend": RECEIVER}
+# Who drains: the consumer of every packet's peer, or the receiver that takes an idle peer's token itself.
+HOLDER = {PIPELINE: CONSUMER, INLINE: RECEIVER}
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Case:
     handoff: str
 
     def __str__(self) -> str:
-        return f"{self.handoff:5} {self.victim:10} {self.point}"
+        return f"{self.handoff:8} {self.victim:10} {self.point}"
 
 
 _RECEIVING = {
@@ -120,7 +121,7 @@ _CONTROLLING = {
     "removal: token dead, row not wiped": PEERS,
     "removal: row wiped, not free": PEERS,
 }
-_SPLIT_ALONE = (
+_PIPELINE_ALONE = (
     (CONSUMER, "push: linked, end not moved", TRAFFIC),  # the stub
     (CONSUMER, "push: end moved, journal open", TRAFFIC),
     (RECEIVER, "push: refused, chain not withdrawn", FULL),
@@ -128,9 +129,9 @@ _SPLIT_ALONE = (
     (CONSUMER, "give: token queued again, no ready bit", FULL),
     (CONSUMER, "ring: starving taken, receiver not woken", STARVE),
 )
-_LEND_ALONE = (
-    (RECEIVER, "lend: noted in hand, token not taken", TRAFFIC),
-    (RECEIVER, "lend: token held, nothing done", TRAFFIC),
+_INLINE_ALONE = (
+    (RECEIVER, "inline: noted in hand, token not taken", TRAFFIC),
+    (RECEIVER, "inline: token held, nothing done", TRAFFIC),
 )
 
 
@@ -140,9 +141,9 @@ def cases(handoff: str) -> list[Case]:
     found += [(HOLDER[handoff], point, cause) for point, cause in _HOLDING.items()]
     found += [(CONSUMER, point, cause) for point, cause in _CONSUMING.items()]
     found += [(CONTROL, point, cause) for point, cause in _CONTROLLING.items()]
-    if handoff == "split":
+    if handoff == PIPELINE:
         found += [(RECEIVER, point, cause) for point, cause in _HANDING_OFF.items()]
-    found += _SPLIT_ALONE if handoff == "split" else _LEND_ALONE
+    found += _PIPELINE_ALONE if handoff == PIPELINE else _INLINE_ALONE
     return _spread([Case(point, victim, cause, handoff) for victim, point, cause in found])
 
 

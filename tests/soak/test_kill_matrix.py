@@ -15,8 +15,9 @@ import pytest
 from shm import _shm
 from tests.soak import points
 from tests.soak.kill_matrix import Outcome, run
-from tests.soak.kill_points import HANDOFFS, cases
+from tests.soak.kill_points import cases
 from workers import _workers
+from workers.handoffs import HANDOFFS
 
 PAGE = points.ROOT / "docs/reliability.md"
 

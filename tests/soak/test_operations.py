@@ -78,7 +78,7 @@ def test_what_the_kernel_dropped_in_front_of_the_engine_is_counted() -> None:
 
 
 def result() -> Result:
-    made = Result(60, "lend", 1, sent={"a": SENT, "b": SENT}, received={"a": SENT, "b": SENT})
+    made = Result(60, "inline", 1, sent={"a": SENT, "b": SENT}, received={"a": SENT, "b": SENT})
     made.before = {"a": {"descriptors": 9, "processes": 6, "namespaces": 7, "memory": 1 << 20}}
     made.after = {"a": {"descriptors": 9, "processes": 6, "namespaces": 7, "memory": 2 << 20}}
     return made
@@ -141,7 +141,7 @@ def test_the_table_fits(columns: int) -> None:
 @pytest.fixture(scope="module")
 def run() -> Iterator[Run]:
     with Lab() as lab:
-        made = Run(Scene(lab, "lend"), Result(60, "lend", 1), lambda words: None)
+        made = Run(Scene(lab, "inline"), Result(60, "inline", 1), lambda words: None)
         assert made.traffic.pump(60, made.traffic.flowing())
         made.traffic.settle()
         made.books = made.scene.accounts()

@@ -38,7 +38,7 @@ def test_a_minute_of_operations() -> None:
     silence is too long twice; all else has to be right each time."""
     silent: list[set[str]] = []
     for _ in range(2):
-        code, result, words = soak("--operations", "--seed", "1", "--handoff", "lend")
+        code, result, words = soak("--operations", "--seed", "1", "--handoff", "inline")
         late = {entry["operation"] for entry in result["log"] if entry["silence_s"] > entry["bound_s"]}
         assert [line for line in result["wrong"] if ": silent for " not in line] == [], words
         assert code == bool(result["wrong"])

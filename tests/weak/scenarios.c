@@ -236,7 +236,7 @@ static void hold_1(void)
     }
 }
 
-static void lend_2(void)
+static void inline_2(void)
 {
     if (token_take_idle(s, 0, 2)) {
         s->rows[0].rx_bytes++;
@@ -739,8 +739,8 @@ const struct scenario scenarios[] = {
     {"recycle", "the same beside another producer", 1, lay_out_queue, {push_again_0, push_one_1, holder_alone}, 0, again_end},
     {"both", "two producers and a holder", 1, lay_out_queue, {push_one_0, push_one_1, holder_alone}, 0, two_producers_end},
     {"chain", "a chain of two, another producer, a holder", 1, lay_out_queue, {push_two_0, push_one_1, holder_alone}, 0, chain_end},
-    {"token", "taken, lent and scheduled by three", 0, lay_out_queue, {schedule_push_0, hold_1, lend_2}, 0, tokens_end},
-    {"hands", "one schedules what another gave, a third takes", 0, prepare_one, {schedule_twice_0, hold_1, lend_2}, 0, nothing_end},
+    {"token", "taken, taken idle and scheduled by three", 0, lay_out_queue, {schedule_push_0, hold_1, inline_2}, 0, tokens_end},
+    {"hands", "one schedules what another gave, a third takes", 0, prepare_one, {schedule_twice_0, hold_1, inline_2}, 0, nothing_end},
     {"give", "a holder's last look, a producer's look at the token", 0, prepare_held, {push_and_schedule_0, give_1}, 0, wakes_end},
     {"order", "a holder's last look, an order", 0, prepare_held, {order_0, give_orders_1}, 0, orders_end},
     {"bell", "a ringer and a sleeper", 0, prepare_one, {ring_0, sleep_1}, 0, bell_end},

@@ -78,17 +78,17 @@ def test_a_full_socket_is_waited_for_and_then_costs_packets_that_are_counted(
     assert path.counters()["UDP_SENT"] == len(sent) + 1
 
 
-def test_a_lender_leaves_to_a_consumer_what_a_full_socket_has_no_room_for(
+def test_inline_leaves_to_a_consumer_what_a_full_socket_has_no_room_for(
     path: Path, pair: tuple[socket.socket, socket.socket]
 ) -> None:
-    """It does not wait, since nobody would be heard meanwhile, and it loses nothing."""
+    """The receiver does not wait, since nobody would be heard meanwhile, and it loses nothing."""
     ours, theirs = pair
     path.holder.udp4 = ours.fileno()
     path.holder.trains = 0
     with contextlib.suppress(BlockingIOError):
         while True:
             ours.send(bytes(1000))
-    lib.receiver_hand_off(path.receiver, lib.HANDOFF_LEND, path.holder)
+    lib.receiver_hand_off(path.receiver, path.holder)
     for n in range(32):
         path.inside.send(bytes(10) + ipv4(bytes([n]) * 1000))
         lib.receiver_run(path.receiver, 0)
@@ -100,9 +100,9 @@ def test_a_lender_leaves_to_a_consumer_what_a_full_socket_has_no_room_for(
     assert lib.holder_take(path.holder, 0), "it waits for a consumer"
     lib.holder_take_turn(path.holder, 0, lib.clock_now())
     assert len(drained(theirs)) == path.counters()["UDP_SENT"] == 32
-    path.inside.send(bytes(10) + ipv4(b"lent"))
+    path.inside.send(bytes(10) + ipv4(b"inline"))
     lib.receiver_run(path.receiver, 0)
-    assert len(drained(theirs)) == 1, "where there is room the lender sends"
+    assert len(drained(theirs)) == 1, "where there is room the receiver sends"
     assert_whole(path)
 
 

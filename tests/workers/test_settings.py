@@ -43,7 +43,7 @@ REFUSED = [
     ("small_slots = 32768", 1, "small_slots = 32768", "<= 32767", "32767"),
     ("train_slots = 0", 1, "train_slots = 0", ">= 1", "4096"),
     ("train_slots = 4097", 1, "train_slots = 4097", "<= 4096", "4096"),
-    ("handoff = 'weave'", 1, "handoff = 'weave'", "weave", '"split"'),
+    ("handoff = 'weave'", 1, "handoff = 'weave'", "weave", '"pipeline"'),
     ("aead = 'rot13'", 1, "aead = 'rot13'", "rot13", '"evp"'),
     ("receivers = 1\nreciever = 2", 2, "reciever = 2", "no such setting", "receivers, consumers"),
     ("[pools]\nsmall = 1", 1, "[pools]", "no such setting", "receivers, consumers"),
@@ -78,12 +78,12 @@ def test_every_setting_can_be_given(tmp_path: Path) -> None:
     given = load(
         tmp_path,
         "receivers = 3\nconsumers = 2\ncores = [2, 0]\nmax_peers = 100\nsessions = 200\n"
-        "small_slots = 128\ntrain_slots = 4\nhandoff = 'split'\npin = true\naead = 'evp'\n"
+        "small_slots = 128\ntrain_slots = 4\nhandoff = 'pipeline'\npin = true\naead = 'evp'\n"
         "max_receivers = 5\nmax_consumers = 2\ntun_offload = false\nudp_offload = false\nmulticast = true\n",
     )
     assert given == settings.Settings(
         receivers=3, consumers=2, cores=(2, 0), max_peers=100, sessions=200, small_slots=128, train_slots=4,
-        handoff="split", pin=True, aead="evp", max_receivers=5, max_consumers=2, tun_offload=False,
+        handoff="pipeline", pin=True, aead="evp", max_receivers=5, max_consumers=2, tun_offload=False,
         udp_offload=False, multicast=True,
     )
     assert [given.cores_of(i) for i in range(3)] == [(2,), (0,), (2,)]

@@ -21,12 +21,12 @@ from hypothesis import strategies as st
 from test_data_path import GEOMETRY, KEY, Path, assert_whole, ipv4
 
 from workers._workers import ffi, lib
+from workers.handoffs import HANDOFFS, INLINE
 from workers.supervisor.sockets import receive_trains
 
 UDP_SEGMENT = 103  # linux/udp.h
 VNET = struct.Struct("=BBHHHH")  # linux/virtio_net.h: flags, type, header, segment, start, offset
 ONE, TWO = ("10.0.0.1", "fd00::1"), ("10.0.0.2", "fd00::2")
-HANDOFFS = {"split": lib.HANDOFF_SPLIT, "lend": lib.HANDOFF_LEND, "auto": lib.HANDOFF_AUTO}
 
 
 class TrainPath(Path):
@@ -39,11 +39,11 @@ class TrainPath(Path):
             assert lib.allowedips_insert(self.ips, packed, 128, 128, row, *self.lists) == 0
         assert receive_trains([(self.udp.fileno(), None)])
         self.offload()
-        self.handoff = HANDOFFS[handoff]
+        self.handoff = handoff
         self.hand_off()
 
     def hand_off(self) -> None:
-        lib.receiver_hand_off(self.receiver, self.handoff, self.holder)
+        lib.receiver_hand_off(self.receiver, self.holder if self.handoff == INLINE else ffi.NULL)
 
     def offload(self, joins: int = lib.JOIN_TCP | lib.JOIN_UDP, trains: int = 1) -> None:
         self.holder.joins, self.holder.trains = joins, trains
@@ -78,7 +78,7 @@ class TrainPath(Path):
         lib.holder_release(self.holder)
 
 
-@pytest.fixture(scope="module", params=list(HANDOFFS))
+@pytest.fixture(scope="module", params=HANDOFFS)
 def path(request: pytest.FixtureRequest) -> Iterator[TrainPath]:
     path = TrainPath(request.param)
     yield path
@@ -310,7 +310,7 @@ FLOODS = {
 
 @pytest.mark.parametrize("flood", FLOODS)
 def test_refusals_in_the_middle_of_a_train_leave_the_pool_whole(path: TrainPath, flood: str) -> None:
-    lib.receiver_hand_off(path.receiver, lib.HANDOFF_SPLIT, ffi.NULL)
+    lib.receiver_hand_off(path.receiver, ffi.NULL)
     kinds, wanted = FLOODS[flood]
     refusals = []
     for _ in range(3):  # a slot or node that is lost would be missed the next time
@@ -345,7 +345,7 @@ def test_refusals_in_the_middle_of_a_train_leave_the_pool_whole(path: TrainPath,
 
 def test_a_receiver_rung_for_what_another_waits_for_waits_on(path: TrainPath) -> None:
     """The ring took its announcement: without a new one nobody would wake it when its own slots come home."""
-    lib.receiver_hand_off(path.receiver, lib.HANDOFF_SPLIT, ffi.NULL)
+    lib.receiver_hand_off(path.receiver, ffi.NULL)
     bell = path.segment.bells[lib.WORKER_RECEIVER]
     for _ in range(20):
         train = Train(path)

@@ -20,7 +20,7 @@
      "broken_promises": [{"name": "locked", "promise": …, "why": …, "mend": …}, …]}   promises.py
 
 beat_ms: since the process's latest turn (asleep ones do not turn); null before its first. cpu: null
-when not pinned. packets: its own counters; who drains sends, so in mode split
+when not pinned. packets: its own counters; who drains sends, so in mode pipeline
 receivers receive and consumers send. All is read without stopping anybody, so numbers of one report may
 be a few packets apart.
 

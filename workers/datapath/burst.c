@@ -66,7 +66,7 @@ static void withdraw(const struct burst_chain *chain, const struct segment *segm
 }
 
 void burst_push(struct burst *burst, const struct segment *segment, uint32_t worker, struct pool *pool,
-                struct holder *lender)
+                struct holder *inline_holder)
 {
     for (uint32_t i = 0; i < burst->chains; i++) {
         struct burst_chain *chain = &burst->chain[i];
@@ -83,8 +83,8 @@ void burst_push(struct burst *burst, const struct segment *segment, uint32_t wor
         }
         POINT("push: done, nobody scheduled");
         /* Also after a refusal: whoever found the queue full makes sure somebody empties it. */
-        if (lender && holder_take_idle(lender, chain->peer))
-            holder_take_turn(lender, chain->peer, clock_now());
+        if (inline_holder && holder_take_idle(inline_holder, chain->peer))
+            holder_take_turn(inline_holder, chain->peer, clock_now());
         else
             peer_schedule(segment, chain->peer);
     }

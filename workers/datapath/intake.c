@@ -174,13 +174,6 @@ void intake_settle(struct intake *intake)
     intake->trains_held = settle(intake->trains, intake->trains_held);
 }
 
-struct holder *intake_lender(const struct intake *intake, uint32_t got, uint32_t most)
-{
-    /* A full call means that more is waiting outside: receiving comes first then, and the
-     * other core may as well do the rest. */
-    return intake->handoff == HANDOFF_AUTO && got == most ? NULL : intake->lender;
-}
-
 int allowance_has(struct allowance *allowance, uint32_t most, uint64_t period, uint64_t now)
 {
     uint64_t earned = (now - allowance->since) / period;

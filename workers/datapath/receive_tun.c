@@ -156,13 +156,12 @@ static void sort_arrival(struct intake *intake, int fd, struct burst *burst, uin
 
 int32_t receive_tun(struct intake *intake, int fd, uint8_t *spill)
 {
-    uint32_t got = 0, room, count;
+    uint32_t got = 0, count;
     int gone = 0;
     struct burst burst;
 
     intake_refill(intake, BURST_MAX);
-    room = intake_room(intake, OUTBOUND, BURST_MAX);
-    count = intake_expect(intake, room);
+    count = intake_expect(intake, intake_room(intake, OUTBOUND, BURST_MAX));
     intake->saw_trains -= intake->saw_trains > 0;
     burst_begin(&burst, OUTBOUND);
     while (got < count) {
@@ -180,7 +179,7 @@ int32_t receive_tun(struct intake *intake, int fd, uint8_t *spill)
         got++;
     }
     intake_learn(intake, got, count);
-    burst_push(&burst, intake->segment, intake->worker, intake->pool, intake_lender(intake, got, room));
+    burst_push(&burst, intake->segment, intake->worker, intake->pool, intake->inline_holder);
     intake_settle(intake);
     return gone ? -gone : (int32_t)got;
 }

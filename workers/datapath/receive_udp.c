@@ -161,13 +161,12 @@ static void sort_message(struct sorting *sorting, struct udp_inbox *inbox, uint3
 int32_t receive_udp(struct intake *intake, int fd, struct udp_inbox *inbox)
 {
     const struct segment *s = intake->segment;
-    uint32_t fits = 0, room, count, got, arriving = 0;
+    uint32_t fits = 0, count, got, arriving = 0;
     struct heard heard[UDP_BATCH];
     struct sorting sorting = { .intake = intake };
 
     intake_refill(intake, UDP_BATCH);
-    room = intake_room(intake, INBOUND, UDP_BATCH);
-    count = intake_expect(intake, room);
+    count = intake_expect(intake, intake_room(intake, INBOUND, UDP_BATCH));
     if (!count)
         return 0;
     for (uint32_t i = 0; i < count; i++) {
@@ -191,7 +190,7 @@ int32_t receive_udp(struct intake *intake, int fd, struct udp_inbox *inbox)
         /* A train may be of as many peers as it has datagrams. Pushed between messages only: all
          * nodes of a slot are issued before one may be withdrawn. */
         if (sorting.burst.chains + TRAIN_PEERS_MOST > BURST_PEERS) {
-            burst_push(&sorting.burst, s, intake->worker, intake->pool, intake_lender(intake, got, room));
+            burst_push(&sorting.burst, s, intake->worker, intake->pool, intake->inline_holder);
             burst_begin(&sorting.burst, INBOUND);
         }
         sorting.heard = &heard[i];
@@ -199,7 +198,7 @@ int32_t receive_udp(struct intake *intake, int fd, struct udp_inbox *inbox)
         intake_note_arriving(intake, arriving -= heard[i].packets);
     }
     POINT("receive: nodes linked, nothing pushed");
-    burst_push(&sorting.burst, s, intake->worker, intake->pool, intake_lender(intake, got, room));
+    burst_push(&sorting.burst, s, intake->worker, intake->pool, intake->inline_holder);
     intake_settle(intake);
     if (sorting.handshakes)
         POINT("mailbox: counted, control not rung");

@@ -113,14 +113,12 @@ void receiver_free(struct receiver *receiver)
     free(receiver);
 }
 
-void receiver_hand_off(struct receiver *receiver, int handoff, struct holder *lender)
+void receiver_hand_off(struct receiver *receiver, struct holder *inline_holder)
 {
-    if (lender)
-        lender->wait_ms = 0; /* meanwhile the receiver would hear nobody */
-    for (uint32_t d = 0; d < DIRECTIONS; d++) {
-        receiver->intakes[d].handoff = handoff;
-        receiver->intakes[d].lender = handoff == HANDOFF_SPLIT ? NULL : lender;
-    }
+    if (inline_holder)
+        inline_holder->wait_ms = 0; /* meanwhile the receiver would hear nobody */
+    for (uint32_t d = 0; d < DIRECTIONS; d++)
+        receiver->intakes[d].inline_holder = inline_holder;
 }
 
 /* Watches fds from now on instead of what stood in their places. A starving receiver comes to them
@@ -226,8 +224,8 @@ int receiver_run(struct receiver *receiver, uint64_t until)
         epoch_sleep(s, receiver->worker);
         ready = epoll_wait(receiver->epoll, events, WATCHES, now < until ? SLEEP_MS : 0);
         epoch_wake(s, receiver->worker);
-        if (ready == 0 && receiver->intakes[INBOUND].lender)
-            aead_forget(receiver->intakes[INBOUND].lender->aead);
+        if (ready == 0 && receiver->intakes[INBOUND].inline_holder)
+            aead_forget(receiver->intakes[INBOUND].inline_holder->aead);
         for (int i = 0; i < ready; i++)
             reasons |= serve(receiver, events[i].data.u32);
         if (!reasons && now >= until)

@@ -19,13 +19,10 @@ int receiver_use_sockets(struct receiver *receiver, const int32_t *sockets, uint
 /* Likewise TUN queues, at most MAX_RECEIVERS. */
 int receiver_use_queues(struct receiver *receiver, const int32_t *queues, uint32_t count);
 
-/* How a peer's queue comes to its holder: all to the consumers; drained by the receiver itself
- * where nobody holds the peer; or that only while its own input is short. */
-#define HANDOFF_SPLIT 0
-#define HANDOFF_LEND 1
-#define HANDOFF_AUTO 2
-/* lender stays the caller's; needed but for HANDOFF_SPLIT. It never waits for a full UDP socket from now on. */
-void receiver_hand_off(struct receiver *receiver, int handoff, struct holder *lender);
+/* The hand-off. inline_holder (the caller's): run to completion, the receiver drains with it on the spot what
+ * it has pushed to a peer that nobody holds; it never waits for a full UDP socket from now on. NULL, as at
+ * first: pipeline, consumers drain. */
+void receiver_hand_off(struct receiver *receiver, struct holder *inline_holder);
 
 #define RECEIVER_CHANNEL 1  /* the channel has a message */
 #define RECEIVER_TIME 2     /* `until` has come */
@@ -59,9 +56,9 @@ void burst_begin(struct burst *burst, uint32_t direction);
 struct burst_chain *burst_chain(struct burst *burst, uint32_t peer);
 void burst_add(const struct segment *segment, struct burst_chain *chain, uint32_t node, uint32_t packets);
 /* Pushes each chain; refused chains go back to the pool, counted. Each peer is then scheduled, or
- * drained on the spot if a lender is given and nobody holds it. */
+ * drained on the spot if inline_holder is given and nobody holds the peer. */
 void burst_push(struct burst *burst, const struct segment *segment, uint32_t worker, struct pool *pool,
-                struct holder *lender);
+                struct holder *inline_holder);
 
 /* Things that may happen so often. */
 struct allowance {
@@ -82,8 +79,7 @@ struct intake {
     uint32_t number;
     const int32_t *bells;
     struct pool *pool;
-    struct holder *lender;      /* drains what was pushed on the spot; NULL: consumers do */
-    int handoff;                /* HANDOFF_* */
+    struct holder *inline_holder;  /* drains on the spot what was pushed; NULL: consumers do */
     uint32_t slots[BURST_MAX];  /* small ones, taken and not yet used: message i begins in slots[i] */
     uint32_t slots_held;
     uint32_t trains[INTAKE_TRAINS];  /* large ones: message i goes on in trains[i] */
@@ -131,8 +127,6 @@ uint32_t intake_issue(struct intake *intake, struct arrival *arrival, uint32_t o
 void intake_finish(struct intake *intake, const struct arrival *arrival);
 /* After the call: slots used up leave the lists. */
 void intake_settle(struct intake *intake);
-/* Who drains after a call that brought `got` of at most `most` messages: the lender or NULL. */
-struct holder *intake_lender(const struct intake *intake, uint32_t got, uint32_t most);
 /* Packets of the receive call that have no nodes yet: what nobody else would know of after a kill. */
 void intake_note_arriving(const struct intake *intake, uint32_t packets);
 /* Counts packets dropped for want of a slot. */

@@ -12,6 +12,7 @@ from workers._workers import ffi, lib
 from workers.channel import ChannelClosed
 from workers.datapath.holder import bells_of, free_holder, new_holder, use_fds
 from workers.failure import explain
+from workers.handoffs import INLINE
 from workers.launch import WorkerStart
 
 if TYPE_CHECKING:
@@ -28,26 +29,25 @@ def work(start: WorkerStart) -> None:
         error = OSError(ffi.errno, os.strerror(ffi.errno))
         start.fail(f"receiver {start.number} cannot start", *explain(error, "epoll_create1"))
     use_sockets(start, receiver)
-    lender = None
-    handoff = start.message["handoff"]
-    if handoff != "split":
-        lender = new_holder(start)
-        lender.budget = lib.QUEUE_LIMIT
-        lib.receiver_hand_off(receiver, {"lend": lib.HANDOFF_LEND, "auto": lib.HANDOFF_AUTO}[handoff], lender)
+    inline_holder = None
+    if start.message["handoff"] == INLINE:
+        inline_holder = new_holder(start)
+        inline_holder.budget = lib.QUEUE_LIMIT
+        lib.receiver_hand_off(receiver, inline_holder)
     start.confine()
     start.ready()
     while True:
         reason = lib.receiver_run(receiver, lib.clock_now() + TURN_NS)
         if reason & lib.RECEIVER_TUN_GONE:
             start.log("debug", f"receiver {start.number}: the TUN queue is gone")
-        if reason & lib.RECEIVER_CHANNEL and not obey(start, receiver, lender):
+        if reason & lib.RECEIVER_CHANNEL and not obey(start, receiver, inline_holder):
             break
     lib.receiver_free(receiver)
-    if lender is not None:
-        free_holder(lender)
+    if inline_holder is not None:
+        free_holder(inline_holder)
 
 
-def obey(start: WorkerStart, receiver: Pointer[receiver], lender: holder_p | None) -> bool:
+def obey(start: WorkerStart, receiver: Pointer[receiver], inline_holder: holder_p | None) -> bool:
     """Apply one message of the supervisor; False when it was the last."""
     try:
         message, fds = start.channel.receive()
@@ -58,8 +58,8 @@ def obey(start: WorkerStart, receiver: Pointer[receiver], lender: holder_p | Non
         lib.receiver_use_queues(receiver, [], 0)
         start.replace_sockets(message, fds)
         use_sockets(start, receiver)
-        if lender is not None:
-            use_fds(start, lender)
+        if inline_holder is not None:
+            use_fds(start, inline_holder)
     return bool(message["kind"] != "stop")
 
 

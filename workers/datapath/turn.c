@@ -49,9 +49,9 @@ int holder_take(const struct holder *holder, uint32_t row)
 int holder_take_idle(const struct holder *holder, uint32_t row)
 {
     note_in_hand(holder, row + 1);
-    POINT("lend: noted in hand, token not taken");
+    POINT("inline: noted in hand, token not taken");
     if (token_take_idle(holder->segment, row, holder->mark)) {
-        POINT("lend: token held, nothing done");
+        POINT("inline: token held, nothing done");
         return 1;
     }
     note_in_hand(holder, 0);
@@ -75,7 +75,7 @@ uint32_t holder_take_turn(struct holder *holder, uint32_t row, uint64_t now)
         holder_tell(holder, row, 0, EVENT_RETIRED);
         return 0;
     }
-    /* Each way as long as anything comes and the budget lasts: who lends has a large one, and what
+    /* Each way as long as anything comes and the budget lasts: inline it is large, and what
      * was pushed meanwhile is drained here rather than by waking a consumer for it. */
     do {
         moved = in + out;

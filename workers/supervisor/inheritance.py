@@ -4,7 +4,7 @@ Descriptors survive exec, workers stay its children, and shared memory is as it 
 said is which is which: a description in JSON, in a nameless file whose descriptor the new program is
 given. It holds numbers and settings, no secrets.
 
-    {"format": 3, "layout_hash": …, "interface": "wg0",
+    {"format": 4, "layout_hash": …, "interface": "wg0",
      "settings": {…},                                 those of the start, workers/settings.py
      "resources": {"queues": [5, 6], …},              workers/supervisor/resources.py
      "workers": [{"kind": "control", "pid": …, …}],   workers/supervisor/roster.py
@@ -22,7 +22,8 @@ from typing import Any
 from shm.layout import layout_hash
 from workers.failure import Exit, Failure
 
-FORMAT = 3  # what a description says and what workers are told and say, together
+FORMAT = 4  # what a description says and what workers are told and say, together
+READ = {3, FORMAT}  # in 3 the hand-offs have other names (workers/handoffs.py)
 ACCEPTED = "plaitd: can take over"  # what a program says that has looked at a description
 
 
@@ -44,7 +45,7 @@ def read(fd: int) -> dict[str, Any]:
         file.seek(0)
         description: dict[str, Any] = json.loads(file.read())
     what, next_step = "cannot take over", "stop the interface and start it with this program"
-    if description["format"] != FORMAT:
+    if description["format"] not in READ:
         why = f"what it is left is described in format {description['format']}, and it reads format {FORMAT}"
         raise Failure(what, why, next_step, Exit.MEMORY)
     if description["layout_hash"] != layout_hash():
