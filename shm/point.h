@@ -6,7 +6,7 @@
  * nothing there. A build with -Dpoints=true looks at the file that PLAIT_POINTS names, a struct
  * point_request: the process that it asks for stays at the point until it is killed. It cannot kill itself,
  * since a worker may not send signals, and a death comes from outside anyway.
- * Who asks: tests/soak/points.py. */
+ * Who asks: tests/robustness/kill/points.py. */
 #ifndef SHM_POINT_H
 #define SHM_POINT_H
 

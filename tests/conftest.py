@@ -11,7 +11,7 @@ No test needs the machine for itself: none asserts a rate, a duration or a share
 scripts/test shares the tests out among more processes than there are cores, since most of them wait most of
 the time. Tests that share a fixture of their module stay together, so that it is made once for each few.
 
-Every engine in a lab gets the hand-off and the provider that tests/asked.py was asked for.
+Every engine in a lab gets the hand-off and the provider that tests/support/asked.py was asked for.
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import asked
 import pytest
 from hypothesis import HealthCheck, settings
 
@@ -36,9 +35,10 @@ if (ROOT / "build/compiled").exists() and "PYTEST_XDIST_WORKER" not in os.enviro
     subprocess.run([ROOT / "scripts/compile"], check=True)
 
 from plait.lab.namespaces import PLAIT, Engine, Host, missing  # noqa: E402
+from tests.support import asked  # noqa: E402
 
 NEIGHBOURS = 8  # tests in a row that use the same made fixture; more would make others wait at the end
-WHOLE = ("tests/weak/test_weak_memory.py",)  # its fixture is nearly all of its work
+WHOLE = ("tests/robustness/weak/test_weak_memory.py",)  # its fixture is nearly all of its work
 PROGRAMS = ("wg", "wireguard-go", "iperf3", "ping")
 
 # A shell without job control starts what it puts in the background with SIGINT ignored, nohup with SIGHUP.

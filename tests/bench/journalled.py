@@ -16,7 +16,7 @@ import tempfile
 from pathlib import Path
 from types import ModuleType
 
-from tests.sources import sources
+from tests.support.sources import sources
 
 ROOT = Path(__file__).resolve().parents[2]
 NAME = "_journalled"

@@ -1,5 +1,4 @@
-"""What it costs control to be watched: `PYTHONPATH=tests:tests/workers python tests/bench/observing.py`,
-as root.
+"""What it costs control to be watched: `python -m tests.bench.observing`, as root.
 
 Control's own parts on a segment of 500,000 peers, without traffic. CPU time of this thread in ms, the
 median of some askings: of `get_engine=1`, and of `get_busiest=200` for so many peers that sent or received.
@@ -13,9 +12,9 @@ import time
 from collections.abc import Callable
 
 import numpy as np
-from control_harness import Interface, Parts
 
 from engine import timers
+from tests.support.control_harness import Interface, Parts
 from workers._workers import lib
 from workers.control import engine_report
 from workers.control.busiest import SECOND, Busiest

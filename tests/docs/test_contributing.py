@@ -30,8 +30,9 @@ def test_every_variable_has_a_row() -> None:
 
 
 def test_every_folder_of_tests_has_a_row() -> None:
-    folders = {f"tests/{path.parent.name}" for path in ROOT.glob("tests/*/*.py")}
-    assert set(re.findall(r"`(tests/\w+)`", TEXT.split("| folder |")[1].split("\n\n")[0])) == folders
+    modules = [path for path in ROOT.glob("tests/*/**/*.py") if path.name != "__init__.py"]
+    folders = {str(path.parent.relative_to(ROOT)) for path in modules}
+    assert set(re.findall(r"`(tests/[\w/]+)`", TEXT.split("| folder |")[1].split("\n\n")[0])) == folders
 
 
 def test_the_changelog_has_the_version() -> None:

@@ -9,10 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
-import tables
 
 from shm._shm import lib
 from shm.segment import create
+from tests.docs import tables
 from workers.settings import Settings, geometry
 
 ROOT = tables.DOCS.parent

@@ -6,7 +6,8 @@ import re
 from pathlib import Path
 
 import pytest
-from sources import sources
+
+from tests.support.sources import sources
 
 ROOT = Path(__file__).parents[2]
 PAGES = [*sources("*.md", at_least=4), *sources("docs/**/*.md", at_least=20)]

@@ -11,13 +11,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from sources import sources
+
+from tests.support.sources import sources
 
 ROOT = Path(__file__).parents[2]
-OURS = {"engine", "shm", "workers", "plait", "tests"} | {path.stem for path in ROOT.glob("tests/**/*.py")}
+OURS = {"engine", "shm", "workers", "plait", "tests"}
 SETTERS = {"setattr", "delattr", "patch", "object"}  # of pytest, unittest.mock, and Python
 MAY = {
-    "tests/simulator/test_mutants.py": "a mutant that changes nothing is not found out, and fails",
+    "tests/robustness/simulator/test_mutants.py": "a mutant that changes nothing is not found out, and fails",
     "tests/interop/test_operating.py": "an older program: that it does not know the question is asserted",
     "tests/interop/test_upgrade.py": "a program of another layout: that it is refused for this is asserted",
     "tests/conftest.py": "Host.engine is called by this name: nothing would start without it",

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-import tables
+
+from tests.docs import tables
 
 PAGE = "protocol.md"
 

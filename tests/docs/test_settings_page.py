@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
-import tables
 
+from tests.docs import tables
 from workers.settings import KEYS
 
 ROOT = tables.DOCS.parent

@@ -6,9 +6,9 @@ import errno
 import re
 
 import pytest
-import tables
 
 from engine import uapi
+from tests.docs import tables
 
 TEXT = (tables.DOCS / "socket.md").read_text()
 ROWS = tables.rows("socket.md")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-import tables
+
+from tests.docs import tables
 
 PAGE = "wg-quick.md"
 FUNCTIONS = (  # of wg-quick for Linux, 1.0.20260223, in its order

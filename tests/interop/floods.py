@@ -17,13 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-sys.path.insert(0, str(Path(__file__).parent))
-
-from tunnel import PORT, two_hosts
-
 from plait.bench.implementation import cpu_seconds
 from plait.lab.namespaces import PLAIT, Lab, Process
+from tests.support.tunnel import PORT, two_hosts
 
 KINDS = ("nothing", "mac1", "cookie")
 KEPT = 0.7

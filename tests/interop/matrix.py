@@ -33,12 +33,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-sys.path.insert(0, str(Path(__file__).parent))
-
-from tunnel import PORT, Side, Tunnel, begin_each_way, eventually, two_hosts
-
 from plait.lab.namespaces import PLAIT, WIREGUARD_GO, Host, Lab, LabError, missing
+from tests.support.tunnel import PORT, Side, Tunnel, begin_each_way, eventually, two_hosts
 
 EVENTS = ("rekey", "roam", "restart-plait", "restart-go")
 MEGABYTE = 10**6

@@ -11,9 +11,9 @@ import sys
 from collections.abc import Iterator
 
 import pytest
-from tunnel import check_words, eventually
 
 from plait.lab.namespaces import Engine, Host, Lab, Link, Peer, keypair
+from tests.support.tunnel import check_words, eventually
 
 pytestmark = pytest.mark.network
 

@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from waiting import until
 
 from plait.lab.namespaces import Engine, Lab, descriptors
 from shm._shm import ffi, lib
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.network
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from tunnel import check_words, eventually, two_hosts
 
 from plait.lab.namespaces import PLAIT, WIREGUARD_GO, Engine, Lab, LabError, Peer, keypair, preshared_key
+from tests.support.tunnel import check_words, eventually, two_hosts
 
 pytestmark = pytest.mark.network
 

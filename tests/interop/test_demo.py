@@ -14,7 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tunnel import eventually
+
+from tests.support.tunnel import eventually
 
 pytestmark = pytest.mark.network
 

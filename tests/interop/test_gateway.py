@@ -11,9 +11,9 @@ The peers run wireguard-go. Even ones are reached over IPv6, and every third has
 from __future__ import annotations
 
 import pytest
-from tunnel import Transfer, check_words
 
 from plait.lab.namespaces import PLAIT, WIREGUARD_GO, Lab, Peer, keypair, preshared_key
+from tests.support.tunnel import Transfer, check_words
 
 pytestmark = pytest.mark.network
 

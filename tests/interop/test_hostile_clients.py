@@ -13,10 +13,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tunnel import Side, Transfer, check_words, eventually, two_hosts
 
 from plait.lab.namespaces import PLAIT, Lab
 from plait.watch.processes import pss_bytes
+from tests.support.tunnel import Side, Transfer, check_words, eventually, two_hosts
 
 pytestmark = pytest.mark.network
 

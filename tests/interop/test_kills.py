@@ -12,12 +12,12 @@ import os
 import signal
 import time
 
-import asked
 import pytest
-from stream import Stream, pid_of
-from tunnel import Side, eventually, two_hosts
 
 from plait.lab.namespaces import PLAIT, Lab
+from tests.support import asked
+from tests.support.stream import Stream, pid_of
+from tests.support.tunnel import Side, eventually, two_hosts
 
 pytestmark = [pytest.mark.long, pytest.mark.network]
 

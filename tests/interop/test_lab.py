@@ -12,9 +12,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from waiting import until
 
 from plait.lab.namespaces import WIREGUARD_GO, Lab, LabError, missing, state
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.network
 

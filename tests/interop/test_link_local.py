@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 
 import pytest
-from tunnel import Side, two_hosts
-from waiting import until
 
 from plait.lab.namespaces import PLAIT, WIREGUARD_GO, Lab
+from tests.support.tunnel import Side, two_hosts
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.network
 PAIRS = {"plait-go": (PLAIT, WIREGUARD_GO), "plait-plait": (PLAIT, PLAIT)}

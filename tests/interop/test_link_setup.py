@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from tunnel import Side, eventually
-from waiting import until
 
 from plait.lab.namespaces import PLAIT, Host, Lab, Link, Peer, keypair, search_path
+from tests.support.tunnel import Side, eventually
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.network
 

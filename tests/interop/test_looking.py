@@ -13,10 +13,10 @@ import sys
 from collections.abc import Iterator
 
 import pytest
-from tunnel import check_words
-from waiting import until
 
 from plait.lab.namespaces import Engine, Host, Lab, no_descriptors, read_proc
+from tests.support.tunnel import check_words
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.network
 

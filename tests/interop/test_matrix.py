@@ -1,8 +1,8 @@
 """The interop matrix in little: every pair of values, few bytes. `python -m tests.interop.matrix` is whole.
 
 Cells that restart an engine are run by that command alone: what a TCP connection makes of an address
-that goes away and comes back is a matter of its own timers, up to minutes of them. `tests/simulator/`
-holds the engine's part of a restart.
+that goes away and comes back is a matter of its own timers, up to minutes of them.
+`tests/robustness/simulator/` holds the engine's part of a restart.
 
     initiator wg0 10.0.0.1 fd01::1 ── eth0 ──── eth0 ── wg0 10.0.0.2 fd01::2 responder
 """
@@ -12,9 +12,10 @@ from __future__ import annotations
 import itertools
 import json
 
-import matrix
 import pytest
-from matrix import CELLS, Cell, Outcome, covering
+
+from tests.interop import matrix
+from tests.interop.matrix import CELLS, Cell, Outcome, covering
 
 COUNT = 2 * matrix.MEGABYTE
 WITHOUT_RESTART = [cell for cell in covering(CELLS) if not cell.event.startswith("restart")]

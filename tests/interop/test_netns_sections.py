@@ -23,7 +23,6 @@ from dataclasses import dataclass
 from ipaddress import IPv6Address
 
 import pytest
-from tunnel import PORT, Side, check_words, eventually
 
 from plait.lab.namespaces import (
     PLAIT,
@@ -37,6 +36,7 @@ from plait.lab.namespaces import (
     preshared_key,
     search_path,
 )
+from tests.support.tunnel import PORT, Side, check_words, eventually
 
 pytestmark = pytest.mark.network
 

@@ -12,11 +12,11 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
-import asked
 import pytest
-from tunnel import PYTHON, Side, Transfer, Tunnel, eventually, transfer_each_way, two_hosts
 
 from plait.lab.namespaces import PLAIT, Host, Lab
+from tests.support import asked
+from tests.support.tunnel import PYTHON, Side, Transfer, Tunnel, eventually, transfer_each_way, two_hosts
 
 pytestmark = pytest.mark.network
 

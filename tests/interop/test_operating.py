@@ -16,10 +16,10 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from test_upgrade import COMMAND, GOOD, NEW, OTHER_LAYOUT, PATH, install
-from tunnel import check_words, eventually
 
 from plait.lab.namespaces import WIREGUARD_GO, Engine, Host, Lab, search_path
+from tests.interop.test_upgrade import COMMAND, GOOD, NEW, OTHER_LAYOUT, PATH, install
+from tests.support.tunnel import check_words, eventually
 
 pytestmark = pytest.mark.network
 

@@ -12,10 +12,10 @@ import time
 from pathlib import Path
 
 import pytest
-from stream import pid_of
-from tunnel import eventually, two_hosts
 
 from plait.lab.namespaces import PLAIT, Lab
+from tests.support.stream import pid_of
+from tests.support.tunnel import eventually, two_hosts
 from workers.version import commit
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -11,9 +11,9 @@ themselves against an engine that is known to be right.
 from __future__ import annotations
 
 import pytest
-from tunnel import Transfer, eventually, transfer_each_way, two_hosts
 
 from plait.lab.namespaces import PLAIT, WIREGUARD_GO, Lab, preshared_key
+from tests.support.tunnel import Transfer, eventually, transfer_each_way, two_hosts
 
 pytestmark = pytest.mark.network
 

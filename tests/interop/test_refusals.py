@@ -11,10 +11,10 @@ import socket
 from collections.abc import Iterator
 
 import pytest
-from tunnel import check_words, eventually
-from waiting import PATIENCE
 
 from plait.lab.namespaces import PLAIT, Engine, Lab, Peer, keypair, preshared_key
+from tests.support.tunnel import check_words, eventually
+from tests.support.waiting import PATIENCE
 
 pytestmark = pytest.mark.network
 

@@ -12,9 +12,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pytest
-from tunnel import begin_each_way, eventually, two_hosts
 
 from plait.lab.namespaces import PLAIT, WIREGUARD_GO, Lab
+from tests.support.tunnel import begin_each_way, eventually, two_hosts
 
 pytestmark = pytest.mark.network
 

@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tunnel import Tunnel, check_words, eventually, two_hosts
 
 from plait.lab.namespaces import PLAIT, Engine, Host, Lab, search_path
 from plait.watch.processes import process_stat
+from tests.support.tunnel import Tunnel, check_words, eventually, two_hosts
 
 pytestmark = pytest.mark.network
 

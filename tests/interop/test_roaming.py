@@ -10,9 +10,9 @@ ENETUNREACH instead of EINVAL, and wireguard-go 0.0.20220316 knows only the latt
 from __future__ import annotations
 
 import pytest
-from tunnel import Side, two_hosts
 
 from plait.lab.namespaces import PLAIT, WIREGUARD_GO, Lab
+from tests.support.tunnel import Side, two_hosts
 
 pytestmark = pytest.mark.network
 

@@ -12,11 +12,11 @@ import signal
 import socket
 
 import pytest
-from scarce import pids_cgroup
-from tunnel import Side, Tunnel, two_hosts
-from waiting import until
 
 from plait.lab.namespaces import PLAIT, Lab
+from tests.support.scarce import pids_cgroup
+from tests.support.tunnel import Side, Tunnel, two_hosts
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.network
 

@@ -11,9 +11,9 @@ import signal
 from collections.abc import Callable
 
 import pytest
-from tunnel import Side, check_words, eventually, two_hosts
 
 from plait.lab.namespaces import PLAIT, Engine, Host, Lab
+from tests.support.tunnel import Side, check_words, eventually, two_hosts
 
 pytestmark = pytest.mark.network
 

@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from waiting import until
 
 from plait.lab.namespaces import Host, Lab
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.network
 ROOT = Path(__file__).resolve().parents[2]

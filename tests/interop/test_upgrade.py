@@ -17,10 +17,10 @@ import sys
 import time
 
 import pytest
-from stream import Stream
-from tunnel import Side, eventually, two_hosts
 
 from plait.lab.namespaces import Host, Lab, descriptors, read_proc
+from tests.support.stream import Stream
+from tests.support.tunnel import Side, eventually, two_hosts
 from workers.control.events import Event
 
 pytestmark = pytest.mark.network

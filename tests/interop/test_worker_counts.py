@@ -12,10 +12,10 @@ import signal
 import time
 
 import pytest
-from stream import Stream, pid_of
-from tunnel import PYTHON, Side, eventually, two_hosts
 
 from plait.lab.namespaces import PLAIT, WIREGUARD_GO, Lab
+from tests.support.stream import Stream, pid_of
+from tests.support.tunnel import PYTHON, Side, eventually, two_hosts
 
 pytestmark = pytest.mark.network
 

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "interop"))
-
-from puppet import Stage
-from tunnel import check_words
-
 from plait.lab.namespaces import Lab
+from tests.support.fake_peer import Stage
+from tests.support.tunnel import check_words
 
 
 @pytest.fixture(scope="module")

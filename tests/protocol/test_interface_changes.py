@@ -6,10 +6,10 @@ import os
 import subprocess
 
 import pytest
-from puppet import Puppet, Stage
-from tunnel import check_words, eventually, two_hosts
 
 from plait.lab.namespaces import PLAIT, Host, Lab, search_path
+from tests.support.fake_peer import Puppet, Stage
+from tests.support.tunnel import check_words, eventually, two_hosts
 
 pytestmark = pytest.mark.network
 

@@ -16,12 +16,12 @@ from base64 import b64decode, b64encode
 from pathlib import Path
 
 import pytest
-from tunnel import Side, two_hosts
-from wire import Wire
 
 from engine import noise
 from plait.lab.namespaces import PLAIT, WIREGUARD_GO, Lab, LabError, descriptors, read_proc
 from plait.watch.processes import GONE
+from tests.support.tunnel import Side, two_hosts
+from tests.support.wire import Wire
 from workers.control.keylog import WARNING, KeyLog, open_keylog
 from workers.failure import Exit, Failure
 

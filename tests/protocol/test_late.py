@@ -7,7 +7,8 @@ is 25 s away.
 from __future__ import annotations
 
 import pytest
-from puppet import Puppet, Stage
+
+from tests.support.fake_peer import Puppet, Stage
 
 pytestmark = pytest.mark.network
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import struct
 
 import pytest
-from puppet import Puppet, Stage, udp_packet
-from tunnel import eventually
-from wire import Wire
 
 from engine import cookie, noise
+from tests.support.fake_peer import Puppet, Stage, udp_packet
+from tests.support.tunnel import eventually
+from tests.support.wire import Wire
 
 pytestmark = pytest.mark.network
 

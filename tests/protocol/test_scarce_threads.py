@@ -6,12 +6,12 @@ import os
 import signal
 
 import pytest
-from puppet import Puppet, Stage
-from scarce import pids_cgroup
-from tunnel import check_words
-from waiting import until
 
 from plait.lab.namespaces import Lab, state
+from tests.support.fake_peer import Puppet, Stage
+from tests.support.scarce import pids_cgroup
+from tests.support.tunnel import check_words
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.network
 BATCH = 40  # more than one thread's part

@@ -12,10 +12,10 @@ import os
 from collections.abc import Iterator
 
 import pytest
-from puppet import Puppet, Stage
-from waiting import until
 
 from plait.lab.namespaces import Lab, descriptors, read_proc
+from tests.support.fake_peer import Puppet, Stage
+from tests.support.waiting import until
 from workers._workers import ffi, lib
 from workers.providers import PROVIDERS
 

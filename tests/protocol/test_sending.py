@@ -8,10 +8,11 @@ import struct
 from ipaddress import ip_address
 
 import pytest
-from puppet import PORT, Puppet, Stage
-from tunnel import eventually
-from waiting import PATIENCE
-from wire import Wire
+
+from tests.support.fake_peer import PORT, Puppet, Stage
+from tests.support.tunnel import eventually
+from tests.support.waiting import PATIENCE
+from tests.support.wire import Wire
 
 pytestmark = pytest.mark.network
 

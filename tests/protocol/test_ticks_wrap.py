@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from puppet import Puppet, Stage
-from tunnel import check_words, eventually
 
 from plait.lab.namespaces import Lab
-from tests.segment_words import Memory, reserved
+from tests.support.fake_peer import Puppet, Stage
+from tests.support.segment_words import Memory, reserved
+from tests.support.tunnel import check_words, eventually
 
 pytestmark = pytest.mark.network
 

@@ -1,7 +1,7 @@
 """Section 2 of the checklist, the timers, on a clock that is stepped: when what leaves, and that it must.
 
-engine_py/test_timers.py holds the rules to the tick; here the processes hold them, each with a step that
-ends before the time, by seconds that a busy machine may take for a look, and one that passes it.
+tests/unit/engine/test_timers.py holds the rules to the tick; here the processes hold them, each with a step
+that ends before the time, by seconds that a busy machine may take for a look, and one that passes it.
 """
 
 from __future__ import annotations
@@ -9,10 +9,10 @@ from __future__ import annotations
 import time
 
 import pytest
-from puppet import Puppet, Stage
-from tunnel import eventually
 
 from engine import noise
+from tests.support.fake_peer import Puppet, Stage
+from tests.support.tunnel import eventually
 
 pytestmark = pytest.mark.network
 

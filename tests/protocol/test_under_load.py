@@ -7,10 +7,10 @@ import time
 from ipaddress import ip_address
 
 import pytest
-from puppet import PORT, Puppet, Stage
-from tunnel import eventually
 
 from engine import cookie, messages, noise
+from tests.support.fake_peer import PORT, Puppet, Stage
+from tests.support.tunnel import eventually
 
 pytestmark = pytest.mark.network
 

@@ -6,9 +6,9 @@ import socket
 import struct
 
 import pytest
-from wire import Wire, udp_socket
 
 from plait.lab.namespaces import Lab
+from tests.support.wire import Wire, udp_socket
 
 SOL_UDP, UDP_SEGMENT = 17, 103
 

@@ -1,0 +1,93 @@
+"""Which tests ought to see a fault in which sources.
+
+As few as see them, the quickest first: a mutant that survives costs all of them. No sanitizers and no
+engines in namespaces, but where nothing else looks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Area:
+    sources: tuple[str, ...]  # patterns; none: the kept mutants alone
+    tests: tuple[str, ...]  # arguments of pytest
+    without: tuple[str, ...] = ()
+
+    def files(self, root: Path) -> list[Path]:
+        return sorted(set(_found(root, self.sources)) - set(_found(root, self.without)))
+
+
+def _found(root: Path, patterns: tuple[str, ...]) -> list[Path]:
+    """The files of all patterns. LookupError when one finds none: of nothing no mutant would be missed."""
+    found = []
+    for pattern in patterns:
+        files = list(root.glob(pattern))
+        if not files:
+            raise LookupError(f"no file is called {pattern}")
+        found += files
+    return found
+
+
+def of(room: str, *names: str) -> tuple[str, ...]:
+    return tuple(f"{room}/{name}" for name in names)
+
+
+CONTROL = ("answers.py", "endpoints.py", "grace.py", "handshakes.py", "keypairs.py", "losses.py", "memory.py",
+           "outgoing.py", "peers.py", "process.py", "routes.py", "stamps.py", "vault.py")
+SUPERVISOR = ("numbers.py", "process.py", "roster.py", "segments.py", "sockets.py", "watchdog.py",
+              "worker.py")
+
+AREAS = {
+    "fences": Area((), ("tests/unit/shm/test_fences.py", "tests/unit/shm/test_programs.py", "-k",
+                        "fence or neither or mac1_filter")),
+    "link": Area((), ("tests/interop/test_link_local.py",)),
+    "confinement": Area(of("workers", "confine.c", "system_calls.c"),
+                        ("tests/unit/workers/test_confinement.py",)),
+    "wiping": Area((), ("tests/unit/engine/test_programs.py", "tests/unit/workers/test_wiping.py", "-k",
+                        "secrets or wiping")),
+    "shm": Area(
+        ("shm/*.c",),
+        ("tests/unit/shm", "-k", "not thread-20000 and not address-20000",
+         "tests/unit/workers/test_data_path.py"),
+        ("shm/point.c",),
+    ),
+    "engine": Area(
+        ("engine/*.c",),
+        ("tests/unit/engine", "-k", "not test_program", "tests/unit/shm/test_fences.py"),
+    ),
+    "data path": Area(
+        ("workers/datapath/*.c", "workers/udp.c"),
+        ("tests/unit/workers/test_data_path.py", "tests/unit/workers/test_bursts.py",
+                     "tests/unit/workers/test_pressure.py", "tests/unit/workers/test_trains.py",
+                     "tests/unit/workers/test_tun.py", "tests/unit/workers/test_doorkeeper.py"),
+    ),
+    "tables": Area(
+        ("workers/clock.c", "workers/control/*.c"),
+        ("tests/unit/workers/test_control_uapi.py", "tests/unit/workers/test_control_loop.py",
+         "tests/unit/workers/test_control_handshakes.py", "tests/unit/workers/test_control_model.py",
+         "tests/unit/workers/test_long_lives.py"),
+    ),
+    "protocol": Area(
+        ("engine/*.py", "plait/quick/conf.py"),
+        (*of("tests/unit/engine", "test_constants.py", "test_cookie.py", "test_messages.py", "test_noise.py",
+             "test_primitives.py", "test_ratelimiter.py", "test_tai64n.py", "test_timers.py", "test_uapi.py",
+             "test_uapi_sections.py"), "tests/unit/plait/test_conf.py"),
+    ),
+    "control": Area(
+        of("workers/control", *CONTROL),
+        ("tests/unit/workers/test_routes.py", "tests/unit/workers/test_route_marks.py",
+         "tests/unit/workers/test_wiping.py", "tests/unit/workers/test_keypair_lists.py",
+         "tests/unit/workers/test_control_loop.py", "tests/unit/workers/test_control_handshakes.py",
+         "tests/unit/workers/test_control_uapi.py", "tests/unit/workers/test_control_model.py"),
+    ),
+    "upgrade": Area((), ("tests/interop/test_upgrade.py", "-k", "refused")),
+    "supervisor": Area(
+        ("workers/channel.py", *of("workers/supervisor", *SUPERVISOR)),
+        ("tests/unit/workers/test_numbers.py", "tests/unit/workers/test_channel.py",
+         "tests/unit/workers/test_watchdog.py", "tests/unit/workers/test_roster.py",
+         "tests/unit/workers/test_sockets.py", "tests/unit/workers/test_supervisor.py"),
+    ),
+}

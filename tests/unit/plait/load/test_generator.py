@@ -1,0 +1,275 @@
+"""Load processes against a gateway of plain Python: what either side counts must agree."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from plait.failure import Failure
+from plait.load import document as load_json
+from plait.load import profile as load_profile
+from plait.load import result as load_result
+from plait.load import run as load_run
+from plait.load import screen as load_screen
+from plait.load import thresholds as load_thresholds
+from plait.load.run import Run
+from tests.support.waiting import PATIENCE
+from tests.unit.plait.load.gateway import Gateway
+
+SEED = "tests"
+STORM: dict[str, Any] = {"name": "storm", "handshakes": {"outstanding": 4}, "drain": 20}
+
+
+def run_against(
+    gateway: Gateway,
+    phases: list[dict[str, Any]],
+    processes: int = 1,
+    screen: load_run.Screen | None = None,
+    **top: Any,
+) -> Run:
+    """Run phases with a peer for each of the gateway's."""
+    profile = load_profile.of_options(
+        {
+            "phase": phases,
+            "peers": len(gateway.numbers),
+            "target": gateway.target,
+            "seed": SEED,
+            "psk": gateway.psk,
+            **top,
+        }
+    )
+    cores = (load_run.default_cores() * processes)[:processes]
+    return load_run.execute(profile, cores, [], screen or load_run.Screen())
+
+
+def wrong(run: Run) -> dict[str, int]:
+    """What the generator found wrong, all phases together."""
+    found = {name: sum(phase.counters[name] for phase in run.phases) for name in load_result.WRONG}
+    return {name: count for name, count in found.items() if count}
+
+
+@pytest.mark.parametrize("psk", [False, True])
+def test_each_peer_gets_its_session_and_its_answers(psk: bool) -> None:
+    """Two processes, several addresses and ports; every bit of an echo is checked by the gateway."""
+    steady = {"name": "steady", "seconds": 0.6, "traffic": {"rate": 400, "bytes": 333}}
+    with Gateway(SEED, 12, psk) as gateway:
+        run = run_against(gateway, [STORM, steady], processes=2, sources="127.1.0.1+3", ports=2)
+    storm, traffic = (phase.counters for phase in run.phases)
+    assert wrong(run) == {}
+    assert (storm["initiations"], storm["handshakes"], storm["unprepared"]) == (12, 12, 0)
+    assert gateway.seen["initiations"] == 12
+    assert traffic["asked"] == 240 == traffic["answered"] == gateway.seen["echoes"] - 12
+    assert traffic["inner_out"] == 240 * 333 == traffic["inner_in"]
+    assert gateway.seen["bytes"] == 333
+    assert {address for address, _ in gateway.sources} == {"127.1.0.1", "127.1.0.2", "127.1.0.3"}
+    assert len({port for _, port in gateway.sources}) >= 2
+    assert gateway.seen["datagrams"] == sum(phase.counters["datagrams_out"] for phase in run.phases)
+    assert run.phases[1].histograms[2].sum() == 240
+
+
+def test_a_gateway_that_never_answers_ends_the_run_with_a_sentence(tmp_path: Path) -> None:
+    """The command itself: results so far, one sentence, exit code 1."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as silent:
+        silent.bind(("127.0.0.1", 0))
+        target = "{}:{}".format(*silent.getsockname())
+        for more in ([], ["--require", "handshake_loss<1%"]):
+            done = subprocess.run(
+                [sys.executable, "-m", "plait", "load", "run", "--peers", "3", "--rate", "10",
+                 "--give-up", "0.5", "--target", target, "--json", str(tmp_path / "run.json"), *more],
+                capture_output=True, text=True, check=False, timeout=PATIENCE,
+            )  # fmt: skip
+            assert done.returncode == 1 and "Nobody answered in storm." in done.stdout, done.stderr
+            last = done.stderr.splitlines()[-1]
+            assert last.startswith(f"plait: nobody answers at {target}: 3 handshakes were begun, and no ")
+            found = json.loads((tmp_path / "run.json").read_text())
+            assert found["stopped_early"] and [phase["name"] for phase in found["phases"]] == ["storm"]
+        # So is a phase that says its seconds, as long as nothing was heard; a shorter one is told.
+        for seconds in (60, 0.3):
+            phase = {"name": "storm", "seconds": seconds, "drain": 0, "handshakes": {"outstanding": 3}}
+            given = {"phase": [phase], "peers": 3, "target": target, "give_up": 0.5}
+            run = load_run.execute(
+                load_profile.of_options(given), load_run.default_cores(), [], load_run.Screen()
+            )
+            assert run.gave_up == (seconds == 60)
+            with pytest.raises(Failure, match="no datagram came back"):
+                load_run.check_answered(run)
+
+
+def test_a_gateway_that_falls_silent_ends_a_phase_without_an_end() -> None:
+    again = {"name": "again", "handshakes": {"outstanding": 2, "count": 100}}
+    lasting = {"name": "lasting", "seconds": 1.5, "drain": 0, "handshakes": {"rate": 10}}
+    for second, gives_up in ((again, True), (lasting, False)):
+        with Gateway(SEED, 4) as gateway:
+
+            class Ending(load_run.Screen):
+                def look(self, run: Run, look: load_run.Look, before: load_run.Look | None) -> None:
+                    if look.phase == 0 and look.counters["handshakes"] == 4:
+                        gateway.deaf = True
+
+            run = run_against(gateway, [STORM, second], screen=Ending(), give_up=0.5)
+        assert run.gave_up == gives_up and len(run.phases) == 2
+        assert run.phases[0].counters["handshakes"] == 4
+        if gives_up:
+            with pytest.raises(Failure, match="it answered at first"):
+                load_run.check_answered(run)
+        else:
+            load_run.check_answered(run)
+
+
+def test_what_is_lost_repeated_forged_and_misled_is_counted() -> None:
+    with Gateway(SEED, 5) as gateway:
+        run_phase = {"name": "bad", "seconds": 0.5, "traffic": {"rate": 600}, "drain": 2}
+        gateway.drop_every, gateway.repeat_every, gateway.forge_every, gateway.wrong_every = 7, 11, 13, 17
+        run = run_against(gateway, [{**STORM, "handshakes": {"outstanding": 4, "confirm": False}}, run_phase])
+    bad, seen = run.phases[1].counters, gateway.seen
+    assert bad["asked"] == seen["echoes"] == 300
+    assert bad["bad_tag"] >= seen["forged"] > 10  # a repetition of a forged one is forged, too
+    assert bad["bad_tag"] + bad["repeated"] == seen["forged"] + seen["repeated"] and seen["repeated"] > 10
+    both = sum(n % 13 == 0 and n % 17 == 0 for n in range(1, 301))
+    assert bad["wrong_peer"] + both >= seen["wrong"] > 10
+    lost = {n for n in range(1, 301) if n % 7 == 0 or n % 13 == 0 or n % 17 == 0}
+    assert bad["answered"] == 300 - len(lost)
+    assert load_result.metrics([run.phases[1]])["loss"] == pytest.approx(len(lost) / 300)
+
+
+def test_cookies_are_honoured_at_the_retry() -> None:
+    """The first initiation of each peer meets a cookie, the next one shows it; never before the retry."""
+    with Gateway(SEED, 6) as gateway:
+        gateway.want_cookies = True
+        run = run_against(gateway, [STORM], retry=0.3)
+    counters, seen = run.phases[0].counters, gateway.seen
+    assert counters["cookies"] == seen["cookies"] == 6
+    assert counters["cookies_honoured"] == counters["retries"] == seen["with mac2"] == 6
+    assert counters["handshakes"] == 6 and wrong(run) == {}
+    assert load_result.metrics(run.phases)["response_p50"] >= 0.3
+
+
+def test_a_deaf_gateway_is_loss_not_an_error() -> None:
+    with Gateway(SEED, 3) as gateway:
+        gateway.deaf = True
+        phase = {
+            "name": "storm",
+            "seconds": 0.5,
+            "handshakes": {"rate": 10},
+            "drain": 0.1,
+            "garbage": {"replayed_initiation": 200, "replayed_data": 200},
+        }
+        traffic = {"name": "steady", "seconds": 0.2, "traffic": {"rate": 100}, "drain": 0.1}
+        run = run_against(gateway, [phase, traffic], retry=0.2)
+    counters = run.phases[0].counters
+    assert counters["handshakes"] == counters["responses"] == 0
+    # What was never answered may never have arrived: a second copy of it would be no replay.
+    assert counters["garbage_replayed_initiation"] == counters["garbage_replayed_data"] == 0
+    assert counters["unanswered"] == counters["initiations"] > 0
+    assert counters["retries"] > 0
+    assert gateway.seen["initiations"] == counters["initiations"] + counters["retries"]
+    assert run.phases[1].counters["unsent"] == run.phases[1].counters["asked"] == 20
+    thresholds = [
+        load_thresholds.parse(text) for text in ("handshake_loss<0.1%", "steady:loss<100%", "p99<1s")
+    ]
+    assert [verdict["holds"] for verdict in load_json.judge(run, thresholds)] == [False, False, False]
+    assert "Nobody answered in storm." in load_screen.notes(run)
+
+
+def test_garbage_is_garbage_and_replays_are_replays() -> None:
+    kinds = ("mac1", "stranger", "short", "random", "tag", "replayed_data", "replayed_initiation")
+    garbage = dict.fromkeys(kinds, 60)
+    with Gateway(SEED, 5) as gateway:
+        run = run_against(
+            gateway,
+            [
+                {
+                    "name": "warm",
+                    "seconds": 0.3,
+                    "handshakes": {"rate": 30},
+                    "traffic": {"rate": 200},
+                    "garbage": {"short": 1},
+                },
+                {"name": "dirt", "seconds": 0.7, "traffic": {"rate": 200}, "garbage": garbage},
+            ],
+        )
+    sent = {kind: sum(phase.counters[f"garbage_{kind}"] for phase in run.phases) for kind in kinds}
+    seen = gateway.seen
+    assert wrong(run) == {}
+    assert min(sent.values()) >= 20 and sent["mac1"] == 42
+    assert seen["mac1"] == sent["mac1"]
+    assert seen["strangers"] == sent["stranger"]
+    assert seen["wrong tag"] == sent["tag"]
+    assert seen["replayed data"] == sent["replayed_data"]
+    assert seen["replayed initiations"] == sent["replayed_initiation"]
+    assert seen["malformed"] == sent["short"] + sent["random"]
+    dirt = run.phases[1].counters
+    assert dirt["garbage_answers"] == dirt["garbage_cookies"] == 0
+    assert dirt["asked"] == dirt["answered"] == 140
+
+
+def test_peers_roam_and_keep_alive() -> None:
+    phase = {
+        "name": "walk",
+        "seconds": 0.6,
+        "traffic": {"rate": 200},
+        "roaming": {"rate": 100},
+        "keepalives": {"every": 0.1},
+    }
+    with Gateway(SEED, 5) as gateway:
+        run = run_against(gateway, [STORM, phase], sources="127.1.0.1+2", ports=3)
+    walk = run.phases[1].counters
+    assert walk["roamed"] == 60
+    assert walk["keepalives"] == gateway.seen["keepalives"] == 60 + 30
+    assert walk["answered"] == walk["asked"] == 120
+    assert [len(places) for places in gateway.visited.values()] == [6] * 5  # each peer was everywhere
+
+
+def test_closed_loop_of_echoes_asks_again_after_an_answer() -> None:
+    with Gateway(SEED, 4) as gateway:
+        run = run_against(gateway, [STORM, {"name": "loop", "seconds": 0.5, "traffic": {"outstanding": 2}}])
+    loop = run.phases[1].counters
+    assert loop["asked"] == loop["answered"] > 20
+    assert loop["behind"] == 0
+
+
+class Stopping(load_run.Screen):
+    """Stops the load processes for half a second at the first look at them."""
+
+    stopped = False
+
+    def look(self, run: Run, look: load_run.Look, before: load_run.Look | None) -> None:
+        if look.phase == 1 and not self.stopped:
+            self.stopped = True
+            children = psutil.Process().children()
+            for child in children:
+                child.suspend()
+            time.sleep(0.5)
+            for child in children:
+                child.resume()
+
+
+def test_times_count_from_when_an_echo_was_due() -> None:
+    """A generator that stood still for half a second shows in the times of what was due meanwhile."""
+    steady = {"name": "steady", "seconds": 2, "traffic": {"rate": 200}, "drain": 20}
+    with Gateway(SEED, 4) as gateway:
+        run = run_against(gateway, [STORM, steady], screen=Stopping())
+    found = load_result.metrics([run.phases[1]])
+    assert found["loss"] == 0 and gateway.seen["echoes"] == 404
+    assert found["max"] >= 0.4
+    assert found["p90"] > 0.05  # 100 of 400 waited for it
+    assert run.phases[1].counters["behind"] >= 60
+    assert any("late" in line for line in load_result.limits(run.phases[1]))
+
+
+def test_rekey_wave_replaces_sessions_while_data_flows() -> None:
+    wave = {"name": "wave", "seconds": 0.8, "handshakes": {"within": 0.5}, "traffic": {"rate": 300}}
+    with Gateway(SEED, 10) as gateway:
+        run = run_against(gateway, [STORM, wave])
+    counters = run.phases[1].counters
+    assert counters["handshakes"] == counters["initiations"] == 10
+    assert counters["asked"] == counters["answered"] == 240
+    assert len(gateway.sessions) == 20 and wrong(run) == {}

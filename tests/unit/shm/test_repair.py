@@ -1,0 +1,78 @@
+"""What repair counts and tells of a dead worker, beyond making whole what it left (killed.c has that)."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from shm import segment
+from shm._shm import ffi, lib
+from tests.unit.shm.small_segment import faults, make, mark
+
+ROW = 5
+PATIENCE_NS = 20_000_000_000  # how long a sleeper that nobody wakes keeps the test
+
+
+@pytest.fixture
+def data() -> Iterator[segment.DataSegment]:
+    made = make(ROW + 1)
+    yield made
+    made.close()
+
+
+def test_packets_received_without_a_node_are_counted_once(data: segment.DataSegment) -> None:
+    line = data.segment.workers[lib.WORKER_RECEIVER]
+    line.arriving = 7
+    repair = ffi.new("struct repair *")
+    for lost in (7, 0):
+        lib.repair_worker(data.segment, lib.WORKER_RECEIVER, repair)
+        assert (repair.packets_lost, line.arriving) == (lost, 0)
+    assert lib.counter_sum(data.segment, lib.DROP_KILLED) == 7
+
+
+def test_control_is_told_of_the_peers_that_the_dead_held(data: segment.DataSegment) -> None:
+    worker = lib.WORKER_CONSUMER
+    assert lib.token_take_idle(data.segment, ROW, mark(data, worker))
+    lib.repair_worker(data.segment, worker, ffi.new("struct repair *"))
+    events = [lib.events_read(data.segment, row) & 0xFFFFFFFF for row in range(ROW + 1)]
+    assert events == [0] * ROW + [lib.EVENT_HOLDER_DIED]
+    assert lib.ready_is_set(data.segment, 0, ROW)
+    assert not faults(data)
+
+
+@pytest.mark.parametrize("direction", [lib.INBOUND, lib.OUTBOUND])
+def test_what_the_dead_had_in_hand_stays_in_its_queue(data: segment.DataSegment, direction: int) -> None:
+    """Its queue is the one of this row and direction: it is neither lost nor sent twice."""
+    pool, worker, queue = ffi.new("struct pool *"), lib.WORKER_CONSUMER, 2 * ROW + direction
+    assert lib.pool_open(pool, data.segment, direction) == 0
+    nodes = [lib.pool_issue(pool, lib.pool_take_small(pool), ROW) for _ in range(2)]
+    for node in nodes:
+        data.segment.node[node].packets = 1
+        assert lib.queue_push_mpsc(data.segment, lib.WORKER_RECEIVER, queue, node, node, 1) == 0
+    assert lib.token_take_idle(data.segment, ROW, mark(data, worker))
+    data.segment.states[nodes[0]] = lib.NODE_IN_HAND | mark(data, worker)
+    repair = ffi.new("struct repair *")
+    lib.repair_worker(data.segment, worker, repair)
+    assert (repair.nodes_requeued, data.segment.states[nodes[0]]) == (1, lib.NODE_QUEUED)
+    assert lib.queue_packets(data.segment, queue) == 2 and not faults(data)
+    lib.pool_close(pool)
+
+
+def test_consumers_that_sleep_are_woken(data: segment.DataSegment) -> None:
+    """The dead one may have taken a consumer's announcement and not have come to the call that wakes."""
+    rung = []
+
+    def sleep(worker: int) -> None:
+        rung.append(lib.bell_wait(data.segment, worker, PATIENCE_NS))
+
+    sleepers = []
+    for worker in (lib.WORKER_CONSUMER, lib.WORKER_CONSUMER + 1):
+        lib.bell_announce(data.segment, worker)
+        sleepers.append(threading.Thread(target=sleep, args=(worker,)))
+        sleepers[-1].start()
+    lib.repair_worker(data.segment, lib.WORKER_RECEIVER, ffi.new("struct repair *"))
+    for sleeper in sleepers:
+        sleeper.join()
+    assert rung == [1, 1], "asleep until their time was over"

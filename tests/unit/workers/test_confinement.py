@@ -1,0 +1,244 @@
+"""What a worker can not do any more when it has begun to work.
+
+The walls are tried from inside (confinement_trials.py): each deed without walls, where it must succeed, then
+behind the walls, all of them and each alone. Then they are looked at from outside, at each process of a
+running engine. An engine works on where the kernel does not grant all walls.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from plait.lab.namespaces import PLAIT, Host, Lab, read_proc
+from tests.support.waiting import until
+from tests.unit.workers.confinement_deeds import DEEDS, DONE, EACCES, EPERM, KILLED, by_number
+from tests.unit.workers.confinement_trials import BY_ARGUMENTS, LANDLOCK_CREATE_RULESET
+
+pytestmark = pytest.mark.network
+
+CAP_NET_ADMIN = 12
+SETTINGS = "receivers = 2\nconsumers = 2\nmax_peers = 64\nsmall_slots = 64\ntrain_slots = 1\n"
+ROOT = Path(__file__).parents[3]
+REFUSING = str(Path(__file__).with_name("refusing.py"))
+PROGRAM = ("-m", "tests.unit.workers.confinement_trials")
+ROLES = ("packets", "control")
+NO_TRACER = ("setpriv", "--bounding-set", "-sys_ptrace", "--inh-caps", "-sys_ptrace")
+OPEN_MEMORY = """
+import errno, sys
+for pid in sys.argv[1:]:
+    try:
+        open(f"/proc/{pid}/mem", "rb").close()
+        print("opened")
+    except OSError as error:
+        print(errno.errorcode[error.errno])
+"""
+
+
+def tried(walls: str, role: str, directory: Path) -> dict[str, str]:
+    """What came of each deed behind these walls."""
+    command = [sys.executable, *PROGRAM, walls, role, str(directory)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    answers: dict[str, str] = json.loads(done.stdout)
+    return answers
+
+
+def differences(answers: dict[str, str], expected: dict[str, str]) -> dict[str, tuple[str, str]]:
+    """Of each deed that ended otherwise: how, and how it should."""
+    assert answers.keys() == expected.keys()
+    return {name: (answers[name], expected[name]) for name in expected if answers[name] != expected[name]}
+
+
+@pytest.fixture(scope="module")
+def behind_filter(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, str]]:
+    """By role: the filter of system calls alone stands, and the process has every capability."""
+    return {role: tried("filter", role, tmp_path_factory.mktemp(role)) for role in ROLES}
+
+
+def test_deeds_are_possible_without_walls(tmp_path: Path) -> None:
+    """Or else their refusal would say nothing."""
+    expected = dict.fromkeys(DEEDS, DONE)
+    assert differences(tried("none", "control", tmp_path), expected) == {}
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_filter_alone(behind_filter: dict[str, dict[str, str]], role: str) -> None:
+    answers = {name: behind_filter[role][name] for name in DEEDS}
+    assert differences(answers, {name: getattr(deed, role) for name, deed in DEEDS.items()}) == {}
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_calls_that_are_refused_whatever_they_are_told(
+    behind_filter: dict[str, dict[str, str]], role: str
+) -> None:
+    expected = {name: answer for name, (_, answer) in by_number().items()}
+    answers = {name: behind_filter[role][name] for name in expected}
+    assert differences(answers, expected) == {}
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_calls_that_are_allowed_with_some_arguments(
+    behind_filter: dict[str, dict[str, str]], role: str
+) -> None:
+    assert behind_filter[role][BY_ARGUMENTS] == DONE
+
+
+def test_capabilities_that_cannot_be_asked_for_are_said() -> None:
+    program = """
+import os
+from workers._workers import ffi, lib
+os._exit(lib.confine(0, ffi.NULL, ffi.NULL, 1) & lib.CONFINE_CAPABILITIES != lib.CONFINE_CAPABILITIES)
+"""
+    command = [sys.executable, REFUSING, "capget:EPERM", "--", sys.executable, "-c", program]
+    subprocess.run(command, check=True)
+
+
+FILTERS = """
+#include <sys/wait.h>
+#include <unistd.h>
+#include "workers/system_calls.h"
+int main(void)
+{
+    int status = 0;
+    for (int packets = 0; packets < 2 && status == 0; packets++) {
+        pid_t child = fork();
+        if (child == 0)
+            _exit(system_calls_restrict(packets) != 0);
+        waitpid(child, &status, 0);
+    }
+    return status != 0;
+}
+"""
+
+
+def test_filters_are_made_of_their_lists_and_nothing_behind_them(tmp_path: Path) -> None:
+    """A rule read from beyond a list would allow whatever the compiler put there."""
+    (tmp_path / "filters.c").write_text(FILTERS)
+    command = ["cc", "-std=gnu11", "-D_GNU_SOURCE", "-g", "-fsanitize=address,undefined", f"-I{ROOT}",
+               "-fno-sanitize-recover=all", str(tmp_path / "filters.c"), str(ROOT / "workers/system_calls.c"),
+               "-o", str(tmp_path / "filters")]  # fmt: skip
+    subprocess.run(command, check=True)
+    done = subprocess.run([tmp_path / "filters"], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+# What Landlock takes from a process that has every capability and may make every system call, by the version
+# of its interface.
+LANDLOCK = {
+    1: dict.fromkeys(
+        ("read elsewhere", "write elsewhere", "write there", "cut", "open by the older call", "create",
+         "create without a name", "openat2", "open_by_handle_at", "remove elsewhere", "remove a directory",
+         "/proc/PID/mem", "/proc/PID/mem to write", "execve", "execveat"), EACCES,
+    ) | dict.fromkeys(
+        ("mount", "umount2", "move_mount", "pivot_root", "ptrace", "process_vm_readv", "process_vm_writev",
+         "pidfd_getfd", "kcmp"), EPERM,
+    ),
+    4: {"listen by TCP": EACCES},
+    6: dict.fromkeys(
+        ("connect by an abstract name", "kill", "tkill", "tgkill", "rt_sigqueueinfo", "rt_tgsigqueueinfo",
+         "pidfd_send_signal"), EPERM,
+    ),
+}  # fmt: skip
+
+
+def test_landlock_alone(tmp_path: Path) -> None:
+    version = ctypes.CDLL(None).syscall(LANDLOCK_CREATE_RULESET, None, 0, 1)
+    expected = dict.fromkeys(DEEDS, DONE)
+    for since, taken in LANDLOCK.items():
+        if version >= since:
+            expected |= {name: answer for name, answer in taken.items() if name in DEEDS}
+    assert differences(tried("landlock", "control", tmp_path), expected) == {}
+
+
+# What takes a capability.
+PRIVILEGED = (
+    "mount", "umount2", "fsopen", "fsmount", "fspick", "move_mount", "open_tree", "mount_setattr",
+    "pivot_root", "chroot", "setns", "name the host", "a raw socket", "a packet socket", "open_by_handle_at",
+)  # fmt: skip
+
+
+def test_capabilities_alone(tmp_path: Path) -> None:
+    answers = tried("capabilities", "control", tmp_path)
+    assert {name: answers[name] for name in PRIVILEGED} == dict.fromkeys(PRIVILEGED, EPERM)
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_all_walls(tmp_path: Path, role: str) -> None:
+    """The filter answers first; what it lets through ends at Landlock."""
+    expected = {name: getattr(deed, role) for name, deed in DEEDS.items() if getattr(deed, role) != KILLED}
+    if role == "control":
+        expected |= dict.fromkeys(("read elsewhere", "remove elsewhere", "/proc/PID/mem"), EACCES)
+    assert differences(tried("all", role, tmp_path), expected) == {}
+
+
+def statuses(host: Host) -> dict[str, dict[str, str]]:
+    """/proc/PID/status of the engine's processes, by title."""
+    found = {}
+    for title, pid in host.titles().items():
+        lines = (read_proc(pid, "status") or "").splitlines()
+        found[title] = dict(line.split(":\t", 1) for line in lines)
+    return found
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[Host]:
+    """An engine whose user, root, may trace its own processes and, without a capability, no others."""
+    with Lab() as lab:
+        host = lab.host("one")
+        engine = host.engine("wg0", [*NO_TRACER, *PLAIT], settings=SETTINGS)
+        until(lambda: "wg0 is ready" in engine.process.output(), "every worker, confined")
+        yield host
+
+
+@pytest.fixture(scope="module")
+def processes(running: Host) -> dict[str, dict[str, str]]:
+    return statuses(running)
+
+
+@pytest.mark.parametrize("title", ["control", "receiver 0", "receiver 1", "consumer 0", "consumer 1"])
+def test_walls_from_outside(processes: dict[str, dict[str, str]], title: str) -> None:
+    status = processes[title]
+    expected = 1 << CAP_NET_ADMIN if title == "control" else 0
+    for name in ("CapPrm", "CapEff", "CapBnd"):
+        assert int(status[name], 16) == expected, name
+    assert int(status["CapInh"], 16) == int(status["CapAmb"], 16) == 0
+    assert status["NoNewPrivs"] == "1"
+    assert status["Seccomp"] == "2"  # a filter
+    assert int(status["Threads"]) == 1
+
+
+def test_no_process_can_be_traced_by_its_own_user(running: Host) -> None:
+    """Nor leaves a core file: the kernel asks the same mark of a process (prctl(2), PR_SET_DUMPABLE). Whoever
+    asks here has all capabilities of the engine; of a process without that mark, the memory can be opened."""
+    ordinary = running.popen([*NO_TRACER, "sleep", "1000"])
+    pids = running.titles()
+    try:
+        look = [*NO_TRACER, sys.executable, "-c", OPEN_MEMORY]
+        until(lambda: "sleep" in (read_proc(ordinary.pid, "cmdline") or ""), "an ordinary process")
+        asked = map(str, (ordinary.pid, *pids.values()))
+        done = subprocess.run([*look, *asked], capture_output=True, text=True, timeout=120)
+    finally:
+        ordinary.stop()
+        ordinary.close()
+    assert done.stdout.split() == ["opened", *["EACCES"] * len(pids)], done.stderr
+    assert {"supervisor", "control", "receiver 0", "consumer 0"} <= pids.keys()
+
+
+def test_engine_works_where_the_kernel_grants_no_wall() -> None:
+    """Each is named once in the log, for all workers together."""
+    with Lab() as lab:
+        host = lab.host("one")
+        command = [sys.executable, *PROGRAM, "refuse", "nothing", *PLAIT]
+        engine = host.engine("wg0", command, settings=SETTINGS)
+        assert "errno=0" in engine.uapi("get=1\n\n", 60)
+        until(lambda: "wg0 is ready" in engine.process.output(), "every worker, and the log's lines of it")
+        said = [line for line in engine.process.output().splitlines() if "promise does not hold" in line]
+        words = ["give up their capabilities", "open no files (Landlock)", "loops (seccomp)"]
+        assert [word for word in words for line in said if word in line] == words
