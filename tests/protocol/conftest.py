@@ -7,14 +7,14 @@ from collections.abc import Iterator
 import pytest
 
 from plait.lab.namespaces import Lab
-from tests.support.fake_peer import Stage
+from tests.support.fake_peer import Network
 from tests.support.tunnel import check_words
 
 
 @pytest.fixture(scope="module")
-def stage() -> Iterator[Stage]:
+def network() -> Iterator[Network]:
     """An engine whose MTU is 1420; at the end it must not have complained of itself."""
     with Lab() as lab:
-        made = Stage(lab)
+        made = Network(lab)
         yield made
         check_words(made.engine.process)

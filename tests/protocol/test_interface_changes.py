@@ -8,7 +8,7 @@ import subprocess
 import pytest
 
 from plait.lab.namespaces import PLAIT, Host, Lab, search_path
-from tests.support.fake_peer import Puppet, Stage
+from tests.support.fake_peer import FakePeer, Network
 from tests.support.tunnel import check_words, eventually, two_hosts
 
 pytestmark = pytest.mark.network
@@ -31,11 +31,11 @@ def test_jumbo_mtu(version: int) -> None:
         tunnel.check()
 
 
-def lengths(stage: Stage, puppet: Puppet, size: int) -> int:
+def lengths(network: Network, peer: FakePeer, size: int) -> int:
     """On the wire, of a packet of so many bytes inside."""
-    inner = stage.inner_socket(puppet.inner4)
+    inner = network.inner_socket(peer.inner4)
     inner.send(bytes(size - 28))
-    length = len(puppet.hear(4).data)
+    length = len(peer.hear(4).data)
     inner.close()
     return length
 
@@ -44,25 +44,25 @@ def lengths(stage: Stage, puppet: Puppet, size: int) -> int:
 def test_mtu_change_is_noticed_at_once(place: str) -> None:
     """Seen by the padding: 1 to 15 bytes up to a multiple of 16, but never past the MTU."""
     with Lab() as lab:
-        stage = Stage(lab)
-        host = stage.plait
+        network = Network(lab)
+        host = network.plait
         if place == "in another namespace":
-            host = move(lab, stage)
-        puppet = Puppet(stage)
-        puppet.initiate()  # that it is up in its new place has been noticed
-        home, stage.plait = stage.plait, host  # inner sockets are made where the interface is
+            host = move(lab, network)
+        peer = FakePeer(network)
+        peer.initiate()  # that it is up in its new place has been noticed
+        home, network.plait = network.plait, host  # inner sockets are made where the interface is
         for mtu in (1401, 1420, 1403, 1409, 1405):
             host.ip(f"link set wg0 mtu {mtu}")
             expected = 32 + min(1408, mtu)
-            eventually(lambda expected=expected: lengths(stage, puppet, 1400) == expected, 0.4)
-        stage.plait = home
-        check_words(stage.engine.process)
+            eventually(lambda expected=expected: lengths(network, peer, 1400) == expected, 0.4)
+        network.plait = home
+        check_words(network.engine.process)
 
 
-def move(lab: Lab, stage: Stage) -> Host:
+def move(lab: Lab, network: Network) -> Host:
     """The TUN interface moves to a host of its own; its addresses come with it."""
     other = lab.host("moved")
-    subprocess.run(["nsenter", "-t", str(stage.plait.pid), "-n", "ip", "link", "set", "wg0", "netns",
+    subprocess.run(["nsenter", "-t", str(network.plait.pid), "-n", "ip", "link", "set", "wg0", "netns",
                     str(other.pid)], check=True, env={**os.environ, "PATH": search_path()})
     other.ip("link set wg0 mtu 1420 up", "address add 10.0.0.1/24 dev wg0",
              "address add fd01::1/64 dev wg0 nodad")
@@ -73,21 +73,21 @@ def move(lab: Lab, stage: Stage) -> Host:
 def test_removal_of_the_tun_ends_the_engine(place: str) -> None:
     """Also after it moved; nothing is left, and the end is a clean one."""
     with Lab() as lab:
-        stage = Stage(lab)
-        puppet = Puppet(stage)
-        puppet.initiate()
-        host = move(lab, stage) if place == "in another namespace" else stage.plait
+        network = Network(lab)
+        peer = FakePeer(network)
+        peer.initiate()
+        host = move(lab, network) if place == "in another namespace" else network.plait
         host.ip("link delete wg0")
-        assert stage.engine.process.wait() == 0
-        assert not stage.engine.socket_path.exists()
-        assert stage.engine.processes() == []
-        check_words(stage.engine.process)
+        assert network.engine.process.wait() == 0
+        assert not network.engine.socket_path.exists()
+        assert network.engine.processes() == []
+        check_words(network.engine.process)
 
 
-def test_deleting_the_socket_file_ends_the_engine(stage: Stage) -> None:
-    """The last test with this stage."""
-    puppet = Puppet(stage)
-    puppet.initiate()
-    stage.engine.socket_path.unlink()
-    assert stage.engine.process.wait() == 0
-    assert "wg0" not in stage.plait.run(["ip", "link"]).stdout
+def test_deleting_the_socket_file_ends_the_engine(network: Network) -> None:
+    """The last test with this network."""
+    peer = FakePeer(network)
+    peer.initiate()
+    network.engine.socket_path.unlink()
+    assert network.engine.process.wait() == 0
+    assert "wg0" not in network.plait.run(["ip", "link"]).stdout

@@ -8,90 +8,90 @@ from __future__ import annotations
 
 import pytest
 
-from tests.support.fake_peer import Puppet, Stage
+from tests.support.fake_peer import FakePeer, Network
 
 pytestmark = pytest.mark.network
 
 ALIVE = "persistent_keepalive_interval=25\n"
 
 
-def key(stage: Stage, private: bytes) -> str:
+def key(network: Network, private: bytes) -> str:
     return f"private_key={private.hex()}\n"
 
 
-def ask(stage: Stage, puppet: Puppet, more: str) -> None:
-    stage.set(f"public_key={puppet.identity.public_key.hex()}\n{more}")
+def ask(network: Network, peer: FakePeer, more: str) -> None:
+    network.set(f"public_key={peer.identity.public_key.hex()}\n{more}")
 
 
 @pytest.mark.parametrize("what", ["a packet", "a keepalive"])
-def test_the_key_comes_last(stage: Stage, what: str) -> None:
-    stage.set(key(stage, bytes(32)))
-    puppet = Puppet(stage)
+def test_the_key_comes_last(network: Network, what: str) -> None:
+    network.set(key(network, bytes(32)))
+    peer = FakePeer(network)
     if what == "a packet":
-        stage.inner_socket(puppet.inner4).send(b"early")
+        network.inner_socket(peer.inner4).send(b"early")
     else:
-        ask(stage, puppet, ALIVE)
-    assert puppet.hears_nothing()
-    stage.set(key(stage, stage.identity.private_key))
-    puppet.respond(puppet.hear(1))
-    assert puppet.receive().kind == 4
-    ask(stage, puppet, "persistent_keepalive_interval=0\n")
+        ask(network, peer, ALIVE)
+    assert peer.hears_nothing()
+    network.set(key(network, network.identity.private_key))
+    peer.respond(peer.hear(1))
+    assert peer.receive().kind == 4
+    ask(network, peer, "persistent_keepalive_interval=0\n")
 
 
-def test_the_endpoint_comes_last(stage: Stage) -> None:
-    puppet = Puppet(stage, endpoint=False)
-    ask(stage, puppet, ALIVE)
-    assert puppet.hears_nothing()
-    ask(stage, puppet, f"endpoint={puppet.endpoint}\n")
-    puppet.respond(puppet.hear(1))
-    assert puppet.receive().kind == 4
+def test_the_endpoint_comes_last(network: Network) -> None:
+    peer = FakePeer(network, endpoint=False)
+    ask(network, peer, ALIVE)
+    assert peer.hears_nothing()
+    ask(network, peer, f"endpoint={peer.endpoint}\n")
+    peer.respond(peer.hear(1))
+    assert peer.receive().kind == 4
     # Moved with a session, nothing is due.
-    ask(stage, puppet, f"endpoint={Puppet(stage).endpoint}\npersistent_keepalive_interval=0\n")
+    ask(network, peer, f"endpoint={FakePeer(network).endpoint}\npersistent_keepalive_interval=0\n")
 
 
-def test_the_peer_comes_last(stage: Stage) -> None:
-    puppet = Puppet(stage)
-    ask(stage, puppet, "remove=true\n")
-    ask(stage, puppet, f"endpoint={puppet.endpoint}\n{ALIVE}")
-    puppet.respond(puppet.hear(1))
-    assert puppet.receive().kind == 4
-    ask(stage, puppet, "persistent_keepalive_interval=0\n")
+def test_the_peer_comes_last(network: Network) -> None:
+    peer = FakePeer(network)
+    ask(network, peer, "remove=true\n")
+    ask(network, peer, f"endpoint={peer.endpoint}\n{ALIVE}")
+    peer.respond(peer.hear(1))
+    assert peer.receive().kind == 4
+    ask(network, peer, "persistent_keepalive_interval=0\n")
 
 
-def test_an_allowed_ip_comes_last(stage: Stage) -> None:
-    puppet = Puppet(stage)
+def test_an_allowed_ip_comes_last(network: Network) -> None:
+    peer = FakePeer(network)
     address = "10.0.0.200"
-    inner = stage.inner_socket(address)
+    inner = network.inner_socket(address)
     inner.send(b"dropped")
-    assert puppet.hears_nothing()
-    ask(stage, puppet, f"allowed_ip={address}/32\n")
+    assert peer.hears_nothing()
+    ask(network, peer, f"allowed_ip={address}/32\n")
     inner.close()
-    inner = stage.inner_socket(address)
+    inner = network.inner_socket(address)
     inner.send(b"next")
-    puppet.respond(puppet.hear(1))
-    assert puppet.hear(4).opened[28:32] == b"next"
+    peer.respond(peer.hear(1))
+    assert peer.hear(4).opened[28:32] == b"next"
     inner.close()
 
 
-def test_the_route_comes_last(stage: Stage) -> None:
+def test_the_route_comes_last(network: Network) -> None:
     """Outside; without an answer the initiation is sent again after 5 s, so that this cannot tell at once."""
-    puppet = Puppet(stage)
-    network = "10.200.1.0/24"
-    route = stage.plait.run(["ip", "route", "show", network]).stdout.split()
-    stage.plait.ip(f"route delete {network}")
-    stage.inner_socket(puppet.inner4).send(b"early")
-    assert puppet.hears_nothing()
-    stage.plait.ip(f"route add {' '.join(word for word in route if word != 'linkdown')}")
-    puppet.respond(puppet.hear(1))
-    assert puppet.hear(4).opened[28:33] == b"early"
+    peer = FakePeer(network)
+    subnet = "10.200.1.0/24"
+    route = network.plait.run(["ip", "route", "show", subnet]).stdout.split()
+    network.plait.ip(f"route delete {subnet}")
+    network.inner_socket(peer.inner4).send(b"early")
+    assert peer.hears_nothing()
+    network.plait.ip(f"route add {' '.join(word for word in route if word != 'linkdown')}")
+    peer.respond(peer.hear(1))
+    assert peer.hear(4).opened[28:33] == b"early"
 
 
-def test_up_comes_last(stage: Stage) -> None:
-    """The last test with this stage: its inner addresses of IPv6 go with down."""
-    stage.plait.ip("link set wg0 down")
-    puppet = Puppet(stage)
-    ask(stage, puppet, ALIVE)
-    assert puppet.hears_nothing()
-    stage.plait.ip("link set wg0 up")
-    puppet.respond(puppet.hear(1))
-    assert puppet.receive().kind == 4
+def test_up_comes_last(network: Network) -> None:
+    """The last test with this network: its inner addresses of IPv6 go with down."""
+    network.plait.ip("link set wg0 down")
+    peer = FakePeer(network)
+    ask(network, peer, ALIVE)
+    assert peer.hears_nothing()
+    network.plait.ip("link set wg0 up")
+    peer.respond(peer.hear(1))
+    assert peer.receive().kind == 4

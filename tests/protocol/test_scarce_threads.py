@@ -8,7 +8,7 @@ import signal
 import pytest
 
 from plait.lab.namespaces import Lab, state
-from tests.support.fake_peer import Puppet, Stage
+from tests.support.fake_peer import FakePeer, Network
 from tests.support.scarce import pids_cgroup
 from tests.support.tunnel import check_words
 from tests.support.waiting import until
@@ -20,23 +20,23 @@ BATCH = 40  # more than one thread's part
 def test_a_batch_of_handshakes_is_worked_off_alone() -> None:
     """Refused at first, had later: what comes at once is heard, by the same control."""
     with pids_cgroup() as group, Lab() as lab:
-        stage = Stage(lab)
-        titles = stage.plait.titles()
+        network = Network(lab)
+        titles = network.plait.titles()
         group.take(titles.values())
         control = titles["control"]
-        message, _ = Puppet(stage).initiation()
+        message, _ = FakePeer(network).initiation()
         for limit in ("1", "max", "1"):
             group.limit(limit)
-            before, flooder = stage.counters(), Puppet(stage)
+            before, flooder = network.counters(), FakePeer(network)
             os.kill(control, signal.SIGSTOP)
             until(lambda: state(control) == "T", "control stands still")
             for _ in range(BATCH):
                 flooder.send_raw(message)
             os.kill(control, signal.SIGCONT)
-            until(lambda before=before: ends(stage.counters()) - ends(before) >= BATCH, "all are heard")
-            Puppet(stage).initiate(tries=9)
-        assert stage.plait.titles()["control"] == control
-        check_words(stage.engine.process)
+            until(lambda before=before: ends(network.counters()) - ends(before) >= BATCH, "all are heard")
+            FakePeer(network).initiate(tries=9)
+        assert network.plait.titles()["control"] == control
+        check_words(network.engine.process)
 
 
 def ends(counters: dict[str, int]) -> int:

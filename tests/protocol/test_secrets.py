@@ -14,7 +14,7 @@ from collections.abc import Iterator
 import pytest
 
 from plait.lab.namespaces import Lab, descriptors, read_proc
-from tests.support.fake_peer import Puppet, Stage
+from tests.support.fake_peer import FakePeer, Network
 from tests.support.waiting import until
 from workers._workers import ffi, lib
 from workers.providers import PROVIDERS
@@ -38,9 +38,9 @@ def data_of(fd: int) -> Iterator[tuple[int, bytes]]:
 
 
 @contextlib.contextmanager
-def opened_segments(stage: Stage) -> Iterator[dict[str, int]]:
+def opened_segments(network: Network) -> Iterator[dict[str, int]]:
     """The two segments by their paths, open to be read, also when the engine is no more."""
-    supervisor = stage.plait.titles()["supervisor"]
+    supervisor = network.plait.titles()["supervisor"]
     theirs = {path: fd for fd, path in descriptors(supervisor).items() if is_segment(path)}
     assert len(theirs) == 2
     with contextlib.ExitStack() as stack:
@@ -51,9 +51,9 @@ def opened_segments(stage: Stage) -> Iterator[dict[str, int]]:
         yield ours
 
 
-def in_segments(stage: Stage, secret: bytes) -> list[tuple[str, int]]:
+def in_segments(network: Network, secret: bytes) -> list[tuple[str, int]]:
     """(segment, offset) of each copy in the two segments."""
-    with opened_segments(stage) as segments:
+    with opened_segments(network) as segments:
         return [(path, at + data.find(secret)) for path, fd in segments.items()
                 for at, data in data_of(fd) if secret in data]
 
@@ -100,26 +100,26 @@ def in_private_memory(pid: int, secret: bytes) -> list[str]:
     return found
 
 
-def copies(stage: Stage, secret: bytes) -> list[tuple[str, object]]:
+def copies(network: Network, secret: bytes) -> list[tuple[str, object]]:
     """All copies that there must not be when the secret has had its time."""
-    found: list[tuple[str, object]] = list(in_segments(stage, secret))
-    for title, pid in stage.plait.titles().items():
+    found: list[tuple[str, object]] = list(in_segments(network, secret))
+    for title, pid in network.plait.titles().items():
         if title not in ("supervisor", "control"):
             found += [(title, where) for where in in_private_memory(pid, secret)]
     return found
 
 
-def assert_gone(stage: Stage, secret: bytes) -> None:
+def assert_gone(network: Network, secret: bytes) -> None:
     """Soon: grace periods and a late turn of a consumer may take a few seconds."""
-    until(lambda: not copies(stage, secret), "the end of every copy")
+    until(lambda: not copies(network, secret), "the end of every copy")
 
 
-def session_keys(stage: Stage) -> tuple[Puppet, list[bytes]]:
+def session_keys(network: Network) -> tuple[FakePeer, list[bytes]]:
     """A peer with a session that has carried packets both ways, and its two keys."""
-    peer = Puppet(stage)
+    peer = FakePeer(network)
     peer.initiate()
     peer.send(peer.packet(b"in"))
-    with stage.inner_socket(peer.inner4) as inner:
+    with network.inner_socket(peer.inner4) as inner:
         inner.send(b"out")
         peer.hear(4)
     assert peer.session is not None
@@ -128,26 +128,26 @@ def session_keys(stage: Stage) -> tuple[Puppet, list[bytes]]:
 
 def test_receivers_that_do_not_lend_have_no_session_keys() -> None:
     with Lab() as lab:
-        stage = Stage(lab, settings='handoff = "pipeline"\n')
-        _, keys = session_keys(stage)
+        network = Network(lab, settings='handoff = "pipeline"\n')
+        _, keys = session_keys(network)
         for key in keys:
-            (place,) = in_segments(stage, key)
-            seen = {title: reaches(pid, *place) for title, pid in stage.plait.titles().items()}
+            (place,) = in_segments(network, key)
+            seen = {title: reaches(pid, *place) for title, pid in network.plait.titles().items()}
             have = {title.split()[0] for title, sees in seen.items() if sees}
             assert have == {"supervisor", "control", "consumer"}
             assert {title.split()[0] for title, sees in seen.items() if not sees} >= {"receiver"}
 
 
-def test_a_removed_peer_leaves_no_key(stage: Stage) -> None:
-    peer, keys = session_keys(stage)
+def test_a_removed_peer_leaves_no_key(network: Network) -> None:
+    peer, keys = session_keys(network)
     preshared = os.urandom(32)
     name = f"public_key={peer.identity.public_key.hex()}\n"
-    stage.set(f"{name}preshared_key={preshared.hex()}\n")
-    secret = stage.identity.static_static(peer.identity.public_key)
-    assert all(in_segments(stage, key) for key in (*keys, preshared, secret))
-    stage.set(f"{name}remove=true\n")
+    network.set(f"{name}preshared_key={preshared.hex()}\n")
+    secret = network.identity.static_static(peer.identity.public_key)
+    assert all(in_segments(network, key) for key in (*keys, preshared, secret))
+    network.set(f"{name}remove=true\n")
     for key in (*keys, preshared, secret):
-        assert_gone(stage, key)
+        assert_gone(network, key)
 
 
 @pytest.mark.parametrize("handoff", ["pipeline", "inline"])
@@ -156,49 +156,50 @@ def test_no_provider_leaves_a_key(aead: str, handoff: str) -> None:
     if lib.aead_new(PROVIDERS[aead]) == ffi.NULL:
         pytest.skip(f"{aead} is not here")
     with Lab() as lab:
-        stage = Stage(lab, settings=f'handoff = "{handoff}"\naead = "{aead}"\n')
-        peer, keys = session_keys(stage)
-        stage.set(f"public_key={peer.identity.public_key.hex()}\nremove=true\n")
+        network = Network(lab, settings=f'handoff = "{handoff}"\naead = "{aead}"\n')
+        peer, keys = session_keys(network)
+        network.set(f"public_key={peer.identity.public_key.hex()}\nremove=true\n")
         for key in keys:
-            assert_gone(stage, key)
+            assert_gone(network, key)
 
 
-def test_an_expired_session_leaves_no_key(stage: Stage) -> None:
-    peer, keys = session_keys(stage)
-    stage.step(541)  # three times the age at which it is refused: everything is wiped (kernel: timers.c)
+def test_an_expired_session_leaves_no_key(network: Network) -> None:
+    peer, keys = session_keys(network)
+    network.step(541)  # three times the age at which it is refused: everything is wiped (kernel: timers.c)
     for key in keys:
-        assert_gone(stage, key)
+        assert_gone(network, key)
     peer.socket.close()
 
 
-def test_keys_are_locked_in_memory_and_in_no_core_file(stage: Stage) -> None:
+def test_keys_are_locked_in_memory_and_in_no_core_file(network: Network) -> None:
     """A page is locked for as long as one process has it locked; each keeps it out of its own core file."""
-    peer, keys = session_keys(stage)
+    peer, keys = session_keys(network)
     preshared = os.urandom(32)
-    stage.set(f"public_key={peer.identity.public_key.hex()}\npreshared_key={preshared.hex()}\n")
-    for secret in (*keys, preshared, stage.identity.private_key):
-        (place,) = in_segments(stage, secret)
-        flags = {title: each for title, pid in stage.plait.titles().items() for each in flags_at(pid, *place)}
+    network.set(f"public_key={peer.identity.public_key.hex()}\npreshared_key={preshared.hex()}\n")
+    for secret in (*keys, preshared, network.identity.private_key):
+        (place,) = in_segments(network, secret)
+        pids = network.plait.titles()
+        flags = {title: each for title, pid in pids.items() for each in flags_at(pid, *place)}
         assert "control" in flags and all("dd" in each for each in flags.values()), flags
         assert any("lo" in each for each in flags.values()), flags
 
 
 def test_an_end_in_order_overwrites_both_segments() -> None:
     with Lab() as lab:
-        stage = Stage(lab)
-        peer, keys = session_keys(stage)
+        network = Network(lab)
+        peer, keys = session_keys(network)
         preshared = os.urandom(32)
-        stage.set(f"public_key={peer.identity.public_key.hex()}\npreshared_key={preshared.hex()}\n")
-        secrets = (*keys, preshared, stage.identity.private_key)
-        assert all(in_segments(stage, secret) for secret in secrets)
-        with opened_segments(stage) as segments:
-            assert stage.engine.stop() == 0
+        network.set(f"public_key={peer.identity.public_key.hex()}\npreshared_key={preshared.hex()}\n")
+        secrets = (*keys, preshared, network.identity.private_key)
+        assert all(in_segments(network, secret) for secret in secrets)
+        with opened_segments(network) as segments:
+            assert network.engine.stop() == 0
             for path, fd in segments.items():
                 assert not [at for at, data in data_of(fd) if data.strip(b"\0")], path
 
 
-def test_a_changed_private_key_is_gone(stage: Stage) -> None:
-    old = stage.identity.private_key
-    assert in_segments(stage, old)
-    stage.set(f"private_key={os.urandom(32).hex()}\n")
-    assert_gone(stage, old)
+def test_a_changed_private_key_is_gone(network: Network) -> None:
+    old = network.identity.private_key
+    assert in_segments(network, old)
+    network.set(f"private_key={os.urandom(32).hex()}\n")
+    assert_gone(network, old)

@@ -9,19 +9,19 @@ from ipaddress import ip_address
 import pytest
 
 from engine import cookie, messages, noise
-from tests.support.fake_peer import PORT, Puppet, Stage
+from tests.support.fake_peer import PORT, FakePeer, Network
 from tests.support.tunnel import eventually
 
 pytestmark = pytest.mark.network
 
 
 @pytest.mark.parametrize("version", [4, 6])
-def test_under_a_flood_cookies_are_asked_for_and_open_the_door(stage: Stage, version: int) -> None:
+def test_under_a_flood_cookies_are_asked_for_and_open_the_door(network: Network, version: int) -> None:
     """A replayed initiation is expensive to refuse: the queue fills and the flood is answered with cookies.
     A peer that shows its cookie is served all the while; one second after the flood none is needed."""
-    flooder, peer = Puppet(stage, version), Puppet(stage, version)
+    flooder, peer = FakePeer(network, version), FakePeer(network, version)
     stale, _ = flooder.initiation()
-    before = stage.counters()
+    before = network.counters()
     ended = threading.Event()
 
     def flood() -> None:
@@ -31,7 +31,7 @@ def test_under_a_flood_cookies_are_asked_for_and_open_the_door(stage: Stage, ver
     thread = threading.Thread(target=flood)
     thread.start()
     try:
-        eventually(lambda: stage.count("hs_cookie_sent") > before["hs_cookie_sent"])
+        eventually(lambda: network.count("hs_cookie_sent") > before["hs_cookie_sent"])
         message, _ = peer.initiation()
         held = cookie.CookieHolder()
         reply = None
@@ -45,10 +45,10 @@ def test_under_a_flood_cookies_are_asked_for_and_open_the_door(stage: Stage, ver
         # The load may have let one through between two floods: then there is nothing more to show here.
         if reply.kind == 3:
             assert messages.CookieReply.unpack(reply.data).receiver_index == 77
-            held.consume_reply(noise.cookie_key(stage.identity.public_key), reply.data, 0)
-            accepted = stage.count("hs_initiation_accepted")
+            held.consume_reply(noise.cookie_key(network.identity.public_key), reply.data, 0)
+            accepted = network.count("hs_initiation_accepted")
             deadline = time.monotonic() + 20
-            while stage.count("hs_initiation_accepted") == accepted:
+            while network.count("hs_initiation_accepted") == accepted:
                 assert time.monotonic() < deadline
                 message, _ = peer.initiation(held.cookie(0))
                 peer.send_raw(message)
@@ -60,15 +60,15 @@ def test_under_a_flood_cookies_are_asked_for_and_open_the_door(stage: Stage, ver
         thread.join()
     taken = [name for name in before if name.startswith("hs_") and not name.endswith(("_sent", "mac2_bad"))]
     taken += ["hs_cookie_sent"]  # this one ends a message, the other *_sent do not
-    eventually(lambda: stage.count(*taken) >= stage.count("handshake_to_control"))
-    stage.step(1.1)
-    quiet = stage.count("hs_cookie_sent")
-    calm = Puppet(stage, version)
+    eventually(lambda: network.count(*taken) >= network.count("handshake_to_control"))
+    network.step(1.1)
+    quiet = network.count("hs_cookie_sent")
+    calm = FakePeer(network, version)
     calm.initiate()
-    assert stage.count("hs_cookie_sent") == quiet
+    assert network.count("hs_cookie_sent") == quiet
 
 
-def test_a_cookie_is_of_one_address_and_port(stage: Stage) -> None:
+def test_a_cookie_is_of_one_address_and_port(network: Network) -> None:
     """The secret is the device's: what another port was given opens nothing (seen from outside by mac2)."""
     secret = bytes(32)
     one = cookie.make_cookie(secret, ip_address("10.0.0.1").packed, PORT)

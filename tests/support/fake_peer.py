@@ -1,7 +1,7 @@
 """A peer that is nothing but a key and a UDP socket: it does what the test says, right or wrong.
 
-    host plait                                         host strings
-     wg0 10.0.0.1 fd01::1 (plaitd)                      puppets: 10.0.0.N fd01::N inside
+    host plait                                         host peers
+     wg0 10.0.0.1 fd01::1 (plaitd)                      fake peers: 10.0.0.N fd01::N inside
      └─ eth0 10.200.1.1 fd00:200:1::1 ─── 10.200.1.2 fd00:200:1::2 eth0
 
 Its handshakes are engine.noise and engine.cookie, which stand on vectors and recordings of their own; its
@@ -32,13 +32,13 @@ PORT = 51820
 DATA = struct.Struct("<IIQ")
 
 
-class Stage:
-    """An engine without peers, and a host that puppets are moved from."""
+class Network:
+    """An engine without peers, and a host where fake peers have their sockets."""
 
     def __init__(self, lab: Lab, *, mtu: int = 1420, link_mtu: int = 1500,
                  settings: str | None = None, boottime: int | None = None) -> None:
-        self.plait, self.strings = lab.add_hosts(["plait", "strings"])
-        self.link = lab.link(self.plait, self.strings, mtu=link_mtu)
+        self.plait, self.beyond = lab.add_hosts(["plait", "peers"])
+        self.link = lab.link(self.plait, self.beyond, mtu=link_mtu)
         self.clock = Clock(self.plait, boottime)
         self.engine = self.plait.engine("wg0", settings=settings, environment={"PLAIT_CLOCK": Clock.PATH})
         self.identity = noise.Identity(os.urandom(32))
@@ -71,9 +71,9 @@ class Stage:
         counters = self.counters()
         return sum(counters[name] for name in names)
 
-    def peer(self, puppet: Puppet) -> dict[str, str]:
+    def peer(self, peer: FakePeer) -> dict[str, str]:
         """What get=1 says of this peer (allowed_ip: the last)."""
-        text = self.engine.uapi("get=1\n\n").partition(f"public_key={puppet.identity.public_key.hex()}\n")[2]
+        text = self.engine.uapi("get=1\n\n").partition(f"public_key={peer.identity.public_key.hex()}\n")[2]
         assert text, "no such peer"
         return dict(line.split("=", 1) for line in text.partition("public_key=")[0].split("\n") if line)
 
@@ -93,7 +93,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Message:
-    """A datagram that a puppet received. opened: the plaintext of a data message."""
+    """A datagram that a fake peer received. opened: the plaintext of a data message."""
 
     data: bytes
     tos: int
@@ -105,23 +105,23 @@ class Message:
         return self.data[0]
 
 
-class Puppet:
+class FakePeer:
     """One peer. version: of its outer addresses."""
 
-    def __init__(self, stage: Stage, version: int = 4, *, endpoint: bool = True) -> None:
-        self.stage = stage
+    def __init__(self, network: Network, version: int = 4, *, endpoint: bool = True) -> None:
+        self.network = network
         self.version = version
         self.identity = noise.Identity(os.urandom(32))
-        number = next(stage.numbers)
+        number = next(network.numbers)
         self.inner4, self.inner6 = f"10.0.0.{number}", f"fd01::{number:x}"
-        self.address = stage.link.address(stage.strings, version)
-        self.socket = udp_socket(stage.strings, self.address)
-        self.engine = (stage.link.address(stage.plait, version), PORT)
+        self.address = network.link.address(network.beyond, version)
+        self.socket = udp_socket(network.beyond, self.address)
+        self.engine = (network.link.address(network.plait, version), PORT)
         self.session: noise.Session | None = None
         self.counter = itertools.count()
         self.wall = 0
         where = f"endpoint={self.endpoint}\n" if endpoint else ""
-        stage.set(f"public_key={self.identity.public_key.hex()}\n{where}"
+        network.set(f"public_key={self.identity.public_key.hex()}\n{where}"
                   f"allowed_ip={self.inner4}/32\nallowed_ip={self.inner6}/128\n")
 
     @property
@@ -132,14 +132,14 @@ class Puppet:
     def move(self) -> None:
         """Another port from now on."""
         self.socket.close()
-        self.socket = udp_socket(self.stage.strings, self.address)
+        self.socket = udp_socket(self.network.beyond, self.address)
 
     # -- handshakes ---------------------------------------------------------------------------
 
     def initiation(self, cookie_: bytes | None = None) -> tuple[bytes, noise.InitiationSent]:
         """An initiation of now, and what its response needs."""
         self.wall = max(self.wall + (1 << 24), time.time_ns())
-        keys = noise.PeerKeys(self.identity, self.stage.identity.public_key)
+        keys = noise.PeerKeys(self.identity, self.network.identity.public_key)
         body, state = noise.create_initiation(self.identity, keys, 77, tai64n.stamp(self.wall))
         return cookie.add_macs(body, keys.mac1_key, cookie_), state
 
@@ -158,7 +158,7 @@ class Puppet:
         self.session = noise.consume_response(self.identity, state, response.data, noise.NO_PSK)
         self.counter = itertools.count()
         self.send(b"")
-        eventually(lambda: self.stage.peer(self)["last_handshake_time_sec"] != "0")
+        eventually(lambda: self.network.peer(self)["last_handshake_time_sec"] != "0")
         return response
 
     def respond(self, initiation: Message, index: int = 78) -> None:
@@ -168,7 +168,7 @@ class Puppet:
         _, opened = noise.open_timestamp(opened, secret)
         body, self.session = noise.create_response(opened, noise.NO_PSK, index)
         self.counter = itertools.count()
-        self.send_raw(cookie.add_macs(body, self.stage.identity.mac1_key, None))
+        self.send_raw(cookie.add_macs(body, self.network.identity.mac1_key, None))
 
     # -- data ---------------------------------------------------------------------------------
 
@@ -248,4 +248,4 @@ def _checksum(data: bytes) -> int:
     return ~total & 0xFFFF
 
 
-__all__ = ["PORT", "Host", "Message", "Puppet", "Stage", "udp_packet"]
+__all__ = ["PORT", "FakePeer", "Host", "Message", "Network", "udp_packet"]

@@ -1,8 +1,8 @@
 """`plait events` against a plaitd: each cause is brought about, and appears with its words.
 
-    host plait   wg0 -- plaitd -- eth0 ---- eth0 -- puppets   host strings
+    host plait   wg0 -- plaitd -- eth0 ---- eth0 -- fake peers   host peers
 
-The puppets (tests/support/fake_peer.py) hold real keys and send what a test says, right or wrong.
+The fake peers (tests/support/fake_peer.py) hold real keys and send what a test says, right or wrong.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from plait.failure import Failure
 from plait.lab.namespaces import Lab, keypair, read_proc
 from plait.watch import events
 from plait.watch.event_words import WORDS, Words
-from tests.support.fake_peer import Puppet, Stage
+from tests.support.fake_peer import FakePeer, Network
 from tests.support.tunnel import check_words, eventually
 from tests.support.waiting import PATIENCE
 from workers.control.events import Event
@@ -35,28 +35,28 @@ STRANGER = noise.Identity(b"\x56" * 32)
 
 
 @pytest.fixture(scope="module")
-def stage() -> Iterator[Stage]:
+def network() -> Iterator[Network]:
     with Lab() as lab:
-        made = Stage(lab)
+        made = Network(lab)
         yield made
         check_words(made.engine.process)
 
 
-def told(stage: Stage) -> list[dict[str, Any]]:
+def told(network: Network) -> list[dict[str, Any]]:
     """What the engine remembers."""
-    lines = stage.engine.uapi("events=0\n\n").removesuffix("errno=0\n\n").splitlines()
+    lines = network.engine.uapi("events=0\n\n").removesuffix("errno=0\n\n").splitlines()
     return [json.loads(line.removeprefix("event=")) for line in lines]
 
 
 class Watch:
     """Events from now on."""
 
-    def __init__(self, stage: Stage) -> None:
-        self.stage = stage
-        self.last = (told(stage)[-1]["life"], told(stage)[-1]["number"])
+    def __init__(self, network: Network) -> None:
+        self.network = network
+        self.last = (told(network)[-1]["life"], told(network)[-1]["number"])
 
     def find(self, event: Event) -> dict[str, Any] | None:
-        for each in told(self.stage):
+        for each in told(self.network):
             if (each["life"], each["number"]) > self.last and each["event"] == event and "more" not in each:
                 return each
         return None
@@ -75,48 +75,48 @@ class Watch:
 
 
 @pytest.fixture
-def watch(stage: Stage) -> Watch:
-    return Watch(stage)
+def watch(network: Network) -> Watch:
+    return Watch(network)
 
 
 @pytest.fixture
-def puppet(stage: Stage) -> Iterator[Puppet]:
-    puppet = Puppet(stage)
-    yield puppet
-    stage.set(f"public_key={key(puppet)}\nremove=true\n")
-    puppet.socket.close()
+def peer(network: Network) -> Iterator[FakePeer]:
+    peer = FakePeer(network)
+    yield peer
+    network.set(f"public_key={key(peer)}\nremove=true\n")
+    peer.socket.close()
 
 
-def key(puppet: Puppet) -> str:
-    return puppet.identity.public_key.hex()
+def key(peer: FakePeer) -> str:
+    return peer.identity.public_key.hex()
 
 
-def short(puppet: Puppet) -> str:
-    return b64encode(puppet.identity.public_key).decode()[:8] + "…"
+def short(peer: FakePeer) -> str:
+    return b64encode(peer.identity.public_key).decode()[:8] + "…"
 
 
 def flip(message: bytes, at: int) -> bytes:
     return message[:at] + bytes([message[at] ^ 1]) + message[at + 1 :]
 
 
-def again(puppet: Puppet, message: bytes) -> bytes:
+def again(peer: FakePeer, message: bytes) -> bytes:
     """The same with macs that are right."""
-    return cookie.add_macs(message[:-32], puppet.stage.identity.mac1_key, None)
+    return cookie.add_macs(message[:-32], peer.network.identity.mac1_key, None)
 
 
-def stranger(puppet: Puppet) -> bytes:
-    keys = noise.PeerKeys(STRANGER, puppet.stage.identity.public_key)
+def stranger(peer: FakePeer) -> bytes:
+    keys = noise.PeerKeys(STRANGER, peer.network.identity.public_key)
     body, _ = noise.create_initiation(STRANGER, keys, 1, bytes(12))
     return cookie.add_macs(body, keys.mac1_key, None)
 
 
-def cookie_reply(puppet: Puppet, to: bytes) -> bytes:
-    return cookie.create_cookie_reply(puppet.identity.cookie_key, WRONG, to, b"\x7f\0\0\1", 1)
+def cookie_reply(peer: FakePeer, to: bytes) -> bytes:
+    return cookie.create_cookie_reply(peer.identity.cookie_key, WRONG, to, b"\x7f\0\0\1", 1)
 
 
 # --- refusals -----------------------------------------------------------------------------------
 
-REFUSED: list[tuple[Event, Callable[[Puppet], bytes], str]] = [
+REFUSED: list[tuple[Event, Callable[[FakePeer], bytes], str]] = [
     (Event.MAC1_WRONG, lambda p: flip(p.initiation()[0], 120),
      "initiation from {from} (unproven) refused: its mac1 was made for another public key; check the "
      "PublicKey that this peer has configured for us against ours (plait show)"),
@@ -133,35 +133,35 @@ REFUSED: list[tuple[Event, Callable[[Puppet], bytes], str]] = [
 @pytest.mark.network
 @pytest.mark.parametrize(("event", "make", "words"), REFUSED, ids=lambda value: str(value)[:20])
 def test_refused_message(
-    watch: Watch, puppet: Puppet, event: Event, make: Callable[[Puppet], bytes], words: str
+    watch: Watch, peer: FakePeer, event: Event, make: Callable[[FakePeer], bytes], words: str
 ) -> None:
-    puppet.send_raw(make(puppet))
+    peer.send_raw(make(peer))
     line = watch.expect(event)
-    b64 = b64encode(puppet.identity.public_key).decode()
+    b64 = b64encode(peer.identity.public_key).decode()
     other = b64encode(STRANGER.public_key).decode()
-    words = words.replace("{from}", puppet.endpoint).replace("{key}", b64).replace("{stranger}", other)
-    assert words in line and f"from {puppet.endpoint} (unproven) refused" in line
+    words = words.replace("{from}", peer.endpoint).replace("{key}", b64).replace("{stranger}", other)
+    assert words in line and f"from {peer.endpoint} (unproven) refused" in line
 
 
 @pytest.mark.network
-def test_replayed_initiation(watch: Watch, puppet: Puppet) -> None:
-    message, _ = puppet.initiation()
-    puppet.send_raw(message)
+def test_replayed_initiation(watch: Watch, peer: FakePeer) -> None:
+    message, _ = peer.initiation()
+    peer.send_raw(message)
     watch.event(Event.HANDSHAKE_ANSWERED)
-    puppet.send_raw(message)
+    peer.send_raw(message)
     line = watch.expect(Event.TIMESTAMP_REPLAYED)
-    refused = f"initiation of {short(puppet)} from {puppet.endpoint} (unproven) refused"
+    refused = f"initiation of {short(peer)} from {peer.endpoint} (unproven) refused"
     assert f"{refused}: its timestamp is not later than the last" in line
     assert "check that peer's clock" in line
 
 
 @pytest.mark.network
-def test_initiations_too_close_together(watch: Watch, puppet: Puppet) -> None:
+def test_initiations_too_close_together(watch: Watch, peer: FakePeer) -> None:
     def two_within_20_ms() -> bool:
-        before = watch.stage.count("handshake_to_control")
-        for message in [puppet.initiation()[0] for _ in range(3)]:
-            puppet.send_raw(message)
-        eventually(lambda: watch.stage.count("handshake_to_control") >= before + 3)
+        before = watch.network.count("handshake_to_control")
+        for message in [peer.initiation()[0] for _ in range(3)]:
+            peer.send_raw(message)
+        eventually(lambda: watch.network.count("handshake_to_control") >= before + 3)
         return watch.find(Event.INITIATION_FLOOD) is not None
 
     eventually(two_within_20_ms)
@@ -169,63 +169,64 @@ def test_initiations_too_close_together(watch: Watch, puppet: Puppet) -> None:
 
 
 @pytest.mark.network
-def test_a_wrong_preshared_key_is_seen_from_either_side(stage: Stage, watch: Watch, puppet: Puppet) -> None:
-    stage.set(f"public_key={key(puppet)}\npreshared_key={WRONG.hex()}\npersistent_keepalive_interval=25\n")
-    puppet.respond(puppet.hear(1))  # without any preshared key
+def test_a_wrong_preshared_key_is_seen_from_either_side(network: Network, watch: Watch,
+                                                        peer: FakePeer) -> None:
+    network.set(f"public_key={key(peer)}\npreshared_key={WRONG.hex()}\npersistent_keepalive_interval=25\n")
+    peer.respond(peer.hear(1))  # without any preshared key
     line = watch.expect(Event.RESPONSE_TAG)
-    assert f"response of {short(puppet)} from {puppet.endpoint} (unproven) refused" in line
+    assert f"response of {short(peer)} from {peer.endpoint} (unproven) refused" in line
     assert "most likely the preshared keys of the two sides differ; compare PresharedKey on both" in line
     for _ in range(2):
         time.sleep(0.03)
-        puppet.send_raw(puppet.initiation()[0])
-        puppet.hear(2)
+        peer.send_raw(peer.initiation()[0])
+        peer.hear(2)
     line = watch.expect(Event.UNCONFIRMED)
-    begins = f"{short(puppet)} at {puppet.endpoint} begins anew"
+    begins = f"{short(peer)} at {peer.endpoint} begins anew"
     assert f"{begins}: it took up no session that we offered (1)" in line
-    everything = json.dumps(told(stage))
+    everything = json.dumps(told(network))
     assert WRONG.hex() not in everything and b64encode(WRONG).decode() not in everything
 
 
 @pytest.mark.network
-def test_cookie_replies(stage: Stage, watch: Watch, puppet: Puppet) -> None:
-    stage.set(f"public_key={key(puppet)}\npersistent_keepalive_interval=25\n")
-    initiation = puppet.hear(1).data
-    reply = cookie_reply(puppet, initiation)
-    puppet.send_raw(flip(reply, 40))
+def test_cookie_replies(network: Network, watch: Watch, peer: FakePeer) -> None:
+    network.set(f"public_key={key(peer)}\npersistent_keepalive_interval=25\n")
+    initiation = peer.hear(1).data
+    reply = cookie_reply(peer, initiation)
+    peer.send_raw(flip(reply, 40))
     assert "made by somebody who is not this peer" in watch.expect(Event.COOKIE_TAG)
-    puppet.send_raw(reply)
+    peer.send_raw(reply)
     line = watch.expect(Event.COOKIE_RECEIVED)
-    assert f"{short(puppet)} at {puppet.endpoint} put us off with a cookie" in line
+    assert f"{short(peer)} at {peer.endpoint} put us off with a cookie" in line
 
 
-def unread(stage: Stage) -> int:
+def unread(network: Network) -> int:
     """Bytes that wait in the engine's UDP sockets (proc(5), tx_queue:rx_queue)."""
     lines = [line for table in ("udp", "udp6")
-             for line in (read_proc(stage.plait.pid, f"net/{table}") or "").splitlines()[1:]]  # fmt: skip
+             for line in (read_proc(network.plait.pid, f"net/{table}") or "").splitlines()[1:]]  # fmt: skip
     return sum(int(line.split()[4].partition(":")[2], 16) for line in lines)
 
 
 @pytest.mark.network
-def test_a_flood(stage: Stage, watch: Watch, puppet: Puppet) -> None:
+def test_a_flood(network: Network, watch: Watch, peer: FakePeer) -> None:
     """Messages that control finds all at once, since it was stopped while they came."""
-    pid = stage.plait.titles()["control"]
-    junk = again(puppet, b"\1\0\0\0" + bytes(144))
+    pid = network.plait.titles()["control"]
+    junk = again(peer, b"\1\0\0\0" + bytes(144))
     os.kill(pid, signal.SIGSTOP)
     try:
         for number in range(700):
-            puppet.send_raw(junk)
+            peer.send_raw(junk)
             if number % 50 == 0:
-                eventually(lambda: unread(stage) == 0)
-        eventually(lambda: unread(stage) == 0)
+                eventually(lambda: unread(network) == 0)
+        eventually(lambda: unread(network) == 0)
     finally:
         os.kill(pid, signal.SIGCONT)
     assert "handshake messages wait" in watch.expect(Event.UNDER_LOAD)
     line = watch.expect(Event.COOKIE_ASKED)
-    asked = f"initiation from {puppet.endpoint} (unproven) put off with a cookie reply"
+    asked = f"initiation from {peer.endpoint} (unproven) put off with a cookie reply"
     assert f"{asked}: we are under load" in line
 
     def more() -> list[int]:
-        asked = [each for each in told(stage) if each["event"] == Event.COOKIE_ASKED]
+        asked = [each for each in told(network) if each["event"] == Event.COOKIE_ASKED]
         return [each["more"] for each in asked if "more" in each]
 
     assert eventually(more)[0] > 400
@@ -235,29 +236,29 @@ def test_a_flood(stage: Stage, watch: Watch, puppet: Puppet) -> None:
 
 
 @pytest.mark.network
-def test_packets_that_nobody_can_have(stage: Stage, watch: Watch) -> None:
-    silent = Puppet(stage, endpoint=False)
-    stage.plait.ping("10.0.0.250", 2, wait=0.1)  # no peer's
-    stage.plait.ping(silent.inner4, 2, wait=0.1)
+def test_packets_that_nobody_can_have(network: Network, watch: Watch) -> None:
+    silent = FakePeer(network, endpoint=False)
+    network.plait.ping("10.0.0.250", 2, wait=0.1)  # no peer's
+    network.plait.ping(silent.inner4, 2, wait=0.1)
     line = watch.expect(Event.PACKETS_NO_PEER)
     assert re.search(r" dropped \(\d+\): no peer's AllowedIPs contain their destination; compare", line)
     line = watch.expect(Event.PACKETS_NO_ENDPOINT)
     name = re.escape(short(silent))
     assert re.search(rf" to {name} dropped \(\d+\): it is not known where that peer is", line)
-    stage.set(f"public_key={key(silent)}\npersistent_keepalive_interval=25\n")
+    network.set(f"public_key={key(silent)}\npersistent_keepalive_interval=25\n")
     assert f"no handshake with {short(silent)}: it is not known where" in watch.expect(Event.NO_ENDPOINT)
-    stage.set(f"public_key={key(silent)}\nendpoint=203.0.113.1:9\n")  # there is no route
-    stage.plait.ping(silent.inner4, 1, wait=0.1)
+    network.set(f"public_key={key(silent)}\nendpoint=203.0.113.1:9\n")  # there is no route
+    network.plait.ping(silent.inner4, 1, wait=0.1)
     assert "the kernel says: Network is unreachable; look at the route" in watch.expect(Event.SEND_FAILED)
-    stage.set(f"public_key={key(silent)}\nremove=true\n")
+    network.set(f"public_key={key(silent)}\nremove=true\n")
 
 
 @pytest.mark.network
-def test_packets_from_a_peer_that_are_dropped(stage: Stage, watch: Watch, puppet: Puppet) -> None:
-    puppet.initiate()
-    puppet.send(puppet.packet(b"x", source="10.9.9.9"))
-    puppet.send_raw(flip(puppet.sealed(bytes(32)), 20))
-    puppet.send_raw(b"\4\0\0\0" + bytes(28))
+def test_packets_from_a_peer_that_are_dropped(network: Network, watch: Watch, peer: FakePeer) -> None:
+    peer.initiate()
+    peer.send(peer.packet(b"x", source="10.9.9.9"))
+    peer.send_raw(flip(peer.sealed(bytes(32)), 20))
+    peer.send_raw(b"\4\0\0\0" + bytes(28))
     assert "their inner source is not among the AllowedIPs" in watch.expect(Event.PACKETS_WRONG_SOURCE)
     line = watch.expect(Event.PACKETS_DAMAGED)
     assert "packets from outside dropped (1): they name a session of ours and do not decrypt" in line
@@ -268,91 +269,91 @@ def test_packets_from_a_peer_that_are_dropped(stage: Stage, watch: Watch, puppet
 
 
 @pytest.mark.network
-def test_a_peers_life(stage: Stage, watch: Watch) -> None:
-    puppet = Puppet(stage, endpoint=False)
-    assert f"wg0: peer {short(puppet)} added" == watch.expect(Event.PEER_ADDED)
-    puppet.initiate()
-    first = puppet.endpoint
-    assert f"wg0: {short(puppet)} at {first} began a handshake, which was answered" == watch.expect(
+def test_a_peers_life(network: Network, watch: Watch) -> None:
+    peer = FakePeer(network, endpoint=False)
+    assert f"wg0: peer {short(peer)} added" == watch.expect(Event.PEER_ADDED)
+    peer.initiate()
+    first = peer.endpoint
+    assert f"wg0: {short(peer)} at {first} began a handshake, which was answered" == watch.expect(
         Event.HANDSHAKE_ANSWERED)
-    assert f"wg0: handshake with {short(puppet)} at {first} complete (the peer began it)" == watch.expect(
+    assert f"wg0: handshake with {short(peer)} at {first} complete (the peer began it)" == watch.expect(
         Event.HANDSHAKE_COMPLETE)
-    assert f"wg0: {short(puppet)} is at {first} now" == watch.expect(Event.ENDPOINT_MOVED)
+    assert f"wg0: {short(peer)} is at {first} now" == watch.expect(Event.ENDPOINT_MOVED)
 
-    by_data = Watch(stage)
-    puppet.move()
-    puppet.send(b"")
-    second = puppet.endpoint
-    assert f"wg0: {short(puppet)} is at {second} now" == by_data.expect(Event.ENDPOINT_MOVED)
+    by_data = Watch(network)
+    peer.move()
+    peer.send(b"")
+    second = peer.endpoint
+    assert f"wg0: {short(peer)} is at {second} now" == by_data.expect(Event.ENDPOINT_MOVED)
 
-    by_handshake = Watch(stage)
-    puppet.move()
-    puppet.initiate(tries=5)  # the first may come within 20 ms of the last
-    assert f"wg0: {short(puppet)} is at {puppet.endpoint} now (was at {second})" == by_handshake.expect(
+    by_handshake = Watch(network)
+    peer.move()
+    peer.initiate(tries=5)  # the first may come within 20 ms of the last
+    assert f"wg0: {short(peer)} is at {peer.endpoint} now (was at {second})" == by_handshake.expect(
         Event.ENDPOINT_MOVED)
-    stage.set(f"public_key={key(puppet)}\nremove=true\n")
-    assert f"wg0: peer {short(puppet)} removed" == watch.expect(Event.PEER_REMOVED)
-    puppet.socket.close()
+    network.set(f"public_key={key(peer)}\nremove=true\n")
+    assert f"wg0: peer {short(peer)} removed" == watch.expect(Event.PEER_REMOVED)
+    peer.socket.close()
 
 
 @pytest.mark.network
-def test_our_own_handshake(stage: Stage, watch: Watch, puppet: Puppet) -> None:
-    stage.set(f"public_key={key(puppet)}\npersistent_keepalive_interval=25\n")
-    puppet.respond(puppet.hear(1))
-    at = f"{short(puppet)} at {puppet.endpoint}"
+def test_our_own_handshake(network: Network, watch: Watch, peer: FakePeer) -> None:
+    network.set(f"public_key={key(peer)}\npersistent_keepalive_interval=25\n")
+    peer.respond(peer.hear(1))
+    at = f"{short(peer)} at {peer.endpoint}"
     assert watch.expect(Event.HANDSHAKE_BEGUN) == f"wg0: initiation sent to {at}"
     assert watch.expect(Event.HANDSHAKE_COMPLETE) == f"wg0: handshake with {at} complete (we began it)"
-    stage.set(f"public_key={key(puppet)}\npersistent_keepalive_interval=0\n")
-    stage.clock.step(181)
-    assert f"session with {short(puppet)} expired: it is 180 s old" in watch.expect(Event.KEYS_EXPIRED)
-    stage.clock.step(360)
+    network.set(f"public_key={key(peer)}\npersistent_keepalive_interval=0\n")
+    network.clock.step(181)
+    assert f"session with {short(peer)} expired: it is 180 s old" in watch.expect(Event.KEYS_EXPIRED)
+    network.clock.step(360)
     line = watch.expect(Event.KEYS_ZEROED)
-    assert f"keys of {short(puppet)} wiped: nothing new was agreed for 540 s" in line
+    assert f"keys of {short(peer)} wiped: nothing new was agreed for 540 s" in line
 
 
 @pytest.mark.network
-def test_a_peer_that_never_answers(stage: Stage, watch: Watch, puppet: Puppet) -> None:
-    stage.plait.ping(puppet.inner4, 1, wait=0.1)
-    puppet.hear(1)
+def test_a_peer_that_never_answers(network: Network, watch: Watch, peer: FakePeer) -> None:
+    network.plait.ping(peer.inner4, 1, wait=0.1)
+    peer.hear(1)
     for _ in range(19):
-        stage.step(6)
-        puppet.hear(1)
-    stage.step(6)
-    at = f"{short(puppet)} at {puppet.endpoint}"
+        network.step(6)
+        peer.hear(1)
+    network.step(6)
+    at = f"{short(peer)} at {peer.endpoint}"
     line = watch.expect(Event.UNANSWERED)
     assert f"another initiation to {at}: 1 before it not answered in 5 s: nobody listens there" in line
     line = watch.expect(Event.GIVEN_UP)
     assert f"handshake with {at} given up: 20 initiations were not answered; check Endpoint here" in line
-    assert puppet.hears_nothing()
+    assert peer.hears_nothing()
 
 
 @pytest.mark.network
-def test_the_interface_itself(stage: Stage, watch: Watch, puppet: Puppet) -> None:
-    stage.plait.ip("link set wg0 down")
+def test_the_interface_itself(network: Network, watch: Watch, peer: FakePeer) -> None:
+    network.plait.ip("link set wg0 down")
     assert "wg0: the interface is down" in watch.expect(Event.INTERFACE_DOWN)
-    puppet.send_raw(puppet.initiation()[0])
+    peer.send_raw(peer.initiation()[0])
     assert "refused: the interface is down; ip link set wg0 up" in watch.expect(Event.ARRIVED_WHILE_DOWN)
-    stage.plait.ip("link set wg0 up")
+    network.plait.ip("link set wg0 up")
     assert watch.expect(Event.INTERFACE_UP) == "wg0: the interface is up"
-    ours = stage.identity
-    stage.set("private_key=" + "0" * 64 + "\n")
+    ours = network.identity
+    network.set("private_key=" + "0" * 64 + "\n")
     assert "the private key was removed" in watch.expect(Event.PRIVATE_KEY_REMOVED)
-    puppet.send_raw(puppet.initiation()[0])
+    peer.send_raw(peer.initiation()[0])
     line = watch.expect(Event.NO_KEY_TO_ANSWER)
     assert "refused: this interface has no private key; set one: wg set wg0" in line
-    stage.set(f"public_key={key(puppet)}\npersistent_keepalive_interval=25\n")
-    assert f"no handshake with {short(puppet)}: this interface has no" in watch.expect(Event.NO_PRIVATE_KEY)
-    stage.set(f"private_key={ours.private_key.hex()}\n")
+    network.set(f"public_key={key(peer)}\npersistent_keepalive_interval=25\n")
+    assert f"no handshake with {short(peer)}: this interface has no" in watch.expect(Event.NO_PRIVATE_KEY)
+    network.set(f"private_key={ours.private_key.hex()}\n")
     own = b64encode(ours.public_key).decode()
     assert f"our public key is {own}" in watch.expect(Event.PRIVATE_KEY_CHANGED)
-    stage.set("listen_port=51999\n")
+    network.set("listen_port=51999\n")
     assert watch.expect(Event.LISTEN_PORT_CHANGED) == "wg0: the listen port is 51999 now"
-    eventually(lambda: stage.engine.uapi("set=1\nlisten_port=51820\n\n") == "errno=0\n\n")
+    eventually(lambda: network.engine.uapi("set=1\nlisten_port=51820\n\n") == "errno=0\n\n")
 
 
-def test_a_set_that_is_refused_is_told_without_its_secrets(stage: Stage) -> None:
+def test_a_set_that_is_refused_is_told_without_its_secrets(network: Network) -> None:
     secret, peer = "7f" * 32, STRANGER.public_key.hex()
-    with stage.plait.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
+    with network.plait.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
         taken.bind(("0.0.0.0", 51998))
         for text, why in (
             ("listen_port=51998\n", "the UDP port 51998 cannot be had (Address already in use); choose"),
@@ -360,8 +361,8 @@ def test_a_set_that_is_refused_is_told_without_its_secrets(stage: Stage) -> None
             (f"private_key={secret}\nlisten_port=70000\n", "line 3 (listen_port=70000): "),
             (f"private_key={secret}x\n", "line 2 (private_key="),
         ):
-            watch = Watch(stage)
-            assert not stage.engine.uapi(f"set=1\n{text}\n").endswith("errno=0\n\n")
+            watch = Watch(network)
+            assert not network.engine.uapi(f"set=1\n{text}\n").endswith("errno=0\n\n")
             line = watch.expect(Event.SET_REFUSED)
             assert line.startswith("wg0: a change of the configuration of wg0 refused") and why in line
             assert secret not in line
@@ -372,11 +373,11 @@ def deaths(events: list[dict[str, Any]], worker: str) -> list[dict[str, Any]]:
 
 
 @pytest.mark.network
-def test_dead_workers_and_those_that_follow_them(stage: Stage, watch: Watch) -> None:
-    before = stage.engine.counters()
+def test_dead_workers_and_those_that_follow_them(network: Network, watch: Watch) -> None:
+    before = network.engine.counters()
     for event in (signal.SIGKILL, signal.SIGSTOP):
-        watch = Watch(stage)
-        os.kill(stage.plait.titles()["consumer 0"], event)
+        watch = Watch(network)
+        os.kill(network.plait.titles()["consumer 0"], event)
         line = watch.expect(Event.WORKER_DIED)
         why = {
             signal.SIGKILL: "it was killed by SIGKILL; ",
@@ -387,7 +388,7 @@ def test_dead_workers_and_those_that_follow_them(stage: Stage, watch: Watch) -> 
         line = watch.expect(Event.WORKER_REPLACED)
         incarnation = watch.event(Event.WORKER_REPLACED)["incarnation"]
         assert re.fullmatch(rf"wg0: consumer 0 works again after [\d.]+ s, incarnation {incarnation}", line)
-    counters = stage.engine.counters()
+    counters = network.engine.counters()
     grown = {name: count - before[name] for name, count in counters.items() if name.startswith("deaths_")}
     assert grown == {"deaths_killed": 1, "deaths_ended": 0, "deaths_stuck": 1}
 
@@ -396,17 +397,17 @@ def test_dead_workers_and_those_that_follow_them(stage: Stage, watch: Watch) -> 
 
 
 @pytest.mark.network
-def test_the_command_follows_also_past_a_restart_of_control(stage: Stage) -> None:
-    follower = stage.plait.popen(["plait", "events", "wg0", "--json"])
-    puppet = Puppet(stage)
+def test_the_command_follows_also_past_a_restart_of_control(network: Network) -> None:
+    follower = network.plait.popen(["plait", "events", "wg0", "--json"])
+    peer = FakePeer(network)
 
     def shown() -> list[dict[str, Any]]:
         return [json.loads(line) for line in follower.output().split("\n")[:-1]]
 
     eventually(lambda: any(each["event"] == Event.PEER_ADDED for each in shown()))
-    os.kill(stage.plait.titles()["control"], signal.SIGKILL)
+    os.kill(network.plait.titles()["control"], signal.SIGKILL)
     eventually(lambda: any(each["event"] == Event.RESTARTED for each in shown()))
-    stage.set(f"public_key={key(puppet)}\nremove=true\n")
+    network.set(f"public_key={key(peer)}\nremove=true\n")
     eventually(lambda: any(each["event"] == Event.PEER_REMOVED for each in shown()))
     places = [(each["life"], each["number"]) for each in shown()]
     assert places == sorted(set(places)), "each once, in order"
@@ -421,10 +422,10 @@ def test_the_command_follows_also_past_a_restart_of_control(stage: Stage) -> Non
     follower.signal(signal.SIGINT)
     assert follower.wait() == 0
 
-    past = stage.plait.run(["plait", "events", "--no-follow"]).stdout.splitlines()
+    past = network.plait.run(["plait", "events", "--no-follow"]).stdout.splitlines()
     assert any("process was restarted; events before this one are lost: it died" in line for line in past)
-    assert past[-1].endswith(f"wg0: peer {short(puppet)} removed")
-    assert stage.plait.run(["plait", "events", "--no-follow", "--since", "2200-01-01"]).stdout == ""
+    assert past[-1].endswith(f"wg0: peer {short(peer)} removed")
+    assert network.plait.run(["plait", "events", "--no-follow", "--since", "2200-01-01"]).stdout == ""
 
 
 @pytest.mark.network

@@ -20,7 +20,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "actors.h"
+#include "processes.h"
 
 static const struct scenario {
     const char *name;

@@ -16,7 +16,7 @@
  */
 #include <unistd.h>
 
-#include "actors.h"
+#include "processes.h"
 #include "steps.h"
 
 #define ROUNDS 4

@@ -1,4 +1,4 @@
-"""A rehearsal (fake_workers_program.py) as tests see it: its supervisor, its actors, and what they heard."""
+"""A supervisor and its fake workers (fake_workers_program.py) as tests see them, and what they heard."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from shm._shm import lib
 from shm.segment import DataSegment, SegmentError
 from tests.support.waiting import until
 
-REHEARSAL = str(Path(__file__).with_name("fake_workers_program.py"))
+PROGRAM = str(Path(__file__).with_name("fake_workers_program.py"))
 SETTINGS = (
     "receivers = {n}\nconsumers = {n}\nmax_receivers = {room}\nmax_consumers = {room}\n"
     "max_peers = 64\nsmall_slots = 64\ntrain_slots = 1\n"
 )
 
 
-class Stage:
-    """One rehearsal, from outside."""
+class FakeWorkers:
+    """A supervisor whose workers are fake, from outside."""
 
     def __init__(self, host: Host, directory: Path, interface: str) -> None:
         self.host = host
@@ -33,16 +33,16 @@ class Stage:
         self.interface = interface
         self.process: Process | None = None
 
-    def begin(self, of_each: int = 1, *, launcher: Sequence[str] = (), **patience: float) -> Stage:
+    def begin(self, of_each: int = 1, *, launcher: Sequence[str] = (), **patience: float) -> FakeWorkers:
         """Start a supervisor with so many receivers and consumers. launcher: what starts it."""
         (self.directory / "settings.toml").write_text(SETTINGS.format(n=of_each, room=of_each + 1))
         (self.directory / "patience.json").write_text(json.dumps(patience))
         (self.directory / "ready").unlink(missing_ok=True)
-        arguments = [*launcher, sys.executable, REHEARSAL, str(self.directory), self.interface]
+        arguments = [*launcher, sys.executable, PROGRAM, str(self.directory), self.interface]
         self.process = self.host.popen(arguments)
         return self
 
-    def play(self, of_each: int = 1, *, launcher: Sequence[str] = (), **patience: float) -> Stage:
+    def start(self, of_each: int = 1, *, launcher: Sequence[str] = (), **patience: float) -> FakeWorkers:
         """The same, and wait until everybody is ready."""
         self.begin(of_each, launcher=launcher, **patience)
         until(lambda: (self.directory / "ready").exists() or self.ended(), "ready")
@@ -78,7 +78,7 @@ class Stage:
         return sum(message["kind"] == "start" for message in self.heard(title))
 
     def next_heard(self, title: str, kind: str, after: int) -> dict[str, Any]:
-        """The first message of this kind behind the first `after` ones that the actor got."""
+        """The first message of this kind behind the first `after` ones that the fake worker got."""
         found: list[dict[str, Any]] = until(
             lambda: [message for message in self.heard(title)[after:] if message["kind"] == kind],
             f"{kind} for {title}",
@@ -88,7 +88,7 @@ class Stage:
     def change_port(self, port: int) -> dict[str, Any]:
         """Have control ask for a listen port; the answer."""
         after = len(self.heard("control"))
-        self.cue("control", say={"kind": "listen_port", "port": port})
+        self.order("control", say={"kind": "listen_port", "port": port})
         return self.next_heard("control", "listen_port", after)
 
     def port(self) -> int:
@@ -101,13 +101,13 @@ class Stage:
         deed()
         return self.next_heard(title, "start", after)
 
-    def cue(self, title: str, **order: Any) -> None:
+    def order(self, title: str, **order: Any) -> None:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
-            sock.connect(str(self.directory / f"{title}.cue"))
+            sock.connect(str(self.directory / f"{title}.orders"))
             sock.send(json.dumps(order).encode())
 
     def pids(self) -> dict[str, int]:
-        """Actors by title, numbered as outside the host."""
+        """Fake workers by title, numbered as outside the host."""
         return self.host.titles(self.interface)
 
     def counts(self, *names: str) -> list[int]:

@@ -1,13 +1,13 @@
-"""A supervisor with actors for workers: the real one, its real resources, but no packets.
+"""A supervisor with fake workers: the real one, its real resources, but no packets.
 
     python fake_workers_program.py DIRECTORY IFACE    a supervisor; its workers are forks of it that run `act`
 
 Everything happens in DIRECTORY: settings.toml holds the settings, patience.json what is to be other in
-the supervisor's patience. The supervisor's word "ready" is a file of that name there. An
-actor called TITLE ("receiver 0") does at its start what TITLE.start says: `fail`, `crash`, `exit`,
+the supervisor's patience. The supervisor's word "ready" is a file of that name there. A
+fake worker called TITLE ("receiver 0") does at its start what TITLE.start says: `fail`, `crash`, `exit`,
 `hang`, or `slow` (it needs half a second of CPU). It writes each message it gets to TITLE.heard, one
 line of JSON with the ports of the UDP sockets it holds then. It obeys what is sent to its datagram
-socket TITLE.cue: {"say": MESSAGE} on its channel, {"raw": TEXT} likewise, {"close": true},
+socket TITLE.orders: {"say": MESSAGE} on its channel, {"raw": TEXT} likewise, {"close": true},
 {"sleep": true}, {"deaf": true} (to `stop`), {"spin": ROW + 1} (busy with that peer for ever),
 {"drink": true} (what its UDP sockets hold), {"claim": N} (the first peer is queued at consumer N for
 ever; with "owner": M it belongs to that one), {"gift": N} (a log line with so many descriptors; with
@@ -47,9 +47,9 @@ def act(directory: Path, start: WorkerStart) -> None:
     script = directory / f"{title}.start"
     match script.read_text() if script.exists() else "":
         case "fail":
-            start.fail("the actor cannot play", "it has stage fright", "send another one")
+            start.fail("the fake worker cannot start", "its orders say so", "send another one")
         case "crash":
-            raise RuntimeError("the actor fell off the stage")
+            raise RuntimeError("the fake worker's orders say so")
         case "exit":
             os._exit(7)
         case "hang":
@@ -79,18 +79,18 @@ def act(directory: Path, start: WorkerStart) -> None:
             while True:
                 sock.recv(65536, socket.MSG_DONTWAIT)
 
-    (directory / f"{title}.cue").unlink(missing_ok=True)
-    cue = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-    cue.bind(str(directory / f"{title}.cue"))
+    (directory / f"{title}.orders").unlink(missing_ok=True)
+    orders = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    orders.bind(str(directory / f"{title}.orders"))
     note(start.message)
     start.ready()
     deaf = False
     while True:
         lib.epoch_turn(start.segment, start.worker, lib.clock_now())  # the watchdog sees that we live
-        ready, _, _ = select.select([cue, start.channel], [], [], BEAT_SECONDS)
-        if cue in ready:
-            order = json.loads(cue.recv(65536))
-            gift = [cue.fileno()] * int(order.get("gift", 0))
+        ready, _, _ = select.select([orders, start.channel], [], [], BEAT_SECONDS)
+        if orders in ready:
+            order = json.loads(orders.recv(65536))
+            gift = [orders.fileno()] * int(order.get("gift", 0))
             if gift:
                 words = order.get("raw") or json.dumps(
                     {"kind": "log", "level": "info", "text": f"a gift of {len(gift)} descriptors"})

@@ -11,7 +11,7 @@ import pytest
 
 from plait.lab.namespaces import descriptors
 from tests.support.waiting import until
-from tests.unit.workers.fake_workers import Stage
+from tests.unit.workers.fake_workers import FakeWorkers
 from workers.channel import MESSAGE_BYTES, Channel
 
 
@@ -61,18 +61,18 @@ def test_descriptors_that_arrive_when_the_limit_is_reached_are_closed(ends: tupl
 
 
 @pytest.mark.network
-def test_the_supervisor_keeps_no_descriptor_that_a_worker_gives_it(stage: Stage) -> None:
-    stage.play()
+def test_the_supervisor_keeps_no_descriptor_that_a_worker_gives_it(fakes: FakeWorkers) -> None:
+    fakes.start()
 
     def held() -> list[str]:
         return sorted(descriptors(pid).values())
 
-    assert stage.process is not None
-    pid = stage.process.pid
+    assert fakes.process is not None
+    pid = fakes.process.pid
     before = held()
-    stage.cue("receiver 0", gift=9)
-    stage.expect_words("receiver 0: a gift of 9 descriptors")
+    fakes.order("receiver 0", gift=9)
+    fakes.expect_words("receiver 0: a gift of 9 descriptors")
     until(lambda: held() == before, "the same descriptors as before")  # it tells first, then closes
     # One that makes no sense costs the worker its life, and the supervisor nothing.
-    stage.expect_replacement("receiver 0", lambda: stage.cue("receiver 0", gift=9, raw="no json"))
+    fakes.expect_replacement("receiver 0", lambda: fakes.order("receiver 0", gift=9, raw="no json"))
     until(lambda: len(held()) == len(before), "as many descriptors as before")

@@ -9,37 +9,38 @@ import pytest
 
 from plait.lab.namespaces import descriptors, no_descriptors
 from tests.support.waiting import until
-from tests.unit.workers.fake_workers import Stage
+from tests.unit.workers.fake_workers import FakeWorkers
 
 pytestmark = pytest.mark.network
 
 
-def die_twice(stage: Stage, title: str) -> list[str]:
+def die_twice(fakes: FakeWorkers, title: str) -> list[str]:
     """The pauses that the supervisor's log names."""
     for _ in range(2):
-        stage.expect_replacement(title, lambda: os.kill(stage.pids()[title], signal.SIGKILL))
-        until(lambda: title in stage.pids(), "its title")
-    stage.expect_words(f"{title} starts again")
-    marks = [line.partition(f"{title} starts again in ")[2] for line in stage.words().splitlines()]
+        fakes.expect_replacement(title, lambda: os.kill(fakes.pids()[title], signal.SIGKILL))
+        until(lambda: title in fakes.pids(), "its title")
+    fakes.expect_words(f"{title} starts again")
+    marks = [line.partition(f"{title} starts again in ")[2] for line in fakes.words().splitlines()]
     return [mark.partition(" s")[0] for mark in marks if mark]
 
 
 @pytest.mark.parametrize(("steady", "pauses"), [(0, ["0.0", "0.0"]), (3600, ["0.0", "0.3"])])
-def test_a_steady_run_forgives_the_deaths_before_it(stage: Stage, steady: float, pauses: list[str]) -> None:
-    stage.play(steady=steady, pauses=[0.0, 0.3, 600.0])
+def test_a_steady_run_forgives_the_deaths_before_it(fakes: FakeWorkers, steady: float,
+                                                    pauses: list[str]) -> None:
+    fakes.start(steady=steady, pauses=[0.0, 0.3, 600.0])
     for title in ("receiver 0", "consumer 0"):
-        assert die_twice(stage, title) == pauses
+        assert die_twice(fakes, title) == pauses
 
 
-def test_a_worker_that_takes_the_last_descriptor_is_watched_by_a_pidfd(stage: Stage) -> None:
-    stage.play(pauses=[0.0])
-    assert stage.process is not None
-    supervisor = stage.process.pid
+def test_a_worker_that_takes_the_last_descriptor_is_watched_by_a_pidfd(fakes: FakeWorkers) -> None:
+    fakes.start(pauses=[0.0])
+    assert fakes.process is not None
+    supervisor = fakes.process.pid
 
     def pidfds() -> int:
         return sum(name == "anon_inode:[pidfd]" for name in descriptors(supervisor).values())
 
     assert pidfds() == 3
     with no_descriptors(supervisor):
-        stage.expect_replacement("receiver 0", lambda: stage.kill("receiver 0"))
+        fakes.expect_replacement("receiver 0", lambda: fakes.kill("receiver 0"))
         assert pidfds() == 3

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.workers.fake_workers import Stage
+from tests.unit.workers.fake_workers import FakeWorkers
 from workers.selector import Selector
 
 REFUSING = str(Path(__file__).with_name("refusing.py"))
@@ -21,16 +21,16 @@ EPOLL_CTL_ADD = 1
 
 @pytest.mark.network
 @pytest.mark.parametrize("code", ["ENOMEM", "ENOSPC"])
-def test_a_supervisor_lives_without_epoll_ctl(stage: Stage, code: str) -> None:
-    stage.play(launcher=[sys.executable, REFUSING, f"epoll_ctl,1={EPOLL_CTL_ADD}:{code}", "--"])
+def test_a_supervisor_lives_without_epoll_ctl(fakes: FakeWorkers, code: str) -> None:
+    fakes.start(launcher=[sys.executable, REFUSING, f"epoll_ctl,1={EPOLL_CTL_ADD}:{code}", "--"])
     for title in ("receiver 0", "consumer 0", "control"):
-        stage.expect_replacement(title, lambda title=title: stage.kill(title))
-    assert stage.change_port(0)["errno"] == 0
-    stage.signal(signal.SIGHUP)
-    stage.expect_words("SIGHUP is ignored")
-    assert stage.words().count("the kernel refuses epoll_ctl") == 1
-    stage.signal(signal.SIGTERM)
-    assert stage.exit_code() == 0
+        fakes.expect_replacement(title, lambda title=title: fakes.kill(title))
+    assert fakes.change_port(0)["errno"] == 0
+    fakes.signal(signal.SIGHUP)
+    fakes.expect_words("SIGHUP is ignored")
+    assert fakes.words().count("the kernel refuses epoll_ctl") == 1
+    fakes.signal(signal.SIGTERM)
+    assert fakes.exit_code() == 0
 
 
 def test_what_was_refused_is_watched_later(caplog: pytest.LogCaptureFixture) -> None:

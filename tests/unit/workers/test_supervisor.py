@@ -1,9 +1,9 @@
-"""The supervisor with actors for workers (fake_workers_program.py): starts, deaths, messages and ends.
+"""The supervisor with fake workers (fake_workers_program.py): starts, deaths, messages and ends.
 
 host (own network, processes, /run, /dev/shm)
-  fake_workers_program.py --+-- actor control
-    TUN tN, UDP, UAPI      +-- actor receiver 0, receiver 1
-                           +-- actor consumer 0, consumer 1
+  fake_workers_program.py --+-- fake control
+    TUN tN, UDP, UAPI      +-- fake receiver 0, receiver 1
+                           +-- fake consumer 0, consumer 1
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from plait.bench.implementation import cpu_seconds
 from plait.lab.namespaces import Host, descriptors, read_proc, state
 from shm._shm import lib as shm
 from tests.support.waiting import until
-from tests.unit.workers.fake_workers import Stage
+from tests.unit.workers.fake_workers import FakeWorkers
 from workers._workers import lib
 from workers.supervisor.process import Supervisor
 
@@ -35,10 +35,10 @@ TITLES = ("control", "receiver 0", "receiver 1", "consumer 0", "consumer 1")
 
 
 @pytest.fixture(scope="module")
-def running(host: Host, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
-    """One that plays through all tests that do not end it. Deaths do not add up to pauses."""
-    made = Stage(host, tmp_path_factory.mktemp("running"), "t1")
-    made.play(2, steady=0, closed=0.1, look=LOOK, busy=0.3, busy_control=BUSY_CONTROL)
+def running(host: Host, tmp_path_factory: pytest.TempPathFactory) -> Iterator[FakeWorkers]:
+    """One that runs through all tests that do not end it. Deaths do not add up to pauses."""
+    made = FakeWorkers(host, tmp_path_factory.mktemp("running"), "t1")
+    made.start(2, steady=0, closed=0.1, look=LOOK, busy=0.3, busy_control=BUSY_CONTROL)
     yield made
     assert made.process is not None
     assert made.process.stop() == 0
@@ -51,7 +51,7 @@ def opened(pid: int) -> int:
     return sum("/libffi." not in name for name in descriptors(pid).values())
 
 
-def test_every_worker_gets_its_fds_and_its_place(running: Stage) -> None:
+def test_every_worker_gets_its_fds_and_its_place(running: FakeWorkers) -> None:
     bells = [f"bell:{worker}" for worker in (1, 2, 3, 4)]  # there is room for three receivers
     packets = [[f"tun:{number}", f"udp4:{number}", f"udp6:{number}"] for number in (0, 1)]
     expected = {
@@ -72,7 +72,7 @@ def test_every_worker_gets_its_fds_and_its_place(running: Stage) -> None:
         assert message["held"] == sorted(fds)
         assert len(set(message["ports"].values())) == 1
         assert os.sched_getaffinity(pids[title]) == set(cores)
-        # Nothing else was inherited: three, the channel, the actor's cue, in control the mapping's copy.
+        # Nothing else was inherited: three, the channel, its orders, in control the mapping's copy.
         copies = 1 if title == "control" else 0
         count = 3 + 1 + len(fds) + 1 + copies
         until(lambda pid=pids[title], count=count: opened(pid) == count, f"{count} descriptors")
@@ -80,7 +80,7 @@ def test_every_worker_gets_its_fds_and_its_place(running: Stage) -> None:
 
 
 @pytest.mark.parametrize("title", TITLES)
-def test_killed_worker_comes_back(running: Stage, title: str) -> None:
+def test_killed_worker_comes_back(running: FakeWorkers, title: str) -> None:
     before, first = running.pids(), running.heard(title)[-1]
     second = running.expect_replacement(title, lambda: os.kill(before[title], signal.SIGKILL))
     assert second == {**first, "incarnation": first["incarnation"] + 1}  # same fds, same place
@@ -90,14 +90,14 @@ def test_killed_worker_comes_back(running: Stage, title: str) -> None:
     running.expect_words(f"{title} repaired")
 
 
-def news_of(stage: Stage, title: str) -> list[dict[str, Any]]:
+def news_of(fakes: FakeWorkers, title: str) -> list[dict[str, Any]]:
     """What control was told of a worker."""
-    told = [news for message in stage.heard("control") for news in message.get("news", [])]
+    told = [news for message in fakes.heard("control") for news in message.get("news", [])]
     return [news for news in told if news.get("worker") == title]
 
 
 @pytest.mark.parametrize("title", ["receiver 1", "control"])
-def test_control_is_told_of_deaths(running: Stage, title: str) -> None:
+def test_control_is_told_of_deaths(running: FakeWorkers, title: str) -> None:
     """Of its own, too: its successor is."""
     before = len(news_of(running, title))
     again = running.expect_replacement(title, lambda: running.kill(title))
@@ -109,12 +109,12 @@ def test_control_is_told_of_deaths(running: Stage, title: str) -> None:
     assert replaced["away"] > 0 and died["at"] <= replaced["at"]
 
 
-def test_deaths_of_several_at_once_are_told_once_each(running: Stage) -> None:
+def test_deaths_of_several_at_once_are_told_once_each(running: FakeWorkers) -> None:
     """Control is among them: it sleeps until it is found stuck, and does not hear of the others."""
     titles = ("control", "receiver 0", "consumer 0", "consumer 1")
     before = {title: len(news_of(running, title)) for title in titles}
     pids = running.pids()
-    running.cue("control", sleep=True)
+    running.order("control", sleep=True)
     until(lambda: running.heard("control")[-1]["kind"] == "asleep", "a control that does not hear")
     for title in titles[1:]:
         os.kill(pids[title], signal.SIGKILL)
@@ -126,7 +126,7 @@ def test_deaths_of_several_at_once_are_told_once_each(running: Stage) -> None:
         ]
 
 
-def test_forbidden_system_call_is_named(running: Stage) -> None:
+def test_forbidden_system_call_is_named(running: FakeWorkers) -> None:
     """The filter of system calls ends a worker by this signal (workers/system_calls.c)."""
     pid = running.pids()["control"]
     running.expect_replacement("control", lambda: os.kill(pid, signal.SIGSYS))
@@ -145,31 +145,31 @@ NONSENSE = [
 
 
 @pytest.mark.parametrize("raw", NONSENSE)
-def test_nonsense_costs_the_worker_its_life(running: Stage, raw: str) -> None:
+def test_nonsense_costs_the_worker_its_life(running: FakeWorkers, raw: str) -> None:
     words = "control sent what the supervisor does not understand"
     count = running.words().count(words)
-    running.expect_replacement("control", lambda: running.cue("control", raw=raw))
+    running.expect_replacement("control", lambda: running.order("control", raw=raw))
     until(lambda: running.words().count(words) > count, words)
 
 
 @pytest.mark.parametrize("title", ["control", "receiver 0", "consumer 1"])
-def test_promises_that_are_none_cost_the_worker_its_life(running: Stage, title: str) -> None:
+def test_promises_that_are_none_cost_the_worker_its_life(running: FakeWorkers, title: str) -> None:
     words = f"{title} sent what the supervisor does not understand"
     for broken in (1, ["locked"], None):
         count = running.words().count(words)
         running.expect_replacement(
-            title, lambda broken=broken: running.cue(title, say={"kind": "broken", "broken": broken})
+            title, lambda broken=broken: running.order(title, say={"kind": "broken", "broken": broken})
         )
         until(lambda count=count: running.words().count(words) > count, words)
 
 
-def test_promises_without_end_hinder_no_start(running: Stage) -> None:
+def test_promises_without_end_hinder_no_start(running: FakeWorkers) -> None:
     """Every control is told of all at its start, in one message. What is too much is left out."""
     for turn in range(40):
         broken = {f"promise {turn} {number}": "x" * 1000 for number in range(40)}
-        running.cue("receiver 0", say={"kind": "broken", "broken": broken})
+        running.order("receiver 0", say={"kind": "broken", "broken": broken})
     running.expect_words("promise 0 0")
-    running.cue("receiver 0", say={"kind": "log", "level": "info", "text": "that was all of them"})
+    running.order("receiver 0", say={"kind": "log", "level": "info", "text": "that was all of them"})
     running.expect_words("that was all of them")
     start = running.expect_replacement("control", lambda: running.kill("control"))
     assert 0 < len(json.dumps(start["broken"])) < 16_384
@@ -178,17 +178,17 @@ def test_promises_without_end_hinder_no_start(running: Stage) -> None:
 @pytest.mark.parametrize(
     "message", [{"kind": "ended", "reason": "boredom"}, {"kind": "listen_port", "port": 1}]
 )
-def test_only_control_may_ask(running: Stage, message: dict[str, Any]) -> None:
-    running.expect_replacement("receiver 0", lambda: running.cue("receiver 0", say=message))
+def test_only_control_may_ask(running: FakeWorkers, message: dict[str, Any]) -> None:
+    running.expect_replacement("receiver 0", lambda: running.order("receiver 0", say=message))
     running.expect_words("receiver 0 sent what the supervisor does not understand")
 
 
-def test_closed_channel_costs_the_worker_its_life(running: Stage) -> None:
-    running.expect_replacement("receiver 0", lambda: running.cue("receiver 0", close=True))
+def test_closed_channel_costs_the_worker_its_life(running: FakeWorkers) -> None:
+    running.expect_replacement("receiver 0", lambda: running.order("receiver 0", close=True))
 
 
 @pytest.mark.parametrize("title", ["control", "receiver 0", "consumer 1"])
-def test_stopped_worker_is_replaced(running: Stage, title: str) -> None:
+def test_stopped_worker_is_replaced(running: FakeWorkers, title: str) -> None:
     pid, before = running.pids()[title], len(news_of(running, title))
     running.expect_replacement(title, lambda: os.kill(pid, signal.SIGSTOP))
     running.expect_words(f"{title} is stuck: it is stopped; it is killed")
@@ -196,28 +196,28 @@ def test_stopped_worker_is_replaced(running: Stage, title: str) -> None:
     assert (died["cause"], died["reason"]) == ("stuck", "it is stopped, so that it was killed")
 
 
-def test_worker_that_does_not_wake_up_is_replaced(running: Stage) -> None:
-    running.expect_replacement("receiver 1", lambda: running.cue("receiver 1", sleep=True))
+def test_worker_that_does_not_wake_up_is_replaced(running: FakeWorkers) -> None:
+    running.expect_replacement("receiver 1", lambda: running.order("receiver 1", sleep=True))
     running.expect_words("receiver 1 is stuck: it does not wake up; it is killed")
 
 
-def test_worker_that_runs_in_circles_is_replaced(running: Stage) -> None:
+def test_worker_that_runs_in_circles_is_replaced(running: FakeWorkers) -> None:
     """And named with the peer that it holds; the row of this one was never used."""
-    running.expect_replacement("consumer 0", lambda: running.cue("consumer 0", spin=8))
+    running.expect_replacement("consumer 0", lambda: running.order("consumer 0", spin=8))
     key = "A" * 43 + "="
     running.expect_words(f"consumer 0 is stuck with peer {key} in hand: it has run for")
 
 
-def test_control_that_runs_in_circles_is_replaced(running: Stage) -> None:
+def test_control_that_runs_in_circles_is_replaced(running: FakeWorkers) -> None:
     """Later than others would be: its turns are long."""
-    running.expect_replacement("control", lambda: running.cue("control", spin=8))
+    running.expect_replacement("control", lambda: running.order("control", spin=8))
     running.expect_words("control is stuck with peer")
     [seconds] = re.findall(r"control is stuck .*it has run for ([\d.]+) s", running.words())
     assert float(seconds) >= BUSY_CONTROL
 
 
-def test_sleeping_busy_and_starved_workers_are_left_alone(running: Stage) -> None:
-    """The actors sleep for most of the time. One now shares its cores with many that are busy, for as long
+def test_sleeping_busy_and_starved_workers_are_left_alone(running: FakeWorkers) -> None:
+    """They sleep for most of the time. One now shares its cores with many that are busy, for as long
     as the watchdog takes for many looks."""
     before = running.pids()
     core = os.sched_getaffinity(before["consumer 1"])
@@ -240,7 +240,7 @@ def test_sleeping_busy_and_starved_workers_are_left_alone(running: Stage) -> Non
     (signal.SIGHUP, "SIGHUP is ignored"),
     *[(number, f"{number.name} means nothing here") for number in Supervisor.MEANINGLESS],
 ])  # fmt: skip
-def test_signals_that_change_nothing(running: Stage, number: signal.Signals, words: str) -> None:
+def test_signals_that_change_nothing(running: FakeWorkers, number: signal.Signals, words: str) -> None:
     before = running.pids()
     running.signal(number)
     running.expect_words(words)
@@ -248,12 +248,12 @@ def test_signals_that_change_nothing(running: Stage, number: signal.Signals, wor
     assert [after[title] for title in TITLES] == [before[title] for title in TITLES]
 
 
-def test_words_of_a_worker_are_logged(running: Stage) -> None:
-    running.cue("consumer 1", say={"kind": "log", "level": "error", "text": "a line of its own"})
+def test_words_of_a_worker_are_logged(running: FakeWorkers) -> None:
+    running.order("consumer 1", say={"kind": "log", "level": "error", "text": "a line of its own"})
     until(lambda: "consumer 1: a line of its own" in running.words(), "the line")
 
 
-def test_last_words_of_a_worker_are_heard(running: Stage) -> None:
+def test_last_words_of_a_worker_are_heard(running: FakeWorkers) -> None:
     """Both lines wait in the channel when the supervisor learns that their author is dead."""
     process, author = running.process, running.pids()["consumer 1"]
     assert process is not None
@@ -266,8 +266,8 @@ def test_last_words_of_a_worker_are_heard(running: Stage) -> None:
         try:
             for line in ("first", "second"):
                 text = f"{line} last word"
-                running.cue("consumer 1", say={"kind": "log", "level": "error", "text": text})
-            running.cue("consumer 1", sleep=True)
+                running.order("consumer 1", say={"kind": "log", "level": "error", "text": text})
+            running.order("consumer 1", sleep=True)
             until(lambda: running.heard("consumer 1")[-1]["kind"] == "asleep", "all is said")
             os.kill(author, signal.SIGKILL)
             until(lambda: state(author) == "Z", "a dead author")
@@ -284,7 +284,7 @@ def new_ports(message: dict[str, Any]) -> dict[str, int]:
     return {name: port for name, port in message["ports"].items() if ":old:" not in name}
 
 
-def test_listen_port_changes_for_everybody(running: Stage) -> None:
+def test_listen_port_changes_for_everybody(running: FakeWorkers) -> None:
     old = running.port()
     wanted = old + 1 if old < 65535 else old - 1
     after = {title: len(running.heard(title)) for title in TITLES}
@@ -300,7 +300,7 @@ def test_listen_port_changes_for_everybody(running: Stage) -> None:
     assert set(new_ports(again).values()) == {wanted}
 
 
-def test_taken_listen_port_changes_nothing(running: Stage) -> None:
+def test_taken_listen_port_changes_nothing(running: FakeWorkers) -> None:
     old = running.port()
     after = {title: len(running.heard(title)) for title in TITLES}
     code = (
@@ -318,7 +318,7 @@ def test_taken_listen_port_changes_nothing(running: Stage) -> None:
     assert all(len(running.heard(title)) == after[title] for title in TITLES[1:])
 
 
-def test_same_and_random_listen_port(running: Stage) -> None:
+def test_same_and_random_listen_port(running: FakeWorkers) -> None:
     old = running.port()
     answer = running.change_port(old)
     assert (answer["errno"], answer["port"]) == (0, old)
@@ -327,145 +327,146 @@ def test_same_and_random_listen_port(running: Stage) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_signals_end_it_cleanly(stage: Stage, number: int) -> None:
-    stage.play().signal(number)
-    assert stage.exit_code() == 0, stage.words()
-    assert stage.leftovers() == []
+def test_signals_end_it_cleanly(fakes: FakeWorkers, number: int) -> None:
+    fakes.start().signal(number)
+    assert fakes.exit_code() == 0, fakes.words()
+    assert fakes.leftovers() == []
     for title in ("control", "receiver 0", "consumer 0"):
-        assert stage.heard(title)[-1]["kind"] == "stop"
+        assert fakes.heard(title)[-1]["kind"] == "stop"
 
 
-def test_signal_while_starting_ends_it(stage: Stage) -> None:
-    (stage.directory / "consumer 0.start").write_text("hang")
-    stage.begin(stop=0.2)
-    until(lambda: stage.heard("receiver 0"), "receiver 0 on stage")
-    stage.signal(signal.SIGTERM)
-    assert stage.exit_code() == 0, stage.words()
-    assert not (stage.directory / "ready").exists()
-    assert stage.leftovers() == []
+def test_signal_while_starting_ends_it(fakes: FakeWorkers) -> None:
+    (fakes.directory / "consumer 0.start").write_text("hang")
+    fakes.begin(stop=0.2)
+    until(lambda: fakes.heard("receiver 0"), "receiver 0 begins")
+    fakes.signal(signal.SIGTERM)
+    assert fakes.exit_code() == 0, fakes.words()
+    assert not (fakes.directory / "ready").exists()
+    assert fakes.leftovers() == []
 
 
-def test_control_can_end_it(stage: Stage) -> None:
-    stage.play().cue("control", say={"kind": "ended", "reason": "the interface was removed"})
-    assert stage.exit_code() == 0
-    assert "ending: the interface was removed" in stage.words()
-    assert stage.leftovers() == []
+def test_control_can_end_it(fakes: FakeWorkers) -> None:
+    fakes.start().order("control", say={"kind": "ended", "reason": "the interface was removed"})
+    assert fakes.exit_code() == 0
+    assert "ending: the interface was removed" in fakes.words()
+    assert fakes.leftovers() == []
 
 
-def test_socket_file_removed_while_control_is_away(stage: Stage) -> None:
+def test_socket_file_removed_while_control_is_away(fakes: FakeWorkers) -> None:
     """A new control cannot know what was there: the supervisor looks when it is ready."""
-    stage.play()
-    (stage.host.root / "run/wireguard/t0.sock").unlink()
-    os.kill(stage.pids()["control"], signal.SIGKILL)
-    assert stage.exit_code() == 0
-    assert "ending: the socket file /var/run/wireguard/t0.sock was removed" in stage.words()
+    fakes.start()
+    (fakes.host.root / "run/wireguard/t0.sock").unlink()
+    os.kill(fakes.pids()["control"], signal.SIGKILL)
+    assert fakes.exit_code() == 0
+    assert "ending: the socket file /var/run/wireguard/t0.sock was removed" in fakes.words()
 
 
-def test_deaf_worker_is_killed_in_the_end(stage: Stage) -> None:
-    stage.play(stop=0.5).cue("consumer 0", deaf=True)
-    stage.signal(signal.SIGTERM)
-    assert stage.exit_code() == 0
-    assert stage.leftovers() == []
+def test_deaf_worker_is_killed_in_the_end(fakes: FakeWorkers) -> None:
+    fakes.start(stop=0.5).order("consumer 0", deaf=True)
+    fakes.signal(signal.SIGTERM)
+    assert fakes.exit_code() == 0
+    assert fakes.leftovers() == []
 
 
-def test_later_failures_are_tried_again_after_growing_pauses(stage: Stage) -> None:
+def test_later_failures_are_tried_again_after_growing_pauses(fakes: FakeWorkers) -> None:
     """What would be an error at the start is a pause and another try later on."""
-    stage.play()
-    (stage.directory / "receiver 0.start").write_text("fail")
-    os.kill(stage.pids()["receiver 0"], signal.SIGKILL)
-    until(lambda: "receiver 0 starts again in 0.2 s" in stage.words(), "three tries")
+    fakes.start()
+    (fakes.directory / "receiver 0.start").write_text("fail")
+    os.kill(fakes.pids()["receiver 0"], signal.SIGKILL)
+    until(lambda: "receiver 0 starts again in 0.2 s" in fakes.words(), "three tries")
     for pause in ("0.0", "0.1"):
-        assert f"receiver 0 starts again in {pause} s" in stage.words()
-    (stage.directory / "receiver 0.start").unlink()
-    until(lambda: stage.starts("receiver 0") == 2, "its replacement")
-    until(lambda: "worker_replaced" in [news["event"] for news in news_of(stage, "receiver 0")], "news")
-    died, *tries, _ = news_of(stage, "receiver 0")
+        assert f"receiver 0 starts again in {pause} s" in fakes.words()
+    (fakes.directory / "receiver 0.start").unlink()
+    until(lambda: fakes.starts("receiver 0") == 2, "its replacement")
+    until(lambda: "worker_replaced" in [news["event"] for news in news_of(fakes, "receiver 0")], "news")
+    died, *tries, _ = news_of(fakes, "receiver 0")
     assert died["event"] == "worker_died"
     assert {news["event"] for news in tries} == {"worker_not_replaced"}
-    assert {news["reason"] for news in tries} == {"the actor cannot play: it has stage fright"}
+    assert {news["reason"] for news in tries} == {"the fake worker cannot start: its orders say so"}
     assert [news["pause"] for news in tries][:2] == [0.1, 0.2]
 
 
-def test_the_peers_of_a_consumer_that_does_not_come_back_are_others(stage: Stage) -> None:
+def test_the_peers_of_a_consumer_that_does_not_come_back_are_others(fakes: FakeWorkers) -> None:
     """Control is told; what was marked ready at the dead one is passed on; and back when it works again."""
-    stage.play(2, pauses=[0.0, 0.1])
-    (stage.directory / "consumer 1.start").write_text("fail")
-    stage.cue("receiver 0", claim=1, owner=0)
-    until(lambda: stage.heard("receiver 0")[-1]["kind"] == "claimed", "a peer that is ready at consumer 1")
-    before = len(stage.heard("control"))
-    stage.kill("consumer 1")
-    assert until(lambda: [m for m in stage.heard("control")[before:] if m["kind"] == "sockets"],
+    fakes.start(2, pauses=[0.0, 0.1])
+    (fakes.directory / "consumer 1.start").write_text("fail")
+    fakes.order("receiver 0", claim=1, owner=0)
+    until(lambda: fakes.heard("receiver 0")[-1]["kind"] == "claimed", "a peer that is ready at consumer 1")
+    before = len(fakes.heard("control"))
+    fakes.kill("consumer 1")
+    assert until(lambda: [m for m in fakes.heard("control")[before:] if m["kind"] == "sockets"],
                  "control is told")[0]["away"] == [1]  # fmt: skip
-    with stage.segment() as segment:
+    with fakes.segment() as segment:
         until(lambda: shm.ready_is_set(segment, 1, 0), "the peer is ready at consumer 0")
         assert not shm.ready_is_set(segment, 2, 0)
-    again = stage.expect_replacement("control", lambda: stage.kill("control"))
+    again = fakes.expect_replacement("control", lambda: fakes.kill("control"))
     assert again["away"] == [1]
-    before = len(stage.heard("control"))
-    (stage.directory / "consumer 1.start").unlink()
-    assert stage.next_heard("control", "sockets", before)["away"] == []
-    stage.expect_words("the peers of consumer 1 belong to other consumers until it is back")
+    before = len(fakes.heard("control"))
+    (fakes.directory / "consumer 1.start").unlink()
+    assert fakes.next_heard("control", "sockets", before)["away"] == []
+    fakes.expect_words("the peers of consumer 1 belong to other consumers until it is back")
 
 
-def test_who_lacks_cpu_at_its_start_is_not_killed(stage: Stage) -> None:
+def test_who_lacks_cpu_at_its_start_is_not_killed(fakes: FakeWorkers) -> None:
     """Its start takes ten times as long as the supervisor would wait for one that sleeps."""
-    stage.play(restart=0.05)
-    (stage.directory / "receiver 0.start").write_text("slow")
-    stage.expect_replacement("receiver 0", lambda: stage.kill("receiver 0"))
-    stage.signal(signal.SIGTERM)
-    assert stage.exit_code() == 0
+    fakes.start(restart=0.05)
+    (fakes.directory / "receiver 0.start").write_text("slow")
+    fakes.expect_replacement("receiver 0", lambda: fakes.kill("receiver 0"))
+    fakes.signal(signal.SIGTERM)
+    assert fakes.exit_code() == 0
 
 
 @pytest.mark.parametrize("fault", ["fail", "hang"])
-def test_others_read_what_is_sent_to_a_receiver_that_does_not_come_back(stage: Stage, fault: str) -> None:
-    stage.play(2, stand_in=0.1)
+def test_others_read_what_is_sent_to_a_receiver_that_does_not_come_back(fakes: FakeWorkers,
+                                                                        fault: str) -> None:
+    fakes.start(2, stand_in=0.1)
     own = [[f"tun:{number}", f"udp4:{number}", f"udp6:{number}"] for number in (0, 1)]
 
     def reads(number: int) -> list[str]:
-        held: list[str] = stage.heard(f"receiver {number}")[-1]["held"]
+        held: list[str] = fakes.heard(f"receiver {number}")[-1]["held"]
         return [name for name in held if not name.startswith("bell")]
 
     for dead, living in ((1, 0), (0, 1)):
-        (stage.directory / f"receiver {dead}.start").write_text(fault)
-        stage.kill(f"receiver {dead}")
+        (fakes.directory / f"receiver {dead}.start").write_text(fault)
+        fakes.kill(f"receiver {dead}")
         until(lambda living=living: reads(living) == sorted(own[0] + own[1]), "the other reads for two")
-        ports = dict.fromkeys(("udp4:0", "udp4:1", "udp6:0", "udp6:1"), stage.change_port(0)["port"])
-        until(lambda ports=ports, living=living: stage.heard(f"receiver {living}")[-1]["ports"] == ports,
+        ports = dict.fromkeys(("udp4:0", "udp4:1", "udp6:0", "udp6:1"), fakes.change_port(0)["port"])
+        until(lambda ports=ports, living=living: fakes.heard(f"receiver {living}")[-1]["ports"] == ports,
               "on the new port, too")  # fmt: skip
-        (stage.directory / f"receiver {dead}.start").unlink()
+        (fakes.directory / f"receiver {dead}.start").unlink()
         if fault == "hang":
-            stage.kill(f"receiver {dead}")
+            fakes.kill(f"receiver {dead}")
         for number in (dead, living):
             until(lambda number=number: reads(number) == own[number], "each reads its own")
-    assert stage.words().count("is read by other receivers until it is back") == 2
-    stage.signal(signal.SIGTERM)
-    assert stage.exit_code() == 0
-    assert stage.leftovers() == []
+    assert fakes.words().count("is read by other receivers until it is back") == 2
+    fakes.signal(signal.SIGTERM)
+    assert fakes.exit_code() == 0
+    assert fakes.leftovers() == []
 
 
 @pytest.mark.parametrize(
     ("start", "words"),
     [
-        ("fail", "the actor cannot play: it has stage fright; send another one"),
-        ("crash", "the consumer 0 process cannot start: RuntimeError: the actor fell off the stage; see"),
+        ("fail", "the fake worker cannot start: its orders say so; send another one"),
+        ("crash", "the consumer 0 process cannot start: RuntimeError: the fake worker's orders say so; see"),
         ("exit", "the consumer 0 process cannot start: it ended with code 7 before it was ready; see"),
     ],
 )
-def test_failure_to_start_ends_everything(stage: Stage, start: str, words: str) -> None:
-    (stage.directory / "consumer 0.start").write_text(start)
-    stage.begin()
-    assert stage.exit_code() != 0
-    assert words in stage.words()
-    assert not (stage.directory / "ready").exists()
-    assert stage.leftovers() == []
+def test_failure_to_start_ends_everything(fakes: FakeWorkers, start: str, words: str) -> None:
+    (fakes.directory / "consumer 0.start").write_text(start)
+    fakes.begin()
+    assert fakes.exit_code() != 0
+    assert words in fakes.words()
+    assert not (fakes.directory / "ready").exists()
+    assert fakes.leftovers() == []
 
 
-def test_patience_with_a_start_ends(stage: Stage) -> None:
-    (stage.directory / "consumer 0.start").write_text("hang")
-    stage.begin(start=1, stop=0.2)
-    assert stage.exit_code() != 0
-    assert "consumer 0 did not become ready: 1 seconds have passed; see" in stage.words()
-    assert stage.leftovers() == []
+def test_patience_with_a_start_ends(fakes: FakeWorkers) -> None:
+    (fakes.directory / "consumer 0.start").write_text("hang")
+    fakes.begin(start=1, stop=0.2)
+    assert fakes.exit_code() != 0
+    assert "consumer 0 did not become ready: 1 seconds have passed; see" in fakes.words()
+    assert fakes.leftovers() == []
 
 
 def holders(host: Host, segments: set[int]) -> list[tuple[int, str]]:
@@ -481,29 +482,29 @@ def holders(host: Host, segments: set[int]) -> list[tuple[int, str]]:
     return found
 
 
-def test_nothing_outlives_a_killed_supervisor(stage: Stage) -> None:
+def test_nothing_outlives_a_killed_supervisor(fakes: FakeWorkers) -> None:
     """One worker does not notice that its channel closes, and control sleeps for ever as well: who outlives
     it now does so for good. Keys stand in shared memory without a name, which ends with its last holder."""
-    stage.play()
-    assert stage.process is not None
-    supervisor = stage.process.pid
+    fakes.start()
+    assert fakes.process is not None
+    supervisor = fakes.process.pid
     segments = {os.stat(f"/proc/{supervisor}/fd/{fd}").st_ino
                 for fd, name in descriptors(supervisor).items() if "/plait-" in name}
-    assert len(segments) == 2 and holders(stage.host, segments)
+    assert len(segments) == 2 and holders(fakes.host, segments)
     for title in ("consumer 0", "control"):
-        stage.cue(title, sleep=True)
-        until(lambda title=title: stage.heard(title)[-1]["kind"] == "asleep", "asleep")
-    stage.signal(signal.SIGKILL)
-    until(lambda: stage.leftovers() == [] and not holders(stage.host, segments), "nothing left")
-    stage.play()
+        fakes.order(title, sleep=True)
+        until(lambda title=title: fakes.heard(title)[-1]["kind"] == "asleep", "asleep")
+    fakes.signal(signal.SIGKILL)
+    until(lambda: fakes.leftovers() == [] and not holders(fakes.host, segments), "nothing left")
+    fakes.start()
 
 
-def test_socket_file_of_another_engine_stays(stage: Stage) -> None:
+def test_socket_file_of_another_engine_stays(fakes: FakeWorkers) -> None:
     """Control compares before it removes: this one stands where its own was."""
-    stage.play(look=60)
-    path = stage.host.root / "run/wireguard/t0.sock"
+    fakes.start(look=60)
+    path = fakes.host.root / "run/wireguard/t0.sock"
     path.unlink()
     path.touch()
-    stage.signal(signal.SIGKILL)
-    until(lambda: stage.leftovers() == ["t0.sock"], "nothing but that file")
+    fakes.signal(signal.SIGKILL)
+    until(lambda: fakes.leftovers() == ["t0.sock"], "nothing but that file")
     path.unlink()

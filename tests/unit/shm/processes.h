@@ -1,6 +1,6 @@
-/* actors: what processes do to one peer, and what they may find there. For killed.c and stalled.c. */
-#ifndef TESTS_ACTORS_H
-#define TESTS_ACTORS_H
+/* processes: what processes do to one peer, and what they may find there. For killed.c and stalled.c. */
+#ifndef TESTS_PROCESSES_H
+#define TESTS_PROCESSES_H
 
 #include <string.h>
 
