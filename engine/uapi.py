@@ -233,7 +233,7 @@ class Upgrade(NamedTuple):
 
 
 class Scale(NamedTuple):
-    """A `scale` operation: Plait's own (workers/supervisor/numbers.py), answered as an `upgrade`.
+    """A `scale` operation: Plait's own (workers/supervisor/scaling.py), answered as an `upgrade`.
 
     How many receivers and consumers there are to be, each a number, or a difference with its sign before it.
     """

@@ -153,20 +153,20 @@ def take_over(interface: str, fd: int, is_trial: bool) -> int:
     """
     from workers import trial, version
     from workers.promises import PR_SET_DUMPABLE, set_process_option
-    from workers.supervisor import inheritance
+    from workers.supervisor import handover
 
     with contextlib.suppress(OSError):
         set_process_option(PR_SET_DUMPABLE, 0)
-    left = inheritance.read(fd)
+    description = handover.read(fd)
     if is_trial:
-        trial.look(left)
-        print(f"plaitd {version.words()}\n{inheritance.ACCEPTED}")
+        trial.look(description)
+        print(f"plaitd {version.words()}\n{handover.ACCEPTED}")
         return Exit.OK
-    with opened(_title(interface), os.environ, left=left.get("log")):
-        return _run(lambda: _go_on(interface, left), lambda _, text: log.error("%s", text))
+    with opened(_title(interface), os.environ, left=description.get("log")):
+        return _run(lambda: _go_on(interface, description), lambda _, text: log.error("%s", text))
 
 
-def _go_on(interface: str, left: dict[str, Any]) -> None:
+def _go_on(interface: str, description: dict[str, Any]) -> None:
     """The engine that another program left."""
     work = _load_engine()
     from workers.settings import described
@@ -175,16 +175,16 @@ def _go_on(interface: str, left: dict[str, Any]) -> None:
     from workers.supervisor.resources import Resources
     from workers.supervisor.signals import Signals
 
-    settings = described(left["settings"])
+    settings = described(description["settings"])
     _take_title(interface)
     _take_small_pages()
     manager = ServiceManager(os.environ)
     with (
         Signals(Supervisor.SIGNALS) as signals,
-        Resources.inherit(interface, left["resources"]) as resources,
+        Resources.resume(interface, description["resources"]) as resources,
     ):
         supervisor = Supervisor(resources, settings, signals, lambda: None, work, manager, program())
-        supervisor.inherit(left)
+        supervisor.resume(description)
         supervisor.run()
     log.info("ended, nothing is left")
 

@@ -90,7 +90,7 @@ INWARDS = (
     Step(UDP, RECEIVER, "readable: up to 64 messages, into slots",
          "workers/datapath/receiver.c, workers/datapath/receive_udp.c, workers/udp.c"),
     Step(RECEIVER, CONTROL, "handshakes of right mac1: mailbox and bell",
-         "workers/datapath/doorkeeper.c, shm/mailbox.c, shm/bell.c"),
+         "workers/datapath/mac1_filter.c, shm/mailbox.c, shm/bell.c"),
     Step(RECEIVER, RECEIVER, "data: receiver index to session and peer", "engine/index.c"),
     Step(RECEIVER, MEMORY, "packets of one peer: one chain, pushed at once",
          "workers/datapath/burst.c, shm/queue.c, shm/pool.c"),

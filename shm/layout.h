@@ -126,7 +126,7 @@ struct device {
     uint32_t consumers;
     uint64_t index_key[2];    /* key of the receiver index permutation (engine/index.h) */
     uint32_t up;              /* 1 while the TUN is up */
-    uint32_t mac1_turn;       /* which copy of the next, and whether there is one (workers/datapath/doorkeeper.c) */
+    uint32_t mac1_turn;       /* which copy of the next, and whether there is one (workers/datapath/mac1_filter.c) */
     uint32_t keypairs_ready;  /* memory is there for so many keypairs and index entries; only grows */
     uint32_t reserved;
     uint8_t mac1_keys[2][32]; /* of messages to us; it follows from our public key */

@@ -1,6 +1,6 @@
 /* Theory. Session keys stand in one region of the data segment. A receiver that hands every packet to a
  * consumer needs none of them, so it unmaps the region; since it has closed the descriptor and its
- * filter of system calls has no mremap (workers/confine.c), nothing brings it back. */
+ * filter of system calls has no mremap (workers/sandbox.c), nothing brings it back. */
 #include "secrecy.h"
 
 #include <errno.h>

@@ -4,7 +4,7 @@ The supervisor has loaded all that a worker runs (entry_points.py) and calls `fo
 go of every descriptor but its end of the channel and of the signal handlers; the segments are not mapped in
 a child (MADV_DONTFORK, resources.py). Then it begins as `begin_worker` says: it ties its life to the
 supervisor's, waits for the start message with all its fds, takes its CPU and maps the data segment. When it
-has all that it needs, `WorkerStart.confine` gives up the rest: capabilities, files, system calls. It
+has all that it needs, `WorkerStart.enter_sandbox` gives up the rest: capabilities, files, system calls. It
 answers with `WorkerStart.ready` when it can work, or `WorkerStart.fail` when it never will;
 an exception that nobody catches before that is told to the supervisor too. A child never
 returns into the supervisor's frames: it ends in `os._exit`, so that no object of the supervisor's is
@@ -13,7 +13,7 @@ finalised in it.
 Why a fork and no exec: docs/adr/0006-workers-are-forks.md.
 
 Whoever loses its supervisor is killed by the kernel (PR_SET_PDEATHSIG). Control alone is sent another
-signal, that removes the socket file before it ends the process (orphan.h).
+signal, that removes the socket file before it ends the process (parent_death.h).
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ if TYPE_CHECKING:
     from workers._workers import Chars, segment_p
 
 CAP_NET_ADMIN = 12
-ORPHANED = signal.SIGRTMIN + 4  # what tells control that its supervisor is gone
-ORPHAN_SECONDS = 5  # for that signal to come, or for the supervisor to kill
+PARENT_DIED = signal.SIGRTMIN + 4  # what tells control that its supervisor is gone
+PARENT_DEATH_SECONDS = 5  # for that signal to come, or for the supervisor to kill
 
 log = logging.getLogger("plait")
 
@@ -85,8 +85,8 @@ class WorkerStart:
     broken: Broken = field(default_factory=Broken)  # promises that this host does not let us keep
     _ready: bool = False
 
-    def confine(self) -> None:
-        """Give up for ever what this worker needs no more (confine.h), as far as the kernel takes it.
+    def enter_sandbox(self) -> None:
+        """Give up for ever what this worker needs no more (sandbox.h), as far as the kernel takes it.
 
         A receiver or consumer keeps no capability, no way to a file, and the system calls of its
         loop. Control keeps CAP_NET_ADMIN, for fwmark and for interfaces in other namespaces; it may read
@@ -101,8 +101,8 @@ class WorkerStart:
         keep, lists = (1 << CAP_NET_ADMIN, (readable, removable)) if is_control else (0, ([], []))
         texts = [[ffi.new("char[]", os.fsencode(path)) for path in paths] for paths in lists]
         may_read, may_remove = (ffi.new("char *[]", [*paths, ffi.NULL]) for paths in texts)
-        refused = lib.confine(keep, may_read, may_remove, not is_control)
-        self.broken.confine(refused)
+        refused = lib.sandbox_enter(keep, may_read, may_remove, not is_control)
+        self.broken.sandbox(refused)
         if threads > 1:
             self.broken[Promise.SYSTEM_CALLS] = f"{threads - 1} threads were there already"
 
@@ -122,7 +122,7 @@ class WorkerStart:
 
     def lost(self) -> NoReturn:
         """The channel is closed: the supervisor is gone, or about to kill us. Wait for either."""
-        time.sleep(ORPHAN_SECONDS)
+        time.sleep(PARENT_DEATH_SECONDS)
         sys.exit(1)
 
     def replace_sockets(self, message: dict[str, Any], fds: list[int]) -> None:
@@ -256,9 +256,9 @@ def begin_worker(title: str, interface: str, channel: Channel, supervisor: int) 
         raise ValueError(f"PLAIT_CLOCK={os.environ['PLAIT_CLOCK']} is not a file of 16 bytes")
     if kind == "control":
         leave_no_socket(supervisor, message["socket"])
-        broken.try_to(Promise.DIE_TOGETHER, lambda: set_process_option(PR_SET_PDEATHSIG, ORPHANED))
+        broken.try_to(Promise.DIE_TOGETHER, lambda: set_process_option(PR_SET_PDEATHSIG, PARENT_DIED))
         if os.getppid() != supervisor:
-            os.kill(os.getpid(), ORPHANED)
+            os.kill(os.getpid(), PARENT_DIED)
     start = WorkerStart(
         message=message,
         kind=kind,
@@ -326,13 +326,13 @@ def _die_with(supervisor: int, broken: Broken) -> None:
 
 
 def leave_no_socket(supervisor: int, socket_file: Sequence[Any] | None, other: str | None = None) -> None:
-    """The supervisor's death, of which ORPHANED tells, removes this file (path, device, inode) and ends us.
+    """The supervisor's death, signalled by PARENT_DIED, removes this file (path, device, inode) and ends us.
 
     other: where the same file may stand as well, while it is renamed.
     """
     path, device, inode = socket_file or (None, 0, 0)
     first, second = (ffi.NULL if name is None else os.fsencode(name) for name in (path, other))
-    if lib.orphan_prepare(ORPHANED, supervisor, first, second, device, inode) != 0:
+    if lib.parent_death_prepare(PARENT_DIED, supervisor, first, second, device, inode) != 0:
         raise OSError(ffi.errno, os.strerror(ffi.errno))
 
 

@@ -481,7 +481,7 @@ def fds() -> list[int]:
 
 
 def describe() -> dict[str, Any] | None:
-    """The log, for that program (inheritance.py)."""
+    """The log, for that program (handover.py)."""
     if _current is None:
         return None
     return {"kind": _current.kind, "path": _current.path, "pipe": fds()}

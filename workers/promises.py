@@ -100,10 +100,10 @@ WORDS: dict[str, Words] = {
     ),
 }
 
-CONFINED = {
-    lib.CONFINE_CAPABILITIES: Promise.CAPABILITIES,
-    lib.CONFINE_FILES: Promise.FILES,
-    lib.CONFINE_SYSTEM_CALLS: Promise.SYSTEM_CALLS,
+SANDBOXED = {
+    lib.SANDBOX_CAPABILITIES: Promise.CAPABILITIES,
+    lib.SANDBOX_FILES: Promise.FILES,
+    lib.SANDBOX_SYSTEM_CALLS: Promise.SYSTEM_CALLS,
 }
 
 
@@ -144,9 +144,9 @@ class Broken(dict[str, str]):
         except OSError as error:
             self[promise] = why(error)
 
-    def confine(self, refused: int) -> None:
-        """A mask of CONFINE_* that the kernel refused."""
-        for bit, promise in CONFINED.items():
+    def sandbox(self, refused: int) -> None:
+        """A mask of SANDBOX_* that the kernel refused."""
+        for bit, promise in SANDBOXED.items():
             if refused & bit:
                 self[promise] = "the kernel refused it"
 
@@ -188,7 +188,7 @@ def _try_all() -> Broken:
     if unlocked := lock(ffi.from_buffer(page), FIRST_KEYS):
         broken[Promise.LOCKED] = unlocked
     nothing = ffi.new("char *[]", [ffi.NULL])
-    broken.confine(lib.confine(0, nothing, nothing, 1))
+    broken.sandbox(lib.sandbox_enter(0, nothing, nothing, 1))
     return broken
 
 

@@ -56,7 +56,7 @@ static const uint16_t common[] = {
 };
 
 /* Control serves `wg`, asks the kernel about links and routes, makes and locks room in the segments, imports modules,
- * and starts threads (workers/control/crew.py). */
+ * and starts threads (workers/control/crypto_threads.py). */
 static const uint16_t of_control[] = {
     SYS_sendto, SYS_recvfrom, SYS_accept, SYS_accept4, SYS_shutdown, SYS_getsockname, SYS_getpeername,
     SYS_getsockopt, SYS_fallocate, SYS_ftruncate, SYS_mremap, SYS_dup, SYS_statx, SYS_getdents64,

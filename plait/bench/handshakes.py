@@ -177,7 +177,7 @@ def _control(peers: int) -> Iterator[tuple[Any, Any]]:
         stack.callback(free_holder, holder)
         yield control, holder
         control.outgoing.close()
-        control.handshakes.crew.close()
+        control.handshakes.crypto_threads.close()
 
 
 def rate(peers: int, rounds: int) -> Rate:
@@ -221,7 +221,7 @@ def rate(peers: int, rounds: int) -> Rate:
         accepted = lib.counter_sum(segment, lib.HS_INITIATION_ACCEPTED) - before
         if accepted != rounds * peers:
             raise AssertionError(f"{accepted} of {rounds * peers} initiations were accepted")
-        threads = len(control.handshakes.crew.cryptos)
+        threads = len(control.handshakes.crypto_threads.cryptos)
     return Rate(peers, threads, accepted / seconds, cpu / accepted * 1e6, accepted)
 
 

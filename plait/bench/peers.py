@@ -405,7 +405,7 @@ def _table(peers: int) -> Iterator[Any]:
     """Control's own table of so many peers in real segments."""
     import shm.segment
     from workers._workers import ffi, lib
-    from workers.control.grace import Graces
+    from workers.control.grace_periods import GracePeriods
     from workers.control.keypairs import Keypairs
     from workers.control.memory import Memory
     from workers.control.peers import Peers
@@ -422,8 +422,8 @@ def _table(peers: int) -> Iterator[Any]:
     vault = Vault(os.dup(plain.fd), MAX_PEERS)
     held = Memory(data.fd, mapping, segment, vault)
     segment.device.index_key = [1, 2]
-    graces = Graces(segment)
-    table = Peers(held, graces, Keypairs(held, graces), 1)
+    grace_periods = GracePeriods(segment)
+    table = Peers(held, grace_periods, Keypairs(held, grace_periods), 1)
     table.recover()
     for _ in table.room(peers, peers, 2 * peers):
         pass

@@ -1,4 +1,4 @@
-"""Control whose kernel has no thread for its helpers (workers/control/crew.py)."""
+"""Control whose kernel has no thread for its helpers (workers/control/crypto_threads.py)."""
 
 from __future__ import annotations
 

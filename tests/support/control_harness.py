@@ -30,14 +30,14 @@ from workers.channel import Channel
 from workers.control.configuration import Configuration
 from workers.control.endpoints import Endpoint, EndpointOrders
 from workers.control.events import Events
-from workers.control.grace import Graces
+from workers.control.grace_periods import GracePeriods
 from workers.control.handshakes import Handshakes
 from workers.control.keypairs import Keypairs
 from workers.control.memory import Memory
 from workers.control.outgoing import Outgoing
 from workers.control.pace import PACE, Pace
 from workers.control.peers import Peers
-from workers.control.stamps import Stamps
+from workers.control.timer_columns import TimerColumns
 from workers.control.vault import Vault
 from workers.launch import map_segment
 from workers.settings import Settings, geometry
@@ -325,20 +325,20 @@ class Parts:
         self.vault = Vault(os.dup(interface.vault_fd), int(self.segment.geometry.max_peers))
         self.memory = Memory(interface.data_fd, interface.mapping, self.segment, self.vault)
         self.memory.device.index_key = [1, 2]
-        self.graces = Graces(self.segment)
-        self.keypairs = Keypairs(self.memory, self.graces, pace)
-        self.peers = Peers(self.memory, self.graces, self.keypairs, 1, pace)
-        self.stamps = Stamps(self.memory)
+        self.grace_periods = GracePeriods(self.segment)
+        self.keypairs = Keypairs(self.memory, self.grace_periods, pace)
+        self.peers = Peers(self.memory, self.grace_periods, self.keypairs, 1, pace)
+        self.timer_columns = TimerColumns(self.memory)
         self.endpoints = EndpointOrders(self.segment, pace)
         self.outgoing = Outgoing(*(None if fd is None else os.dup(fd) for fd in interface.pairs[0]))
         self.events = Events(self.peers.public_key, pace.now, pace.wall)
         self.handshakes = Handshakes(
-            self.peers, self.stamps, self.endpoints, self.outgoing, self.events, pace=pace
+            self.peers, self.timer_columns, self.endpoints, self.outgoing, self.events, pace=pace
         )
         self.configuration = Configuration(
             self.peers,
             self.handshakes,
-            self.stamps,
+            self.timer_columns,
             self.endpoints,
             lambda: list(interface.named_sockets().values()),
             pace=pace,
@@ -386,7 +386,7 @@ class Parts:
             if word & lib.EVENT_KEYS and self.peers.is_live(row):
                 self.keypairs.collect(np.array([row], np.uint32), self.handshakes.numbers)
             lib.events_clear(self.segment, row, word)
-        self.graces.poll()
+        self.grace_periods.poll()
 
     def settle(self, holder: Holder) -> None:
         """Turns of holder and control until nothing changes any more."""
@@ -395,6 +395,6 @@ class Parts:
             self.take_events()
             self.endpoints.poll()
             ready = [number for number in (0, 1) if not lib.ready_is_empty(self.segment, number)]
-            if not ready and not self.graces.running and not self.graces.waiting:
+            if not ready and not self.grace_periods.running and not self.grace_periods.waiting:
                 return
         raise AssertionError("it does not settle")

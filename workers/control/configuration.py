@@ -37,7 +37,7 @@ from workers.control.memory import MORE_MEMORY
 from workers.control.outgoing import mark_sockets
 from workers.control.pace import PACE, Pace
 from workers.control.peers import NoRoom, Peers
-from workers.control.stamps import Stamps
+from workers.control.timer_columns import TimerColumns
 from workers.control.vault import KEY_CHANGED
 
 log = logging.getLogger(__name__)
@@ -81,7 +81,7 @@ class Configuration:
         self,
         peers: Peers,
         handshakes: Handshakes,
-        stamps: Stamps,
+        timer_columns: TimerColumns,
         endpoints: EndpointOrders,
         udp_fds: Callable[[], list[int]],
         aead: str = "auto",
@@ -95,7 +95,7 @@ class Configuration:
         self.vault = peers.vault
         self.device = peers.device
         self.handshakes = handshakes
-        self.stamps = stamps
+        self.timer_columns = timer_columns
         self.endpoints = endpoints
         self.udp_fds = udp_fds
         self.program = program
@@ -145,9 +145,9 @@ class Configuration:
         text = self.vault.read_redo()
         log.info("finishing the set that was being applied when the control process died")
         for pause in self._apply_whole(uapi.Set.from_bytes(text)):
-            self.peers.graces.poll()
-            while self.peers.graces.has_work:
-                self.peers.graces.poll()
+            self.peers.grace_periods.poll()
+            while self.peers.grace_periods.has_work:
+                self.peers.grace_periods.poll()
             if pause is not None:
                 self.peers.look_for_retired()
                 time.sleep(PAUSE)
@@ -225,7 +225,7 @@ class Configuration:
             stop = lib.changes_apply(work.changes, self.pace.peers)
             self._tell_added(work.changes)
             self.peers.reclaim_later()
-            self.stamps.changed()
+            self.timer_columns.changed()
             if stop == lib.CHANGES_DONE:
                 if not had_key and self.vault.private_key is not None:
                     yield from self.start_what_waits()
@@ -300,7 +300,7 @@ class Configuration:
         for first in range(0, self.peers.used, self.pace.looked):
             rows = self.peers.memory.rows[first : min(first + self.pace.looked, self.peers.used)]
             # The new key may introduce itself at once (kernel: noise.c).
-            self.stamps.forget_sent(slice(first, first + len(rows)))
+            self.timer_columns.forget_sent(slice(first, first + len(rows)))
             self.vault.wipe_stale(first, first + len(rows))
             with_orders = (rows["key_word"] != 0) | (rows["orders"] & 0xFFFFFFFF != 0)
             for place in np.flatnonzero(with_orders):
@@ -316,7 +316,7 @@ class Configuration:
             for row in self.peers.active_rows(False, first, first + self.pace.ordered):
                 seconds, orders = int(self.peers.rows[row].keepalive), 0
                 if seconds:
-                    self.stamps.keepalive_changed(row, now, seconds)
+                    self.timer_columns.keepalive_changed(row, now, seconds)
                     orders |= lib.ORDER_KEEPALIVE
                 if not lib.queue_is_empty(self.peers.segment, 2 * row + lib.OUTBOUND):
                     orders |= lib.ORDER_LOOK

@@ -1,7 +1,7 @@
 """What both sides of a handshake work with: a batch's messages, the letters that leave, sessions, events.
 
 The messages stand in `cells`, in their order of arrival; what is to leave is written into `letters` (their C:
-handshake_batch.c). The responder (answers.py) and the initiator (handshakes.py) stand on this.
+handshake_batch.c). The responder (responder.py) and the initiator (handshakes.py) stand on this.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from engine import cookie
 from workers._workers import ffi, lib
-from workers.control.crew import Crew
+from workers.control.crypto_threads import CryptoThreads
 from workers.control.endpoints import Endpoint, EndpointOrders
 from workers.control.events import Event, Events
 from workers.control.keylog import KeyLog
@@ -24,7 +24,7 @@ from workers.control.memory import columns_of
 from workers.control.outgoing import Outgoing
 from workers.control.pace import Pace
 from workers.control.peers import Peers
-from workers.control.stamps import Stamps
+from workers.control.timer_columns import TimerColumns
 
 if TYPE_CHECKING:
     from workers._workers import Pointer, counter, handshake, handshake_identity_p, handshake_p
@@ -44,7 +44,7 @@ class HandshakeBatch:
     def __init__(
         self,
         peers: Peers,
-        stamps: Stamps,
+        timer_columns: TimerColumns,
         endpoints: EndpointOrders,
         outgoing: Outgoing,
         events: Events,
@@ -56,12 +56,12 @@ class HandshakeBatch:
         self.segment = peers.segment
         self.vault = peers.vault
         self.keypairs = peers.keypairs
-        self.stamps = stamps
+        self.timer_columns = timer_columns
         self.endpoints = endpoints
         self.outgoing = outgoing
         self.events = events
         self.keylog = keylog
-        self.crew = Crew()
+        self.crypto_threads = CryptoThreads()
         self.identity: handshake_identity_p | None = None
         self.cookies = cookie.PeerCookies(peers.memory.max_peers)
         self.unconfirmed: dict[int, int] = {}  # row -> answers of ours without a word in the new session

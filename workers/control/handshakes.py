@@ -4,7 +4,7 @@ Messages come from the receivers' mailbox. Each ends in exactly one of the HS_* 
 (end message) in shm/counters.h. Before anything is computed: mac1; under load also mac2 and the rate limiter.
 Macs, arithmetic and sending are C, a call for a whole batch (handshake_batch.c, engine/handshake.c): what a
 flood can send costs no Python object a message. In a batch, responses and cookie replies come first, then the
-initiations (answers.py), each kind in the order of arrival.
+initiations (responder.py), each kind in the order of arrival.
 
 A session is installed before the peer can use it: the keypair is written, the order to install it is
 given and scheduled, and only then the response leaves. What must outlive control (the greatest
@@ -26,7 +26,6 @@ import numpy as np
 from engine import constants, cookie, ratelimiter, tai64n
 from engine.timers import Rows
 from workers._workers import ffi, lib
-from workers.control.answers import Answers
 from workers.control.endpoints import EndpointOrders
 from workers.control.events import Event, Events
 from workers.control.handshake_batch import BATCH, Ends, HandshakeBatch
@@ -35,7 +34,8 @@ from workers.control.keypairs import NoKeypair
 from workers.control.outgoing import Outgoing
 from workers.control.pace import PACE, Pace
 from workers.control.peers import Peers
-from workers.control.stamps import Stamps
+from workers.control.responder import Responder
+from workers.control.timer_columns import TimerColumns
 
 if TYPE_CHECKING:
     from workers._workers import counter, handshake_identity_p, handshake_p
@@ -73,14 +73,14 @@ class Handshakes(HandshakeBatch):
     def __init__(
         self,
         peers: Peers,
-        stamps: Stamps,
+        timer_columns: TimerColumns,
         endpoints: EndpointOrders,
         outgoing: Outgoing,
         events: Events,
         keylog: KeyLog | None = None,
         pace: Pace = PACE,
     ) -> None:
-        super().__init__(peers, stamps, endpoints, outgoing, events, keylog, pace)
+        super().__init__(peers, timer_columns, endpoints, outgoing, events, keylog, pace)
         self.in_progress: dict[int, InProgress] = {}  # by keypair number
         self.numbers: dict[int, int] = {}  # row -> keypair number in progress
         self.limiter = ratelimiter.RateLimiter()
@@ -93,7 +93,7 @@ class Handshakes(HandshakeBatch):
         self.worked = 0  # messages that macs and limiter let through
         self.cell_bytes = np.frombuffer(ffi.buffer(self.cells), np.uint8).reshape(BATCH, -1)
         self.is_up = True
-        self.answers = Answers(self)
+        self.responder = Responder(self)
         self.load_identity()
 
     # -- our own key --------------------------------------------------------------------------
@@ -103,8 +103,8 @@ class Handshakes(HandshakeBatch):
         key = self.vault.private_key
         self.identity = None if key is None else ffi.new("struct handshake_identity *")
         if key is not None and self.identity is not None:
-            lib.handshake_identity(self.crew.crypto, key, self.identity)
-        lib.doorkeeper_learn(self.segment, ffi.NULL if self.identity is None else self.identity.mac1_key)
+            lib.handshake_identity(self.crypto_threads.crypto, key, self.identity)
+        lib.mac1_filter_learn(self.segment, ffi.NULL if self.identity is None else self.identity.mac1_key)
 
     # -- the mailbox --------------------------------------------------------------------------
 
@@ -159,7 +159,7 @@ class Handshakes(HandshakeBatch):
             take = self._take_response if heard[i] == lib.HEARD_RESPONSE else self._take_cookie_reply
             ends[i] = take(self.message(i), i, now)
         if (heard == lib.HEARD_INITIATION).any():
-            self.answers.take(count, ends, now)
+            self.responder.take(count, ends, now)
         return ends
 
     def _refuse(
@@ -186,7 +186,7 @@ class Handshakes(HandshakeBatch):
             return
         where = ffi.from_buffer("uint8_t[]", self.heard)
         letters = lib.batch_answer_with_cookies(
-            self.crew.crypto, identity, secret, self.cells, count, where, self.letters
+            self.crypto_threads.crypto, identity, secret, self.cells, count, where, self.letters
         )
         self.outgoing.send(self.letters, letters)
         failed = int(np.count_nonzero(self.letter_columns["error"][:letters]))
@@ -231,11 +231,11 @@ class Handshakes(HandshakeBatch):
         if is_fresh:
             # New packets, not the same ones that still wait: the retries may count from 0 again.
             peer.outbound_seen = produced
-        is_retrying = self.stamps.is_retrying(row)
+        is_retrying = self.timer_columns.is_retrying(row)
         if is_fresh or not is_retrying:
-            self.stamps.handshake_wanted(row)
-        if not self.stamps.may_send_handshake(row, now):
-            self.stamps.retry_when_allowed(row, now)
+            self.timer_columns.handshake_wanted(row)
+        if not self.timer_columns.may_send_handshake(row, now):
+            self.timer_columns.retry_when_allowed(row, now)
         elif is_fresh or not is_retrying:
             self.initiate(row, now)
 
@@ -271,7 +271,7 @@ class Handshakes(HandshakeBatch):
         except NoKeypair as error:
             self.events.tell(Event.NO_ROOM_TO_BEGIN, row, reason=error.why, mend=error.mend)
             self.refuse_for_room(error)
-            self.stamps.initiation_sent(row, now)
+            self.timer_columns.initiation_sent(row, now)
             return False
         stamp = tai64n.next_stamp(self.pace.wall(), self.vault.timestamp_sent(row))
         ffi.memmove(handshake.timestamp, stamp, len(stamp))
@@ -280,7 +280,7 @@ class Handshakes(HandshakeBatch):
             ffi.memmove(handshake.cookie, held.tobytes(), constants.MAC_BYTES)
             handshake.has_cookie = 1
         self.log_keys(handshake, self.vault.preshared_key(row))
-        lib.handshake_create_initiation(self.crew.crypto, handshake, 1)
+        lib.handshake_create_initiation(self.crypto_threads.crypto, handshake, 1)
         if secret is None:
             self.vault.store_static_static(row, bytes(ffi.buffer(handshake.static_static)))
         if handshake.result != lib.HANDSHAKE_FINE:
@@ -291,7 +291,7 @@ class Handshakes(HandshakeBatch):
         generation = int(self.peers.rows[row].generation)
         self.in_progress[number] = InProgress(row, generation, number, handshake, tries)
         self.numbers[row] = number
-        self.stamps.initiation_sent(row, now)
+        self.timer_columns.initiation_sent(row, now)
         if tries == 1:
             self.events.tell(Event.HANDSHAKE_BEGUN, row, endpoint)
         else:
@@ -314,7 +314,7 @@ class Handshakes(HandshakeBatch):
         due = [row for row, tried in self.unsent.items() if now >= tried + constants.SECOND]
         for row in due[:UNSENT_A_LOOK]:
             del self.unsent[row]
-            if self.stamps.is_retrying(row):  # else it was given up, or there is a session
+            if self.timer_columns.is_retrying(row):  # else it was given up, or there is a session
                 self.initiate(row, now, is_retry=True)
 
     def _take_response(self, message: bytes, cell: int, now: int) -> int:
@@ -326,7 +326,7 @@ class Handshakes(HandshakeBatch):
         row, handshake = progress.row, progress.handshake
         ffi.memmove(handshake.response, message, len(message))
         ffi.memmove(handshake.preshared_key, self.vault.preshared_key(row), constants.KEY_BYTES)
-        lib.handshake_consume_response(self.crew.crypto, handshake, 1)
+        lib.handshake_consume_response(self.crypto_threads.crypto, handshake, 1)
         if handshake.result != lib.HANDSHAKE_FINE:
             is_low_order = handshake.result == lib.HANDSHAKE_LOW_ORDER
             handshake.result = lib.HANDSHAKE_FINE  # as good as before for the true response
@@ -338,12 +338,12 @@ class Handshakes(HandshakeBatch):
         del self.in_progress[progress.number], self.numbers[row]
         self.add_bytes(row, "handshake_rx", len(message))
         self.peers.store_handshake_time(row, self.pace.wall())
-        self.stamps.handshake_complete(row)
+        self.timer_columns.handshake_complete(row)
         self.unconfirmed.pop(row, None)
         self.tell(Event.HANDSHAKE_COMPLETE, row, cell, reason="we began it")
         # The keepalive confirms the session to the responder; the holder leaves it out when it sends data.
         orders = lib.ORDER_AUTHENTICATED_RECEIVED | lib.ORDER_KEEPALIVE | self.move(row, cell)
-        self.stamps.session_derived(row, now)
+        self.timer_columns.session_derived(row, now)
         self.install(handshake, [row], [progress.number], [orders], lib.KEYPAIR_INITIATOR, now)
         lib.handshake_wipe(handshake, 1)
         return lib.HS_RESPONSE_ACCEPTED
@@ -353,7 +353,7 @@ class Handshakes(HandshakeBatch):
         if not len(rows):
             return
         self.peers.store_handshake_time(rows, self.pace.wall())
-        self.stamps.handshake_complete(rows)
+        self.timer_columns.handshake_complete(rows)
         which = rows.tolist()
         self.events.tell_each(
             Event.HANDSHAKE_COMPLETE, which, self.endpoints.read, reason="the peer began it"
@@ -422,7 +422,7 @@ class Handshakes(HandshakeBatch):
     def _open_cookie(self, row: int, message: bytes, mac1: bytes) -> bytes | None:
         opened = ffi.new("uint8_t[]", constants.MAC_BYTES)
         key = self.peers.public_key(row)
-        refused = lib.handshake_open_cookie(self.crew.crypto, key, message, mac1, opened)
+        refused = lib.handshake_open_cookie(self.crypto_threads.crypto, key, message, mac1, opened)
         return None if refused else bytes(opened)
 
     def knows(self, row: int) -> bool:

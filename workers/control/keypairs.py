@@ -16,7 +16,7 @@ import numpy as np
 
 from engine.timers import Rows
 from workers._workers import ffi, lib
-from workers.control.grace import Graces
+from workers.control.grace_periods import GracePeriods
 from workers.control.memory import MORE_MEMORY, Memory
 from workers.control.pace import PACE, Pace
 
@@ -35,11 +35,11 @@ class NoKeypair(RuntimeError):
 class Keypairs:
     """Control's hold on the keypair slab and the index table."""
 
-    def __init__(self, memory: Memory, graces: Graces, pace: Pace = PACE) -> None:
+    def __init__(self, memory: Memory, grace_periods: GracePeriods, pace: Pace = PACE) -> None:
         self.pace = pace
         self.memory = memory
         self.segment = memory.segment
-        self.graces = graces
+        self.grace_periods = grace_periods
         self.limit = int(self.segment.geometry.max_keypairs)
         self.slab = ffi.cast("struct keypair *", self.segment.keypairs)
         self.table = ffi.cast("struct index_entry *", self.segment.index)
@@ -84,7 +84,7 @@ class Keypairs:
         for number in leaving:
             lib.index_withdraw(self.table, number)
         if leaving:
-            self.graces.after(lambda: self._free(leaving))
+            self.grace_periods.after(lambda: self._free(leaving))
 
     # -- one keypair's life -------------------------------------------------------------------
 
@@ -112,7 +112,7 @@ class Keypairs:
         """No key word names it (any more): withdrawn now, wiped and free after a grace period."""
         self._unlist(row, number)
         lib.index_withdraw(self.table, number)
-        self.graces.gather(self._free, [number])
+        self.grace_periods.gather(self._free, [number])
 
     def numbers(self, row: int) -> list[int]:
         """Every number that the row has."""
@@ -170,7 +170,7 @@ class Keypairs:
                 self.segment, *self.lists, *passed, len(rows), leaving, len(leaving)
             )
             if count:
-                self.graces.gather(self._free, list(leaving[0:count]))
+                self.grace_periods.gather(self._free, list(leaving[0:count]))
             if count < len(leaving):
                 break
 
@@ -221,7 +221,7 @@ class Keypairs:
             self.free.append(number)
         self.out -= len(some)
         if numbers:
-            self.graces.go_on(lambda: self._free(numbers))
+            self.grace_periods.go_on(lambda: self._free(numbers))
 
 
 _NO_KEYPAIR = bytes(ffi.sizeof("struct keypair"))

@@ -71,7 +71,7 @@ class Losses:
             self.events.tell(Event.PACKETS_LOOPED, row, endpoint, count=count, reason=reason)
 
     def _turned_away(self) -> int:
-        """Messages whose mac1 is wrong that receivers did not show control (datapath/doorkeeper.c)."""
+        """Messages whose mac1 is wrong that receivers did not show control (datapath/mac1_filter.c)."""
         own = lib.WORKER_CONTROL * lib.COUNTERS_A_WORKER + lib.HS_MAC1_BAD
         return self._count(lib.HS_MAC1_BAD) - int(self.segment.counters[own])
 

@@ -29,7 +29,7 @@ import numpy.typing as npt
 
 from workers._workers import ffi, lib
 from workers.attempts import Step
-from workers.control.grace import Graces
+from workers.control.grace_periods import GracePeriods
 from workers.control.keypairs import Keypairs
 from workers.control.memory import MORE_MEMORY, Memory
 from workers.control.pace import PACE, Pace
@@ -67,13 +67,18 @@ class Peers:
     """The table; control alone has one."""
 
     def __init__(
-        self, memory: Memory, graces: Graces, keypairs: Keypairs, consumers: int, pace: Pace = PACE
+        self,
+        memory: Memory,
+        grace_periods: GracePeriods,
+        keypairs: Keypairs,
+        consumers: int,
+        pace: Pace = PACE,
     ) -> None:
         self.pace = pace
         self.memory = memory
         self.segment = memory.segment
         self.vault = memory.vault
-        self.graces = graces
+        self.grace_periods = grace_periods
         self.keypairs = keypairs
         self.rows = self.segment.rows
         self.device = self.segment.device
@@ -225,7 +230,7 @@ class Peers:
             self.keypairs.withdraw_all(row)
         lib.table_take_away(self.table, _pointer(order), len(order))
         self.reclaim_later()
-        self.graces.after(lambda: self._retire(order))
+        self.grace_periods.after(lambda: self._retire(order))
 
     def _retire(self, rows: Rows) -> int:
         self.retiring.update(rows.tolist())
@@ -243,7 +248,7 @@ class Peers:
             return
         self.retiring.discard(row)
         self.retired.add(row)
-        self.graces.gather(self._free, [row])
+        self.grace_periods.gather(self._free, [row])
 
     def look_for_retired(self) -> None:
         """Once a second: a holder killed between setting the token dead and telling it. Of many, some."""
@@ -263,7 +268,7 @@ class Peers:
             lib.table_free(self.table, ffi.new("uint32_t[]", [row]), 1)
             self.vault.attempts.over(before)
         if rows:
-            self.graces.go_on(lambda: self._free(rows))
+            self.grace_periods.go_on(lambda: self._free(rows))
 
     # -- allowed IPs --------------------------------------------------------------------------
 
@@ -320,14 +325,14 @@ class Peers:
             return
         self.is_reclaiming = True
         self.reclaiming, self.ips.waiting_head = int(self.ips.waiting_head), 0
-        self.graces.after(self._reclaim)
+        self.grace_periods.after(self._reclaim)
 
     def _reclaim(self) -> None:
         since, self.ips.waiting_head = int(self.ips.waiting_head), self.reclaiming
         has_more = lib.allowedips_reclaim_some(self.ips, NODES_A_RECLAIM)
         self.ips.waiting_head, self.reclaiming = since, int(self.ips.waiting_head)
         if has_more:
-            self.graces.go_on(self._reclaim)
+            self.grace_periods.go_on(self._reclaim)
             return
         self.is_reclaiming = False
         self.reclaim_later()
@@ -411,7 +416,7 @@ class Peers:
             lib.events_give(self.segment, row, 0)  # a control before us took it out of our set, and died
         for first in range(0, len(retiring), self.pace.retiring):
             some = np.array(retiring[first : first + self.pace.retiring], np.uint32)
-            self.graces.after(partial(self._retire, some))
+            self.grace_periods.after(partial(self._retire, some))
         self.reclaim_later()
 
     def _note_room(self) -> None:

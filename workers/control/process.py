@@ -33,7 +33,7 @@ from workers.channel import ChannelClosed
 from workers.control.configuration import Configuration
 from workers.control.endpoints import EndpointOrders
 from workers.control.events import Event, Events
-from workers.control.grace import Graces
+from workers.control.grace_periods import GracePeriods
 from workers.control.handshakes import Handshakes
 from workers.control.interface import Interface, InterfaceState, Removed
 from workers.control.kernel_drops import KernelDrops
@@ -45,7 +45,7 @@ from workers.control.outgoing import Outgoing, mark_sockets
 from workers.control.pace import PACE, Pace
 from workers.control.peers import Peers
 from workers.control.routes import Routes
-from workers.control.stamps import Stamps
+from workers.control.timer_columns import TimerColumns
 from workers.control.uapi_server import UapiServer
 from workers.control.vault import CAME_UP, KEY_CHANGED, WENT_DOWN, Vault
 from workers.descriptors import is_gone
@@ -82,22 +82,23 @@ class Control:
         self.memory = Memory(start.fds["data"], start.mapping, self.segment, self.vault)
         self.device = self.memory.device
         self._prepare_device()
-        self.graces = Graces(self.segment)
-        self.keypairs = Keypairs(self.memory, self.graces, pace)
-        self.peers = Peers(self.memory, self.graces, self.keypairs, start.consumers, pace)
-        self.stamps = Stamps(self.memory)
+        self.grace_periods = GracePeriods(self.segment)
+        self.keypairs = Keypairs(self.memory, self.grace_periods, pace)
+        self.peers = Peers(self.memory, self.grace_periods, self.keypairs, start.consumers, pace)
+        self.timer_columns = TimerColumns(self.memory)
         self.endpoints = EndpointOrders(self.segment, pace)
         self.outgoing = Outgoing(*self._own_sockets())
         self.events = Events(self.peers.public_key, pace.now, pace.wall, start.incarnation)
         self.routes = Routes(self.peers, self.endpoints)
         self.losses = Losses(self.peers, self.endpoints, self.events, self.routes)
         self.handshakes = Handshakes(
-            self.peers, self.stamps, self.endpoints, self.outgoing, self.events, self._open_keylog(),
+            self.peers, self.timer_columns, self.endpoints, self.outgoing, self.events, self._open_keylog(),
             pace,
         )
         self.interface = Interface(os.dup(start.fds["tun:0"])) if "tun:0" in start.fds else None
         self.configuration = Configuration(
-            self.peers, self.handshakes, self.stamps, self.endpoints, self._udp_fds, start.message["aead"],
+            self.peers, self.handshakes, self.timer_columns, self.endpoints, self._udp_fds,
+            start.message["aead"],
             start.message.get("program"), self.broken, pace, KernelDrops(self.interface, self._udp_fds),
         )  # fmt: skip
         self.selector = Selector()
@@ -229,15 +230,15 @@ class Control:
         # Timers first: what was due before a message came has no say in what the message brings.
         if self.handshakes.is_up and now >= self.scanned_at + self.pace.scan:
             self.scanned_at = now
-            for row, action in self.stamps.due(now):
+            for row, action in self.timer_columns.due(now):
                 self._act(row, action, now)
-            if self.stamps.has_due:
+            if self.timer_columns.has_due:
                 self.scanned_at = 0
         taken = self.handshakes.take_messages(now)
         is_busy = taken > 0
         if self.handshakes.under_load:
             is_busy = lib.mailbox_waiting(self.segment) >= HURRY
-        is_busy |= self.stamps.has_due
+        is_busy |= self.timer_columns.has_due
         is_busy |= self._take_events(now)
         self.uapi.step()
         is_busy |= self.uapi.has_work
@@ -247,8 +248,8 @@ class Control:
         if self.routes.step(now):
             self.handshakes.try_unsent(now)
         self._go_on_passing()
-        self.graces.poll()
-        is_busy |= self.graces.has_work or bool(self.passes)
+        self.grace_periods.poll()
+        is_busy |= self.grace_periods.has_work or bool(self.passes)
         if self.endpoints.waiting:
             before = self.vault.attempts.note(Step.WISHES, 0)
             self.endpoints.poll(self.vault.attempts.at)
@@ -258,14 +259,15 @@ class Control:
 
     def _nap(self, now: int) -> float:
         """Seconds until something is due."""
-        if self.graces.running or self.graces.waiting or self.endpoints.waiting or self.uapi.is_pausing:
+        periods = self.grace_periods
+        if periods.running or periods.waiting or self.endpoints.waiting or self.uapi.is_pausing:
             return SHORT_WAIT
         nap = (self.next_second - now) / SECOND
         look = self.routes.due_in(now)
         if look is not None:
             nap = min(nap, look)
         if self.peers.used and self.handshakes.is_up:
-            due = self.stamps.next_due()
+            due = self.timer_columns.next_due()
             if due != timers.NO_TICK:
                 scan = (self.scanned_at + self.pace.scan - now) / SECOND
                 nap = min(nap, max((due - timers.tick(now)) * NAP_TICK, scan))
@@ -342,7 +344,7 @@ class Control:
         self.device.receivers, self.device.consumers = self.start.receivers, consumers
         self.peers.share_out(consumers, away)
         told = {"kind": "shared_out", "consumers": consumers, "away": away}
-        self.graces.after(lambda: self.channel.send(told))
+        self.grace_periods.after(lambda: self.channel.send(told))
 
     def _links_changed(self, mask: int) -> None:
         assert self.interface is not None
@@ -388,7 +390,7 @@ class Control:
         if self.handshakes.is_up:
             for row in rows[bits & lib.EVENT_HANDSHAKE_WANTED != 0].tolist():
                 self.handshakes.wanted(row, now)
-            for row, action in self.stamps.look(rows[bits & lib.EVENT_TIMER != 0], now):
+            for row, action in self.timer_columns.look(rows[bits & lib.EVENT_TIMER != 0], now):
                 self._act(row, action, now)
         lib.events_settle(self.segment, *self.told, count)
 
@@ -408,12 +410,12 @@ class Control:
             self.handshakes.forget(row)
             orders |= lib.ORDER_ZERO
         if action & (timers.Action.RETRY_HANDSHAKE | timers.Action.START_HANDSHAKE) and (
-            self.stamps.may_send_handshake(row, now)
+            self.timer_columns.may_send_handshake(row, now)
         ):
             self.handshakes.initiate(row, now, is_retry=True)
         if action & timers.Action.SEND_KEEPALIVE:
             # Without a session the holder asks for a handshake: one that may be tried 20 times again.
-            self.stamps.handshake_wanted(row)
+            self.timer_columns.handshake_wanted(row)
             orders |= lib.ORDER_KEEPALIVE
         if orders:
             self.peers.order(row, orders)
@@ -505,8 +507,8 @@ class Control:
     def _went_down(self) -> Iterator[None]:
         """No session survives, nothing stays staged (kernel: device.c)."""
         used = slice(0, self.peers.used)
-        self.stamps.handshake_dropped(used)
-        self.stamps.forget_sent(used)
+        self.timer_columns.handshake_dropped(used)
+        self.timer_columns.forget_sent(used)
         for first in range(0, self.peers.used, self.pace.ordered):
             for row in self.peers.active_rows(True, first, first + self.pace.ordered):
                 self.peers.order(row, lib.ORDER_ZERO | lib.ORDER_PURGE_STAGED)
@@ -535,7 +537,7 @@ class Control:
             if is_gone(Path(path), (device, inode)):
                 self._end(f"the socket file {path} was deleted")
         self._sweep()
-        self.stamps.age(now)
+        self.timer_columns.age(now)
 
     def _look_at_locks(self) -> None:
         """The limit on locked memory may be reached when peers and sessions have become more."""
@@ -567,7 +569,7 @@ def work(start: WorkerStart) -> None:
     except OSError as error:
         log.debug("cannot start", exc_info=True)
         start.fail("the control process cannot start", *explain(error))
-    start.confine()
+    start.enter_sandbox()
     start.ready()
     try:
         control.run()

@@ -25,7 +25,7 @@ def work(start: WorkerStart) -> None:
     consumer = lib.consumer_new(holder, start.number, start.channel.fileno())
     if consumer == ffi.NULL:
         raise MemoryError("no memory for the consumer's own state")
-    start.confine()
+    start.enter_sandbox()
     start.ready()
     while True:
         reason = lib.consumer_run(consumer, lib.clock_now() + TURN_NS)

@@ -3,7 +3,7 @@
  * A train is one sender's datagrams of one size, not one peer's: after a rekey, or by ill will, it
  * holds several receiver indices. It is cut into runs of one index, a node for each. */
 #include "workers/clock.h"
-#include "workers/datapath/doorkeeper.h"
+#include "workers/datapath/mac1_filter.h"
 #include "workers/datapath/receiver.h"
 #include "workers/udp.h"
 
@@ -72,7 +72,7 @@ static void sort_run(struct sorting *sorting, struct arrival *arrival, uint32_t 
 /* 1 when this message ends here, counted. A few a second go on although mac1 is wrong. */
 static int refuse_handshake(struct intake *intake, const uint8_t *message, uint32_t length, uint32_t type)
 {
-    if (type == MESSAGE_COOKIE || !doorkeeper_refuses(intake->segment, message, length))
+    if (type == MESSAGE_COOKIE || !mac1_filter_refuses(intake->segment, message, length))
         return 0;
     if (allowance_has(&intake->refusals, REFUSALS_AT_ONCE, REFUSAL_NS, clock_now())) {
         intake->refusals.left--;

@@ -34,7 +34,7 @@ def work(start: WorkerStart) -> None:
         inline_holder = new_holder(start)
         inline_holder.budget = lib.QUEUE_LIMIT
         lib.receiver_hand_off(receiver, inline_holder)
-    start.confine()
+    start.enter_sandbox()
     start.ready()
     while True:
         reason = lib.receiver_run(receiver, lib.clock_now() + TURN_NS)

@@ -160,12 +160,12 @@ class Changes:
         """The descriptors in it."""
         return [fd for one in self.describe() for fd in one["askers"]]
 
-    def inherit(self, described: list[dict[str, Any]]) -> None:
+    def resume(self, described: list[dict[str, Any]]) -> None:
         """Go on with these."""
-        for left in described:
-            for fd in left["askers"]:
+        for handover in described:
+            for fd in handover["askers"]:
                 os.set_inheritable(fd, False)
-            self.waiting.append(Wanted(left["kind"], left["arguments"], left["askers"]))
+            self.waiting.append(Wanted(handover["kind"], handover["arguments"], handover["askers"]))
 
 
 def _answer(told: Mapping[str, Any], refusal: Failure | None) -> bytes:

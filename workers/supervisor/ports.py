@@ -1,6 +1,6 @@
 """Another listen port while the interface runs: all workers get new sockets, or none does.
 
-A change is a generator, as those of the numbers are (numbers.py). What lies in the old sockets is not lost:
+A change is a generator, as those of the numbers are (scaling.py). What lies in the old sockets is not lost:
 
 - Receivers read the old sockets beside the new ones until every worker sends through the new ones.
 - Then the old sockets are deaf: what is sent to the old port finds it closed.

@@ -34,11 +34,11 @@ from workers.supervisor import link_setup
 from workers.supervisor.changes import Changes
 from workers.supervisor.news import News
 from workers.supervisor.notify import ServiceManager
-from workers.supervisor.numbers import Numbers
 from workers.supervisor.patience import Patience
 from workers.supervisor.ports import Ports
 from workers.supervisor.resources import Resources
 from workers.supervisor.roster import NO_CPU, Roster
+from workers.supervisor.scaling import Scaling
 from workers.supervisor.signals import Signals
 from workers.supervisor.upgrade import Upgrade
 from workers.supervisor.watchdog import Watchdog
@@ -100,7 +100,7 @@ class Supervisor:
         self.selector = Selector()
         self.roster = Roster(resources, settings, self.selector, self, work, patience)
         self.roster.program = list(program)
-        self.numbers = Numbers(resources, self.roster)
+        self.scaling = Scaling(resources, self.roster)
         self.ports = Ports(resources, self.roster)
         self.upgrade = Upgrade(
             program, resources, self.roster, self.ports, signals, self._describe, self.manager.environment
@@ -109,9 +109,9 @@ class Supervisor:
         self.numbers_told = resources.receivers, resources.consumers
         self.changes = Changes(
             {
-                "more": self.numbers.more,
-                "fewer": self.numbers.fewer,
-                "scale": self.numbers.scale,
+                "more": self.scaling.scale_up,
+                "fewer": self.scaling.scale_down,
+                "scale": self.scaling.scale,
                 "trial": self.upgrade.try_program,
                 "upgrade": self.upgrade.replace_program,
                 "renew": self.upgrade.renew_workers,
@@ -251,7 +251,7 @@ class Supervisor:
         )
 
     def _describe(self) -> tuple[dict[str, Any], list[int]]:
-        """What a program needs that takes our place (inheritance.py), and connections of those who wait."""
+        """What a program needs that takes our place (handover.py), and connections of those who wait."""
         description = {
             "settings": msgspec.to_builtins(self.settings),
             "resources": self.resources.describe(),
@@ -262,13 +262,13 @@ class Supervisor:
         }
         return description, self.changes.fds()
 
-    def inherit(self, left: dict[str, Any]) -> None:
+    def resume(self, handover: dict[str, Any]) -> None:
         """Go on where another program stood that described itself so: everybody is there, to be renewed."""
         self.announced = True
-        self.roster.oom_score = left["oom_score"]
-        self.roster.inherit(left["workers"])
+        self.roster.oom_score = handover["oom_score"]
+        self.roster.resume(handover["workers"])
         self.tell("upgraded", reason=self.upgrade.program[-1])  # a control of this program will tell it
-        self.changes.inherit(left["changes"])
+        self.changes.resume(handover["changes"])
         self.manager.ready(self._status(), time.monotonic())
 
     def _tell_manager(self, now: float) -> None:
@@ -333,7 +333,7 @@ class Supervisor:
             case "listen_port" if worker.kind == "control":
                 self.ports.want(worker, int(message["port"]))
             case "shared_out" if worker.kind == "control":
-                self.numbers.shared_out = int(message["consumers"])
+                self.scaling.shared_out = int(message["consumers"])
                 # A control of the program before this one knows of none.
                 if set(message.get("away", ())) == self.resources.away_consumers:
                     self.roster.peers_are_shared_out()

@@ -45,7 +45,7 @@ log = logging.getLogger(__name__)
 class Resources:
     """Every fd of one interface.
 
-    receivers and consumers are the numbers that run now, which `Numbers` changes. bells maps worker
+    receivers and consumers are the numbers that run now, which `Scaling` changes. bells maps worker
     numbers (control and all receivers there is room for) to eventfds. queues has a TUN queue for each
     receiver there is room for, of which the first `attached` are in use. sockets has one (IPv4, IPv6)
     pair for each receiver and changes with the listen port; receiver `leaver`, which leaves, is not
@@ -110,27 +110,27 @@ class Resources:
         )  # fmt: skip
 
     @classmethod
-    def inherit(cls, interface: str, left: dict[str, Any]) -> Resources:
+    def resume(cls, interface: str, handover: dict[str, Any]) -> Resources:
         """Those of the program whose place this one takes, as it described them."""
-        fd, path, identity = left["uapi"]
-        size, vault_size = left["data"][1], left["vault"][1]
+        fd, path, identity = handover["uapi"]
+        size, vault_size = handover["data"][1], handover["vault"][1]
         made = cls(
             interface=interface,
-            receivers=left["receivers"],
-            consumers=left["consumers"],
-            attached=left["attached"],
-            queues=left["queues"],
+            receivers=handover["receivers"],
+            consumers=handover["consumers"],
+            attached=handover["attached"],
+            queues=handover["queues"],
             uapi=UapiSocket(fd, None if path is None else Path(path), (identity[0], identity[1])),
-            joins=left["joins"],
-            trains=left["trains"],
-            sockets=[(four, six) for four, six in left["sockets"]],
-            bells={int(worker): bell for worker, bell in left["bells"].items()},
-            data=DataSegment.attach(left["data"][0], size),
-            vault=PlainSegment(left["vault"][0], vault_size),
-            found=left["found"] and tun.Found(*left["found"]),
-            one_queue=left["one_queue"],
-            away=set(left.get("away", ())),  # a program before this one had none
-            away_consumers=set(left.get("away_consumers", ())),
+            joins=handover["joins"],
+            trains=handover["trains"],
+            sockets=[(four, six) for four, six in handover["sockets"]],
+            bells={int(worker): bell for worker, bell in handover["bells"].items()},
+            data=DataSegment.attach(handover["data"][0], size),
+            vault=PlainSegment(handover["vault"][0], vault_size),
+            found=handover["found"] and tun.Found(*handover["found"]),
+            one_queue=handover["one_queue"],
+            away=set(handover.get("away", ())),  # a program before this one had none
+            away_consumers=set(handover.get("away_consumers", ())),
         )
         for fd in made.fds():
             os.set_inheritable(fd, False)

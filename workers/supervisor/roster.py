@@ -116,15 +116,15 @@ class Roster:
         """The descriptors in it."""
         return [worker.channel.fileno() for worker in self.workers if worker.channel is not None]
 
-    def inherit(self, described: list[dict[str, Any]]) -> None:
+    def resume(self, described: list[dict[str, Any]]) -> None:
         """Take over workers that are our children already."""
-        for left in described:
-            worker = self.hire(left["kind"], left["number"])
-            if worker.inherit(left, self.patience):
+        for handover in described:
+            worker = self.hire(handover["kind"], handover["number"])
+            if worker.resume(handover, self.patience):
                 self._watch(worker)
-            elif left["pid"] is not None:  # it has closed its channel, and is no use
-                os.kill(left["pid"], signal.SIGKILL)
-                os.waitpid(left["pid"], 0)
+            elif handover["pid"] is not None:  # it has closed its channel, and is no use
+                os.kill(handover["pid"], signal.SIGKILL)
+                os.waitpid(handover["pid"], 0)
                 self._mourn(worker, -signal.SIGKILL, "it had closed its channel", self._repair(worker))
 
     # -- time ---------------------------------------------------------------------------------

@@ -75,7 +75,7 @@ class UapiSocket:
         return None if self.path is None else (str(self.path), *self.identity)
 
     def dismiss_guard(self) -> None:
-        """From now on control removes the file (orphan.h)."""
+        """From now on control removes the file (parent_death.h)."""
         if self.guard is not None:
             self.guard.end()
             self.guard = None

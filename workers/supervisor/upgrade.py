@@ -1,7 +1,7 @@
 """Another program takes the supervisor's place, and then everybody else's, while the interface runs.
 
     trial      the program at plaitd's path is started beside us. It loads everything, reads the
-               description (inheritance.py), maps the segment and says that it can take over.
+               description (handover.py), maps the segment and says that it can take over.
                If it does not, one line in the log says why, and nothing has happened.
     exec       our process goes on as that program: the same pid, the same descriptors, and the
                workers, who do not notice, as its children.
@@ -28,7 +28,7 @@ from workers.failure import Exit, Failure, explain
 from workers.log import fds as log_fds
 from workers.log import hold as hold_log
 from workers.log import release as release_log
-from workers.supervisor import inheritance
+from workers.supervisor import handover
 from workers.supervisor.changes import Change
 from workers.supervisor.ports import Ports
 from workers.supervisor.resources import Resources
@@ -42,7 +42,7 @@ Trial = Generator[None, None, str]  # what the program says of itself; Failure: 
 
 
 class Upgrade:
-    """program: what to start, without arguments. describe: the description as it is now (inheritance.py), and
+    """program: what to start, without arguments. describe: the description as it is now (handover.py), and
     the descriptors in it that are neither of resources nor of the roster. environment: what the new program
     needs besides ours."""
 
@@ -88,17 +88,17 @@ class Upgrade:
     def _try(self) -> Trial:
         with contextlib.ExitStack() as stack:
             try:
-                left = stack.enter_context(_closed(inheritance.write(self.describe()[0])))
+                handover_fd = stack.enter_context(_closed(handover.write(self.describe()[0])))
                 said = stack.enter_context(_memory())
             except OSError as error:
                 raise self._no_file(error) from error
             try:
                 process = subprocess.Popen(
-                    self._command(left, "--trial"),
+                    self._command(handover_fd, "--trial"),
                     stdin=subprocess.DEVNULL,
                     stdout=said,
                     stderr=said,
-                    pass_fds=(left, self.resources.data.fd),
+                    pass_fds=(handover_fd, self.resources.data.fd),
                     process_group=0,
                 )
             except OSError as error:
@@ -115,8 +115,8 @@ class Upgrade:
                 process.wait()
             said.seek(0)
             lines = [line.strip() for line in said.read().decode(errors="replace").splitlines()]
-            if process.returncode == 0 and inheritance.ACCEPTED in lines:
-                return lines[lines.index(inheritance.ACCEPTED) - 1]
+            if process.returncode == 0 and handover.ACCEPTED in lines:
+                return lines[lines.index(handover.ACCEPTED) - 1]
             words = next((line for line in reversed(lines) if line), "it says nothing")
             raise self._refused(f"{words} (exit code {process.returncode})")
 
@@ -132,15 +132,15 @@ class Upgrade:
             signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
         description, more = self.describe()
         try:
-            left = inheritance.write(description)
+            handover_fd = handover.write(description)
         except OSError as error:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)
             raise self._no_file(error) from error
-        with _closed(left):
-            fds = [left, *self.resources.fds(), *self.roster.fds(), *more, *log_fds()]
+        with _closed(handover_fd):
+            fds = [handover_fd, *self.resources.fds(), *self.roster.fds(), *more, *log_fds()]
             for fd in fds:
                 os.set_inheritable(fd, True)
-            command = self._command(left)
+            command = self._command(handover_fd)
             hold_log()
             try:
                 os.execve(command[0], command, {**os.environ, **self.environment})
@@ -151,8 +151,8 @@ class Upgrade:
                 signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)
                 raise self._refused(f"it cannot be started: {error.strerror}") from error
 
-    def _command(self, left: int, *more: str) -> list[str]:
-        return [*self.program, "--inherit", str(left), *more, self.resources.interface]
+    def _command(self, handover_fd: int, *more: str) -> list[str]:
+        return [*self.program, "--inherit", str(handover_fd), *more, self.resources.interface]
 
     # -- the new program ----------------------------------------------------------------------
 

@@ -83,7 +83,7 @@ class Worker:
         self.fill(process, ours)
 
     def describe(self) -> dict[str, Any]:
-        """In words for JSON, for another program (inheritance.py)."""
+        """In words for JSON, for another program (handover.py)."""
         return {
             "kind": self.kind,
             "number": self.number,
@@ -95,18 +95,18 @@ class Worker:
             "channel": self.channel.fileno() if self.channel else None,
         }
 
-    def inherit(self, left: dict[str, Any], patience: Patience) -> bool:
+    def resume(self, handover: dict[str, Any], patience: Patience) -> bool:
         """Be what another program described so. False where there is no process on a channel."""
-        self.was_ready, self.deaths = left["was_ready"], left["deaths"]
-        if left["channel"] is None:
+        self.was_ready, self.deaths = handover["was_ready"], handover["deaths"]
+        if handover["channel"] is None:
             return False
-        self.life, self.unanswered = Life[left["life"]], left["unanswered"]
+        self.life, self.unanswered = Life[handover["life"]], handover["unanswered"]
         if self.life is Life.STARTING:
             self.kill_at = time.monotonic() + patience.start
-        channel = Channel.inherited(left["channel"])
+        channel = Channel.inherited(handover["channel"])
         channel.socket.set_inheritable(False)
         channel.socket.settimeout(patience.send)
-        self.fill(Child(left["pid"]), channel)
+        self.fill(Child(handover["pid"]), channel)
         return True
 
     def kill(self, why: str = "") -> None:

@@ -8,7 +8,7 @@
 #include "shm/mailbox.h"
 #include "shm/pool.h"
 #include "workers/clock.h"
-#include "workers/datapath/doorkeeper.h"
+#include "workers/datapath/mac1_filter.h"
 #include "workers/datapath/turn.h"
 #include "workers/datapath/receiver.h"
 #include "workers/udp.h"
@@ -243,7 +243,7 @@ static void begin(struct input *input)
     world.input = input;
     memory_begin(&world.segment);
     memory_allow(&world.segment, 0);
-    doorkeeper_learn(&world.segment, mac1_key);
+    mac1_filter_learn(&world.segment, mac1_key);
     must(holder_initialise(&world.holder, &world.segment, aead, WORKER_CONSUMER) == 0);
     world.holder.udp4 = 4;
     world.holder.tun = 7;

@@ -35,16 +35,16 @@ def of(room: str, *names: str) -> tuple[str, ...]:
     return tuple(f"{room}/{name}" for name in names)
 
 
-CONTROL = ("answers.py", "endpoints.py", "grace.py", "handshakes.py", "keypairs.py", "losses.py", "memory.py",
-           "outgoing.py", "peers.py", "process.py", "routes.py", "stamps.py", "vault.py")
-SUPERVISOR = ("numbers.py", "process.py", "roster.py", "segments.py", "sockets.py", "watchdog.py",
+CONTROL = ("responder.py", "endpoints.py", "grace_periods.py", "handshakes.py", "keypairs.py", "losses.py",
+           "memory.py", "outgoing.py", "peers.py", "process.py", "routes.py", "timer_columns.py", "vault.py")
+SUPERVISOR = ("scaling.py", "process.py", "roster.py", "segments.py", "sockets.py", "watchdog.py",
               "worker.py")
 
 AREAS = {
     "fences": Area((), ("tests/unit/shm/test_fences.py", "tests/unit/shm/test_programs.py", "-k",
                         "fence or neither or mac1_filter")),
     "link": Area((), ("tests/interop/test_link_local.py",)),
-    "confinement": Area(of("workers", "confine.c", "system_calls.c"),
+    "confinement": Area(of("workers", "sandbox.c", "system_calls.c"),
                         ("tests/unit/workers/test_confinement.py",)),
     "wiping": Area((), ("tests/unit/engine/test_programs.py", "tests/unit/workers/test_wiping.py", "-k",
                         "secrets or wiping")),
@@ -62,7 +62,7 @@ AREAS = {
         ("workers/datapath/*.c", "workers/udp.c"),
         ("tests/unit/workers/test_data_path.py", "tests/unit/workers/test_bursts.py",
                      "tests/unit/workers/test_pressure.py", "tests/unit/workers/test_trains.py",
-                     "tests/unit/workers/test_tun.py", "tests/unit/workers/test_doorkeeper.py"),
+                     "tests/unit/workers/test_tun.py", "tests/unit/workers/test_mac1_filter.py"),
     ),
     "tables": Area(
         ("workers/clock.c", "workers/control/*.c"),
@@ -86,7 +86,7 @@ AREAS = {
     "upgrade": Area((), ("tests/interop/test_upgrade.py", "-k", "refused")),
     "supervisor": Area(
         ("workers/channel.py", *of("workers/supervisor", *SUPERVISOR)),
-        ("tests/unit/workers/test_numbers.py", "tests/unit/workers/test_channel.py",
+        ("tests/unit/workers/test_scaling.py", "tests/unit/workers/test_channel.py",
          "tests/unit/workers/test_watchdog.py", "tests/unit/workers/test_roster.py",
          "tests/unit/workers/test_sockets.py", "tests/unit/workers/test_supervisor.py"),
     ),

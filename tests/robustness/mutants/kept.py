@@ -8,7 +8,7 @@ from .mutant import Kept
 
 FENCE = "fence_seq_cst();"
 CLEANSE = "    OPENSSL_cleanse({});\n"
-SYSTEM_CALLS, CONFINE = "workers/system_calls.c", "workers/confine.c"
+SYSTEM_CALLS, SANDBOX = "workers/system_calls.c", "workers/sandbox.c"
 COMMON, OF_CONTROL = "static const uint16_t common[] = {\n", "static const uint16_t of_control[] = {\n"
 OVERWRITTEN = "overwritten before the step is over: engine_secrets looks for it in all memory, at -O0, -O1 and -O2 too"
 
@@ -44,9 +44,9 @@ FENCES = [
          f"    {FENCE}\n    __atomic_store_n(&segment->bells[worker].sleeping, 1, __ATOMIC_RELAXED);\n    return;\n"),
     Kept("fences", "shm/fence.h", "no full fence at all", "__atomic_thread_fence(__ATOMIC_SEQ_CST);", ";"),
     Kept("fences", "shm/fence.h", "the full fence only acquires", "__atomic_thread_fence(__ATOMIC_SEQ_CST);", "__atomic_thread_fence(__ATOMIC_ACQUIRE);"),
-    Kept("fences", "workers/datapath/doorkeeper.c", "no second look after the mac1 key",
+    Kept("fences", "workers/datapath/mac1_filter.c", "no second look after the mac1 key",
          "    if (__atomic_load_n(&device->mac1_turn, __ATOMIC_RELAXED) != turn)\n        return 0;\n", ""),
-    Kept("fences", "workers/datapath/doorkeeper.c", "the turn is stored before the mac1 key",
+    Kept("fences", "workers/datapath/mac1_filter.c", "the turn is stored before the mac1 key",
          "    fence_release(); /* whoever", "    __atomic_store_n(&device->mac1_turn, turn, __ATOMIC_RELEASE);\n    fence_release(); /* whoever"),
 ]
 
@@ -68,10 +68,10 @@ CONFINEMENT = [
     Kept("confinement", SYSTEM_CALLS, "netlink of any protocol", ", { 2, ALL, NETLINK_ROUTE }", ""),
     Kept("confinement", SYSTEM_CALLS, "mprotect without PROT_EXEC for packets", "{ SYS_mmap, {", "{ SYS_mprotect, { { 2, PROT_EXEC, 0 } } },\n    { SYS_mmap, {"),
     Kept("confinement", SYSTEM_CALLS, "clone3 refused with EPERM", "#define FIRST_YOUNG 424", "#define FIRST_YOUNG 4240"),
-    Kept("confinement", CONFINE, "Landlock without scopes", "attributes.scopes = 3", "attributes.scopes = 0"),
-    Kept("confinement", CONFINE, "Landlock without network", "attributes.network = 3", "attributes.network = 0"),
-    Kept("confinement", CONFINE, "Landlock left out", "    if (use_landlock(readable, removable))\n        refused |= CONFINE_FILES;\n", ""),
-    Kept("confinement", CONFINE, "capabilities kept", "permitted &= (uint32_t)(keep >> 32 * word)", "permitted &= ~0u"),
+    Kept("confinement", SANDBOX, "Landlock without scopes", "attributes.scopes = 3", "attributes.scopes = 0"),
+    Kept("confinement", SANDBOX, "Landlock without network", "attributes.network = 3", "attributes.network = 0"),
+    Kept("confinement", SANDBOX, "Landlock left out", "    if (use_landlock(readable, removable))\n        refused |= SANDBOX_FILES;\n", ""),
+    Kept("confinement", SANDBOX, "capabilities kept", "permitted &= (uint32_t)(keep >> 32 * word)", "permitted &= ~0u"),
 ]
 
 WIPING = [
@@ -99,7 +99,7 @@ WIPING = [
     Kept("wiping", "engine/handshake.c", "open_initiation leaves the secret", CLEANSE.format("secret, sizeof secret") + "    if (handshake_unseal", "    if (handshake_unseal"),
     Kept("wiping", "engine/handshake.c", "create_initiation leaves the secret", CLEANSE.format("secret, sizeof secret") + "    return HANDSHAKE_FINE;", "    return HANDSHAKE_FINE;"),
     Kept("wiping", "engine/handshake.c", "write_initiation leaves its key", CLEANSE.format("key, sizeof key") + "}\n", "}\n", OVERWRITTEN),
-    Kept("wiping", "workers/control/answers.py", "control keeps what it answered with", "            lib.handshake_wipe(self.handshakes, count)\n", "            pass\n"),
+    Kept("wiping", "workers/control/responder.py", "control keeps what it answered with", "            lib.handshake_wipe(self.handshakes, count)\n", "            pass\n"),
     Kept("wiping", "workers/control/handshakes.py", "control keeps a handshake that is complete", "        lib.handshake_wipe(handshake, 1)\n", ""),
     Kept("wiping", "workers/control/handshakes.py", "control keeps a handshake that is over", "            lib.handshake_wipe(self.in_progress.pop(number).handshake, 1)\n", "            self.in_progress.pop(number)\n"),
     Kept("wiping", "workers/control/keypairs.py", "a free keypair keeps its keys", "            ffi.memmove(self.slab + number, _NO_KEYPAIR, len(_NO_KEYPAIR))\n", ""),

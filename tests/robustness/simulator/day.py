@@ -3,10 +3,10 @@
     python -m tests.robustness.simulator.day [--sessions 100000] [--hours 24]
 
 Each peer sends one packet every two hours, at a moment of its own. By then its session is long gone, so
-it shakes hands first; nine of ten packets are answered. What ships is driven: control's Stamps over timer
-columns (control/stamps.py, engine/timers.py) and the holder's notes in C (engine/timers.c). Control scans
-once a simulated second, so a timer may fire up to a second late, never early. After the day an hour of
-silence must leave nothing armed.
+it shakes hands first; nine of ten packets are answered. What ships is driven: control's timer columns
+(control/timer_columns.py, engine/timers.py) and the holder's notes in C (engine/timers.c). Control scans once
+a simulated second, so a timer may fire up to a second late, never early. After the day an hour of silence
+must leave nothing armed.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import numpy as np
 
 from engine.timers import COLUMNS, NEVER, Action
 from workers._workers import ffi, lib
-from workers.control.stamps import Stamps
+from workers.control.timer_columns import TimerColumns
 
 SECOND = 1_000_000_000
 TICK = 1 << 24
@@ -71,7 +71,7 @@ class Sessions:
             rows={"keepalive": np.zeros(count, np.uint16)},
             device=SimpleNamespace(rows_used=count),
         )
-        self.stamps = Stamps(memory)  # type: ignore[arg-type]
+        self.timer_columns = TimerColumns(memory)  # type: ignore[arg-type]
         self.armed: list[dict[Action, int]] = [{} for _ in range(count)]  # when its cause was
         self.random = np.random.default_rng(seed)
         self.events: list[tuple[int, int, int]] = []
@@ -87,8 +87,8 @@ class Sessions:
             if now + PERIOD < end:
                 heapq.heappush(self.events, (now + PERIOD, SEND, row))
         elif kind == RESPONSE:
-            self.stamps.handshake_complete(row)
-            self.stamps.session_derived(row, now)
+            self.timer_columns.handshake_complete(row)
+            self.timer_columns.session_derived(row, now)
             self.receives(row, now, is_data=False)
             self.armed[row][Action.EXPIRE_KEYS] = self.armed[row][Action.ZERO_KEYS] = now
             self.sends(row, now, is_data=True)
@@ -98,7 +98,7 @@ class Sessions:
             self.receives(row, now, is_data=True)
 
     def initiates(self, row: int, now: int) -> None:
-        self.stamps.initiation_sent(row, now)
+        self.timer_columns.initiation_sent(row, now)
         heapq.heappush(self.events, (now + ROUND_TRIP, RESPONSE, row))
 
     def sends(self, row: int, now: int, *, is_data: bool) -> None:
@@ -128,12 +128,12 @@ class Sessions:
     def turn(self, now: int) -> None:
         """As control's: what holders reported, then what is due."""
         reported, self.reported = list(self.reported), {}
-        for row, action in self.stamps.look(reported, now):
+        for row, action in self.timer_columns.look(reported, now):
             self.fires(row, action, now)
         while True:
-            for row, action in self.stamps.due(now):
+            for row, action in self.timer_columns.due(now):
                 self.fires(row, action, now)
-            if not self.stamps.has_due:
+            if not self.timer_columns.has_due:
                 return
 
     # -- what fires ---------------------------------------------------------------------------

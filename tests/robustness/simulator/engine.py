@@ -202,7 +202,7 @@ class Engine:
         )
         self.control = control.Control(start, pace)
         self.control.begin()
-        stamps = self.control.stamps
+        stamps = self.control.timer_columns
         stamps.random = Jitter(self.jitter)  # type: ignore[assignment]
         evaluate = stamps._evaluate
 
@@ -220,10 +220,10 @@ class Engine:
         dying.uapi.listener.close()
         dying.selector.close()
         dying.outgoing.close()
-        dying.peers.graces.running.clear()
+        dying.peers.grace_periods.running.clear()
         for channel in self.channels:
             channel.close()
-        dying.stamps._evaluate = None  # type: ignore[assignment,method-assign]  # a cycle
+        dying.timer_columns._evaluate = None  # type: ignore[assignment,method-assign]  # a cycle
         vault = dying.vault
         del dying
         with contextlib.suppress(BufferError):
@@ -352,10 +352,10 @@ class Engine:
             if (
                 not lib.ready_is_empty(self.segment, 0)
                 or lib.mailbox_waiting(self.segment)
-                or self.control.graces.running
-                or self.control.graces.waiting
+                or self.control.grace_periods.running
+                or self.control.grace_periods.waiting
                 or self.control.endpoints.waiting
-                or timers.is_due(self.control.stamps.columns[lib.NEXT_DUE, self.ROW :][:1], tick)[0]
+                or timers.is_due(self.control.timer_columns.columns[lib.NEXT_DUE, self.ROW :][:1], tick)[0]
             ):
                 work.append(self.control.turn)
             if not work:

@@ -13,7 +13,7 @@ import pytest
 
 from engine import tai64n, timers
 from workers._workers import ffi, lib
-from workers.control import handshakes, keypairs, stamps
+from workers.control import handshakes, keypairs, timer_columns
 from workers.control import process as control
 
 from . import engine
@@ -84,11 +84,11 @@ def gives_up_early(patch: Patch) -> None:
 
 def impatient(patch: Patch) -> None:
     """Handshake messages follow each other without a pause."""
-    patch.setattr(stamps.Stamps, "may_send_handshake", lambda self, row, now: True)
+    patch.setattr(timer_columns.TimerColumns, "may_send_handshake", lambda self, row, now: True)
 
 
 def response_not_noted(patch: Patch) -> None:
-    patch.setattr(stamps.Stamps, "response_sent", lambda self, row, now: None)
+    patch.setattr(timer_columns.TimerColumns, "response_sent", lambda self, row, now: None)
 
 
 def no_passive_keepalive(patch: Patch) -> None:
@@ -110,7 +110,7 @@ def stamps_from_the_clock_alone(patch: Patch) -> None:
 
 def a_lost_wish(patch: Patch) -> None:
     """A handshake wanted too early is forgotten."""
-    patch.setattr(stamps.Stamps, "retry_when_allowed", lambda self, row, now: None)
+    patch.setattr(timer_columns.TimerColumns, "retry_when_allowed", lambda self, row, now: None)
 
 
 def confirmed_unheard(patch: Patch) -> None:

@@ -91,7 +91,7 @@ WRONG = {
     "lib.TOKEN_IDLE = 1": "misc",
     "lib.counter_sum(segment, lib.EVENT_CONFIRMED)": "arg-type",  # not of enum counter
     "lib.counter_sum(segment, lib.PEER_LIVE)": "arg-type",  # of another enum
-    'lib.doorkeeper_learn(segment, "key")': "arg-type",
+    'lib.mac1_filter_learn(segment, "key")': "arg-type",
     "lib.events_take(segment, words, words, words, 1)": "arg-type",  # uint64_t * for uint32_t *
     "lib.queue_pop_sc(segment, 1, 1, bytes(8), 1, 1)": "arg-type",  # C would write into bytes
     "text: str = lib.token_read(segment, 1)": "assignment",
@@ -107,7 +107,7 @@ state: int = lib.token_read(segment, lib.WORKER_CONTROL)
 total: int = lib.counter_sum(segment, lib.UDP_SENT) + segment.rows[3].key_word
 lib.token_read(ffi.NULL, True)
 root: Ints[uint32_t] = ffi.addressof(device, "trie_root4")
-lib.doorkeeper_learn(segment, bytes(32))
+lib.mac1_filter_learn(segment, bytes(32))
 segment.device.mac1_keys
 device.index_key = [1, 2]
 rows: Array[peer_row] = ffi.new("struct peer_row[]", 3)

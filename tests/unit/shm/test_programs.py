@@ -35,4 +35,4 @@ def test_stalled_after_every_instruction() -> None:
 
 
 def test_mac1_filter_stopped_after_every_instruction() -> None:
-    assert "the old key or the new one" in run("doorkeeper", "plain")
+    assert "the old key or the new one" in run("mac1_filter", "plain")

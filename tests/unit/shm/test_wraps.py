@@ -171,10 +171,10 @@ def test_turns_of_the_key_of_mac1() -> None:
     message = bytes(148)
     for turn in range(5):
         key = bytes([turn]) * 32
-        workers_lib.doorkeeper_learn(shared, key)
+        workers_lib.mac1_filter_learn(shared, key)
         place = data.segment.device.mac1_keys[data.segment.device.mac1_turn >> 1 & 1]
         assert bytes(place) == key
-        assert workers_lib.doorkeeper_refuses(shared, message, len(message)) == 1
+        assert workers_lib.mac1_filter_refuses(shared, message, len(message)) == 1
     assert data.segment.device.mac1_turn < 16
     data.close()
 

@@ -29,7 +29,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from workers.control import crew
+from workers.control import crypto_threads
 
 DONE, EPERM, EACCES, ENOSYS, KILLED = "done", "EPERM", "EACCES", "ENOSYS", "SIGSYS"
 PROT_RW, PROT_RX = mmap.PROT_READ | mmap.PROT_WRITE, mmap.PROT_READ | mmap.PROT_EXEC
@@ -254,7 +254,7 @@ def listen_by_tcp(scene: Scene) -> None:
 
 def stand_back(scene: Scene) -> None:
     """A thread that lets others go first, as those of control do; here it does not pass over a refusal."""
-    with ThreadPoolExecutor(1, initializer=crew.stand_back) as pool:
+    with ThreadPoolExecutor(1, initializer=crypto_threads.stand_back) as pool:
         try:
             assert pool.submit(threading.get_native_id).result() != os.getpid()
         except RuntimeError as error:

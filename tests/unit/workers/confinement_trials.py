@@ -4,7 +4,7 @@
     confinement_trials.py refuse WALLS COMMAND ...
 
 The first prints JSON: what came of each deed, "done", the name of an errno, or that of the signal that killed
-its process. WALLS says which walls of workers/confine.c stand (`none`, `all`, or one of them alone: `filter`,
+its process. WALLS says which walls of workers/sandbox.c stand (`none`, `all`, or one of them alone: `filter`,
 `landlock`, `capabilities`), ROLE for whom (`packets` or `control`). A wall that must not stand is one that
 the kernel does not grant, because of an outer filter as containers have. The second is COMMAND where the
 kernel grants those WALLS alone, or `nothing`.
@@ -81,7 +81,7 @@ def stand_behind(walls: str, role: str, scene: Scene) -> int:
     readable, removable = texts[:-1], texts[-1:]
     lists = [ffi.new("char *[]", [*each, ffi.NULL]) for each in (readable, removable)]
     keep = {"all": 1 << CAP_NET_ADMIN, "capabilities": 0}.get(walls, EVERY_CAPABILITY)
-    return int(lib.confine(keep, *lists, role == "packets"))
+    return int(lib.sandbox_enter(keep, *lists, role == "packets"))
 
 
 def attempt(walls: str, role: str, scene: Scene, deed: Callable[[Scene], Any]) -> str:
@@ -114,7 +114,7 @@ def attempt(walls: str, role: str, scene: Scene, deed: Callable[[Scene], Any]) -
         return signal.Signals(-status).name if status < 0 else DONE  # by the program that took its place
     refused, answer = told.decode().split(" ", 1)
     expected = {"filter": 2, "landlock": 4, "capabilities": 6}.get(walls, 0)
-    return answer if int(refused) == expected else f"{answer}, and confine() returned {refused}"
+    return answer if int(refused) == expected else f"{answer}, and sandbox_enter() returned {refused}"
 
 
 def main() -> None:

@@ -171,7 +171,7 @@ def test_a_pass_over_the_peers_that_control_dies_of_is_given_up(interface: Inter
     parts.close()
     for _ in range(DEATHS):
         loop = Loop(interface, begins=False)
-        with contextlib.closing(loop), dying_in(loop.control.stamps, "handshake_dropped"):
+        with contextlib.closing(loop), dying_in(loop.control.timer_columns, "handshake_dropped"):
             loop.control.begin()  # there, or in a turn
             for _ in range(10):
                 loop.turn()
@@ -205,7 +205,7 @@ def test_what_a_holder_told_and_control_dies_of_is_dropped(interface: Interface)
     loop = Loop(interface)
     for _ in range(4):
         loop.turn()
-    assert not loop.control.stamps.is_retrying(bad), "nobody looked at what it wanted"
+    assert not loop.control.timer_columns.is_retrying(bad), "nobody looked at what it wanted"
     assert interface.counter("GIVEN_UP") == 1 and loop.control.peers.count == 3
     assert not any(int(lib.events_read(interface.segment, row)) & 0xFFFFFFFF for row in range(3))
     loop.channel.close()

@@ -126,7 +126,7 @@ def test_icmp_errors_have_a_cap(path: Path) -> None:
 def test_messages_with_a_wrong_mac1_that_control_is_shown_have_a_cap(path: Path) -> None:
     """Five at once, then one a second; what carries a right one is all shown."""
     key = Identity(bytes([1]) * 32).mac1_key
-    lib.doorkeeper_learn(path.segment, key)
+    lib.mac1_filter_learn(path.segment, key)
     wrong = b"\x01\0\0\0" + bytes(144)
     right = cookie.add_macs(b"\x01\0\0\0" + bytes(112), key, None)
     begin = lib.clock_now()

@@ -150,7 +150,7 @@ def test_the_next_program_answers_whoever_asked_before_it(changes: Changes, deed
     assert [one["kind"] for one in left] == ["renew", "scale"]
     assert changes.fds() == [*left[0]["askers"], *left[1]["askers"]] and len(left[0]["askers"]) == 2
     later = Changes(changes.begin)
-    later.inherit(left)
+    later.resume(left)
     changes.now = None  # that program is no more
     changes.waiting.clear()
     deeds.go = True

@@ -94,7 +94,7 @@ def test_capabilities_that_cannot_be_asked_for_are_said() -> None:
     program = """
 import os
 from workers._workers import ffi, lib
-os._exit(lib.confine(0, ffi.NULL, ffi.NULL, 1) & lib.CONFINE_CAPABILITIES != lib.CONFINE_CAPABILITIES)
+os._exit(lib.sandbox_enter(0, ffi.NULL, ffi.NULL, 1) & lib.SANDBOX_CAPABILITIES != lib.SANDBOX_CAPABILITIES)
 """
     command = [sys.executable, REFUSING, "capget:EPERM", "--", sys.executable, "-c", program]
     subprocess.run(command, check=True)

@@ -171,7 +171,7 @@ def test_no_second_handshake_for_a_wish_that_came_before_the_session(world: Worl
     initiation = world.initiate()
     assert world.take(world.respond(initiation)[0]) == "HS_RESPONSE_ACCEPTED"
     world.parts.handshakes.wanted(world.row, world.now)
-    assert not world.parts.stamps.is_retrying(world.row)
+    assert not world.parts.timer_columns.is_retrying(world.row)
 
 
 def test_within_five_seconds_a_wish_waits(world: World) -> None:
@@ -179,10 +179,11 @@ def test_within_five_seconds_a_wish_waits(world: World) -> None:
     world.other.hear()
     world.parts.handshakes.wanted(world.row, world.now + SECOND)
     assert world.other.hears_nothing()
-    assert world.parts.stamps.is_retrying(world.row)
-    due = [row for row, _ in world.parts.stamps.due(world.now + 4 * SECOND)]
+    assert world.parts.timer_columns.is_retrying(world.row)
+    due = [row for row, _ in world.parts.timer_columns.due(world.now + 4 * SECOND)]
     assert due == []
-    assert list(world.parts.stamps.due(world.now + 6 * SECOND)) == [(world.row, Action.RETRY_HANDSHAKE)]
+    due = list(world.parts.timer_columns.due(world.now + 6 * SECOND))
+    assert due == [(world.row, Action.RETRY_HANDSHAKE)]
 
 
 @pytest.mark.parametrize(

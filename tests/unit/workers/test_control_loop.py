@@ -178,7 +178,7 @@ def test_twenty_initiations_then_it_gives_up(loop: Loop) -> None:
     assert sent == constants.MAX_INITIATIONS
     assert (
         not loop.control.handshakes.numbers and loop.control.keypairs.out == 0
-    ) or loop.control.graces.waiting
+    ) or loop.control.grace_periods.waiting
     loop.turn(6 * SECOND)
     assert loop.messages() == []
     assert loop.control.keypairs.out == 0
@@ -198,7 +198,7 @@ def test_a_persistent_keepalive_without_a_session_asks_for_one(loop: Loop) -> No
             loop.turn(6 * SECOND)
             holder.take_turns()
             assert loop.messages() == [1]
-            assert loop.control.stamps.is_retrying(row)
+            assert loop.control.timer_columns.is_retrying(row)
 
 
 def test_interface_down_and_up(loop: Loop) -> None:
@@ -372,7 +372,7 @@ def test_a_route_that_comes_late_starts_the_handshake_that_could_not_leave(loop:
     sockets, loop.control.outgoing.fds = loop.control.outgoing.fds, [-1, -1]  # nothing can be sent
     wanted(loop, row)
     loop.turn()
-    assert loop.messages() == [] and loop.control.stamps.is_retrying(row)
+    assert loop.messages() == [] and loop.control.timer_columns.is_retrying(row)
     loop.turn(SECOND)
     loop.control.routes.drain()
     loop.turn()
@@ -441,7 +441,7 @@ def test_the_stubs_generations_rise_over_the_lives_of_a_row(loop: Loop) -> None:
 
 def test_expired_and_old_keys(loop: Loop) -> None:
     row = loop.add_peer()
-    stamps = loop.control.stamps
+    stamps = loop.control.timer_columns
     stamps.session_derived(row, loop.now)
     loop.turn(179 * SECOND)
     assert not loop.orders(row) & lib.ORDER_EXPIRE

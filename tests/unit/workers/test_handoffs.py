@@ -21,7 +21,7 @@ from shm.layout import layout_hash
 from tests.support import asked
 from workers import settings, trial
 from workers.failure import Exit, Failure
-from workers.supervisor import inheritance
+from workers.supervisor import handover
 
 EARLIER = {
     "lend": ("inline", '"lend" is called "inline" now: write that'),
@@ -53,7 +53,7 @@ def described(**given: Any) -> dict[str, Any]:
     told = {**msgspec.to_builtins(SETTINGS), **given}
     fd = os.memfd_create("description")
     os.write(fd, json.dumps({"format": 3, "layout_hash": layout_hash(), "settings": told}).encode())
-    return inheritance.read(fd)
+    return handover.read(fd)
 
 
 @pytest.mark.parametrize("word", EARLIER)

@@ -14,7 +14,7 @@ import pytest
 from engine import timers
 from tests.support.control_harness import Interface, Parts
 from workers._workers import lib
-from workers.control.stamps import AGED_AT_ONCE, AGED_EVERY
+from workers.control.timer_columns import AGED_AT_ONCE, AGED_EVERY
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: the harness makes a UAPI socket")
 
@@ -71,7 +71,7 @@ def test_numbers_of_events(parts: Parts) -> None:
 
 def test_every_row_is_aged_once_a_day(parts: Parts) -> None:
     """Control's sweep comes to each row, whether the interface is up or down, and again a day later."""
-    stamps, heard = parts.stamps, parts.memory.columns[lib.LAST_AUTHENTICATED]
+    stamps, heard = parts.timer_columns, parts.memory.columns[lib.LAST_AUTHENTICATED]
     assert 0 < parts.peers.used <= AGED_AT_ONCE
     start = 3 * LAP
     for now in range(start, start + 1000 * DAY, DAY):

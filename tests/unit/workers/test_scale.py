@@ -18,7 +18,7 @@ import pytest
 from engine import timers
 from tests.support.control_harness import SMALL, ControlProcess, Holder, Interface, uapi
 from workers._workers import ffi, lib
-from workers.control.stamps import DUE_A_TURN, Stamps
+from workers.control.timer_columns import DUE_A_TURN, TimerColumns
 from workers.settings import Settings
 
 PEERS = 20_000
@@ -122,7 +122,7 @@ def table(rows: int) -> Any:
 
 def test_many_timers_of_one_moment_are_worked_out_in_slices() -> None:
     count, second = 5 * DUE_A_TURN // 2, 1_000_000_000
-    stamps = Stamps(table(count))
+    stamps = TimerColumns(table(count))
     for row in range(count):
         stamps.session_derived(row, 1000 * second)
     assert not [0 for _ in stamps.due(1001 * second)]  # it only looks at what lay armed

@@ -20,7 +20,7 @@ from workers._workers import ffi, lib
 from workers.control import uapi_server
 from workers.control.configuration import PortRequest
 from workers.control.endpoints import Endpoint
-from workers.control.grace import ACTIONS_A_POLL, Graces
+from workers.control.grace_periods import ACTIONS_A_POLL, GracePeriods
 from workers.control.interface import InterfaceState
 from workers.control.pace import PACE, Pace
 from workers.control.peers import NODES_A_RECLAIM, ROWS_AN_ACTION
@@ -60,7 +60,7 @@ def most_in_a_step(parts: Parts, text: str, measure: Callable[[], int]) -> int:
     """Apply a set; the most that the measure changed by between two steps."""
     steps, before, most = parts.configuration.apply(parse_set("set=1\n" + text)), measure(), 0
     while next(steps, steps) is not steps:
-        parts.graces.poll()
+        parts.grace_periods.poll()
         now = measure()
         most, before = max(most, abs(now - before)), now
     return max(most, abs(measure() - before))
@@ -97,7 +97,7 @@ def test_nodes_of_a_removed_peer_come_back_in_slices(parts: Parts) -> None:
     assert parts.set(f"set=1\npublic_key={KEY}\nremove=true\n") == 0
     steps, free = 0, int(parts.peers.ips.free)
     while parts.peers.is_reclaiming:
-        parts.graces.poll()
+        parts.grace_periods.poll()
         now = int(parts.peers.ips.free)
         assert now - free <= 8192, "the rest of one removal, and a slice of the next"
         steps, free = steps + 1, now
@@ -118,7 +118,7 @@ def test_a_get_of_one_peer_goes_on_in_pieces_while_a_set_changes_it(parts: Parts
     change = f"set=1\npublic_key={KEY}\n" + ips(range(had - 5, had + 5), "-") + ips(range(MANY, MANY + 9))
     assert parts.set(change) == 0
     while parts.peers.is_reclaiming:
-        parts.graces.poll()
+        parts.grace_periods.poll()
     assert parts.set(f"set=1\npublic_key={3:064x}\n" + ips(range(MANY + 9, MANY + 30))) == 0  # reuses nodes
     rest = b"".join(pieces)
     wanted = [*range(had), *range(had + 5, MANY + 9)]
@@ -182,10 +182,10 @@ def test_keypairs_and_peers_of_the_control_before_come_free_in_slices(interface:
     assert [after.keypairs.out, len(after.peers.retiring)] == [5, 0]
     found = []
     while after.keypairs.out:
-        after.graces.poll()
+        after.grace_periods.poll()
         found.append((after.keypairs.out, len(after.peers.retiring)))
     assert [out for out, _ in found] == [3, 1, 0]
-    assert len(after.peers.retiring) == 5 and not after.graces.has_work
+    assert len(after.peers.retiring) == 5 and not after.grace_periods.has_work
     after.close()
 
 
@@ -202,14 +202,14 @@ def test_endpoints_that_wait_are_looked_at_in_slices(parts: Parts) -> None:
 
 
 def test_what_a_grace_period_ends_is_done_in_slices(interface: Interface) -> None:
-    graces, done = Graces(interface.segment), []
+    grace_periods, done = GracePeriods(interface.segment), []
     for n in range(3 * ACTIONS_A_POLL):
-        graces.after(lambda n=n: done.append(n))  # type: ignore[misc]
+        grace_periods.after(lambda n=n: done.append(n))  # type: ignore[misc]
     for polls in (1, 2, 3):
-        graces.poll()
+        grace_periods.poll()
         assert len(done) == polls * ACTIONS_A_POLL
-        assert graces.has_work is (polls < 3)
-    assert done == list(range(3 * ACTIONS_A_POLL)) and not graces.poll()
+        assert grace_periods.has_work is (polls < 3)
+    assert done == list(range(3 * ACTIONS_A_POLL)) and not grace_periods.poll()
 
 
 @pytest.mark.parametrize("is_killed", [False, True])
@@ -222,7 +222,7 @@ def test_peers_are_told_to_retire_in_slices(interface: Interface, is_killed: boo
         parts = Parts(interface)
     found = [len(parts.peers.retiring)]
     while found[-1] < MANY:
-        parts.graces.poll()
+        parts.grace_periods.poll()
         found.append(len(parts.peers.retiring))
     most = ACTIONS_A_POLL * ROWS_AN_ACTION + PACE.peers
     assert max(now - before for before, now in pairwise(found)) <= most

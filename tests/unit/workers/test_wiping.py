@@ -57,7 +57,7 @@ def test_a_handshake_that_is_over_is_wiped(world: World, end: str) -> None:
 def test_what_we_answered_with_is_wiped(world: World, whose: str) -> None:
     other = world.other if whose == "the peer's" else Other(5, world.ours.public_key)
     world.take(other.initiation(), sender=other.endpoint)
-    assert not any(bytes_of(world.parts.handshakes.answers.handshakes))
+    assert not any(bytes_of(world.parts.handshakes.responder.handshakes))
 
 
 def test_a_free_keypair_has_no_key(world: World) -> None:
@@ -70,7 +70,7 @@ def test_a_free_keypair_has_no_key(world: World) -> None:
     keypair = world.parts.keypairs.slab[number]
     assert bytes(keypair.send_key) == session.receive_key
     world.parts.keypairs.release(world.row, number)
-    world.parts.graces.poll()
+    world.parts.grace_periods.poll()
     assert number in world.parts.keypairs.free
     assert not any(bytes_of(ffi.addressof(keypair)))
 

@@ -3,7 +3,7 @@
  * other copy, then stores the next turn. A reader that was overtaken by two changes may have
  * computed with half of a key: it looks at the turn once more, and leaves the message to control
  * if that has moved. A control that is killed in between has changed nothing that is read. */
-#include "workers/datapath/doorkeeper.h"
+#include "workers/datapath/mac1_filter.h"
 
 #include <string.h>
 
@@ -17,7 +17,7 @@ static uint8_t *selected(struct device *device, uint32_t turn)
     return device->mac1_keys[turn >> 1 & 1];
 }
 
-void doorkeeper_learn(const struct segment *segment, const uint8_t *mac1_key)
+void mac1_filter_learn(const struct segment *segment, const uint8_t *mac1_key)
 {
     struct device *device = segment->device;
     uint32_t turn = device->mac1_turn; /* our own word */
@@ -35,7 +35,7 @@ void doorkeeper_learn(const struct segment *segment, const uint8_t *mac1_key)
     __atomic_store_n(&device->mac1_turn, turn, __ATOMIC_RELEASE);
 }
 
-int doorkeeper_refuses(const struct segment *segment, const uint8_t *message, uint32_t length)
+int mac1_filter_refuses(const struct segment *segment, const uint8_t *message, uint32_t length)
 {
     struct device *device = segment->device;
     uint32_t turn = __atomic_load_n(&device->mac1_turn, __ATOMIC_ACQUIRE); /* then the copy */

@@ -19,7 +19,7 @@ AGED_AT_ONCE = 1 << 14  # rows
 AGED_EVERY = 24 * 3600 * 1_000_000_000  # ns; the flood guard's stamps come round in 49.7 days, ticks in 834
 
 
-class Stamps:
+class TimerColumns:
     """The timer columns of one interface. `now` is ns of lib.clock_now."""
 
     def __init__(self, memory: Memory) -> None:

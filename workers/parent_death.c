@@ -1,7 +1,7 @@
 /* A handler in C, because it must act while Python is inside a long call as well. All that it calls
  * is async-signal-safe. Control still listens at the socket until it has ended, so nobody who starts
  * the interface anew can have put another file there between the look and the removal. */
-#include "workers/orphan.h"
+#include "workers/parent_death.h"
 
 #include <errno.h>
 #include <signal.h>
@@ -32,7 +32,7 @@ static void end(int number)
     _exit(0);
 }
 
-int orphan_prepare(int signal_number, int parent, const char *path, const char *other, uint64_t device,
+int parent_death_prepare(int signal_number, int parent, const char *path, const char *other, uint64_t device,
                    uint64_t inode)
 {
     const char *paths[PATHS] = {path ? path : "", other ? other : ""};

@@ -27,7 +27,7 @@ NICE = 5
 Step = Callable[["Pointer[handshake_crypto]", "Pointer[handshake]", int], None]
 
 
-class Crew:
+class CryptoThreads:
     """The caller's thread and up to `helpers` more, which start with the first large batch."""
 
     def __init__(self, helpers: int | None = None) -> None:
@@ -43,7 +43,7 @@ class Crew:
 
     def _new_pool(self) -> ThreadPoolExecutor | None:
         helpers = len(self.cryptos) - 1
-        return ThreadPoolExecutor(helpers, "crew", _stand_back) if helpers else None
+        return ThreadPoolExecutor(helpers, "crypto", _stand_back) if helpers else None
 
     def each(self, step: Step, handshakes: Pointer[handshake], count: int) -> None:
         """step(crypto, handshakes, n) over all of an array, in pieces; returns when all are done."""

@@ -1,17 +1,17 @@
-/* doorkeeper: the filter for mac1 while the key changes, stopped after every instruction (as in stalled.c).
+/* mac1_filter: the filter for mac1 while the key changes, stopped after every instruction (as in stalled.c).
  *
  * A reader that is stopped while the key changes and comes back to what it was must not refuse a message that was
  * right before and is right now, whatever half of a key it may have read. A learner that is stopped for ever, since
  * it is killed, leaves the old key or the new one: of a message under the old and one under the new key one passes.
  *
- * usage: doorkeeper        exit 77 where no instruction can be told from the next
+ * usage: mac1_filter        exit 77 where no instruction can be told from the next
  */
 #include <string.h>
 #include <unistd.h>
 
 #include "engine/blake2s.h"
 #include "engine/packet.h"
-#include "workers/datapath/doorkeeper.h"
+#include "workers/datapath/mac1_filter.h"
 #include "world.h"
 
 #define BODY (INITIATION_BYTES - 32) /* what mac1 covers; mac1 and mac2 follow */
@@ -24,8 +24,8 @@ static int refused;
 
 #include "steps.h"
 
-static int refuses(int which) { return doorkeeper_refuses(&segment, messages[which], INITIATION_BYTES); }
-static void learn(int which) { doorkeeper_learn(&segment, keys[which]); }
+static int refuses(int which) { return mac1_filter_refuses(&segment, messages[which], INITIATION_BYTES); }
+static void learn(int which) { mac1_filter_learn(&segment, keys[which]); }
 
 static void before(void)
 {

@@ -3,7 +3,7 @@
  * the kernel has it, and newer kernels' Landlock also TCP, signals to others and abstract unix sockets;
  * chroot would need a capability at the wrong time, and a mount namespace is what containers often
  * forbid. The third wall is the filter of system calls (system_calls.c). */
-#include "workers/confine.h"
+#include "workers/sandbox.h"
 
 #include "workers/system_calls.h"
 
@@ -101,18 +101,18 @@ static int use_landlock(const char *const *readable, const char *const *removabl
 }
 #endif
 
-int confine(uint64_t keep, const char *const *readable, const char *const *removable, int packets)
+int sandbox_enter(uint64_t keep, const char *const *readable, const char *const *removable, int packets)
 {
     int refused = 0;
 
     /* Without it neither of the other two is granted to a process without CAP_SYS_ADMIN. */
     if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
-        refused |= CONFINE_FILES | CONFINE_SYSTEM_CALLS;
+        refused |= SANDBOX_FILES | SANDBOX_SYSTEM_CALLS;
     if (drop_capabilities(keep))
-        refused |= CONFINE_CAPABILITIES;
+        refused |= SANDBOX_CAPABILITIES;
     if (use_landlock(readable, removable))
-        refused |= CONFINE_FILES;
+        refused |= SANDBOX_FILES;
     if (system_calls_restrict(packets))
-        refused |= CONFINE_SYSTEM_CALLS;
+        refused |= SANDBOX_SYSTEM_CALLS;
     return refused;
 }

@@ -1,6 +1,6 @@
-"""Answers: the initiations of a batch, from first look to response (responder; kernel: noise.c, receive.c).
+"""Responder: the initiations of a batch, from first look to response (kernel: noise.c, receive.c).
 
-    open        whose key is it? arithmetic over the batch, on every core (crew.py)
+    open        whose key is it? arithmetic over the batch, on every core (crypto_threads.py)
     find        the peers' rows; their static-static secrets come from the vault, once computed
     open        the timestamp: from here on the sender is authentic
     accept      timestamp greater than the latest, no flood, room for a session
@@ -25,7 +25,7 @@ from workers.control.memory import columns_of
 from workers.control.peers import NOBODY
 from workers.control.vault import SECRET_VALID
 
-Numbers = npt.NDArray[np.intp]  # places in the array of handshakes
+Places = npt.NDArray[np.intp]  # places in the array of handshakes
 
 _COLUMNS = (
     "result", "local_index", "has_static_static", "has_cookie", "remote_public", "static_static",
@@ -34,7 +34,7 @@ _COLUMNS = (
 _MAC1 = slice(lib.RESPONSE_BYTES - 2 * lib.MAC_BYTES, lib.RESPONSE_BYTES - lib.MAC_BYTES)
 
 
-class Answers:
+class Responder:
     """The responder's side of a batch, whose cells, letters and parts it uses."""
 
     def __init__(self, batch: HandshakeBatch) -> None:
@@ -54,7 +54,7 @@ class Answers:
         where = ffi.from_buffer("uint32_t[]", self.where)
         count = lib.batch_begin(owner.identity, owner.cells, count, heard, self.handshakes, where)
         try:
-            owner.crew.each(lib.handshake_open_initiation, self.handshakes, count)
+            owner.crypto_threads.each(lib.handshake_open_initiation, self.handshakes, count)
             known = self._find(count, ends)
             self._open_timestamps(known, count, ends)
             waiting = np.flatnonzero(self.columns["result"][:count] == lib.HANDSHAKE_FINE)
@@ -67,7 +67,7 @@ class Answers:
 
     # -- who it is ----------------------------------------------------------------------------
 
-    def _find(self, count: int, ends: Ends) -> Numbers:
+    def _find(self, count: int, ends: Ends) -> Places:
         """The rows; returns the handshakes that have one."""
         owner, result = self.owner, self.columns["result"][:count]
         for i in np.flatnonzero(result).tolist():
@@ -87,13 +87,13 @@ class Answers:
             result[i] = lib.HANDSHAKE_PASSED_OVER
         return np.flatnonzero(result == lib.HANDSHAKE_FINE)
 
-    def _open_timestamps(self, known: Numbers, count: int, ends: Ends) -> None:
+    def _open_timestamps(self, known: Places, count: int, ends: Ends) -> None:
         owner, secrets = self.owner, self.vault.rows
         rows = self.rows[known]
         kept = (secrets["flags"][rows] & SECRET_VALID) != 0
         self.columns["static_static"][known] = secrets["static_static"][rows]
         self.columns["has_static_static"][known] = kept
-        owner.crew.each(lib.handshake_open_timestamp, self.handshakes, count)
+        owner.crypto_threads.each(lib.handshake_open_timestamp, self.handshakes, count)
         for i in known[~kept].tolist():
             self.vault.store_static_static(int(self.rows[i]), self.columns["static_static"][i].tobytes())
         for i in known[self.columns["result"][known] != lib.HANDSHAKE_FINE].tolist():
@@ -107,7 +107,7 @@ class Answers:
 
     # -- the answer ---------------------------------------------------------------------------
 
-    def _answer(self, which: Numbers, count: int, ends: Ends, now: int) -> None:
+    def _answer(self, which: Places, count: int, ends: Ends, now: int) -> None:
         """Authentic initiations of distinct peers."""
         owner, columns = self.owner, self.columns
         which = self._accept(which, ends, now)
@@ -131,7 +131,7 @@ class Answers:
         if owner.keylog is not None:
             for i in numbers:
                 owner.log_keys(self.handshakes[i], columns["preshared_key"][i].tobytes())
-        owner.crew.each(lib.handshake_create_response, self.handshakes, count)
+        owner.crypto_threads.each(lib.handshake_create_response, self.handshakes, count)
         for i in [i for i in numbers if columns["result"][i] != lib.HANDSHAKE_FINE]:
             row, cell = int(self.rows[i]), int(self.where[i])
             owner.keypairs.release(row, numbers.pop(i))
@@ -140,11 +140,11 @@ class Answers:
         if numbers:
             self._finish(np.array(list(numbers)), list(numbers.values()), count, ends, now)
 
-    def _accept(self, which: Numbers, ends: Ends, now: int) -> Numbers:
+    def _accept(self, which: Places, ends: Ends, now: int) -> Places:
         """Neither replays nor a flood; returns those that may go on."""
         owner, rows = self.owner, self.rows[which]
         is_later = tai64n.later(self.columns["timestamp"][which], self.vault.timestamps_seen(rows))
-        is_flood = is_later & owner.stamps.is_flood(rows, now)
+        is_flood = is_later & owner.timer_columns.is_flood(rows, now)
         for bad, end, event in (
             (~is_later, lib.HS_TIMESTAMP_REPLAYED, Event.TIMESTAMP_REPLAYED),
             (is_flood, lib.HS_INITIATION_FLOOD, Event.INITIATION_FLOOD),
@@ -154,12 +154,12 @@ class Answers:
                 owner.tell(event, int(self.rows[i]), int(self.where[i]))
         return which[is_later & ~is_flood]
 
-    def _finish(self, which: Numbers, numbers: list[int], count: int, ends: Ends, now: int) -> None:
+    def _finish(self, which: Places, numbers: list[int], count: int, ends: Ends, now: int) -> None:
         """Responses are made. What is stored and ordered here comes before they leave."""
         owner, columns = self.owner, self.columns
         rows = self.rows[which]
         self.vault.store_timestamps_seen(rows, columns["timestamp"][which])
-        owner.stamps.initiation_accepted(rows, now)
+        owner.timer_columns.initiation_accepted(rows, now)
         owner.add_bytes(rows, "handshake_rx", lib.INITIATION_BYTES)
         orders = np.full(count, lib.ORDER_AUTHENTICATED_RECEIVED | lib.ORDER_AUTHENTICATED_SENT, np.uint32)
         for i in self._moved(which):
@@ -169,15 +169,15 @@ class Answers:
         owner.tell_answers(rows.tolist(), cells.tolist())
         of_all = np.zeros(count, np.uint32)
         of_all[which] = numbers
-        owner.stamps.session_derived(rows, now)
+        owner.timer_columns.session_derived(rows, now)
         owner.install(self.handshakes, self.rows[:count], of_all, orders, 0, now)
-        owner.stamps.response_sent(rows, now)
+        owner.timer_columns.response_sent(rows, now)
         owner.cookies.message_sent(rows, columns["response"][which][:, _MAC1], now)
         where = ffi.from_buffer("uint32_t[]", self.where)
         letters = lib.batch_write_responses(self.handshakes, owner.cells, where, count, owner.letters)
         owner.send(letters, rows, lib.HS_RESPONSE_SENT)
 
-    def _moved(self, which: Numbers) -> list[int]:
+    def _moved(self, which: Places) -> list[int]:
         """Those whose peers were last heard elsewhere, or are being moved."""
         rows, where = self.rows[which], self.where[which]
         passed = (ffi.from_buffer("uint32_t[]", column) for column in (rows, where))

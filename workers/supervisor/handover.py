@@ -30,7 +30,7 @@ ACCEPTED = "plaitd: can take over"  # what a program says that has looked at a d
 def write(description: dict[str, Any]) -> int:
     """A nameless file that holds the description; its descriptor, close-on-exec. OSError."""
     whole = {"format": FORMAT, "layout_hash": layout_hash(), **description}
-    fd = os.memfd_create("plait-inheritance", os.MFD_CLOEXEC)
+    fd = os.memfd_create("plait-handover", os.MFD_CLOEXEC)
     try:
         os.write(fd, json.dumps(whole).encode())
     except OSError:

@@ -37,11 +37,11 @@ log = logging.getLogger("plait")
 Waiting = Generator[None, None, None]  # yields while it waits
 
 
-class Numbers:
-    """Changes the numbers of an interface.
+class Scaling:
+    """Changes how many receivers and consumers run.
 
-    scale: to so many of each, or it is refused. more, fewer: by so many receivers and consumers, as far as
-    there is room; when both kinds are at their limit, it is refused.
+    scale: to so many of each, or it is refused. scale_up, scale_down: by so many receivers and consumers, as
+    far as there is room; when both kinds are at their limit, it is refused.
     """
 
     def __init__(self, resources: Resources, roster: Roster) -> None:
@@ -50,7 +50,7 @@ class Numbers:
         self.segment = resources.segment
         self.shared_out = 0  # consumers that control says the peers belong to
 
-    def more(self, times: str = "1") -> Change:
+    def scale_up(self, times: str = "1") -> Change:
         """So many more of each."""
         kinds = zip(self._counts, self._room, strict=True)
         goal = tuple(min(count + int(times), room) for count, room in kinds)
@@ -59,7 +59,7 @@ class Numbers:
             self._refuse_room("there is no room for more", "and they run", beyond)
         return (yield from self._reach(*goal))
 
-    def fewer(self, times: str = "1") -> Change:
+    def scale_down(self, times: str = "1") -> Change:
         """So many fewer of each."""
         goal = tuple(max(count - int(times), 1) for count in self._counts)
         if goal == self._counts:

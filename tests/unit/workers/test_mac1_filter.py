@@ -25,8 +25,8 @@ def interface() -> Iterator[Interface]:
 
 
 def test_who_has_no_key_refuses_nothing(interface: Interface) -> None:
-    lib.doorkeeper_learn(interface.segment, ffi.NULL)
-    assert not lib.doorkeeper_refuses(interface.segment, bytes(148), 148)
+    lib.mac1_filter_learn(interface.segment, ffi.NULL)
+    assert not lib.mac1_filter_refuses(interface.segment, bytes(148), 148)
 
 
 @given(
@@ -41,16 +41,16 @@ def test_as_mac1_says_under_the_latest_key(
 ) -> None:
     """However often and to whatever the key changed before; one bit of the body or mac1 is enough."""
     for each in learnt:
-        lib.doorkeeper_learn(interface.segment, ffi.NULL if each is None else each)
+        lib.mac1_filter_learn(interface.segment, ffi.NULL if each is None else each)
     message = bytearray(cookie.add_macs(body[: BODIES[length]], key, None))
     if flipped >= 0:
         message[flipped % (length - 16)] ^= 1
     is_wrong = learnt[-1] is not None and not cookie.mac1_is_right(learnt[-1], bytes(message))
-    assert bool(lib.doorkeeper_refuses(interface.segment, bytes(message), length)) == is_wrong
+    assert bool(lib.mac1_filter_refuses(interface.segment, bytes(message), length)) == is_wrong
 
 
 def test_the_same_key_again_changes_nothing(interface: Interface) -> None:
-    lib.doorkeeper_learn(interface.segment, KEYS[0])
+    lib.mac1_filter_learn(interface.segment, KEYS[0])
     before = bytes(ffi.buffer(interface.segment.device))
-    lib.doorkeeper_learn(interface.segment, KEYS[0])
+    lib.mac1_filter_learn(interface.segment, KEYS[0])
     assert bytes(ffi.buffer(interface.segment.device)) == before

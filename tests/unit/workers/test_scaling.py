@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.waiting import until
 from tests.unit.workers.fake_workers import FakeWorkers
-from workers.supervisor.numbers import asked
+from workers.supervisor.scaling import asked
 
 pytestmark = pytest.mark.network
 

@@ -20,7 +20,7 @@ Action = Callable[[], int | None]  # returns how many others it is worth, where 
 ACTIONS_A_POLL = 128  # of a period that is over
 
 
-class Graces:
+class GracePeriods:
     """The grace periods of control."""
 
     def __init__(self, segment: segment_p) -> None:
