@@ -123,7 +123,7 @@ static void rewrite(struct packet *first, const struct flow *flow, struct joined
     memcpy(transport + (flow->tcp ? 16 : 6), &sum, 2);
     joined->flags = VNET_NEEDS_CSUM;
     joined->gso_type = !flow->tcp ? VNET_GSO_UDP_L4 : flow->ip == 20 ? VNET_GSO_TCPV4 : VNET_GSO_TCPV6;
-    joined->segment = (uint16_t)flow->payload;
+    joined->gso_size = (uint16_t)flow->payload;
     joined->header = flow->header;
     joined->checksum_start = (uint16_t)flow->ip;
     joined->checksum_offset = flow->tcp ? 16 : 6;

@@ -16,7 +16,7 @@ struct joined {
     uint32_t header;          /* bytes of headers: left out of all packets but the first */
     uint8_t flags;            /* VNET_* (segmentation.h) */
     uint8_t gso_type;
-    uint16_t segment;
+    uint16_t gso_size;
     uint16_t checksum_start;
     uint16_t checksum_offset;
 };

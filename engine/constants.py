@@ -69,7 +69,7 @@ HANDSHAKE_QUEUE: Final = 4096  # Performance: messages.h; handshake messages tha
 UNDER_LOAD_QUEUE: Final = HANDSHAKE_QUEUE // 8  # Performance: receive.c; as many waiting mean under load
 # Worked on in vain within a second: under load too, though none waits. Kernel and wireguard-go look at their
 # queues alone; here data would share the cores with a flood that is kept up with.
-UNDER_LOAD_VAIN: Final = 3000  # Performance: Plait's own
+UNDER_LOAD_WASTED: Final = 3000  # Performance: Plait's own
 # wireguard-go stops at 2^16. Keypair numbers of 21 bits (engine/keypair.h) allow two sessions for each peer.
 MAX_PEERS: Final = 1 << 20  # Performance: messages.h
 DEFAULT_MTU: Final = 1420  # Performance: device.c; 1500 less the 80 bytes of IPv6, UDP and a data message

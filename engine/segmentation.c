@@ -51,7 +51,7 @@ int segmentation_plan(const struct super_packet *super, struct segmentation *pla
     version = super->data[0] >> 4;
     if ((type != VNET_GSO_TCPV4 && type != VNET_GSO_TCPV6 && type != VNET_GSO_UDP_L4) ||
         (version != 4 && version != 6) || (type == VNET_GSO_TCPV4 && version != 4) ||
-        (type == VNET_GSO_TCPV6 && version != 6) || !super->segment || !(super->flags & VNET_NEEDS_CSUM))
+        (type == VNET_GSO_TCPV6 && version != 6) || !super->gso_size || !(super->flags & VNET_NEEDS_CSUM))
         return -1;
     ip = ip_header(super, version);
     /* Options and extension headers stand between; the transport header is where the
@@ -64,9 +64,9 @@ int segmentation_plan(const struct super_packet *super, struct segmentation *pla
     *plan = (struct segmentation){
         .header = header,
         .transport = super->checksum_start,
-        .packets = (super->length - header + super->segment - 1) / super->segment,
+        .packets = (super->length - header + super->gso_size - 1) / super->gso_size,
     };
-    plan->largest = header + (plan->packets > 1 ? super->segment : super->length - header);
+    plan->largest = header + (plan->packets > 1 ? super->gso_size : super->length - header);
     return 0;
 }
 
@@ -87,7 +87,7 @@ static void finish_tcp(const struct super_packet *super, const struct segmentati
 {
     uint8_t *tcp = out + plan->transport;
 
-    store_be32(tcp + 4, load_be32(tcp + 4) + which * super->segment);
+    store_be32(tcp + 4, load_be32(tcp + 4) + which * super->gso_size);
     if (which)
         tcp[13] &= (uint8_t)~TCP_FIRST_ONLY;
     if (which + 1 < plan->packets)
@@ -130,8 +130,8 @@ uint32_t segmentation_cut(const struct super_packet *super, const struct segment
 
     if (!plan->header)
         return cut_alone(super, out);
-    start = plan->header + which * super->segment;
-    payload = super->length - start < super->segment ? super->length - start : super->segment;
+    start = plan->header + which * super->gso_size;
+    payload = super->length - start < super->gso_size ? super->length - start : super->gso_size;
     length = plan->header + payload;
     memcpy(out, super->data, plan->header);
     memcpy(out + plan->header, super->data + start, payload);

@@ -20,7 +20,7 @@ struct super_packet {
     uint32_t length;
     uint8_t flags;            /* VNET_* */
     uint8_t gso_type;
-    uint16_t segment;         /* payload bytes of each packet but the last; 0 if alone */
+    uint16_t gso_size;        /* payload bytes of each packet but the last; 0 if alone */
     uint16_t checksum_start;
     uint16_t checksum_offset;
 };

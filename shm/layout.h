@@ -54,10 +54,10 @@
 #define NODE_NIL 0
 #define STUB_FIRST 0x80000000
 
-/* node_state[number]. The receiver of the pool moves home -> mine -> queued, the holder
- * queued -> in hand -> home. In hand: IN_HAND | worker_mark (token.h). */
-#define NODE_HOME 0
-#define NODE_MINE 1
+/* node_state[number]. The receiver of the pool moves free -> owned -> queued, the holder
+ * queued -> in hand -> free. In hand: IN_HAND | worker_mark (token.h). */
+#define NODE_FREE 0
+#define NODE_OWNED 1
 #define NODE_QUEUED 2
 #define NODE_IN_HAND 0x80000000
 
@@ -199,12 +199,12 @@ struct peer_row {
     uint64_t handshake_tx;   /* bytes of handshake messages; tx_bytes and rx_bytes have the holder's data */
     uint64_t handshake_rx;
     uint64_t outbound_seen;  /* `produced` of the outbound queue when a handshake was last wanted */
-    uint64_t wish[3];        /* an endpoint that waits: its first 24 bytes; 0 = none (workers/control/endpoints.py) */
+    uint64_t pending_endpoint[3]; /* 24 bytes of an endpoint that waits; 0 = none (workers/control/endpoints.py) */
     uint64_t control_reserved;
 };
 
 /* A packet, or a train of equal packets, on its way from receiver to holder. 64 bytes.
- * Written by the receiver while the node is `mine`, except `next` (queue.h). */
+ * Written by the receiver while the node is `owned`, except `next` (queue.h). */
 struct node {
     uint64_t next;          /* tagged; generation changes each time the node leaves home */
     uint64_t offset;        /* of the first byte of the packet in the segment */
@@ -213,7 +213,7 @@ struct node {
     uint32_t peer_generation;
     uint32_t receiver_index;/* inbound: as on the wire */
     uint32_t slot;          /* in its pool: small slots first, then trains */
-    uint16_t segment;       /* bytes of each packet of a train but the last; length if alone */
+    uint16_t gso_size;      /* bytes of each packet of a train but the last; length if alone */
     uint16_t packets;       /* wire-size packets */
     uint8_t ecn;            /* inbound: outer ECN bits */
     uint8_t gso_type;       /* outbound: of the vnet header */

@@ -148,9 +148,9 @@ int pool_open(struct pool *pool, const struct segment *segment, uint32_t number)
         uint32_t node = pool->first_node + i;
         /* acquire: whoever brought it home is done with it */
         uint32_t state = __atomic_load_n(&segment->states[node], __ATOMIC_ACQUIRE);
-        if (state == NODE_MINE)
-            __atomic_store_n(&segment->states[node], NODE_HOME, __ATOMIC_RELAXED);
-        if (state == NODE_MINE || state == NODE_HOME) {
+        if (state == NODE_OWNED)
+            __atomic_store_n(&segment->states[node], NODE_FREE, __ATOMIC_RELAXED);
+        if (state == NODE_OWNED || state == NODE_FREE) {
             pool->node_stack[pool->free_nodes++] = node;
             continue;
         }
@@ -222,7 +222,7 @@ uint32_t pool_issue(struct pool *pool, uint32_t slot, uint32_t peer)
     /* relaxed, but atomic: a slow producer may still be looking at this word (queue.c, rule 1) */
     uint64_t next = __atomic_load_n(&node->next, __ATOMIC_RELAXED);
     __atomic_store_n(&node->next, ((next >> 32) + 1) << 32 | NODE_NIL, __ATOMIC_RELAXED);
-    __atomic_store_n(&pool->segment->states[number], NODE_MINE, __ATOMIC_RELAXED); /* our own until pushed */
+    __atomic_store_n(&pool->segment->states[number], NODE_OWNED, __ATOMIC_RELAXED); /* our own until pushed */
     POINT("slot: node mine, not filled");
     return number;
 }
@@ -238,7 +238,7 @@ void pool_withdraw(struct pool *pool, uint32_t number)
         if (*entry != number)
             continue;
         *entry = 0;
-        __atomic_store_n(&pool->segment->states[number], NODE_HOME, __ATOMIC_RELAXED);
+        __atomic_store_n(&pool->segment->states[number], NODE_FREE, __ATOMIC_RELAXED);
         POINT("slot: withdrawn, not on the free stack");
         node_unbook(pool, place);
         break;
@@ -258,7 +258,7 @@ static uint32_t sweep_from(struct pool *pool, uint32_t *at, uint32_t limit)
         if (*entry == 0)
             continue;
         /* acquire: the holder is done with node and slot */
-        if (__atomic_load_n(&pool->segment->states[*entry], __ATOMIC_ACQUIRE) != NODE_HOME) {
+        if (__atomic_load_n(&pool->segment->states[*entry], __ATOMIC_ACQUIRE) != NODE_FREE) {
             if (misses++ == 0)
                 first_miss = place;
             continue;

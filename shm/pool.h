@@ -31,7 +31,7 @@ struct pool {
 };
 
 /* Takes stock of the states as they are (a restarted receiver's nodes may be out).
- * Nodes that are `mine` come home: they were in hand of the dead. 0 or -1 (no memory). */
+ * Nodes that are `owned` come home: they were in hand of the dead. 0 or -1 (no memory). */
 int pool_open(struct pool *pool, const struct segment *segment, uint32_t number);
 void pool_close(struct pool *pool);
 
@@ -43,11 +43,11 @@ void pool_put_slot(struct pool *pool, uint32_t slot);   /* unused: back at once 
 uint8_t *pool_slot(const struct pool *pool, uint32_t slot);
 uint32_t pool_slot_bytes(const struct pool *pool, uint32_t slot);
 
-/* A node for (part of) a taken slot: home -> mine, next generation, slot and peer noted;
+/* A node for (part of) a taken slot: free -> owned, next generation, slot and peer noted;
  * 0 when none is free. The slot is free again when the last of its nodes is: issue all nodes
  * of a slot before any of them is withdrawn or a sweep is made. */
 uint32_t pool_issue(struct pool *pool, uint32_t slot, uint32_t peer);
-/* mine -> home again: the push was refused or the packet dropped. */
+/* owned -> free again: the push was refused or the packet dropped. */
 void pool_withdraw(struct pool *pool, uint32_t number);
 /* Collects what came home; returns the number of nodes collected. */
 uint32_t pool_sweep(struct pool *pool);

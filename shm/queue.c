@@ -219,7 +219,7 @@ int queue_push_mpsc(const struct segment *segment, uint32_t worker, uint32_t que
         result = chain_publish(segment, queue, first, last_tagged);
     }
     if (result != 0)
-        chain_store_state(segment, first, last, NODE_MINE);
+        chain_store_state(segment, first, last, NODE_OWNED);
     /* release: published (or taken back) before the journal forgets */
     __atomic_store_n(&line->journal_queue, 0, __ATOMIC_RELEASE);
     return result;
@@ -339,5 +339,5 @@ void node_bring_home(const struct segment *segment, uint32_t number)
     /* release: the holder's last reads and writes of node and slot stand before the receiver
      * reuses them */
     if (number - 1 < segment->nodes)
-        __atomic_store_n(&segment->states[number], NODE_HOME, __ATOMIC_RELEASE);
+        __atomic_store_n(&segment->states[number], NODE_FREE, __ATOMIC_RELEASE);
 }

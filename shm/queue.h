@@ -9,12 +9,12 @@
 /* Control, before the row is published: empties the queue around its stub. */
 void queue_initialise(const struct segment *segment, uint32_t queue);
 
-/* Receiver, nodes still `mine`: makes b the node after a inside a private chain. */
+/* Receiver, nodes still `owned`: makes b the node after a inside a private chain. */
 void queue_link(const struct segment *segment, uint32_t a, uint32_t b);
 
 /* Multi producer. Publishes the private chain first..last that counts `packets`
  * wire-size packets: journal, states -> queued, count, publication, journal cleared.
- * 0; or -1 when the queue is full (nothing changed; the nodes are still `mine`).
+ * 0; or -1 when the queue is full (nothing changed; the nodes are still `owned`).
  * Full is QUEUE_LIMIT packets or more before this chain. */
 int queue_push_mpsc(const struct segment *segment, uint32_t worker, uint32_t queue,
                     uint32_t first, uint32_t last, uint32_t packets);

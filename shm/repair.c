@@ -11,7 +11,7 @@
  *    since news of the last turn may not have been. Only then does the token go to `queued`, with bit and bell.
  *  - nodes in its hand that no list reaches: advanced past, perhaps delivered, perhaps not. They
  *    come home and count as lost: once or never, not twice.
- *  - a receiver's nodes that are `mine`: home. What it had received and not made nodes of: counted.
+ *  - a receiver's nodes that are `owned`: home. What it had received and not made nodes of: counted.
  *  - wakes: after its latest push, after its latest give, of a queued token without a bit;
  *    summaries of ready sets; rings.
  *
@@ -113,7 +113,7 @@ static void nodes_collect(const struct segment *segment, uint32_t worker, uint32
 {
     for (uint32_t number = 1; number <= segment->nodes; number++) {
         uint32_t state = __atomic_load_n(&segment->states[number], __ATOMIC_ACQUIRE);
-        if (state == (NODE_IN_HAND | mark) || (state == NODE_MINE && is_pool_of(segment, worker, number)))
+        if (state == (NODE_IN_HAND | mark) || (state == NODE_OWNED && is_pool_of(segment, worker, number)))
             node_lose(segment, number, repair);
     }
 }

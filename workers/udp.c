@@ -77,7 +77,7 @@ uint32_t udp_receive(int fd, struct udp_inbox *inbox, uint32_t count)
 
 uint32_t udp_sender(const struct udp_inbox *inbox, uint32_t i, struct endpoint *from, uint8_t *ecn)
 {
-    uint32_t segment = 0;
+    uint32_t gso_size = 0;
     const struct sockaddr_in6 *name = &inbox->names[i];
     struct msghdr *h = (struct msghdr *)&inbox->headers[i].msg_hdr;
 
@@ -123,10 +123,10 @@ uint32_t udp_sender(const struct udp_inbox *inbox, uint32_t i, struct endpoint *
             int value;
 
             memcpy(&value, CMSG_DATA(c), sizeof value);
-            segment = value > 0 ? (uint32_t)value : 0;
+            gso_size = value > 0 ? (uint32_t)value : 0;
         }
     }
-    return segment;
+    return gso_size;
 }
 
 static socklen_t endpoint_name(const struct endpoint *to, struct sockaddr_in6 *name)
@@ -192,7 +192,7 @@ static uint8_t *control_add(struct msghdr *h, int level, int type, const void *v
 /* Control messages: from the address that the peer knows, with the ECN bits, with the hop limit, cut like so. The interface is
  * the routing table's to say, packet by packet (see workers/control/routes.py). */
 static void control_write(struct msghdr *h, uint8_t *control, const struct endpoint *to, int with_source,
-                          int tos, int hops, uint16_t segment)
+                          int tos, int hops, uint16_t gso_size)
 {
     int ip4 = to->family == AF_INET;
 
@@ -202,8 +202,8 @@ static void control_write(struct msghdr *h, uint8_t *control, const struct endpo
         control_add(h, ip4 ? IPPROTO_IP : IPPROTO_IPV6, ip4 ? IP_TOS : IPV6_TCLASS, &tos, sizeof tos);
     if (hops)
         control_add(h, ip4 ? IPPROTO_IP : IPPROTO_IPV6, ip4 ? IP_TTL : IPV6_HOPLIMIT, &hops, sizeof hops);
-    if (segment)
-        control_add(h, SOL_UDP, UDP_SEGMENT, &segment, sizeof segment);
+    if (gso_size)
+        control_add(h, SOL_UDP, UDP_SEGMENT, &gso_size, sizeof gso_size);
     if (with_source && ip4) {
         struct in_pktinfo info = { .ipi_ifindex = 0 };
 

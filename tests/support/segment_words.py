@@ -43,7 +43,7 @@ class Memory:
 
     def nodes_out(self) -> int:
         states = ffi.unpack(self.segment.states, self.segment.nodes + 1)
-        return sum(state != lib.NODE_HOME for state in states)
+        return sum(state != lib.NODE_FREE for state in states)
 
     def keypairs_out(self) -> int:
         """Sessions in memory that no peer's key word names."""

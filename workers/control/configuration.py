@@ -265,7 +265,7 @@ class Configuration:
         raise ValueError(f"the set is damaged at byte {int(work.changes.at)} of its records")
 
     def _tell_added(self, changes: Any) -> None:
-        told = min(int(changes.added), lib.CHANGES_TOLD)
+        told = min(int(changes.added), lib.CHANGES_EMITTED)
         for row in changes.told[0:told]:
             self.events.tell(Event.PEER_ADDED, row)
         self.events.hold_back(Event.PEER_ADDED, int(changes.added) - told)
@@ -339,9 +339,9 @@ class Configuration:
                 left = self.pace.peers
                 yield
             left -= count
-        for row in rows[: lib.CHANGES_TOLD]:
+        for row in rows[: lib.CHANGES_EMITTED]:
             self.events.tell(Event.PEER_REMOVED, row)
-        self.events.hold_back(Event.PEER_REMOVED, max(len(rows) - lib.CHANGES_TOLD, 0))
+        self.events.hold_back(Event.PEER_REMOVED, max(len(rows) - lib.CHANGES_EMITTED, 0))
         self.handshakes.cookies.forget(np.array(rows, np.uint32))
         for row in rows:
             if self.handshakes.knows(row):

@@ -197,14 +197,14 @@ def _pools(segment: segment_p) -> list[dict[str, Any]]:
     for pool in range(min(int(segment.pools), 2 * int(segment.device.receivers))):
         nodes = slice(1 + pool * a_pool, 1 + (pool + 1) * a_pool)
         state = states[nodes].copy()
-        out = np.unique(slots[nodes][state != lib.NODE_HOME])
+        out = np.unique(slots[nodes][state != lib.NODE_FREE])
         rows.append(
             {
                 "receiver": pool // lib.DIRECTIONS,
                 "direction": _DIRECTIONS[pool % lib.DIRECTIONS],
                 "nodes": a_pool,
-                "home": int(np.count_nonzero(state == lib.NODE_HOME)),
-                "mine": int(np.count_nonzero(state == lib.NODE_MINE)),
+                "home": int(np.count_nonzero(state == lib.NODE_FREE)),
+                "mine": int(np.count_nonzero(state == lib.NODE_OWNED)),
                 "queued": int(np.count_nonzero(state == lib.NODE_QUEUED)),
                 "in_hand": int(np.count_nonzero(state >= lib.NODE_IN_HAND)),
                 "small_slots": small,

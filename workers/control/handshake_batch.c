@@ -18,8 +18,8 @@ static uint32_t address_length(const struct endpoint *endpoint)
     return endpoint->family == AF_INET ? 4 : 16;
 }
 
-static enum heard check_one(const struct handshake_identity *identity, const uint8_t *secret,
-                            const struct mailbox_cell *cell)
+static enum check_result check_one(const struct handshake_identity *identity, const uint8_t *secret,
+                                   const struct mailbox_cell *cell)
 {
     static const uint8_t none[MAC_BYTES];
     const struct endpoint *from = &cell->from;
@@ -28,36 +28,36 @@ static enum heard check_one(const struct handshake_identity *identity, const uin
     uint32_t type = length <= MAILBOX_MESSAGE_BYTES ? message_type(cell->message, length, &why) : 0;
 
     if (type == 0 || type == MESSAGE_DATA || (from->family != AF_INET && from->family != AF_INET6))
-        return HEARD_LENGTH;
+        return CHECK_LENGTH;
     if (type == MESSAGE_COOKIE)
-        return HEARD_COOKIE;
+        return CHECK_COOKIE;
     if (identity && handshake_mac1_differs(identity->mac1_key, cell->message, length))
-        return HEARD_MAC1_BAD;
+        return CHECK_MAC1_BAD;
     if (identity && secret && handshake_mac2_differs(secret, cell->message, length, from->address,
                                                      address_length(from), from->port))
-        return memcmp(cell->message + length - MAC_BYTES, none, MAC_BYTES) ? HEARD_OLD_COOKIE : HEARD_NO_COOKIE;
-    return type == MESSAGE_INITIATION ? HEARD_INITIATION : HEARD_RESPONSE;
+        return memcmp(cell->message + length - MAC_BYTES, none, MAC_BYTES) ? CHECK_OLD_COOKIE : CHECK_NO_COOKIE;
+    return type == MESSAGE_INITIATION ? CHECK_INITIATION : CHECK_RESPONSE;
 }
 
 void batch_check(const struct handshake_identity *identity, const uint8_t *secret,
-                 const struct mailbox_cell *cells, uint32_t count, uint8_t *heard)
+                 const struct mailbox_cell *cells, uint32_t count, uint8_t *check_results)
 {
     for (uint32_t i = 0; i < count; i++)
-        heard[i] = (uint8_t)check_one(identity, secret, &cells[i]);
+        check_results[i] = (uint8_t)check_one(identity, secret, &cells[i]);
 }
 
-static struct letter *letter_begin(struct letter *letter, const struct mailbox_cell *cells, uint32_t cell,
-                                   uint32_t length)
+static struct outgoing *outgoing_begin(struct outgoing *one, const struct mailbox_cell *cells, uint32_t cell,
+                                       uint32_t length)
 {
-    letter->to = cells[cell].from;
-    letter->cell = cell;
-    letter->length = length;
-    return letter;
+    one->to = cells[cell].from;
+    one->cell = cell;
+    one->length = length;
+    return one;
 }
 
 uint32_t batch_answer_with_cookies(struct handshake_crypto *crypto, const struct handshake_identity *identity,
                                    const uint8_t secret[32], const struct mailbox_cell *cells, uint32_t count,
-                                   const uint8_t *heard, struct letter *letters)
+                                   const uint8_t *check_results, struct outgoing *outgoing)
 {
     uint8_t nonces[HANDSHAKE_BATCH][COOKIE_NONCE_BYTES];
     uint32_t used = 0;
@@ -65,24 +65,24 @@ uint32_t batch_answer_with_cookies(struct handshake_crypto *crypto, const struct
     /* One call for all: most of what it costs is not the bytes. */
     handshake_draw(nonces[0], count * COOKIE_NONCE_BYTES);
     for (uint32_t i = 0; i < count; i++) {
-        if (heard[i] != HEARD_NO_COOKIE && heard[i] != HEARD_OLD_COOKIE)
+        if (check_results[i] != CHECK_NO_COOKIE && check_results[i] != CHECK_OLD_COOKIE)
             continue;
         const struct endpoint *from = &cells[i].from;
-        struct letter *letter = letter_begin(&letters[used++], cells, i, COOKIE_BYTES);
+        struct outgoing *one = outgoing_begin(&outgoing[used++], cells, i, COOKIE_BYTES);
 
         handshake_cookie_reply(crypto, identity, secret, cells[i].message, cells[i].length, from->address,
-                               address_length(from), from->port, nonces[i], letter->message);
+                               address_length(from), from->port, nonces[i], one->message);
     }
     return used;
 }
 
 uint32_t batch_begin(const struct handshake_identity *identity, const struct mailbox_cell *cells, uint32_t count,
-                     const uint8_t *heard, struct handshake *handshakes, uint32_t *where)
+                     const uint8_t *check_results, struct handshake *handshakes, uint32_t *where)
 {
     uint32_t used = 0;
 
     for (uint32_t i = 0; i < count; i++) {
-        if (heard[i] != HEARD_INITIATION)
+        if (check_results[i] != CHECK_INITIATION)
             continue;
         struct handshake *h = &handshakes[used];
 
@@ -147,16 +147,16 @@ void batch_install(const struct segment *segment, const struct handshake *handsh
 }
 
 uint32_t batch_write_responses(const struct handshake *handshakes, const struct mailbox_cell *cells,
-                               const uint32_t *where, uint32_t count, struct letter *letters)
+                               const uint32_t *where, uint32_t count, struct outgoing *outgoing)
 {
     uint32_t used = 0;
 
     for (uint32_t i = 0; i < count; i++) {
         if (handshakes[i].result != HANDSHAKE_FINE)
             continue;
-        struct letter *letter = letter_begin(&letters[used++], cells, where[i], RESPONSE_BYTES);
+        struct outgoing *one = outgoing_begin(&outgoing[used++], cells, where[i], RESPONSE_BYTES);
 
-        memcpy(letter->message, handshakes[i].response, RESPONSE_BYTES);
+        memcpy(one->message, handshakes[i].response, RESPONSE_BYTES);
     }
     return used;
 }
@@ -197,7 +197,7 @@ uint32_t keypairs_collect(const struct segment *segment, uint32_t *first, uint32
 /* --- sending --- */
 
 /* The first `count` of these, all of one family; returns how many the kernel took, with errno for the next. */
-static uint32_t send_run(int fd, struct letter *letters, uint32_t count, int with_source)
+static uint32_t send_run(int fd, struct outgoing *outgoing, uint32_t count, int with_source)
 {
     struct mmsghdr headers[HANDSHAKE_BATCH];
     struct iovec vectors[HANDSHAKE_BATCH];
@@ -205,10 +205,10 @@ static uint32_t send_run(int fd, struct letter *letters, uint32_t count, int wit
     _Alignas(struct cmsghdr) uint8_t control[HANDSHAKE_BATCH][UDP_CONTROL_BYTES];
 
     for (uint32_t i = 0; i < count; i++) {
-        struct letter *letter = &letters[i];
+        struct outgoing *one = &outgoing[i];
 
-        vectors[i] = (struct iovec){ .iov_base = letter->message, .iov_len = letter->length };
-        udp_header(&headers[i].msg_hdr, &letter->to, with_source, HANDSHAKE_TOS, &names[i], control[i]);
+        vectors[i] = (struct iovec){ .iov_base = one->message, .iov_len = one->length };
+        udp_header(&headers[i].msg_hdr, &one->to, with_source, HANDSHAKE_TOS, &names[i], control[i]);
         headers[i].msg_hdr.msg_iov = &vectors[i];
         headers[i].msg_hdr.msg_iovlen = 1;
     }
@@ -217,40 +217,40 @@ static uint32_t send_run(int fd, struct letter *letters, uint32_t count, int wit
 }
 
 /* As many as one call takes, at least one, which may have been refused; returns how many are done with. */
-static uint32_t send_some(int fd, struct letter *letters, uint32_t count)
+static uint32_t send_some(int fd, struct outgoing *outgoing, uint32_t count)
 {
-    uint32_t done = send_run(fd, letters, count, 1);
+    uint32_t done = send_run(fd, outgoing, count, 1);
 
     if (done)
         return done;
-    if (udp_is_about_source(errno) && udp_has_source(&letters->to)) {
-        letters->source_refused = 1;
-        if (send_run(fd, letters, 1, 0))
+    if (udp_is_about_source(errno) && udp_has_source(&outgoing->to)) {
+        outgoing->source_refused = 1;
+        if (send_run(fd, outgoing, 1, 0))
             return 1;
     }
-    letters->error = errno;
+    outgoing->error = errno;
     return 1;
 }
 
-void letters_send(int udp4, int udp6, struct letter *letters, uint32_t count)
+void handshakes_send(int udp4, int udp6, struct outgoing *outgoing, uint32_t count)
 {
     uint32_t next = 0;
 
     for (uint32_t i = 0; i < count; i++)
-        letters[i].error = 0, letters[i].source_refused = 0;
+        outgoing[i].error = 0, outgoing[i].source_refused = 0;
     while (next < count) {
-        uint16_t family = letters[next].to.family;
+        uint16_t family = outgoing[next].to.family;
         int fd = family == AF_INET ? udp4 : udp6;
         uint32_t run = 1;
 
-        while (next + run < count && run < HANDSHAKE_BATCH && letters[next + run].to.family == family)
+        while (next + run < count && run < HANDSHAKE_BATCH && outgoing[next + run].to.family == family)
             run++;
         if (fd < 0) {
             for (uint32_t i = 0; i < run; i++)
-                letters[next + i].error = EAFNOSUPPORT;
+                outgoing[next + i].error = EAFNOSUPPORT;
             next += run;
         } else {
-            next += send_some(fd, &letters[next], run);
+            next += send_some(fd, &outgoing[next], run);
             POINT("publication: message sent, not noted");
         }
     }

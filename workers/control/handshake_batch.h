@@ -11,18 +11,18 @@
 #define HANDSHAKE_BATCH 64
 
 /* What the macs and the length of a message say. */
-enum heard {
-    HEARD_INITIATION,  /* may go on, as the next two */
-    HEARD_RESPONSE,
-    HEARD_COOKIE,
-    HEARD_LENGTH,      /* no such message, or of no address */
-    HEARD_MAC1_BAD,
-    HEARD_NO_COOKIE,   /* under load: mac1 is right, mac2 is zeros; to be answered with a cookie */
-    HEARD_OLD_COOKIE   /* likewise, but mac2 is something else */
+enum check_result {
+    CHECK_INITIATION,  /* may go on, as the next two */
+    CHECK_RESPONSE,
+    CHECK_COOKIE,
+    CHECK_LENGTH,      /* no such message, or of no address */
+    CHECK_MAC1_BAD,
+    CHECK_NO_COOKIE,   /* under load: mac1 is right, mac2 is zeros; to be answered with a cookie */
+    CHECK_OLD_COOKIE   /* likewise, but mac2 is something else */
 };
 
 /* A message to be sent, or one that was. */
-struct letter {
+struct outgoing {
     struct endpoint to;
     uint32_t length;
     int32_t error;            /* out: 0, or the errno that it was not sent for */
@@ -31,16 +31,16 @@ struct letter {
     uint8_t message[MAILBOX_MESSAGE_BYTES];
 };
 
-/* Fills heard[]. identity NULL: macs are not looked at. secret: of cookies, NULL when not under load. */
+/* Fills check_results. identity NULL: macs are not looked at. secret: of cookies, NULL when not under load. */
 void batch_check(const struct handshake_identity *identity, const uint8_t *secret,
-                 const struct mailbox_cell *cells, uint32_t count, uint8_t *heard);
-/* Cookie replies to those of the cells that are HEARD_NO_COOKIE or HEARD_OLD_COOKIE; returns how many. */
+                 const struct mailbox_cell *cells, uint32_t count, uint8_t *check_results);
+/* Cookie replies to those of the cells that are CHECK_NO_COOKIE or CHECK_OLD_COOKIE; returns how many. */
 uint32_t batch_answer_with_cookies(struct handshake_crypto *crypto, const struct handshake_identity *identity,
                                    const uint8_t secret[32], const struct mailbox_cell *cells, uint32_t count,
-                                   const uint8_t *heard, struct letter *letters);
-/* Begins a handshake for each HEARD_INITIATION, where[] the cell it came in; returns how many. */
+                                   const uint8_t *check_results, struct outgoing *outgoing);
+/* Begins a handshake for each CHECK_INITIATION, where[] the cell it came in; returns how many. */
 uint32_t batch_begin(const struct handshake_identity *identity, const struct mailbox_cell *cells, uint32_t count,
-                     const uint8_t *heard, struct handshake *handshakes, uint32_t *where);
+                     const uint8_t *check_results, struct handshake *handshakes, uint32_t *where);
 /* Rows of the peers whose static keys were opened; 0xffffffff where there is none. */
 void batch_find_peers(const struct publickeys *keys, const struct handshake *handshakes, uint32_t count,
                       uint32_t *rows);
@@ -51,11 +51,11 @@ void batch_compare_endpoints(const struct segment *segment, const uint32_t *rows
  * Only handshakes that are HANDSHAKE_FINE. */
 void batch_install(const struct segment *segment, const struct handshake *handshakes, const uint32_t *rows,
                    const uint32_t *numbers, const uint32_t *orders, uint32_t count, uint64_t now, uint32_t flags);
-/* Letters with the responses of handshakes that are HANDSHAKE_FINE; returns how many. */
+/* Messages with the responses of handshakes that are HANDSHAKE_FINE; returns how many. */
 uint32_t batch_write_responses(const struct handshake *handshakes, const struct mailbox_cell *cells,
-                               const uint32_t *where, uint32_t count, struct letter *letters);
+                               const uint32_t *where, uint32_t count, struct outgoing *outgoing);
 /* Sends them with the class of handshakes (DSCP AF41), never waiting; a socket is -1 when there is none. */
-void letters_send(int udp4, int udp6, struct letter *letters, uint32_t count);
+void handshakes_send(int udp4, int udp6, struct outgoing *outgoing, uint32_t count);
 /* Takes out of the rows' lists of keypair numbers (linked by `follow` from first[row] on) those that neither the
  * row's key word nor an order to install names, keep[i] aside; their indices are nobody's any more. Stops after
  * `most`. Returns how many. */

@@ -66,8 +66,8 @@ class HandshakeBatch:
         self.cookies = cookie.PeerCookies(peers.memory.max_peers)
         self.unconfirmed: dict[int, int] = {}  # row -> answers of ours without a word in the new session
         self.cells = ffi.new("struct mailbox_cell[]", BATCH)
-        self.letters = ffi.new("struct letter[]", BATCH)
-        self.letter_columns = np.frombuffer(ffi.buffer(self.letters), columns_of("struct letter", _LETTER))
+        self.letters = ffi.new("struct outgoing[]", BATCH)
+        self.letter_columns = np.frombuffer(ffi.buffer(self.letters), columns_of("struct outgoing", _LETTER))
         self.heard = np.zeros(BATCH, np.uint8)
         self.complained_about_keypairs = False
 
@@ -75,7 +75,7 @@ class HandshakeBatch:
         return bytes(ffi.buffer(self.cells[cell].message, self.cells[cell].length))
 
     def sender(self, cell: int) -> Endpoint | None:
-        """Where a message came from; not None but for HEARD_LENGTH."""
+        """Where a message came from; not None but for CHECK_LENGTH."""
         return Endpoint.unpack(bytes(ffi.buffer(ffi.addressof(self.cells[cell], "from"))))
 
     def tell(self, event: Event, row: int | None, cell: int, **more: Any) -> None:

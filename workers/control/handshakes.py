@@ -141,24 +141,24 @@ class Handshakes(HandshakeBatch):
         lib.batch_check(identity, ffi.NULL if secret is None else secret, self.cells, count, where)
         heard = self.heard[:count]
         ends = np.zeros(count, np.int64)
-        self._refuse(heard == lib.HEARD_LENGTH, ends, lib.HS_MESSAGE_LENGTH, Event.MESSAGE_LENGTH, False)
+        self._refuse(heard == lib.CHECK_LENGTH, ends, lib.HS_MESSAGE_LENGTH, Event.MESSAGE_LENGTH, False)
         if not self.is_up:
-            self._refuse(heard <= lib.HEARD_COOKIE, ends, lib.HS_DOWN, Event.ARRIVED_WHILE_DOWN)
+            self._refuse(heard <= lib.CHECK_COOKIE, ends, lib.HS_DOWN, Event.ARRIVED_WHILE_DOWN)
             return ends
         if self.identity is None:  # nobody can know the key that we do not have
             no_key = Event.NO_KEY_TO_ANSWER
-            self._refuse(heard == lib.HEARD_COOKIE, ends, lib.HS_COOKIE_UNEXPECTED, no_key)
-            self._refuse(heard < lib.HEARD_COOKIE, ends, lib.HS_NO_KEY, no_key)
+            self._refuse(heard == lib.CHECK_COOKIE, ends, lib.HS_COOKIE_UNEXPECTED, no_key)
+            self._refuse(heard < lib.CHECK_COOKIE, ends, lib.HS_NO_KEY, no_key)
             return ends
-        self._refuse(heard == lib.HEARD_MAC1_BAD, ends, lib.HS_MAC1_BAD, Event.MAC1_WRONG)
+        self._refuse(heard == lib.CHECK_MAC1_BAD, ends, lib.HS_MAC1_BAD, Event.MAC1_WRONG)
         if secret is not None:
             self._answer_with_cookies(self.identity, count, secret, ends)
-            self._limit(np.flatnonzero(heard < lib.HEARD_COOKIE), ends, now)
-        self.worked += int(np.count_nonzero(heard <= lib.HEARD_COOKIE))
-        for i in np.flatnonzero((heard == lib.HEARD_COOKIE) | (heard == lib.HEARD_RESPONSE)).tolist():
-            take = self._take_response if heard[i] == lib.HEARD_RESPONSE else self._take_cookie_reply
+            self._limit(np.flatnonzero(heard < lib.CHECK_COOKIE), ends, now)
+        self.worked += int(np.count_nonzero(heard <= lib.CHECK_COOKIE))
+        for i in np.flatnonzero((heard == lib.CHECK_COOKIE) | (heard == lib.CHECK_RESPONSE)).tolist():
+            take = self._take_response if heard[i] == lib.CHECK_RESPONSE else self._take_cookie_reply
             ends[i] = take(self.message(i), i, now)
-        if (heard == lib.HEARD_INITIATION).any():
+        if (heard == lib.CHECK_INITIATION).any():
             self.responder.take(count, ends, now)
         return ends
 
@@ -181,7 +181,7 @@ class Handshakes(HandshakeBatch):
         self, identity: handshake_identity_p, count: int, secret: bytes, ends: Ends
     ) -> None:
         heard = self.heard[:count]
-        which = (heard == lib.HEARD_NO_COOKIE) | (heard == lib.HEARD_OLD_COOKIE)
+        which = (heard == lib.CHECK_NO_COOKIE) | (heard == lib.CHECK_OLD_COOKIE)
         if not which.any():
             return
         where = ffi.from_buffer("uint8_t[]", self.heard)
@@ -192,7 +192,7 @@ class Handshakes(HandshakeBatch):
         failed = int(np.count_nonzero(self.letter_columns["error"][:letters]))
         if failed:
             self.count(lib.HS_SEND_FAILED, failed)
-        old = int((heard == lib.HEARD_OLD_COOKIE).sum())
+        old = int((heard == lib.CHECK_OLD_COOKIE).sum())
         if old:
             self.count(lib.HS_MAC2_BAD, old)
         self._refuse(which, ends, lib.HS_COOKIE_SENT, Event.COOKIE_ASKED)
@@ -209,7 +209,7 @@ class Handshakes(HandshakeBatch):
             address = key[2:6] if is_ip4 else key[2:]
             refused[cells[self.limiter.allow(address, now, len(cells)) :]] = True
         self._refuse(refused, ends, lib.HS_RATE_LIMITED, Event.RATE_LIMITED)
-        self.heard[: len(ends)][refused] = lib.HEARD_LENGTH
+        self.heard[: len(ends)][refused] = lib.CHECK_LENGTH
 
     def _cookie_secret(self, now: int) -> bytes:
         kept = self.vault.cookie_secret

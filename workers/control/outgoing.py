@@ -52,8 +52,8 @@ class Outgoing:
         return 0
 
     def send(self, letters: Pointer[letter], count: int) -> None:
-        """Send `struct letter[count]`; each says afterwards what became of it."""
-        lib.letters_send(*self.fds, letters, count)
+        """Send `struct outgoing[count]`; each says afterwards what became of it."""
+        lib.handshakes_send(*self.fds, letters, count)
 
 
 def mark_sockets(fds: list[int], mark: int) -> None:

@@ -128,7 +128,7 @@ static int is_untouched(const struct peer_table *table, uint32_t row)
 
     if (peer->key_word || peer->tx_bytes || peer->rx_bytes || peer->handshake_sec ||
         (uint32_t)__atomic_load_n(&peer->orders, __ATOMIC_RELAXED) || peer->handshake_tx || peer->handshake_rx ||
-        peer->wish[0] ||
+        peer->pending_endpoint[0] ||
         secrets->seen_seconds || secrets->sent ||
         !queue_is_empty(table->segment, 2 * row + INBOUND) || !queue_is_empty(table->segment, 2 * row + OUTBOUND))
         return 0;
@@ -238,14 +238,14 @@ int changes_mark(struct peer_changes *changes, uint32_t most)
 
 /* ---- the changes ---- */
 
-/* Bits to order, or -1 when the wish would have to wait. */
+/* Bits to order, or -1 when the endpoint would have to wait. */
 static int64_t move_endpoint(const struct peer_changes *changes, uint32_t row, const uint8_t *endpoint)
 {
     const struct segment *segment = changes->table->segment;
     struct peer_row *peer = &segment->rows[row];
     struct endpoint wanted = { .family = endpoint[18] == 4 ? AF_INET : AF_INET6 }, present;
 
-    if (peer->wish[0] || orders_read(segment, row) & ORDER_ENDPOINT)
+    if (peer->pending_endpoint[0] || orders_read(segment, row) & ORDER_ENDPOINT)
         return -1;
     memcpy(&wanted.port, (uint8_t[2]){ endpoint[17], endpoint[16] }, 2);  /* to network order */
     memcpy(wanted.address, endpoint, endpoint[18]);
@@ -316,8 +316,8 @@ static void claim(const struct peer_changes *changes, uint32_t row, const struct
 
 static void note_added(struct peer_changes *changes, uint32_t row)
 {
-    if (changes->added < CHANGES_TOLD)
-        changes->told[changes->added] = row;
+    if (changes->added < CHANGES_EMITTED)
+        changes->emitted[changes->added] = row;
     changes->added++;
 }
 

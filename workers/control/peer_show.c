@@ -13,9 +13,9 @@ static void read_endpoint(const struct segment *segment, uint32_t row, struct en
 {
     const struct peer_row *peer = &segment->rows[row];
 
-    if (peer->wish[0]) {
+    if (peer->pending_endpoint[0]) {
         memset(endpoint, 0, sizeof *endpoint);
-        memcpy(endpoint, peer->wish, sizeof peer->wish);
+        memcpy(endpoint, peer->pending_endpoint, sizeof peer->pending_endpoint);
     } else if (orders_read(segment, row) & ORDER_ENDPOINT) {
         memcpy(endpoint, &peer->ordered_endpoint, sizeof *endpoint);
     } else {

@@ -86,7 +86,7 @@ enum changes_stop {
     CHANGES_NO_ROW, /* it goes on when a removed peer's row is free */
     CHANGES_NO_NODE /* likewise two trie nodes */
 };
-#define CHANGES_TOLD 8
+#define CHANGES_EMITTED 8
 
 struct peer_changes {
     struct peer_table *table;
@@ -105,9 +105,9 @@ struct peer_changes {
     uint32_t ip;              /* the next of its allowed IPs */
     uint32_t done;            /* records that are done */
     uint32_t *place;          /* the same for a control that comes after a death here (workers/attempts.py) */
-    /* told */
+    /* of events */
     uint32_t added;
-    uint32_t told[CHANGES_TOLD];  /* the first of them */
+    uint32_t emitted[CHANGES_EMITTED];  /* the first of them */
 };
 
 /* What a set will need, worked out before anything is changed. */

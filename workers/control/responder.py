@@ -47,7 +47,7 @@ class Responder:
         self.same = np.zeros(BATCH, np.uint8)
 
     def take(self, count: int, ends: Ends, now: int) -> None:
-        """Every HEARD_INITIATION among `count` cells gets its end."""
+        """Every CHECK_INITIATION among `count` cells gets its end."""
         owner = self.owner
         assert owner.identity is not None  # no message without it comes so far
         heard = ffi.from_buffer("uint8_t[]", owner.heard)

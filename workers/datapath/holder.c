@@ -25,14 +25,14 @@ int holder_initialise(struct holder *holder, const struct segment *segment, stru
     holder->mark = worker_mark(worker, segment->workers[worker].incarnation);
     for (int i = 0; i < MAX_WORKERS; i++)
         holder->bells[i] = -1;
-    holder->cuttings = malloc(CUTTINGS_BYTES);
-    return holder->cuttings ? 0 : -1;
+    holder->gso_buffer = malloc(GSO_BUFFER_BYTES);
+    return holder->gso_buffer ? 0 : -1;
 }
 
 void holder_release(struct holder *holder)
 {
-    free(holder->cuttings);
-    holder->cuttings = NULL;
+    free(holder->gso_buffer);
+    holder->gso_buffer = NULL;
 }
 
 void holder_count(const struct holder *holder, uint32_t counter, uint64_t n)

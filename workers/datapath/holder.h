@@ -34,7 +34,7 @@ struct holder {
         uint32_t row;
     } single[TRAINS_REFUSED];
     int32_t bells[MAX_WORKERS]; /* eventfd of each worker, -1 = none */
-    uint8_t *cuttings;         /* packets cut from super-packets, until they are sent */
+    uint8_t *gso_buffer;       /* packets cut from super-packets, until they are sent */
 };
 /* aead from aead_new; the fds stay the caller's. Fills in defaults: no fds, no offloads, a
  * budget of TAKE_BUDGET, a wait of SEND_WAIT_MS. 0, or -1 when memory is refused. */
@@ -45,7 +45,7 @@ void holder_release(struct holder *holder);
 
 /* Room for the packets cut from super-packets before they are sent: a whole one with all that
  * sealing adds to its packets, and what was cut before it. */
-#define CUTTINGS_BYTES (3u << 17)
+#define GSO_BUFFER_BYTES (3u << 17)
 
 /* holder_orders.c: applies and clears what control ordered. Returns the bits that are the
  * caller's to finish in this turn: ORDER_KEEPALIVE, ORDER_PURGE_STAGED, ORDER_RETIRE. */

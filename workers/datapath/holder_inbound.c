@@ -113,10 +113,10 @@ static void open_and_deliver(struct opening *opening)
 /* The messages of a node join the batch, which is dealt with whenever it is full. */
 static void add_messages(struct opening *opening, uint8_t *data, const struct node *node)
 {
-    uint32_t segment = node->segment >= DATA_OVERHEAD ? node->segment : node->length;
+    uint32_t gso_size = node->gso_size >= DATA_OVERHEAD ? node->gso_size : node->length;
 
-    for (uint32_t at = 0; at < node->length; at += segment) {
-        uint32_t length = node->length - at < segment ? node->length - at : segment;
+    for (uint32_t at = 0; at < node->length; at += gso_size) {
+        uint32_t length = node->length - at < gso_size ? node->length - at : gso_size;
 
         if (opening->count == SESSION_BATCH)
             open_and_deliver(opening);

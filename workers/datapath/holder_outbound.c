@@ -90,7 +90,7 @@ struct sealing {
     struct session session;
     struct packet packets[SESSION_BATCH];
     uint32_t count;
-    uint32_t cut_bytes;         /* of the holder's cuttings in use */
+    uint32_t cut_bytes;         /* of the holder's gso_buffer in use */
     uint32_t news;
 };
 
@@ -157,8 +157,8 @@ static void add_whole(struct sealing *sealing, uint8_t *data, uint32_t length, u
     sealing->packets[sealing->count++] = (struct packet){ .data = data, .length = length, .hops = hops };
 }
 
-/* A super-packet is cut into the cuttings, each packet where the message before it will end. */
-static void add_cuttings(struct sealing *sealing, const struct super_packet *super, uint8_t hops)
+/* A super-packet is cut into gso_buffer, each packet where the message before it will end. */
+static void add_super_packet(struct sealing *sealing, const struct super_packet *super, uint8_t hops)
 {
     struct holder *holder = sealing->holder;
     struct segmentation plan;
@@ -172,9 +172,9 @@ static void add_cuttings(struct sealing *sealing, const struct super_packet *sup
         uint8_t *place;
         uint32_t length;
 
-        if (sealing->count == SESSION_BATCH || sealing->cut_bytes + most > CUTTINGS_BYTES)
+        if (sealing->count == SESSION_BATCH || sealing->cut_bytes + most > GSO_BUFFER_BYTES)
             seal_and_send(sealing);
-        place = holder->cuttings + sealing->cut_bytes + DATA_HEADER_BYTES;
+        place = holder->gso_buffer + sealing->cut_bytes + DATA_HEADER_BYTES;
         length = segmentation_cut(super, &plan, which, place);
         sealing->packets[sealing->count++] = (struct packet){ .data = place, .length = length, .hops = hops };
         sealing->cut_bytes += length + packet_padding(length, sealing->session.mtu) + DATA_OVERHEAD;
@@ -207,7 +207,7 @@ uint32_t holder_seal_batch(struct holder *holder, uint32_t row, uint64_t now, ui
         struct node node;
         uint8_t *data = node_read(s, numbers[i], DATA_HEADER_BYTES, PADDING_MOST + AEAD_TAG_BYTES, &node);
         struct super_packet super = { .data = data, .length = node.length, .flags = (uint8_t)node.vnet_flags,
-                                      .gso_type = node.gso_type, .segment = node.segment,
+                                      .gso_type = node.gso_type, .gso_size = node.gso_size,
                                       .checksum_start = node.checksum_start,
                                       .checksum_offset = node.checksum_offset };
 
@@ -222,7 +222,7 @@ uint32_t holder_seal_batch(struct holder *holder, uint32_t row, uint64_t now, ui
         } else if (super.gso_type == VNET_GSO_NONE && !(super.flags & VNET_NEEDS_CSUM)) {
             add_whole(&sealing, data, node.length, hops);
         } else {
-            add_cuttings(&sealing, &super, hops);
+            add_super_packet(&sealing, &super, hops);
         }
     }
     seal_and_send(&sealing);

@@ -114,7 +114,7 @@ int intake_accept(struct intake *intake, uint32_t i, uint32_t length, uint32_t r
 }
 
 uint32_t intake_issue(struct intake *intake, struct arrival *arrival, uint32_t offset, uint32_t length,
-                      uint32_t segment, uint32_t packets, uint32_t peer, uint32_t direction)
+                      uint32_t gso_size, uint32_t packets, uint32_t peer, uint32_t direction)
 {
     const struct segment *s = intake->segment;
     struct node *node;
@@ -136,7 +136,7 @@ uint32_t intake_issue(struct intake *intake, struct arrival *arrival, uint32_t o
     node->length = length;
     node->peer = peer;
     node->peer_generation = __atomic_load_n(&s->rows[peer].generation, __ATOMIC_RELAXED);
-    node->segment = (uint16_t)segment;
+    node->gso_size = (uint16_t)gso_size;
     node->packets = (uint16_t)packets;
     node->ecn = 0;
     node->gso_type = 0;

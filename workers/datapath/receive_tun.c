@@ -109,7 +109,7 @@ static void accept_packet(struct intake *intake, struct burst *burst, struct arr
     uint32_t number;
     struct node *node;
 
-    number = chain ? intake_issue(intake, arrival, 0, arrival->length, super->segment, plan->packets, peer,
+    number = chain ? intake_issue(intake, arrival, 0, arrival->length, super->gso_size, plan->packets, peer,
                                   OUTBOUND)
                    : NODE_NIL;
     if (!number)

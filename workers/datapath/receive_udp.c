@@ -22,10 +22,10 @@
 
 _Static_assert(INITIATION_BYTES <= MAILBOX_MESSAGE_BYTES, "an initiation does not fit in a mailbox cell");
 
-/* A message of the call: a datagram, or a train of datagrams of `segment` bytes, the last one perhaps shorter. */
-struct heard {
+/* A message of the call: a datagram, or a train of datagrams of `gso_size` bytes, the last one perhaps shorter. */
+struct received {
     struct endpoint from;
-    uint32_t length, segment, packets;
+    uint32_t length, gso_size, packets;
     uint8_t ecn;
 };
 
@@ -33,13 +33,13 @@ struct heard {
 struct sorting {
     struct intake *intake;
     struct burst burst;
-    const struct heard *heard;  /* the message that is being sorted */
+    const struct received *received;  /* the message that is being sorted */
     int handshakes;             /* some went to control */
 };
 
 /* Datagrams [offset, offset + length) of the arrival, all data messages to one index. */
 static void sort_run(struct sorting *sorting, struct arrival *arrival, uint32_t offset, uint32_t length,
-                     uint32_t segment, uint32_t packets)
+                     uint32_t gso_size, uint32_t packets)
 {
     struct intake *intake = sorting->intake;
     const struct segment *s = intake->segment;
@@ -61,11 +61,11 @@ static void sort_run(struct sorting *sorting, struct arrival *arrival, uint32_t 
         intake_count_no_slot(intake, INBOUND, packets);
         return;
     }
-    node = intake_issue(intake, arrival, offset, length, segment, packets, peer, INBOUND);
+    node = intake_issue(intake, arrival, offset, length, gso_size, packets, peer, INBOUND);
     if (!node)
         return;
     s->node[node].receiver_index = index;
-    s->node[node].ecn = sorting->heard->ecn;
+    s->node[node].ecn = sorting->received->ecn;
     burst_add(s, chain, node, packets);
 }
 
@@ -88,7 +88,7 @@ static void forward_handshake(struct sorting *sorting, const uint8_t *message, u
 
     if (refuse_handshake(intake, message, length, type))
         return;
-    if (mailbox_put(intake->segment, intake->number, &sorting->heard->from, message, length)) {
+    if (mailbox_put(intake->segment, intake->number, &sorting->received->from, message, length)) {
         counter_add(intake->segment, intake->worker, DROP_MAILBOX_FULL, 1);
     } else {
         counter_add(intake->segment, intake->worker, HANDSHAKE_TO_CONTROL, 1);
@@ -99,17 +99,17 @@ static void forward_handshake(struct sorting *sorting, const uint8_t *message, u
 static void sort_arrival(struct sorting *sorting, struct arrival *arrival)
 {
     const struct intake *intake = sorting->intake;
-    uint32_t segment = sorting->heard->segment, run_start = 0, run_packets = 0;
+    uint32_t gso_size = sorting->received->gso_size, run_start = 0, run_packets = 0;
 
-    for (uint32_t at = 0; at < arrival->length; at += segment) {
-        uint32_t length = arrival->length - at < segment ? arrival->length - at : segment;
+    for (uint32_t at = 0; at < arrival->length; at += gso_size) {
+        uint32_t length = arrival->length - at < gso_size ? arrival->length - at : gso_size;
         uint8_t *datagram = arrival->data + at;
         int why;
         uint32_t type = message_type(datagram, length, &why);
 
         if (run_packets && (type != MESSAGE_DATA ||
                             memcmp(datagram + 4, arrival->data + run_start + 4, 4))) {
-            sort_run(sorting, arrival, run_start, at - run_start, segment, run_packets);
+            sort_run(sorting, arrival, run_start, at - run_start, gso_size, run_packets);
             run_packets = 0;
         }
         if (type == MESSAGE_DATA) {
@@ -122,23 +122,23 @@ static void sort_arrival(struct sorting *sorting, struct arrival *arrival)
         }
     }
     if (run_packets)
-        sort_run(sorting, arrival, run_start, arrival->length - run_start, segment, run_packets);
+        sort_run(sorting, arrival, run_start, arrival->length - run_start, gso_size, run_packets);
 }
 
-static void hear(const struct udp_inbox *inbox, uint32_t i, struct heard *heard)
+static void describe(const struct udp_inbox *inbox, uint32_t i, struct received *received)
 {
-    heard->length = inbox->headers[i].msg_len;
-    heard->segment = udp_sender(inbox, i, &heard->from, &heard->ecn);
-    if (!heard->segment || heard->segment > heard->length)
-        heard->segment = heard->length;
-    heard->packets = heard->length ? (heard->length + heard->segment - 1) / heard->segment : 1;
+    received->length = inbox->headers[i].msg_len;
+    received->gso_size = udp_sender(inbox, i, &received->from, &received->ecn);
+    if (!received->gso_size || received->gso_size > received->length)
+        received->gso_size = received->length;
+    received->packets = received->length ? (received->length + received->gso_size - 1) / received->gso_size : 1;
 }
 
 /* Message i of the call. */
 static void sort_message(struct sorting *sorting, struct udp_inbox *inbox, uint32_t i, uint32_t room)
 {
     struct intake *intake = sorting->intake;
-    uint32_t length = sorting->heard->length, packets = sorting->heard->packets;
+    uint32_t length = sorting->received->length, packets = sorting->received->packets;
     struct arrival arrival;
 
     counter_add(intake->segment, intake->worker, UDP_RECEIVED, packets);
@@ -153,7 +153,7 @@ static void sort_message(struct sorting *sorting, struct udp_inbox *inbox, uint3
         return;
     }
     /* The endpoint travels at the start of the slot. */
-    memcpy(arrival.data - SLOT_ROOM, &sorting->heard->from, sizeof sorting->heard->from);
+    memcpy(arrival.data - SLOT_ROOM, &sorting->received->from, sizeof sorting->received->from);
     sort_arrival(sorting, &arrival);
     intake_finish(intake, &arrival);
 }
@@ -162,7 +162,7 @@ int32_t receive_udp(struct intake *intake, int fd, struct udp_inbox *inbox)
 {
     const struct segment *s = intake->segment;
     uint32_t fits = 0, count, got, arriving = 0;
-    struct heard heard[UDP_BATCH];
+    struct received received[UDP_BATCH];
     struct sorting sorting = { .intake = intake };
 
     intake_refill(intake, UDP_BATCH);
@@ -179,8 +179,8 @@ int32_t receive_udp(struct intake *intake, int fd, struct udp_inbox *inbox)
     if (!got)
         return 0;
     for (uint32_t i = 0; i < got; i++) {
-        hear(inbox, i, &heard[i]);
-        arriving += heard[i].packets;
+        describe(inbox, i, &received[i]);
+        arriving += received[i].packets;
     }
     intake_note_arriving(intake, arriving);
     POINT("receive: datagrams in slots, no node");
@@ -193,9 +193,9 @@ int32_t receive_udp(struct intake *intake, int fd, struct udp_inbox *inbox)
             burst_push(&sorting.burst, s, intake->worker, intake->pool, intake->inline_holder);
             burst_begin(&sorting.burst, INBOUND);
         }
-        sorting.heard = &heard[i];
+        sorting.received = &received[i];
         sort_message(&sorting, inbox, i, fits);
-        intake_note_arriving(intake, arriving -= heard[i].packets);
+        intake_note_arriving(intake, arriving -= received[i].packets);
     }
     POINT("receive: nodes linked, nothing pushed");
     burst_push(&sorting.burst, s, intake->worker, intake->pool, intake->inline_holder);

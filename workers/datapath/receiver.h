@@ -119,10 +119,10 @@ uint8_t *intake_rest(const struct intake *intake, uint32_t i, uint32_t room);
  * 0, or -1 when it needs a large slot and none is free (not counted yet). */
 int intake_accept(struct intake *intake, uint32_t i, uint32_t length, uint32_t room, const uint8_t *rest,
                   struct arrival *arrival);
-/* A node for bytes [offset, offset + length) of the arrival, packets of `segment` bytes each but
+/* A node for bytes [offset, offset + length) of the arrival, packets of `gso_size` bytes each but
  * the last; 0 when the peer or the pool has none to give (counted). */
 uint32_t intake_issue(struct intake *intake, struct arrival *arrival, uint32_t offset, uint32_t length,
-                      uint32_t segment, uint32_t packets, uint32_t peer, uint32_t direction);
+                      uint32_t gso_size, uint32_t packets, uint32_t peer, uint32_t direction);
 /* The arrival is dealt with: its slot is used up if it has nodes. */
 void intake_finish(struct intake *intake, const struct arrival *arrival);
 /* After the call: slots used up leave the lists. */

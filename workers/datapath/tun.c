@@ -26,7 +26,7 @@ int64_t tun_read(int fd, uint8_t *place, uint32_t room, uint8_t *spill, uint32_t
 }
 
 /* The header's 16-bit fields, in the machine's byte order. */
-enum { VNET_FLAGS = 0, VNET_GSO_TYPE = 1, VNET_HEADER = 2, VNET_SEGMENT = 4, VNET_START = 6, VNET_OFFSET = 8 };
+enum { VNET_FLAGS = 0, VNET_GSO_TYPE = 1, VNET_HEADER = 2, VNET_GSO_SIZE = 4, VNET_START = 6, VNET_OFFSET = 8 };
 
 static uint16_t field_read(const uint8_t *header, int field)
 {
@@ -52,7 +52,7 @@ void tun_describe(const uint8_t *packet, uint32_t length, struct super_packet *s
         .length = length,
         .flags = header[VNET_FLAGS],
         .gso_type = header[VNET_GSO_TYPE],
-        .segment = field_read(header, VNET_SEGMENT),
+        .gso_size = field_read(header, VNET_GSO_SIZE),
         .checksum_start = field_read(header, VNET_START),
         .checksum_offset = field_read(header, VNET_OFFSET),
     };
@@ -85,7 +85,7 @@ int tun_write_joined(int fd, const struct packet *packets, const struct joined *
     header[VNET_FLAGS] = joined->flags;
     header[VNET_GSO_TYPE] = joined->gso_type;
     field_write(header, VNET_HEADER, joined->header);
-    field_write(header, VNET_SEGMENT, joined->segment);
+    field_write(header, VNET_GSO_SIZE, joined->gso_size);
     field_write(header, VNET_START, joined->checksum_start);
     field_write(header, VNET_OFFSET, joined->checksum_offset);
     parts[0] = (struct iovec){ .iov_base = header, .iov_len = packets[0].length + VNET_HEADER_BYTES };

@@ -141,7 +141,7 @@ static void cut_again(const struct packet *packets, const struct joined *joined,
     uint32_t at = packets[0].length;
     struct segmentation plan;
     struct super_packet super = { .data = whole, .length = joined->length, .flags = joined->flags,
-                                  .gso_type = joined->gso_type, .segment = joined->segment,
+                                  .gso_type = joined->gso_type, .gso_size = joined->gso_size,
                                   .checksum_start = joined->checksum_start,
                                   .checksum_offset = joined->checksum_offset };
 

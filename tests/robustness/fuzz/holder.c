@@ -112,7 +112,7 @@ static void node_make(const struct segment *s, struct aead *aead, struct pool *p
     memset(data - SLOT_ROOM, 0, pool_slot_bytes(pool, slot) < 4096 ? SMALL_SLOT_BYTES : 4096);
     node->offset = (uint64_t)(data - (uint8_t *)s->base);
     node->length = how & 1 ? take16(input) : take8(input);
-    node->segment = how & 2 ? take16(input) : (uint16_t)node->length;
+    node->gso_size = how & 2 ? take16(input) : (uint16_t)node->length;
     node->packets = how & 4 ? take16(input) : 1;
     node->peer_generation = how & 8 && take8(input) == 0 ? 2 : 1;
     node->ecn = 0;
@@ -126,7 +126,7 @@ static void node_make(const struct segment *s, struct aead *aead, struct pool *p
     node->checksum_offset = how & 128 ? take16(input) : 0;
     take_into(input, data, take8(input));
     if (direction == INBOUND && node->length <= 1800 && take8(input) & 1)
-        seal(aead, data, node->length, node->segment, take8(input));
+        seal(aead, data, node->length, node->gso_size, take8(input));
     if (direction == INBOUND && how & 1)
         take_into(input, data - SLOT_ROOM, 12);
     if (queue_push_mpsc(s, WORKER_RECEIVER, direction, number, number, node->packets))

@@ -35,7 +35,7 @@ static void push(struct world *world, struct input *input)
         return;
     must(pool_slot(&world->pool, slot) + pool_slot_bytes(&world->pool, slot) <= (uint8_t *)s->base + s->bytes);
     while (count < wanted && (nodes[count] = pool_issue(&world->pool, slot, row)) != 0) {
-        must(world->hostile || s->states[nodes[count]] == NODE_MINE);
+        must(world->hostile || s->states[nodes[count]] == NODE_OWNED);
         s->node[nodes[count]].packets = count ? 1 : (uint16_t)packets;
         if (count)
             queue_link(s, nodes[count - 1], nodes[count]);

@@ -8,10 +8,10 @@ static void check_cut(const struct super_packet *super, const struct segmentatio
 {
     uint8_t *out = malloc(plan->largest);
     uint32_t length = segmentation_cut(super, plan, which, out), payload = length - plan->header;
-    uint32_t start = plan->header + which * super->segment;
+    uint32_t start = plan->header + which * super->gso_size;
 
     must(length <= plan->largest && length > plan->header);
-    must(which + 1 == plan->packets ? start + payload == super->length : payload == super->segment);
+    must(which + 1 == plan->packets ? start + payload == super->length : payload == super->gso_size);
     must(!memcmp(out + plan->header, super->data + start, payload));
     if (out[0] >> 4 == 4)
         must(((uint32_t)out[2] << 8 | out[3]) == (length & 0xffff));
@@ -40,7 +40,7 @@ void fuzz_one(struct input *input)
     uint8_t *data;
 
     super.gso_type = take8(input);
-    super.segment = take16(input);
+    super.gso_size = take16(input);
     super.checksum_start = take16(input);
     super.checksum_offset = take16(input);
     stretch = take16(input);

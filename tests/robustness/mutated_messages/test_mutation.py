@@ -117,7 +117,7 @@ def test_handshake_aead(bench: Bench, peer: Initiator) -> None:
     bench.target.mark()
     # More slowly than what makes for "under load", in which they would meet a cookie unopened.
     wrong = wrong_initiation(Random(3), initiation, peer.keys.mac1_key, COUNT)
-    bench.target.send(peer, wrong, rate=0.8 * constants.UNDER_LOAD_VAIN)
+    bench.target.send(peer, wrong, rate=0.8 * constants.UNDER_LOAD_WASTED)
     assert bench.target.delta() == {
         "udp_received": COUNT, "handshake_to_control": COUNT, "hs_initiation_tag": COUNT}
     assert peer.answers() == []
@@ -220,7 +220,7 @@ def test_answers_to_the_engines_own_initiation(bench: Bench, peer: Initiator) ->
     count = 5000
     response, _ = peer.respond(initiation)
     wrong = wrong_response(Random(8), response, peer.keys.mac1_key, count)
-    bench.target.send(peer, wrong, rate=0.8 * constants.UNDER_LOAD_VAIN)
+    bench.target.send(peer, wrong, rate=0.8 * constants.UNDER_LOAD_WASTED)
     reply = cookie.create_cookie_reply(peer.identity.cookie_key, bytes(32), initiation, bytes(4), 1)
     bench.target.send(peer, (reply[:24] + Random(n).randbytes(40) for n in range(count)))
     bench.target.send(peer, (reply[:4] + Random(n).randbytes(60) for n in range(count)))

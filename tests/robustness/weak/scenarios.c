@@ -125,7 +125,7 @@ static void all_taken(uint32_t first, uint32_t count, uint32_t times)
                 found += logs[thread].node[i] == number;
         if (found != times)
             fail("node %u was taken %u times instead of %u", number, found, times);
-        if (s->states[number] != NODE_HOME)
+        if (s->states[number] != NODE_FREE)
             fail("node %u is not home but %x", number, s->states[number]);
     }
 }
@@ -706,7 +706,7 @@ static void died_end(unsigned waiting)
             times += logs[thread].node[i] == 1;
     if (times > 1)
         fail("a packet was taken %u times", times);
-    if (s->states[1] != NODE_HOME)
+    if (s->states[1] != NODE_FREE)
         fail("the node is not home but %x", s->states[1]);
 }
 

@@ -68,7 +68,7 @@ static void cut_and_compare(const struct super_packet *super, const struct segme
 
         check(length <= plan->largest && length > plan->header);
         if (plan->header)
-            check(!memcmp(out + plan->header, super->data + plan->header + which * super->segment,
+            check(!memcmp(out + plan->header, super->data + plan->header + which * super->gso_size,
                           length - plan->header));
         bytes += length - plan->header;
         free(out);
@@ -85,7 +85,7 @@ static void super_packets(void)
 
     super.flags = draw_below(&seed, 3) ? VNET_NEEDS_CSUM : (uint8_t)draw(&seed);
     super.gso_type = (uint8_t)(draw_below(&seed, 8) ? draw_below(&seed, 6) : draw(&seed));
-    super.segment = field();
+    super.gso_size = field();
     super.checksum_start = draw_below(&seed, 3) ? (uint16_t)transport : field();
     super.checksum_offset = draw_below(&seed, 3) ? 6 : field();
     if (segmentation_plan(&super, &plan) == 0)
@@ -101,7 +101,7 @@ static uint32_t train_write(struct packet *packets, uint32_t most)
     uint8_t *data = plausible_bytes(length, &transport);
     struct segmentation plan;
     struct super_packet super = { .data = data, .length = length, .flags = VNET_NEEDS_CSUM,
-                                  .segment = (uint16_t)(1 + draw_below(&seed, 300)),
+                                  .gso_size = (uint16_t)(1 + draw_below(&seed, 300)),
                                   .checksum_start = (uint16_t)transport };
 
     super.gso_type = data[data[0] >> 4 == 4 ? 9 : 6] == 17 ? VNET_GSO_UDP_L4
@@ -158,7 +158,7 @@ static void join_and_cut(struct packet *packets, uint32_t count)
     }
     check(at == joined.length);
     super = (struct super_packet){ .data = whole, .length = at, .flags = joined.flags,
-                                   .gso_type = joined.gso_type, .segment = joined.segment,
+                                   .gso_type = joined.gso_type, .gso_size = joined.gso_size,
                                    .checksum_start = joined.checksum_start,
                                    .checksum_offset = joined.checksum_offset };
     check(segmentation_plan(&super, &plan) == 0);

@@ -142,7 +142,7 @@ def join(packets: list[bytes], kinds: int = BOTH) -> Joined:
     assert after[1:] == packets[1:]
     data = after[0] + b"".join(packet[joined.header :] for packet in packets[1 : joined.packets])
     assert len(data) == joined.length
-    names = ("flags", "gso_type", "segment", "checksum_start", "checksum_offset")
+    names = ("flags", "gso_type", "gso_size", "checksum_start", "checksum_offset")
     if joined.packets == 1:
         assert after == packets and joined.gso_type == lib.VNET_GSO_NONE and not joined.header
     return Joined(joined.packets, data, {name: getattr(joined, name) for name in names})

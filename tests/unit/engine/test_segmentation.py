@@ -71,7 +71,7 @@ def vnet(segment: Segment, size: int) -> dict[str, int]:
     return {
         "flags": lib.VNET_NEEDS_CSUM,
         "gso_type": gso_type(segment),
-        "segment": size,
+        "gso_size": size,
         "checksum_start": segment.transport,
         "checksum_offset": 6 if segment.protocol == UDP else 16,
     }
@@ -230,7 +230,7 @@ def test_any_header_over_any_bytes_is_refused_or_harmless(
     header = {
         "flags": flags,
         "gso_type": kind,
-        "segment": size,
+        "gso_size": size,
         "checksum_start": start,
         "checksum_offset": offset,
     }

@@ -130,7 +130,7 @@ def check(herd: Herd) -> None:
     assert ledger["faults"][0] == 0, ledger["text"][0]
     assert faults(data) == ""
     states = np.frombuffer(ffi.buffer(data.segment.states, 4 * (data.segment.nodes + 1)), np.uint32)
-    home = int((states == lib.NODE_HOME).sum())
+    home = int((states == lib.NODE_FREE).sum())
     pools = [ffi.new("struct pool *") for _ in range(2 * RECEIVERS)]
     for number, pool in enumerate(pools):
         assert lib.pool_open(pool, data.segment, number) == 0

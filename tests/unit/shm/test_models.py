@@ -56,7 +56,7 @@ class QueuesAndPools(RuleBasedStateMachine):
             assert node and node not in self.books, "a node was given out twice"
             self.books[node] = (number, slot, packets)
             self.segment.node[node].packets = packets
-            assert self.segment.states[node] == lib.NODE_MINE
+            assert self.segment.states[node] == lib.NODE_OWNED
             if nodes:
                 lib.queue_link(self.segment, nodes[-1], node)
             nodes.append(node)
@@ -80,7 +80,7 @@ class QueuesAndPools(RuleBasedStateMachine):
             self.queues[queue].extend(nodes)
             return
         for node in nodes:
-            assert self.segment.states[node] == lib.NODE_MINE
+            assert self.segment.states[node] == lib.NODE_OWNED
             lib.pool_withdraw(self.pools[number], node)
             del self.books[node]
 
@@ -137,8 +137,8 @@ class QueuesAndPools(RuleBasedStateMachine):
 
     def issue_and_forget(self, number: int) -> None:
         node = 1 + number * GEOMETRY["nodes_a_pool"]
-        if self.segment.states[node] == lib.NODE_HOME and node not in self.home:
-            self.segment.states[node] = lib.NODE_MINE
+        if self.segment.states[node] == lib.NODE_FREE and node not in self.home:
+            self.segment.states[node] = lib.NODE_OWNED
 
     def packets(self, queue: int) -> int:
         return sum(self.books[node][2] for node in self.queues[queue])

@@ -252,7 +252,7 @@ NO_KEY = f"private_key={bytes(32).hex()}\n"
 def stage_packet(loop: Loop, row: int) -> None:
     """A packet waits in the outbound queue (of no consumer: nobody takes it out)."""
     segment = loop.interface.segment
-    segment.states[1] = lib.NODE_MINE
+    segment.states[1] = lib.NODE_OWNED
     segment.node[1].next = ((int(segment.node[1].next) >> 32) + 1) << 32
     segment.node[1].peer, segment.node[1].packets = row, 1
     segment.node[1].peer_generation = segment.rows[row].generation

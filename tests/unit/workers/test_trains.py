@@ -68,7 +68,7 @@ class TrainPath(Path):
 
     def nodes_out(self) -> int:
         nodes = 1 + 2 * GEOMETRY["nodes_a_pool"]
-        return sum(self.segment.states[n] != lib.NODE_HOME for n in range(1, nodes))
+        return sum(self.segment.states[n] != lib.NODE_FREE for n in range(1, nodes))
 
     def gained(self, before: dict[str, int]) -> dict[str, int]:
         return {name: n - before[name] for name, n in self.counters().items() if n != before[name]}
@@ -112,7 +112,7 @@ def cut(message: bytes) -> list[bytes]:
             "length": len(packet),
             "flags": flags,
             "gso_type": kind,
-            "segment": size,
+            "gso_size": size,
             "checksum_start": start,
             "checksum_offset": offset,
         },
