@@ -67,8 +67,8 @@ UNDER_LOAD_TIME: Final = SECOND  # Performance: receive.c; under load stays so f
 # Four times wireguard-go's: as many initiations as a gateway hears when its peers come back all at once.
 HANDSHAKE_QUEUE: Final = 4096  # Performance: messages.h; handshake messages that may wait
 UNDER_LOAD_QUEUE: Final = HANDSHAKE_QUEUE // 8  # Performance: receive.c; as many waiting mean under load
-# Worked on in vain within a second: under load too, though none waits. Kernel and wireguard-go look at their
-# queues alone; here data would share the cores with a flood that is kept up with.
+# Messages of a second that led to nothing: then under load, though none waits. Kernel and wireguard-go look
+# at their queues alone; here data would share the cores with a flood that is kept up with.
 UNDER_LOAD_WASTED: Final = 3000  # Performance: Plait's own
 # wireguard-go stops at 2^16. Keypair numbers of 21 bits (engine/keypair.h) allow two sessions for each peer.
 MAX_PEERS: Final = 1 << 20  # Performance: messages.h

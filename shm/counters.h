@@ -13,42 +13,42 @@
  *     end message       of a handshake message that a receiver gave to control
  *     fine              the packet or message arrived where it should; the other ends are losses
  *     wire              a datagram left by it
- *     told              control tells an event of it (workers/control/losses.py)
+ *     event             control emits an event of it (workers/control/losses.py)
  */
 enum counter {
     UDP_RECEIVED,
     DROP_MESSAGE_LENGTH,       /* (end in) under 16 bytes, or a length no message of its type has */
     DROP_MESSAGE_TYPE,         /* (end in) type word not 1..4 */
     HANDSHAKE_TO_CONTROL,      /* (end in, fine) control's HS_* counters say what became of it */
-    DROP_MAILBOX_FULL,         /* (end in, told) */
-    DROP_INDEX_UNKNOWN,        /* (end in, told) receiver index names no keypair */
+    DROP_MAILBOX_FULL,         /* (end in, event) */
+    DROP_INDEX_UNKNOWN,        /* (end in, event) receiver index names no keypair */
     DROP_PEER_SHARE,           /* (end in) the peer holds its 1/8 of the slots */
     DROP_NO_SLOT,              /* (end in) larger than a small slot, and no train slot is free */
     DROP_QUEUE_FULL_INBOUND,   /* (end in) */
     DROP_KEYPAIR_GONE,         /* (end in) not in the peer's key word (any more) */
     DROP_KEYPAIR_EXPIRED,      /* (end in) 180 s or 2^64-8130 messages */
-    DROP_DATA_TAG,             /* (end in, told) AEAD refused */
+    DROP_DATA_TAG,             /* (end in, event) AEAD refused */
     DROP_REPLAY,               /* (end in) */
     KEEPALIVE_RECEIVED,        /* (end in, fine) */
     DROP_INNER_HEADER,         /* (end in) version, lengths */
-    DROP_INNER_SOURCE,         /* (end in, told) source is not an allowed IP of this peer */
+    DROP_INNER_SOURCE,         /* (end in, event) source is not an allowed IP of this peer */
     DROP_ECN,                  /* (end in) CE outside, not ECN-capable inside */
     DROP_TUN_WRITE,            /* (end in) the kernel refused */
     TUN_SENT,                  /* (end in, fine) delivered */
     TUN_RECEIVED,
     DROP_TUN_HEADER,           /* (end out) neither IPv4 nor IPv6, or cut short */
-    DROP_NO_PEER,              /* (end out, told) no allowed IP for the destination */
+    DROP_NO_PEER,              /* (end out, event) no allowed IP for the destination */
     DROP_NO_PEER_MULTICAST,    /* (end out, fine) likewise, a group: the host speaking of itself, as a rule; no fault */
-    DROP_NO_ENDPOINT,          /* (end out, told) */
+    DROP_NO_ENDPOINT,          /* (end out, event) */
     DROP_PEER_SHARE_OUTBOUND,  /* (end out) */
     DROP_NO_SLOT_OUTBOUND,     /* (end out) */
     DROP_QUEUE_FULL_OUTBOUND,  /* (end out) */
     DROP_STAGED,               /* (end out) oldest of more than 128 waiting for a session, or given up */
     DROP_SESSION_ENDED,        /* (end out) outbound: the session ran out between the look and the seal */
-    DROP_NO_SOCKET,            /* (end out, told) this host has no socket of the endpoint's family */
-    DROP_UDP_FULL,             /* (end out, told) the UDP socket's buffer stayed full */
-    DROP_UDP_SEND,             /* (end out, told) the kernel refused, for another reason */
-    DROP_LOOP,                 /* (end out, told) a message of ours that came back, or one in too many tunnels */
+    DROP_NO_SOCKET,            /* (end out, event) this host has no socket of the endpoint's family */
+    DROP_UDP_FULL,             /* (end out, event) the UDP socket's buffer stayed full */
+    DROP_UDP_SEND,             /* (end out, event) the kernel refused, for another reason */
+    DROP_LOOP,                 /* (end out, event) a message of ours that came back, or one in too many tunnels */
     UDP_SENT,                  /* (end out, fine, wire) */
     KEEPALIVE_SENT,            /* (wire) */
     DROP_PEER_GONE,            /* (end both) removed while the packet waited */

@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 
 HEADER = Path(__file__).with_name("counters.h")
-KNOWN = frozenset({"end in", "end out", "end both", "end message", "fine", "wire", "told"})
+KNOWN = frozenset({"end in", "end out", "end both", "end message", "fine", "wire", "event"})
 _COUNTER = re.compile(r"^    ([A-Z0-9_]+),(?:[ ]+/\* \(([a-z, ]+)\))?", re.MULTILINE)
 
 

@@ -35,7 +35,7 @@ class Step(IntEnum):
     # In turns of the loop, to which each control comes as well:
     PASSES = 8  # which pass (workers/control/vault.py), and 8 for each of its slices that is done
     EVENTS = 9  # row + 1, or 0 for one of many
-    WISHES = 10  # row + 1
+    PENDING_ENDPOINTS = 10  # row + 1
     FREEING = 11  # row + 1
 
 
@@ -47,12 +47,14 @@ WORDS: Final = {
     Step.ENDPOINTS: "endpoints that were to be ordered",
     Step.ORDERS: "orders that had been given",
     Step.TRIE: "allowed IPs",
-    Step.WISHES: "endpoints that were to be ordered",
+    Step.PENDING_ENDPOINTS: "endpoints that were to be ordered",
     Step.FREEING: "peers that were removed",
     Step.EVENTS: "what holders told of a peer",
     Step.PASSES: "what all peers were to know of the interface or the private key",
 }
-LEAVES_OUT: Final = (Step.PEERS, Step.RETIRING, Step.ENDPOINTS, Step.ORDERS, Step.WISHES, Step.FREEING)
+LEAVES_OUT: Final = (
+    Step.PEERS, Step.RETIRING, Step.ENDPOINTS, Step.ORDERS, Step.PENDING_ENDPOINTS, Step.FREEING,
+)  # fmt: skip
 
 
 class GivenUp(NamedTuple):

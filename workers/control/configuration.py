@@ -117,15 +117,15 @@ class Configuration:
         except (NoRoom, OSError) as error:
             log.error("the set is refused: %s", error)
             if isinstance(error, NoRoom):
-                self.events.tell(Event.NO_ROOM, reason=error.why, mend=error.mend)
+                self.events.emit(Event.NO_ROOM, reason=error.why, mend=error.mend)
             elif error.errno in (errno.ENOSPC, errno.ENOMEM):  # for the redo record
                 reason = f"no memory for the text of the set ({error.strerror})"
-                self.events.tell(Event.NO_ROOM, reason=reason, mend=MORE_MEMORY)
+                self.events.emit(Event.NO_ROOM, reason=reason, mend=MORE_MEMORY)
             else:
                 mend = "after % in an Endpoint stands an interface of this host (ip link)"
                 if error.errno != errno.ENODEV:
                     mend = "the engine's log has more"
-                self.events.tell(Event.SET_REFUSED, reason=error.strerror or str(error), mend=mend)
+                self.events.emit(Event.SET_REFUSED, reason=error.strerror or str(error), mend=mend)
             self.vault.clear_redo()
             return error.errno or errno.EIO
         code = yield from self._change_sockets(operation)
@@ -185,7 +185,7 @@ class Configuration:
                 mark_sockets(self.udp_fds(), mark)
                 reason = f"the kernel refuses the firewall mark 0x{operation.fwmark:x} ({error.strerror})"
                 mend = "start plaitd as root, or with CAP_NET_ADMIN"
-                self.events.tell(Event.SET_REFUSED, reason=reason, mend=mend)
+                self.events.emit(Event.SET_REFUSED, reason=reason, mend=mend)
                 return error.errno or errno.EIO
             # The supervisor marks the sockets of another port with this word.
             self.device.fwmark = operation.fwmark
@@ -194,14 +194,14 @@ class Configuration:
             if code:
                 reason = f"the UDP port {operation.listen_port} cannot be had ({os.strerror(code)})"
                 mend = "choose another, or end what has it (ss -lunp); the engine's log has more"
-                self.events.tell(Event.SET_REFUSED, reason=reason, mend=mend)
+                self.events.emit(Event.SET_REFUSED, reason=reason, mend=mend)
                 if int(self.device.fwmark) != mark:
                     mark_sockets(self.udp_fds(), mark)
                     self.device.fwmark = mark
                 return code
             if int(self.device.fwmark):
                 mark_sockets(self.udp_fds(), int(self.device.fwmark))
-            self.events.tell(Event.LISTEN_PORT_CHANGED, count=self.listen_port())
+            self.events.emit(Event.LISTEN_PORT_CHANGED, count=self.listen_port())
         if operation.listen_port is not None or operation.fwmark is not None:
             yield from self._clear_sources()
         return 0
@@ -223,7 +223,7 @@ class Configuration:
             work.changes.tick = lib.timers_tick(self.pace.now())
             work.changes.interface_is_up = int(self.device.up)
             stop = lib.changes_apply(work.changes, self.pace.peers)
-            self._tell_added(work.changes)
+            self._emit_added(work.changes)
             self.peers.reclaim_later()
             self.timer_columns.changed()
             if stop == lib.CHANGES_DONE:
@@ -264,11 +264,11 @@ class Configuration:
             return
         raise ValueError(f"the set is damaged at byte {int(work.changes.at)} of its records")
 
-    def _tell_added(self, changes: Any) -> None:
-        told = min(int(changes.added), lib.CHANGES_EMITTED)
-        for row in changes.told[0:told]:
-            self.events.tell(Event.PEER_ADDED, row)
-        self.events.hold_back(Event.PEER_ADDED, int(changes.added) - told)
+    def _emit_added(self, changes: Any) -> None:
+        emitted = min(int(changes.added), lib.CHANGES_EMITTED)
+        for row in changes.emitted[0:emitted]:
+            self.events.emit(Event.PEER_ADDED, row)
+        self.events.suppress(Event.PEER_ADDED, int(changes.added) - emitted)
 
     def _change_private_key(self, private_key: bytes) -> Iterator[None]:
         if any(private_key):
@@ -280,13 +280,13 @@ class Configuration:
                 yield from self._remove([row])
             self.vault.note_passing(self.vault.passing | KEY_CHANGED)
             self.vault.store_private_key(identity.private_key, identity.public_key)
-            self.events.tell(Event.PRIVATE_KEY_CHANGED, key=identity.public_key)
+            self.events.emit(Event.PRIVATE_KEY_CHANGED, key=identity.public_key)
         else:
             if self.vault.private_key is None:
                 return
             self.vault.note_passing(self.vault.passing | KEY_CHANGED)
             self.vault.store_private_key(None, None)
-            self.events.tell(Event.PRIVATE_KEY_REMOVED)
+            self.events.emit(Event.PRIVATE_KEY_REMOVED)
         self.is_changing_key = True
         yield from self.spread_key()
         self.is_changing_key = False
@@ -340,8 +340,8 @@ class Configuration:
                 yield
             left -= count
         for row in rows[: lib.CHANGES_EMITTED]:
-            self.events.tell(Event.PEER_REMOVED, row)
-        self.events.hold_back(Event.PEER_REMOVED, max(len(rows) - lib.CHANGES_EMITTED, 0))
+            self.events.emit(Event.PEER_REMOVED, row)
+        self.events.suppress(Event.PEER_REMOVED, max(len(rows) - lib.CHANGES_EMITTED, 0))
         self.handshakes.cookies.forget(np.array(rows, np.uint32))
         for row in rows:
             if self.handshakes.knows(row):

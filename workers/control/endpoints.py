@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _STRUCT = struct.Struct("<H2sI16s16sII")  # struct endpoint, checked below
 _NO_SOURCE = bytes(16)
-_WISH = struct.Struct("<QQQ")  # its first 24 bytes: family, port, scope, address
+_PENDING = struct.Struct("<QQQ")  # its first 24 bytes: family, port, scope, address
 
 
 class Endpoint(NamedTuple):
@@ -63,7 +63,7 @@ class Endpoint(NamedTuple):
 class EndpointOrders:
     """Control's orders to holders to move an endpoint.
 
-    A wish that has to wait stands in words of control's own in the row, without its source, so that a
+    An endpoint that has to wait stands in words of control's own in the row, without its source, so that a
     killed control does not lose what was configured.
     """
 
@@ -71,16 +71,16 @@ class EndpointOrders:
         self.pace = pace
         self.segment = segment
         self.place = ffi.new("struct endpoint *")
-        self.waiting: dict[int, None] = {}  # rows with a wish, in the order in which `poll` looks at them
+        self.waiting: dict[int, None] = {}  # rows with a pending endpoint, in the order of `poll`
 
     def recover(self, rows: Iterable[int]) -> None:
-        """Find the wishes that a killed control left in these rows."""
-        self.waiting = {row: None for row in rows if self._wish(row) is not None}
+        """Find the endpoints that a killed control left in these rows."""
+        self.waiting = {row: None for row in rows if self._pending(row) is not None}
 
     def read(self, row: int) -> Endpoint | None:
         """Where the peer is reached: ordered or not yet."""
         if row in self.waiting:
-            return self._wish(row)
+            return self._pending(row)
         if self._is_ordered(row):
             ordered = ffi.addressof(self.segment.rows[row], "ordered_endpoint")
             return Endpoint.unpack(bytes(ffi.buffer(ordered)))
@@ -88,7 +88,7 @@ class EndpointOrders:
         return Endpoint.unpack(bytes(ffi.buffer(self.place)))
 
     def move(self, row: int, endpoint: Endpoint) -> int:
-        """Bits to give as orders: ORDER_ENDPOINT, or 0 when nothing changes or the wish has to wait."""
+        """Bits to give as orders: ORDER_ENDPOINT, or 0 when nothing changes or the endpoint has to wait."""
         if endpoint == self.read(row):
             return 0
         if self._is_ordered(row):
@@ -100,20 +100,20 @@ class EndpointOrders:
         return lib.ORDER_ENDPOINT
 
     def forget(self, row: int) -> None:
-        """No wish waits any more."""
+        """No endpoint waits any more."""
         self.waiting.pop(row, None)
-        self.segment.rows[row].wish[0] = 0
+        self.segment.rows[row].pending_endpoint[0] = 0
 
     def poll(self, at: Callable[[int], None] = lambda place: None) -> bool:
         """Give the orders that waited, of some rows. True while others still do. at: is told row + 1."""
-        for row in list(islice(self.waiting, self.pace.wishes)):
+        for row in list(islice(self.waiting, self.pace.pending_endpoints)):
             if self._is_ordered(row):
                 self.waiting[row] = self.waiting.pop(row)  # it is looked at again after the others
                 continue
             at(row + 1)
-            wish = self._wish(row)
-            if wish is not None:
-                self._write(row, wish)
+            pending = self._pending(row)
+            if pending is not None:
+                self._write(row, pending)
                 lib.orders_give(self.segment, row, lib.ORDER_ENDPOINT)
                 lib.peer_schedule(self.segment, row)
             self.forget(row)
@@ -126,15 +126,15 @@ class EndpointOrders:
         ffi.memmove(ffi.addressof(self.segment.rows[row], "ordered_endpoint"), endpoint.pack(), _STRUCT.size)
 
     def _keep(self, row: int, endpoint: Endpoint) -> None:
-        words = self.segment.rows[row].wish
-        head, first, second = _WISH.unpack(endpoint.pack()[: _WISH.size])
+        words = self.segment.rows[row].pending_endpoint
+        head, first, second = _PENDING.unpack(endpoint.pack()[: _PENDING.size])
         words[0] = 0  # nothing is kept while the address is half written
         words[1], words[2] = first, second
         words[0] = head
 
-    def _wish(self, row: int) -> Endpoint | None:
-        packed = _WISH.pack(*(int(word) for word in self.segment.rows[row].wish))
-        return Endpoint.unpack(packed + bytes(_STRUCT.size - _WISH.size))
+    def _pending(self, row: int) -> Endpoint | None:
+        packed = _PENDING.pack(*(int(word) for word in self.segment.rows[row].pending_endpoint))
+        return Endpoint.unpack(packed + bytes(_STRUCT.size - _PENDING.size))
 
 
 if ffi.sizeof("struct endpoint") != _STRUCT.size:

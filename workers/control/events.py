@@ -1,17 +1,17 @@
-"""Why nothing happens: refusals by cause and milestones, as control tells them to who asks.
+"""Events: refusals by cause and milestones, which control keeps and sends to whoever asks.
 
-A flood must cost nothing here and wash nothing away. So each cause has a bucket of its own (5 at once, then
-one a second), looked at before anything is made of the arguments; what it refuses is a number, told
-as one line "and N more" some seconds later. And what anybody on the network can bring about is remembered
-apart from what only peers and administrators can: 500 lines each, in memory alone.
+Events are rate-limited by cause, so that a flood neither costs CPU nor evicts other events: each cause has
+a token bucket (5 at once, then one a second), asked before anything is made of the arguments. Suppressed
+events are counted, and one line "and N more" follows some seconds later. Events that anybody on the network
+can bring about are remembered apart from those of peers and administrators: 500 lines each, in memory alone.
 
 A line is what the configuration socket sends, `event={JSON}`:
 
     life     which life of the control process, from 1
-    number   counts up within a life; lines told later have greater ones
+    number   counts up within a life; later lines have greater ones
     time     seconds since 1970 by the wall clock, to the millisecond
     event    an Event
-    more     how many others of this kind the bucket held back, with no other detail
+    more     how many others of this kind the bucket suppressed, with no other detail
     peer     public key in base64, when the cryptography says that it is this peer
     claimed_key   likewise, but only claimed
     endpoint address:port of a peer; `was`: where it was before
@@ -42,14 +42,14 @@ SECOND: Final = 1_000_000_000
 BURST: Final = 5
 PERIOD: Final = SECOND  # between two events of one cause when they do not end
 SLOW_PERIOD: Final = 10 * SECOND  # likewise, of those that are counts of packets
-MORE_AFTER: Final = 3 * SECOND  # from the first event held back to the line that counts them
+MORE_AFTER: Final = 3 * SECOND  # from the first suppressed event to the line that counts them
 REMEMBERED: Final = 500  # of either kind
 UNREAD: Final = 4 * REMEMBERED  # lines that a follower may leave unread before it is dropped
 _PIECE: Final = 100  # lines that are sent at once
 
 
 class Event(StrEnum):
-    """Everything that can be told."""
+    """Every event."""
 
     # a handshake message was refused; nobody proved who sent it
     MESSAGE_LENGTH = "message_length"
@@ -128,14 +128,14 @@ ANYBODYS: Final = REFUSALS | {Event.MAILBOX_FULL, Event.PACKETS_OF_NO_SESSION, E
 
 
 class Bucket:
-    """One cause: a token bucket in one word (when it will be full again), and what it held back."""
+    """One cause: a token bucket in one word (when it will be full again), and what it suppressed."""
 
-    __slots__ = ("full_at", "held_back", "period", "since")
+    __slots__ = ("full_at", "period", "since", "suppressed")
 
     def __init__(self, period: int) -> None:
         self.period = period
         self.full_at = 0
-        self.held_back = 0
+        self.suppressed = 0
         self.since = 0  # when the first of those came
 
     def has_token(self, now: int) -> bool:
@@ -193,14 +193,14 @@ class Events:
         self._life = life
         self._number = 0
         self._buckets = {event: Bucket(SLOW_PERIOD if event in COUNTS else PERIOD) for event in Event}
-        self._holding_back: set[Event] = set()
+        self._suppressing: set[Event] = set()
         self._anybodys: deque[tuple[int, bytes]] = deque(maxlen=REMEMBERED)
         self._others: deque[tuple[int, bytes]] = deque(maxlen=REMEMBERED)
         self.followers: set[Follower] = set()
 
-    # -- telling ------------------------------------------------------------------------------
+    # -- emitting -----------------------------------------------------------------------------
 
-    def tell(
+    def emit(
         self,
         event: Event,
         row: int | None = None,
@@ -221,87 +221,87 @@ class Events:
         """
         if not self.take_token(event):
             return
-        told: dict[str, Any] = {}
+        fields: dict[str, Any] = {}
         if row is not None:
-            told["peer"] = _base64(self._public_key(row))
+            fields["peer"] = _base64(self._public_key(row))
         if key is not None:
-            told["claimed_key" if event in REFUSALS else "public_key"] = _base64(key)
+            fields["claimed_key" if event in REFUSALS else "public_key"] = _base64(key)
         if callable(place):
             place = place()
         if place is not None:
-            told["source" if event in REFUSALS else "endpoint"] = _text(place)
+            fields["source" if event in REFUSALS else "endpoint"] = _text(place)
         if was is not None:
-            told["was"] = _text(was)
+            fields["was"] = _text(was)
         if message:
-            told["message"] = _MESSAGES[message]
+            fields["message"] = _MESSAGES[message]
         if tries:
-            told["tries"] = tries
+            fields["tries"] = tries
         if count:
-            told["count"] = count
+            fields["count"] = count
         if reason:
-            told["reason"] = reason
+            fields["reason"] = reason
         if mend:
-            told["mend"] = mend
-        self._keep(event, told)
+            fields["mend"] = mend
+        self._keep(event, fields)
 
-    def tell_news(self, news: dict[str, Any]) -> None:
+    def emit_news(self, news: dict[str, Any]) -> None:
         """The supervisor says that it happened some time ago (news.py). Unknown events are skipped."""
-        told = dict(news)
+        fields = dict(news)
         try:
-            event, at = Event(told.pop("event")), int(told.pop("at"))
+            event, at = Event(fields.pop("event")), int(fields.pop("at"))
         except ValueError:
             return
         if self.take_token(event):
-            self._keep(event, told, at)
+            self._keep(event, fields, at)
 
-    def tell_each(
+    def emit_each(
         self, event: Event, rows: list[int], place: Callable[[int], Endpoint | None], **more: Any
     ) -> None:
         """It happened to each of these, in turn; place finds a row's endpoint."""
         for at, row in enumerate(rows):
             if not self.has_token(event):
-                self.hold_back(event, len(rows) - at)
+                self.suppress(event, len(rows) - at)
                 return
-            self.tell(event, row, place(row), **more)
+            self.emit(event, row, place(row), **more)
 
-    def hold_back(self, event: Event, count: int) -> None:
-        """It happened so many times more, without a token or at once with what was told: only counted."""
+    def suppress(self, event: Event, count: int) -> None:
+        """It happened so many times more, without a token or in excess of a few lines: only counted."""
         bucket = self._buckets[event]
-        if not bucket.held_back and count:
+        if not bucket.suppressed and count:
             bucket.since = self._now()
-            self._holding_back.add(event)
-        bucket.held_back += count
+            self._suppressing.add(event)
+        bucket.suppressed += count
 
     def take_token(self, event: Event) -> bool:
         """Whether it is kept; else it is counted."""
         bucket, now = self._buckets[event], self._now()
         if not bucket.has_token(now):
-            self.hold_back(event, 1)
+            self.suppress(event, 1)
             return False
         bucket.take(now)
         return True
 
     def has_token(self, event: Event) -> bool:
-        """Whether `tell` would keep it now; for counts, which need not be told until it would."""
+        """Whether `emit` would keep it now; for counts, which may grow until it would."""
         return self._buckets[event].has_token(self._now())
 
-    def tell_held_back(self) -> None:
-        """Once a second: lines that count what buckets held back."""
-        if not self._holding_back:
+    def emit_suppressed(self) -> None:
+        """Once a second: lines that count what buckets suppressed."""
+        if not self._suppressing:
             return
         now = self._now()
-        for event in [e for e in self._holding_back if self._buckets[e].since + MORE_AFTER <= now]:
+        for event in [e for e in self._suppressing if self._buckets[e].since + MORE_AFTER <= now]:
             bucket = self._buckets[event]
-            self._holding_back.discard(event)
-            self._keep(event, {"more": bucket.held_back})
-            bucket.held_back = 0
+            self._suppressing.discard(event)
+            self._keep(event, {"more": bucket.suppressed})
+            bucket.suppressed = 0
 
-    def _keep(self, event: Event, told: dict[str, Any], at: int | None = None) -> None:
+    def _keep(self, event: Event, fields: dict[str, Any], at: int | None = None) -> None:
         """at: ns by the wall clock, when it was not now."""
         self._number += 1
         when = self._wall() if at is None else at
         head = {"life": self._life, "number": self._number, "time": when // 1_000_000 / 1000}
-        line = b"event=%s\n" % json.dumps({**head, "event": event, **told}).encode("ascii")
+        line = b"event=%s\n" % json.dumps({**head, "event": event, **fields}).encode("ascii")
         (self._anybodys if event in ANYBODYS else self._others).append((self._number, line))
         for follower in self.followers:
             follower.give(line)

@@ -1,6 +1,6 @@
-"""What both sides of a handshake work with: a batch's messages, the letters that leave, sessions, events.
+"""What both sides of a handshake work with: a batch's messages, those that leave, sessions, events.
 
-The messages stand in `cells`, in their order of arrival; what is to leave is written into `letters` (their C:
+The messages stand in `cells`, in their order of arrival; what is to leave is written into `to_send` (their C:
 handshake_batch.c). The responder (responder.py) and the initiator (handshakes.py) stand on this.
 """
 
@@ -32,10 +32,10 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 BATCH: int = lib.HANDSHAKE_BATCH
-_LETTER = ("error", "source_refused")
+_OUTGOING = ("error", "source_refused")
 UNCONFIRMED = 4096  # peers of whom we remember that they did not confirm our answer
 
-Ends = npt.NDArray[np.int64]  # HS_* counters, one for each message of a batch
+Outcomes = npt.NDArray[np.int64]  # HS_* counters, one for each message of a batch
 
 
 class HandshakeBatch:
@@ -66,9 +66,10 @@ class HandshakeBatch:
         self.cookies = cookie.PeerCookies(peers.memory.max_peers)
         self.unconfirmed: dict[int, int] = {}  # row -> answers of ours without a word in the new session
         self.cells = ffi.new("struct mailbox_cell[]", BATCH)
-        self.letters = ffi.new("struct outgoing[]", BATCH)
-        self.letter_columns = np.frombuffer(ffi.buffer(self.letters), columns_of("struct outgoing", _LETTER))
-        self.heard = np.zeros(BATCH, np.uint8)
+        self.to_send = ffi.new("struct outgoing[]", BATCH)
+        columns = columns_of("struct outgoing", _OUTGOING)
+        self.to_send_columns = np.frombuffer(ffi.buffer(self.to_send), columns)
+        self.check_results = np.zeros(BATCH, np.uint8)
         self.complained_about_keypairs = False
 
     def message(self, cell: int) -> bytes:
@@ -78,9 +79,9 @@ class HandshakeBatch:
         """Where a message came from; not None but for CHECK_LENGTH."""
         return Endpoint.unpack(bytes(ffi.buffer(ffi.addressof(self.cells[cell], "from"))))
 
-    def tell(self, event: Event, row: int | None, cell: int, **more: Any) -> None:
+    def emit(self, event: Event, row: int | None, cell: int, **more: Any) -> None:
         """An event of a message: nothing is made of its sender unless the event will be kept."""
-        self.events.tell(event, row, lambda: self.sender(cell), **more)
+        self.events.emit(event, row, lambda: self.sender(cell), **more)
 
     def log_keys(self, handshake: handshake_p | handshake, psk: bytes) -> None:
         """The keys of a message that we are about to make go into the key log, if one was asked for;
@@ -104,20 +105,20 @@ class HandshakeBatch:
         lib.batch_install(self.segment, handshakes, who, which, what, len(rows), now, flags)
 
     def send(self, count: int, rows: Any, counter: counter) -> None:
-        """Send the first letters, each to its peer; rows: their peers', distinct."""
-        self.outgoing.send(self.letters, count)
+        """Send the first of `to_send`, each to its peer; rows: their peers', distinct."""
+        self.outgoing.send(self.to_send, count)
         rows = np.asarray(rows)
-        errors = self.letter_columns["error"][:count]
+        errors = self.to_send_columns["error"][:count]
         sent = rows[errors == 0]
-        self.add_bytes(sent, "handshake_tx", int(self.letters[0].length))
+        self.add_bytes(sent, "handshake_tx", int(self.to_send[0].length))
         if len(sent):
             self.count(counter, len(sent))
         if len(sent) < count:
             self.count(lib.HS_SEND_FAILED, count - len(sent))
         for i in np.flatnonzero(errors).tolist():
-            to = Endpoint.unpack(bytes(ffi.buffer(ffi.addressof(self.letters[i], "to"))))
-            self.events.tell(Event.SEND_FAILED, int(rows[i]), to, reason=os.strerror(int(errors[i])))
-        for i in np.flatnonzero(self.letter_columns["source_refused"][:count]).tolist():
+            to = Endpoint.unpack(bytes(ffi.buffer(ffi.addressof(self.to_send[i], "to"))))
+            self.events.emit(Event.SEND_FAILED, int(rows[i]), to, reason=os.strerror(int(errors[i])))
+        for i in np.flatnonzero(self.to_send_columns["source_refused"][:count]).tolist():
             self.peers.order(int(rows[i]), lib.ORDER_CLEAR_SOURCE)
 
     def move(self, row: int, cell: int) -> int:
@@ -126,10 +127,10 @@ class HandshakeBatch:
         assert sender is not None
         before = self.endpoints.read(row)
         if before is None or before.without_source() != sender.without_source():
-            self.events.tell(Event.ENDPOINT_MOVED, row, sender, was=before)
+            self.events.emit(Event.ENDPOINT_MOVED, row, sender, was=before)
         return self.endpoints.move(row, sender)
 
-    def tell_answers(self, rows: list[int], cells: list[int]) -> None:
+    def emit_answers(self, rows: list[int], cells: list[int]) -> None:
         """Initiations are being answered. A peer that begins anew did not hear us, or not understand."""
         fresh: dict[int, int] = {}
         for row, cell in zip(rows, cells, strict=True):
@@ -137,10 +138,10 @@ class HandshakeBatch:
             if answers or len(self.unconfirmed) < UNCONFIRMED:
                 self.unconfirmed[row] = answers + 1
             if answers:
-                self.tell(Event.UNCONFIRMED, row, cell, tries=answers)
+                self.emit(Event.UNCONFIRMED, row, cell, tries=answers)
             else:
                 fresh[row] = cell
-        self.events.tell_each(Event.HANDSHAKE_ANSWERED, list(fresh), lambda row: self.sender(fresh[row]))
+        self.events.emit_each(Event.HANDSHAKE_ANSWERED, list(fresh), lambda row: self.sender(fresh[row]))
 
     def add_bytes(self, rows: Any, which: str, count: int) -> None:
         """Of one row, or of distinct ones. which: handshake_tx or handshake_rx."""

@@ -28,7 +28,7 @@ from engine.timers import Rows
 from workers._workers import ffi, lib
 from workers.control.endpoints import EndpointOrders
 from workers.control.events import Event, Events
-from workers.control.handshake_batch import BATCH, Ends, HandshakeBatch
+from workers.control.handshake_batch import BATCH, HandshakeBatch, Outcomes
 from workers.control.keylog import KeyLog
 from workers.control.keypairs import NoKeypair
 from workers.control.outgoing import Outgoing
@@ -44,9 +44,9 @@ LOOKED_AT = 8 * BATCH  # messages a turn
 # Of a cell, what the limiter knows a source by: family and the first half of the address, all of an IPv4 one.
 _PLACE = {name: field.offset for name, field in ffi.typeof("struct endpoint").fields}
 _SOURCE = np.r_[_PLACE["family"] : _PLACE["family"] + 2, _PLACE["address"] : _PLACE["address"] + 8]
-# Ends of messages that cost work and led to nothing. Those asked for a cookie are among them: while a flood
-# lasts so does being under load.
-_IN_VAIN = np.array([
+# Outcomes of messages that cost work and led to nothing. Those asked for a cookie are among them: while a
+# flood lasts so does being under load.
+_WASTED = np.array([
     lib.HS_INITIATION_TAG, lib.HS_UNKNOWN_PEER, lib.HS_LOW_ORDER, lib.HS_TIMESTAMP_REPLAYED,
     lib.HS_INITIATION_FLOOD, lib.HS_RESPONSE_TAG, lib.HS_COOKIE_SENT, lib.HS_RATE_LIMITED,
     lib.HS_NO_ROOM,
@@ -87,8 +87,9 @@ class Handshakes(HandshakeBatch):
         self.unsent: dict[int, int] = {}  # row -> when the kernel refused our latest initiation
         self.under_load = False
         self.load_until = 0
-        self.vain = 0  # messages worked on in vain, or asked for a cookie, in the second until vain_until
-        self.vain_until = 0
+        # messages that led to nothing or were asked for a cookie, in the second until wasted_until
+        self.wasted = 0
+        self.wasted_until = 0
         self.begun = 0  # initiations ever made
         self.worked = 0  # messages that macs and limiter let through
         self.cell_bytes = np.frombuffer(ffi.buffer(self.cells), np.uint8).reshape(BATCH, -1)
@@ -111,11 +112,11 @@ class Handshakes(HandshakeBatch):
     def take_messages(self, now: int) -> int:
         """Deal with up to a batch of waiting messages; returns how many there were."""
         waiting = lib.mailbox_waiting(self.segment)
-        if now >= self.vain_until:
-            self.vain, self.vain_until = 0, now + constants.SECOND
-        if waiting >= constants.UNDER_LOAD_QUEUE or self.vain >= self.pace.vain:
+        if now >= self.wasted_until:
+            self.wasted, self.wasted_until = 0, now + constants.SECOND
+        if waiting >= constants.UNDER_LOAD_QUEUE or self.wasted >= self.pace.wasted:
             if now >= self.load_until:
-                self.events.tell(Event.UNDER_LOAD, count=max(waiting, self.vain))
+                self.events.emit(Event.UNDER_LOAD, count=max(waiting, self.wasted))
             self.load_until = now + constants.UNDER_LOAD_TIME
         under_load = self.under_load = now < self.load_until
         if int(self.segment.device.under_load) != under_load:
@@ -126,90 +127,91 @@ class Handshakes(HandshakeBatch):
             count = lib.mailbox_take(self.segment, self.cells, BATCH)
             if not count:
                 break
-            ends = np.bincount(self.take_batch(count, under_load, now), minlength=lib.COUNTERS)
-            for end in np.flatnonzero(ends).tolist():
-                self.count(cast("counter", end), int(ends[end]))
-            self.vain += int(ends[_IN_VAIN].sum())
+            outcomes = np.bincount(self.take_batch(count, under_load, now), minlength=lib.COUNTERS)
+            for outcome in np.flatnonzero(outcomes).tolist():
+                self.count(cast("counter", outcome), int(outcomes[outcome]))
+            self.wasted += int(outcomes[_WASTED].sum())
             taken += count
         return taken
 
-    def take_batch(self, count: int, under_load: bool, now: int) -> Ends:
-        """Deal with the messages in the first cells; returns the counter of each that says its end."""
+    def take_batch(self, count: int, under_load: bool, now: int) -> Outcomes:
+        """Deal with the messages in the first cells; returns the counter of each, its outcome."""
         secret = self._cookie_secret(now) if under_load else None
         identity = self.identity if self.is_up and self.identity is not None else ffi.NULL
-        where = ffi.from_buffer("uint8_t[]", self.heard)
+        where = ffi.from_buffer("uint8_t[]", self.check_results)
         lib.batch_check(identity, ffi.NULL if secret is None else secret, self.cells, count, where)
-        heard = self.heard[:count]
-        ends = np.zeros(count, np.int64)
-        self._refuse(heard == lib.CHECK_LENGTH, ends, lib.HS_MESSAGE_LENGTH, Event.MESSAGE_LENGTH, False)
+        results = self.check_results[:count]
+        outcomes = np.zeros(count, np.int64)
+        bad_length = results == lib.CHECK_LENGTH
+        self._refuse(bad_length, outcomes, lib.HS_MESSAGE_LENGTH, Event.MESSAGE_LENGTH, False)
         if not self.is_up:
-            self._refuse(heard <= lib.CHECK_COOKIE, ends, lib.HS_DOWN, Event.ARRIVED_WHILE_DOWN)
-            return ends
+            self._refuse(results <= lib.CHECK_COOKIE, outcomes, lib.HS_DOWN, Event.ARRIVED_WHILE_DOWN)
+            return outcomes
         if self.identity is None:  # nobody can know the key that we do not have
             no_key = Event.NO_KEY_TO_ANSWER
-            self._refuse(heard == lib.CHECK_COOKIE, ends, lib.HS_COOKIE_UNEXPECTED, no_key)
-            self._refuse(heard < lib.CHECK_COOKIE, ends, lib.HS_NO_KEY, no_key)
-            return ends
-        self._refuse(heard == lib.CHECK_MAC1_BAD, ends, lib.HS_MAC1_BAD, Event.MAC1_WRONG)
+            self._refuse(results == lib.CHECK_COOKIE, outcomes, lib.HS_COOKIE_UNEXPECTED, no_key)
+            self._refuse(results < lib.CHECK_COOKIE, outcomes, lib.HS_NO_KEY, no_key)
+            return outcomes
+        self._refuse(results == lib.CHECK_MAC1_BAD, outcomes, lib.HS_MAC1_BAD, Event.MAC1_WRONG)
         if secret is not None:
-            self._answer_with_cookies(self.identity, count, secret, ends)
-            self._limit(np.flatnonzero(heard < lib.CHECK_COOKIE), ends, now)
-        self.worked += int(np.count_nonzero(heard <= lib.CHECK_COOKIE))
-        for i in np.flatnonzero((heard == lib.CHECK_COOKIE) | (heard == lib.CHECK_RESPONSE)).tolist():
-            take = self._take_response if heard[i] == lib.CHECK_RESPONSE else self._take_cookie_reply
-            ends[i] = take(self.message(i), i, now)
-        if (heard == lib.CHECK_INITIATION).any():
-            self.responder.take(count, ends, now)
-        return ends
+            self._answer_with_cookies(self.identity, count, secret, outcomes)
+            self._limit(np.flatnonzero(results < lib.CHECK_COOKIE), outcomes, now)
+        self.worked += int(np.count_nonzero(results <= lib.CHECK_COOKIE))
+        for i in np.flatnonzero((results == lib.CHECK_COOKIE) | (results == lib.CHECK_RESPONSE)).tolist():
+            take = self._take_response if results[i] == lib.CHECK_RESPONSE else self._take_cookie_reply
+            outcomes[i] = take(self.message(i), i, now)
+        if (results == lib.CHECK_INITIATION).any():
+            self.responder.take(count, outcomes, now)
+        return outcomes
 
     def _refuse(
-        self, which: Any, ends: Ends, counter: int, event: Event, says_kind: bool = True
+        self, which: Any, outcomes: Outcomes, counter: int, event: Event, says_kind: bool = True
     ) -> None:
         """Messages of one verdict; nothing is made of those whose event will not be kept."""
         cells = np.flatnonzero(which)
         if not len(cells):
             return
-        ends[cells] = int(counter)
+        outcomes[cells] = int(counter)
         for at, i in enumerate(cells.tolist()):
             if not self.events.has_token(event):
-                self.events.hold_back(event, len(cells) - at)
+                self.events.suppress(event, len(cells) - at)
                 break
             kind = int(self.cells[i].message[0]) if says_kind else 0
-            self.events.tell(event, None, self.sender(i), message=kind)
+            self.events.emit(event, None, self.sender(i), message=kind)
 
     def _answer_with_cookies(
-        self, identity: handshake_identity_p, count: int, secret: bytes, ends: Ends
+        self, identity: handshake_identity_p, count: int, secret: bytes, outcomes: Outcomes
     ) -> None:
-        heard = self.heard[:count]
-        which = (heard == lib.CHECK_NO_COOKIE) | (heard == lib.CHECK_OLD_COOKIE)
+        results = self.check_results[:count]
+        which = (results == lib.CHECK_NO_COOKIE) | (results == lib.CHECK_OLD_COOKIE)
         if not which.any():
             return
-        where = ffi.from_buffer("uint8_t[]", self.heard)
-        letters = lib.batch_answer_with_cookies(
-            self.crypto_threads.crypto, identity, secret, self.cells, count, where, self.letters
+        where = ffi.from_buffer("uint8_t[]", self.check_results)
+        made = lib.batch_answer_with_cookies(
+            self.crypto_threads.crypto, identity, secret, self.cells, count, where, self.to_send
         )
-        self.outgoing.send(self.letters, letters)
-        failed = int(np.count_nonzero(self.letter_columns["error"][:letters]))
+        self.outgoing.send(self.to_send, made)
+        failed = int(np.count_nonzero(self.to_send_columns["error"][:made]))
         if failed:
             self.count(lib.HS_SEND_FAILED, failed)
-        old = int((heard == lib.CHECK_OLD_COOKIE).sum())
+        old = int((results == lib.CHECK_OLD_COOKIE).sum())
         if old:
             self.count(lib.HS_MAC2_BAD, old)
-        self._refuse(which, ends, lib.HS_COOKIE_SENT, Event.COOKIE_ASKED)
+        self._refuse(which, outcomes, lib.HS_COOKIE_SENT, Event.COOKIE_ASKED)
 
-    def _limit(self, which: Any, ends: Ends, now: int) -> None:
+    def _limit(self, which: Any, outcomes: Outcomes, now: int) -> None:
         """Messages with a right cookie: a source has so many a second. Who has none left is not heard."""
         sources: dict[bytes, list[int]] = {}
         keys = self.cell_bytes[which[:, None], _SOURCE].tobytes()
         for at, cell in enumerate(which.tolist()):
             sources.setdefault(keys[at * len(_SOURCE) : (at + 1) * len(_SOURCE)], []).append(cell)
-        refused = np.zeros(len(ends), bool)
+        refused = np.zeros(len(outcomes), bool)
         for key, cells in sources.items():
             is_ip4 = int.from_bytes(key[:2], sys.byteorder) == socket.AF_INET
             address = key[2:6] if is_ip4 else key[2:]
             refused[cells[self.limiter.allow(address, now, len(cells)) :]] = True
-        self._refuse(refused, ends, lib.HS_RATE_LIMITED, Event.RATE_LIMITED)
-        self.heard[: len(ends)][refused] = lib.CHECK_LENGTH
+        self._refuse(refused, outcomes, lib.HS_RATE_LIMITED, Event.RATE_LIMITED)
+        self.check_results[: len(outcomes)][refused] = lib.CHECK_LENGTH
 
     def _cookie_secret(self, now: int) -> bytes:
         kept = self.vault.cookie_secret
@@ -224,7 +226,7 @@ class Handshakes(HandshakeBatch):
     def wanted(self, row: int, now: int) -> None:
         """EVENT_HANDSHAKE_WANTED: begin one, unless one was sent in the last 5 s; then later."""
         if self.keypairs.has_fresh(row, now, constants.REKEY_TIMEOUT):
-            return  # the wish is older than the session that fulfils it
+            return  # stale: a newer session already exists
         peer = self.peers.rows[row]
         produced = int(peer.ends[lib.OUTBOUND].produced)
         is_fresh = produced != int(peer.outbound_seen)
@@ -246,10 +248,10 @@ class Handshakes(HandshakeBatch):
         if not self.is_up or not self.peers.is_live(row):
             return False
         if identity is None:
-            self.events.tell(Event.NO_PRIVATE_KEY, row)
+            self.events.emit(Event.NO_PRIVATE_KEY, row)
             return False
         if endpoint is None:
-            self.events.tell(Event.NO_ENDPOINT, row)
+            self.events.emit(Event.NO_ENDPOINT, row)
             return False
         if is_retry:
             endpoint = endpoint.without_source()
@@ -262,14 +264,14 @@ class Handshakes(HandshakeBatch):
             ffi.memmove(handshake.static_static, secret, len(secret))
             handshake.has_static_static = 1
             if not any(secret):
-                self.events.tell(Event.PEER_KEY_USELESS, row)
+                self.events.emit(Event.PEER_KEY_USELESS, row)
                 return False  # a key of low order: it stays configured and is sent nothing
         tries = self._tries(row) + 1
         self.forget(row)
         try:
             number, handshake.local_index = self.keypairs.reserve(row)
         except NoKeypair as error:
-            self.events.tell(Event.NO_ROOM_TO_BEGIN, row, reason=error.why, mend=error.mend)
+            self.events.emit(Event.NO_ROOM_TO_BEGIN, row, reason=error.why, mend=error.mend)
             self.refuse_for_room(error)
             self.timer_columns.initiation_sent(row, now)
             return False
@@ -285,7 +287,7 @@ class Handshakes(HandshakeBatch):
             self.vault.store_static_static(row, bytes(ffi.buffer(handshake.static_static)))
         if handshake.result != lib.HANDSHAKE_FINE:
             self.keypairs.release(row, number)
-            self.events.tell(Event.PEER_KEY_USELESS, row)
+            self.events.emit(Event.PEER_KEY_USELESS, row)
             return False
         self.vault.store_timestamp_sent(row, stamp)
         generation = int(self.peers.rows[row].generation)
@@ -293,18 +295,18 @@ class Handshakes(HandshakeBatch):
         self.numbers[row] = number
         self.timer_columns.initiation_sent(row, now)
         if tries == 1:
-            self.events.tell(Event.HANDSHAKE_BEGUN, row, endpoint)
+            self.events.emit(Event.HANDSHAKE_BEGUN, row, endpoint)
         else:
-            self.events.tell(Event.UNANSWERED, row, endpoint, tries=tries - 1)
+            self.events.emit(Event.UNANSWERED, row, endpoint, tries=tries - 1)
         message = bytes(ffi.buffer(handshake.initiation))
         self.cookies.message_sent(row, np.frombuffer(message[cookie.MAC1], np.uint8), now)
-        letter = self.letters[0]
-        ffi.memmove(ffi.addressof(letter, "to"), endpoint.pack(), ffi.sizeof("struct endpoint"))
-        ffi.memmove(letter.message, message, len(message))
-        letter.length = len(message)
+        outgoing = self.to_send[0]
+        ffi.memmove(ffi.addressof(outgoing, "to"), endpoint.pack(), ffi.sizeof("struct endpoint"))
+        ffi.memmove(outgoing.message, message, len(message))
+        outgoing.length = len(message)
         self.send(1, [row], lib.HS_INITIATION_SENT)
         self.unsent.pop(row, None)
-        if int(letter.error) and len(self.unsent) < UNSENT:
+        if int(outgoing.error) and len(self.unsent) < UNSENT:
             self.unsent[row] = now
         self.peers.order(row, lib.ORDER_AUTHENTICATED_SENT | (lib.ORDER_CLEAR_SOURCE if is_retry else 0))
         return True
@@ -321,7 +323,7 @@ class Handshakes(HandshakeBatch):
         receiver_index = int.from_bytes(message[8:12], "little")
         progress = self.in_progress.get(self._number_of(receiver_index)[0])
         if progress is None or not self.peers.is_generation(progress.row, progress.generation):
-            self.tell(Event.RESPONSE_UNKNOWN, None, cell)
+            self.emit(Event.RESPONSE_UNKNOWN, None, cell)
             return lib.HS_RESPONSE_UNKNOWN
         row, handshake = progress.row, progress.handshake
         ffi.memmove(handshake.response, message, len(message))
@@ -331,16 +333,16 @@ class Handshakes(HandshakeBatch):
             is_low_order = handshake.result == lib.HANDSHAKE_LOW_ORDER
             handshake.result = lib.HANDSHAKE_FINE  # as good as before for the true response
             if is_low_order:
-                self.tell(Event.LOW_ORDER, row, cell, message=lib.MESSAGE_RESPONSE)
+                self.emit(Event.LOW_ORDER, row, cell, message=lib.MESSAGE_RESPONSE)
                 return lib.HS_LOW_ORDER
-            self.tell(Event.RESPONSE_TAG, row, cell)
+            self.emit(Event.RESPONSE_TAG, row, cell)
             return lib.HS_RESPONSE_TAG
         del self.in_progress[progress.number], self.numbers[row]
         self.add_bytes(row, "handshake_rx", len(message))
         self.peers.store_handshake_time(row, self.pace.wall())
         self.timer_columns.handshake_complete(row)
         self.unconfirmed.pop(row, None)
-        self.tell(Event.HANDSHAKE_COMPLETE, row, cell, reason="we began it")
+        self.emit(Event.HANDSHAKE_COMPLETE, row, cell, reason="we began it")
         # The keepalive confirms the session to the responder; the holder leaves it out when it sends data.
         orders = lib.ORDER_AUTHENTICATED_RECEIVED | lib.ORDER_KEEPALIVE | self.move(row, cell)
         self.timer_columns.session_derived(row, now)
@@ -355,7 +357,7 @@ class Handshakes(HandshakeBatch):
         self.peers.store_handshake_time(rows, self.pace.wall())
         self.timer_columns.handshake_complete(rows)
         which = rows.tolist()
-        self.events.tell_each(
+        self.events.emit_each(
             Event.HANDSHAKE_COMPLETE, which, self.endpoints.read, reason="the peer began it"
         )
         for row in which:
@@ -380,7 +382,7 @@ class Handshakes(HandshakeBatch):
 
     def give_up(self, row: int) -> None:
         """The last of our initiations was not answered either."""
-        self.events.tell(Event.GIVEN_UP, row, self.endpoints.read(row), tries=self._tries(row))
+        self.events.emit(Event.GIVEN_UP, row, self.endpoints.read(row), tries=self._tries(row))
         self.forget(row)
 
     def forget(self, row: int) -> None:
@@ -411,12 +413,12 @@ class Handshakes(HandshakeBatch):
                 raise cookie.CookieUnexpected("a cookie reply for nobody")
             self.cookies.consume_reply(row, lambda mac1: self._open_cookie(row, message, mac1), now)
         except cookie.CookieUnexpected:
-            self.tell(Event.COOKIE_UNEXPECTED, None, cell)
+            self.emit(Event.COOKIE_UNEXPECTED, None, cell)
             return lib.HS_COOKIE_UNEXPECTED
         except cookie.CookieTagWrong:
-            self.tell(Event.COOKIE_TAG, None, cell)
+            self.emit(Event.COOKIE_TAG, None, cell)
             return lib.HS_COOKIE_TAG
-        self.events.tell(Event.COOKIE_RECEIVED, row, self.endpoints.read(row))
+        self.events.emit(Event.COOKIE_RECEIVED, row, self.endpoints.read(row))
         return lib.HS_COOKIE_ACCEPTED
 
     def _open_cookie(self, row: int, message: bytes, mac1: bytes) -> bytes | None:

@@ -32,7 +32,7 @@ WATCHED: Final[tuple[tuple[Event, tuple[counter, ...]], ...]] = (
 
 
 class Losses:
-    """The counts as they were when they were last told; what came before control's life is not told."""
+    """The counts of the latest events; what was counted before control's life makes no event."""
 
     def __init__(self, peers: Peers, endpoints: EndpointOrders, events: Events, routes: Routes) -> None:
         self.segment = peers.segment
@@ -41,34 +41,34 @@ class Losses:
         self.events = events
         self.routes = routes
         self.looping: int | None = None  # row of the latest peer that DROP_LOOP was counted for
-        self.told = [self._count(*counters) for _, counters in WATCHED]
+        self.emitted = [self._count(*counters) for _, counters in WATCHED]
         self.turned_away = self._turned_away()
 
     def look(self) -> None:
-        """Tell what has been dropped since it was told last. A count that may not be told yet grows on."""
+        """Emit what has been dropped since the latest events. A count without a token grows on."""
         for i, (event, counters) in enumerate(WATCHED):
             count = self._count(*counters)
-            if count == self.told[i] or not self.events.has_token(event):
+            if count == self.emitted[i] or not self.events.has_token(event):
                 continue
             if event is Event.PACKETS_LOOPED and self.looping is None:
                 continue  # whoever counted tells the row next
-            lost, self.told[i] = count - self.told[i], count
+            lost, self.emitted[i] = count - self.emitted[i], count
             if event is Event.PACKETS_LOOPED:
-                self._tell_loop(lost)
+                self._emit_loop(lost)
             else:
                 row = self._without_endpoint() if event is Event.PACKETS_NO_ENDPOINT else None
-                self.events.tell(event, row, count=lost)
+                self.events.emit(event, row, count=lost)
         turned_away = self._turned_away()
-        self.events.hold_back(Event.MAC1_WRONG, turned_away - self.turned_away)
+        self.events.suppress(Event.MAC1_WRONG, turned_away - self.turned_away)
         self.turned_away = turned_away
 
-    def _tell_loop(self, count: int) -> None:
+    def _emit_loop(self, count: int) -> None:
         """With the peer, and the route that the kernel has to its endpoint now."""
         row, self.looping = self.looping, None
         endpoint = self.endpoints.read(row) if row is not None and self.peers.is_live(row) else None
         if endpoint is not None:
             reason = self.routes.describe(endpoint)
-            self.events.tell(Event.PACKETS_LOOPED, row, endpoint, count=count, reason=reason)
+            self.events.emit(Event.PACKETS_LOOPED, row, endpoint, count=count, reason=reason)
 
     def _turned_away(self) -> int:
         """Messages whose mac1 is wrong that receivers did not show control (datapath/mac1_filter.c)."""

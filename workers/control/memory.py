@@ -109,7 +109,7 @@ class Memory:
 
 _ROW = (
     "generation", "state", "handshake_sec", "handshake_nsec", "key_word", "keepalive", "public_key", "orders",
-    "events", "handshake_tx", "handshake_rx", "wish",
+    "events", "handshake_tx", "handshake_rx", "pending_endpoint",
 )  # fmt: skip
 
 

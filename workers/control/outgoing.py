@@ -1,4 +1,4 @@
-"""Sending handshake messages: control's copies of the UDP sockets, a batch of letters a call.
+"""Sending handshake messages: control's copies of the UDP sockets, a batch of messages a call.
 
 Socket 0 of each family is used; receivers read, control only writes. A message leaves with DSCP AF41
 and from the address that the peer knows us by, while the kernel accepts that one (handshake_batch.c).
@@ -14,7 +14,7 @@ from workers._workers import lib
 from workers.descriptors import borrowed
 
 if TYPE_CHECKING:
-    from workers._workers import Pointer, letter
+    from workers._workers import Pointer, outgoing
 
 SO_MARK: Final = 36  # asm-generic/socket.h
 
@@ -51,9 +51,9 @@ class Outgoing:
             return int(sock.getsockname()[1])
         return 0
 
-    def send(self, letters: Pointer[letter], count: int) -> None:
+    def send(self, messages: Pointer[outgoing], count: int) -> None:
         """Send `struct outgoing[count]`; each says afterwards what became of it."""
-        lib.handshakes_send(*self.fds, letters, count)
+        lib.handshakes_send(*self.fds, messages, count)
 
 
 def mark_sockets(fds: list[int], mark: int) -> None:

@@ -19,8 +19,8 @@ class Pace:
     keypairs: int = 4096  # freed in a poll, of a grace period that is over
     freed: int = 1024  # rows, likewise
     retiring: int = 512  # rows that the control before took away, ordered to retire at once
-    wishes: int = 1024  # endpoints that wait, looked at in a poll
-    vain: int = constants.UNDER_LOAD_WASTED  # messages of a second that came to nothing: under load
+    pending_endpoints: int = 1024  # endpoints that wait, looked at in a poll
+    wasted: int = constants.UNDER_LOAD_WASTED  # messages of a second that came to nothing: under load
     now: Callable[[], int] = lib.clock_now  # ns
     wall: Callable[[], int] = lib.clock_wall  # ns, for timestamps that peers and people read
 

@@ -135,10 +135,11 @@ class Peers:
         states = self.memory.rows["state"][first:last]
         return [int(row) + first for row in np.flatnonzero(states == LIVE)]
 
-    def rows_with_wish(self) -> list[int]:
+    def rows_with_pending_endpoint(self) -> list[int]:
         """Live rows whose endpoint waits (workers/control/endpoints.py)."""
         rows = self.memory.rows[: self.used]
-        return [int(row) for row in np.flatnonzero((rows["wish"][:, 0] != 0) & (rows["state"] == LIVE))]
+        waits = (rows["pending_endpoint"][:, 0] != 0) & (rows["state"] == LIVE)
+        return [int(row) for row in np.flatnonzero(waits)]
 
     def active_rows(self, is_down: bool, first: int = 0, last: int | None = None) -> list[int]:
         """Live rows among first..last-1 with something outbound, or with keys that are there or ordered
@@ -411,8 +412,8 @@ class Peers:
             orders = self.memory.rows["orders"][:used] & 0xFFFFFFFF != 0
             for row in attempts.each(Step.ORDERS, np.flatnonzero(orders & (states != LEFT_OUT)).tolist()):
                 lib.peer_schedule(self.segment, row)  # given, perhaps not scheduled
-        told = self.memory.rows["events"][:used] & 0xFFFFFFFF != 0
-        for row in np.flatnonzero(told).tolist():
+        pending = self.memory.rows["events"][:used] & 0xFFFFFFFF != 0
+        for row in np.flatnonzero(pending).tolist():
             lib.events_give(self.segment, row, 0)  # a control before us took it out of our set, and died
         for first in range(0, len(retiring), self.pace.retiring):
             some = np.array(retiring[first : first + self.pace.retiring], np.uint32)

@@ -107,11 +107,11 @@ class Control:
         self.is_renaming = False  # that file is, by the supervisor
         self.wary_until = 0  # ns; until then one peer's events a turn, since a control before us died of some
         self.cursor = ffi.new("uint32_t *")
-        self.told_rows = np.zeros(EVENTS_A_TURN, np.uint32)
-        self.told_words = np.zeros(EVENTS_A_TURN, np.uint64)
-        self.told = (
-            ffi.from_buffer("uint32_t[]", self.told_rows),
-            ffi.from_buffer("uint64_t[]", self.told_words),
+        self.event_rows = np.zeros(EVENTS_A_TURN, np.uint32)
+        self.event_words = np.zeros(EVENTS_A_TURN, np.uint64)
+        self.event_arrays = (
+            ffi.from_buffer("uint32_t[]", self.event_rows),
+            ffi.from_buffer("uint64_t[]", self.event_words),
         )
         self.stopping = False
         self.ended = False
@@ -127,12 +127,12 @@ class Control:
 
     def begin(self) -> None:
         """Find what a control before this one left, then listen."""
-        self.events.tell(Event.STARTED if self.start.incarnation <= 1 else Event.RESTARTED)
+        self.events.emit(Event.STARTED if self.start.incarnation <= 1 else Event.RESTARTED)
         without = self._give_up()
         self.peers.recover(without)
         self._share_out()
         if Step.ENDPOINTS not in without:
-            rows = self.vault.attempts.each(Step.ENDPOINTS, self.peers.rows_with_wish())
+            rows = self.vault.attempts.each(Step.ENDPOINTS, self.peers.rows_with_pending_endpoint())
             self.endpoints.recover(rows)
         self.handshakes.load_identity()
         self._look_at_interface(first=True)
@@ -172,18 +172,18 @@ class Control:
             # It may have stored a key that came late, or an endpoint: what waits for those begins.
             self.vault.note_passing(self.vault.passing | CAME_UP)
             self.vault.clear_redo()
-            self.events.tell(Event.SET_GIVEN_UP, tries=DEATHS, reason=done)
+            self.events.emit(Event.SET_GIVEN_UP, tries=DEATHS, reason=done)
         elif step is Step.EVENTS:
             if 0 < place <= self.peers.used:
                 lib.events_clear(self.segment, place - 1, lib.events_read(self.segment, place - 1))
-            self.events.tell(Event.STEP_GIVEN_UP, tries=DEATHS, reason=WORDS[step])
+            self.events.emit(Event.STEP_GIVEN_UP, tries=DEATHS, reason=WORDS[step])
         elif step in LEAVES_OUT and 0 < place <= self.peers.used:
             self.peers.leave_out(place - 1)
-            self.events.tell(Event.PEER_LEFT_OUT, place - 1, tries=DEATHS, reason=WORDS[step])
+            self.events.emit(Event.PEER_LEFT_OUT, place - 1, tries=DEATHS, reason=WORDS[step])
         elif step is not Step.PEERS:  # its table is no step to go without
             if step is Step.PASSES:
                 self.vault.note_passing(self.vault.passing & ~(place % 8))
-            self.events.tell(Event.STEP_GIVEN_UP, tries=DEATHS, reason=WORDS[step])
+            self.events.emit(Event.STEP_GIVEN_UP, tries=DEATHS, reason=WORDS[step])
             return [step]
         return []
 
@@ -251,7 +251,7 @@ class Control:
         self.grace_periods.poll()
         is_busy |= self.grace_periods.has_work or bool(self.passes)
         if self.endpoints.waiting:
-            before = self.vault.attempts.note(Step.WISHES, 0)
+            before = self.vault.attempts.note(Step.PENDING_ENDPOINTS, 0)
             self.endpoints.poll(self.vault.attempts.at)
             self.vault.attempts.over(before)
         self.uapi.push_events()
@@ -315,7 +315,7 @@ class Control:
             self.broken.update(message["broken"])
         elif kind == "news":
             for news in message["news"]:
-                self.events.tell_news(news)
+                self.events.emit_news(news)
             self.channel.send({"kind": "heard", "upto": message["upto"]})
         else:
             raise ValueError(f"the supervisor says {kind!r}, which control does not know")
@@ -343,8 +343,8 @@ class Control:
         consumers, away = self.start.consumers, self.start.away
         self.device.receivers, self.device.consumers = self.start.receivers, consumers
         self.peers.share_out(consumers, away)
-        told = {"kind": "shared_out", "consumers": consumers, "away": away}
-        self.grace_periods.after(lambda: self.channel.send(told))
+        message = {"kind": "shared_out", "consumers": consumers, "away": away}
+        self.grace_periods.after(lambda: self.channel.send(message))
 
     def _links_changed(self, mask: int) -> None:
         assert self.interface is not None
@@ -357,12 +357,12 @@ class Control:
     # -- peers --------------------------------------------------------------------------------
 
     def _take_events(self, now: int) -> bool:
-        """Some of what holders told. True when there may be more."""
+        """Some of the events of holders. True when there may be more."""
         most = EVENTS_A_TURN if now >= self.wary_until else 1
-        count = lib.events_take(self.segment, self.cursor, *self.told, most)
+        count = lib.events_take(self.segment, self.cursor, *self.event_arrays, most)
         if not count:
             return False
-        place = int(self.told_rows[0]) + 1 if most == 1 else 0
+        place = int(self.event_rows[0]) + 1 if most == 1 else 0
         before = self.vault.attempts.note(Step.EVENTS, place)
         self._take_told(count, now)
         self.vault.attempts.over(before)
@@ -370,7 +370,7 @@ class Control:
 
     def _take_told(self, count: int, now: int) -> None:
         """Each kind for all peers at once; in the order that one peer's news must have."""
-        rows, words = self.told_rows[:count], self.told_words[:count]
+        rows, words = self.event_rows[:count], self.event_words[:count]
         bits = words.astype(np.uint32)
         wanted = np.flatnonzero(bits & lib.EVENT_HANDSHAKE_WANTED)[self.pace.initiations :]
         bits[wanted], words[wanted] = 0, NEVER  # in the next turn, whole
@@ -385,14 +385,14 @@ class Control:
             self.losses.looping = row
         self.handshakes.confirmed(rows[bits & lib.EVENT_CONFIRMED != 0])
         moved = rows[bits & lib.EVENT_ENDPOINT != 0].tolist()
-        self.events.tell_each(Event.ENDPOINT_MOVED, moved, self.endpoints.read)
+        self.events.emit_each(Event.ENDPOINT_MOVED, moved, self.endpoints.read)
         self.keypairs.collect(rows[bits & lib.EVENT_KEYS != 0], self.handshakes.numbers)
         if self.handshakes.is_up:
             for row in rows[bits & lib.EVENT_HANDSHAKE_WANTED != 0].tolist():
                 self.handshakes.wanted(row, now)
             for row, action in self.timer_columns.look(rows[bits & lib.EVENT_TIMER != 0], now):
                 self._act(row, action, now)
-        lib.events_settle(self.segment, *self.told, count)
+        lib.events_settle(self.segment, *self.event_arrays, count)
 
     def _act(self, row: int, action: timers.Action, now: int) -> None:
         """Timers fired; those together in the order of timers.Action."""
@@ -403,10 +403,10 @@ class Control:
             self.handshakes.give_up(row)
             orders |= lib.ORDER_PURGE_STAGED
         if action & timers.Action.EXPIRE_KEYS:
-            self.events.tell(Event.KEYS_EXPIRED, row)
+            self.events.emit(Event.KEYS_EXPIRED, row)
             orders |= lib.ORDER_EXPIRE
         if action & timers.Action.ZERO_KEYS:
-            self.events.tell(Event.KEYS_ZEROED, row)
+            self.events.emit(Event.KEYS_ZEROED, row)
             self.handshakes.forget(row)
             orders |= lib.ORDER_ZERO
         if action & (timers.Action.RETRY_HANDSHAKE | timers.Action.START_HANDSHAKE) and (
@@ -451,7 +451,7 @@ class Control:
         if first:
             self._pass_again(state.is_up)
         if was_up != state.is_up:
-            self.events.tell(Event.INTERFACE_UP if state.is_up else Event.INTERFACE_DOWN)
+            self.events.emit(Event.INTERFACE_UP if state.is_up else Event.INTERFACE_DOWN)
             self._pass(CAME_UP if state.is_up else WENT_DOWN)
             self.device.up = state.is_up
         self._go_on_passing()
@@ -518,7 +518,7 @@ class Control:
     def _end(self, reason: str) -> None:
         if not self.ended:
             self.ended = True
-            self.events.tell(Event.ENDING, reason=reason)
+            self.events.emit(Event.ENDING, reason=reason)
             self.channel.send({"kind": "ended", "reason": reason})
 
     # -- once a second ------------------------------------------------------------------------
@@ -528,7 +528,7 @@ class Control:
             self._look_at_locks()
         self.peers.look_for_retired()
         self.losses.look()
-        self.events.tell_held_back()
+        self.events.emit_suppressed()
         self.configuration.busiest.rest(now)
         if self.interface is not None:
             self._look_at_interface()

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from engine import tai64n
 from workers._workers import ffi, lib
 from workers.control.events import Event
-from workers.control.handshake_batch import BATCH, Ends, HandshakeBatch
+from workers.control.handshake_batch import BATCH, HandshakeBatch, Outcomes
 from workers.control.keypairs import NoKeypair
 from workers.control.memory import columns_of
 from workers.control.peers import NOBODY
@@ -35,7 +35,7 @@ _MAC1 = slice(lib.RESPONSE_BYTES - 2 * lib.MAC_BYTES, lib.RESPONSE_BYTES - lib.M
 
 
 class Responder:
-    """The responder's side of a batch, whose cells, letters and parts it uses."""
+    """The responder's side of a batch, whose cells, messages to send and parts it uses."""
 
     def __init__(self, batch: HandshakeBatch) -> None:
         self.owner = batch
@@ -46,48 +46,48 @@ class Responder:
         self.rows = np.zeros(BATCH, np.uint32)
         self.same = np.zeros(BATCH, np.uint8)
 
-    def take(self, count: int, ends: Ends, now: int) -> None:
-        """Every CHECK_INITIATION among `count` cells gets its end."""
+    def take(self, count: int, outcomes: Outcomes, now: int) -> None:
+        """Every CHECK_INITIATION among `count` cells gets its outcome."""
         owner = self.owner
         assert owner.identity is not None  # no message without it comes so far
-        heard = ffi.from_buffer("uint8_t[]", owner.heard)
+        results = ffi.from_buffer("uint8_t[]", owner.check_results)
         where = ffi.from_buffer("uint32_t[]", self.where)
-        count = lib.batch_begin(owner.identity, owner.cells, count, heard, self.handshakes, where)
+        count = lib.batch_begin(owner.identity, owner.cells, count, results, self.handshakes, where)
         try:
             owner.crypto_threads.each(lib.handshake_open_initiation, self.handshakes, count)
-            known = self._find(count, ends)
-            self._open_timestamps(known, count, ends)
+            known = self._find(count, outcomes)
+            self._open_timestamps(known, count, outcomes)
             waiting = np.flatnonzero(self.columns["result"][:count] == lib.HANDSHAKE_FINE)
             while len(waiting):
                 _, first = np.unique(self.rows[waiting], return_index=True)
-                self._answer(waiting[np.sort(first)], count, ends, now)
+                self._answer(waiting[np.sort(first)], count, outcomes, now)
                 waiting = np.delete(waiting, first)
         finally:
             lib.handshake_wipe(self.handshakes, count)
 
     # -- who it is ----------------------------------------------------------------------------
 
-    def _find(self, count: int, ends: Ends) -> Places:
+    def _find(self, count: int, outcomes: Outcomes) -> Places:
         """The rows; returns the handshakes that have one."""
         owner, result = self.owner, self.columns["result"][:count]
         for i in np.flatnonzero(result).tolist():
             cell = int(self.where[i])
             if result[i] == lib.HANDSHAKE_LOW_ORDER:
-                ends[cell] = lib.HS_LOW_ORDER
-                owner.tell(Event.LOW_ORDER, None, cell, message=lib.MESSAGE_INITIATION)
+                outcomes[cell] = lib.HS_LOW_ORDER
+                owner.emit(Event.LOW_ORDER, None, cell, message=lib.MESSAGE_INITIATION)
             else:
-                ends[cell] = lib.HS_INITIATION_TAG
-                owner.tell(Event.INITIATION_TAG, None, cell)
+                outcomes[cell] = lib.HS_INITIATION_TAG
+                owner.emit(Event.INITIATION_TAG, None, cell)
         rows = ffi.from_buffer("uint32_t[]", self.rows)
         lib.batch_find_peers(owner.peers.tables, self.handshakes, count, rows)
         for i in np.flatnonzero((self.rows[:count] == NOBODY) & (result == lib.HANDSHAKE_FINE)).tolist():
             cell = int(self.where[i])
-            ends[cell] = lib.HS_UNKNOWN_PEER
-            owner.tell(Event.UNKNOWN_PEER, None, cell, key=self._key(i))
+            outcomes[cell] = lib.HS_UNKNOWN_PEER
+            owner.emit(Event.UNKNOWN_PEER, None, cell, key=self._key(i))
             result[i] = lib.HANDSHAKE_PASSED_OVER
         return np.flatnonzero(result == lib.HANDSHAKE_FINE)
 
-    def _open_timestamps(self, known: Places, count: int, ends: Ends) -> None:
+    def _open_timestamps(self, known: Places, count: int, outcomes: Outcomes) -> None:
         owner, secrets = self.owner, self.vault.rows
         rows = self.rows[known]
         kept = (secrets["flags"][rows] & SECRET_VALID) != 0
@@ -99,18 +99,18 @@ class Responder:
         for i in known[self.columns["result"][known] != lib.HANDSHAKE_FINE].tolist():
             cell = int(self.where[i])
             if self.columns["result"][i] == lib.HANDSHAKE_LOW_ORDER:
-                ends[cell] = lib.HS_LOW_ORDER
-                owner.tell(Event.LOW_ORDER, None, cell, key=self._key(i), message=lib.MESSAGE_INITIATION)
+                outcomes[cell] = lib.HS_LOW_ORDER
+                owner.emit(Event.LOW_ORDER, None, cell, key=self._key(i), message=lib.MESSAGE_INITIATION)
             else:
-                ends[cell] = lib.HS_INITIATION_TAG
-                owner.tell(Event.INITIATION_TAG, None, cell, key=self._key(i))
+                outcomes[cell] = lib.HS_INITIATION_TAG
+                owner.emit(Event.INITIATION_TAG, None, cell, key=self._key(i))
 
     # -- the answer ---------------------------------------------------------------------------
 
-    def _answer(self, which: Places, count: int, ends: Ends, now: int) -> None:
+    def _answer(self, which: Places, count: int, outcomes: Outcomes, now: int) -> None:
         """Authentic initiations of distinct peers."""
         owner, columns = self.owner, self.columns
-        which = self._accept(which, ends, now)
+        which = self._accept(which, outcomes, now)
         numbers = {}
         psks = self.vault.rows["preshared_key"][self.rows[which]]
         columns["result"][:count] = lib.HANDSHAKE_PASSED_OVER
@@ -118,8 +118,8 @@ class Responder:
             try:
                 numbers[i], columns["local_index"][i] = owner.keypairs.reserve(row)
             except NoKeypair as error:
-                ends[int(self.where[i])] = owner.refuse_for_room(error)
-                owner.tell(
+                outcomes[int(self.where[i])] = owner.refuse_for_room(error)
+                owner.emit(
                     Event.NO_ROOM_TO_ANSWER, row, int(self.where[i]), reason=error.why, mend=error.mend
                 )
                 continue
@@ -135,26 +135,26 @@ class Responder:
         for i in [i for i in numbers if columns["result"][i] != lib.HANDSHAKE_FINE]:
             row, cell = int(self.rows[i]), int(self.where[i])
             owner.keypairs.release(row, numbers.pop(i))
-            ends[cell] = lib.HS_LOW_ORDER
-            owner.tell(Event.LOW_ORDER, row, cell, message=lib.MESSAGE_INITIATION)
+            outcomes[cell] = lib.HS_LOW_ORDER
+            owner.emit(Event.LOW_ORDER, row, cell, message=lib.MESSAGE_INITIATION)
         if numbers:
-            self._finish(np.array(list(numbers)), list(numbers.values()), count, ends, now)
+            self._finish(np.array(list(numbers)), list(numbers.values()), count, outcomes, now)
 
-    def _accept(self, which: Places, ends: Ends, now: int) -> Places:
+    def _accept(self, which: Places, outcomes: Outcomes, now: int) -> Places:
         """Neither replays nor a flood; returns those that may go on."""
         owner, rows = self.owner, self.rows[which]
         is_later = tai64n.later(self.columns["timestamp"][which], self.vault.timestamps_seen(rows))
         is_flood = is_later & owner.timer_columns.is_flood(rows, now)
-        for bad, end, event in (
+        for bad, outcome, event in (
             (~is_later, lib.HS_TIMESTAMP_REPLAYED, Event.TIMESTAMP_REPLAYED),
             (is_flood, lib.HS_INITIATION_FLOOD, Event.INITIATION_FLOOD),
         ):
             for i in which[bad].tolist():
-                ends[int(self.where[i])] = int(end)
-                owner.tell(event, int(self.rows[i]), int(self.where[i]))
+                outcomes[int(self.where[i])] = int(outcome)
+                owner.emit(event, int(self.rows[i]), int(self.where[i]))
         return which[is_later & ~is_flood]
 
-    def _finish(self, which: Places, numbers: list[int], count: int, ends: Ends, now: int) -> None:
+    def _finish(self, which: Places, numbers: list[int], count: int, outcomes: Outcomes, now: int) -> None:
         """Responses are made. What is stored and ordered here comes before they leave."""
         owner, columns = self.owner, self.columns
         rows = self.rows[which]
@@ -165,8 +165,8 @@ class Responder:
         for i in self._moved(which):
             orders[i] |= owner.move(int(self.rows[i]), int(self.where[i]))
         cells = self.where[which]
-        ends[cells] = lib.HS_INITIATION_ACCEPTED
-        owner.tell_answers(rows.tolist(), cells.tolist())
+        outcomes[cells] = lib.HS_INITIATION_ACCEPTED
+        owner.emit_answers(rows.tolist(), cells.tolist())
         of_all = np.zeros(count, np.uint32)
         of_all[which] = numbers
         owner.timer_columns.session_derived(rows, now)
@@ -174,8 +174,8 @@ class Responder:
         owner.timer_columns.response_sent(rows, now)
         owner.cookies.message_sent(rows, columns["response"][which][:, _MAC1], now)
         where = ffi.from_buffer("uint32_t[]", self.where)
-        letters = lib.batch_write_responses(self.handshakes, owner.cells, where, count, owner.letters)
-        owner.send(letters, rows, lib.HS_RESPONSE_SENT)
+        made = lib.batch_write_responses(self.handshakes, owner.cells, where, count, owner.to_send)
+        owner.send(made, rows, lib.HS_RESPONSE_SENT)
 
     def _moved(self, which: Places) -> list[int]:
         """Those whose peers were last heard elsewhere, or are being moved."""

@@ -121,7 +121,7 @@ class TimerColumns:
         timers.handshake_dropped(self.columns, row)
 
     def handshake_wanted(self, row: int) -> None:
-        """A fresh wish: it may take 20 initiations again."""
+        """A handshake is wanted anew: it may take 20 initiations again."""
         timers.handshake_wanted(self.columns, row)
 
     def is_retrying(self, row: int) -> bool:

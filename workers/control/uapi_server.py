@@ -135,7 +135,7 @@ class Connection:
             error = operation.error
             log.error("a configuration is refused: %s", error)
             reason = f"line {error.line_number} ({error.line}): {error.what}: {error.why}"
-            self.server.events.tell(Event.SET_REFUSED, reason=reason, mend=error.next)
+            self.server.events.emit(Event.SET_REFUSED, reason=reason, mend=error.next)
             self.answer = iter((uapi.answer_refused(operation),))
             return
         if isinstance(operation, uapi.Events):
@@ -351,17 +351,17 @@ class UapiServer:
     def _advance(self, value: int | None) -> None:
         assert self.steps is not None and self.client is not None
         try:
-            wish = self.steps.send(value)
+            request = self.steps.send(value)
         except StopIteration as end:
             client, self.client, self.steps = self.client, None, None
             self.is_pausing = False
             if client in self.connections:
                 client.finish(iter((uapi.answer_set(int(end.value)),)))
             return
-        self.is_pausing = isinstance(wish, Pause)
-        if isinstance(wish, PortRequest):
+        self.is_pausing = isinstance(request, Pause)
+        if isinstance(request, PortRequest):
             self.is_asking = True
-            self.ask_port(wish.port)
+            self.ask_port(request.port)
 
     def close(self) -> None:
         """Leave all clients."""

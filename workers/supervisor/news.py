@@ -41,7 +41,7 @@ class News:
         self._number = 0
         self._is_open = False  # there is a control that understands news, and nothing is under way
 
-    def tell(self, event: str, **details: Any) -> None:
+    def emit(self, event: str, **details: Any) -> None:
         """It happened now. event: of workers.control.events.Event; details are words and numbers."""
         details = {
             name: value[:WORD_CHARACTERS] if isinstance(value, str) else value
@@ -78,7 +78,7 @@ class News:
         log.error("news is given up, control died of it %d times: %s", DEATHS, news)
         self._count()
         if news["event"] != "step_given_up":
-            self.tell("step_given_up", tries=DEATHS, reason=f"news of {news['event']}")
+            self.emit("step_given_up", tries=DEATHS, reason=f"news of {news['event']}")
 
     def _pass_on(self) -> None:
         if not self._is_open or not self._unheard:

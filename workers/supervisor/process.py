@@ -230,7 +230,7 @@ class Supervisor:
         if self.announced and not self.stopping:
             self.changes.go_on()
             if not self.changes.is_under_way:
-                self._tell_numbers()
+                self._emit_numbers()
         if self.announced and not self.stopping and self.look_at <= now:
             self.look_at = now + self.patience.look
             self._look_for_stuck()
@@ -267,7 +267,7 @@ class Supervisor:
         self.announced = True
         self.roster.oom_score = handover["oom_score"]
         self.roster.resume(handover["workers"])
-        self.tell("upgraded", reason=self.upgrade.program[-1])  # a control of this program will tell it
+        self.emit("upgraded", reason=self.upgrade.program[-1])  # a control of this program will tell it
         self.changes.resume(handover["changes"])
         self.manager.ready(self._status(), time.monotonic())
 
@@ -366,8 +366,8 @@ class Supervisor:
             self.failure = Failure(what, why, next_step, Exit.WORKER)
         self.stop(why)
 
-    def tell(self, event: str, **details: Any) -> None:
-        self.news.tell(event, **details)
+    def emit(self, event: str, **details: Any) -> None:
+        self.news.emit(event, **details)
 
     def _send_news(self, message: dict[str, Any]) -> None:
         control = self.roster.find("control")
@@ -377,11 +377,11 @@ class Supervisor:
     def _count_given_up(self) -> None:
         lib.counter_add(self.segment, lib.WORKER_SUPERVISOR, lib.GIVEN_UP, 1)
 
-    def _tell_numbers(self) -> None:
+    def _emit_numbers(self) -> None:
         numbers = self.resources.receivers, self.resources.consumers
         if numbers != self.numbers_told:
             self.numbers_told = numbers
-            self.tell("numbers_changed", receivers=numbers[0], consumers=numbers[1])
+            self.emit("numbers_changed", receivers=numbers[0], consumers=numbers[1])
 
     def _follow_name(self, control: Worker) -> None:
         """Control saw that the interface is called otherwise: so are its socket file and every process."""

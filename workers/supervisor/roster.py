@@ -57,7 +57,7 @@ class Listener(Protocol):
     def worker_will_not_start(self, what: str, why: str, next_step: str) -> None:
         """One that was never ready, and that the interface needs."""
 
-    def tell(self, event: str, **details: Any) -> None:
+    def emit(self, event: str, **details: Any) -> None:
         """Something happened that `plait events` is to show (news.py)."""
 
 
@@ -230,7 +230,7 @@ class Roster:
         if worker.died_at is not None:
             away = round(worker.ready_at - worker.died_at, 3)
             incarnation = int(self.segment.workers[worker.line].incarnation)
-            self.listener.tell("worker_replaced", worker=worker.title, incarnation=incarnation, away=away)
+            self.listener.emit("worker_replaced", worker=worker.title, incarnation=incarnation, away=away)
             worker.died_at = None
         self._give_back(worker)
         self.listener.worker_is_ready(worker)
@@ -320,7 +320,7 @@ class Roster:
         if repaired:
             cause = {lib.DEATHS_STUCK: "stuck", lib.DEATHS_KILLED: "killed", lib.DEATHS_ENDED: "ended"}[kind]
             reason = f"{why_killed}, so that it was killed" if why_killed else f"it {_how(status)}"
-            self.listener.tell(
+            self.listener.emit(
                 "worker_died", worker=worker.title, cause=cause, reason=reason, repaired=repaired
             )
         if worker.told is not Told.LEAVE and worker.died_at is None:
@@ -356,7 +356,7 @@ class Roster:
             self._give_away(worker)
         log.info("%s starts again in %.1f s", worker.title, pause)
         if why_not:
-            self.listener.tell("worker_not_replaced", worker=worker.title, reason=why_not, pause=pause)
+            self.listener.emit("worker_not_replaced", worker=worker.title, reason=why_not, pause=pause)
 
     # -- receivers and consumers that do not come back ------------------------------------------
 

@@ -28,7 +28,7 @@ def test_a_drop_ends_a_packet_in_one_direction_and_a_refusal_a_message() -> None
 
 def test_control_tells_of_what_is_marked_so() -> None:
     watched = {counter for _, counters in WATCHED for counter in counters}
-    assert watched == {getattr(lib, name.upper()) for name in marks.marked("told")}
+    assert watched == {getattr(lib, name.upper()) for name in marks.marked("event")}
 
 
 def test_a_mark_that_is_not_known_is_refused() -> None:

@@ -374,7 +374,7 @@ def test_the_piece_of_news_that_control_dies_of_is_given_up_alone() -> None:
     upto: list[int] = []
     news = News(hear, lambda: counted.append(1))
     for event in ("first", "bad", "last"):
-        news.tell(event)
+        news.emit(event)
     news.control_is_ready()
     for _ in range(20):
         if not sent:

@@ -298,7 +298,7 @@ def test_only_messages_of_the_batch_are_asked_for_a_cookie(world: World) -> None
     assert world.take(world.other.initiation(), under_load=True) == "HS_COOKIE_SENT"
     world.other.hear()
     ffi.memmove(taken.cells + 1, taken.cells, ffi.sizeof("struct mailbox_cell"))
-    taken.heard[1] = lib.CHECK_NO_COOKIE  # left of a larger batch
+    taken.check_results[1] = lib.CHECK_NO_COOKIE  # left of a larger batch
     assert world.take(world.other.initiation(), under_load=True) == "HS_COOKIE_SENT"
     assert world.other.hear()[0] == 3 and world.other.hears_nothing()
 

@@ -138,7 +138,7 @@ def test_wishes_for_handshakes_wait_for_the_next_turn_when_they_are_many(loop: L
         assert bool(lib.ready_is_empty(loop.interface.segment, 0)) is (left == 0)
 
 
-@pytest.mark.parametrize("loop", [Pace(vain=3)], indirect=True)
+@pytest.mark.parametrize("loop", [Pace(wasted=3)], indirect=True)
 def test_much_work_in_vain_is_under_load_although_nothing_waits(loop: Loop) -> None:
     loop.add_peer()
     segment = loop.interface.segment
@@ -359,12 +359,12 @@ def test_messages_that_receivers_turned_away_are_held_back(loop: Loop) -> None:
     losses, bucket = loop.control.losses, loop.control.events._buckets[Event.MAC1_WRONG]
     counters = loop.interface.segment.counters
     losses.look()
-    before = bucket.held_back
+    before = bucket.suppressed
     counters[lib.WORKER_RECEIVER * lib.COUNTERS_A_WORKER + lib.HS_MAC1_BAD] += 5
     counters[lib.WORKER_CONTROL * lib.COUNTERS_A_WORKER + lib.HS_MAC1_BAD] += 3  # told one by one
     losses.look()
     losses.look()
-    assert bucket.held_back - before == 5
+    assert bucket.suppressed - before == 5
 
 
 def test_a_route_that_comes_late_starts_the_handshake_that_could_not_leave(loop: Loop) -> None:

@@ -58,7 +58,7 @@ def world() -> World:
 
 
 def test_a_line_says_what_is_known(world: World) -> None:
-    world.events.tell(Event.ENDPOINT_MOVED, 3, PLACE, was=Endpoint(bytes(15) + b"\1", 9, 4))
+    world.events.emit(Event.ENDPOINT_MOVED, 3, PLACE, was=Endpoint(bytes(15) + b"\1", 9, 4))
     assert world.told() == [
         {
             "life": 1,
@@ -73,7 +73,7 @@ def test_a_line_says_what_is_known(world: World) -> None:
 
 
 def test_what_a_refused_packet_shows_is_named_as_what_it_is(world: World) -> None:
-    world.events.tell(Event.UNKNOWN_PEER, None, PLACE, key=b"\7" * 32)
+    world.events.emit(Event.UNKNOWN_PEER, None, PLACE, key=b"\7" * 32)
     (told,) = world.told()
     assert told["source"] == "192.0.2.7:51820" and told["claimed_key"].startswith("BwcHBwcH")
     assert "peer" not in told and "endpoint" not in told
@@ -81,42 +81,42 @@ def test_what_a_refused_packet_shows_is_named_as_what_it_is(world: World) -> Non
 
 def test_five_at_once_then_one_a_second_and_the_rest_counted(world: World) -> None:
     for _ in range(20):
-        world.events.tell(Event.MAC1_WRONG, None, PLACE)
+        world.events.emit(Event.MAC1_WRONG, None, PLACE)
     assert [told["number"] for told in world.told()] == [1, 2, 3, 4, 5]
     for _ in range(2):
         world.now += SECOND
-        world.events.tell_held_back()
+        world.events.emit_suppressed()
         for _ in range(3):
-            world.events.tell(Event.MAC1_WRONG, None, PLACE)
+            world.events.emit(Event.MAC1_WRONG, None, PLACE)
     assert len(world.told()) == BURST + 2
     world.now += SECOND
-    world.events.tell_held_back()
+    world.events.emit_suppressed()
     assert [told.get("more") for told in world.told()[BURST:]] == [None, None, 15 + 2 * 2]
     world.now += 10 * SECOND
-    world.events.tell_held_back()
+    world.events.emit_suppressed()
     assert len(world.told()) == BURST + 3, "told once"
     for _ in range(BURST + 1):
-        world.events.tell(Event.MAC1_WRONG, None, PLACE)
+        world.events.emit(Event.MAC1_WRONG, None, PLACE)
     assert len(world.told()) == BURST + 3 + BURST, "a bucket is full after five seconds"
 
 
 def test_causes_do_not_share_a_bucket(world: World) -> None:
     for _ in range(20):
-        world.events.tell(Event.MAC1_WRONG)
-    world.events.tell(Event.UNKNOWN_PEER)
+        world.events.emit(Event.MAC1_WRONG)
+    world.events.emit(Event.UNKNOWN_PEER)
     assert world.told()[-1]["event"] == "unknown_peer"
 
 
 def test_nothing_is_made_of_what_is_held_back(world: World) -> None:
     for _ in range(BURST):
-        world.events.tell(Event.TIMESTAMP_REPLAYED, 7, PLACE)
+        world.events.emit(Event.TIMESTAMP_REPLAYED, 7, PLACE)
     assert len(world.asked) == BURST
-    world.events.tell(Event.TIMESTAMP_REPLAYED, 7, PLACE)
+    world.events.emit(Event.TIMESTAMP_REPLAYED, 7, PLACE)
     tracemalloc.start(1)
     try:
         before, _ = tracemalloc.get_traced_memory()
         for _ in range(10_000):
-            world.events.tell(Event.TIMESTAMP_REPLAYED, 7, PLACE)
+            world.events.emit(Event.TIMESTAMP_REPLAYED, 7, PLACE)
         after, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -125,11 +125,11 @@ def test_nothing_is_made_of_what_is_held_back(world: World) -> None:
 
 
 def test_anybodys_events_do_not_wash_away_the_others(world: World) -> None:
-    world.events.tell(Event.PEER_ADDED, 1)
+    world.events.emit(Event.PEER_ADDED, 1)
     for _ in range(REMEMBERED + 100):
         world.now += SECOND
-        world.events.tell(Event.MAC1_WRONG, None, PLACE)
-    world.events.tell(Event.PEER_REMOVED, 1)
+        world.events.emit(Event.MAC1_WRONG, None, PLACE)
+    world.events.emit(Event.PEER_REMOVED, 1)
     told = world.told()
     assert len(told) == REMEMBERED + 2
     assert (told[0]["event"], told[-1]["event"]) == ("peer_added", "peer_removed")
@@ -148,14 +148,14 @@ def test_what_anybody_can_cause_is_every_refusal_and_no_milestone() -> None:
 def test_news_have_their_own_time_and_the_buckets_of_their_events(world: World) -> None:
     news = {"event": "worker_died", "worker": "receiver 0", "cause": "killed"}
     at = 1_600_000_000_250_999_999
-    world.events.tell_news({"at": at, **news})
+    world.events.emit_news({"at": at, **news})
     assert world.told() == [{"life": 1, "number": 1, "time": 1_600_000_000.250, **news}]
-    world.events.tell_news({"event": "of_tomorrow", "at": at})
+    world.events.emit_news({"event": "of_tomorrow", "at": at})
     for _ in range(9):
-        world.events.tell_news({"at": at, **news})
+        world.events.emit_news({"at": at, **news})
     assert len(world.told()) == BURST
     world.now += 10 * SECOND
-    world.events.tell_held_back()
+    world.events.emit_suppressed()
     assert world.told()[-1]["more"] == 10 - BURST and world.told()[-1]["event"] == "worker_died"
 
 
@@ -163,14 +163,14 @@ def test_news_have_their_own_time_and_the_buckets_of_their_events(world: World) 
 
 
 def test_a_follower_gets_what_was_then_what_comes(world: World) -> None:
-    world.events.tell(Event.STARTED)
+    world.events.emit(Event.STARTED)
     follower = world.events.follow()
     assert [told["event"] for told in parse(next(follower))] == ["started"]
     assert next(follower) == b""
-    world.events.tell(Event.INTERFACE_UP)
+    world.events.emit(Event.INTERFACE_UP)
     assert [told["event"] for told in parse(next(follower))] == ["interface_up"]
     world.events.leave(follower)
-    world.events.tell(Event.INTERFACE_DOWN)
+    world.events.emit(Event.INTERFACE_DOWN)
     assert next(follower) == b""
 
 
@@ -179,10 +179,10 @@ def test_who_does_not_read_is_lost_and_keeps_nothing(world: World) -> None:
     for _ in range(UNREAD + 1):
         assert not follower.is_lost
         world.now += SECOND
-        world.events.tell(Event.MAC1_WRONG, None, PLACE)
+        world.events.emit(Event.MAC1_WRONG, None, PLACE)
         assert len(parse(next(reader))) == 1
     assert follower.is_lost and not follower.unread and not reader.is_lost
-    world.events.tell(Event.STARTED)
+    world.events.emit(Event.STARTED)
     assert next(follower) == b""
 
 
@@ -227,7 +227,7 @@ def server(world: World) -> Iterator[Server]:
 def test_remembered_events_end_with_errno_and_the_connection_stays(server: Server, world: World) -> None:
     with server.client(b"events=0\n\n") as client:
         assert client.recv(1 << 16) == b"errno=0\n\n"
-        world.events.tell(Event.STARTED)
+        world.events.emit(Event.STARTED)
         client.sendall(b"events=0\n\n")
         server.turn()
         answer = client.recv(1 << 16)
@@ -243,12 +243,12 @@ def test_other_events_operations_are_refused(server: Server, world: World, text:
 
 
 def test_following_over_the_socket_until_the_client_closes(server: Server, world: World) -> None:
-    world.events.tell(Event.STARTED)
+    world.events.emit(Event.STARTED)
     client = server.client(b"events=1\n\n")
     assert [told["event"] for told in parse(client.recv(1 << 16))] == ["started"]
     client.sendall(b"get=1\n\n")  # not heard: it follows
     server.turn()
-    world.events.tell(Event.INTERFACE_UP)
+    world.events.emit(Event.INTERFACE_UP)
     server.turn()
     assert [told["event"] for told in parse(client.recv(1 << 16))] == ["interface_up"]
     client.close()
@@ -262,7 +262,7 @@ def test_a_client_that_does_not_read_is_closed_and_the_others_go_on(server: Serv
     numbers: list[int] = []
     for _ in range(20 * UNREAD):
         world.now += SECOND
-        world.events.tell(Event.UNKNOWN_PEER, None, PLACE, key=bytes(32))
+        world.events.emit(Event.UNKNOWN_PEER, None, PLACE, key=bytes(32))
         server.turn()
         numbers += [told["number"] for told in parse(reader.recv(1 << 16))]
         if len(world.events.followers) == 1:

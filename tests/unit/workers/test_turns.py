@@ -189,7 +189,7 @@ def test_keypairs_and_peers_of_the_control_before_come_free_in_slices(interface:
     after.close()
 
 
-@pytest.mark.parametrize("parts", [Pace(wishes=2)], indirect=True)
+@pytest.mark.parametrize("parts", [Pace(pending_endpoints=2)], indirect=True)
 def test_endpoints_that_wait_are_looked_at_in_slices(parts: Parts) -> None:
     for port in (1, 2):
         peers = "".join(f"public_key={n:064x}\nendpoint=127.0.0.1:{port}\n" for n in range(1, 6))
