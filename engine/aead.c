@@ -4,8 +4,8 @@
 #include <stddef.h>
 #include <string.h>
 
-/* The callers' frames, the providers' own and those of a send (workers/udp.c, the largest), where registers may be
- * kept that a provider left a key in, end above this depth. */
+/* Deeper than any frame that could hold key material spilled from registers: those of callers, of providers, and of a
+ * send (workers/udp.c, the largest). */
 #define STACK_BYTES 131072
 
 /* By what was measured (docs/performance.md): ipsec-mb with AVX-512, BoringSSL, ipsec-mb with AVX2, EVP. */
@@ -73,7 +73,7 @@ void aead_open(struct aead *aead, struct aead_job *jobs, uint32_t count)
     aead->open(aead, jobs, count);
 }
 
-/* Not inlined: its frame lies below the caller's, where the frames of finished calls lay. */
+/* Not inlined, so that its frame overwrites the stack of calls that have returned. */
 static __attribute__((noinline)) void stack_wipe(void)
 {
     uint8_t room[STACK_BYTES];

@@ -159,8 +159,7 @@ static void collapse(struct allowedips *ips, uint32_t number)
 
 /* ---- the writer: lists of a peer's nodes; the first one's peer_previous is the last ----
  *
- * Where they begin is control's alone, as the nodes are: a worker that writes where it must not
- * reaches no list. */
+ * The list heads are in control's own memory, so a compromised worker cannot corrupt them. */
 
 static uint32_t *head_of(uint8_t *first, uint32_t stride, uint32_t row)
 {

@@ -1,5 +1,5 @@
 /* Two packets may be joined when cutting the result again (segmentation.c) gives back both: all
- * header bytes equal but for those that a cut makes anew, payloads of one size (the last may be
+ * header bytes equal but for those that a cut writes again, payloads of one size (the last may be
  * shorter), and, in TCP, sequence numbers that follow each other. */
 #include "coalescing.h"
 
@@ -55,7 +55,7 @@ static int flow_read(const struct packet *packet, struct flow *flow)
     return 1;
 }
 
-/* Of the transport, and of the IPv4 header: either is made anew for a joined packet. */
+/* Of the transport, and of the IPv4 header: either is computed again for a joined packet. */
 static int checksums_are_right(const struct packet *packet, const struct flow *flow)
 {
     uint32_t length = packet->length - flow->ip;
@@ -66,7 +66,7 @@ static int checksums_are_right(const struct packet *packet, const struct flow *f
     return checksum_fold(checksum_add(sum, packet->data + flow->ip, length)) == 0xffff;
 }
 
-/* Header bytes that a cut does not make anew are the same. */
+/* Header bytes that a cut does not write again are the same. */
 static int headers_agree(const uint8_t *a, const uint8_t *b, const struct flow *flow)
 {
     const uint8_t *x = a + flow->ip, *y = b + flow->ip;

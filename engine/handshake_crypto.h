@@ -23,7 +23,7 @@ struct handshake_crypto {
     EVP_CIPHER *aead_cipher, *stream_cipher;
     EVP_CIPHER_CTX *aead, *stream;
     EVP_PKEY_CTX *maker;
-    EVP_PKEY *other;       /* the public key of the exchange at hand, written anew each time */
+    EVP_PKEY *other;       /* the public key of the exchange at hand, rewritten each time */
     struct scalar own;     /* the static key that was used last: mostly the only one */
     struct scalar drawn;   /* an ephemeral */
 };

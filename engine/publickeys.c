@@ -3,7 +3,7 @@
  *
  * Linear hashing: with n buckets a row's is its hash modulo the power of two at or above n, or, where there is no
  * such bucket yet, modulo half of that. So bucket n takes rows from one other bucket alone when it comes. A kill
- * amid that loses rows from both chains; who comes next fills all buckets anew (workers/control/peers.py). */
+ * amid that loses rows from both chains; who comes next fills all buckets again (workers/control/peers.py). */
 #include "publickeys.h"
 #include "siphash.h"
 

@@ -9,7 +9,7 @@
 #include <assert.h>
 #include <string.h>
 
-/* initiator, once a session, when a packet arrives in its last quarter of a minute */
+/* initiator only, once per session: when data arrives in its last 15 s */
 #define REFRESH_SECONDS (REJECT_AFTER_SECONDS - KEEPALIVE_SECONDS - REKEY_TIMEOUT_SECONDS)
 
 /* The keypair if this number can be one of this peer's, else NULL. */
@@ -46,7 +46,7 @@ static int sends(const struct keypair *keypair, uint64_t now)
            keypair->send_counter < REJECT_AFTER_MESSAGES;
 }
 
-/* An authenticated packet came in: is it high time for new keys? Asked once a session. */
+/* An authenticated packet came in: whether to rekey now. True once per session. */
 static int wants_refresh(const struct session *session, uint64_t word, uint64_t now)
 {
     struct keypair *current = keypair_of(session, key_word_current(word));

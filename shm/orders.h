@@ -40,7 +40,7 @@
 /* events: holder -> control */
 #define EVENT_HANDSHAKE_WANTED 1
 #define EVENT_CONFIRMED 2      /* first data on `next`: the responder's handshake is complete */
-#define EVENT_TIMER 4          /* next_due must be worked out anew */
+#define EVENT_TIMER 4          /* next_due must be computed again */
 #define EVENT_KEYS 8           /* a keypair left the key word */
 #define EVENT_RETIRED 16
 #define EVENT_ENDPOINT 32      /* the endpoint moved to where data came from */

@@ -7,7 +7,7 @@
  *
  *   push   read the end, t; compare-exchange t.next from nil to the chain's first node: this
  *          one step publishes the whole chain; then compare-exchange the end from t to last.
- *   help   whoever finds that the end's node has a next moves the end forward himself.
+ *   help   whoever finds that the end's node has a next moves the end forward itself.
  *
  * So no half-linked state exists: a producer that dies has either published all of its chain
  * or nothing, and one that is merely slow holds up nobody. `last` tells which, see repair.c.

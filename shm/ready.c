@@ -10,7 +10,7 @@
  *
  * Taker (one a set): clears row bits freely, a summary bit only when it found the word below
  * empty. Then: clear the summary bit, fence, read the word below *again*; non-zero: set the
- * summary bit anew. Setter and taker are a store-then-load pair on both sides, so either the
+ * summary bit again. Setter and taker are a store-then-load pair on both sides, so either the
  * setter sees the summary bit clear (and sets it) or the taker sees the setter's bit (and
  * sets it again). Level 2 is cleared only after level 1 was mended, by the same steps.
  *

@@ -9,8 +9,8 @@
  * bit and bell of the peer's consumer. Cheap when the token is queued or held already. */
 void peer_schedule(const struct segment *segment, uint32_t row);
 /* Holder, done: held -> idle, seq_cst fence, look again; where there is something poppable,
- * schedule anew. staged = 1 when the outbound queue only waits for a session: then it
- * alone is no reason to be scheduled, for the sweep neither. Orders are always a reason. */
+ * schedule again. staged = 1 when the outbound queue only waits for a session: staged packets alone
+ * do not make the peer ready, nor does the sweep schedule it for them. Orders always make it ready. */
 void peer_give(const struct segment *segment, uint32_t row, int staged);
 /* Holder, budget spent: held -> queued with the ready bit, so that it has its turn again. */
 void peer_give_back(const struct segment *segment, uint32_t row);

@@ -1,12 +1,12 @@
-"""What a control does again that the one before may have died of: tried three times, then given up.
+"""Steps that a control repeats although the one before may have died of them: given up after three tries.
 
-A committed set, each step of a recovery, and what the loop finds again after a kill, is noted in
-the vault before it begins, with the place that it has come to: a peer's row, or how many of a set's peers are
-done. The note is cleared when it is done. The next control finds there what its predecessor died at. The
-third death in a row at one place ends it: the set is dropped, the peer or the step is left out. Deaths at
-different places are nobody's fault here (kills from outside), and are not counted together; nor are those at
-one place that was passed meanwhile. A step within a step (in a turn between two slices of a set) has the note
-as long as it takes. Control alone writes these words.
+A committed set, each step of a recovery, and work that the loop finds again after a kill are noted in the
+vault before they begin, with the place that has been reached: a peer's row, or how many of a set's peers are
+done. The note is cleared at the end. The next control finds there what its predecessor died at. After the
+third death in a row at one place the set is dropped, or the peer or the step is left out. Deaths at
+different places have causes outside (kills) and are not counted together; nor are deaths at one place that
+was passed in between. A step within a step (in a turn between two slices of a set) has the note while it
+lasts. Control alone writes these words.
 """
 
 from __future__ import annotations

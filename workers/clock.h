@@ -10,7 +10,7 @@ uint64_t clock_now(void);
 /* Wall clock in ns, for TAI64N alone, plus the wall step. */
 uint64_t clock_wall(void);
 /* For tests: maps a file of two signed little-endian 64-bit numbers of ns, boot step and wall
- * step, read anew at each call of the above. 0, or -1 with errno. */
+ * step, read again at each call of the above. 0, or -1 with errno. */
 int clock_open_steps(const char *path);
 /* cdef end */
 

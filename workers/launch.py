@@ -1,19 +1,18 @@
 """The start of a worker, seen from both sides.
 
-The supervisor has loaded all that a worker runs (entry_points.py) and calls `fork_worker`. The child lets
-go of every descriptor but its end of the channel and of the signal handlers; the segments are not mapped in
-a child (MADV_DONTFORK, resources.py). Then it begins as `begin_worker` says: it ties its life to the
-supervisor's, waits for the start message with all its fds, takes its CPU and maps the data segment. When it
-has all that it needs, `WorkerStart.enter_sandbox` gives up the rest: capabilities, files, system calls. It
-answers with `WorkerStart.ready` when it can work, or `WorkerStart.fail` when it never will;
-an exception that nobody catches before that is told to the supervisor too. A child never
-returns into the supervisor's frames: it ends in `os._exit`, so that no object of the supervisor's is
-finalised in it.
+The supervisor has loaded all that a worker runs (entry_points.py) and calls `fork_worker`. The child closes
+every descriptor but its end of the channel, and resets the signal handlers; the segments are not mapped in a
+child (MADV_DONTFORK, resources.py). `begin_worker` goes on: the child ties its life to the supervisor's,
+waits for the start message with all its fds, pins itself to its CPU and maps the data segment. When it has
+all that it needs, `WorkerStart.enter_sandbox` gives up the rest: capabilities, files, system calls. It
+answers with `WorkerStart.ready` when it can work, or `WorkerStart.fail` when it never will; an uncaught
+exception before that is reported to the supervisor too. A child never returns into the supervisor's frames:
+it ends in `os._exit`, so that no object of the supervisor's is finalised in it.
 
 Why a fork and no exec: docs/adr/0006-workers-are-forks.md.
 
-Whoever loses its supervisor is killed by the kernel (PR_SET_PDEATHSIG). Control alone is sent another
-signal, that removes the socket file before it ends the process (parent_death.h).
+When the supervisor dies, the kernel kills its workers (PR_SET_PDEATHSIG). Control gets another signal, whose
+handler removes the socket file before it ends the process (parent_death.h).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 /* A handler in C, because it must act while Python is inside a long call as well. All that it calls
  * is async-signal-safe. Control still listens at the socket until it has ended, so nobody who starts
- * the interface anew can have put another file there between the look and the removal. */
+ * the interface again can have put another file there between the look and the removal. */
 #include "workers/parent_death.h"
 
 #include <errno.h>

@@ -1,10 +1,10 @@
-/* Theory. Two lists of what may be called, for the packet loops and for control, in the order of how often
- * it is. Where a call is harmless with some arguments alone, a rule names them: a filter sees numbers, never
- * what a pointer leads to. All else is refused in one of three ways (docs/adr/0002):
+/* Theory. Two lists of allowed calls, for the packet loops and for control, the most frequent first. Where a
+ * call is harmless only with some arguments, a rule names them: a filter sees numbers, never the memory behind
+ * a pointer. All other calls are refused in one of three ways (docs/adr/0002):
  *   kill    calls by which a process reaches outside itself, listed in `escapes`, and calls by another
- *           ABI (i386, x32). No library makes one unasked, so whoever does is not our program.
+ *           ABI (i386, x32). No library makes one unasked, so a process that does has been taken over.
  *   ENOSYS  calls that are younger than Linux 5.1: an older kernel says the same, so glibc and Python
- *           have a way around. clone3 is one; its flags stand in memory, where no filter sees them.
+ *           have a fallback. clone3 is one; its flags stand in memory, where no filter sees them.
  *   EPERM   the rest, an error that can be handled.
  * The filter is made by hand because it is forty lines of BPF. */
 #include "workers/system_calls.h"

@@ -189,8 +189,8 @@ static uint8_t *control_add(struct msghdr *h, int level, int type, const void *v
     return memcpy(CMSG_DATA(c), value, bytes);
 }
 
-/* Control messages: from the address that the peer knows, with the ECN bits, with the hop limit, cut like so. The interface is
- * the routing table's to say, packet by packet (see workers/control/routes.py). */
+/* Control messages: source address, ECN bits, hop limit, GSO size. The interface is left to the routing table, packet
+ * by packet (workers/control/routes.py). */
 static void control_write(struct msghdr *h, uint8_t *control, const struct endpoint *to, int with_source,
                           int tos, int hops, uint16_t gso_size)
 {

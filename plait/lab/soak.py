@@ -8,7 +8,7 @@
 The peers send numbered packets to an echo at the gateway, roam and renew their sessions; the client has a
 TCP stream each way, hashed at both ends, and new keys each time its clock is stepped. Meanwhile one
 process of the gateway after another is killed, or stopped for the watchdog to find; peers are added and
-removed. What must not be afterwards is collected in Result.wrong and makes the exit code 1.
+removed. Violations go to Result.wrong and make the exit code 1.
 """
 
 from __future__ import annotations

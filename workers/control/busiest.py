@@ -9,11 +9,11 @@
 
 The busiest come first, then those heard of last; allowed_ips has the first of many.
 
-Rates are differences, so something must remember what was: one sample of every peer's bytes, 16 bytes a
-peer in control's own memory, shared by all who ask and dropped when nobody does any more. After the first
-sample only peers that sent or received since the one before are looked at: their stamps stand
-in one dense column (engine/timers.h), so that idle peers cost 4 bytes to read. Askers in quick succession get
-the same sample: many of them cost no more than one.
+Rates are differences between two samples of every peer's bytes. Control keeps one sample in its own memory,
+16 bytes a peer; all clients share it, and it is dropped when no client asks any more. Samples after the
+first one look only at peers that sent or received since the sample before: their stamps stand in one dense
+column (engine/timers.h), so that an idle peer costs 4 bytes to read. Clients in quick succession get the
+same sample: many of them cost no more than one.
 """
 
 from __future__ import annotations

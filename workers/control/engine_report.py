@@ -1,4 +1,4 @@
-"""What goes on inside the engine, read from the data segment: the answer to `get_engine=1`.
+"""The inside of the engine, read from the data segment: the answer to `get_engine=1`.
 
     {"version": "0.1.0", "layout": "58aa…", "commit": "ee68…",   of the supervisor's program (version.py)
      "program": ["/usr/bin/plaitd"],          what started it
@@ -19,12 +19,11 @@
      "kernel_drops": {"tun": 0, "udp": 0},    packets that never reached the engine (kernel_drops.py)
      "broken_promises": [{"name": "locked", "promise": …, "why": …, "mend": …}, …]}   promises.py
 
-beat_ms: since the process's latest turn (asleep ones do not turn); null before its first. cpu: null
-when not pinned. packets: its own counters; who drains sends, so in mode pipeline
-receivers receive and consumers send. All is read without stopping anybody, so numbers of one report may
-be a few packets apart.
+beat_ms: since the process's latest turn (asleep ones do not turn); null before its first. cpu: null when not
+pinned. packets: its own counters; who drains sends, so in mode pipeline receivers receive and consumers
+send. No process is stopped while the segment is read, so numbers of one report may be a few packets apart.
 
-What waits is counted over nodes, of which there are thousands, not over the queues of 500,000 peers.
+Waiting packets are counted over nodes, of which there are thousands, not over the queues of 500,000 peers.
 """
 
 from __future__ import annotations

@@ -131,7 +131,7 @@ class HandshakeBatch:
         return self.endpoints.move(row, sender)
 
     def emit_answers(self, rows: list[int], cells: list[int]) -> None:
-        """Initiations are being answered. A peer that begins anew did not hear us, or not understand."""
+        """Initiations are being answered. A peer that begins again did not get our answer, or refused it."""
         fresh: dict[int, int] = {}
         for row, cell in zip(rows, cells, strict=True):
             answers = self.unconfirmed.get(row, 0)
@@ -144,7 +144,7 @@ class HandshakeBatch:
         self.events.emit_each(Event.HANDSHAKE_ANSWERED, list(fresh), lambda row: self.sender(fresh[row]))
 
     def add_bytes(self, rows: Any, which: str, count: int) -> None:
-        """Of one row, or of distinct ones. which: handshake_tx or handshake_rx."""
+        """Add to the counter of one row or of several distinct rows. which: handshake_tx or handshake_rx."""
         self.peers.memory.rows[which][rows] += np.uint64(count)
 
     def refuse_for_room(self, error: NoKeypair) -> int:

@@ -1,15 +1,15 @@
-"""Handshakes: what control does with a batch of messages, and how it begins one itself.
+"""Handshakes: control answers a batch of messages, and begins handshakes of its own.
 
-Messages come from the receivers' mailbox. Each ends in exactly one of the HS_* counters that are marked
-(end message) in shm/counters.h. Before anything is computed: mac1; under load also mac2 and the rate limiter.
-Macs, arithmetic and sending are C, a call for a whole batch (handshake_batch.c, engine/handshake.c): what a
-flood can send costs no Python object a message. In a batch, responses and cookie replies come first, then the
-initiations (responder.py), each kind in the order of arrival.
+Messages come from the receivers' mailbox. Each ends in exactly one of the HS_* counters that are marked (end
+message) in shm/counters.h. Before anything is computed: mac1; under load also mac2 and the rate limiter.
+Macs, arithmetic and sending are C, one call for a whole batch (handshake_batch.c, engine/handshake.c), so
+that a flood costs no Python object per message. In a batch, responses and cookie replies come first, then
+the initiations (responder.py), each kind in the order of arrival.
 
-A session is installed before the peer can use it: the keypair is written, the order to install it is
-given and scheduled, and only then the response leaves. What must outlive control (the greatest
-timestamp) is stored before that, too. A handshake of our own in progress is the one thing that a killed
-control loses: an ephemeral key is kept nowhere.
+A session is installed before the peer can use it: the keypair is written, the order to install it is given
+and scheduled, and only then the response leaves. What must outlive control (the greatest timestamp) is
+stored before that, too. A killed control loses only its own handshakes in progress: an ephemeral key is kept
+nowhere.
 """
 
 from __future__ import annotations
@@ -200,7 +200,7 @@ class Handshakes(HandshakeBatch):
         self._refuse(which, outcomes, lib.HS_COOKIE_SENT, Event.COOKIE_ASKED)
 
     def _limit(self, which: Any, outcomes: Outcomes, now: int) -> None:
-        """Messages with a right cookie: a source has so many a second. Who has none left is not heard."""
+        """Rate-limit per source address, after a valid cookie."""
         sources: dict[bytes, list[int]] = {}
         keys = self.cell_bytes[which[:, None], _SOURCE].tobytes()
         for at, cell in enumerate(which.tolist()):
@@ -343,7 +343,7 @@ class Handshakes(HandshakeBatch):
         self.timer_columns.handshake_complete(row)
         self.unconfirmed.pop(row, None)
         self.emit(Event.HANDSHAKE_COMPLETE, row, cell, reason="we began it")
-        # The keepalive confirms the session to the responder; the holder leaves it out when it sends data.
+        # The keepalive confirms the session to the responder; it is skipped if data is sent first.
         orders = lib.ORDER_AUTHENTICATED_RECEIVED | lib.ORDER_KEEPALIVE | self.move(row, cell)
         self.timer_columns.session_derived(row, now)
         self.install(handshake, [row], [progress.number], [orders], lib.KEYPAIR_INITIATOR, now)

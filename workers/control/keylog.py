@@ -1,8 +1,8 @@
 """The key log: the keys of each handshake in a file, for Wireshark (its preference wg.keylog_file).
 
-Off unless PLAIT_KEYLOG names a file: whoever can read that file can read the traffic. It is a file of our
-own user that nobody else may read, appended to, and every opening of it is told in the log. Each
-handshake that we have a part in is one block, written before its message leaves:
+Off unless PLAIT_KEYLOG names a file: whoever can read that file can read the traffic. The file belongs to
+our own user, no other may read it, blocks are appended, and the log says each time that it is opened. Each
+handshake of this engine is one block, written before its message leaves:
 
     LOCAL_STATIC_PRIVATE_KEY = base64
     REMOTE_STATIC_PUBLIC_KEY = base64

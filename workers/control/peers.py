@@ -434,7 +434,7 @@ class Peers:
         return table
 
     def _open_public_keys(self) -> publickeys_p:
-        """The buckets are filled anew by each control, under a fresh key: they need no repair."""
+        """The buckets are filled again by each control, under a fresh key: they need no repair."""
         tables = ffi.new("struct publickeys *")
         tables.buckets = self.segment.public_keys
         tables.bucket_count = min(FIRST_BUCKETS, int(self.segment.geometry.public_key_buckets))

@@ -6,7 +6,7 @@ are due, a slice of a set, grace periods. Then it announces that it sleeps, look
 select, from which its bell, the channel, clients or the clock wake it.
 
 It can be killed at any moment: what it knows stands in the data segment and the vault. An exception that
-nobody expected is logged with its traceback and ends the process; the supervisor starts it anew.
+nobody expected is logged with its traceback and ends the process; the supervisor starts it again.
 """
 
 from __future__ import annotations
@@ -227,7 +227,7 @@ class Control:
 
     def turn(self, now: int) -> bool:
         """A piece of everything that waits. True when there is more."""
-        # Timers first: what was due before a message came has no say in what the message brings.
+        # Due timers run before messages, so that an old timer cannot act on new state.
         if self.handshakes.is_up and now >= self.scanned_at + self.pace.scan:
             self.scanned_at = now
             for row, action in self.timer_columns.due(now):
@@ -339,7 +339,7 @@ class Control:
         self.device.receivers = self.start.receivers
 
     def _share_out(self) -> None:
-        """Each peer belongs to one of the consumers that run; tell when nobody knows anything else."""
+        """Assign each peer to one of the running consumers; report to the supervisor after a grace period."""
         consumers, away = self.start.consumers, self.start.away
         self.device.receivers, self.device.consumers = self.start.receivers, consumers
         self.peers.share_out(consumers, away)

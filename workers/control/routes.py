@@ -1,11 +1,11 @@
-"""Sticky sources against the routing table: a better route must not be missed for an old habit.
+"""Check sticky sources against the routing table, so that an old source does not hide a better route.
 
 Replies leave from the address and interface at which a peer was heard. The kernel module asks the routing
 table for each packet (and keeps the answer until routes change), and over IPv4 forgets the source when the
 route goes by another interface (socket.c, send4 and send6). Here the kernel is given the source alone, so
 each packet takes the interface that the table says; whether the source still fits is asked when routes or
-rules change: at once, of every peer that has one, in slices. A rest of nine times what it took follows
-each slice: however often routes change, a tenth of control's time goes here at most.
+rules change: at once, of every peer that has one, in slices. After each slice control pauses this work for
+nine times the slice's length: however often routes change, it takes a tenth of control's time at most.
 """
 
 from __future__ import annotations

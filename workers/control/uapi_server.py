@@ -1,16 +1,17 @@
 """The UAPI socket: many clients, several operations each, none of which may hold up the others.
 
-Everything is driven by readiness: a connection's operations are taken one at a time, the next only when
-the answer to the one before is sent, and what a client does not read is not made. Sets are
-applied one after another; a get waits for a set that is being applied, so that it never shows half. What
-is asked of the engine itself is told at once: who watches wants to see a long set too. A set does not
-rest between slices: a core that is busy throughout is one the scheduler keeps packets off, while one busy
-now and then catches them (docs/scale.md).
+Everything is driven by readiness. A connection's operations are taken one at a time, the next one only when
+the answer to the last one is sent, and an answer is produced only as fast as the client reads it. Sets are
+applied one after another. A get waits for a set that is being applied, so that it never shows half of it.
+Questions about the engine itself are answered at once, during a long set too. A set does not rest between
+slices: the scheduler keeps packets off a core that is busy throughout, but not off one that is busy now and
+then (docs/scale.md).
 
-So many clients are served at once, and so many that follow events. Who comes when every place is taken waits
-in the listening socket until a client leaves, or until one is closed: the one that has let us wait longest, a
-second at least, by sending nothing or by not reading. One that sends or reads slowly counts as idle a minute
-after its operation or answer began. No client loses its place while it waits for us.
+The numbers of clients and of followers of events are limited. When every place is taken, a new client waits
+in the listening socket until another one leaves or is closed. The client that is closed is the one that has
+kept control waiting longest, a second at least, by sending nothing or by not reading. A client that sends or
+reads slowly counts as idle a minute after its operation or answer began. A client that waits for control is
+never closed.
 """
 
 from __future__ import annotations

@@ -65,7 +65,7 @@ static int take_next(struct consumer *consumer, uint64_t now)
         ready_set(s, 1 + owner, row);
         bell_ring(s, WORKER_CONSUMER + owner, -1);
     } else if (holder_take(holder, row)) {
-        /* Where nobody waits behind it, a peer may have a whole batch. */
+        /* If no other peer is ready, use the large budget. */
         holder->budget = ready_waits(s, 1 + consumer->number, consumer->cursor) ? TAKE_BUDGET : BATCH_PACKETS;
         holder_take_turn(holder, row, now);
     }

@@ -7,8 +7,8 @@
 #include "shm/segment.h"
 
 /* cdef begin */
-/* Of one batch: with the last node, which has 64 packets at the most as a rule, what a session takes at once.
- * Super-packets of 47 and trains of 45 fit better into each other the more there are of them. */
+/* Packets of a batch: with one more node, of up to 64 packets as a rule, it fits SESSION_BATCH. A large batch wastes
+ * less, because super-packets (47 packets) and trains (45) rarely align. */
 #define BATCH_PACKETS 192
 
 /* A full socket buffer drains within microseconds on any live link; a link that does not in

@@ -127,7 +127,7 @@ static void add_messages(struct opening *opening, uint8_t *data, const struct no
     }
 }
 
-/* Its arrays are written before they are read, and large: they are not cleared. */
+/* The large arrays are not zeroed: every entry is written before it is used. */
 static void opening_begin(struct opening *opening, struct holder *holder, uint32_t row, uint64_t now)
 {
     opening->holder = holder;

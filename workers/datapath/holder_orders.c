@@ -1,6 +1,7 @@
-/* What control orders is a bit in a word, so it can be applied again: a holder that is killed
- * between applying and clearing leaves the bit, and the next holder's second time changes
- * nothing. The bits are read again until the word stood still. Their order is that of shm/orders.h. */
+/* An order of control's is a bit in a word and idempotent: a holder that is killed between applying
+ * and clearing leaves the bit, and the next holder applies the order again, which changes nothing.
+ * Reading, applying and clearing is retried until the CAS succeeds. Orders are applied in the sequence of
+ * shm/orders.h. */
 #include "engine/timers.h"
 #include "shm/orders.h"
 #include "shm/point.h"

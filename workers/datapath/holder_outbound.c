@@ -149,7 +149,7 @@ static int may_nest(struct sealing *sealing, const uint8_t *data, uint32_t lengt
     return *hops && !came_back(sealing, data, length, message);
 }
 
-/* A packet that is as it shall be is sealed where it stands. */
+/* Needs no segmentation and no checksum: sealed in place. */
 static void add_whole(struct sealing *sealing, uint8_t *data, uint32_t length, uint8_t hops)
 {
     if (sealing->count == SESSION_BATCH)
@@ -181,7 +181,7 @@ static void add_super_packet(struct sealing *sealing, const struct super_packet 
     }
 }
 
-/* Its array is written before it is read, and large: it is not cleared. */
+/* The large array is not zeroed: every entry is written before it is used. */
 static void sealing_begin(struct sealing *sealing, struct holder *holder, uint32_t row, uint64_t now)
 {
     sealing->holder = holder;

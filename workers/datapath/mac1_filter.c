@@ -1,8 +1,9 @@
 /* Theory. Control keeps the key in two copies and counts its changes in `mac1_turn`, above the lowest
  * bit, which says whether there is a key at all; an odd or even count selects the copy. It writes the
- * other copy, then stores the next turn. A reader that was overtaken by two changes may have
- * computed with half of a key: it looks at the turn once more, and leaves the message to control
- * if that has moved. A control that is killed in between has changed nothing that is read. */
+ * other copy, then stores the next turn. As with a seqlock, a reader
+ * checks the turn again after it has read the key: if the turn has moved, two changes may have overlapped
+ * with the read, and the message is left to control. A control that is killed between its two stores has
+ * changed nothing that readers look at. */
 #include "workers/datapath/mac1_filter.h"
 
 #include <string.h>

@@ -1,5 +1,5 @@
 /* Theory. One thread, one epoll set: UDP sockets (one of each family) and a TUN queue, its own bell, the
- * channel; and the sockets and queues of receivers that are no more or cannot be started.
+ * channel; and the sockets and queues of receivers that were removed or cannot be started.
  * Each ready descriptor is given one batch a round, so that a flood from outside can not
  * starve what comes from inside, nor the other way round. A pool without a free slot takes
  * its descriptors out of the set (nothing is read that can not be kept: the kernel's buffers
@@ -173,8 +173,8 @@ static int is_starving(const struct receiver *receiver)
     return receiver->starving[INBOUND] | receiver->starving[OUTBOUND];
 }
 
-/* A direction without slots announces it, looks once more, and is fed when there are some. Announced anew
- * each time: a ring takes the announcement, and what came home with it may have been another's. */
+/* A direction without slots announces that, looks once more, and is fed when there are some. It announces again
+ * after each wake-up: the wake-up clears the announcement, but may not have freed slots of this direction. */
 static void feed(struct receiver *receiver)
 {
     int was_starving = is_starving(receiver);

@@ -60,7 +60,7 @@ void burst_add(const struct segment *segment, struct burst_chain *chain, uint32_
 void burst_push(struct burst *burst, const struct segment *segment, uint32_t worker, struct pool *pool,
                 struct holder *inline_holder);
 
-/* Things that may happen so often. */
+/* Token bucket. */
 struct allowance {
     uint32_t left;
     uint64_t since;             /* ns; when `left` was last topped up */

@@ -1,15 +1,16 @@
-"""Changes of an engine that runs, one after another, and who waits to hear what became of each.
+"""Changes of a running engine, one after another, and the clients that wait for their results.
 
-Signals ask and wait for nothing. `plait upgrade` and `plait scale` ask over the configuration socket: control
-passes their connection on, and the supervisor answers there itself, since an upgrade replaces control too. A
-connection survives exec like every other descriptor. Who closes it stops waiting, and changes nothing.
+A signal asks for a change and waits for nothing. `plait upgrade` and `plait scale` ask over the
+configuration socket: control passes their connection on, and the supervisor answers there itself, since an
+upgrade replaces control too. A connection survives exec like every other descriptor. A client that closes it
+stops waiting; the change goes on.
 
-Requests coalesce: of each kind one is under way and one waits, however often it is asked for.
+Requests are coalesced: of each kind one is under way and one waits, however often a change is asked for.
 
-- An upgrade, a trial, and so many workers: who asks while such a one waits is told what becomes of that one.
-  When the program is replaced, everybody who asked for an upgrade until then has it.
+- An upgrade, a trial, and so many workers: a request that comes while an equal one waits shares its result.
+  An upgrade answers every request for one that came before the program was replaced.
 - One of each more, one fewer (signals): what waits is their sum.
-- `plait scale wg0 +1` alone is done as often as it is asked for; MOST clients may wait, and more are refused.
+- `plait scale wg0 +1` alone is never coalesced; MOST clients may wait, and more are refused.
 """
 
 from __future__ import annotations

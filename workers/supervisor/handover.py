@@ -1,8 +1,8 @@
-"""What a supervisor leaves to the program that takes its place in the same process.
+"""The handover: what a supervisor leaves to the program that takes its place in the same process.
 
-Descriptors survive exec, workers stay its children, and shared memory is as it was. All that has to be
-said is which is which: a description in JSON, in a nameless file whose descriptor the new program is
-given. It holds numbers and settings, no secrets.
+Descriptors survive exec, workers stay its children, and shared memory is as it was. What is missing is which
+is which: a description in JSON says that, in a nameless file whose descriptor the new program gets. It holds
+numbers and settings, no secrets.
 
     {"format": 4, "layout_hash": …, "interface": "wg0",
      "settings": {…},                                 those of the start, workers/settings.py

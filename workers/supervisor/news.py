@@ -1,10 +1,10 @@
-"""What the supervisor has to tell through control, which keeps the events: deaths and replacements.
+"""News of the supervisor for control, which keeps the events: deaths and replacements.
 
-Control may be the dead one, or die before it reads. So each piece of news stays here until control says that
-it heard of it, and the next control is told what its predecessor did not confirm. One message is under way
+Control may be the process that died, or die before it reads. So each piece of news is kept here until
+control confirms it, and the next control gets what its predecessor did not confirm. One message is under way
 at a time: a control that does not read does not hold the supervisor up. When a control dies before it
-confirms, its successor gets the pieces one by one, so that the third death shows which of them does it: that
-one is given up.
+confirms, its successor gets the pieces one by one, so that the third death shows which piece is the cause:
+that one is given up.
 
     {"kind": "news", "upto": 7, "news": [{"event": "worker_died", "at": …, "worker": "receiver 0", …}, …]}
     {"kind": "heard", "upto": 7}                                                  control's answer

@@ -1,13 +1,13 @@
 """Tell the service manager how the engine is: sd_notify(3), by hand.
 
 A notification is one datagram of `NAME=value` lines to the socket that NOTIFY_SOCKET names (@ in front: an
-abstract one). WATCHDOG_USEC asks for a sign of life within so many us; one is given at half of them, and only
-while control turns: the supervisor alone being alive carries no tunnel.
+abstract one). WATCHDOG_USEC asks for a sign of life within so many us; one is given at half of them, and
+only while control's loop turns: a tunnel needs more than a supervisor that lives.
 
-Nobody else may speak for the engine: the variables are taken out of the environment that workers inherit.
-Without NOTIFY_SOCKET nothing is sent, and a manager that does not listen any more is no error. One that
-stands still is not waited for: while its socket is full, or no socket to it can be had, what it is to know is
-kept, the latest of each name alone, and sent when that is possible. A sign of life is given later instead.
+No other process may speak for the engine: the variables are removed from the environment of workers. Without
+NOTIFY_SOCKET nothing is sent, and a manager that does not listen any more is no error. A manager that does
+not read is not waited for: while its socket is full, or no socket can be opened, the latest value of each
+name is kept and sent when that is possible. A sign of life is sent later instead.
 """
 
 from __future__ import annotations

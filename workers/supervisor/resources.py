@@ -45,14 +45,13 @@ log = logging.getLogger(__name__)
 class Resources:
     """Every fd of one interface.
 
-    receivers and consumers are the numbers that run now, which `Scaling` changes. bells maps worker
-    numbers (control and all receivers there is room for) to eventfds. queues has a TUN queue for each
-    receiver there is room for, of which the first `attached` are in use. sockets has one (IPv4, IPv6)
-    pair for each receiver and changes with the listen port; receiver `leaver`, which leaves, is not
-    counted any more and has `leaving`. What belongs to receivers that are `away` is read by others.
-    The peers of consumers that are in `away_consumers` belong to others meanwhile.
-    old_sockets are those of a port that is being left (ports.py): receivers read them too.
-    joins and trains say which offloads the kernel granted.
+    receivers, consumers: how many run now; `Scaling` changes them. bells: an eventfd by worker number, for
+    control and every receiver there is room for. queues: a TUN queue for every receiver there is room for;
+    the first `attached` are in use. sockets: one (IPv4, IPv6) pair for each receiver, others after a change
+    of the listen port. leaver: the receiver that is being removed, not counted any more; leaving: its pair.
+    away: receivers whose sockets and queues others read meanwhile; away_consumers: consumers whose peers
+    belong to others meanwhile. old_sockets: those of a port that is being left (ports.py), which receivers
+    read too. joins, trains: the offloads that the kernel granted.
     """
 
     interface: str

@@ -4,9 +4,9 @@
   is repaired before its replacement starts, with the same fds and the next incarnation.
 - A worker that cannot start is an error with a reason, for the listener to judge. One that was
   ready once is started again, at once the first time, then with growing pauses.
-- What belongs to a receiver that does not come back at once is read by the others until it does; the
-  peers of such a consumer belong to the others as long (docs/adr/0010).
-- A worker whose channel is stuck or nonsense is killed, and then treated as any dead one.
+- When a receiver does not come back at once, the others read its sockets and queue until it does. The peers
+  of such a consumer belong to the others as long (docs/adr/0010).
+- A worker whose channel is stuck or nonsense is killed and replaced like any dead one.
 - Every worker is a fork of the supervisor, which has loaded what they run (launch.py).
 """
 

@@ -1,16 +1,15 @@
 """More and fewer receivers and consumers while the interface runs.
 
-A change is a generator: it does a step, yields while it has to wait, and the supervisor's loop goes on
-with it. No packet is lost by one, as long as nobody is killed meanwhile:
+A change is a generator: it does a step and yields while it has to wait; the supervisor's loop resumes it.
+A change loses no packet as long as no process is killed meanwhile:
 
 - Another receiver starts without anything to read. When it is ready it gets its TUN queue and joins the
   group of sockets.
-- The last receiver leaves when the kernel sends all datagrams to the first one, nobody else has a copy of
-  its sockets, and they are empty. Its TUN queue can not be taken out of use without losing what it holds, so
-  that another receiver reads it from then on, as its second one.
-- Peers move to another consumer by control's word in their rows. The last consumer leaves when every
-  process has passed a point where it knows no older word (a grace period of control's). What is marked ready
-  at it then is passed on.
+- The last receiver leaves when the kernel sends all datagrams to the first one, no other process has a copy
+  of its sockets, and they are empty. Its TUN queue can not be closed without losing the packets in it, so
+  another receiver reads it from then on, as its second one.
+- Peers move to another consumer by control's word in their rows. The last consumer leaves after a
+  grace period, when no process uses an older word. Peers that are marked ready at it then are passed on.
 """
 
 from __future__ import annotations

@@ -1,15 +1,15 @@
-"""Another program takes the supervisor's place, and then everybody else's, while the interface runs.
+"""Another program takes the supervisor's place, and then the workers' places, while the interface runs.
 
     trial      the program at plaitd's path is started beside us. It loads everything, reads the
                description (handover.py), maps the segment and says that it can take over.
-               If it does not, one line in the log says why, and nothing has happened.
+               If it does not, one line in the log says why, and nothing changes.
     exec       our process goes on as that program: the same pid, the same descriptors, and the
                workers, who do not notice, as its children.
     renewal    each worker is told to end and followed by one of the new program, one after
                another, as after a death, but with nothing in hand, control last.
 
 Sessions, counters and replay windows stand in shared memory and stay there. A worker that does not
-come back ends the renewal: the others go on as they are, and it is started again and again like any.
+come back ends the renewal: the others go on as they are, and it is restarted as after any death.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The watchdog: which running worker is stuck, and why we think so.
 
-Every worker notes its turns in its line of the segment (epoch and beat), sleepers about every half
-second; whoever has not moved for two looks is rung, which moves a healthy sleeper at once. What
-then still does not move has one of these reasons, and the kernel tells which:
+Every worker notes its turns in its line of the segment (epoch and beat), a sleeping one about every half
+second. A worker that has not moved for two looks is rung, which moves a healthy sleeper at once. A worker
+that still does not move has one of these reasons, and the kernel says which:
 
 - it is stopped (T, t), or waits (S) and has not run since the last look although it was rung: stuck
   when found so on `still_looks` looks in a row;
