@@ -44,6 +44,7 @@ from workers.promises import (
     Promise,
     be_victim,
     set_process_option,
+    why,
 )
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ class WorkerStart:
         its socket's file.
         """
         is_control = self.kind == "control"
-        threads = len(os.listdir("/proc/self/task"))
+        others = _other_threads()
         readable = [path for path in {*sys.path, sys.prefix, sys.base_prefix + "/lib"} if path]
         socket_file = self.message.get("socket")
         removable = [os.path.dirname(socket_file[0])] if socket_file else []
@@ -102,8 +103,8 @@ class WorkerStart:
         may_read, may_remove = (ffi.new("char *[]", [*paths, ffi.NULL]) for paths in texts)
         refused = lib.sandbox_enter(keep, may_read, may_remove, not is_control)
         self.broken.sandbox(refused)
-        if threads > 1:
-            self.broken[Promise.SYSTEM_CALLS] = f"{threads - 1} threads were there already"
+        if others:
+            self.broken[Promise.SYSTEM_CALLS] = others
 
     def ready(self) -> None:
         """Tell the supervisor that this worker works from now on."""
@@ -210,9 +211,10 @@ def let_go(channel: int) -> None:
     os.closerange(3, channel)
     # The limit may have been lowered since they were opened: fs.nr_open as Linux has it is above all.
     os.closerange(channel + 1, max(os.sysconf("SC_OPEN_MAX"), 1 << 20))
-    null = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(null, 0)
-    os.close(null)
+    nothing, writer = os.pipe()  # no file has to be there for it, unlike for /dev/null
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    os.close(writer)
     with contextlib.suppress(OSError):  # then Ctrl-C reaches it too, which it ignores
         os.setpgid(0, 0)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
@@ -300,6 +302,15 @@ def map_what_packets_need(fd: int, size: int, without_keys: bool) -> segment_p:
     return segment
 
 
+def _other_threads() -> str:
+    """Why this process may have threads that no wall stands around; empty when it has none."""
+    try:
+        threads = len(os.listdir("/proc/self/task"))
+    except OSError as error:
+        return f"other threads would not be seen: {why(error)}"
+    return f"{threads - 1} threads were there already" if threads > 1 else ""
+
+
 def _attach(base: Chars, size: int) -> segment_p:
     segment = ffi.new("struct segment *")
     attached = lib.segment_attach(segment, base, size) == 0
@@ -340,11 +351,11 @@ def _report_failure(channel: Channel, title: str, start: WorkerStart | None = No
 
     def hook(kind_of: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
         if start is None or not start._ready:
-            why, mend = f"{kind_of.__name__}: {error}", "see its traceback with `plaitd --foreground`"
+            words, mend = f"{kind_of.__name__}: {error}", "see its traceback with `plaitd --foreground`"
             if is_refusal := isinstance(error, OSError):
-                why, mend = explain(error)
+                words, mend = explain(error)
             what = f"the {title} process cannot start"
-            message = {"kind": "failed", "what": what, "why": why, "next": mend}
+            message = {"kind": "failed", "what": what, "why": words, "next": mend}
             with contextlib.suppress(OSError):
                 channel.send(message)
             if is_refusal:

@@ -13,6 +13,7 @@ from workers.failure import SHORTAGES
 DRAINED = 1000  # messages in a turn
 NLMSG_ERROR, NLM_F_REQUEST, NLM_F_ACK = 2, 1, 4
 TUNGETIFF, TUNGETDEVNETNS = 0x800454D2, 0x54E3  # linux/if_tun.h
+SIOCGSKNS = 0x894C  # linux/sockios.h
 _HEAD = struct.Struct("=IHHII")  # struct nlmsghdr: length, type, flags, sequence, port
 
 
@@ -58,11 +59,27 @@ def attributes(data: bytes) -> dict[int, bytes]:
     return found
 
 
-def moved_to(queue: int, home: int) -> int | None:
+def own_namespace() -> int | None:
+    """The inode of this process's network namespace, without /proc, which may be hidden. None where the
+    kernel does not tell (nor does it tell `moved_to` then). OSError when there is no descriptor for it."""
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            namespace: int = fcntl.ioctl(sock, SIOCGSKNS)
+    except OSError as error:
+        if error.errno in SHORTAGES:
+            raise
+        return None
+    found = os.fstat(namespace).st_ino
+    os.close(namespace)
+    return found
+
+
+def moved_to(queue: int, home: int | None) -> int | None:
     """The network namespace where the interface of a TUN queue is, as a descriptor that the caller closes.
 
-    None: it is in the one whose inode is home; or an old kernel does not tell, or tells only the privileged,
-    and nobody is taken to have moved it. OSError when there is no descriptor for the answer.
+    None: it is in the one whose inode is home; or home is unknown, or an old kernel does not tell, or tells
+    only the privileged, and nobody is taken to have moved it. OSError when there is no descriptor for the
+    answer.
     """
     try:
         namespace: int = fcntl.ioctl(queue, TUNGETDEVNETNS)
@@ -70,7 +87,7 @@ def moved_to(queue: int, home: int) -> int | None:
         if error.errno in SHORTAGES:
             raise
         return None
-    if os.fstat(namespace).st_ino != home:
+    if home is not None and os.fstat(namespace).st_ino != home:
         return namespace
     os.close(namespace)
     return None

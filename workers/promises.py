@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import json
 import mmap
 import os
@@ -206,8 +207,12 @@ def be_spared() -> int | None:
 
 def be_victim(score: int | None) -> None:
     """A worker: be killed before the supervisor. score: what `be_spared` returned. OSError when refused."""
-    own = int(OOM_SCORE.read_text())
-    OOM_SCORE.write_text(str(min(own + OOM_RAISED, 1000) if score is None else score))
+    if score is None:
+        own = _oom_score()
+        if own is None:
+            raise OSError(errno.ENOENT, f"{OOM_SCORE} tells no number")
+        score = min(own + OOM_RAISED, 1000)
+    OOM_SCORE.write_text(str(score))
 
 
 def set_process_option(option: int, value: int) -> None:

@@ -6,6 +6,7 @@ host (own network, processes, /run)
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -123,6 +124,54 @@ def test_a_control_without_descriptors_goes_on(lives: Engine) -> None:
         looks_around(lives)  # and sleeps: it does not ask for the client again and again
     assert client.wait() == 0, "it was its turn when there was a descriptor"
     assert pids(lives)["control"] == control
+
+
+# -- what is mounted over ----------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def covered(host: Host, directory: str) -> Iterator[None]:
+    """An empty file system is mounted over a directory of the host."""
+    host.run(["mount", "-t", "tmpfs", "tmpfs", directory])
+    try:
+        yield
+    finally:
+        host.run(["umount", directory])
+
+
+def incarnations(engine: Engine) -> dict[str, int]:
+    """Of each worker that runs."""
+    rows = [row for row in engine.report()["processes"] if row["state"] == "running"]
+    return {f"{row['role']} {row['number']}": row["incarnation"] for row in rows}
+
+
+@pytest.mark.parametrize("directory", ["/proc", "/dev"])
+def test_workers_start_without(lives: Engine, directory: str) -> None:
+    before = incarnations(lives)
+    workers = {"receiver 0", "consumer 0", "control 0"}
+    with covered(lives.host, directory):
+        for title in ("receiver 0", "consumer 0", "control"):
+            kill(lives, title)
+        until(lambda: answers(lives), "an answer of the next control")
+        until(lambda: all(incarnations(lives).get(one, 0) > before[one] for one in workers), "all are ready")
+    if directory == "/proc":
+        expect(lives, "other threads would not be seen: No such file or directory")
+
+
+def test_an_interface_that_moves_is_followed_without_proc(lives: Engine) -> None:
+    host = lives.host
+    host.ip("netns add elsewhere")
+    with covered(host, "/proc"):
+        kill(lives, "control")
+        until(lambda: answers(lives), "an answer of the next control")
+        host.ip("link set wg0 netns elsewhere")
+        looks_around(lives)
+        events = host.popen(["plait", "events", "wg0"])
+        host.run(["ip", "-n", "elsewhere", "link", "set", "wg0", "up"])
+        until(lambda: "interface_up" in events.output(), "what happens to it there")
+        events.stop()
+    host.run(["ip", "-n", "elsewhere", "link", "set", "wg0", "netns", "1"])
+    host.ip("netns delete elsewhere")
 
 
 # -- the socket file ---------------------------------------------------------------------------------

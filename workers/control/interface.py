@@ -18,7 +18,7 @@ import socket
 import struct
 from typing import NamedTuple
 
-from workers.netlink import TUNGETIFF, attribute, attributes, drain, moved_to, request
+from workers.netlink import TUNGETIFF, attribute, attributes, drain, moved_to, own_namespace, request
 
 SIOCGIFFLAGS = 0x8913  # linux/sockios.h
 SIOCGIFMTU = 0x8921
@@ -61,7 +61,7 @@ class Interface:
             # now, since the capability does not stay
             self.news.setsockopt(SOL_NETLINK, NETLINK_LISTEN_ALL_NSID, 1)
         self.latest = InterfaceState(0, False)  # of what was found
-        self.home = os.stat("/proc/self/ns/net").st_ino
+        self.home = own_namespace()
 
     def close(self) -> None:
         if self.news is not None:

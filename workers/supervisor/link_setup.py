@@ -26,7 +26,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from workers.failure import SHORTAGES, explain
-from workers.netlink import TUNGETDEVNETNS, TUNGETIFF, attribute, request
+from workers.netlink import TUNGETDEVNETNS, TUNGETIFF, attribute, own_namespace, request
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ def set_up(fd: int, *, is_new: bool, multicast: bool = False) -> None:
             _set_all(name, is_new, multicast)
         return
     try:
-        if os.fstat(namespace).st_ino == os.stat("/proc/self/ns/net").st_ino:
+        if own_namespace() in (os.fstat(namespace).st_ino, None):
             _set_all(name, is_new, multicast)
         else:
             thread = threading.Thread(target=_set_there, args=(name, is_new, multicast, namespace))
@@ -70,7 +70,7 @@ def set_up(fd: int, *, is_new: bool, multicast: bool = False) -> None:
                 _tell(f"{name} is not set up where it is: the kernel has no thread for that namespace")
                 return
             thread.join()
-    except (OSError, RuntimeError) as error:  # no thread, or no /proc
+    except (OSError, RuntimeError) as error:  # no thread
         _tell_nothing_done(name, *explain(error))
     finally:
         os.close(namespace)

@@ -25,7 +25,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from workers.failure import Exit, Failure, explain
-from workers.netlink import TUNGETIFF, attribute, attributes, moved_to, request
+from workers.netlink import TUNGETIFF, attribute, attributes, moved_to, own_namespace, request
 from workers.supervisor import link_setup
 
 log = logging.getLogger(__name__)
@@ -175,7 +175,7 @@ def give_back(fds: list[int], found: Found) -> None:
     try:
         name = name_of(fds[0])
         link = _link(name)
-        namespace = moved_to(fds[0], os.stat("/proc/self/ns/net").st_ino)
+        namespace = moved_to(fds[0], own_namespace())
         if namespace is not None:
             os.close(namespace)
             link = None
