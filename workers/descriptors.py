@@ -19,18 +19,37 @@ def borrowed(fd: int) -> Iterator[socket.socket]:
         sock.detach()
 
 
-def identity(path: Path) -> tuple[int, int]:
-    """Device and inode of the file at a path, which no rename changes."""
-    status = os.lstat(path)
+def open_directory(path: Path) -> int:
+    """A descriptor to look into this directory with, whatever is mounted over it later. OSError."""
+    return os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+
+
+def identity(path: Path, directory: int | None = None) -> tuple[int, int]:
+    """Device and inode of the file at a path, which no rename changes. directory: what `open_directory` gave
+    for the path's, to look there."""
+    status = os.lstat(path) if directory is None else os.lstat(path.name, dir_fd=directory)
     return status.st_dev, status.st_ino
 
 
-def is_gone(path: Path, before: tuple[int, int]) -> bool:
+def is_gone(path: Path, before: tuple[int, int], directory: int | None = None) -> bool:
     """Whether the file at a path is not, or no longer, the one of this identity.
 
-    Only the answer that there is none proves it. Whoever may not look (EACCES: the directory's mode or owner
-    was changed) or cannot (ENOMEM, EIO) knows nothing: the file is taken to be there.
+    Only the answer that there is none proves it, or another file in its place. Whoever may not look (EACCES:
+    the directory's mode or owner was changed) or cannot (ENOMEM, EIO) knows nothing, nor does who sees
+    another file system, which is mounted there: the file is taken to be there.
     """
+    try:
+        device, inode = identity(path, directory)
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    return device == before[0] and inode != before[1]
+
+
+def is_covered(path: Path, before: tuple[int, int]) -> bool:
+    """Whether this path leads to no file, or to another one: when `is_gone` takes it to be there, something
+    is mounted over it, or its directory has another name."""
     try:
         return identity(path) != before
     except FileNotFoundError:

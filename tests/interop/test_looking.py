@@ -25,6 +25,7 @@ SETTINGS = (
     "receivers = 1\nconsumers = 1\nmax_receivers = 2\nmax_consumers = 2\nmax_peers = 64\nsmall_slots = 64\n"
     "train_slots = 1\n"
 )
+UPGRADED = "upgraded: every process runs"
 TURNS = 5  # control sleeps a second at the longest, and looks each second
 
 
@@ -172,6 +173,25 @@ def test_an_interface_that_moves_is_followed_without_proc(lives: Engine) -> None
         events.stop()
     host.run(["ip", "-n", "elsewhere", "link", "set", "wg0", "netns", "1"])
     host.ip("netns delete elsewhere")
+
+
+@pytest.mark.parametrize("directory", ["/run/wireguard", "/run"])
+def test_a_mount_over_the_socket_file_removes_it_not(lives: Engine, directory: str) -> None:
+    host, said = lives.host, "`wg` finds no socket at /var/run/wireguard/wg0.sock"
+    before = lives.process.output().count(said)
+    with covered(host, directory):
+        until(lambda: lives.process.output().count(said) > before, said)
+        looks_around(lives)
+        kill(lives, "control")
+        until(lambda: lives.process.output().count(said) > before + 1, "the next one sees it as well")
+        upgrades = lives.process.output().count(UPGRADED)
+        lives.process.signal(signal.SIGUSR2)
+        until(lambda: lives.process.output().count(UPGRADED) > upgrades, "an upgrade")
+        until(lambda: lives.process.output().count(said) > before + 2, "and the next program's")
+        looks_around(lives)
+        assert lives.process.output().count(said) == before + 3, "each said it once"
+    until(lambda: answers(lives), "an answer")
+    looks_around(lives)  # it sees that the file is found again
 
 
 # -- the socket file ---------------------------------------------------------------------------------

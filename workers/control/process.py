@@ -48,7 +48,7 @@ from workers.control.routes import Routes
 from workers.control.timer_columns import TimerColumns
 from workers.control.uapi_server import UapiServer
 from workers.control.vault import CAME_UP, KEY_CHANGED, WENT_DOWN, Vault
-from workers.descriptors import is_gone
+from workers.descriptors import is_covered, is_gone
 from workers.failure import Failure, explain
 from workers.launch import WorkerStart, leave_no_socket
 from workers.promises import Promise
@@ -120,6 +120,7 @@ class Control:
         self.passed = 0  # slices of the first of those
         self.turns = 0
         self.next_second = 0
+        self.is_covered = False  # the socket file, from whoever looks for it by its path
         self.scanned_at = 0
         self.swept = 0  # row that the sweep for lost wakes has come to
 
@@ -533,11 +534,22 @@ class Control:
         if self.interface is not None:
             self._look_at_interface()
         if self.socket_file is not None and not self.is_renaming:
-            path, device, inode = self.socket_file
-            if is_gone(Path(path), (device, inode)):
-                self._end(f"the socket file {path} was deleted")
+            self._look_at_socket_file(*self.socket_file)
         self._sweep()
         self.timer_columns.age(now)
+
+    def _look_at_socket_file(self, path: str, device: int, inode: int) -> None:
+        """Its removal is the end. A mount over it, or another name of its directory, only hides it."""
+        if is_gone(Path(path), (device, inode), self.start.fds.get("directory")):
+            self._end(f"the socket file {path} was deleted")
+            return
+        was_covered, self.is_covered = self.is_covered, is_covered(Path(path), (device, inode))
+        if self.is_covered and not was_covered:
+            log.warning(
+                "`wg` finds no socket at %s: the file is there, but something is mounted over it, or its "
+                "directory was renamed; the tunnel goes on; undo that, or stop plaitd by its pid",
+                path,
+            )
 
     def _look_at_locks(self) -> None:
         """The limit on locked memory may be reached when peers and sessions have become more."""

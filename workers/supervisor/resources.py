@@ -111,7 +111,7 @@ class Resources:
     @classmethod
     def resume(cls, interface: str, handover: dict[str, Any]) -> Resources:
         """Those of the program whose place this one takes, as it described them."""
-        fd, path, identity = handover["uapi"]
+        fd, path, identity, *directory = handover["uapi"]  # a program before this one had no directory
         size, vault_size = handover["data"][1], handover["vault"][1]
         made = cls(
             interface=interface,
@@ -119,7 +119,7 @@ class Resources:
             consumers=handover["consumers"],
             attached=handover["attached"],
             queues=handover["queues"],
-            uapi=UapiSocket(fd, None if path is None else Path(path), (identity[0], identity[1])),
+            uapi=UapiSocket(fd, None if path is None else Path(path), (identity[0], identity[1]), *directory),
             joins=handover["joins"],
             trains=handover["trains"],
             sockets=[(four, six) for four, six in handover["sockets"]],
@@ -142,7 +142,12 @@ class Resources:
             "consumers": self.consumers,
             "attached": self.attached,
             "queues": self.queues,
-            "uapi": [self.uapi.fd, self.uapi.path and str(self.uapi.path), self.uapi.identity],
+            "uapi": [
+                self.uapi.fd,
+                self.uapi.path and str(self.uapi.path),
+                self.uapi.identity,
+                self.uapi.directory,
+            ],
             "joins": self.joins,
             "trains": self.trains,
             "sockets": self.sockets,
@@ -158,7 +163,8 @@ class Resources:
     def fds(self) -> list[int]:
         """Every descriptor in the description."""
         pairs = [fd for pair in self.sockets for fd in pair if fd is not None]
-        return [*self.queues, self.uapi.fd, *pairs, *self.bells.values(), self.data.fd, self.vault.fd]
+        uapi = [fd for fd in (self.uapi.fd, self.uapi.directory) if fd is not None]
+        return [*self.queues, *uapi, *pairs, *self.bells.values(), self.data.fd, self.vault.fd]
 
     def __enter__(self) -> Resources:
         return self
@@ -268,6 +274,8 @@ class Resources:
         named = {"data": self.data.fd}
         if kind == "control":
             named |= {"vault": self.vault.fd, "uapi": self.uapi.fd}
+            if self.uapi.directory is not None:
+                named["directory"] = self.uapi.directory  # of the socket's file
         named |= {f"bell:{worker}": fd for worker, fd in self.bells.items()}
         named |= self._packet_fds(kind, number)
         return list(named), list(named.values())

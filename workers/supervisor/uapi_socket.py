@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from workers.descriptors import identity, is_gone
+from workers.descriptors import identity, is_gone, open_directory
 from workers.failure import Exit, Failure, explain
 
 DIRECTORY = Path("/var/run/wireguard")
@@ -67,6 +67,7 @@ class UapiSocket:
     fd: int
     path: Path | None  # None when it was given to us without a name
     identity: tuple[int, int]  # device and inode of the file: that of another engine stays
+    directory: int | None = None  # of the path, as it was at the start: mounts over it hide no file from us
     guard: Guard | None = None  # removes the file, should we be killed
 
     @property
@@ -82,7 +83,7 @@ class UapiSocket:
 
     def is_gone(self) -> bool:
         """Whether somebody removed our file, or put another in its place."""
-        return self.path is not None and is_gone(self.path, self.identity)
+        return self.path is not None and is_gone(self.path, self.identity, self.directory)
 
     def follow(self, interface: str) -> None:
         """Have our file called after the interface, where `wg` looks for it. Failure: it keeps its name.
@@ -117,9 +118,11 @@ class UapiSocket:
         """Stop listening and remove the file, if it is still ours."""
         self.dismiss_guard()
         os.close(self.fd)
-        if self.path is not None and not self.is_gone():
-            with contextlib.suppress(OSError):
-                self.path.unlink()
+        with contextlib.suppress(OSError):
+            if self.path is not None and identity(self.path, self.directory) == self.identity:
+                os.unlink(self.path if self.directory is None else self.path.name, dir_fd=self.directory)
+        if self.directory is not None:
+            os.close(self.directory)
 
 
 def open_uapi(interface: str, directory: Path = DIRECTORY) -> UapiSocket:
@@ -141,15 +144,21 @@ def open_uapi(interface: str, directory: Path = DIRECTORY) -> UapiSocket:
             )
         with contextlib.suppress(FileNotFoundError):
             path.unlink()
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        opened = open_directory(directory)
+        try:
+            sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        except OSError:
+            os.close(opened)
+            raise
         guard = Guard.fork(path)
         umask = os.umask(0o077)
         try:
             sock.bind(str(path))
-            made = identity(path)
+            made = identity(path, opened)
             sock.listen(BACKLOG)
         except BaseException:
             sock.close()
+            os.close(opened)
             if guard is not None:
                 guard.end()
             raise
@@ -163,7 +172,7 @@ def open_uapi(interface: str, directory: Path = DIRECTORY) -> UapiSocket:
             Exit.PRIVILEGE if permission else Exit.UAPI,
             error.errno or 0,
         ) from error
-    return UapiSocket(sock.detach(), path, made, guard)
+    return UapiSocket(sock.detach(), path, made, opened, guard)
 
 
 def _remove_dead(path: Path) -> None:
@@ -194,9 +203,17 @@ def adopt_uapi(fd: int) -> UapiSocket:
         return UapiSocket(fd, None, (0, 0))
     path = Path(name)
     try:
-        return UapiSocket(fd, path, identity(path))
+        made = identity(path)
     except OSError:  # its file is gone already, or stands elsewhere
         return UapiSocket(fd, None, (0, 0))
+    return UapiSocket(fd, path, made, look_into(path.parent))
+
+
+def look_into(directory: Path) -> int | None:
+    """What `open_directory` gives, None when it is refused."""
+    with contextlib.suppress(OSError):
+        return open_directory(directory)
+    return None
 
 
 def strangers(directory: Path) -> str:

@@ -55,7 +55,7 @@ def test_every_worker_gets_its_fds_and_its_place(running: FakeWorkers) -> None:
     bells = [f"bell:{worker}" for worker in (1, 2, 3, 4)]  # there is room for three receivers
     packets = [[f"tun:{number}", f"udp4:{number}", f"udp6:{number}"] for number in (0, 1)]
     expected = {
-        "control": (1, 0, ["data", "uapi", "vault", *bells, *packets[0], "udp4:1", "udp6:1"]),
+        "control": (1, 0, ["data", "directory", "uapi", "vault", *bells, *packets[0], "udp4:1", "udp6:1"]),
         "receiver 0": (2, 0, [*bells, *packets[0]]),
         "receiver 1": (3, 1, [*bells, *packets[1]]),
         "consumer 0": (lib.WORKER_CONSUMER, 0, [*bells, *packets[0]]),

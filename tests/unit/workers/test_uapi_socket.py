@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from plait import doctor
+from workers.descriptors import identity, is_covered, is_gone
 from workers.failure import Exit, Failure
 from workers.supervisor.uapi_socket import _is_live, adopt_uapi, open_uapi
 
@@ -111,6 +112,30 @@ def test_a_file_that_nobody_may_look_at_is_not_gone(tmp_path: Path) -> None:
     assert not opened.is_gone()
     opened.close()
     assert list(directory.iterdir()) == []
+
+
+def test_a_file_is_looked_for_in_its_directory_whatever_that_is_called(tmp_path: Path) -> None:
+    """As it is when something is mounted over the directory: the path leads elsewhere, the file is there."""
+    directory, other = tmp_path / "wireguard", tmp_path / "moved"
+    opened = open_uapi("wg0", directory)
+    assert opened.path is not None and not is_covered(opened.path, opened.identity)
+    directory.rename(other)
+    assert not opened.is_gone() and is_covered(opened.path, opened.identity)
+    successor = open_uapi("wg0", directory)
+    assert not opened.is_gone() and is_covered(opened.path, opened.identity)
+    (other / "wg0.sock").rename(other / "wg1.sock")
+    assert opened.is_gone()
+    (other / "wg1.sock").rename(other / "wg0.sock")
+    opened.close()
+    assert list(other.iterdir()) == [] and connects(directory / "wg0.sock"), "its own, not the successor's"
+    successor.close()
+
+
+def test_a_file_of_another_file_system_is_mounted_over_ours(tmp_path: Path) -> None:
+    (tmp_path / "wg0.sock").touch()
+    device, inode = identity(tmp_path / "wg0.sock")
+    assert is_gone(tmp_path / "wg0.sock", (device, inode + 1))
+    assert not is_gone(tmp_path / "wg0.sock", (device + 1, inode + 1))
 
 
 def test_whether_somebody_listens_is_not_waited_for(tmp_path: Path) -> None:
