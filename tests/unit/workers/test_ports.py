@@ -73,20 +73,30 @@ def test_what_nobody_reads_of_an_old_port_is_counted(fakes: FakeWorkers) -> None
 
 
 def test_a_port_that_is_being_left_can_be_had_again(fakes: FakeWorkers) -> None:
-    """Control is answered when it is free; one that dies meanwhile has asked for nothing."""
+    """Control is answered when it is free."""
     fakes.start(1, old_port=600.0)
-    old = fakes.port()
-    send(fakes, old)
-    fakes.change_port(0)
-    new = fakes.port()
-    fakes.order("control", say={"kind": "listen_port", "port": old})
-    fakes.expect_replacement("control", lambda: fakes.kill("control"))
+    send(fakes, old := fakes.port())
+    new = fakes.change_port(0)["port"]
     heard = len(fakes.heard("control"))
     fakes.order("control", say={"kind": "listen_port", "port": old})
     fakes.order("receiver 0", drink=True)
     assert fakes.next_heard("control", "listen_port", heard)["port"] == old
-    assert sum(message["kind"] == "listen_port" for message in fakes.heard("control")[heard:]) == 1
     until(lambda: not is_open(fakes, new), "the new port closed")
+
+
+def test_a_control_that_dies_while_it_waits_for_a_port_has_asked_for_none(fakes: FakeWorkers) -> None:
+    fakes.start(1, old_port=600.0)
+    send(fakes, old := fakes.port())
+    new = fakes.change_port(0)["port"]
+    fakes.order("control", say={"kind": "listen_port", "port": old})
+    fakes.order("control", say={"kind": "log", "level": "info", "text": "it has asked"})
+    fakes.expect_words("it has asked")  # and the supervisor has heard it
+    fakes.expect_replacement("control", lambda: fakes.kill("control"))
+    fakes.order("receiver 0", drink=True)
+    until(lambda: not is_open(fakes, old), "the old port closed")
+    heard = len(fakes.heard("control"))
+    assert (fakes.change_port(new)["port"], fakes.port()) == (new, new)
+    assert [m["kind"] for m in fakes.heard("control")[heard:]].count("listen_port") == 1
 
 
 def test_the_end_is_the_end_while_a_port_is_being_left(fakes: FakeWorkers) -> None:
