@@ -9,6 +9,7 @@ import sys
 
 import pytest
 
+from shm._shm import lib
 from tests.support.waiting import until
 from tests.unit.workers.fake_workers import FakeWorkers
 from workers.supervisor.scaling import asked
@@ -94,6 +95,15 @@ def test_a_peer_that_is_queued_again_and_again_holds_nobody_up(fakes: FakeWorker
     fakes.order("receiver 0", claim=1)
     until(lambda: fakes.heard("receiver 0")[-1]["kind"] == "claimed", "a claim")
     change(fakes, signal.SIGTTOU, "1 receivers and 1 consumers run")
+
+
+def test_what_was_ready_at_a_consumer_that_left_is_passed_on(fakes: FakeWorkers) -> None:
+    fakes.start(2)
+    fakes.order("receiver 0", claim=1, owner=0)
+    until(lambda: fakes.heard("receiver 0")[-1]["kind"] == "claimed", "a peer that is ready at consumer 1")
+    change(fakes, signal.SIGTTOU, "1 receivers and 1 consumers run")
+    with fakes.segment() as segment:
+        assert lib.ready_is_set(segment, 1, 0) and not lib.ready_is_set(segment, 2, 0)
 
 
 def test_there_is_always_one(fakes: FakeWorkers) -> None:
