@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
+import numpy.random  # before a worker is forked: numpy alone loads it when first used
 import numpy.typing as npt
 
 from engine import timers

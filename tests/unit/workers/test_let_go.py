@@ -23,3 +23,10 @@ except OSError:
 def test_descriptors_above_a_lowered_limit_are_closed() -> None:
     done = subprocess.run([sys.executable, "-c", LET_GO], capture_output=True, text=True, check=False)
     assert done.stdout == "closed\n", done.stderr
+
+
+def test_what_control_loads_late_is_loaded_before_the_fork() -> None:
+    """numpy loads some of its modules when they are first used."""
+    code = "import sys, workers.entry_points; print('numpy.random' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout == "True\n", done.stderr
