@@ -48,7 +48,7 @@ class Failure(Exception):
         self.errno = errno
 
 
-def explain(error: OSError | RuntimeError, call: str = "") -> tuple[str, str]:
+def explain(error: OSError | RuntimeError | MemoryError, call: str = "") -> tuple[str, str]:
     """Why the kernel refused something that no program can be without, and the next step.
 
     call: what was refused; else the function that the error came out of.
@@ -58,6 +58,8 @@ def explain(error: OSError | RuntimeError, call: str = "") -> tuple[str, str]:
             "allow clone3 in the container's seccomp profile (Docker has since 20.10.10), "
             "or raise the limit on processes (ulimit -u, TasksMax=, docker run --pids-limit)"
         )
+    if isinstance(error, MemoryError):  # of an allocation, which has no errno either
+        return "no memory is left for it", "free memory, or raise the limits on memory (ulimit -d, ulimit -v)"
     words = error.strerror or str(error)
     if error.errno == errno.EMFILE:
         return words.lower(), "raise the limit on open files (ulimit -n; LimitNOFILE=)"

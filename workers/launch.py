@@ -352,7 +352,7 @@ def _report_failure(channel: Channel, title: str, start: WorkerStart | None = No
     def hook(kind_of: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
         if start is None or not start._ready:
             words, mend = f"{kind_of.__name__}: {error}", "see its traceback with `plaitd --foreground`"
-            if is_refusal := isinstance(error, OSError):
+            if is_refusal := isinstance(error, OSError | MemoryError):
                 words, mend = explain(error)
             what = f"the {title} process cannot start"
             message = {"kind": "failed", "what": what, "why": words, "next": mend}

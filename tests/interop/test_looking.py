@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import resource
 import signal
 import sys
 from collections.abc import Iterator
@@ -87,6 +88,12 @@ def answers(engine: Engine) -> bool:
     return engine.host.run(["wg", "show", engine.interface, "listen-port"], check=False).returncode == 0
 
 
+def incarnations(engine: Engine) -> dict[str, int]:
+    """Of each worker that runs."""
+    rows = [row for row in engine.report()["processes"] if row["state"] == "running"]
+    return {f"{row['role']} {row['number']}": row["incarnation"] for row in rows}
+
+
 # -- out of descriptors ------------------------------------------------------------------------------
 
 
@@ -127,6 +134,25 @@ def test_a_control_without_descriptors_goes_on(lives: Engine) -> None:
     assert pids(lives)["control"] == control
 
 
+# -- out of memory -----------------------------------------------------------------------------------
+
+
+def test_a_worker_without_memory_says_so_and_comes_later(lives: Engine) -> None:
+    """The limit is the supervisor's, which needs nothing new itself; a child has it from its start on."""
+    title, before = "consumer 0", pids(lives)
+    most = resource.prlimit(before["supervisor"], resource.RLIMIT_DATA)
+    said = f"the {title} process cannot start: no memory is left for it; free memory, or raise the limits"
+    resource.prlimit(before["supervisor"], resource.RLIMIT_DATA, (1 << 20, most[1]))
+    try:
+        os.kill(before[title], signal.SIGKILL)
+        expect(lives, said)
+    finally:
+        resource.prlimit(before["supervisor"], resource.RLIMIT_DATA, most)
+    until(lambda: pids(lives).get(title, before[title]) != before[title], f"the next {title}")
+    until(lambda: answers(lives), "an answer")
+    assert "Traceback" not in lives.process.output()
+
+
 # -- what is mounted over ----------------------------------------------------------------------------
 
 
@@ -138,12 +164,6 @@ def covered(host: Host, directory: str) -> Iterator[None]:
         yield
     finally:
         host.run(["umount", directory])
-
-
-def incarnations(engine: Engine) -> dict[str, int]:
-    """Of each worker that runs."""
-    rows = [row for row in engine.report()["processes"] if row["state"] == "running"]
-    return {f"{row['role']} {row['number']}": row["incarnation"] for row in rows}
 
 
 @pytest.mark.parametrize("directory", ["/proc", "/dev"])
@@ -168,8 +188,13 @@ def test_an_interface_that_moves_is_followed_without_proc(lives: Engine) -> None
         host.ip("link set wg0 netns elsewhere")
         looks_around(lives)
         events = host.popen(["plait", "events", "wg0"])
-        host.run(["ip", "-n", "elsewhere", "link", "set", "wg0", "up"])
-        until(lambda: "interface_up" in events.output(), "what happens to it there")
+
+        def is_told() -> bool:
+            for way in ("down", "up"):  # again, until the events are followed
+                host.run(["ip", "-n", "elsewhere", "link", "set", "wg0", way])
+            return "interface_up" in events.output()
+
+        until(is_told, "what happens to it there")
         events.stop()
     host.run(["ip", "-n", "elsewhere", "link", "set", "wg0", "netns", "1"])
     host.ip("netns delete elsewhere")
