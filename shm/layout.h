@@ -54,14 +54,20 @@
 #define NODE_NIL 0
 #define STUB_FIRST 0x80000000
 
-/* node_state[number]. The receiver of the pool moves free -> owned -> queued, the holder
- * queued -> in hand -> free. In hand: IN_HAND | worker_mark (token.h). */
+/* node_state[number]. The receiver of the pool issues, withdraws and pushes; the peer's holder pops and brings
+ * home; repair does the next step for the dead. In hand: IN_HAND | worker_mark (token.h).
+ *
+ *     FREE --issue--> OWNED --push--> QUEUED --pop--> IN_HAND --bring home--> FREE
+ *       ^---withdraw---' */
 #define NODE_FREE 0
 #define NODE_OWNED 1
 #define NODE_QUEUED 2
 #define NODE_IN_HAND 0x80000000
 
-/* token[row]. Held: TOKEN_HELD | worker_mark. */
+/* token[row]. Held: TOKEN_HELD | worker_mark.
+ *
+ *     IDLE --schedule--> QUEUED --take--> HELD --give--> IDLE, or QUEUED again, or DEAD: the peer is removed
+ *       '----------take idle (inline)------^ */
 #define TOKEN_IDLE 0
 #define TOKEN_QUEUED 1
 #define TOKEN_DEAD 2

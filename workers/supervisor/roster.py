@@ -1,5 +1,12 @@
 """The workers of one interface: how they start, end and are replaced.
 
+    hire ──▶ WAITING ──fork──▶ STARTING ──"ready"──▶ RUNNING
+                ▲                  │                    │
+                │                  └── process ended ───┤   reaped, then what it left is repaired
+                ├── after a pause, or at once to renew ─┤
+                └───────────────────────────────────────┴──▶ ENDED: told to leave, a first start that
+                                                             failed, or the interface ends
+
 - A worker is dead when it has been reaped, never earlier. What it left in the shared segment
   is repaired before its replacement starts, with the same fds and the next incarnation.
 - A worker that cannot start is an error with a reason, for the listener to judge. One that was
