@@ -1,4 +1,4 @@
-"""The providers of ChaCha20-Poly1305 by the word of the setting `aead`: the table of engine/aead.h."""
+"""The table of ChaCha20-Poly1305 providers (engine/aead.h), keyed by the word in the setting `aead`."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from engine._engine import ffi, lib
 
 
 class Provider(NamedTuple):
-    """One of the table. Whether this build, host and CPU have it, lib.aead_new(number) says."""
+    """One provider of the table. lib.aead_new(number) is NULL when this build, host or CPU lacks it."""
 
     number: int
     library: str
-    package: str  # Debian's; "" where every build has it
+    package: str  # the Debian package; "" when every build has the library
 
 
 def _providers() -> Iterator[tuple[str, Provider]]:

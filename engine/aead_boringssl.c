@@ -1,12 +1,12 @@
 /* aead_boringssl: BoringSSL's libcrypto where Debian's android-libboringssl is installed. Its assembly does cipher
  * and MAC of a message in one pass, on AVX2 in 30 % less time than libipsec-mb.
  *
- * The library has the names of OpenSSL's own, so it is opened at run time and its symbols stay private; its
- * headers would clash too, so what is used of them stands here. A test message is sealed with both libraries, to
- * detect an ABI mismatch. */
+ * BoringSSL's symbols have the same names as OpenSSL's, so the library is opened at run time and its symbols stay
+ * private. The headers would clash as well, so this file declares the functions that it calls. A test message is
+ * sealed with both libraries, to detect an ABI mismatch. */
 #include "aead_provider.h"
 
-/* The sanitizers refuse RTLD_DEEPBIND. */
+/* RTLD_DEEPBIND is glibc's alone, and the sanitizers refuse it. */
 #if defined(__has_feature)
 #define HAS_FEATURE(x) __has_feature(x)
 #else
@@ -27,7 +27,7 @@
 
 #define CONTEXT_BYTES 1024 /* an EVP_AEAD_CTX has about 600 */
 
-/* openssl/aead.h of BoringSSL. */
+/* BoringSSL's functions that are called here, from its openssl/aead.h. */
 struct functions {
     const void *(*chacha20_poly1305)(void);
     int (*init)(void *context, const void *aead, const uint8_t *key, size_t key_bytes, size_t tag_bytes, void *engine);
@@ -59,14 +59,15 @@ static void *library_open(void)
     return library;
 }
 
-/* 0, or -1 when the library is not here. It is never closed: each state uses it. */
+/* Finds the functions: 0, or -1 when the library or a function is missing. The library is never closed, since every
+ * struct boringssl calls into it. */
 static int look_up(struct functions *call)
 {
     void *library = library_open();
 
     if (!library)
         return -1;
-    /* POSIX: a function's address from dlsym fits. */
+    /* POSIX, unlike ISO C, lets the `void *` of dlsym hold a function's address. */
     *(void **)&call->chacha20_poly1305 = dlsym(library, "EVP_aead_chacha20_poly1305");
     *(void **)&call->init = dlsym(library, "EVP_AEAD_CTX_init");
     *(void **)&call->cleanup = dlsym(library, "EVP_AEAD_CTX_cleanup");
@@ -82,7 +83,7 @@ static int use_key(struct boringssl *boring, const uint8_t *key)
                              NULL);
 }
 
-/* A message that was not sealed may still be plaintext, and nobody may send that. */
+/* Ends the process unless the call succeeded: an unsealed message may be plaintext, which must never be sent. */
 static void must(int done)
 {
     if (done == 1)
@@ -129,7 +130,7 @@ static void boringssl_open(struct aead *aead, struct aead_job *jobs, uint32_t co
             held = job->key;
         }
         nonce_write(nonce, job->counter);
-        /* It compares the tag in constant time, and clears the message when it is wrong. */
+        /* BoringSSL compares the tag in constant time, and clears the message when the tag is wrong. */
         if (boring->call.open(boring->context, job->data, &opened, job->length - AEAD_TAG_BYTES, nonce, NONCE_BYTES,
                               job->data, job->length, NULL, 0) == 1)
             job->refused = 0;
@@ -145,7 +146,7 @@ static void boringssl_free(struct aead *aead)
     free(boring);
 }
 
-/* Seals and opens what OpenSSL does, into the same bytes, in the length of a full packet and of a small one. */
+/* Whether BoringSSL seals a full and a small packet into the same bytes as OpenSSL, and opens them again. */
 static int agrees_with_openssl(struct aead *boring)
 {
     static const uint32_t lengths[] = { 1420, 33 };

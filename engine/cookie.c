@@ -1,7 +1,8 @@
 /* The two macs of handshake messages, and cookies (kernel: cookie.c).
  *
- * Theory. mac1 shows that the sender knows the receiver's public key, mac2 that it can be reached at its
- * address: its key is a cookie, a mac of that address, which only a cookie reply to the address tells. */
+ * Theory. mac1 shows that the sender knows the receiver's public key. mac2 shows that the sender receives what
+ * is sent to its address: the key of mac2 is a cookie, which only a cookie reply to that address contains. The
+ * cookie is a mac of the sender's address and port. */
 #include "cookie.h"
 #include "blake2s.h"
 #include "bytes.h"
@@ -46,8 +47,8 @@ int handshake_mac2_differs(const uint8_t secret[KEY], const uint8_t *message, ui
     return CRYPTO_memcmp(mac, message + length - MAC_BYTES, MAC_BYTES) != 0;
 }
 
-/* Subkey of XChaCha20: a keystream block of ChaCha20 is the permuted state plus the initial state;
- * HChaCha20 is the first and last four words of the permuted state alone. */
+/* HChaCha20, which derives the subkey of XChaCha20: the first and last four words of ChaCha20's permuted state.
+ * OpenSSL gives a keystream block, the permuted state plus the initial state; so the initial state is subtracted. */
 static void hchacha20(struct handshake_crypto *crypto, const uint8_t key[KEY], const uint8_t nonce[16],
                       uint8_t subkey[KEY])
 {
@@ -64,7 +65,7 @@ static void hchacha20(struct handshake_crypto *crypto, const uint8_t key[KEY], c
     OPENSSL_cleanse(block, sizeof block);
 }
 
-/* Key and nonce of XChaCha20-Poly1305 in terms of ChaCha20-Poly1305's (draft-irtf-cfrg-xchacha). */
+/* XChaCha20-Poly1305 is ChaCha20-Poly1305 with this subkey and short nonce (draft-irtf-cfrg-xchacha). */
 static void cookie_seal_key(struct handshake_crypto *crypto, const uint8_t cookie_key[KEY],
                             const uint8_t nonce[COOKIE_NONCE_BYTES], uint8_t subkey[KEY], uint8_t short_nonce[12])
 {

@@ -1,12 +1,13 @@
-/* Theory. Two lists of allowed calls, for the packet loops and for control, the most frequent first. Where a
- * call is harmless only with some arguments, a rule names them: a filter sees numbers, never the memory behind
- * a pointer. All other calls are refused in one of three ways (docs/adr/0002):
+/* Theory. Allowed calls stand in two lists, the most frequent first: `common` for every worker, `of_control` for
+ * control in addition. A call that is harmless only with some arguments has a rule that names these arguments. A
+ * filter sees an argument's number, never the memory behind a pointer. All other calls are refused in one of
+ * three ways (docs/adr/0002):
  *   kill    calls by which a process reaches outside itself, listed in `escapes`, and calls by another
- *           ABI (i386, x32). No library makes one unasked, so a process that does has been taken over.
- *   ENOSYS  calls that are younger than Linux 5.1: an older kernel says the same, so glibc and Python
- *           have a fallback. clone3 is one; its flags stand in memory, where no filter sees them.
- *   EPERM   the rest, an error that can be handled.
- * The filter is made by hand because it is forty lines of BPF. */
+ *           ABI (i386, x32). No library makes such a call unasked: a process that makes one was taken over.
+ *   ENOSYS  calls that came with Linux 5.1 or later. A kernel before 5.1 answers ENOSYS too, so glibc and
+ *           Python have a fallback. clone3 is such a call; its flags stand in memory, where no filter sees them.
+ *   EPERM   all other calls. A program can handle this error.
+ * The filter is built here and not with libseccomp, because building it takes few lines. */
 #include "workers/system_calls.h"
 
 #include <errno.h>
@@ -34,9 +35,9 @@
 #define LENGTH(array) (sizeof(array) / sizeof((array)[0]))
 
 #ifdef ARCHITECTURE
-/* What receivers and consumers call, then what Python and the allocator do around them. Neither mremap nor
- * mprotect: one could map keys again that were unmapped (shm/secrecy.c), the other make a table
- * writable that was made read-only. A heap of one thread needs neither. */
+/* The calls of receivers and consumers, then those of Python and the allocator around them. mremap is missing
+ * because it could map keys again that were unmapped (shm/secrecy.c), mprotect because it could make a
+ * read-only table writable. The heap of a process with one thread needs neither call. */
 static const uint16_t common[] = {
     SYS_futex, SYS_epoll_pwait, SYS_sendmsg, SYS_sendmmsg, SYS_recvmsg, SYS_recvmmsg, SYS_read, SYS_readv,
     SYS_write, SYS_writev, SYS_ppoll, SYS_epoll_ctl, SYS_clock_gettime,
@@ -68,8 +69,9 @@ static const uint16_t of_control[] = {
 #endif
 };
 
-/* How a process gets another program, another's memory or descriptors, a signal to another that is never ours,
- * other privileges, another view of the file system, or the kernel to do something on its behalf. */
+/* Calls by which a process runs another program, reaches another process's memory or descriptors, signals
+ * another process (no worker does), changes its privileges or its view of the file system, or
+ * makes the kernel act for it (io_uring, BPF, modules, reboot). */
 static const uint16_t escapes[] = {
     SYS_execve, SYS_execveat, SYS_ptrace, SYS_process_vm_readv, SYS_process_vm_writev, SYS_kcmp,
     SYS_move_pages, SYS_migrate_pages, SYS_rt_sigqueueinfo, SYS_rt_tgsigqueueinfo, SYS_pidfd_send_signal,
@@ -100,11 +102,11 @@ static const uint16_t escapes[] = {
 };
 
 #define ALL 0xFFFFFFFFu
-#define UPPER 8         /* the upper half of that argument; without it, the lower one */
+#define UPPER 8         /* in `argument`: check its upper 32 bits; without it, the lower 32 */
 #define CHECKS_MOST 3
-#define FIRST_YOUNG 424 /* from Linux 5.1 on all architectures give calls the same numbers */
+#define FIRST_YOUNG 424 /* first call of Linux 5.1; from here on a call has one number on all architectures */
 
-/* The call is allowed if each check holds: (argument & mask) == value. Without a mask there is no check. */
+/* A rule allows its call if each check holds: (argument & mask) == value. A mask of 0 ends the checks. */
 struct check {
     uint32_t argument, mask, value;
 };
@@ -118,7 +120,7 @@ static const struct rule common_rules[] = {
     { SYS_ioctl, { { 1, ALL, FIOCLEX } } },
 };
 
-/* clone as pthread_create of glibc and of musl makes it: a thread, and none of the flags for namespaces. */
+/* The flags that pthread_create of glibc and of musl gives to clone: a thread, and no new namespace. */
 #define THREAD (CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM | CLONE_SETTLS | \
                 CLONE_PARENT_SETTID | CLONE_CHILD_CLEARTID)
 #define OPENED_FLAGS ((uint32_t)(O_ACCMODE | O_CREAT | O_TRUNC | (O_TMPFILE & ~O_DIRECTORY)))
@@ -132,11 +134,11 @@ static const struct rule rules_of_control[] = {
     { SYS_mprotect, { { 2, PROT_EXEC, 0 } } },
     { SYS_openat, { { 2, OPENED_FLAGS, O_RDONLY } } },
 #ifdef SYS_open
-    { SYS_open, { { 1, OPENED_FLAGS, O_RDONLY } } }, /* of musl */
+    { SYS_open, { { 1, OPENED_FLAGS, O_RDONLY } } }, /* musl opens files with it */
 #endif
     { SYS_unlinkat, { { 2, AT_REMOVEDIR, 0 } } },
     { SYS_clone, { { 0, ~(uint32_t)CLONE_DETACHED, THREAD } } },
-    { SYS_socket, { { 0, ALL, AF_UNIX }, { 1, SOCKET_KIND, SOCK_DGRAM } } }, /* if_nametoindex of glibc */
+    { SYS_socket, { { 0, ALL, AF_UNIX }, { 1, SOCKET_KIND, SOCK_DGRAM } } }, /* glibc's if_nametoindex */
     { SYS_socket, { { 0, ALL, AF_INET }, { 1, SOCKET_KIND, SOCK_DGRAM } } },
     { SYS_socket, { { 0, ALL, AF_NETLINK }, { 1, SOCKET_KIND, SOCK_RAW }, { 2, ALL, NETLINK_ROUTE } } },
     { SYS_setsockopt, { { 1, ALL, SOL_SOCKET }, { 2, ALL, SO_MARK } } },
@@ -185,7 +187,7 @@ static void answer(struct program *program, uint32_t action)
     add(program, (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, action));
 }
 
-/* Skip so many instructions unless A is equal to the value (JEQ), or at least the value (JGE). */
+/* Skips `skip` instructions unless the accumulator A equals `value` (JEQ) or is at least `value` (JGE). */
 static void unless(struct program *program, uint16_t test, uint32_t value, size_t skip)
 {
     add(program, (struct sock_filter)BPF_JUMP((uint16_t)(BPF_JMP | test | BPF_K), value, 0, (uint8_t)skip));
@@ -196,7 +198,7 @@ static void load_call(struct program *program)
     load(program, offsetof(struct seccomp_data, nr));
 }
 
-/* Half of an argument. */
+/* Loads 32 bits of an argument, the upper or the lower half, into A. */
 static void load_argument(struct program *program, uint32_t argument)
 {
     uint32_t is_upper = !!(argument & UPPER);
@@ -205,7 +207,7 @@ static void load_argument(struct program *program, uint32_t argument)
     load(program, (uint32_t)offsetof(struct seccomp_data, args) + 8 * (argument & ~(uint32_t)UPPER) + half);
 }
 
-/* The number of the call is in A before and after, as for the two below. */
+/* add_list, add_rule and add_rules find the call's number in A and leave it there. */
 static void add_list(struct program *program, const uint16_t *calls, size_t count, uint32_t action)
 {
     for (size_t i = 0; i < count; i++) {
@@ -248,7 +250,7 @@ static void add_other_abis(struct program *program)
 #endif
 }
 
-/* A process signals itself to end by abort(), or by a signal that it had caught. */
+/* Control may signal itself: abort() does, and so does control to end by a signal that it has caught. */
 static void add_own_signals(struct program *program)
 {
     uint32_t pid = (uint32_t)getpid();

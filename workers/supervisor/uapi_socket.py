@@ -1,6 +1,6 @@
 """The listening UAPI socket: /var/run/wireguard/IFACE.sock, where `wg` finds an engine.
 
-The supervisor opens it and keeps it, so that a restarted control goes on with the same one.
+The supervisor opens the socket and keeps it, so that a restarted control serves the same socket.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ log = logging.getLogger("plait")
 
 
 class Guard(NamedTuple):
-    """A process that removes a socket file when we end and control is not there yet to do it."""
+    """A process that removes the socket file when the supervisor dies before control can remove it."""
 
     pid: int
 
     @classmethod
     def fork(cls, path: Path) -> Guard | None:
-        """None when there is no process to be had."""
+        """Start the guard; None when the kernel refuses a process."""
         from workers.launch import let_go
 
         supervisor = os.getpid()
@@ -66,9 +66,9 @@ class UapiSocket:
 
     fd: int
     path: Path | None  # None when it was given to us without a name
-    identity: tuple[int, int]  # device and inode of the file: that of another engine stays
-    directory: int | None = None  # of the path, as it was at the start: mounts over it hide no file from us
-    guard: Guard | None = None  # removes the file, should we be killed
+    identity: tuple[int, int]  # device and inode of the file, so that another engine's file is never removed
+    directory: int | None = None  # fd of path.parent, opened at the start: a later mount hides no file
+    guard: Guard | None = None  # removes the file if the supervisor is killed
 
     @property
     def file(self) -> tuple[str, int, int] | None:
@@ -76,7 +76,7 @@ class UapiSocket:
         return None if self.path is None else (str(self.path), *self.identity)
 
     def dismiss_guard(self) -> None:
-        """From now on control removes the file (parent_death.h)."""
+        """End the guard: from now on control removes the file (parent_death.h)."""
         if self.guard is not None:
             self.guard.end()
             self.guard = None
@@ -86,10 +86,10 @@ class UapiSocket:
         return self.path is not None and is_gone(self.path, self.identity, self.directory)
 
     def follow(self, interface: str) -> None:
-        """Have our file called after the interface, where `wg` looks for it. Failure: it keeps its name.
+        """Name the socket file after the interface, for `wg` to find it. On Failure the file keeps its name.
 
-        Linked, then unlinked: at no moment is there none, and that of another engine is never replaced. A
-        file that its maker put elsewhere stays.
+        The new name is linked before the old one is unlinked, so that the file always has a name. The socket
+        file of a running engine is never replaced. A file outside DIRECTORY keeps its name.
         """
         if self.path is None or self.is_gone():
             return
@@ -126,7 +126,7 @@ class UapiSocket:
 
 
 def open_uapi(interface: str, directory: Path = DIRECTORY) -> UapiSocket:
-    """Listen for `wg`. A socket file that nobody listens at is replaced, a live one refused (Failure)."""
+    """Listen for `wg`. Replaces a dead engine's socket file; Failure when a running engine listens there."""
     path = directory / f"{interface}.sock"
     what = f"cannot listen at {path}"
     try:
@@ -204,20 +204,20 @@ def adopt_uapi(fd: int) -> UapiSocket:
     path = Path(name)
     try:
         made = identity(path)
-    except OSError:  # its file is gone already, or stands elsewhere
+    except OSError:  # the socket's file is gone, or has another path here
         return UapiSocket(fd, None, (0, 0))
     return UapiSocket(fd, path, made, look_into(path.parent))
 
 
 def look_into(directory: Path) -> int | None:
-    """What `open_directory` gives, None when it is refused."""
+    """Descriptor of the directory (`open_directory`), or None when the kernel refuses it."""
     with contextlib.suppress(OSError):
         return open_directory(directory)
     return None
 
 
 def strangers(directory: Path) -> str:
-    """Who but root and we could put another socket in the place of ours, in words; empty when nobody."""
+    """Why users other than root and our own could replace the socket file; empty when they cannot."""
     status = directory.stat()
     if status.st_uid not in (0, os.geteuid()):
         return f"the directory {directory} belongs to user {status.st_uid}, who could replace the socket"
@@ -228,7 +228,7 @@ def strangers(directory: Path) -> str:
 
 
 def _own(directory: Path, what: str) -> None:
-    """Take the right to write from all but the directory's owner. Failure when that is a stranger."""
+    """Let only the owner write to the directory. Failure when the owner is neither root nor our own user."""
     why = strangers(directory)
     if not why:
         return
@@ -245,7 +245,7 @@ def _why(error: OSError, directory: Path) -> tuple[str, str]:
     words = error.strerror or str(error)
     if error.errno in (errno.EACCES, errno.EPERM):
         if os.access(directory, os.W_OK):
-            return explain(error)  # it is not the directory that refuses
+            return explain(error)  # the directory is writable: something else refuses
         return words, f"run plaitd as root, with a writable {directory}"
     if error.errno == errno.EROFS:
         return words, f"mount {directory} for writing, or a tmpfs there"
@@ -253,7 +253,10 @@ def _why(error: OSError, directory: Path) -> tuple[str, str]:
 
 
 def _wait_for_its_end(path: Path) -> bool:
-    """Whether nobody listens at the path, now or soon: scripts delete a link and go straight on."""
+    """Whether nobody listens at the path, after a wait of up to ENDING_SECONDS for that.
+
+    A script may delete an interface and start it again before the old engine has ended.
+    """
     deadline = time.monotonic() + ENDING_SECONDS
     while _is_live(path):
         if time.monotonic() >= deadline:
@@ -269,7 +272,7 @@ def _is_live(path: Path) -> bool:
         try:
             sock.connect(str(path))
         except BlockingIOError:
-            return True  # a full backlog: alive, if not well
+            return True  # the backlog is full: the engine lives, but does not accept
         except OSError as error:
             if error.errno in (errno.ENOENT, errno.ECONNREFUSED, errno.ENOTSOCK):
                 return False
