@@ -1,16 +1,16 @@
-/* window: RFC 6479. A ring of 128 words holds one bit for each position, a position being
- * counter + 1. The word of `top` and the 127 before it are valid, so at least 8,128
- * positions behind the top always are; moving the top on clears the words it enters.
+/* window: RFC 6479. A ring of 128 words holds one bit for each position; a counter's position is
+ * counter + 1. The word of `top` and the 127 words before it are valid, so the window always covers
+ * at least 8,128 positions behind the top. When the top moves on, the words that it enters are cleared.
  *
- * The holder may be killed between any two stores. A killed process has carried out its
- * instructions up to one of them and none after it, so the order that the compiler emits is
- * the order that the next holder finds; barrier() keeps the compiler to the order below.
- * (Between live holders the peer's token orders memory, not this file.)
+ * The holder may be killed between any two stores. A killed process has executed its instructions
+ * up to some point and none after that point, so the next holder finds the stores in the order that
+ * the compiler emits. barrier() keeps the compiler to the order below. (Between live holders the
+ * peer's token orders memory, not this file.)
  *
- *   killed after `top`, before `swept`: words between them may hold bits of positions 8,192
- *     earlier. The next call clears them again; no bit of a new position was set yet.
- *   killed before the bit: the counter counts as unseen. Nothing was delivered for it yet,
- *     since bits are set before delivery. */
+ *   killed after `top`, before `swept`: the words between the two may hold bits of positions 8,192
+ *     earlier. The next call clears these words again; no bit of a new position was set yet.
+ *   killed before the bit: the counter counts as unseen. The packet was not delivered, since the
+ *     bit is set before delivery. */
 #include "window.h"
 
 #define barrier() __atomic_signal_fence(__ATOMIC_SEQ_CST)
@@ -24,9 +24,9 @@ static void sweep(struct window *window)
         words = WINDOW_WORDS;
     for (uint64_t i = 1; i <= words; i++)
         window->bits[(from + i) % WINDOW_WORDS] = 0;
-    barrier();  /* swept says that these words are clean */
+    barrier();  /* the words are clean before swept says so */
     window->swept = window->top;
-    barrier();  /* no bit of a new position before that, or sweeping again would lose it */
+    barrier();  /* swept before any new bit: a second sweep would clear that bit */
 }
 
 int window_accept(struct window *window, uint64_t counter)

@@ -9,32 +9,33 @@
 struct receiver;
 struct holder;
 
-/* A receiver over an attached segment. fds: -1 where there is none. bells[n] is worker n's
- * eventfd or -1 (MAX_WORKERS of them). NULL when memory or epoll is refused (errno). */
+/* A receiver over an attached segment. channel: fd, -1 for none. bells: MAX_WORKERS entries, bells[n] the
+ * eventfd of worker n or -1. NULL with errno when the kernel refuses memory or an epoll descriptor. */
 struct receiver *receiver_new(const struct segment *segment, uint32_t number, int channel,
                               const int32_t *bells);
 void receiver_free(struct receiver *receiver);
-/* Sockets from now on, at most 2 * MAX_RECEIVERS; the old fds are the caller's to close. 0, or -1 with errno. */
+/* Reads these sockets from now on, at most 2 * MAX_RECEIVERS; the caller closes the old fds. 0, or -1 with errno. */
 int receiver_use_sockets(struct receiver *receiver, const int32_t *sockets, uint32_t count);
-/* Likewise TUN queues, at most MAX_RECEIVERS. */
+/* Reads these TUN queues from now on, at most MAX_RECEIVERS; the caller closes the old fds. 0, or -1 with errno. */
 int receiver_use_queues(struct receiver *receiver, const int32_t *queues, uint32_t count);
 
-/* The hand-off. inline_holder (the caller's): run to completion, the receiver drains with it on the spot what
- * it has pushed to a peer that nobody holds; it never waits for a full UDP socket from now on. NULL, as at
- * first: pipeline, consumers drain. */
+/* The hand-off. With an inline_holder, which the caller owns (run to completion), the receiver itself drains each
+ * peer it pushed to, if nobody holds that peer; sends with this holder no longer wait for a full UDP socket. With
+ * NULL, the initial state (pipeline), consumers drain. */
 void receiver_hand_off(struct receiver *receiver, struct holder *inline_holder);
 
 #define RECEIVER_CHANNEL 1  /* the channel has a message */
-#define RECEIVER_TIME 2     /* `until` has come */
+#define RECEIVER_TIME 2     /* the clock has reached `until` */
 #define RECEIVER_TUN_GONE 4 /* the device was removed */
-/* Receives, sorts and pushes until one of the above; returns it. `until` in ns of clock_now. */
+/* Receives, sorts and pushes packets until there is a reason to return: a mask of RECEIVER_*. `until`: ns of
+ * clock_now. */
 int receiver_run(struct receiver *receiver, uint64_t until);
 /* cdef end */
 
 /* burst.c: a burst of packets sorted by peer, so that each peer's queue is touched once. */
 struct burst_chain {
     uint32_t peer;
-    uint32_t first, last;   /* nodes, linked privately in order of arrival */
+    uint32_t first, last;   /* nodes, linked in order of arrival, not yet in a queue */
     uint32_t count;         /* nodes */
     uint32_t packets;       /* wire-size packets */
 };
@@ -51,12 +52,13 @@ struct burst {
 };
 
 void burst_begin(struct burst *burst, uint32_t direction);
-/* The chain of that peer, new with count 0 if this is its first packet; NULL when there are
- * BURST_PEERS chains of others. */
+/* The chain of this peer, a new one with count 0 at the peer's first packet; NULL when BURST_PEERS other peers
+ * have chains already. */
 struct burst_chain *burst_chain(struct burst *burst, uint32_t peer);
 void burst_add(const struct segment *segment, struct burst_chain *chain, uint32_t node, uint32_t packets);
-/* Pushes each chain; refused chains go back to the pool, counted. Each peer is then scheduled, or
- * drained on the spot if inline_holder is given and nobody holds the peer. */
+/* Pushes each chain into its peer's queue. A full queue refuses the chain: its packets are counted as dropped and
+ * its nodes return to the pool. Each peer is then scheduled, or, with an inline_holder, drained at once if nobody
+ * holds the peer. */
 void burst_push(struct burst *burst, const struct segment *segment, uint32_t worker, struct pool *pool,
                 struct holder *inline_holder);
 
@@ -66,7 +68,8 @@ struct allowance {
     uint64_t since;             /* ns; when `left` was last topped up */
 };
 
-/* `most` at once, then one each period (ns): 1 when there is one left, which the caller takes (left--). */
+/* Tops the bucket up by one token each `period` (ns), to `most` tokens. Non-zero when a token is left; the caller
+ * takes the token (left--). */
 int allowance_has(struct allowance *allowance, uint32_t most, uint64_t period, uint64_t now);
 
 /* intake.c: slots that packets are received into, and the nodes that they become. */
@@ -79,60 +82,60 @@ struct intake {
     uint32_t number;
     const int32_t *bells;
     struct pool *pool;
-    struct holder *inline_holder;  /* drains on the spot what was pushed; NULL: consumers do */
-    uint32_t slots[BURST_MAX];  /* small ones, taken and not yet used: message i begins in slots[i] */
+    struct holder *inline_holder;  /* drains what was pushed at once; NULL: consumers drain */
+    uint32_t slots[BURST_MAX];  /* free small slots: message i begins in slots[i] */
     uint32_t slots_held;
-    uint32_t trains[INTAKE_TRAINS];  /* large ones: message i goes on in trains[i] */
+    uint32_t trains[INTAKE_TRAINS];  /* free large slots: message i continues in trains[i] */
     uint32_t trains_held;
     int saw_trains;             /* calls for which a train is still expected (intake_room) */
-    uint32_t latest_peer;       /* that got a node */
-    uint32_t expected;          /* messages that the next call makes ready for (intake_expect) */
-    struct allowance answers;   /* ICMP errors */
-    struct allowance refusals;  /* messages with a wrong mac1 that control is shown, so that it can tell of them */
+    uint32_t latest_peer;       /* to which a node was issued */
+    uint32_t expected;          /* messages that the next call makes room for (intake_expect) */
+    struct allowance answers;   /* rate of ICMP errors that are sent */
+    struct allowance refusals;  /* rate of messages with a wrong mac1 that control reports */
 };
 
-/* A received message whose bytes stand in one piece. */
+/* A received message whose bytes are contiguous. */
 struct arrival {
-    uint8_t *data;              /* SLOT_ROOM bytes stand before it */
+    uint8_t *data;              /* behind SLOT_ROOM bytes of headroom */
     uint32_t length;
     uint32_t slot;
-    uint32_t nodes;             /* issued so far */
+    uint32_t nodes;             /* nodes issued for it so far */
     uint32_t at;                /* its number in the receive call */
 };
 
-/* Takes slots until `count` small ones and some large ones are held or none is free; returns how
- * many small ones are held. */
+/* Takes slots from the pool until `count` small and INTAKE_TRAINS large slots are held, or none is free. Returns
+ * how many small slots are held. */
 uint32_t intake_refill(struct intake *intake, uint32_t count);
-/* How many messages, `most` at the most, to receive into the slots held: 0 means to wait for some to
- * come home. */
+/* How many messages to receive into the slots held, at most `most`. 0: wait until slots come home. */
 uint32_t intake_room(const struct intake *intake, uint32_t direction, uint32_t most);
-/* Of `room` messages, how many the next call makes ready for: as many as lately came at once, and one more.
- * A packet alone costs no more memory and no more calls than it needs. */
+/* For how many messages, at most `room`, the next call makes room: one more than the latest call brought, or
+ * twice as many if that call was full. So single packets cost no more memory or calls than they need. */
 uint32_t intake_expect(const struct intake *intake, uint32_t room);
-/* The call was ready for `count` and brought `got`. */
+/* After a call that made room for `count` messages and brought `got` of them. */
 void intake_learn(struct intake *intake, uint32_t got, uint32_t count);
-/* The bytes where message i of the next call begins, and how many fit there. */
+/* Where message i of the next call begins; *room: bytes that fit there. */
 uint8_t *intake_place(const struct intake *intake, uint32_t i, uint32_t *room);
-/* Where its rest goes: behind the place of a large slot's first `room` bytes; NULL if none is held. */
+/* Where message i continues after `room` bytes: in a large slot, behind space for those bytes. NULL if no large
+ * slot is held for it. */
 uint8_t *intake_rest(const struct intake *intake, uint32_t i, uint32_t room);
-/* Message i has length bytes, what did not fit its place stands at rest: makes it one piece.
- * 0, or -1 when it needs a large slot and none is free (not counted yet). */
+/* Makes message i, of `length` bytes, contiguous: its first `room` bytes stand at intake_place, the others at
+ * `rest`. 0, or -1 when the message needs a large slot and none is free (the caller counts the drop). */
 int intake_accept(struct intake *intake, uint32_t i, uint32_t length, uint32_t room, const uint8_t *rest,
                   struct arrival *arrival);
-/* A node for bytes [offset, offset + length) of the arrival, packets of `gso_size` bytes each but
- * the last; 0 when the peer or the pool has none to give (counted). */
+/* Issues a node for bytes [offset, offset + length) of the arrival: `packets` packets of `gso_size` bytes, the last
+ * may be shorter. 0 when the peer's share is spent or the pool has no node; the drop is then counted. */
 uint32_t intake_issue(struct intake *intake, struct arrival *arrival, uint32_t offset, uint32_t length,
                       uint32_t gso_size, uint32_t packets, uint32_t peer, uint32_t direction);
-/* The arrival is dealt with: its slot is used up if it has nodes. */
+/* No more nodes follow for this arrival. If it has nodes, its slot belongs to them; if not, the slot serves again. */
 void intake_finish(struct intake *intake, const struct arrival *arrival);
-/* After the call: slots used up leave the lists. */
+/* After a receive call: removes the slots that now belong to nodes from slots[] and trains[]. */
 void intake_settle(struct intake *intake);
-/* Packets of the receive call that have no nodes yet: what nobody else would know of after a kill. */
+/* Notes how many packets of the receive call have no node yet: after a kill, nothing else tells of these packets. */
 void intake_note_arriving(const struct intake *intake, uint32_t packets);
-/* Counts packets dropped for want of a slot. */
+/* Counts packets dropped because no slot was free. */
 void intake_count_no_slot(const struct intake *intake, uint32_t direction, uint32_t packets);
 
-/* receive_udp.c and receive_tun.c: one batch; packets received, or a negative errno. */
+/* receive_udp.c and receive_tun.c: receive one batch. Returns the number of packets, or a negative errno. */
 struct udp_inbox;
 int32_t receive_udp(struct intake *intake, int fd, struct udp_inbox *inbox);
 int32_t receive_tun(struct intake *intake, int fd, uint8_t *spill);

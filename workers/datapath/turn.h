@@ -5,13 +5,13 @@
 #include "workers/datapath/holder.h"
 
 /* cdef begin */
-/* Takes a queued peer's token; 1 when this worker holds it now. */
+/* Takes the token of a queued peer; 1 when this worker holds the token now, else 0. */
 int holder_take(const struct holder *holder, uint32_t row);
-/* The same of an idle peer's token: inline, right after a push. */
+/* Takes the token of an idle peer, for the inline hand-off right after a push; returns as holder_take does. */
 int holder_take_idle(const struct holder *holder, uint32_t row);
-/* One turn of a peer whose token this worker holds: orders first, then up to the budget's
- * packets each way, then the token is given. `now` in ns of clock_now. Returns the packets
- * dealt with. */
+/* One turn of a peer whose token this worker holds: applies orders, then drains up to the budget's
+ * packets each way, then gives the token back. `now`: ns of clock_now. Returns the number of packets
+ * handled. */
 uint32_t holder_take_turn(struct holder *holder, uint32_t row, uint64_t now);
 /* cdef end */
 

@@ -1,15 +1,16 @@
 """The watchdog: which running worker is stuck, and why we think so.
 
-Every worker notes its turns in its line of the segment (epoch and beat), a sleeping one about every half
-second. A worker that has not moved for two looks is rung, which moves a healthy sleeper at once. A worker
-that still does not move has one of these reasons, and the kernel says which:
+Every worker notes its turns in its line of the segment (epoch and beat); a sleeping worker notes one about
+every half second. A worker whose line does not change has not moved. The watchdog rings the bell of a worker
+that two looks in a row found still, which moves a healthy sleeper at once. If the worker still does not move,
+the kernel says why (the letter is the state in /proc):
 
-- it is stopped (T, t), or waits (S) and has not run since the last look although it was rung: stuck
-  when found so on `still_looks` looks in a row;
-- it runs and finishes no turn: stuck when it has had so much CPU (`busy`) since it last moved;
-- it could run but gets no CPU (R), or the kernel keeps it (D): not its fault, whatever the time.
+- The worker is stopped (T, t), or it waits (S) and has not run since the last look although its bell rang:
+  stuck when `still_looks` looks in a row find this.
+- The worker runs and finishes no turn: stuck when it has used `busy` seconds of CPU since it last moved.
+- The worker could run but gets no CPU (R), or the kernel keeps it (D): never stuck, however long this lasts.
 
-Looks are counted, not seconds: after a pause of the whole machine the first look proves nothing.
+The watchdog counts looks, not seconds: the first look after a pause of the whole machine proves nothing.
 """
 
 from __future__ import annotations
@@ -31,16 +32,16 @@ NANOSECONDS: Final = 1_000_000_000
 
 @dataclass
 class _Seen:
-    """One worker as it was when it last moved, and since."""
+    """What the looks at one worker have found since it last moved."""
 
     mark: tuple[int, int, int]
-    cpu: int | None = None  # ns, at the first look that found it unmoved
-    latest: int = 0  # ns, at the last look
-    looks: int = 0  # in a row that found it still
+    cpu: int | None = None  # ns of CPU, at the first look that found it unmoved
+    latest: int = 0  # ns of CPU, at the last look
+    looks: int = 0  # in a row that found it stopped or waiting
 
 
 class Watchdog:
-    """segment is a `struct segment *`; bells maps worker numbers to eventfds, without consumers."""
+    """segment: a `struct segment *`. bells: worker number -> eventfd; consumers have none (shm/bell.h)."""
 
     def __init__(self, segment: segment_p, bells: Mapping[int, int], patience: Patience) -> None:
         self.segment = segment
@@ -49,9 +50,9 @@ class Watchdog:
         self._seen: dict[int, _Seen] = {}
 
     def look(self, kind: str, worker: int, pid: int, is_starting: bool = False) -> str | None:
-        """Why this worker is stuck; None when it is not, or not for sure. Called every `look` s.
+        """Why this worker is stuck; None when it is not stuck or may not be. Called every `look` seconds.
 
-        worker: number of its line. A worker that is starting has no turns yet: it may only not be stopped.
+        worker: number of its line. A starting worker finishes no turns yet, so it is stuck only when stopped.
         """
         line = self.segment.workers[worker]
         mark = (pid, int(line.epoch), int(line.beat))
@@ -82,7 +83,7 @@ class Watchdog:
 
     def _ring(self, worker: int) -> None:
         if worker in self.bells:
-            with contextlib.suppress(BlockingIOError):  # somebody wrote the largest number
+            with contextlib.suppress(BlockingIOError):  # the eventfd's counter is full, so it rings already
                 os.eventfd_write(self.bells[worker], 1)
         else:
             lib.bell_wake(self.segment, worker)

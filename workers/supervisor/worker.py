@@ -19,18 +19,18 @@ from workers.supervisor.patience import Patience
 class Life(Enum):
     """Where a worker is in its life."""
 
-    WAITING = auto()  # not there; `start_at` says when it will be
+    WAITING = auto()  # no process; one starts at `start_at`
     STARTING = auto()
     RUNNING = auto()
     ENDED = auto()
 
 
 class Told(Enum):
-    """What a worker that was told to end will be followed by."""
+    """What the supervisor has told a worker to do, and so what follows the worker's end."""
 
-    NOTHING_YET = auto()  # it was not told; who ends unasked starts again
-    LEAVE = auto()  # nobody
-    RENEW = auto()  # the next incarnation, at once
+    NOTHING_YET = auto()  # a worker that ends unasked is started again
+    LEAVE = auto()  # end; no process follows
+    RENEW = auto()  # end; the next incarnation starts at once
 
 
 @dataclass
@@ -40,20 +40,20 @@ class Worker:
     kind: str  # control, receiver, consumer
     number: int  # of its kind, from 0
     line: int  # worker number in the segment, shm/layout.h
-    cpus: tuple[int, ...]  # where it may run; () = anywhere
-    is_extra: bool = False  # the interface goes on without it when it cannot start
+    cpus: tuple[int, ...]  # CPUs that it may run on; () = any
+    is_extra: bool = False  # if it cannot start, the interface works without it
     life: Life = Life.WAITING
     told: Told = Told.NOTHING_YET
     start_at: float = 0.0
     kill_at: float | None = None
-    stand_in_at: float | None = None  # others do its work from then on, unless it is ready
+    stand_in_at: float | None = None  # if it is not ready by then, other workers stand in for it
     ready_at: float | None = None  # of this incarnation
     was_ready: bool = False  # of any incarnation
     deaths: int = 0  # in a row, without a steady run between
-    unanswered: int = 0  # sets of descriptors that it was sent and does not use yet
-    died_at: float | None = None  # time.monotonic(); it was not asked to end, and none works in its place yet
-    why_killed: str = ""  # by us, before its end
-    why_failed: str = ""  # in its own words, before its end
+    unanswered: int = 0  # sets of descriptors sent to it that it has not confirmed yet
+    died_at: float | None = None  # time.monotonic() of its death; None when its successor is ready
+    why_killed: str = ""  # by the supervisor; empty when it was not killed
+    why_failed: str = ""  # the worker's own message; empty without one
     process: Child | None = None
     pidfd: int = -1
     channel: Channel | None = field(default=None, repr=False)
@@ -63,14 +63,14 @@ class Worker:
         return self.kind if self.kind == "control" else f"{self.kind} {self.number}"
 
     def fill(self, process: Child, channel: Channel) -> None:
-        """This process has the place from now on."""
+        """Make this process, at the other end of `channel`, the worker's process."""
         self.process, self.channel = process, channel
-        # A kernel before 5.3 or a container's filter refuses it; then SIGCHLD tells of the end (roster.py).
+        # Linux before 5.3 or a container's filter refuses a pidfd; then SIGCHLD reports the end (roster.py).
         with contextlib.suppress(OSError):
             self.pidfd = os.pidfd_open(process.pid)
 
     def fork(self, work: Callable[[WorkerStart], None], interface: str, patience: Patience) -> None:
-        """Start a process for this place. OSError when there is none to be had."""
+        """Start a process for this worker. OSError when the kernel refuses one."""
         ours, theirs = Channel.pair()
         ours.socket.settimeout(patience.send)
         try:
@@ -79,11 +79,11 @@ class Worker:
             ours.close()
             raise
         finally:
-            theirs.close()  # its number is the pidfd's, where no other is left
+            theirs.close()  # first, so that the pidfd can have its number when no other is free
         self.fill(process, ours)
 
     def describe(self) -> dict[str, Any]:
-        """In words for JSON, for another program (handover.py)."""
+        """The worker as a JSON object, for the program that takes over (handover.py)."""
         return {
             "kind": self.kind,
             "number": self.number,
@@ -96,7 +96,7 @@ class Worker:
         }
 
     def resume(self, handover: dict[str, Any], patience: Patience) -> bool:
-        """Be what another program described so. False where there is no process on a channel."""
+        """Take on what `describe` gave in the former program; False without a process and its channel."""
         self.was_ready, self.deaths = handover["was_ready"], handover["deaths"]
         if handover["channel"] is None:
             return False
@@ -110,15 +110,15 @@ class Worker:
         return True
 
     def kill(self, why: str = "") -> None:
-        """why: what it did wrong."""
+        """Kill the worker's process, if it has one. why: what the worker did wrong."""
         self.kill_at = None
-        if self.process is not None:  # a child of ours that nobody reaped: its pid is no other's
+        if self.process is not None:  # not reaped yet, so no other process has its pid
             self.why_killed = self.why_killed or why
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.process.pid, signal.SIGKILL)
 
     def bury(self) -> int:
-        """Reap its process, which has ended or will; what wait says. The channel stays open."""
+        """Wait for the process to end and reap it; returns as Child.wait does. The channel stays open."""
         assert self.process is not None
         status = self.process.wait()
         if self.pidfd >= 0:
