@@ -1,5 +1,5 @@
-/* aead_ipsec_mb: the fast provider on CPUs with AVX-512 or AVX2, Intel's libipsec-mb by its job
- * interface. The library computes tags and leaves the comparison to its user. */
+/* aead_ipsec_mb: the provider for CPUs with AVX-512 or AVX2, through the job interface of Intel's
+ * libipsec-mb. The library computes tags; its caller compares them. */
 #include "aead_provider.h"
 
 #ifdef HAVE_IPSEC_MB
@@ -9,7 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#define CHUNK 64  /* messages under way at once; the library itself allows 256 */
+#define CHUNK 64  /* jobs in the library at once; it allows 256 */
 
 struct ipsec_mb {
     struct aead aead;
@@ -19,9 +19,9 @@ struct ipsec_mb {
     uint8_t tags[CHUNK][AEAD_TAG_BYTES];
 };
 
-static const uint8_t no_data[1];  /* the library wants a pointer even for no associated data */
+static const uint8_t no_data[1];  /* the library needs a pointer even without associated data */
 
-/* Fills the library's next job. `tag` is where it writes the tag that it computes. */
+/* Fills the library's next job. The library writes the tag that it computes to `tag`. */
 static IMB_JOB *prepare(struct ipsec_mb *mb, const struct aead_job *job, uint32_t length,
                         uint32_t slot, uint8_t *tag)
 {
@@ -48,7 +48,7 @@ static IMB_JOB *prepare(struct ipsec_mb *mb, const struct aead_job *job, uint32_
     return next;
 }
 
-/* A message that was not sealed may still be plaintext, and nobody may send that. */
+/* Ends the process unless the job succeeded: an unsealed message may be plaintext, which must never be sent. */
 static void must_be_sealed(const IMB_JOB *done)
 {
     if (done->status == IMB_STATUS_COMPLETED)
@@ -88,7 +88,7 @@ static void open_chunk(struct ipsec_mb *mb, struct aead_job *jobs, uint32_t coun
     IMB_JOB *done;
 
     for (uint32_t i = 0; i < count; i++) {
-        jobs[i].refused = -1;  /* until its tag has been seen to be right */
+        jobs[i].refused = -1;  /* until its tag has proved right (finish_open) */
         if (jobs[i].length < AEAD_TAG_BYTES)
             continue;
         IMB_JOB *next = prepare(mb, &jobs[i], jobs[i].length - AEAD_TAG_BYTES, i, mb->tags[i]);
@@ -103,7 +103,7 @@ static void open_chunk(struct ipsec_mb *mb, struct aead_job *jobs, uint32_t coun
         finish_open(done);
 }
 
-/* Nonces and computed tags have room for CHUNK messages. */
+/* In chunks, since struct ipsec_mb has room for the nonces and tags of CHUNK messages. */
 static void ipsec_mb_seal(struct aead *aead, struct aead_job *jobs, uint32_t count)
 {
     for (uint32_t at = 0; at < count; at += CHUNK)

@@ -1,9 +1,10 @@
-/* publickeys: each change is one store into the chain, so a kill in between leaves a chain
- * with or without the row, never a broken one; both calls may be repeated.
+/* publickeys: insert and remove change a chain by one store, so a kill leaves a chain with or without the row,
+ * never a broken one. Both calls may be repeated.
  *
- * Linear hashing: with n buckets a row's is its hash modulo the power of two at or above n, or, where there is no
- * such bucket yet, modulo half of that. So bucket n takes rows from one other bucket alone when it comes. A kill
- * amid that loses rows from both chains; who comes next fills all buckets again (workers/control/peers.py). */
+ * Linear hashing: let p be the power of two at or above the number of buckets. A row's bucket is its hash modulo p,
+ * or modulo p / 2 if that bucket does not exist yet. So a new bucket takes rows from one other bucket only. A kill
+ * during this split loses rows from both chains; the next control fills all buckets again
+ * (workers/control/peers.py). */
 #include "publickeys.h"
 #include "siphash.h"
 
@@ -36,7 +37,7 @@ static uint64_t hash_of(const struct publickeys *keys, const uint8_t public_key[
     return siphash_end(&state);
 }
 
-/* Of the power of two at or above count. */
+/* For a hash modulo the power of two at or above count. */
 static uint32_t mask_of(uint32_t count)
 {
     return count > 1 ? UINT32_MAX >> __builtin_clz(count - 1) : 0;
@@ -60,8 +61,8 @@ static uint32_t *chain_of(const struct publickeys *keys, uint32_t row)
     return (uint32_t *)(void *)(keys->rows + (uint64_t)row * keys->stride + keys->chain_offset);
 }
 
-/* The link that names row, or the chain's end. NULL if the chain is damaged: a number out
- * of range, or a ring. */
+/* The link that names the row, or the link at the chain's end. NULL if the chain is damaged: it has a
+ * number out of range, or is a ring. */
 static uint32_t *find_row(const struct publickeys *keys, uint32_t row)
 {
     uint32_t *link = bucket_of(keys, key_of(keys, row));
@@ -95,7 +96,7 @@ void publickeys_insert(struct publickeys *keys, uint32_t row)
     const uint32_t *link = find_row(keys, row);
 
     if (link && *link)
-        return;  /* there already */
+        return;  /* the chain has this row already */
     *chain_of(keys, row) = *bucket;
     __atomic_signal_fence(__ATOMIC_SEQ_CST);  /* a row is whole before the bucket names it */
     *bucket = row + 1;

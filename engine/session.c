@@ -1,18 +1,18 @@
-/* session: a batch of one peer's data messages. The caller holds the peer, so the key word,
- * the keypairs that it names and the holder's columns change here alone.
+/* session: a batch of one peer's data messages. The caller holds the peer's token, so nobody else changes the
+ * key word, the keypairs that it names and the holder's timer columns.
  *
- * Opening goes through a batch three times: find keys, open all, then decide in order of
- * arrival. A new key word is stored last, since control may wipe and reuse a keypair as
- * soon as no key word names it; killed before, the next data under `next` confirms it again. */
+ * session_open makes three passes over a batch: it chooses keypairs, opens all messages, and then decides in
+ * order of arrival. It stores a new key word last, since control may wipe and reuse a keypair as soon as no key
+ * word names it. After a kill before that store, the next data under the keypair `next` confirms it again. */
 #include "session.h"
 
 #include <assert.h>
 #include <string.h>
 
-/* initiator only, once per session: when data arrives in its last 15 s */
+/* The initiator rekeys, once per session, when data arrives in the session's last 15 s. */
 #define REFRESH_SECONDS (REJECT_AFTER_SECONDS - KEEPALIVE_SECONDS - REKEY_TIMEOUT_SECONDS)
 
-/* The keypair if this number can be one of this peer's, else NULL. */
+/* The keypair with this number if it is in range and belongs to this peer, else NULL. */
 static struct keypair *keypair_of(const struct session *session, uint32_t number)
 {
     if (!number || number >= session->max_keypairs)
@@ -21,7 +21,7 @@ static struct keypair *keypair_of(const struct session *session, uint32_t number
     return keypair->peer == session->peer && keypair->peer_generation == session->peer_generation ? keypair : NULL;
 }
 
-/* The keypair number, of those that the key word names, that the peer addresses; 0 = none. */
+/* Which of the keypairs in the key word has the receiver index of the message: its number, 0 = none. */
 static uint32_t find_number(const struct session *session, uint64_t word, uint32_t index)
 {
     const uint32_t numbers[3] = { key_word_current(word), key_word_previous(word), key_word_next(word) };
@@ -46,7 +46,7 @@ static int sends(const struct keypair *keypair, uint64_t now)
            keypair->send_counter < REJECT_AFTER_MESSAGES;
 }
 
-/* An authenticated packet came in: whether to rekey now. True once per session. */
+/* Whether to rekey now that an authenticated packet came in. True once per session, which is noted here. */
 static int wants_refresh(const struct session *session, uint64_t word, uint64_t now)
 {
     struct keypair *current = keypair_of(session, key_word_current(word));
@@ -58,7 +58,7 @@ static int wants_refresh(const struct session *session, uint64_t word, uint64_t 
     return 1;
 }
 
-/* Authenticated and new: an inner packet, or what is wrong with it. */
+/* The verdict on the inner packet of an authenticated, new message; sets the packet's ECN bits, trims its length. */
 static enum verdict inner_verdict(const struct session *session, struct packet *packet)
 {
     const uint8_t *source;
@@ -78,11 +78,11 @@ static enum verdict inner_verdict(const struct session *session, struct packet *
     return VERDICT_DELIVER;
 }
 
-/* First pass: which keypair, 0 with the verdict set when none may open this message. */
+/* First pass: the number of the keypair that opens this message; 0, with the verdict set, when none may. */
 static uint32_t choose_keypair(const struct session *session, uint64_t word, struct packet *packet, uint64_t now)
 {
     if (packet->length < DATA_OVERHEAD) {
-        packet->verdict = VERDICT_TAG;  /* no room for one */
+        packet->verdict = VERDICT_TAG;  /* the message is too short for a tag */
         return 0;
     }
     uint32_t number = find_number(session, word, data_receiver_index(packet->data));
@@ -161,11 +161,11 @@ void session_open(struct session *session, struct aead *aead, struct packet *pac
             session->news |= SESSION_TIMER;
     }
     if (word != found_word)
-        /* Release: whoever no longer finds a keypair named finds our last touch of it done. */
+        /* Release: a process that finds a keypair no longer named also finds our last access to it complete. */
         __atomic_store_n(session->key_word, word, __ATOMIC_RELEASE);
 }
 
-/* Pads the packet and writes its header; what is to be sealed goes into job. */
+/* Pads the packet, writes its header, and fills the job that seals it. */
 static void prepare_seal(const struct session *session, const struct keypair *keypair, uint64_t counter,
                          struct packet *packet, struct aead_job *job)
 {

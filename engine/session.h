@@ -1,6 +1,6 @@
-/* session: what the protocol decides for a batch of one peer's data messages: open or
- * seal, in order, with keys, nonces, window and timers. Pure: memory of the caller and
- * `now`. This is what the holder calls, and what the protocol simulator drives. */
+/* session: opens or seals a batch of one peer's data messages in order, and decides all that the
+ * protocol asks for them: keypair, nonces, replay window, timers. Pure: works on the caller's memory and
+ * `now` alone. The holder and the protocol simulator call it. */
 #ifndef ENGINE_SESSION_H
 #define ENGINE_SESSION_H
 
@@ -15,7 +15,7 @@
 
 enum verdict {
     VERDICT_DELIVER,          /* inbound: an inner packet for the TUN; outbound: ready to send */
-    VERDICT_KEEPALIVE,        /* inbound: authenticated, empty */
+    VERDICT_KEEPALIVE,        /* inbound: authenticated, without an inner packet */
     VERDICT_KEYPAIR_GONE,
     VERDICT_KEYPAIR_EXPIRED,
     VERDICT_TAG,
@@ -23,32 +23,31 @@ enum verdict {
     VERDICT_INNER_HEADER,
     VERDICT_INNER_SOURCE,
     VERDICT_ECN,
-    VERDICT_NO_SESSION,       /* outbound: nothing may be sealed now */
+    VERDICT_NO_SESSION,       /* outbound: no keypair may send now */
 };
 
-/* What the batch asks of others; the caller turns it into events. */
+/* session.news: what the batch asks of control and the holder; the caller turns it into events. */
 #define SESSION_HANDSHAKE_WANTED 1
 #define SESSION_CONFIRMED 2
 #define SESSION_TIMER 4
 #define SESSION_KEYS 8        /* a keypair left the key word */
 #define SESSION_AUTHENTICATED 16  /* at least one packet was authenticated: the endpoint may move */
 
-/* One message, in place. Inbound: data points at the message header; after VERDICT_DELIVER
- * data/length are the inner packet. Outbound: data points at the inner packet, with
- * DATA_HEADER_BYTES writable before it and padding + tag after it; afterwards data/length are the
- * whole message. length 0 outbound is a keepalive. */
+/* One message, opened or sealed in place. Inbound: data/length are the message; after VERDICT_DELIVER they are
+ * the inner packet. Outbound: data/length are the inner packet, length 0 for a keepalive, with DATA_HEADER_BYTES
+ * writable before it and room for padding and tag after it; after session_seal they are the message. */
 struct packet {
     uint8_t *data;
     uint32_t length;
     uint32_t verdict;
-    uint8_t ecn;              /* inbound: outer bits; outbound: bits for the outer header, out */
-    uint8_t hops;             /* outbound, the caller's: hop limit of the outer header; 0: the host's */
+    uint8_t ecn;              /* of the outer header; in when inbound, out when outbound */
+    uint8_t hops;             /* outbound, set by the caller: hop limit of the outer header; 0: the host's default */
     uint8_t reserved[6];
 };
 
 struct session {
     uint64_t *key_word;
-    struct keypair *keypairs;     /* number 0 is not used */
+    struct keypair *keypairs;     /* by number; number 0 means none */
     uint32_t max_keypairs;
     uint32_t peer;                /* row */
     uint32_t peer_generation;
@@ -62,17 +61,17 @@ struct session {
     uint32_t last_authenticated;  /* out: index in the batch of the latest authenticated packet */
 };
 
-/* Up to SESSION_BATCH messages in order of arrival. Window bits of the whole batch are set
- * before this returns, so before any delivery. */
+/* Opens up to SESSION_BATCH messages in order of arrival, and sets each one's verdict. The window bits of the
+ * whole batch are set on return, so before any packet is delivered. */
 void session_open(struct session *session, struct aead *aead, struct packet *packets,
                   uint32_t count, uint64_t now);
-/* Up to SESSION_BATCH inner packets of one peer, in order. All or none: 0; or -1 when no keypair
- * may send now (each verdict is VERDICT_NO_SESSION, memory untouched, handshake asked for). */
+/* Seals up to SESSION_BATCH inner packets, in order: all of them (0), or none (-1) when no keypair may send now.
+ * After -1 each verdict is VERDICT_NO_SESSION, the packets' bytes are unchanged, and news asks for a handshake. */
 int session_seal(struct session *session, struct aead *aead, struct packet *packets,
                  uint32_t count, uint64_t now);
-/* The receiver index that session_seal writes, where it could work. */
+/* The receiver index of the current keypair, which session_seal writes into messages; 0 without a keypair. */
 uint32_t session_remote_index(const struct session *session);
-/* Whether session_seal could work now. */
+/* Whether session_seal would find a keypair that may send now. */
 int session_is_usable(const struct session *session, uint64_t now);
 /* cdef end */
 
