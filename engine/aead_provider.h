@@ -1,10 +1,10 @@
-/* aead_provider: what a provider of aead.h gives to aead.c. Private to engine/aead*.c. */
+/* aead_provider: what a provider implements for aead.c. Private to engine/aead*.c. */
 #ifndef ENGINE_AEAD_PROVIDER_H
 #define ENGINE_AEAD_PROVIDER_H
 
 #include "aead.h"
 
-/* A provider's own struct begins with this one. */
+/* The first member of each provider's own struct. */
 struct aead {
     int provider;
     const char *name;
@@ -13,15 +13,16 @@ struct aead {
     void (*free)(struct aead *aead);
 };
 
-/* Each NULL when this build, library or CPU cannot. */
+/* The constructors. Each returns NULL when this build, library or CPU lacks the provider. */
 #define AEAD_DECLARE(number, new, ...) struct aead *new(void);
 AEAD_PROVIDERS(AEAD_DECLARE)
-/* Which code ipsec-mb chose here: 2 its AVX-512 one, the fastest of all; 1 AVX2; 0 older, no faster than EVP. */
+/* Which code ipsec-mb chose on this CPU: 2 AVX-512, the fastest of all providers; 1 AVX2; 0 older instructions, no
+ * faster than EVP. */
 int aead_ipsec_mb_speed(const struct aead *aead);
 
 #define NONCE_BYTES 12
 
-/* RFC 8439 wants 96 bits; the protocol gives 32 zero bits and the counter, little-endian. */
+/* RFC 8439's nonce has 96 bits: here 32 zero bits, then the message counter in little-endian. */
 static inline void nonce_write(uint8_t nonce[NONCE_BYTES], uint64_t counter)
 {
     for (int i = 0; i < 4; i++)

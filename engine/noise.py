@@ -4,14 +4,14 @@
     e, es, s, ss, {timestamp}   -- initiation -->    open_initiation, then open_timestamp
     consume_response            <--  response --     e, ee, se, psk, {}
 
-h is the hash of all that was said, ck the chaining key; each mix goes in the order of the
-tokens above. Every handshake seal uses nonce 0 and h as associated data. The responder opens an initiation
-in two steps because the static-static secret belongs to the peer, which is known only after
-the first: the caller looks it up in between and need not compute it again.
+`hash` (h in Noise) is the hash of the handshake so far, `chain` (ck) the chaining key. The tokens above are
+mixed in from left to right. Every AEAD call of the handshake uses nonce 0 and the hash as associated data.
+The responder opens an initiation in two steps, because only the first step shows which peer sent it: between
+the two, the caller looks up that peer's static-static secret, which need not be computed again.
 
-Each refusal has its own exception, since each has its own counter. A message that was
-refused leaves nothing changed: state objects are replaced, never altered.
-Messages here end before mac1; cookie.py adds and checks the two macs.
+Each reason to refuse a message has its own exception, since each has its own counter. A refused message
+changes nothing: state objects are replaced, never altered. Messages here end before mac1; cookie.py adds and
+checks the two macs.
 """
 
 from __future__ import annotations
@@ -42,30 +42,30 @@ RESPONSE_BODY: Final = constants.RESPONSE_BYTES - 2 * constants.MAC_BYTES  # 60
 
 
 class HandshakeRefused(Exception):
-    """A handshake message was not accepted; drop it and count it by the subclass."""
+    """A handshake message is refused: the caller drops it, and counts it by the subclass."""
 
 
 class LowOrder(HandshakeRefused):
-    """An X25519 result is zero: a public key of low order, nothing would be secret."""
+    """An X25519 result is zero: the public key is of low order, and everybody knows the result."""
 
 
 class StaticTagWrong(HandshakeRefused):
-    """The sender's static key does not open: not meant for our key, or altered."""
+    """The sender's static key does not open: the message is meant for another public key, or was altered."""
 
 
 class TimestampTagWrong(HandshakeRefused):
-    """The timestamp does not open: the sender does not hold the static key that it shows."""
+    """The timestamp does not open: the sender does not have the private key of its static key."""
 
 
 class ResponseTagWrong(HandshakeRefused):
-    """The response does not open: another handshake's, altered, or the preshared keys differ."""
+    """The response does not open: it answers another handshake, was altered, or the preshared keys differ."""
 
 
 class Identity:
-    """One's own static key with everything that follows from it alone.
+    """Our own static key, and everything that is derived from it alone.
 
-    private_key: 32 bytes, clamped here as the kernel does; public_key: 32 bytes.
-    mac1_key, cookie_key: what messages *to us* are macked with.
+    private_key: 32 bytes, clamped here as in the kernel. public_key: 32 bytes.
+    mac1_key: key of mac1 in messages to us. cookie_key: key that seals the cookies in our replies.
     """
 
     __slots__ = ("cookie_key", "greeting", "mac1_key", "private", "private_key", "prologue", "public_key")
@@ -80,14 +80,14 @@ class Identity:
         self.cookie_key = cookie_key(self.public_key)
 
     def static_static(self, public_key: bytes) -> bytes:
-        """The secret of both static keys, 32 bytes; worth keeping. LowOrder when it is zero."""
+        """X25519 of our and this static key, 32 bytes; slow, so keep the result. LowOrder when it is zero."""
         return _exchange(self.private, X25519PublicKey.from_public_bytes(public_key))
 
 
 class PeerKeys:
-    """What an initiator needs of one peer: made for a handshake, kept by nobody for long.
+    """The keys that an initiator needs of one peer, made for one handshake and then dropped.
 
-    static_static: as Identity.static_static gave it earlier; computed when None. LowOrder when zero.
+    static_static: an earlier result of Identity.static_static, None to compute it. LowOrder when it is zero.
     """
 
     __slots__ = ("cookie_key", "greeting", "mac1_key", "public", "public_key", "static_static")
@@ -104,7 +104,7 @@ class PeerKeys:
 
 
 class InitiationSent(NamedTuple):
-    """The initiator's state while it waits for the response. Secret; never outlives its process."""
+    """The initiator's state while it waits for the response. Secret: it stays in this process's memory."""
 
     ephemeral: X25519PrivateKey
     hash: bytes
@@ -113,14 +113,14 @@ class InitiationSent(NamedTuple):
 
 
 class InitiationOpened(NamedTuple):
-    """The responder's state after open_initiation; not yet authentic before open_timestamp."""
+    """The responder's state after open_initiation. Only open_timestamp shows that the sender is authentic."""
 
     peer_public_key: bytes
     peer_ephemeral: bytes
     hash: bytes
     chain: bytes
     sender_index: int  # the initiator's
-    key: bytes  # for the timestamp, without the static-static secret
+    key: bytes  # the AEAD key that opened the static key
     sealed_timestamp: bytes
 
 
@@ -132,7 +132,7 @@ class Session(NamedTuple):
     local_index: int  # what the peer writes into its data messages
     remote_index: int  # what we write into ours
     initiator: bool
-    hash: bytes  # the handshake hash: names the session
+    hash: bytes  # the final handshake hash, which identifies the session
 
 
 # --- initiator, first message -------------------------------------------------------------------
@@ -141,10 +141,10 @@ class Session(NamedTuple):
 def create_initiation(
     identity: Identity, peer: PeerKeys, sender_index: int, timestamp: bytes, ephemeral: bytes | None = None
 ) -> tuple[bytes, InitiationSent]:
-    """An initiation without its macs (116 bytes) and the state that its response needs.
+    """An initiation without its macs (116 bytes), and the state that opens the response to it.
 
-    timestamp: 12 bytes of tai64n. ephemeral: a private key that the caller drew, for a key log or a
-    test with recorded messages; None draws one. LowOrder when the peer's public key is of low order.
+    timestamp: 12 bytes of TAI64N. ephemeral: a private key, given for a key log or a test with recorded
+    messages; None draws a random one. LowOrder when the peer's public key is of low order.
     """
     body, state = write_first(identity, peer, sender_index, timestamp, ephemeral)
     return _WORDS.pack(messages.INITIATION, sender_index) + body, state
@@ -153,7 +153,7 @@ def create_initiation(
 def write_first(
     identity: Identity, peer: PeerKeys, sender_index: int, payload: bytes, ephemeral: bytes | None = None
 ) -> tuple[bytes, InitiationSent]:
-    """Noise message one, ``e, es, s, ss, {payload}``: the initiation without its own framing."""
+    """Noise message one, ``e, es, s, ss, {payload}``: an initiation without type, index and macs."""
     secret = _ephemeral(ephemeral)
     public = secret.public_key().public_bytes_raw()
     chain = kdf1(_CHAIN, public)
@@ -170,16 +170,16 @@ def write_first(
 
 
 def open_initiation(identity: Identity, message: bytes) -> InitiationOpened:
-    """First step: who sent this initiation. message: 148 bytes, or 116 without its macs.
+    """First step: find out who sent this initiation. message: 148 bytes, or 116 without its macs.
 
-    LowOrder or StaticTagWrong. The caller finds the peer by `peer_public_key`, and refuses it when
-    there is none.
+    Raises LowOrder or StaticTagWrong. The caller looks the peer up by `peer_public_key`, and refuses the
+    message when there is no such peer.
     """
     return read_first(identity, message[8:INITIATION_BODY], _WORDS.unpack_from(message)[1])
 
 
 def read_first(identity: Identity, body: bytes, sender_index: int) -> InitiationOpened:
-    """Noise message one up to its static key; the counterpart of write_first."""
+    """Read Noise message one up to and with its static key; the counterpart of write_first."""
     ephemeral, static, sealed = body[:32], body[32:80], body[80:]
     chain = kdf1(_CHAIN, ephemeral)
     hashed = _mix(identity.greeting, ephemeral)
@@ -192,11 +192,11 @@ def read_first(identity: Identity, body: bytes, sender_index: int) -> Initiation
 
 
 def open_timestamp(opened: InitiationOpened, static_static: bytes) -> tuple[bytes, InitiationOpened]:
-    """Second step: the timestamp (12 bytes) and the state for create_response.
+    """Second step: open the timestamp (12 bytes); returns it and the state for create_response.
 
-    static_static: the peer's, from Identity.static_static; all zeros are refused as LowOrder.
-    TimestampTagWrong when it does not open. Afterwards the sender is authentic, but the message may be a
-    replay: the caller compares the timestamp with the latest of this peer.
+    static_static: Identity.static_static of this peer's public key. Raises LowOrder when it is all zeros, and
+    TimestampTagWrong when the timestamp does not open. On success the sender is authentic, but the message
+    may be a replay: the caller compares the timestamp with the latest one from this peer.
     """
     if not any(static_static):
         raise LowOrder("the static-static secret is zero")
@@ -211,9 +211,9 @@ def open_timestamp(opened: InitiationOpened, static_static: bytes) -> tuple[byte
 def create_response(
     opened: InitiationOpened, psk: bytes, sender_index: int, ephemeral: bytes | None = None
 ) -> tuple[bytes, Session]:
-    """A response without its macs (60 bytes) and the session that it makes.
+    """A response without its macs (60 bytes), and the session that begins with it.
 
-    opened: from open_timestamp. psk: 32 bytes, NO_PSK for none. LowOrder as above.
+    opened: from open_timestamp. psk: 32 bytes, NO_PSK for none. LowOrder: a key of the peer is of low order.
     """
     body, session = write_second(opened, psk, sender_index, b"", ephemeral)
     return _THREE_WORDS.pack(messages.RESPONSE, sender_index, opened.sender_index) + body, session
@@ -222,7 +222,7 @@ def create_response(
 def write_second(
     opened: InitiationOpened, psk: bytes, sender_index: int, payload: bytes, ephemeral: bytes | None = None
 ) -> tuple[bytes, Session]:
-    """Noise message two, ``e, ee, se, psk, {payload}``, and the keys of both directions."""
+    """Noise message two, ``e, ee, se, psk, {payload}``, and the session with its two keys."""
     secret = _ephemeral(ephemeral)
     public = secret.public_key().public_bytes_raw()
     chain = kdf1(opened.chain, public)
@@ -241,9 +241,9 @@ def write_second(
 
 
 def consume_response(identity: Identity, state: InitiationSent, message: bytes, psk: bytes) -> Session:
-    """The session, when this response (92 bytes, or 60 without its macs) answers that initiation.
+    """The session that this response (92 bytes, or 60 without its macs) to our initiation begins.
 
-    LowOrder or ResponseTagWrong; the state is then as good as before.
+    Raises LowOrder or ResponseTagWrong; the state can then still open another response.
     """
     _, sender_index, receiver_index = _THREE_WORDS.unpack_from(message)
     if receiver_index != state.sender_index:
@@ -254,7 +254,7 @@ def consume_response(identity: Identity, state: InitiationSent, message: bytes, 
 def read_second(
     identity: Identity, state: InitiationSent, body: bytes, psk: bytes, remote_index: int
 ) -> tuple[bytes, Session]:
-    """Noise message two: its payload and the session; the counterpart of write_second."""
+    """Read Noise message two: its payload, and the session; the counterpart of write_second."""
     ephemeral, sealed = body[:32], body[32:]
     chain = kdf1(state.chain, ephemeral)
     hashed = _mix(state.hash, ephemeral)
@@ -276,7 +276,7 @@ def read_second(
 
 
 def clamp(private_key: bytes) -> bytes:
-    """The private key as X25519 uses it and as `get` shows it (RFC 7748 section 5): 32 bytes in and out."""
+    """Clamp a private key of 32 bytes (RFC 7748 section 5); the UAPI's `get` shows the clamped key."""
     if len(private_key) != constants.KEY_BYTES:
         raise ValueError(f"a private key has 32 bytes, not {len(private_key)}; make one with `wg genkey`")
     return bytes((private_key[0] & 248, *private_key[1:31], private_key[31] & 127 | 64))
@@ -298,14 +298,14 @@ def kdf1(key: bytes, data: bytes) -> bytes:
 
 
 def kdf2(key: bytes, data: bytes) -> tuple[bytes, bytes]:
-    """The same, two outputs."""
+    """kdf1 with two outputs."""
     secret = _hmac(key, data)
     first = _hmac(secret, b"\x01")
     return first, _hmac(secret, first + b"\x02")
 
 
 def kdf3(key: bytes, data: bytes) -> tuple[bytes, bytes, bytes]:
-    """The same, three outputs."""
+    """kdf1 with three outputs."""
     secret = _hmac(key, data)
     first = _hmac(secret, b"\x01")
     second = _hmac(secret, first + b"\x02")
@@ -313,7 +313,7 @@ def kdf3(key: bytes, data: bytes) -> tuple[bytes, bytes, bytes]:
 
 
 def _hmac(key: bytes, data: bytes) -> bytes:
-    """HMAC-BLAKE2s of RFC 2104 for keys of 32 bytes; four times faster here than module hmac."""
+    """HMAC (RFC 2104) with BLAKE2s, for keys of 32 bytes; four times as fast as the module hmac."""
     inner = blake2s(key.translate(_INNER) + _INNER_PAD + data).digest()
     return blake2s(key.translate(_OUTER) + _OUTER_PAD + inner).digest()
 
@@ -323,7 +323,7 @@ def _mix(hashed: bytes, data: bytes) -> bytes:
 
 
 def _greeting(prologue: bytes, responder: bytes) -> bytes:
-    """h when a handshake with this responder begins."""
+    """The hash at the beginning of a handshake with this responder."""
     return _mix(_mix(_CHAIN, prologue), responder)
 
 
@@ -336,5 +336,5 @@ def _ephemeral(private_key: bytes | None) -> X25519PrivateKey:
 def _exchange(private: X25519PrivateKey, public: X25519PublicKey) -> bytes:
     try:
         return private.exchange(public)
-    except ValueError:  # `cryptography` refuses the zero result so
+    except ValueError:  # raised by `cryptography` when the result is zero
         raise LowOrder("an X25519 result is zero: the public key is of low order") from None

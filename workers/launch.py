@@ -1,18 +1,18 @@
-"""The start of a worker, seen from both sides.
+"""The start of a worker, in the supervisor and in the worker.
 
-The supervisor has loaded all that a worker runs (entry_points.py) and calls `fork_worker`. The child closes
-every descriptor but its end of the channel, and resets the signal handlers; the segments are not mapped in a
-child (MADV_DONTFORK, resources.py). `begin_worker` goes on: the child ties its life to the supervisor's,
-waits for the start message with all its fds, pins itself to its CPU and maps the data segment. When it has
-all that it needs, `WorkerStart.enter_sandbox` gives up the rest: capabilities, files, system calls. It
-answers with `WorkerStart.ready` when it can work, or `WorkerStart.fail` when it never will; an uncaught
-exception before that is reported to the supervisor too. A child never returns into the supervisor's frames:
-it ends in `os._exit`, so that no object of the supervisor's is finalised in it.
+The supervisor has imported all code that a worker runs (entry_points.py) and calls `fork_worker`. The child
+closes every descriptor but its end of the channel, and resets the signal handlers; the supervisor's segments
+are not mapped in the child (MADV_DONTFORK, resources.py). In `begin_worker` the child arranges to die with
+the supervisor, waits for the start message and its fds, pins itself to its CPU and maps the data segment.
+Then `WorkerStart.enter_sandbox` gives up the capabilities, files and system calls that it needs no more.
+The worker answers with `WorkerStart.ready` when it can work, or with `WorkerStart.fail` when it cannot; an
+uncaught exception before that answer is reported to the supervisor too. A child never returns into the
+supervisor's frames: it ends in `os._exit`, so that it finalises no object of the supervisor.
 
 Why a fork and no exec: docs/adr/0006-workers-are-forks.md.
 
-When the supervisor dies, the kernel kills its workers (PR_SET_PDEATHSIG). Control gets another signal, whose
-handler removes the socket file before it ends the process (parent_death.h).
+When the supervisor dies, the kernel kills its workers (PR_SET_PDEATHSIG). Control gets PARENT_DIED instead:
+the handler removes the socket file and then ends the process (parent_death.h).
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ if TYPE_CHECKING:
     from workers._workers import Chars, segment_p
 
 CAP_NET_ADMIN = 12
-PARENT_DIED = signal.SIGRTMIN + 4  # what tells control that its supervisor is gone
-PARENT_DEATH_SECONDS = 5  # for that signal to come, or for the supervisor to kill
+PARENT_DIED = signal.SIGRTMIN + 4  # control's PR_SET_PDEATHSIG: the supervisor is gone
+PARENT_DEATH_SECONDS = 5  # wait for the death signal, or for a kill by the supervisor
 
 log = logging.getLogger("plait")
 
@@ -61,12 +61,13 @@ log = logging.getLogger("plait")
 class WorkerStart:
     """What the supervisor gave a worker to work with.
 
-    fds maps the names of the start message (`data`, `bell:1`, `udp4:0`, `tun:0`, …) to fds; the last two
-    kinds change, and so do receivers and consumers, the numbers that run now, and away: consumers whose
-    peers belong to others.
-    segment is a `struct segment *` of workers._workers on the data segment. Control has it as mapping,
-    and its fd. Elsewhere trie and index are read-only in it, public keys unreachable, and so are
-    session keys in a receiver that hands all packets off.
+    fds: the names in the start message (`data`, `bell:1`, `udp4:0`, `tun:0`, …) -> fds.
+    receivers, consumers: how many run now. away: consumers whose peers belong to other consumers for now.
+    These three and the sockets and TUN queues in fds change while the worker runs (`replace_sockets`).
+    segment: a `struct segment *` of workers._workers on the data segment. mapping: the same memory, kept by
+    control alone, which also keeps the fd `data`. In a receiver or consumer the trie and the index are
+    read-only and the public keys unreachable. In a receiver of the hand-off "pipeline" the session keys are
+    unreachable too.
     """
 
     message: dict[str, Any]
@@ -82,16 +83,15 @@ class WorkerStart:
     channel: Channel
     mapping: mmap.mmap | None = field(repr=False)
     away: list[int] = field(default_factory=list)
-    broken: Broken = field(default_factory=Broken)  # promises that this host does not let us keep
+    broken: Broken = field(default_factory=Broken)  # promises that cannot be kept on this host
     _ready: bool = False
 
     def enter_sandbox(self) -> None:
-        """Give up for ever what this worker needs no more (sandbox.h), as far as the kernel takes it.
+        """Give up for ever what the worker needs no more (sandbox.h); `broken` notes each refusal.
 
-        A receiver or consumer keeps no capability, no way to a file, and the system calls of its
-        loop. Control keeps CAP_NET_ADMIN, for fwmark and for interfaces in other namespaces; it may read
-        modules that are written in Python, which are loaded when first needed, start threads, and remove
-        its socket's file.
+        A receiver or consumer keeps the system calls of its loop, no capability, and can open no file.
+        Control keeps CAP_NET_ADMIN, for fwmark and for interfaces in other namespaces. Control may also start
+        threads, read Python modules (they are imported when first needed), and remove its socket file.
         """
         is_control = self.kind == "control"
         others = _other_threads()
@@ -107,7 +107,7 @@ class WorkerStart:
             self.broken[Promise.SYSTEM_CALLS] = others
 
     def ready(self) -> None:
-        """Tell the supervisor that this worker works from now on."""
+        """Tell the supervisor that this worker is ready."""
         self._ready = True
         self.channel.send({"kind": "ready", "broken": self.broken})
 
@@ -121,15 +121,15 @@ class WorkerStart:
         self.channel.send({"kind": "log", "level": level, "text": text})
 
     def lost(self) -> NoReturn:
-        """The channel is closed: the supervisor is gone, or about to kill us. Wait for either."""
+        """End after the channel was closed, unless the supervisor or its death kills this process first."""
         time.sleep(PARENT_DEATH_SECONDS)
         sys.exit(1)
 
     def replace_sockets(self, message: dict[str, Any], fds: list[int]) -> None:
-        """Apply a `sockets` message: new UDP sockets and TUN queues by name, the old ones closed; perhaps the
-        interface's new name.
+        """Apply a `sockets` message: close the old UDP sockets and TUN queues, and use the new ones (`fds`).
 
-        The supervisor hears of it: from now on this worker has no copy of the old ones.
+        The message may also bring a new name of the interface. The answer `replaced` tells the supervisor
+        that this worker has no copy of the old descriptors any more.
         """
         for name in [name for name in self.fds if name.startswith(("udp", "tun"))]:
             os.close(self.fds.pop(name))
@@ -144,30 +144,30 @@ class WorkerStart:
 
 
 class Child:
-    """A child process of ours, whoever started it: this program, or the one whose place it took."""
+    """A child of this process, started by this program or by the one that ran here before an upgrade."""
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
 
     def wait(self) -> int:
-        """Reap it; its exit code, or the number of the signal that killed it, below zero."""
+        """Reap the child once it ends; its exit code, or minus the number of the signal that killed it."""
         return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
 
     @property
     def has_ended(self) -> bool:
-        """Whether `wait` would come back at once."""
+        """Whether the child has ended, so that `wait` returns at once."""
         return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
 
 def fork_worker(work: Callable[[WorkerStart], None], title: str, interface: str, channel: Channel) -> Child:
     """Start a worker (title: `control`, `receiver 0`, …) that does `work` and inherits `channel` alone.
 
-    This process has no other thread than the log's, which holds no lock that a worker uses. The caller closes
-    its copy of the channel. OSError when the kernel has no process for us.
+    A fork is safe here: the only other thread is the log's, which holds no lock that a worker uses. The
+    caller closes its copy of the channel. OSError when the kernel refuses a process.
     """
     supervisor = os.getpid()
     for stream in (sys.stdout, sys.stderr):
-        stream.flush()  # else what waits there is written twice
+        stream.flush()  # else the child would write buffered text once more
     before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     try:
         pid = os.fork()
@@ -181,7 +181,7 @@ def fork_worker(work: Callable[[WorkerStart], None], title: str, interface: str,
 def run_worker(
     work: Callable[[WorkerStart], None], title: str, interface: str, channel: Channel, supervisor: int
 ) -> NoReturn:
-    """Be this worker from now on, as a child of the process with the pid `supervisor`."""
+    """Run the worker in this forked child, then end. supervisor: the parent's pid."""
     code: object = 1
     try:
         let_go(channel.fileno())
@@ -198,7 +198,7 @@ def run_worker(
 
 
 def let_go(channel: int) -> None:
-    """Keep nothing of the supervisor's but stdout, the log and this descriptor.
+    """Drop all that a child inherits from the supervisor but stdout, the log and this descriptor.
 
     The worker gets a process group of its own, so that Ctrl-C at a terminal reaches the supervisor only.
     """
@@ -209,22 +209,22 @@ def let_go(channel: int) -> None:
         if callable(signal.getsignal(number)):
             signal.signal(number, signal.SIG_DFL)
     os.closerange(3, channel)
-    # The limit may have been lowered since they were opened: fs.nr_open as Linux has it is above all.
+    # The limit may have been lowered after descriptors were opened; 1 << 20 is Linux's default fs.nr_open.
     os.closerange(channel + 1, max(os.sysconf("SC_OPEN_MAX"), 1 << 20))
-    nothing, writer = os.pipe()  # no file has to be there for it, unlike for /dev/null
+    nothing, writer = os.pipe()  # an empty stdin, even on a host without /dev/null
     os.dup2(nothing, 0)
     os.close(nothing)
     os.close(writer)
-    with contextlib.suppress(OSError):  # then Ctrl-C reaches it too, which it ignores
+    with contextlib.suppress(OSError):  # if refused, Ctrl-C reaches the worker too, which ignores it
         os.setpgid(0, 0)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
 def begin_worker(title: str, interface: str, channel: Channel, supervisor: int) -> WorkerStart:
-    """Begin this process as a worker: what the start message gives it to work with.
+    """Make this process a worker, and return what the start message gives it to work with.
 
-    Never returns when the supervisor, whose pid is given, is gone. Raises ValueError for a data segment of
-    another build of Plait.
+    supervisor: the parent's pid; if that process is gone, this one ends. Raises ValueError for a data segment
+    of another build of Plait.
     """
     leave_log()
     take_title(f"{interface} {title}")
@@ -251,7 +251,7 @@ def begin_worker(title: str, interface: str, channel: Channel, supervisor: int) 
         segment = map_what_packets_need(data, size, kind == "receiver" and message["handoff"] == PIPELINE)
         os.close(named.pop("data"))
     if segment.keypairs and kind != "control":
-        # Refused where the limit is low; then control's lock on the same pages holds them (memory.py).
+        # A low limit refuses this lock; then control's lock keeps the same pages in memory (memory.py).
         lib.segment_lock_keys(segment)
     if os.environ.get("PLAIT_CLOCK") and lib.clock_open_steps(os.environ["PLAIT_CLOCK"].encode()) != 0:
         raise ValueError(f"PLAIT_CLOCK={os.environ['PLAIT_CLOCK']} is not a file of 16 bytes")
@@ -283,16 +283,19 @@ def begin_worker(title: str, interface: str, channel: Channel, supervisor: int) 
 def map_segment(fd: int, size: int) -> tuple[mmap.mmap, segment_p]:
     """Map a data segment of `size` bytes: (the mapping, a `struct segment *` on it).
 
-    Both live as long as the caller keeps them; the segment without the mapping is void.
+    The caller keeps both: the pointer is invalid once the mapping is gone.
     """
     mapping = mmap.mmap(fd, size)
-    with contextlib.suppress(OSError):  # a kernel without it dumps more, no reason to stop
+    with contextlib.suppress(OSError):  # without MADV_DONTDUMP a core dump has the segment, no more
         mapping.madvise(mmap.MADV_DONTDUMP)
     return mapping, _attach(ffi.from_buffer(mapping), size)
 
 
 def map_what_packets_need(fd: int, size: int, without_keys: bool) -> segment_p:
-    """A `struct segment *` for a receiver or consumer, mapped as long as the process lives."""
+    """A `struct segment *` for a receiver or consumer; its memory stays mapped until the process ends.
+
+    without_keys: make the session keys unreachable too. OSError when the kernel refuses.
+    """
     base = lib.segment_map(fd, size)
     if base == ffi.NULL:
         raise OSError(ffi.errno, f"mmap: {os.strerror(ffi.errno)}")
@@ -303,7 +306,7 @@ def map_what_packets_need(fd: int, size: int, without_keys: bool) -> segment_p:
 
 
 def _other_threads() -> str:
-    """Why this process may have threads that no wall stands around; empty when it has none."""
+    """Why other threads of this process may be outside the sandbox; empty when there are none."""
     try:
         threads = len(os.listdir("/proc/self/task"))
     except OSError as error:
@@ -320,25 +323,25 @@ def _attach(base: Chars, size: int) -> segment_p:
 
 
 def take_title(title: str) -> None:
-    """Be called so in lists of processes and in the log."""
-    # The kernel takes bytes for a name that are no text.
+    """Set the title of this process in process lists and in the log."""
+    # The kernel accepts an interface name that is not valid UTF-8.
     title = os.fsencode(title).decode(errors="replace")
     setproctitle.setproctitle(f"plait: {title}")
     configure(title)
 
 
 def _die_with(supervisor: int, broken: Broken) -> None:
-    """Have the kernel kill us when the supervisor dies."""
+    """Have the kernel kill this process when the supervisor dies, and make no core dump of it."""
     broken.try_to(Promise.DIE_TOGETHER, lambda: set_process_option(PR_SET_PDEATHSIG, signal.SIGKILL))
-    if os.getppid() != supervisor:  # it died before: the signal will never come
+    if os.getppid() != supervisor:  # the supervisor died first, so no signal will come
         sys.exit(1)
     broken.try_to(Promise.NOT_DUMPED, lambda: set_process_option(PR_SET_DUMPABLE, 0))
 
 
 def leave_no_socket(supervisor: int, socket_file: Sequence[Any] | None, other: str | None = None) -> None:
-    """The supervisor's death, signalled by PARENT_DIED, removes this file (path, device, inode) and ends us.
+    """Have PARENT_DIED, the supervisor's death, remove socket_file (path, device, inode) and end control.
 
-    other: where the same file may stand as well, while it is renamed.
+    other: a second path that the same file may have while it is renamed.
     """
     path, device, inode = socket_file or (None, 0, 0)
     first, second = (ffi.NULL if name is None else os.fsencode(name) for name in (path, other))
@@ -347,7 +350,7 @@ def leave_no_socket(supervisor: int, socket_file: Sequence[Any] | None, other: s
 
 
 def _report_failure(channel: Channel, title: str, start: WorkerStart | None = None) -> None:
-    """Log an exception that nobody catches. Until the worker is ready, tell the supervisor of it, too."""
+    """Log uncaught exceptions. Until the worker is ready, also report them to the supervisor."""
 
     def hook(kind_of: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
         if start is None or not start._ready:
