@@ -46,6 +46,15 @@ def test_what_a_drawing_names_exists(name: str) -> None:
         assert not function or re.search(rf"^\S.*\b{function}\(", (ROOT / path).read_text(), re.M), function
 
 
+def test_what_the_page_around_the_drawings_names_exists() -> None:
+    """Each file stands where the page says, each function (a name with `_`) in one of these files."""
+    text = (tables.DOCS / "path-of-a-packet.md").read_text()
+    sources = "\n".join((ROOT / path).read_text() for path in re.findall(r"\*\*`([\w/]+\.\w+)`\*\*", text))
+    functions = set(re.findall(r"`([a-z0-9]+_\w+)`", text))
+    assert len(functions) > 30
+    assert {name for name in functions if not re.search(rf"^\S.*\b{name}\(", sources, re.M)} == set()
+
+
 def test_rights_in_memory_are_those_of_the_drawing() -> None:
     """Of all but control, which maps everything to write; the vault's are not looked at here."""
     settings = Settings(receivers=1, consumers=1, cores=(0,), max_peers=64)
