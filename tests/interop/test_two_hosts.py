@@ -42,6 +42,7 @@ table inet filter {
         type filter hook input priority 0; policy drop;
         iifname lo accept
         ct state established,related accept
+        reject
     }
 }
 """
