@@ -1,7 +1,5 @@
 #include "counters.h"
 
-_Static_assert(COUNTERS <= COUNTERS_A_WORKER, "a worker's counters fit its lines");
-
 void counter_add(const struct segment *segment, uint32_t worker, enum counter counter, uint64_t n)
 {
     if (worker >= MAX_WORKERS || (uint32_t)counter >= COUNTERS)

@@ -9,14 +9,14 @@
 #define PAGE 4096u
 
 _Static_assert(sizeof(struct header) <= PAGE, "the header fits its page");
-_Static_assert(sizeof(struct peer_row) == PEER_ROW_BYTES, "a peer row is eight lines");
+_Static_assert(sizeof(struct peer_row) == PEER_ROW_BYTES, "a peer row is eight lines: a new field takes reserved bytes");
 _Static_assert(sizeof(struct node) == 64, "a node is one line");
 _Static_assert(sizeof(struct worker) == 128, "a worker has two lines");
 _Static_assert(sizeof(struct bell) == 64, "a bell has its own line");
 _Static_assert(sizeof(struct mailbox_cell) == MAILBOX_CELL_BYTES, "a cell is four lines");
 _Static_assert(sizeof(struct mailbox_ring) == 128, "put and got stand on their own lines");
 _Static_assert(sizeof(struct endpoint) == 48, "endpoints are copied word by word");
-_Static_assert(COUNTERS <= COUNTERS_A_WORKER, "every counter has its place");
+_Static_assert(COUNTERS <= COUNTERS_A_WORKER, "every counter has its place: raise COUNTERS_A_WORKER by 8, a line");
 
 static uint64_t round_up(uint64_t bytes, uint64_t to)
 {
