@@ -132,7 +132,8 @@ def test_no_c_file_needs_one_that_needs_it() -> None:
     try:
         TopologicalSorter(graph).prepare()
     except CycleError as error:
-        pytest.fail(" needs ".join(reversed(error.args[1])))
+        circle = " needs ".join(reversed(error.args[1]))
+        pytest.fail(f"{circle}: no file may need one that needs it; call what stands below both")
 
 
 def test_a_circle_of_calls_is_seen(tmp_path: Path) -> None:

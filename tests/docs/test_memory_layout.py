@@ -23,7 +23,7 @@ def test_a_struct_is_as_its_table_says(name: str, size: str, table: str) -> None
         for name, field in ffi.typeof(f"struct {name}").fields
         if "reserved" not in name
     ]
-    assert rows == fields
+    assert rows == fields, f"mend the table of struct {name} in docs/{PAGE.name}"
     assert int(size) == ffi.sizeof(f"struct {name}")
 
 
