@@ -8,7 +8,6 @@
  *
  * The sequence number travels in receiver_index; the producer is told by the node's pool.
  */
-#define _GNU_SOURCE
 #include "queue_bench.h"
 
 #include "shm/pool.h"
