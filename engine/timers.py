@@ -26,6 +26,7 @@ never wrap; columns have their low 32 bits. `widen` and `narrow` lie between the
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import IntFlag
 from typing import Final
 
@@ -144,9 +145,9 @@ def earliest(columns: Columns, used: int, now: int) -> int:
     return min(now + until, NO_TICK)
 
 
-def draw_jitter(count: int, random: np.random.Generator) -> Rows:
-    """Ticks of jitter for evaluate and initiation_sent: 0 to 333 ms, uniform."""
-    return random.integers(0, JITTER, count, np.uint32, endpoint=True)
+def draw_jitter(count: int, randbytes: Callable[[int], bytes]) -> Rows:
+    """Ticks of jitter for evaluate and initiation_sent: 0 to 333 ms, uniform. randbytes: as os.urandom."""
+    return np.frombuffer(randbytes(4 * count), np.uint32) % np.uint32(JITTER + 1)
 
 
 def evaluate(

@@ -30,7 +30,7 @@ PR_SET_DUMPABLE = 4
 PR_SET_THP_DISABLE = 41
 OOM_SCORE = Path("/proc/self/oom_score_adj")
 OOM_LOWERED = 300  # by so much the supervisor's is lowered, of 1000
-OOM_RAISED = 100  # or, where that is refused, each worker's raised: a tenth of the memory there is
+OOM_RAISED = 300  # or, where that is refused, each worker's raised: the supervisor maps more than they do
 FIRST_KEYS = 512 << 10  # bytes of shared memory with keys in it that a few peers need
 OOM_LEAST = -999  # -1000 would keep a process from being killed at all
 

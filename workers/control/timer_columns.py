@@ -5,10 +5,11 @@ engine/timers.py knows the rules; this binds it to the columns in the segment an
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import numpy as np
-import numpy.random  # before a worker is forked: numpy alone loads it when first used
 import numpy.typing as npt
 
 from engine import timers
@@ -26,7 +27,7 @@ class TimerColumns:
     def __init__(self, memory: Memory) -> None:
         self.memory = memory
         self.columns = memory.columns
-        self.random = np.random.default_rng()
+        self.draw_jitter: Callable[[int], timers.Rows] = partial(timers.draw_jitter, randbytes=os.urandom)
         self.earliest = 0  # tick; 0: not known
         self.aged = 0  # rows below it are not too old
         self.age_again = 0  # ns; then they may be
@@ -85,7 +86,7 @@ class TimerColumns:
             return
         self.changed()
         keepalive = self.memory.rows["keepalive"][rows]
-        jitter = timers.draw_jitter(len(rows), self.random)
+        jitter = self.draw_jitter(len(rows))
         actions = timers.evaluate(self.columns, rows, tick, keepalive, jitter)
         for i in np.flatnonzero(actions):
             yield int(rows[i]), timers.Action(int(actions[i]))
@@ -104,7 +105,7 @@ class TimerColumns:
         return timers.may_send_handshake(self.columns, row, timers.tick(now))
 
     def initiation_sent(self, row: int, now: int) -> None:
-        jitter = int(timers.draw_jitter(1, self.random)[0])
+        jitter = int(self.draw_jitter(1)[0])
         timers.initiation_sent(self.columns, row, timers.tick(now), jitter)
         self.changed()
 

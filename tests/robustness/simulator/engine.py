@@ -82,17 +82,6 @@ KEYPAIR = np.dtype(
 )
 
 
-class Jitter:
-    """In place of a numpy generator: every draw is the same, so that a model knows it."""
-
-    def __init__(self, ticks: int) -> None:
-        self.ticks = ticks
-
-    def integers(self, low: int, high: int, count: int, dtype: Any, *, endpoint: bool) -> Any:
-        assert low <= self.ticks <= high and endpoint
-        return np.full(count, self.ticks, dtype)
-
-
 class Outcome(NamedTuple):
     """What an engine did in one moment of the clock."""
 
@@ -203,7 +192,8 @@ class Engine:
         self.control = control.Control(start, pace)
         self.control.begin()
         stamps = self.control.timer_columns
-        stamps.random = Jitter(self.jitter)  # type: ignore[assignment]
+        # Every draw is the same, so that a model knows it.
+        stamps.draw_jitter = lambda count: np.full(count, self.jitter, np.uint32)
         evaluate = stamps._evaluate
 
         def recorded(rows: timers.Rows, tick: int) -> Iterator[tuple[int, timers.Action]]:

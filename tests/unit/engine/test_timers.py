@@ -7,6 +7,7 @@ All times are ticks that never wrap; columns do, and each rule is tried at a wra
 
 from __future__ import annotations
 
+from random import Random
 from typing import Any
 
 import numpy as np
@@ -573,7 +574,7 @@ def test_ticks_and_jitter() -> None:
         1,
         2,
     )
-    drawn = timers.draw_jitter(2000, np.random.default_rng(1))
+    drawn = timers.draw_jitter(2000, Random(1).randbytes)
     assert drawn.dtype == np.uint32
     assert (drawn.min(), drawn.max()) == (0, timers.JITTER)
 

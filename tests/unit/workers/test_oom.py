@@ -41,7 +41,7 @@ def test_workers_are_better_victims_than_the_supervisor(host: Host, prefix: tupl
     supervisor = scores.pop("supervisor")
     assert set(scores) == {"control", "receiver 0", "consumer 0"} and len(set(scores.values())) == 1
     own, may_lower = score(os.getpid()), not prefix and has_capability(CAP_SYS_RESOURCE)
-    assert (supervisor, scores["control"]) == ((own - 300, own) if may_lower else (own, own + 100))
+    assert (supervisor, scores["control"]) == ((own - 300, own) if may_lower else (own, own + 300))
     assert "kills workers before the supervisor" not in engine.process.output()
 
 
