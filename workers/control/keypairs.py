@@ -126,13 +126,16 @@ class Keypairs:
     def has_fresh(self, row: int, now: int, age: int) -> bool:
         """Whether the row has a session to send with that is younger than `age` ns, or is about to."""
         peer = self.segment.rows[row]
-        current = lib.key_word_current(int(peer.key_word))
+        current, installing = lib.key_word_current(int(peer.key_word)), int(peer.installing)
+        # The word keeps its last number, which may be that of a session by now that we answered with.
+        if installing < self.limit and not int(self.slab[installing].flags) & lib.KEYPAIR_INITIATOR:
+            installing = 0
         return any(
             number < self.limit
             and int(self.slab[number].peer) == row
             and now < self.birth(number) + age
             and int(self.slab[number].send_counter) < lib.REJECT_AFTER_MESSAGES  # else: our key changed
-            for number in (current, int(peer.installing))
+            for number in (current, installing)
             if number
         )
 

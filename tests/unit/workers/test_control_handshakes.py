@@ -554,6 +554,17 @@ def test_where_both_ends_begin_at_once_both_sessions_stand(world: World) -> None
         assert set(parts.keypairs.numbers(world.row)) == {number, theirs}
 
 
+def test_a_number_that_was_installed_once_is_no_session_to_send_with_when_it_is_used_again(
+    world: World,
+) -> None:
+    """`installing` keeps its last number. A keypair of that number that we answered with waits for data: the
+    handshake that the holder wants is still needed."""
+    parts, row = world.parts, world.parts.peers.rows[world.row]
+    assert world.take(world.other.initiation()) == "HS_INITIATION_ACCEPTED"
+    row.installing = row.installing_next
+    assert not parts.keypairs.has_fresh(world.row, world.now, 5 * SECOND)
+
+
 def test_an_installation_that_changes_nothing_frees_what_waited_for_it(world: World) -> None:
     """The holder was killed between the key word and the order; the next one finds the number named."""
     parts, row = world.parts, world.parts.peers.rows[world.row]
