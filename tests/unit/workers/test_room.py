@@ -14,6 +14,7 @@ import pytest
 
 from plait.lab.namespaces import Host, Lab
 from tests.support.waiting import until
+from workers.failure import explain
 from workers.settings import MAX_PEERS, Settings, geometry, load
 from workers.supervisor import room
 
@@ -201,6 +202,12 @@ def test_a_limit_that_is_not_of_dev_shm_is_called_by_its_name(
     words = refused.stderr.splitlines()[-1]
     assert refused.returncode == 8 and why in words and mend in words
     assert "/dev/shm" not in words and "Errno" not in words
+
+
+def test_an_allocation_that_fails_is_said_in_words() -> None:
+    """tests/interop/test_looking.py starts a worker short of memory, whose allocator may have enough."""
+    why, next_step = explain(MemoryError())
+    assert why == "no memory is left for it" and "raise the limits on memory" in next_step
 
 
 @pytest.mark.network
