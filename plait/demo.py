@@ -236,7 +236,7 @@ def _handshake(engine: Engine, remote: str) -> float:
 def _ping(result: Result, here: Host, there: Host, address: str, count: int) -> PingResult:
     path = f"{here.name} -> {there.name}"
     ping = here.ping(address, count, PING_INTERVAL, wait=2)
-    if ping.sent != count or ping.received != count:
+    if ping.sent != count or ping.lost or not ping.received:
         result.wrong.append(f"ping {path} {address}: {ping.received} answers to {ping.sent} echoes")
     times = ping.times or (float("nan"),)
     average = sum(times) / len(times)

@@ -154,10 +154,16 @@ class Ping:
 
     sent: int
     times: tuple[float, ...]
+    last: int = 0  # Number of the last echo that was answered, counted from 1.
 
     @property
     def received(self) -> int:
         return len(self.times)
+
+    @property
+    def lost(self) -> int:
+        """Echoes without an answer before the last that has one: the answers of later echoes may only be late."""
+        return self.last - self.received
 
     def quantile(self, q: float) -> float:
         """The time that a share q of the answers did not exceed. nan when there are none."""
@@ -455,23 +461,26 @@ class Host:
                        f"Its output: {process.output()[-2000:] or '(none)'}")
 
     def ping(self, address: str, count: int = 5, interval: float | None = None, wait: float = 10,
-             size: int = 56) -> Ping:
+             size: int = 56, *, whole: bool = False) -> Ping:
         """ICMP echo, every interval seconds, or all at once; waits wait seconds for answers that are late.
+        whole: never in fragments.
 
         ping(8) that was answered waits for the rest no longer than its interval or two round trips, which is
         not enough on a busy machine: with an interval, late answers may be missing.
         """
         when = ["-l", str(count), "-i", str(wait)] if interval is None else ["-i", str(interval)]
-        result = self.run(["ping", "-n", "-c", str(count), *when, "-W", str(wait), "-s", str(size), address],
+        result = self.run(["ping", "-n", "-c", str(count), *when, "-W", str(wait), "-s", str(size),
+                           *(["-M", "do"] if whole else []), address],
                           check=False, timeout=count * ((interval or 0) + 0.1) + wait + 20)
         times = []
-        sent = 0
+        sent = last = 0
         for line in result.stdout.splitlines():
             if " time=" in line:
                 times.append(float(line.rpartition(" time=")[2].split()[0]))
+                last = max(last, int(line.partition("icmp_seq=")[2].split()[0]))
             elif "packets transmitted" in line:
                 sent = int(line.split()[0])
-        return Ping(sent, tuple(times))
+        return Ping(sent, tuple(times), last)
 
     def iperf3(self, server: Host, address: str, seconds: float = 3, *, reverse: bool = False,
                streams: int = 1, port: int = 5201, extra: Sequence[str] = ()) -> Stream:
