@@ -162,7 +162,7 @@ class Ping:
 
     @property
     def lost(self) -> int:
-        """Echoes without an answer before the last that has one: the answers of later echoes may only be late."""
+        """Echoes without an answer before the last that has one; answers to later echoes may still come."""
         return self.last - self.received
 
     def quantile(self, q: float) -> float:
