@@ -4,47 +4,9 @@
  * that writes it, and measured as the engine's. */
 #include "load.h"
 
-#include <errno.h>
-#include <string.h>
-#include <sys/socket.h>
-#include <time.h>
+#include "batch.h"
 
-#define BATCH 64u
-#define MAX_BYTES 1500u
-#define CATCH_UP 4u /* ticks */
-
-static uint64_t now(void)
-{
-    struct timespec time;
-    clock_gettime(CLOCK_MONOTONIC, &time);
-    return (uint64_t)time.tv_sec * 1000000000u + (uint64_t)time.tv_nsec;
-}
-
-static void sleep_until(uint64_t when)
-{
-    struct timespec time = {(time_t)(when / 1000000000u), (long)(when % 1000000000u)};
-    while (clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &time, NULL) == EINTR)
-        ;
-}
-
-/* BATCH messages over one block of buffers. */
-struct batch {
-    struct mmsghdr messages[BATCH];
-    struct iovec parts[BATCH];
-    uint8_t data[BATCH][MAX_BYTES];
-};
-
-static void batch_initialise(struct batch *batch, uint32_t bytes)
-{
-    memset(batch, 0, sizeof(*batch));
-    for (uint32_t i = 0; i < BATCH; i++) {
-        batch->parts[i] = (struct iovec){batch->data[i], bytes};
-        batch->messages[i].msg_hdr = (struct msghdr){.msg_iov = &batch->parts[i], .msg_iovlen = 1};
-    }
-}
-
-/* Send the datagrams from load->sent on, count of them. What the socket refuses for want of room is sent
- * again: it is the sender that waits then, and the rate that suffers. */
+/* Send the datagrams from load->sent on, count of them. */
 static int send_some(int fd, struct load *load, struct batch *batch, uint64_t count)
 {
     while (count) {
@@ -54,15 +16,13 @@ static int send_some(int fd, struct load *load, struct batch *batch, uint64_t co
             memcpy(batch->data[i], &load->run, 8);
             memcpy(batch->data[i] + 8, &number, 8);
         }
-        int done = sendmmsg(fd, batch->messages, size, 0);
-        if (done < 0 && (errno == EAGAIN || errno == ENOBUFS || errno == EINTR))
-            continue;
-        if (done < 0) {
-            load->error = (uint32_t)errno;
+        int error = batch_send(fd, batch, size);
+        if (error) {
+            load->error = (uint32_t)error;
             return -1;
         }
-        load->sent += (uint64_t)done;
-        count -= (uint64_t)done;
+        load->sent += size;
+        count -= size;
     }
     return 0;
 }

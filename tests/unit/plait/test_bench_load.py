@@ -9,10 +9,12 @@ import struct
 import subprocess
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -94,6 +96,38 @@ def test_what_cannot_be_sent_is_an_error(pair: tuple[socket.socket, socket.socke
     load.error = 0
     assert lib.load_receive(-1, load, ffi.new("uint64_t[4]"), 1000) == -1
     assert load.error == errno.EBADF
+
+
+def make_flood(rate: int = 20_000) -> Any:
+    values = {"key": bytes(range(32)), "inner": bytes(range(32, 64)), "receiver": 0x01020304}
+    return ffi.new("struct flood *", values | {"tick_us": 1000, "rate": rate})
+
+
+def test_a_flood_is_a_sessions_messages_in_order(pair: tuple[socket.socket, socket.socket]) -> None:
+    """Each opens under the session's key with its own counter, from 0, and none leaves before its time."""
+    sender, receiver = pair
+    receiver.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 22)
+    receiver.settimeout(30)
+    flood = make_flood()
+    with ThreadPoolExecutor(1) as thread:
+        sending = thread.submit(lib.flood_send, sender.fileno(), flood)
+        messages = [receiver.recv(2000) for _ in range(200)]
+        flood.stop = 1
+        assert sending.result() == 0
+    cipher = ChaCha20Poly1305(bytes(flood.key))
+    for counter, message in enumerate(messages):
+        assert message[:16] == struct.pack("<IIQ", 4, 0x01020304, counter)
+        nonce = struct.pack("<4xQ", counter)
+        assert cipher.decrypt(nonce, message[16:], None) == bytes(flood.inner)
+    assert 200 <= flood.sent <= flood.ns * flood.rate // 10**9
+
+
+def test_a_flood_that_cannot_be_sent_is_an_error(pair: tuple[socket.socket, socket.socket]) -> None:
+    sender, _ = pair
+    flood = make_flood(rate=0)
+    assert (lib.flood_send(sender.fileno(), flood), flood.error) == (-1, errno.EINVAL)
+    flood = make_flood()
+    assert (lib.flood_send(-1, flood), flood.error, flood.sent) == (-1, errno.EBADF, 0)
 
 
 @pytest.mark.parametrize("sanitizers", ["address,undefined", "thread"])
