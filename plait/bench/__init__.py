@@ -12,14 +12,17 @@ LATER = {
     "floods": "plait.bench.floods:floods_command",
     "handshakes": "plait.bench.handshakes:handshakes",
 }
-FIGURE_NAMES = ("tcp1", "tcp4", "udp64", "ping", "pingtcp", "memory")  # of plait/bench/figures.py
+# Of plait/bench/figures.py.
+FIGURE_NAMES = ("tcp1", "tcp4", "udp64", "ping", "pingtcp", "pingpeer", "flood", "memory")
 QUEUE_ROUNDS = 7
 AEAD_ROUNDS = 7
 
 EXAMPLES = """\b
 Examples:
   plait bench tunnel
-  plait bench tunnel --vs 'wireguard-go -f {iface}' --runs 5
+  plait bench tunnel --list
+  plait bench tunnel --vs wireguard-go@latest --vs gotatun
+  plait bench tunnel --vs 'wireguard-go -f {iface}' --seconds 2 --runs 1
   plait bench tunnel --handoff inline --handoff pipeline --only tcp1 --only ping
   plait bench queue
   plait bench aead
@@ -40,8 +43,11 @@ def bench() -> None:
     "--vs",
     "others",
     multiple=True,
-    metavar="COMMAND",
-    help="Another engine, as it is started: 'wireguard-go -f {iface}'. May be given again.",
+    metavar="NAME[@VERSION]|COMMAND",
+    help="Another engine: of --list, or as it is started: 'wireguard-go -f {iface}'. May be given again.",
+)
+@click.option(
+    "--list", "list_only", is_flag=True, help="Instead: the engines known by name, and how to get each."
 )
 @click.option(
     "--handoff",
@@ -53,11 +59,11 @@ def bench() -> None:
 @click.option(
     "--seconds",
     type=click.IntRange(1, 600),
-    default=3,
+    default=5,
     show_default=True,
-    help="Of each stream, ping and confirmed rate.",
+    help="Of each stream, ping, flood and confirmed rate.",
 )
-@click.option("--runs", type=click.IntRange(1, 100), default=3, show_default=True)
+@click.option("--runs", type=click.IntRange(1, 100), default=5, show_default=True)
 @click.option(
     "--only", multiple=True, type=click.Choice(FIGURE_NAMES), help="This figure; may be given again."
 )
@@ -65,6 +71,7 @@ def bench() -> None:
 @click.option("--plot", metavar="DIR", help="Write a plot of each figure there (needs plait[report]).")
 def tunnel_command(
     others: tuple[str, ...],
+    list_only: bool,
     handoffs: tuple[str, ...],
     seconds: int,
     runs: int,
@@ -74,11 +81,15 @@ def tunnel_command(
 ) -> None:
     """Compare Plait with other engines in the same lab: two network namespaces, a cable, MTU 1420.
 
-    TCP with 1 and 4 streams each way, CPU, UDP packets of 64 bytes, ping, memory; medians, spreads, ratios.
+    TCP with 1 and 4 streams each way, CPU, UDP packets of 64 bytes, ping, a second peer, a program beside a
+    flood, memory; medians, spreads, ratios; beside wireguard-go@latest the bars that Plait must clear.
     Needs root. It touches nothing outside its own namespaces, and cleans up however it ends.
     """
     from plait.bench import tunnel
 
+    if list_only:
+        tunnel.show_competitors(json_file)
+        return
     tunnel.run(
         others=others,
         handoffs=list(dict.fromkeys(handoffs)),
@@ -131,8 +142,8 @@ def scale_command(seconds: int, runs: int, as_json: bool) -> None:
     "--vs",
     "others",
     multiple=True,
-    metavar="COMMAND",
-    help="Another engine, with at most 65,535 of the peers: 'wireguard-go -f {iface}'. May be given again.",
+    metavar="NAME[@VERSION]|COMMAND",
+    help="Another engine, as of `plait bench tunnel`, with at most 65,535 of the peers. May be given again.",
 )
 @click.option(
     "--growth",

@@ -10,12 +10,13 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+from plait.bench import neighbours
 from plait.bench.comparison import Metric
 from plait.bench.datagrams import trial
 from plait.bench.implementation import Tunnel
 from plait.bench.rate import Trial, highest_rate
 from plait.failure import Failure
-from plait.lab.namespaces import Host
+from plait.lab.namespaces import Host, Stream
 
 PING_INTERVAL = 0.01  # seconds
 WARM_SECONDS = 1
@@ -37,7 +38,8 @@ Values = dict[str, float]
 
 @dataclass(frozen=True)
 class Figure:
-    """One thing to measure. engine_only: the bare cable has none."""
+    """One thing to measure. engine_only: the bare cable has none. own_tunnel: measured in a tunnel that is
+    started for it, while there is no other. second_peer: that tunnel has one."""
 
     name: str
     title: str
@@ -45,6 +47,8 @@ class Figure:
     measure: Callable[[Tunnel, Effort], Values]
     estimate: Callable[[Effort], float]
     engine_only: bool = False
+    own_tunnel: bool = False
+    second_peer: bool = False
 
 
 def _way(towards_b: bool) -> tuple[str, str]:
@@ -109,26 +113,35 @@ def measure_equal(tunnel: Tunnel, effort: Effort, rate: float) -> Values:
 
 
 def _ping(tunnel: Tunnel, effort: Effort) -> Values:
-    return _echoes("ping", tunnel, effort)
+    return _echoes("ping", tunnel, effort, tunnel.hosts[0])
 
 
 def _ping_under_tcp(tunnel: Tunnel, effort: Effort) -> Values:
+    return _under_tcp("pingtcp", tunnel, effort, tunnel.hosts[0])
+
+
+def _ping_of_second_peer(tunnel: Tunnel, effort: Effort) -> Values:
+    return _under_tcp("pingpeer", tunnel, effort, tunnel.hosts[2])
+
+
+def _under_tcp(prefix: str, tunnel: Tunnel, effort: Effort, pinging: Host) -> Values:
+    """Echoes from a host to b while a stream runs from a to b."""
     warm(tunnel)
     source, target, address = tunnel.ends(towards_b=True)
     with ThreadPoolExecutor(1) as other:
         stream = other.submit(_stream_beside, source, target, address, effort)
         time.sleep(UNDER_WAY)
-        values = _echoes("pingtcp", tunnel, effort)
-        stream.result()
-    return values
+        values = _echoes(prefix, tunnel, effort, pinging)
+        carried = stream.result()
+    return values | {f"{prefix}.gbit": carried.bits_per_second / 1e9}
 
 
-def _stream_beside(source: Host, target: Host, address: str, effort: Effort) -> None:
-    source.iperf3(target, address, effort.seconds + 2)  # it must outlast the pings
+def _stream_beside(source: Host, target: Host, address: str, effort: Effort) -> Stream:
+    return source.iperf3(target, address, effort.seconds + 2)  # it must outlast the pings
 
 
-def _echoes(prefix: str, tunnel: Tunnel, effort: Effort) -> Values:
-    source, _, address = tunnel.ends(towards_b=True)
+def _echoes(prefix: str, tunnel: Tunnel, effort: Effort, source: Host) -> Values:
+    address = tunnel.address_for(source)
     ping = source.ping(address, int(effort.seconds / PING_INTERVAL), PING_INTERVAL, wait=1)
     values = {f"{prefix}.lost": float(ping.sent - ping.received)}
     if ping.times:
@@ -140,6 +153,11 @@ def _echoes(prefix: str, tunnel: Tunnel, effort: Effort) -> Values:
 
 def _memory(tunnel: Tunnel, effort: Effort) -> Values:
     return {"memory.pss": sum(usage.pss_bytes for usage in tunnel.processes()) / 2**20}
+
+
+def _stream_metric(prefix: str, title: str) -> Metric:
+    """What the stream carried meanwhile: who is slow to take packets has short queues."""
+    return Metric(f"{prefix}.gbit", title, "Gbit/s", 2)
 
 
 def _echo_metrics(prefix: str, title: str) -> tuple[Metric, ...]:
@@ -169,11 +187,36 @@ FIGURES = (
     Figure(
         "pingtcp",
         "ping under one TCP stream",
-        _echo_metrics("pingtcp", "ping under TCP"),
+        (*_echo_metrics("pingtcp", "ping under TCP"), _stream_metric("pingtcp", "TCP under ping")),
         _ping_under_tcp,
         lambda effort: effort.seconds + 3.5,
     ),
-    # Last: it starts tunnels of its own, because two of one program at once share pages.
+    Figure(
+        "pingpeer",
+        "ping of a second peer beside one with a TCP stream",
+        (
+            *_echo_metrics("pingpeer", "ping of a second peer"),
+            _stream_metric("pingpeer", "TCP of the first peer"),
+        ),
+        _ping_of_second_peer,
+        lambda effort: effort.seconds + 6,
+        own_tunnel=True,
+        second_peer=True,
+    ),
+    Figure(
+        "flood",
+        "a program beside a flood of small packets",
+        (
+            Metric("flood.kept", "program beside a flood, kept", "of alone", 2, "more"),
+            Metric("flood.rate", "flood, sent", "packets/s", 0),
+            Metric("flood.carried", "flood, delivered", "packets/s", 0),
+        ),
+        lambda tunnel, effort: neighbours.program_beside_flood(tunnel, effort.seconds),
+        lambda effort: 2 * effort.seconds + 3.5,
+        own_tunnel=True,
+        second_peer=True,
+    ),
+    # In tunnels of its own, because two of one program at once share pages.
     Figure(
         "memory",
         "memory",
@@ -181,6 +224,7 @@ FIGURES = (
         _memory,
         lambda effort: 1.5,
         engine_only=True,
+        own_tunnel=True,
     ),
 )
 

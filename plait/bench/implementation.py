@@ -1,17 +1,22 @@
 """What is compared: Plait in one of its modes, any other engine that `wg` configures, or the bare cable.
 
-Each runs in the same lab: two hosts, a cable, at both ends an interface with MTU 1420 and one peer.
+Each runs in the same lab: two hosts, a cable, at both ends an interface with MTU 1420 and one peer. Where a
+figure needs a second peer, the receiving host has another cable to a third host.
+
+    host a ── cable ── host b ── cable ── host c (the second peer)
 """
 
 from __future__ import annotations
 
+import base64
 import shlex
 import shutil
-import subprocess
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from plait.bench import competitors
+from plait.bench.competitors import program_version
 from plait.failure import Failure
 from plait.lab import namespaces as lab
 from plait.lab.namespaces import Engine, Host, Lab, Usage
@@ -19,7 +24,7 @@ from plait.lab.namespaces import Engine, Host, Lab, Usage
 INTERFACE = "wg0"
 PORT = 51820
 MTU = 1420
-ADDRESSES = ("10.201.0.1", "10.201.0.2")
+ADDRESSES = ("10.201.0.1", "10.201.0.2", "10.201.0.3")
 REACHED = 15.0  # seconds until the first answer through a tunnel
 CABLE = "bare cable"
 
@@ -33,6 +38,7 @@ class Implementation:
     command: tuple[str, ...] | None
     handoff: str = ""
     is_plait: bool = False
+    path: str = ""  # of the program
 
     @property
     def name(self) -> str:
@@ -51,20 +57,27 @@ def chosen(others: Sequence[str], handoffs: Sequence[str]) -> list[Implementatio
     for handoff in handoffs or ("",):
         title = f"plait {handoff}" if handoff else "plait"
         release = version("plait") + ("" if handoff else f" ({default})")
-        found.append(Implementation(title, release, lab.PLAIT, handoff, is_plait=True))
-    for text in dict.fromkeys(others):
-        found.append(_other(text, {one.title for one in found}))
+        path = shutil.which(lab.PLAIT[0], path=lab.search_path()) or ""
+        found.append(Implementation(title, release, lab.PLAIT, handoff, is_plait=True, path=path))
+    for text in others:
+        one = _other(text, {one.title for one in found})
+        if one not in found:  # NAME and NAME@latest are one
+            found.append(one)
     return [*found, Implementation(CABLE, "", None)]
 
 
 def _other(text: str, taken: set[str]) -> Implementation:
+    if (competitor := competitors.named(text)) is not None:
+        found = competitors.installed(competitor)
+        command = (found.path, *competitor.arguments)
+        return Implementation(competitor.title, found.version, command, path=found.path)
     try:
         command = tuple(shlex.split(text))
         if command == (replaced := tuple(part.format(iface=INTERFACE) for part in command)):
             raise ValueError(text)
         program = shutil.which(replaced[0], path=lab.search_path())
     except (ValueError, KeyError, IndexError) as error:
-        mend = "Write it as in --vs 'wireguard-go -f {iface}'."
+        mend = f"Write it as in --vs {competitors.NEWEST} or --vs 'wireguard-go -f {{iface}}'."
         why = "it is not one command with {iface} in it"
         raise Failure(f"cannot use --vs '{text}'", why, mend) from error
     if program is None:
@@ -73,29 +86,7 @@ def _other(text: str, taken: set[str]) -> Implementation:
     title = program.rpartition("/")[2]
     if title in taken:
         title = text
-    return Implementation(title, program_version(program), command)
-
-
-def program_version(program: str) -> str:
-    """What the program says of itself, else what its Debian package is, else "of unknown version"."""
-    said = _output([program, "--version"]).splitlines()
-    for word in said[0].split() if said else ():
-        digits = word.lstrip("v")
-        if digits[:1].isdigit() and "." in digits:
-            return digits.rstrip(",;")
-    package = _output(["dpkg-query", "-S", program]).partition(":")[0]
-    packaged = _output(["dpkg-query", "-W", "-f", "${Version}", package]) if package else ""
-    return packaged or "of unknown version"
-
-
-def _output(arguments: Sequence[str]) -> str:
-    try:
-        done = subprocess.run(
-            arguments, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=5, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return done.stdout if done.returncode == 0 else ""
+    return Implementation(title, program_version(program), command, path=program)
 
 
 def cpu_seconds(pids: Sequence[int]) -> float:
@@ -105,10 +96,15 @@ def cpu_seconds(pids: Sequence[int]) -> float:
 
 
 class Tunnel:
-    """One implementation at work between two hosts of a lab. A context manager."""
+    """One implementation at work between two hosts of a lab, or three. A context manager.
 
-    def __init__(self, implementation: Implementation) -> None:
+    second_peer: host c is a peer of host b as well, and hosts[2].
+    """
+
+    def __init__(self, implementation: Implementation, *, second_peer: bool = False) -> None:
         self.implementation = implementation
+        self._ends = 3 if second_peer else 2
+        self._keys: list[tuple[str, str]] = []
         self._pids: list[int] = []
         self.engines: list[Engine] = []
         self.is_warm = False
@@ -126,35 +122,55 @@ class Tunnel:
         self._lab.close()
 
     def _start(self) -> None:
-        self.hosts: list[Host] = self._lab.add_hosts(["a", "b"])
-        a, b = self.hosts
-        cable = self._lab.link(a, b)
+        self.hosts: list[Host] = self._lab.add_hosts(["a", "b", "c"][: self._ends])
+        b = self.hosts[1]
+        peers = [host for host in self.hosts if host is not b]
+        self.cables = [self._lab.link(host, b) for host in peers]
         if self.implementation.command is None:
-            self.addresses = (cable.address(a), cable.address(b))
-            a.ip(f"link set {cable.interface(a)} mtu {MTU}")
-            b.ip(f"link set {cable.interface(b)} mtu {MTU}")
+            for host, cable in zip(peers, self.cables, strict=True):
+                for end in (host, b):
+                    end.ip(f"link set {cable.interface(end)} mtu {MTU}")
+            cable = self.cables[0]
+            self.addresses: tuple[str, ...] = (cable.address(peers[0]), cable.address(b))
         else:
             self.addresses = ADDRESSES
-            self._start_engines(cable.endpoint(b, PORT))
-        self._wait_reached()
+            self._start_engines()
+        for host in peers:
+            self._wait_reached(host)
         self._pids = [usage.pid for usage in self.processes()]
         if self.engines and not self._pids:
             name = self.implementation.title
             raise Failure(f"cannot measure {name}", "no process of it is left", "Look at what it logs.")
 
-    def _start_engines(self, endpoint: str) -> None:
+    def _start_engines(self) -> None:
         command, handoff = self.implementation.command or (), self.implementation.handoff
         settings = f'handoff = "{handoff}"\n' if handoff else None
         self.engines = [host.engine(INTERFACE, command, settings=settings, wait=False) for host in self.hosts]
-        keys = [lab.keypair() for _ in self.engines]
+        self._keys = [lab.keypair() for _ in self.engines]
+        publics = [public for _, public in self._keys]
         for end, engine in enumerate(self.engines):
             engine.wait_ready()
-            peer = lab.Peer(keys[1 - end][1], [f"{ADDRESSES[1 - end]}/32"], None if end else endpoint)
-            engine.configure(keys[end][0], [peer], [f"{ADDRESSES[end]}/24"], PORT, MTU)
+            if end == 1:
+                others = [n for n in range(self._ends) if n != 1]
+                peers = [lab.Peer(publics[n], [f"{ADDRESSES[n]}/32"]) for n in others]
+            else:
+                endpoint = self.cables[end // 2].endpoint(self.hosts[1], PORT)
+                peers = [lab.Peer(publics[1], [f"{ADDRESSES[1]}/32"], endpoint)]
+            engine.configure(self._keys[end][0], peers, [f"{ADDRESSES[end]}/24"], PORT, MTU)
 
-    def _wait_reached(self) -> None:
+    def keys_of_second_peer(self) -> tuple[bytes, bytes]:
+        """Its private key, and the public key of host b."""
+        return base64.b64decode(self._keys[2][0]), base64.b64decode(self._keys[1][1])
+
+    def address_for(self, host: Host) -> str:
+        """Where a peer reaches host b: through the tunnel, or on its cable where there is none."""
+        if self.engines:
+            return self.addresses[1]
+        return next(cable for cable in self.cables if host in cable.ends).address(self.hosts[1])
+
+    def _wait_reached(self, host: Host) -> None:
         deadline = time.monotonic() + REACHED
-        while not self.hosts[0].ping(self.addresses[1], 1, wait=0.5).received:
+        while not host.ping(self.address_for(host), 1, wait=0.5).received:
             if time.monotonic() > deadline:
                 raise Failure(
                     f"cannot measure {self.implementation.title}",
@@ -167,11 +183,11 @@ class Tunnel:
         return " / ".join(words) or "(nothing)"
 
     def processes(self) -> list[Usage]:
-        """The engines' processes at both ends, while nothing else of ours runs in the hosts."""
+        """The engines' processes at all ends, while nothing else of ours runs in the hosts."""
         return [usage for host in self.hosts for usage in host.usage()] if self.engines else []
 
     def cpu_seconds(self) -> float:
-        """CPU time that all processes of both engines have used so far."""
+        """CPU time that all processes of the engines have used so far."""
         try:
             return cpu_seconds(self._pids)
         except OSError as error:
@@ -183,5 +199,5 @@ class Tunnel:
 
     def ends(self, towards_b: bool) -> tuple[Host, Host, str]:
         """The sending host, the receiving one, and the receiver's address in the tunnel."""
-        a, b = self.hosts
+        a, b = self.hosts[:2]
         return (a, b, self.addresses[1]) if towards_b else (b, a, self.addresses[0])

@@ -2,6 +2,7 @@
 
 A run starts a tunnel of each implementation; then figure by figure each of them is measured, so that what
 is compared is minutes, not a whole session, apart. Idle tunnels wait meanwhile and use next to nothing.
+Every second run goes through the implementations backwards: nobody is always the one after another.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ from typing import Any
 
 import click
 
-from plait.bench import comparison, figures, tunnel_table
+from plait.bench import comparison, competitors, figures, tunnel_table
 from plait.bench.comparison import Samples
+from plait.bench.competitors import NEWEST
 from plait.bench.figures import Effort, Figure, Values
 from plait.bench.implementation import Implementation, Tunnel, chosen
 from plait.bench.progress import Progress, progress
@@ -28,8 +30,7 @@ from plait.signals import interruptible
 from workers.handoffs import INLINE
 
 START_SECONDS = 1.0  # to start a tunnel
-RIVAL = ("wireguard-go", "0.0.20220316")  # the engine that the bars are ratios to
-DEFAULT_BARS = ("", INLINE)  # hand-offs held against the bars of the default mode; pipeline has its own
+DEFAULT_HANDOFFS = ("", INLINE)  # those that are held against the bars
 
 
 def run(
@@ -70,6 +71,17 @@ def run(
         plotting.tunnel(result, Path(plot))
 
 
+def show_competitors(json_file: str | None) -> None:
+    """Print what --vs knows by name, or write it as JSON to a file ("-": stdout, in place of the table)."""
+    rows = competitors.listing()
+    if json_file == "-":
+        click.echo(json.dumps(rows, indent=2))
+        return
+    tunnel_table.show_competitors(rows)
+    if json_file:
+        Path(json_file).write_text(json.dumps(rows, indent=2) + "\n")
+
+
 def measure(
     implementations: Sequence[Implementation], chosen_figures: Sequence[Figure], effort: Effort, runs: int
 ) -> Samples:
@@ -80,8 +92,14 @@ def measure(
     equal = effort.seconds + 0.3 if engines > 1 and any(f.name == "udp64" for f in chosen_figures) else 0.0
     with progress(runs * len(implementations) * (each + START_SECONDS + equal)) as steps:
         for number in range(runs):
-            _run(implementations, chosen_figures, effort, samples, steps, f"run {number + 1} of {runs}")
+            place = f"run {number + 1} of {runs}"
+            _run(order(implementations, number), chosen_figures, effort, samples, steps, place)
     return samples
+
+
+def order(implementations: Sequence[Implementation], number: int) -> Sequence[Implementation]:
+    """Of one run, counted from 0."""
+    return implementations[:: -1 if number % 2 else 1]
 
 
 def _run(
@@ -92,8 +110,8 @@ def _run(
     steps: Progress,
     place: str,
 ) -> None:
-    solo = [figure for figure in chosen_figures if figure.engine_only]
-    together = [figure for figure in chosen_figures if not figure.engine_only]
+    solo = [figure for figure in chosen_figures if figure.own_tunnel]
+    together = [figure for figure in chosen_figures if not figure.own_tunnel]
     with ExitStack() as stack:
         tunnels = []
         for one in implementations if together else ():
@@ -107,9 +125,9 @@ def _run(
                 _equal_rate([tunnel for tunnel in tunnels if tunnel.engines], effort, samples, steps, place)
     for figure in solo:
         for one in implementations:
-            if one.command is not None:
+            if one.command is not None or not figure.engine_only:
                 steps.step(f"{place}: {figure.title}: {one.title}", figure.estimate(effort))
-                with Tunnel(one) as tunnel:
+                with Tunnel(one, second_peer=figure.second_peer) as tunnel:
                     _add(samples, one, figure.measure(tunnel, effort))
 
 
@@ -149,7 +167,7 @@ def summary(
         "implementations": [asdict(one) | {"name": one.name} for one in implementations],
         "figures": [_figure(metric, samples) for metric in metrics],
         "ratios": _ratios(implementations, metrics, samples),
-        "verdicts": [asdict(verdict) for verdict in _verdicts(implementations, samples)],
+        "verdicts": [asdict(verdict) for verdict in _verdicts(implementations, samples, seconds)],
         "sender_was_the_limit": [t for t, v in samples.get("udp64.at_sender", {}).items() if any(v)],
     }
 
@@ -181,7 +199,10 @@ def _ratios(
     return rows
 
 
-def _verdicts(implementations: Sequence[Implementation], samples: Samples) -> list[comparison.Verdict]:
-    rivals = [one.title for one in implementations if (one.title, one.version) == RIVAL]
-    plaits = {one.title: one.handoff in DEFAULT_BARS for one in implementations if one.is_plait}
-    return [verdict for rival in rivals for verdict in comparison.verdicts(samples, plaits, rival)]
+def _verdicts(
+    implementations: Sequence[Implementation], samples: Samples, seconds: int
+) -> list[comparison.Verdict]:
+    if not any(one.title == NEWEST for one in implementations):
+        return []
+    plaits = [one.title for one in implementations if one.is_plait and one.handoff in DEFAULT_HANDOFFS]
+    return comparison.verdicts(samples, plaits, NEWEST, seconds)

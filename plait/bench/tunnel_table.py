@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from plait.bench.comparison import PINGS_OF_A_VERDICT
+from plait.bench.comparison import RUNS_OF_A_VERDICT, SECONDS_OF_A_VERDICT
+from plait.bench.competitors import NEWEST
+from plait.bench.neighbours import FLOOD_RATE, LINE
 
 SIDE_BY_SIDE = 3  # implementations in one table of medians
 
@@ -43,6 +45,16 @@ def _figures(result: dict[str, Any], names: list[tuple[str, str]]) -> Any:
     return made
 
 
+def show_competitors(rows: list[dict[str, str]]) -> None:
+    """Print the engines known by name."""
+    from plait.watch.engine import console, table
+
+    made = table("Engines that --vs knows by name", ("--vs", "version", "found at", "how to get it"), ())
+    for row in rows:
+        made.add_row(row["name"], row["version"] or "-", row["path"] or "-", row["get"])
+    console().print(made)
+
+
 def _cells(found: dict[str, Any] | None, decimals: int) -> tuple[str, str]:
     if found is None:
         return "-", ""
@@ -74,7 +86,7 @@ def _ratio(value: float | None) -> str:
 def _verdicts(result: dict[str, Any]) -> Any:
     from plait.watch.engine import table
 
-    rivals = [one["name"] for one in result["implementations"] if one["title"] == "wireguard-go"]
+    rivals = [one["name"] for one in result["implementations"] if one["title"] == NEWEST]
     made = table(f"Required beside {rivals[0]}", ("figure", "engine"), ("wanted", "found", ""))
     for verdict in result["verdicts"]:
         word = {True: "pass", False: "MISS", None: f"open ({verdict['why']})"}[verdict["passed"]]
@@ -96,7 +108,10 @@ def notes(result: dict[str, Any]) -> list[str]:
         "CPU: all processes of both engines; iperf3, and what sends and counts datagrams, are not in it.",
         "UDP: the highest rate at which at most 1 % is lost, by short trials and a longer one; what is",
         "due goes out each millisecond. At the slowest's rate: where all engines do the same work.",
-        "Ping: every 10 ms; medians of the runs' averages. PSS: memory, shared pages divided.",
+        "Ping: every 10 ms; medians of the runs' averages. The second peer has a cable of its own to b.",
+        f"Flood: {FLOOD_RATE:,} UDP packets a second without payload, a line of {LINE // 10**6} Mbit/s,",
+        "sealed by a simulated peer of b. Kept: of the work that a program on all cores, with normal",
+        "priority, does beside the idle tunnel. PSS: memory, shared pages divided.",
         "plait (MODE) is its default hand-off; plait MODE was started with that one.",
     ]
     if result["sender_was_the_limit"]:
@@ -106,5 +121,6 @@ def notes(result: dict[str, Any]) -> list[str]:
         load = f"load {machine['load_at_start']}"
         lines.append(f"Other work was running ({load}): figures are worse than they could be.")
     if any(verdict["passed"] is None for verdict in result["verdicts"]):
-        lines.append(f"Open: measure it, with --runs {PINGS_OF_A_VERDICT} or more.")
+        least = f"--runs {RUNS_OF_A_VERDICT} --seconds {SECONDS_OF_A_VERDICT}"
+        lines.append(f"Open: a verdict needs the figure of both, and {least} or more.")
     return lines

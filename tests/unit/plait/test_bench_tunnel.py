@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 import json
 import os
-from collections.abc import Sequence
+import struct
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,29 +14,51 @@ import pytest
 from click.testing import CliRunner
 from rich.console import Console
 
-from plait.bench import FIGURE_NAMES, comparison, figures, tunnel, tunnel_table
+from plait.bench import FIGURE_NAMES, comparison, competitors, figures, neighbours, tunnel, tunnel_table
 from plait.bench import bench as command
 from plait.bench.comparison import BARS, ratio, spread, verdicts
+from plait.bench.competitors import NEWEST, program_version
 from plait.bench.datagrams import trial
-from plait.bench.implementation import CABLE, Implementation, Tunnel, chosen, program_version
+from plait.bench.implementation import CABLE, Implementation, Tunnel, chosen
 from plait.failure import Failure
+from plait.lab.namespaces import Engine
 
-PLAIT = Implementation("plait", "0.1.0 (pipeline)", ("plaitd",), is_plait=True)
+PLAIT = Implementation("plait", "0.1.0 (inline)", ("plaitd",), is_plait=True)
 PIPELINE = Implementation("plait pipeline", "0.1.0", ("plaitd",), "pipeline", is_plait=True)
-GO = Implementation("wireguard-go", "0.0.20220316", ("wireguard-go",))
+GO = Implementation(NEWEST, "0.0.0-20260101000000-abcdef012345", ("wireguard",))
 BARE = Implementation(CABLE, "", None)
 
-# What just clears every bar of pipeline and none of the default mode where the two differ, 5 runs each.
-SAMPLES = {
-    "tcp1.ab.gbit": {
-        "plait": [4.5] * 5, "plait pipeline": [4.5] * 5, "wireguard-go": [0.4, 0.6, 0.5, 0.5, 0.5],
-    },
-    "tcp1.ab.cpu": {"plait": [3.0] * 5, "plait pipeline": [3.0] * 5, "wireguard-go": [27.0] * 5},
-    "udp64.rate": {"plait": [60e3] * 5, "plait pipeline": [60e3] * 5, "wireguard-go": [20e3] * 5},
-    "udp64.cpu": {"plait": [7.5] * 5, "plait pipeline": [7.5] * 5, "wireguard-go": [30.0] * 5},
-    "ping.avg": {"plait": [80.0] * 5, "plait pipeline": [80.0] * 5, "wireguard-go": [100.0] * 5},
-    "pingtcp.avg": {"plait": [400.0], "plait pipeline": [400.0], "wireguard-go": [1000.0]},
+# The newest by name where this machine has it, else Debian's, which every test host has.
+HERE = [row["name"] for row in competitors.listing() if row["path"]]
+RIVAL = NEWEST if NEWEST in HERE else "wireguard-go@debian"
+
+# What just clears every bar, 5 runs each; pipeline is held against none.
+OURS = {
+    "tcp1.ab.gbit": [1.06] * 5,
+    "tcp4.ba.gbit": [1.06] * 5,
+    "tcp4.ba.cpu": [2.0] * 5,
+    "udp64.rate": [70e3] * 5,
+    "udp64.cpu": [2.4] * 5,
+    "ping.avg": [42.0] * 5,
+    "pingtcp.avg": [100.0] * 5,
+    "pingpeer.avg": [100.0] * 5,
+    "flood.kept": [0.4] * 5,
+    "flood.rate": [1e5] * 5,
 }
+THEIRS = {
+    "tcp1.ab.gbit": [0.4, 0.6, 0.5, 0.5, 0.5],
+    "tcp4.ba.gbit": [0.5] * 5,
+    "tcp4.ba.cpu": [5.0] * 5,
+    "udp64.rate": [10e3] * 5,
+    "udp64.cpu": [20.0] * 5,
+    "ping.avg": [100.0] * 5,
+    "pingtcp.avg": [1000.0] * 5,
+    "pingpeer.avg": [1000.0] * 5,
+    "flood.kept": [0.5] * 5,
+    "flood.rate": [1.01e5] * 5,
+}
+SAMPLES = {key: {"plait": OURS[key], "plait pipeline": OURS[key], NEWEST: THEIRS[key]} for key in OURS}
+BARRED = sorted(OURS.keys() - {"flood.rate"})
 
 
 def test_figures_have_the_names_that_only_takes() -> None:
@@ -57,39 +80,44 @@ def test_medians_and_ratios() -> None:
 
 
 def test_verdicts_at_the_edge_of_every_bar() -> None:
-    found = verdicts(SAMPLES, {"plait": True, "plait pipeline": False}, "wireguard-go")
-    told = {(verdict.implementation, verdict.title): verdict.passed for verdict in found}
-    assert len(told) == 2 * len(SAMPLES)
+    found = verdicts(SAMPLES, ["plait"], NEWEST, 5)
     by_key = {bar.key: bar.title for bar in BARS}
-    for key in SAMPLES:
-        assert told["plait pipeline", by_key[key]] is True, key
-        assert told["plait", by_key[key]] is (key == "udp64.cpu"), key
+    assert {verdict.title: verdict.passed for verdict in found} == {by_key[key]: True for key in BARRED}
 
 
-@pytest.mark.parametrize("key", SAMPLES)
-def test_a_little_less_than_the_bar_is_a_miss(key: str) -> None:
-    (bar,) = (bar for bar in BARS if bar.key == key)
-    rival = spread(SAMPLES[key]["wireguard-go"])
-    assert rival is not None
-    for default, wanted in ((True, bar.default), (False, bar.pipeline)):
-        for factor, passed in ((1.001, bar.at_least), (0.999, not bar.at_least)):
-            ours, theirs = rival.median * wanted * factor, rival.median
-            samples = {key: {"plait": [ours] * 5, "wireguard-go": [theirs] * 5}}
-            (verdict,) = verdicts(samples, {"plait": default}, "wireguard-go")
-            assert verdict.passed is passed
+@pytest.mark.parametrize("bar", BARS, ids=[bar.key for bar in BARS])
+def test_a_little_less_than_the_bar_is_a_miss(bar: comparison.Bar) -> None:
+    for factor, passed in ((1.001, bar.at_least), (0.999, not bar.at_least)):
+        samples = {bar.key: {"plait": [50 * bar.ratio * factor] * 5, NEWEST: [50.0] * 5}}
+        samples |= {"flood.rate": {"plait": [1.0] * 5, NEWEST: [1.0] * 5}}
+        found = {verdict.title: verdict.passed for verdict in verdicts(samples, ["plait"], NEWEST, 5)}
+        assert found == {bar.title: passed}
 
 
-def test_a_bar_stays_open_without_its_runs_or_its_rival() -> None:
-    samples = {"ping.avg": {"plait": [1.0] * 4, "wireguard-go": [100.0] * 5}, "udp64.cpu": {"plait": [1.0]}}
-    found = {v.title: v for v in verdicts(samples, {"plait": True}, "wireguard-go")}
-    assert [(v.passed, v.why) for v in found.values()] == [
-        (None, "not measured in both"),
-        (None, "4 of 5 runs"),
-    ]
+@pytest.mark.parametrize(
+    ("runs", "seconds", "why"), [(4, 5, "4 of 5 runs"), (5, 2, "2 of 5 s"), (5, 5, ""), (9, 30, "")]
+)
+def test_few_runs_and_short_streams_are_no_verdict(runs: int, seconds: int, why: str) -> None:
+    samples = {"ping.avg": {"plait": [1.0] * runs, NEWEST: [100.0] * 5}}
+    (verdict,) = verdicts(samples, ["plait"], NEWEST, seconds)
+    assert (verdict.passed, verdict.why) == (None if why else True, why)
+
+
+def test_a_bar_stays_open_without_its_rival() -> None:
+    (verdict,) = verdicts({"udp64.cpu": {"plait": [1.0] * 5}}, ["plait"], NEWEST, 5)
+    assert (verdict.passed, verdict.why) == (None, "not measured in both")
+
+
+def test_a_program_beside_another_flood_is_no_verdict() -> None:
+    """Whoever was sent fewer packets leaves more of the cores, and has not earned that."""
+    less = SAMPLES["flood.rate"] | {"plait": [0.97e5] * 5}
+    samples = {"flood.kept": SAMPLES["flood.kept"], "flood.rate": less}
+    (verdict,) = verdicts(samples, ["plait"], NEWEST, 5)
+    assert (verdict.passed, verdict.why) == (None, "not beside the same")
 
 
 def printed(result: dict[str, Any]) -> str:
-    console = Console(file=io.StringIO(), width=200)
+    console = Console(file=io.StringIO(), width=240)
     for made in tunnel_table.tables(result):
         console.print(made)
     assert isinstance(console.file, io.StringIO)
@@ -99,29 +127,37 @@ def printed(result: dict[str, Any]) -> str:
 def result_of(implementations: Sequence[Implementation]) -> dict[str, Any]:
     titles = {one.title for one in implementations}
     samples = {key: {t: v for t, v in of.items() if t in titles} for key, of in SAMPLES.items()}
-    return tunnel.summary(implementations, samples, 3, 5, 0.5)
+    return tunnel.summary(implementations, samples, 5, 5, 0.5)
 
 
 def test_the_tables_name_versions_and_line_up() -> None:
     text = printed(result_of([PLAIT, PIPELINE, GO, BARE]))
-    assert "plait / wireguard-go 0.0.20220316" in text
-    assert "plait pipeline / plait 0.1.0 (pipeline)" in text
-    assert "Required beside wireguard-go 0.0.20220316" in text
-    assert text.count("MISS") == 5 and text.count("pass") == 7
+    assert f"plait / {GO.name}" in text
+    assert "plait pipeline / plait 0.1.0 (inline)" in text
+    assert f"Required beside {GO.name}" in text
+    assert text.count("MISS") == 0 and text.count("pass") == len(BARRED)
     assert "…" not in text
     three, bare = (line for line in text.splitlines() if "TCP 1 stream a -> b " in line and "Gbit/s" in line)
     assert bare.split()[-1] == "-"  # the bare cable, in a table of its own
-    assert three.split()[-6:] == ["4.50", "4.50..4.50", "4.50", "4.50..4.50", "0.50", "0.40..0.60"]
+    assert three.split()[-6:] == ["1.06", "1.06..1.06", "1.06", "1.06..1.06", "0.50", "0.40..0.60"]
     (row,) = (line for line in text.splitlines() if "TCP 1 stream a -> b " in line and "more" in line)
-    assert row.split()[-6:] == ["9.00", "x", "1.00", "x", "9.00", "x"]
+    assert row.split()[-6:] == ["2.12", "x", "1.00", "x", "2.12", "x"]
 
 
-def test_other_versions_have_ratios_and_no_verdicts() -> None:
-    newer = Implementation("wireguard-go", "0.0.20250522", ("wireguard-go",))
-    result = result_of([PLAIT, newer, BARE])
+def test_the_bars_are_of_the_newest_alone() -> None:
+    """Whatever else is called wireguard-go has ratios; a bar beside an old one would flatter."""
+    older = Implementation("wireguard-go@debian", "0.0.20220316", ("wireguard-go",))
+    samples = {key: {"plait": of["plait"], older.title: of[NEWEST]} for key, of in SAMPLES.items()}
+    result = tunnel.summary([PLAIT, older, BARE], samples, 5, 5, 0.5)
     assert result["verdicts"] == []
-    assert {row["other"] for row in result["ratios"]} == {"wireguard-go"}
+    assert {row["other"] for row in result["ratios"]} == {older.title}
     assert "Required" not in printed(result)
+
+
+def test_every_second_run_goes_backwards() -> None:
+    """Nobody is always the one that follows the same other."""
+    orders = [[one.title for one in tunnel.order([PLAIT, GO, BARE], number)] for number in range(3)]
+    assert orders == [["plait", NEWEST, CABLE], [CABLE, NEWEST, "plait"], ["plait", NEWEST, CABLE]]
 
 
 def test_what_is_chosen(tmp_path: Path) -> None:
@@ -132,7 +168,7 @@ def test_what_is_chosen(tmp_path: Path) -> None:
     assert [one.title for one in found] == ["plait pipeline", "plait inline", "other-engine", CABLE]
     assert [one.handoff for one in found] == ["pipeline", "inline", "", ""]
     assert found[2].name == "other-engine 1.2.3"
-    assert found[2].command == (str(program), "-f", "{iface}")
+    assert found[2].command == (str(program), "-f", "{iface}") and found[2].path == str(program)
     assert program_version("/bin/false") != ""
     (default, _) = chosen([], [])
     assert default.title == "plait" and "(" in default.version
@@ -166,24 +202,79 @@ def test_without_root_it_says_so() -> None:
 
 @pytest.mark.network
 def test_a_small_run(tmp_path: Path) -> None:
-    """Real engines: every sample is there, none is zero, and the file says the same as the table."""
+    """Real engines by name: every sample is there, none is zero, and the file says the same as the table."""
     file = tmp_path / "result.json"
-    arguments = ["tunnel", "--vs", "wireguard-go -f {iface}", "--seconds", "1", "--runs", "1"]
-    arguments += ["--only", "ping", "--json", str(file)]
+    arguments = ["tunnel", "--vs", RIVAL, "--seconds", "1", "--runs", "1", "--json", str(file)]
+    arguments += ["--only", "ping", "--only", "flood"]
     answer = CliRunner().invoke(command, arguments, catch_exceptions=False)
     assert answer.exit_code == 0
     result = json.loads(file.read_text())
-    assert [one["title"] for one in result["implementations"]] == ["plait", "wireguard-go", CABLE]
-    assert all(one["version"] for one in result["implementations"][:2])
+    titles = ("plait", RIVAL, CABLE)
+    assert tuple(one["title"] for one in result["implementations"]) == titles
+    assert all(one["version"] and one["path"] for one in result["implementations"][:2])
     found = {figure["key"]: figure["found"] for figure in result["figures"]}
-    assert set(found) == {"ping.min", "ping.avg", "ping.p99", "ping.lost"}
-    for title in ("plait", "wireguard-go", CABLE):
+    echoes = {"ping.min", "ping.avg", "ping.p99", "ping.lost"}
+    assert set(found) == echoes | {"flood.kept", "flood.rate", "flood.carried"}
+    for title in titles:
         least, average, most = (found[f"ping.{key}"][title]["median"] for key in ("min", "avg", "p99"))
         assert 0 < least <= average and least <= most
         assert found["ping.lost"][title]["values"] == [0]
+        assert found["flood.kept"][title]["median"] > 0
+        assert found["flood.carried"][title]["median"] > 0
+        assert 0 < found["flood.rate"][title]["median"] <= 1.01 * neighbours.FLOOD_RATE
     pairs = {(row["one"], row["other"]) for row in result["ratios"]}
-    assert pairs == {("plait", "wireguard-go"), ("plait", CABLE)}
-    assert "Medians" in answer.stdout and "bench: run 1 of 1: ping, idle: wireguard-go" in answer.stderr
+    assert pairs == {("plait", RIVAL), ("plait", CABLE)}
+    assert "Medians" in answer.stdout and f"bench: run 1 of 1: ping, idle: {RIVAL}" in answer.stderr
+
+
+@pytest.fixture(scope="module")
+def three_hosts() -> Iterator[Tunnel]:
+    with Tunnel(chosen([], [])[0], second_peer=True) as made:
+        yield made
+
+
+def gained(engine: Engine, before: dict[str, int]) -> dict[str, int]:
+    return {name: n - before[name] for name, n in engine.counters().items()}
+
+
+@pytest.mark.network
+def test_a_second_peer_pings_while_the_first_has_a_stream(three_hosts: Tunnel) -> None:
+    """Its echoes go through its own engine, the stream's bytes through the first peer's."""
+    first, _, second = three_hosts.engines
+    before = first.counters(), second.counters()
+    figure = next(figure for figure in figures.FIGURES if figure.name == "pingpeer")
+    values = figure.measure(three_hosts, figures.Effort(1))
+    assert set(values) == {metric.key for metric in figure.metrics}
+    assert 0 < values["pingpeer.min"] <= values["pingpeer.avg"]
+    echoes = 100 - values["pingpeer.lost"]
+    assert (
+        gained(second, before[1])["tun_received"] == 100
+        and gained(second, before[1])["tun_sent"] >= echoes > 0
+    )
+    assert gained(first, before[0])["tun_received"] > 100
+
+
+@pytest.mark.network
+def test_a_flood_is_a_second_peers_and_arrives_inside(three_hosts: Tunnel) -> None:
+    """Its messages are opened and delivered by the engine; the peer's own engine has no part in that."""
+    _, gateway, second = three_hosts.engines
+    before = gateway.counters(), second.counters()
+    values = neighbours.program_beside_flood(three_hosts, 1)
+    found = gained(gateway, before[0])
+    assert found["tun_sent"] > 1000 and found["hs_initiation_accepted"] == 1
+    assert not any(found[f"drop_{why}"] for why in ("data_tag", "inner_header", "inner_source"))
+    assert gained(second, before[1])["tun_received"] == 0
+    assert values["flood.carried"] > 0 and values["flood.rate"] > 0
+
+
+def test_the_packet_of_the_flood_is_ipv4_and_udp() -> None:
+    """Its header sums up to the complement of zero, as whoever receives it will check."""
+    made = neighbours.packet("10.201.0.3", "10.201.0.2")
+    total = sum(struct.unpack("!10H", made[:20]))
+    assert (total & 0xFFFF) + (total >> 16) == 0xFFFF
+    assert len(made) == 28 and struct.unpack("!H", made[2:4])[0] == 28
+    assert made[12:20] == bytes([10, 201, 0, 3, 10, 201, 0, 2])
+    assert struct.unpack("!HHHH", made[20:]) == (neighbours.SINK_PORT, neighbours.SINK_PORT, 8, 0)
 
 
 @pytest.mark.network
@@ -209,10 +300,12 @@ def test_a_process_that_ended_is_no_figure() -> None:
 
 
 def test_bars_are_those_that_are_required() -> None:
-    """Of the default mode and of pipeline."""
-    bars = {bar.key: (bar.default, bar.pipeline) for bar in comparison.BARS}
-    assert bars.pop("ping.avg") == (0.4, 0.8)
-    assert bars.pop("pingtcp.avg") == (0.25, 0.4)
-    assert bars.pop("udp64.rate") == (5, 3)
-    assert bars.pop("udp64.cpu") == (1 / 4, 1 / 4)
-    assert set(bars.values()) == {(13, 9), (1 / 13, 1 / 9)}
+    bars = {bar.key: (bar.ratio, bar.at_least) for bar in comparison.BARS}
+    assert bars.pop("ping.avg") == (0.42, False)
+    assert bars.pop("pingtcp.avg") == bars.pop("pingpeer.avg") == (0.1, False)
+    assert bars.pop("udp64.rate") == (7, True)
+    assert bars.pop("udp64.cpu") == (0.12, False)
+    assert bars.pop("flood.kept") == (0.8, True)
+    ways = [f"tcp{streams}.{way}" for streams in (1, 4) for way in ("ab", "ba")]
+    wanted = {f"{way}.gbit": (2.1, True) for way in ways}
+    assert bars == wanted | {f"{way}.cpu": (0.42, False) for way in ways}

@@ -1,0 +1,152 @@
+"""What an engine leaves to a normal program on the same cores while a flood of small packets comes in.
+
+The flood is a peer's, authentic, one way, without an engine at its end: flood.c seals and sends. It stands
+for a full line, which does not wait for whoever reads it, so its thread has a real-time priority above every
+engine's: each implementation has the same flood. Where that is refused, the rate that was sent tells.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import socket
+import struct
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from engine import cookie, noise, tai64n
+from plait.bench.implementation import ADDRESSES, PORT, REACHED, Tunnel
+from plait.failure import Failure
+from plait.lab.namespaces import Host
+
+# Enough that engines on two cores have no rest, and what one thread can send. Ethernet: 32 bytes inside, 32
+# of a data message, 8 and 20 of UDP and IPv4, 14 and 4 of the frame, 20 between frames.
+LINE = 200_000_000  # bits a second
+FLOOD_RATE = LINE // 8 // (32 + 32 + 8 + 20 + 14 + 4 + 20)
+TICK_US = 1000
+PRIORITY = 10  # of SCHED_FIFO; above any that an engine takes
+SINK_PORT = 9000
+# Our stamps must be later than those of the second peer's engine. TAI is 37 s ahead of UTC: some engines
+# count that in, others do not.
+AHEAD = 60_000_000_000  # ns
+INDEX = 1  # by which the gateway would address the simulated peer
+
+# Runs in host b: SECONDS CORES. Prints how many blocks of work all processes together have done by then.
+PROGRAM = """
+import os, sys, time
+seconds, cores = float(sys.argv[1]), int(sys.argv[2])
+begin, pipes = time.monotonic() + 0.2, []
+for _ in range(cores):
+    reading, writing = os.pipe()
+    if not os.fork():
+        time.sleep(max(0, begin - time.monotonic()))
+        done, end = 0, begin + seconds
+        while time.monotonic() < end:
+            sum(range(1000))
+            done += 1
+        os.write(writing, b"%d" % done)
+        os._exit(0)
+    os.close(writing)
+    pipes.append(reading)
+print(sum(int(os.read(pipe, 64)) for pipe in pipes))
+"""
+
+
+def program_beside_flood(tunnel: Tunnel, seconds: int) -> dict[str, float]:
+    """The share of its work that a program keeps during the flood; what was sent, and what arrived inside."""
+    alone = _work(tunnel.hosts[1], seconds)
+    with tunnel.hosts[1].socket() as sink:
+        sink.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 0)  # the least; who reads would share the cores
+        sink.bind(("", SINK_PORT))
+        with _flood(tunnel) as flood:
+            before, begun = _dropped(tunnel.hosts[1]), time.monotonic()
+            beside = _work(tunnel.hosts[1], seconds)
+            carried = (_dropped(tunnel.hosts[1]) - before) / (time.monotonic() - begun)
+    if flood.error:
+        mend = "Run it again; if it stays, report it."
+        raise Failure("cannot flood the tunnel", os.strerror(flood.error), mend)
+    tunnel.cpu_seconds()  # Failure when an engine has ended meanwhile
+    return {
+        "flood.kept": beside / alone,
+        "flood.rate": flood.sent * 1e9 / flood.ns,
+        "flood.carried": carried,
+    }
+
+
+def _work(host: Host, seconds: int) -> int:
+    command = [sys.executable, "-I", "-S", "-c", PROGRAM, str(seconds), str(len(os.sched_getaffinity(0)))]
+    done = int(host.run(command, timeout=seconds + 60).stdout)
+    if not done:
+        raise Failure("cannot measure a program beside the tunnel", "it had no time at all", "Run it again.")
+    return done
+
+
+def _dropped(host: Host) -> int:
+    """Datagrams that the sink had no room for: nearly all that reach it."""
+    for line in Path(f"/proc/{host.pid}/net/udp").read_text().splitlines()[1:]:
+        words = line.split()
+        if int(words[1].rpartition(":")[2], 16) == SINK_PORT:
+            return int(words[-1])
+    return 0
+
+
+@contextmanager
+def _flood(tunnel: Tunnel) -> Iterator[Any]:
+    """A flood from host c for as long as the block runs; yields what flood.h's struct flood tells."""
+    from plait.bench._bench import ffi, lib
+
+    host = tunnel.hosts[2]
+    flood = ffi.new("struct flood *", {"rate": FLOOD_RATE, "tick_us": TICK_US})
+    with host.socket() as out, ThreadPoolExecutor(1) as thread:
+        if tunnel.engines:
+            out.connect((tunnel.cables[1].address(tunnel.hosts[1]), PORT))
+            session = handshake(tunnel, out)
+            flood.key, flood.receiver = session.send_key, session.remote_index
+            flood.inner = packet(ADDRESSES[2], ADDRESSES[1])
+        else:
+            out.connect((tunnel.address_for(host), SINK_PORT))
+        sending = thread.submit(_send, lib, out.fileno(), flood)
+        try:
+            yield flood
+        finally:
+            flood.stop = 1
+            sending.result()
+
+
+def _send(lib: Any, descriptor: int, flood: Any) -> None:
+    with suppress(PermissionError):  # a container without CAP_SYS_NICE
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(PRIORITY))  # 0: this thread
+    lib.flood_send(descriptor, flood)
+
+
+def handshake(tunnel: Tunnel, out: socket.socket) -> noise.Session:
+    """A session with host b in the second peer's name, whose own engine has nothing to say meanwhile."""
+    private, public = tunnel.keys_of_second_peer()
+    identity = noise.Identity(private)
+    peer = noise.PeerKeys(identity, public)
+    out.settimeout(1)
+    deadline = time.monotonic() + REACHED
+    while time.monotonic() < deadline:
+        body, state = noise.create_initiation(identity, peer, INDEX, tai64n.stamp(time.time_ns() + AHEAD))
+        with suppress(TimeoutError, noise.HandshakeRefused, struct.error):  # struct.error: no response
+            out.send(cookie.add_macs(body, peer.mac1_key, None))
+            session = noise.consume_response(identity, state, out.recv(2048), noise.NO_PSK)
+            out.settimeout(None)
+            return session
+    name = tunnel.implementation.title
+    raise Failure(f"cannot flood {name}", "it answered no handshake", "Try it by hand, or leave it out.")
+
+
+def packet(source: str, target: str) -> bytes:
+    """IPv4 and UDP without payload, to the sink."""
+    header = bytearray(struct.pack("!BxHHxxBBxx", 0x45, 28, 0, 64, socket.IPPROTO_UDP))
+    header += ipaddress.IPv4Address(source).packed + ipaddress.IPv4Address(target).packed
+    total = sum(struct.unpack("!10H", header))
+    total = (total & 0xFFFF) + (total >> 16)
+    struct.pack_into("!H", header, 10, ~(total + (total >> 16)) & 0xFFFF)
+    return bytes(header) + struct.pack("!HHHH", SINK_PORT, SINK_PORT, 8, 0)
