@@ -99,7 +99,8 @@ def page() -> str:
             f"and `{counts[-1]}`, plaitd starts fewer of both when the host has no room for one on each",
             "CPU, and logs it.",
             "What many peers cost is in [scale.md](scale.md), what `handoff` does in",
-            "[performance.md](performance.md#who-drains), which library `aead` means in",
+            "[performance.md](performance.md#who-drains), what `priority` does in",
+            "[ADR 0012](adr/0012-workers-that-wake-run-first.md), which library `aead` means in",
             "[security.md](security.md#what-a-broken-process-reaches)."),
         "",
         paragraph(

@@ -37,6 +37,7 @@ from workers.channel import Channel, ChannelClosed
 from workers.failure import explain
 from workers.handoffs import PIPELINE
 from workers.log import configure, leave_log, worker_stderr
+from workers.priorities import REALTIME, allow_realtime
 from workers.promises import (
     PR_SET_DUMPABLE,
     PR_SET_PDEATHSIG,
@@ -85,6 +86,14 @@ class WorkerStart:
     away: list[int] = field(default_factory=list)
     broken: Broken = field(default_factory=Broken)  # promises that cannot be kept on this host
     _ready: bool = False
+
+    def wake_at_once(self, open_priority: Callable[[], int]) -> None:
+        """Have real-time priority, if the settings want it (workers/datapath/priority.h), by `open_priority`,
+        which returns 0 or -1 with ffi.errno. `broken` notes a refusal."""
+        if self.message["priority"] == REALTIME:
+            allow_realtime()
+            if open_priority() != 0:
+                self.broken[Promise.WAKES] = os.strerror(ffi.errno)
 
     def enter_sandbox(self) -> None:
         """Give up for ever what the worker needs no more (sandbox.h); `broken` notes each refusal.

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from workers._workers import ffi, lib
+from workers.priorities import allow_realtime
 
 if TYPE_CHECKING:
     from workers._workers import Address
@@ -47,6 +48,7 @@ class Promise(StrEnum):
     VICTIMS = "victims"
     CORES = "cores"
     WATCH = "watch"
+    WAKES = "wakes"
 
 
 class Words(NamedTuple):
@@ -98,6 +100,11 @@ WORDS: dict[str, Words] = {
         "changes of links and routes are followed at once (netlink)",
         "allow sockets of AF_NETLINK in the container's seccomp profile; "
         "until then the interface is looked at once a second",
+    ),
+    Promise.WAKES: Words(
+        "receivers and consumers run before ordinary processes when they wake (SCHED_RR)",
+        "allow priority 1 (LimitRTPRIO=1, docker run --ulimit rtprio=1, ulimit -r 1) and leave the control "
+        'group its share of real-time (cpu.rt_runtime_us), or set priority = "normal"',
     ),
 }
 
@@ -184,6 +191,7 @@ def _try_all() -> Broken:
     broken.try_to(Promise.NOT_DUMPED, lambda: set_process_option(PR_SET_DUMPABLE, 0))
     broken.try_to(Promise.DIE_TOGETHER, lambda: set_process_option(PR_SET_PDEATHSIG, signal.SIGKILL))
     broken.try_to(Promise.CORES, lambda: os.sched_setaffinity(0, os.sched_getaffinity(0)))
+    broken.try_to(Promise.WAKES, run_in_realtime)
     broken.try_to(Promise.WATCH, lambda: socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0).close())
     page = mmap.mmap(-1, FIRST_KEYS)
     if unlocked := lock(ffi.from_buffer(page), FIRST_KEYS):
@@ -213,6 +221,12 @@ def be_victim(score: int | None) -> None:
             raise OSError(errno.ENOENT, f"{OOM_SCORE} tells no number")
         score = min(own + OOM_RAISED, 1000)
     OOM_SCORE.write_text(str(score))
+
+
+def run_in_realtime() -> None:
+    """Give this process the lowest real-time priority. OSError when the kernel refuses."""
+    allow_realtime()
+    os.sched_setscheduler(0, os.SCHED_RR | os.SCHED_RESET_ON_FORK, os.sched_param(1))
 
 
 def set_process_option(option: int, value: int) -> None:

@@ -20,6 +20,7 @@ import msgspec
 from engine.aead import PROVIDERS
 from workers.failure import Exit, Failure
 from workers.handoffs import INLINE, Handoff, current
+from workers.priorities import REALTIME, Priority
 
 DIRECTORY = Path("/etc/plait")
 MAX_WORKERS_OF_A_KIND = 64  # shm/layout.h MAX_RECEIVERS, MAX_CONSUMERS
@@ -49,6 +50,8 @@ KEYS = {
     "train_slots": f"a number from 1 to {MAX_TRAIN_SLOTS}: buffers of 68 KiB for trains, for each pool",
     "handoff": '"inline" (run to completion: the receiver drains a peer that nobody holds) or "pipeline" '
     "(every packet goes to its peer's consumer)",
+    "priority": '"realtime" (receivers and consumers that wake run before ordinary processes, until they '
+    'have been busy for 10 ms) or "normal"',
     "aead": f'"auto" (the fastest that this build and CPU have), {_AEAD}: what seals and opens packets',
     "tun_offload": "true or false: super-packets between the kernel and the engine",
     "udp_offload": "true or false: trains of datagrams between the kernel and the engine",
@@ -75,6 +78,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     small_slots: Annotated[int, msgspec.Meta(ge=64, le=MAX_SMALL_SLOTS)] = 2048
     train_slots: Annotated[int, msgspec.Meta(ge=1, le=MAX_TRAIN_SLOTS)] = 22
     handoff: Handoff = INLINE
+    priority: Priority = REALTIME
     aead: str = "auto"
     tun_offload: bool = True
     udp_offload: bool = True

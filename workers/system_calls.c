@@ -115,7 +115,12 @@ struct rule {
     struct check checks[CHECKS_MOST];
 };
 
+#define SELF 0
+
 static const struct rule common_rules[] = {
+    /* workers/datapath/priority.c; RLIMIT_RTPRIO bounds the priority */
+    { SYS_sched_setscheduler, { { 0, ALL, SELF }, { 1, ALL, SCHED_RR | SCHED_RESET_ON_FORK } } },
+    { SYS_sched_setscheduler, { { 0, ALL, SELF }, { 1, ALL, SCHED_NORMAL | SCHED_RESET_ON_FORK } } },
     { SYS_mmap, { { 2, PROT_EXEC, 0 } } },
     { SYS_ioctl, { { 1, ALL, FIOCLEX } } },
 };
@@ -128,7 +133,6 @@ static const struct rule common_rules[] = {
 #define NETLINK_ROUTE 0
 #define TUNGETIFF 0x800454D2u
 #define TUNGETDEVNETNS 0x54E3u
-#define SELF 0
 
 static const struct rule rules_of_control[] = {
     { SYS_mprotect, { { 2, PROT_EXEC, 0 } } },

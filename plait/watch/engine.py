@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import sys
 from typing import TYPE_CHECKING, Any
 
 from plait import uapi_client
 from plait.standard_streams import terminal_width
 from plait.watch import engines, installed
-from plait.watch.processes import process_stat, pss_bytes
+from plait.watch.processes import cpu_seconds, is_realtime, process_stat, pss_bytes
 from plait.watch.terminal import is_coloured
 
 if TYPE_CHECKING:
@@ -24,8 +23,9 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 PROCESSES = (
-    "core: that it is bound to, - for any. starts: 1 when it never had to be replaced. "
-    "turn: its latest; who sleeps takes none. CPU: time used. PSS: memory, shared pages in proportion."
+    "core: that it is bound to, - for any. RT: runs before ordinary processes now. "
+    "starts: 1 when it never had to be replaced. "
+    "turn: ms since the latest; who sleeps takes none. CPU: time used. PSS: memory, shared pages divided."
 )
 WIDTH = 10_000  # columns of what is no terminal: more than any table has
 
@@ -61,12 +61,13 @@ def _whole(report: dict[str, Any]) -> dict[str, Any]:
 
 
 def with_usage(report: dict[str, Any]) -> dict[str, Any]:
-    """The report with cpu_seconds and pss_bytes of each process, None where /proc does not tell."""
+    """The report with cpu_seconds, pss_bytes and realtime (it runs before ordinary processes now) of each
+    process, None where /proc does not tell."""
     for process in report["processes"]:
-        process["cpu_seconds"] = process["pss_bytes"] = None
+        process["cpu_seconds"] = process["pss_bytes"] = process["realtime"] = None
         with contextlib.suppress(OSError, IndexError, ValueError):
             _, fields = process_stat(process["pid"])
-            process["cpu_seconds"] = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+            process["cpu_seconds"], process["realtime"] = cpu_seconds(fields), is_realtime(fields)
             process["pss_bytes"] = pss_bytes(process["pid"])
     return report
 
@@ -106,7 +107,7 @@ def _processes(report: dict[str, Any]) -> Table:
     made = table(
         "Processes",
         ("process", "state"),
-        ("pid", "core", "starts", "turn ms ago", "CPU s", "PSS MiB"),
+        ("pid", "core", "RT", "starts", "turn ms", "CPU s", "PSS MiB"),
     )
     made.caption, made.caption_justify = PROCESSES, "left"
     for process in report["processes"]:
@@ -117,6 +118,7 @@ def _processes(report: dict[str, Any]) -> Table:
             "asleep" if asleep else process["state"],
             str(process["pid"]),
             "-" if process["cpu"] is None else str(process["cpu"]),
+            {True: "yes", False: "no", None: "-"}[process["realtime"]],
             str(process["incarnation"]),
             "-" if process["beat_ms"] is None else f"{process['beat_ms']:.0f}",
             "-" if process["cpu_seconds"] is None else f"{process['cpu_seconds']:.2f}",

@@ -20,6 +20,16 @@ def process_stat(pid: int) -> tuple[str, list[str]]:
     return name, rest.split()
 
 
+def cpu_seconds(fields: list[str]) -> float:
+    """User and system time, of what `process_stat` returned. IndexError, ValueError: this is no such text."""
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def is_realtime(fields: list[str]) -> bool:
+    """Whether the process runs before ordinary ones now, of what `process_stat` returned."""
+    return int(fields[38]) in (os.SCHED_FIFO, os.SCHED_RR)
+
+
 def pss_bytes(pid: int) -> int:
     """Proportional share of memory of one process. An OSError of GONE when the process has gone."""
     for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():

@@ -7,8 +7,8 @@ drops, handshakes and CPU are compared here. `Watch.take` gives a picture, ready
      "peers": 2, "active": 1,
      "rates": {"rx_bytes": 0.0, "tx_bytes": 0.0, "udp_received": 0.0, "udp_sent": 0.0, "tun_received": 0.0,
                "tun_sent": 0.0, "handshakes": 0.0, "drops": 0.0},
-     "processes": [{"role": "receiver", "number": 0, "pid": 4711, "core": 0, "state": "running",
-                    "restarts": 0, "cpu_percent": 12.5, "pss_bytes": 9000000,
+     "processes": [{"role": "receiver", "number": 0, "pid": 4711, "core": 0, "realtime": true,
+                    "state": "running", "restarts": 0, "cpu_percent": 12.5, "pss_bytes": 9000000,
                     "rates": {"udp_received": 0.0, …}}, …],
      "queues": …, as in the engine's report,
      "slots": {"inbound": {"small": [used, all], "train": [used, all]}, "outbound": …},
@@ -24,12 +24,11 @@ Rates are per second, null in a first picture and across a restart of the engine
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 from typing import Any
 
 from plait import uapi_client
-from plait.watch.processes import process_stat, pss_bytes
+from plait.watch.processes import cpu_seconds, is_realtime, process_stat, pss_bytes
 
 BUSIEST = 200  # peers that are asked for: what sorting and filtering work on
 PSS_SECONDS = 5.0  # between two readings of memory: the kernel walks page tables for it
@@ -65,11 +64,11 @@ class Watch:
             self._pss_at = report["at"]
             self._pss = {pid: _pss(pid) for pid in pids}
         for process in report["processes"]:
-            process["cpu_seconds"] = None
+            process["cpu_seconds"] = process["realtime"] = None
             process["pss_bytes"] = self._pss[process["pid"]]
             with contextlib.suppress(OSError, IndexError, ValueError):
                 fields = process_stat(process["pid"])[1]
-                process["cpu_seconds"] = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+                process["cpu_seconds"], process["realtime"] = cpu_seconds(fields), is_realtime(fields)
 
 
 def _pss(pid: int) -> int | None:
@@ -153,6 +152,7 @@ def _process(now: dict[str, Any], before: dict[str, Any] | None, seconds: float)
         "number": now["number"],
         "pid": now["pid"],
         "core": now["cpu"],
+        "realtime": now["realtime"],
         "state": now["state"],
         "restarts": max(now["incarnation"] - 1, 0),
         "cpu_percent": cpu,

@@ -181,6 +181,7 @@ _SIDE = {"inbound": "in", "outbound": "out"}
 _PROCESS_COLUMNS = (
     Column("PROCESS", lambda p: _title(p), 0, True),
     Column("CORE", lambda p: DASH if p["core"] is None else str(p["core"]), 2),
+    Column("RT", lambda p: {True: "yes", False: "no", None: DASH}[p["realtime"]], 5),
     Column("CPU %", lambda p: DASH if p["cpu_percent"] is None else f"{p['cpu_percent']:.1f}"),
     Column("UDP IN/s", lambda p: number(p["rates"]["udp_received"]), 1),
     Column("TUN OUT/s", lambda p: number(p["rates"]["tun_sent"]), 1),

@@ -5,6 +5,7 @@
  * looks once more, and waits on its bell. */
 #include "workers/datapath/consumer.h"
 #include "workers/clock.h"
+#include "workers/datapath/priority.h"
 
 #include "engine/aead.h"
 #include "shm/bell.h"
@@ -29,6 +30,7 @@ struct consumer {
     uint32_t number;
     uint32_t cursor;
     struct pollfd channel;
+    struct priority priority;
 };
 
 struct consumer *consumer_new(struct holder *holder, uint32_t number, int channel)
@@ -41,6 +43,11 @@ struct consumer *consumer_new(struct holder *holder, uint32_t number, int channe
     consumer->number = number;
     consumer->channel = (struct pollfd){ .fd = channel, .events = POLLIN };
     return consumer;
+}
+
+int consumer_wake_at_once(struct consumer *consumer)
+{
+    return priority_open(&consumer->priority, clock_now());
 }
 
 void consumer_free(struct consumer *consumer)
@@ -94,6 +101,7 @@ static int spin(const struct consumer *consumer)
     return 0;
 }
 
+/* Returns after a sleep, or at once if there is work or a message. */
 static void sleep_until_rung(struct consumer *consumer)
 {
     const struct segment *s = consumer->holder->segment;
@@ -105,9 +113,11 @@ static void sleep_until_rung(struct consumer *consumer)
         return;
     }
     epoch_sleep(s, worker);
+    priority_before_sleep(&consumer->priority);
     if (!bell_wait(s, worker, SLEEP_NS))
         aead_forget(consumer->holder->aead);
     epoch_wake(s, worker);
+    priority_after_sleep(&consumer->priority, clock_now());
 }
 
 int consumer_run(struct consumer *consumer, uint64_t until)
@@ -126,6 +136,7 @@ int consumer_run(struct consumer *consumer, uint64_t until)
         while (turns < TURNS_A_ROUND && take_next(consumer, now)) {
             now = clock_now();
             epoch_turn(s, worker, now);
+            priority_check(&consumer->priority, now);
             turns++;
         }
         looks++;

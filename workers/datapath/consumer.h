@@ -12,6 +12,8 @@ struct consumer *consumer_new(struct holder *holder, uint32_t number, int channe
 void consumer_free(struct consumer *consumer);
 #define CONSUMER_CHANNEL 1  /* the channel has a message */
 #define CONSUMER_TIME 2     /* `until` has come */
+/* This process runs before ordinary processes when it wakes (priority.h). 0, or -1 with errno. */
+int consumer_wake_at_once(struct consumer *consumer);
 int consumer_run(struct consumer *consumer, uint64_t until);
 /* cdef end */
 

@@ -25,6 +25,7 @@ def work(start: WorkerStart) -> None:
     consumer = lib.consumer_new(holder, start.number, start.channel.fileno())
     if consumer == ffi.NULL:
         raise MemoryError("no memory for the consumer's own state")
+    start.wake_at_once(lambda: lib.consumer_wake_at_once(consumer))
     start.enter_sandbox()
     start.ready()
     while True:

@@ -6,6 +6,8 @@
  * hold the rest) until a holder that brought nodes home rings. */
 #include "workers/clock.h"
 #include "workers/datapath/holder.h"
+#include "workers/datapath/moderation.h"
+#include "workers/datapath/priority.h"
 #include "workers/datapath/receiver.h"
 #include "workers/udp.h"
 
@@ -18,6 +20,7 @@
 #include <stdlib.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <time.h>
 #include <unistd.h>
 
 enum watch {
@@ -30,6 +33,8 @@ enum watch {
 
 /* A sleeping receiver looks at the clock and its pools this often even if nothing happens. */
 #define SLEEP_MS 100
+/* epoll_wait of a real-time process that takes longer has slept. */
+#define SLEPT_NS 20000
 
 struct receiver {
     const struct segment *segment;
@@ -42,6 +47,14 @@ struct receiver {
     struct pool pools[DIRECTIONS];
     struct intake intakes[DIRECTIONS];
     struct udp_inbox inbox;
+    struct priority priority;
+    struct moderation moderation;
+};
+
+/* What a round brought. */
+struct round {
+    uint32_t messages;
+    int with_train;
 };
 
 static uint32_t watch_direction(enum watch which)
@@ -111,6 +124,11 @@ void receiver_free(struct receiver *receiver)
     if (receiver->epoll >= 0)
         close(receiver->epoll);
     free(receiver);
+}
+
+int receiver_wake_at_once(struct receiver *receiver)
+{
+    return priority_open(&receiver->priority, clock_now());
 }
 
 void receiver_hand_off(struct receiver *receiver, struct holder *inline_holder)
@@ -189,22 +207,61 @@ static void feed(struct receiver *receiver)
             set_starving(receiver, d, 0);
 }
 
-/* One batch of one descriptor. Bits of RECEIVER_*. */
-static int serve(struct receiver *receiver, enum watch which)
+static void note_batch(struct round *round, const struct intake *intake, int32_t messages)
 {
+    round->messages += messages > 0 ? (uint32_t)messages : 0;
+    round->with_train |= intake->saw_trains == TRAINS_REMEMBERED;
+}
+
+/* One batch of one descriptor. Bits of RECEIVER_*. */
+static int serve(struct receiver *receiver, enum watch which, struct round *round)
+{
+    struct intake *intake = &receiver->intakes[watch_direction(which)];
     uint64_t rings;
+    int32_t got;
 
     if (which == WATCH_CHANNEL)
         return RECEIVER_CHANNEL;
     if (which == WATCH_BELL) {
         (void)!read(receiver->fds[WATCH_BELL], &rings, sizeof rings); /* another may have been quicker */
     } else if (which < WATCH_TUN) {
-        receive_udp(&receiver->intakes[INBOUND], receiver->fds[which], &receiver->inbox);
-    } else if (receive_tun(&receiver->intakes[OUTBOUND], receiver->fds[which], receiver->inbox.spill) == -EBADFD) {
-        watch(receiver, which, 0);
-        return RECEIVER_TUN_GONE;
+        note_batch(round, intake, receive_udp(intake, receiver->fds[which], &receiver->inbox));
+    } else {
+        got = receive_tun(intake, receiver->fds[which], receiver->inbox.spill);
+        note_batch(round, intake, got);
+        if (got == -EBADFD) {
+            watch(receiver, which, 0);
+            return RECEIVER_TUN_GONE;
+        }
     }
     return 0;
+}
+
+/* Waits until a descriptor is ready, or for timeout (ms). Returns as epoll_wait does. */
+static int wait_for_packets(struct receiver *receiver, struct epoll_event *events, int timeout)
+{
+    const struct timespec hold = { .tv_nsec = MODERATION_HOLD_NS };
+    uint64_t before, after;
+    int ready;
+
+    if (receiver->priority.class == PRIORITY_NORMAL)
+        return epoll_wait(receiver->epoll, events, WATCHES, timeout);
+    if (receiver->moderation.held) {
+        priority_before_sleep(&receiver->priority);
+        nanosleep(&hold, NULL);
+        priority_after_sleep(&receiver->priority, clock_now());
+    } else if (receiver->priority.class == PRIORITY_GIVEN_UP) {
+        ready = epoll_wait(receiver->epoll, events, WATCHES, 0);
+        if (ready)
+            return ready;
+        priority_before_sleep(&receiver->priority);
+    }
+    before = clock_now();
+    ready = epoll_wait(receiver->epoll, events, WATCHES, timeout);
+    after = clock_now();
+    if (receiver->priority.class == PRIORITY_REALTIME && after - before > SLEPT_NS)
+        priority_after_sleep(&receiver->priority, after);
+    return ready;
 }
 
 int receiver_run(struct receiver *receiver, uint64_t until)
@@ -214,20 +271,24 @@ int receiver_run(struct receiver *receiver, uint64_t until)
     epoch_wake(s, receiver->worker);
     for (;;) {
         struct epoll_event events[WATCHES];
+        struct round round = { 0 };
         uint64_t now = clock_now();
         int reasons = 0;
         int ready;
 
         epoch_turn(s, receiver->worker, now);
+        priority_check(&receiver->priority, now);
         feed(receiver);
         /* Asleep for those who wait for a grace period: nothing of the turn before is held any more. */
         epoch_sleep(s, receiver->worker);
-        ready = epoll_wait(receiver->epoll, events, WATCHES, now < until ? SLEEP_MS : 0);
+        ready = wait_for_packets(receiver, events, now < until ? SLEEP_MS : 0);
         epoch_wake(s, receiver->worker);
         if (ready == 0 && receiver->intakes[INBOUND].inline_holder)
             aead_forget(receiver->intakes[INBOUND].inline_holder->aead);
         for (int i = 0; i < ready; i++)
-            reasons |= serve(receiver, events[i].data.u32);
+            reasons |= serve(receiver, events[i].data.u32, &round);
+        if ((round.messages || receiver->moderation.held) && receiver->priority.class != PRIORITY_NORMAL)
+            moderation_round(&receiver->moderation, clock_now(), round.messages, round.with_train);
         if (!reasons && now >= until)
             reasons = RECEIVER_TIME;
         if (reasons) {

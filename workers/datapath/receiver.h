@@ -19,6 +19,10 @@ int receiver_use_sockets(struct receiver *receiver, const int32_t *sockets, uint
 /* Reads these TUN queues from now on, at most MAX_RECEIVERS; the caller closes the old fds. 0, or -1 with errno. */
 int receiver_use_queues(struct receiver *receiver, const int32_t *queues, uint32_t count);
 
+/* This process runs before ordinary processes when it wakes (priority.h), and gathers single small packets
+ * (moderation.h). 0, or -1 with errno. */
+int receiver_wake_at_once(struct receiver *receiver);
+
 /* The hand-off. With an inline_holder, which the caller owns (run to completion), the receiver itself drains each
  * peer it pushed to, if nobody holds that peer; sends with this holder no longer wait for a full UDP socket. With
  * NULL, the initial state (pipeline), consumers drain. */

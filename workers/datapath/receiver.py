@@ -34,6 +34,7 @@ def work(start: WorkerStart) -> None:
         inline_holder = new_holder(start)
         inline_holder.budget = lib.QUEUE_LIMIT
         lib.receiver_hand_off(receiver, inline_holder)
+    start.wake_at_once(lambda: lib.receiver_wake_at_once(receiver))
     start.enter_sandbox()
     start.ready()
     while True:

@@ -207,6 +207,7 @@ class Roster:
             "segment_bytes": self.resources.data.bytes,
             "cpus": worker.cpus,
             "handoff": self.settings.handoff,
+            "priority": self.settings.priority,
             "aead": self.settings.aead,
             "joins": self.resources.joins,
             "trains": int(self.resources.trains),

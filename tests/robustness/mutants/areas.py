@@ -62,7 +62,8 @@ AREAS = {
         ("workers/datapath/*.c", "workers/udp.c"),
         ("tests/unit/workers/test_data_path.py", "tests/unit/workers/test_bursts.py",
                      "tests/unit/workers/test_pressure.py", "tests/unit/workers/test_trains.py",
-                     "tests/unit/workers/test_tun.py", "tests/unit/workers/test_mac1_filter.py"),
+                     "tests/unit/workers/test_tun.py", "tests/unit/workers/test_mac1_filter.py",
+                     "tests/unit/workers/test_priority.py"),
     ),
     "tables": Area(
         ("workers/clock.c", "workers/control/*.c"),

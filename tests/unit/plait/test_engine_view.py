@@ -27,7 +27,8 @@ def pair() -> Iterator[tuple[Engine, Engine]]:
         a, b = lab.add_hosts(["a", "b"])
         cable = lab.link(a, b)
         (private_a, public_a), (private_b, public_b) = keypair(), keypair()
-        one, two = (host.engine("wg0", settings=SETTINGS, wait=False) for host in (a, b))
+        one = a.engine("wg0", settings=SETTINGS, wait=False)
+        two = b.engine("wg0", settings=SETTINGS + 'priority = "normal"\n', wait=False)
         one.wait_ready(), two.wait_ready()
         two.configure(private_b, [Peer(public_a, ["10.7.0.1/32"])], ["10.7.0.2/24"], 5182)
         one.configure(private_a, [Peer(public_b, ["10.7.0.2/32"], cable.endpoint(b, 5182))], ["10.7.0.1/24"])
@@ -55,6 +56,10 @@ def test_processes_are_those_that_run(pair: tuple[Engine, Engine]) -> None:
         assert process["pid"] in pids
         assert process["state"] == "running" and process["incarnation"] == 1
         assert process["cpu_seconds"] >= 0 and process["pss_bytes"] > 1 << 20
+        assert process["realtime"] == (process["role"] in ("receiver", "consumer"))
+    told = report(pair[1])
+    assert isinstance(told["processes"], list)
+    assert [process["realtime"] for process in told["processes"]] == 5 * [False]
 
 
 def test_every_datagram_is_counted_where_it_ended(pair: tuple[Engine, Engine]) -> None:
@@ -103,7 +108,7 @@ def test_packets_that_wait_for_a_session_are_in_the_tables(pair: tuple[Engine, E
     assert ["sum", "816.2", "1,176.0"] in [line.split() for line in table.splitlines()]
     heads = {" ".join(line.split()) for line in table.replace("│", " ").replace("┃", " ").splitlines()}
     for head in (
-        "process state pid core starts turn ms ago CPU s PSS MiB",
+        "process state pid core RT starts turn ms CPU s PSS MiB",
         "direction packets waiting of so many peers longest queue",
         "receiver small trains at receiver queued in work free",
         "part for an idle peer more with a session",

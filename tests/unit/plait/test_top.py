@@ -20,7 +20,7 @@ def process(role: str, count: int, pid: int, **packets: int) -> dict[str, Any]:
     return {
         "role": role, "number": count, "pid": pid, "cpu": 0, "state": "running", "asleep": True,
         "incarnation": 2, "beat_ms": 1.0, "packets": flows | packets,
-        "cpu_seconds": 1.0, "pss_bytes": 9 << 20,
+        "cpu_seconds": 1.0, "realtime": True, "pss_bytes": 9 << 20,
     }  # fmt: skip
 
 

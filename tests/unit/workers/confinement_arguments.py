@@ -31,6 +31,7 @@ CREATES = os.O_CREAT | os.O_TRUNC | (os.O_TMPFILE & ~os.O_DIRECTORY)
 KINDS = ~(socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK) & LOW
 # clone(2): the flags of pthread_create, and one that has no meaning any more.
 THREAD, CLONE_DETACHED = 0x3D0F00, 0x400000
+POLICIES = {policy | os.SCHED_RESET_ON_FORK for policy in (os.SCHED_OTHER, os.SCHED_RR)}
 SOCKETS = {(socket.AF_UNIX, socket.SOCK_DGRAM), (socket.AF_INET, socket.SOCK_DGRAM)}
 
 
@@ -46,12 +47,13 @@ def of_packets() -> dict[str, tuple[list[Arguments], Permits]]:
     return {
         "mmap": ([(0, 0, mmap.PROT_READ)], lambda a: not a[2] & mmap.PROT_EXEC),
         "ioctl": ([(9, FIOCLEX, 0)], lambda a: a[1] == FIOCLEX),
+        "sched_setscheduler": ([(0, each, 0) for each in POLICIES], lambda a: a[0] == 0 and a[1] in POLICIES),
     } | {
         name: ([arguments], lambda a: False)
         for name, arguments in {
             "fcntl": (9, fcntl.F_GETFD, 0), "socket": (socket.AF_INET, socket.SOCK_DGRAM, 0),
             "mprotect": (1, 0, 0), "openat": (-100, 0, 0), "unlinkat": (-100, 0, 0), "setpriority": (0, 0, 0),
-            "sched_setscheduler": (0, 0, 0), "prlimit64": (0, 0, 0), "prctl": (PR_SET_NAME, 0, 0),
+            "prlimit64": (0, 0, 0), "prctl": (PR_SET_NAME, 0, 0),
             "setsockopt": (9, socket.SOL_SOCKET, SO_MARK), "kill": (os.getpid(), 0, 0),
         }.items()
     }  # fmt: skip

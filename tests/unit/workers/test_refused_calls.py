@@ -30,6 +30,7 @@ WORKS: dict[str, str | None] = {
     "mlock2:EPERM": "keys in shared memory are never swapped out",
     "sched_setaffinity:EPERM": "run on the cores of the settings",
     "sched_getaffinity:ENOSYS": None,
+    "sched_setscheduler:EPERM": "run before ordinary processes when they wake",
     "pidfd_open:ENOSYS": None,
     "pidfd_open:EPERM": None,
     "pidfd_send_signal:EPERM": None,

@@ -1,0 +1,146 @@
+"""The priority of workers and the moderation of small packets, in C, against plain Python models."""
+
+from __future__ import annotations
+
+import os
+import resource
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from workers._workers import ffi, lib
+from workers.priorities import allow_realtime
+
+BUSY, PAUSE, PAUSE_MOST = lib.PRIORITY_BUSY_NS, lib.PRIORITY_PAUSE_NS, lib.PRIORITY_PAUSE_MOST
+HOLD, CLOSE, ROUNDS = lib.MODERATION_HOLD_NS, lib.MODERATION_CLOSE_NS, lib.MODERATION_ROUNDS
+SMALL, LEAST = lib.MODERATION_SMALL, lib.MODERATION_LEAST
+
+
+@pytest.fixture(scope="module", autouse=True)
+def realtime_is_allowed() -> Iterator[None]:
+    """This process may have real-time priority, and does not have it afterwards."""
+    before = resource.getrlimit(resource.RLIMIT_RTPRIO)
+    allow_realtime()
+    yield
+    os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+    resource.setrlimit(resource.RLIMIT_RTPRIO, before)
+
+
+class Model:
+    """struct priority."""
+
+    def __init__(self, now: int) -> None:
+        self.since, self.pause, self.realtime = now, PAUSE, True
+
+    def check(self, now: int) -> None:
+        if self.realtime and now - self.since > BUSY:
+            self.realtime, self.since = False, now
+        elif not self.realtime and now - self.since > self.pause:
+            self.realtime, self.since = True, now
+            self.pause = min(2 * self.pause, PAUSE_MOST)
+
+    def sleep(self, now: int) -> None:
+        self.since, self.pause = now, PAUSE
+
+
+def policy() -> tuple[int, int]:
+    """What the kernel has of this process."""
+    return os.sched_getscheduler(0) & ~os.SCHED_RESET_ON_FORK, os.sched_getparam(0).sched_priority
+
+
+@given(st.lists(st.tuples(st.sampled_from(("check", "check", "check", "sleep")), st.integers(0, 2 * BUSY))))
+def test_the_kernel_schedules_as_the_model_says(steps: list[tuple[str, int]]) -> None:
+    now = 1 << 40
+    priority, model = ffi.new("struct priority *"), Model(now)
+    assert lib.priority_open(priority, now) == 0
+    for step, passed in steps:
+        now += passed
+        if step == "check":
+            lib.priority_check(priority, now)
+            model.check(now)
+        else:
+            lib.priority_before_sleep(priority)
+            assert policy() == (os.SCHED_RR, 1)
+            lib.priority_after_sleep(priority, now)
+            model.realtime = True
+            model.sleep(now)
+        assert policy() == ((os.SCHED_RR, 1) if model.realtime else (os.SCHED_OTHER, 0))
+
+
+def test_pauses_of_a_worker_that_never_sleeps_grow_until_others_have_most_of_the_core() -> None:
+    now = 1 << 40
+    priority = ffi.new("struct priority *")
+    assert lib.priority_open(priority, now) == 0
+    held = []
+    for _ in range(1000):  # a second, by the millisecond
+        now += 1_000_000
+        lib.priority_check(priority, now)
+        held.append(policy()[0] == os.SCHED_RR)
+    assert all(held[:10]) and sum(held[:12]) == 10  # the first pause is short
+    assert sum(held[-300:]) < 80
+
+
+def test_a_refused_priority_changes_nothing() -> None:
+    reader, writer = os.pipe()
+    if (child := os.fork()) == 0:
+        resource.setrlimit(resource.RLIMIT_RTPRIO, (0, 0))
+        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+        os.setresuid(65534, 65534, 65534)
+        priority = ffi.new("struct priority *")
+        opened = lib.priority_open(priority, 0)
+        lib.priority_check(priority, 10 * BUSY)
+        lib.priority_before_sleep(priority)
+        normal = policy() == (os.SCHED_OTHER, 0)
+        os.write(writer, b"y" if opened == -1 and normal else b"n")
+        os._exit(0)
+    os.close(writer)
+    with os.fdopen(reader, "rb") as pipe:
+        assert pipe.read() == b"y"
+    os.waitpid(child, 0)
+
+
+@st.composite
+def rounds(draw: st.DrawFn) -> list[tuple[int, int, bool]]:
+    """(ns since the round before, messages, with a train)."""
+    near = st.sampled_from((0, 50_000, CLOSE - 1, CLOSE, CLOSE + HOLD - 1, CLOSE + HOLD, 10 * HOLD))
+    few = st.sampled_from((0, 1, LEAST - 1, LEAST, SMALL - 1, SMALL, 64))
+    return draw(st.lists(st.tuples(near, few, st.sampled_from((False, False, False, True))), max_size=40))
+
+
+@given(rounds())
+def test_rounds_are_held_as_the_model_says(given_rounds: list[tuple[int, int, bool]]) -> None:
+    moderation = ffi.new("struct moderation *")
+    now, run, held = 1 << 40, 0, False
+    moderation.round_at = now
+    for passed, messages, with_train in given_rounds:
+        now += passed
+        small = messages < SMALL and not with_train
+        limit = CLOSE + (HOLD if held else 0)
+        if passed >= limit or with_train or (held and messages < LEAST) or (run < ROUNDS and not small):
+            run = 0
+        else:
+            run = min(run + 1, ROUNDS)
+        held = run == ROUNDS and small
+        assert bool(lib.moderation_round(moderation, now, messages, with_train)) == held
+
+
+def test_a_lone_packet_is_never_held_and_a_stream_of_them_is_gathered() -> None:
+    moderation = ffi.new("struct moderation *")
+    now = 1 << 40
+    for _ in range(20):
+        now += 1_000_000
+        assert not lib.moderation_round(moderation, now, 1, 0)
+    held = []
+    for _ in range(10):
+        now += 20_000
+        held.append(lib.moderation_round(moderation, now, 1, 0))
+        if held[-1]:
+            break
+    assert held == [0] * (ROUNDS - 1) + [1]
+    for _ in range(5):
+        now += HOLD
+        assert lib.moderation_round(moderation, now, 12, 0)  # what came in the meantime
+    now += HOLD
+    assert not lib.moderation_round(moderation, now, 1, 0)  # the stream has ended
