@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from plait.lab.namespaces import descriptors
+from tests.support.descriptors import open_here
 from tests.support.waiting import until
 from tests.unit.workers.fake_workers import FakeWorkers
 from workers.channel import MESSAGE_BYTES, Channel
@@ -21,10 +22,6 @@ def ends() -> Iterator[tuple[Channel, Channel]]:
     yield ours, theirs
     ours.close()
     theirs.close()
-
-
-def open_here() -> int:
-    return len(os.listdir("/proc/self/fd"))
 
 
 @pytest.mark.parametrize(

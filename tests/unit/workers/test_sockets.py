@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from plait.lab.namespaces import Lab
+from tests.support.descriptors import open_here
 from workers.failure import Exit, Failure
 from workers.supervisor import sockets
 
@@ -75,11 +76,11 @@ def test_one_taken_family_is_a_taken_port(family: socket.AddressFamily) -> None:
         if family == socket.AF_INET6:
             other.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         other.bind(("", 0))
-        before = len(os.listdir("/proc/self/fd"))
+        before = open_here()
         with pytest.raises(Failure) as caught:
             sockets.open_sockets(other.getsockname()[1], 2)
         assert caught.value.errno == errno.EADDRINUSE
-        assert len(os.listdir("/proc/self/fd")) == before
+        assert open_here() == before
 
 
 @pytest.mark.network
