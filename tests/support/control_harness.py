@@ -384,7 +384,7 @@ class Parts:
             if word & lib.EVENT_RETIRED:
                 self.peers.holder_retired(row)
             if word & lib.EVENT_KEYS and self.peers.is_live(row):
-                self.keypairs.collect(np.array([row], np.uint32), self.handshakes.numbers)
+                self.keypairs.collect(np.array([row], np.uint32), self.handshakes.initiator.numbers)
             lib.events_clear(self.segment, row, word)
         self.grace_periods.poll()
 

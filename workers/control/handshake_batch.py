@@ -1,7 +1,7 @@
 """What both sides of a handshake work with: a batch's messages, those that leave, sessions, events.
 
 The messages stand in `cells`, in their order of arrival; what is to leave is written into `to_send` (their C:
-handshake_batch.c). The responder (responder.py) and the initiator (handshakes.py) stand on this.
+handshake_batch.c). The responder (responder.py) and the initiator (initiator.py) stand on this.
 """
 
 from __future__ import annotations
@@ -63,6 +63,7 @@ class HandshakeBatch:
         self.keylog = keylog
         self.crypto_threads = CryptoThreads()
         self.identity: handshake_identity_p | None = None
+        self.is_up = True
         self.cookies = cookie.PeerCookies(peers.memory.max_peers)
         self.unconfirmed: dict[int, int] = {}  # row -> answers of ours without a word in the new session
         self.cells = ffi.new("struct mailbox_cell[]", BATCH)

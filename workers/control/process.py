@@ -247,7 +247,7 @@ class Control:
             self.next_second = now + SECOND
             self._each_second(now)
         if self.routes.step(now):
-            self.handshakes.try_unsent(now)
+            self.handshakes.initiator.try_unsent(now)
         self._go_on_passing()
         self.grace_periods.poll()
         is_busy |= self.grace_periods.has_work or bool(self.passes)
@@ -387,10 +387,10 @@ class Control:
         self.handshakes.confirmed(rows[bits & lib.EVENT_CONFIRMED != 0])
         moved = rows[bits & lib.EVENT_ENDPOINT != 0].tolist()
         self.events.emit_each(Event.ENDPOINT_MOVED, moved, self.endpoints.read)
-        self.keypairs.collect(rows[bits & lib.EVENT_KEYS != 0], self.handshakes.numbers)
+        self.keypairs.collect(rows[bits & lib.EVENT_KEYS != 0], self.handshakes.initiator.numbers)
         if self.handshakes.is_up:
             for row in rows[bits & lib.EVENT_HANDSHAKE_WANTED != 0].tolist():
-                self.handshakes.wanted(row, now)
+                self.handshakes.initiator.wanted(row, now)
             for row, action in self.timer_columns.look(rows[bits & lib.EVENT_TIMER != 0], now):
                 self._act(row, action, now)
         lib.events_settle(self.segment, *self.event_arrays, count)
@@ -401,19 +401,19 @@ class Control:
             return
         orders = 0
         if action & timers.Action.GIVE_UP:
-            self.handshakes.give_up(row)
+            self.handshakes.initiator.give_up(row)
             orders |= lib.ORDER_PURGE_STAGED
         if action & timers.Action.EXPIRE_KEYS:
             self.events.emit(Event.KEYS_EXPIRED, row)
             orders |= lib.ORDER_EXPIRE
         if action & timers.Action.ZERO_KEYS:
             self.events.emit(Event.KEYS_ZEROED, row)
-            self.handshakes.forget(row)
+            self.handshakes.initiator.forget(row)
             orders |= lib.ORDER_ZERO
         if action & (timers.Action.RETRY_HANDSHAKE | timers.Action.START_HANDSHAKE) and (
             self.timer_columns.may_send_handshake(row, now)
         ):
-            self.handshakes.initiate(row, now, is_retry=True)
+            self.handshakes.initiator.initiate(row, now, is_retry=True)
         if action & timers.Action.SEND_KEEPALIVE:
             # Without a session the holder asks for a handshake: one that may be tried 20 times again.
             self.timer_columns.handshake_wanted(row)

@@ -100,8 +100,8 @@ WIPING = [
     Kept("wiping", "engine/handshake.c", "create_initiation leaves the secret", CLEANSE.format("secret, sizeof secret") + "    return HANDSHAKE_FINE;", "    return HANDSHAKE_FINE;"),
     Kept("wiping", "engine/handshake.c", "write_initiation leaves its key", CLEANSE.format("key, sizeof key") + "}\n", "}\n", OVERWRITTEN),
     Kept("wiping", "workers/control/responder.py", "control keeps what it answered with", "            lib.handshake_wipe(self.handshakes, count)\n", "            pass\n"),
-    Kept("wiping", "workers/control/handshakes.py", "control keeps a handshake that is complete", "        lib.handshake_wipe(handshake, 1)\n", ""),
-    Kept("wiping", "workers/control/handshakes.py", "control keeps a handshake that is over", "            lib.handshake_wipe(self.in_progress.pop(number).handshake, 1)\n", "            self.in_progress.pop(number)\n"),
+    Kept("wiping", "workers/control/initiator.py", "control keeps a handshake that is complete", "        lib.handshake_wipe(handshake, 1)\n", ""),
+    Kept("wiping", "workers/control/initiator.py", "control keeps a handshake that is over", "            lib.handshake_wipe(self.in_progress.pop(number).handshake, 1)\n", "            self.in_progress.pop(number)\n"),
     Kept("wiping", "workers/control/keypairs.py", "a free keypair keeps its keys", "            ffi.memmove(self.slab + number, _NO_KEYPAIR, len(_NO_KEYPAIR))\n", ""),
 ]
 

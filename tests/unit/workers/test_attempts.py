@@ -198,7 +198,7 @@ def test_what_a_holder_told_and_control_dies_of_is_dropped(interface: Interface)
         lib.events_give(interface.segment, row, lib.EVENT_HANDSHAKE_WANTED)
     for _ in range(DEATHS):
         loop = Loop(interface)
-        with dying_in(loop.control.handshakes, "wanted", bad):
+        with dying_in(loop.control.handshakes.initiator, "wanted", bad):
             for _ in range(4):
                 loop.turn()
         loop.channel.close()

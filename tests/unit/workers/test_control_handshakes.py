@@ -92,7 +92,7 @@ class World:
         """We begin; returns the initiation as the other side hears it."""
         self.now += 6 * SECOND
         self.parts.peers.order(self.row, self.parts.endpoints.move(self.row, self.other.endpoint))
-        assert self.parts.handshakes.initiate(self.row, self.now)
+        assert self.parts.handshakes.initiator.initiate(self.row, self.now)
         return self.other.hear()
 
     def respond(self, initiation: bytes, psk: bytes | None = None) -> tuple[bytes, noise.Session]:
@@ -170,14 +170,14 @@ def test_response_completes_our_handshake(world: World) -> None:
 def test_no_second_handshake_for_a_wish_that_came_before_the_session(world: World) -> None:
     initiation = world.initiate()
     assert world.take(world.respond(initiation)[0]) == "HS_RESPONSE_ACCEPTED"
-    world.parts.handshakes.wanted(world.row, world.now)
+    world.parts.handshakes.initiator.wanted(world.row, world.now)
     assert not world.parts.timer_columns.is_retrying(world.row)
 
 
 def test_within_five_seconds_a_wish_waits(world: World) -> None:
     world.take(world.other.initiation())
     world.other.hear()
-    world.parts.handshakes.wanted(world.row, world.now + SECOND)
+    world.parts.handshakes.initiator.wanted(world.row, world.now + SECOND)
     assert world.other.hears_nothing()
     assert world.parts.timer_columns.is_retrying(world.row)
     due = [row for row, _ in world.parts.timer_columns.due(world.now + 4 * SECOND)]
@@ -420,7 +420,7 @@ def test_a_peer_of_low_order_stays_and_is_sent_nothing(world: World) -> None:
     world.set(f"public_key=01{'00' * 31}\nendpoint=127.0.0.1:{world.other.endpoint.port}\n")
     row = world.parts.peers.find(b"\1" + bytes(31))
     assert row is not None
-    assert not world.parts.handshakes.initiate(row, world.now)
+    assert not world.parts.handshakes.initiator.initiate(row, world.now)
     assert world.other.hears_nothing()
 
 

@@ -177,7 +177,7 @@ def test_twenty_initiations_then_it_gives_up(loop: Loop) -> None:
     assert loop.orders(row) & lib.ORDER_PURGE_STAGED
     assert sent == constants.MAX_INITIATIONS
     assert (
-        not loop.control.handshakes.numbers and loop.control.keypairs.out == 0
+        not loop.control.handshakes.initiator.numbers and loop.control.keypairs.out == 0
     ) or loop.control.grace_periods.waiting
     loop.turn(6 * SECOND)
     assert loop.messages() == []
@@ -221,7 +221,7 @@ def test_interface_down_and_up(loop: Loop) -> None:
         loop.turn(2 * SECOND)
         device = loop.interface.segment.device
         assert device.mtu == 1300 and not device.up
-        assert not loop.control.handshakes.numbers
+        assert not loop.control.handshakes.initiator.numbers
         wanted(loop, row)
         loop.turn(60 * SECOND)
         message = b"\x01\0\0\0" + bytes(144)

@@ -25,7 +25,7 @@ def bytes_of(cdata: Any) -> bytes:
 
 def in_progress(world: World) -> tuple[int, Any]:
     """The number and the handshake that we began; the memory stays ours to look at."""
-    [(number, progress)] = world.parts.handshakes.in_progress.items()
+    [(number, progress)] = world.parts.handshakes.initiator.in_progress.items()
     return number, progress.handshake
 
 
@@ -47,7 +47,7 @@ def test_a_handshake_that_is_over_is_wiped(world: World, end: str) -> None:
         case "forget_in_progress":
             assert list(world.parts.handshakes.forget_in_progress())
         case "give_up":
-            world.parts.handshakes.give_up(world.row)
+            world.parts.handshakes.initiator.give_up(world.row)
         case "confirmed":
             world.parts.handshakes.confirmed(np.array([world.row], np.uint32))
     assert not any(bytes_of(handshake))
