@@ -44,8 +44,8 @@ from workers.promises import (
     Broken,
     Promise,
     be_victim,
+    other_threads,
     set_process_option,
-    why,
 )
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ class WorkerStart:
         threads, read Python modules (they are imported when first needed), and remove its socket file.
         """
         is_control = self.kind == "control"
-        others = _other_threads()
+        others = other_threads()
         readable = [path for path in {*sys.path, sys.prefix, sys.base_prefix + "/lib"} if path]
         socket_file = self.message.get("socket")
         removable = [os.path.dirname(socket_file[0])] if socket_file else []
@@ -113,7 +113,7 @@ class WorkerStart:
         refused = lib.sandbox_enter(keep, may_read, may_remove, not is_control)
         self.broken.sandbox(refused)
         if others:
-            self.broken[Promise.SYSTEM_CALLS] = others
+            self.broken[Promise.THREADS] = others
 
     def ready(self) -> None:
         """Tell the supervisor that this worker is ready."""
@@ -312,15 +312,6 @@ def map_what_packets_need(fd: int, size: int, without_keys: bool) -> segment_p:
     if lib.segment_protect(segment) != 0 or (without_keys and lib.segment_forget_keys(segment) != 0):
         raise OSError(ffi.errno, f"cannot protect the tables: {os.strerror(ffi.errno)}")
     return segment
-
-
-def _other_threads() -> str:
-    """Why other threads of this process may be outside the sandbox; empty when there are none."""
-    try:
-        threads = len(os.listdir("/proc/self/task"))
-    except OSError as error:
-        return f"other threads would not be seen: {why(error)}"
-    return f"{threads - 1} threads were there already" if threads > 1 else ""
 
 
 def _attach(base: Chars, size: int) -> segment_p:

@@ -44,6 +44,7 @@ class Promise(StrEnum):
     CAPABILITIES = "capabilities"
     FILES = "files"
     SYSTEM_CALLS = "system_calls"
+    THREADS = "threads"
     DIE_TOGETHER = "die_together"
     VICTIMS = "victims"
     CORES = "cores"
@@ -82,6 +83,11 @@ WORDS: dict[str, Words] = {
         "workers make no system calls but those of their loops (seccomp)",
         "run a kernel with CONFIG_SECCOMP_FILTER on x86-64 or arm64, "
         "and allow seccomp and prctl in the container's seccomp profile",
+    ),
+    Promise.THREADS: Words(
+        "no thread of a worker is outside its sandbox",
+        "mount /proc (mount -t proc proc /proc), and load nothing that starts threads into Python "
+        "(LD_PRELOAD, sitecustomize)",
     ),
     Promise.DIE_TOGETHER: Words(
         "the kernel ends every worker when the supervisor dies",
@@ -196,6 +202,8 @@ def _try_all() -> Broken:
     page = mmap.mmap(-1, FIRST_KEYS)
     if unlocked := lock(ffi.from_buffer(page), FIRST_KEYS):
         broken[Promise.LOCKED] = unlocked
+    if others := other_threads():
+        broken[Promise.THREADS] = others
     nothing = ffi.new("char *[]", [ffi.NULL])
     broken.sandbox(lib.sandbox_enter(0, nothing, nothing, 1))
     return broken
@@ -238,6 +246,15 @@ def set_process_option(option: int, value: int) -> None:
     ):
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
+
+
+def other_threads() -> str:
+    """Why other threads of this process may be outside the sandbox; empty when there are none."""
+    try:
+        threads = len(os.listdir("/proc/self/task"))
+    except OSError as error:
+        return f"other threads would not be seen: {why(error)}"
+    return f"{threads - 1} threads were there already" if threads > 1 else ""
 
 
 def _oom_score() -> int | None:
