@@ -1,6 +1,6 @@
 /* A burst is sorted by peer in arrival order: per peer one private chain, one publication, one
  * look at its token. */
-#include "workers/datapath/receiver.h"
+#include "workers/datapath/burst.h"
 #include "workers/datapath/turn.h"
 
 #include "shm/counters.h"

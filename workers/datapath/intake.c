@@ -2,7 +2,7 @@
  * begins in a small slot, where almost all that come alone fit; the rest of a larger one lands in
  * a train slot just where it belongs, so that only its first bytes are copied there. Slots whose
  * packets went nowhere (a handshake, a drop) serve again in the next call. */
-#include "workers/datapath/receiver.h"
+#include "workers/datapath/intake.h"
 
 #include "engine/aead.h"
 #include "engine/packet.h"

@@ -1,6 +1,6 @@
 /* From the TUN queue to the peers' outbound queues. */
 #include "workers/clock.h"
-#include "workers/datapath/receiver.h"
+#include "workers/datapath/receive.h"
 #include "workers/datapath/tun.h"
 #include "workers/udp.h"
 

@@ -4,7 +4,7 @@
  * holds several receiver indices. It is cut into runs of one index, a node for each. */
 #include "workers/clock.h"
 #include "workers/datapath/mac1_filter.h"
-#include "workers/datapath/receiver.h"
+#include "workers/datapath/receive.h"
 #include "workers/udp.h"
 
 #include "engine/index.h"

@@ -8,6 +8,7 @@
 #include "workers/datapath/holder.h"
 #include "workers/datapath/moderation.h"
 #include "workers/datapath/priority.h"
+#include "workers/datapath/receive.h"
 #include "workers/datapath/receiver.h"
 #include "workers/udp.h"
 

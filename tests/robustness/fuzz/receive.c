@@ -10,7 +10,7 @@
 #include "workers/clock.h"
 #include "workers/datapath/mac1_filter.h"
 #include "workers/datapath/turn.h"
-#include "workers/datapath/receiver.h"
+#include "workers/datapath/receive.h"
 #include "workers/udp.h"
 
 #include <errno.h>
