@@ -120,7 +120,6 @@ class InitiationOpened(NamedTuple):
     hash: bytes
     chain: bytes
     sender_index: int  # the initiator's
-    key: bytes  # the AEAD key that opened the static key
     sealed_timestamp: bytes
 
 
@@ -188,7 +187,7 @@ def read_first(identity: Identity, body: bytes, sender_index: int) -> Initiation
         public_key = ChaCha20Poly1305(key).decrypt(_NONCE, static, hashed)
     except InvalidTag:
         raise StaticTagWrong("the static key of an initiation does not open") from None
-    return InitiationOpened(public_key, ephemeral, _mix(hashed, static), chain, sender_index, key, sealed)
+    return InitiationOpened(public_key, ephemeral, _mix(hashed, static), chain, sender_index, sealed)
 
 
 def open_timestamp(opened: InitiationOpened, static_static: bytes) -> tuple[bytes, InitiationOpened]:
@@ -205,7 +204,7 @@ def open_timestamp(opened: InitiationOpened, static_static: bytes) -> tuple[byte
         timestamp = ChaCha20Poly1305(key).decrypt(_NONCE, opened.sealed_timestamp, opened.hash)
     except InvalidTag:
         raise TimestampTagWrong("the timestamp of an initiation does not open") from None
-    return timestamp, opened._replace(chain=chain, hash=_mix(opened.hash, opened.sealed_timestamp), key=b"")
+    return timestamp, opened._replace(chain=chain, hash=_mix(opened.hash, opened.sealed_timestamp))
 
 
 def create_response(

@@ -158,7 +158,8 @@ class Configuration:
     def _check(self, operation: uapi.Set) -> Iterator[None]:
         own = self.vault.public_key
         if operation.private_key is not None:
-            own = noise.Identity(operation.private_key).public_key if any(operation.private_key) else None
+            identity = _identity(operation.private_key)
+            own = None if identity is None else identity.public_key
         peers = self.peers
         work = _Work(peers, operation, own)
         need = ffi.new("struct changes_need *")
@@ -271,8 +272,8 @@ class Configuration:
         self.events.suppress(Event.PEER_ADDED, int(changes.added) - emitted)
 
     def _change_private_key(self, private_key: bytes) -> Iterator[None]:
-        if any(private_key):
-            identity = noise.Identity(private_key)
+        identity = _identity(private_key)
+        if identity is not None:
             if identity.private_key == self.vault.private_key:
                 return
             row = self.peers.find(identity.public_key)
@@ -418,6 +419,11 @@ class Configuration:
                 uapi.AllowedIP(a, 8 * len(a), cidr) for a, cidr in self.peers.allowed(row, SHOWN_IPS)
             ],
         )
+
+
+def _identity(private_key: bytes) -> noise.Identity | None:
+    """Of a `private_key` line, whose zeros remove the key."""
+    return noise.Identity(private_key) if any(private_key) else None
 
 
 def _place(endpoint: uapi.Endpoint) -> Endpoint:
