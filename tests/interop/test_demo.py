@@ -10,11 +10,12 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
+from tests.support.kept_namespaces import KeptNamespaces
 from tests.support.tunnel import eventually
 
 pytestmark = pytest.mark.network
@@ -22,48 +23,41 @@ pytestmark = pytest.mark.network
 PLAIT = os.path.join(os.path.dirname(sys.executable), "plait")
 
 
-def namespaces_of(matches: Callable[[Path], bool]) -> list[str]:
-    """The pid namespace of each running process that matches, given as its directory of /proc."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        try:
-            if entry.name.isdigit() and matches(entry):
-                found.append(os.readlink(entry / "ns/pid"))
-        except OSError:
-            continue  # it ended meanwhile
-    return found
-
-
 class Demo:
-    """A running `plait demo`, with the pid namespaces of its two hosts."""
+    """A running `plait demo`, and its two hosts."""
 
     def __init__(self, *arguments: str) -> None:
         marker = f"DEMO_MARKER={os.getpid()}-{id(self)}".encode()
         self.popen = subprocess.Popen(
             [PLAIT, "demo", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
             env={**os.environ, "DEMO_MARKER": marker.decode().partition("=")[2]})
-        own = os.readlink("/proc/self/ns/pid")
-        self.namespaces: set[str] = set()
+        self.hosts = KeptNamespaces("pid")
+        own = os.stat("/proc/self/ns/pid").st_ino
 
         def both_hosts_have_workers() -> bool:
             assert self.popen.poll() is None, self.popen.communicate()
-            ours = namespaces_of(lambda entry: marker in (entry / "environ").read_bytes().split(b"\0"))
-            self.namespaces |= set(ours) - {own}
-            living = self.left()  # a host that only tried whether hosts can be made has gone again
+            for entry in Path("/proc").glob("[0-9]*"):
+                with suppress(OSError):  # it ended meanwhile
+                    if marker in (entry / "environ").read_bytes().split(b"\0"):
+                        self.hosts.keep(entry.name)
+            self.hosts.numbers.discard(own)
+            living = list(self.left().values())
+            # A host that only tried whether hosts can be made has gone again.
             return len(set(living)) == 2 and len(living) > 8
 
         eventually(both_hosts_have_workers)
 
-    def left(self) -> list[str]:
-        """One entry for each process in the demo's hosts."""
-        return namespaces_of(lambda entry: os.readlink(entry / "ns/pid") in self.namespaces)
+    def left(self) -> dict[int, int]:
+        """The processes in the demo's hosts, by pid: which host's."""
+        return self.hosts.processes()
 
 
 def test_demo_measures_and_leaves_nothing() -> None:
     demo = Demo("--json")
     out, err = demo.popen.communicate(timeout=120)
     assert demo.popen.returncode == 0, err
-    assert demo.left() == []
+    assert not demo.left()
+    demo.hosts.close()
     result = json.loads(out)
     assert result["wrong"] == []
     assert all(ping["received"] == ping["sent"] > 0 for ping in result["pings"])
@@ -77,3 +71,4 @@ def test_interrupted_demo_leaves_nothing(number: int) -> None:
     demo.popen.communicate(timeout=120)
     assert demo.popen.returncode == (-number if number == signal.SIGKILL else 128 + number)
     eventually(lambda: not demo.left())
+    demo.hosts.close()

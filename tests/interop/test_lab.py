@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from plait.lab.namespaces import WIREGUARD_GO, Lab, LabError, missing, state
+from tests.support.kept_namespaces import KeptNamespaces
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.network
@@ -30,16 +31,9 @@ def traces() -> list[str]:
     return [name for name in [*sockets, *os.listdir("/sys/class/net")] if name.startswith(NAME)] + cables
 
 
-def processes_of(namespaces: list[str]) -> list[int]:
-    """Processes in one of these pid namespaces."""
-    found = []
-    for entry in os.listdir("/proc"):
-        try:
-            if entry.isdigit() and os.readlink(f"/proc/{entry}/ns/pid") in namespaces:
-                found.append(int(entry))
-        except OSError:
-            continue
-    return [pid for pid in found if state(pid) not in ("", "Z")]
+def living(namespaces: KeptNamespaces) -> list[int]:
+    """Processes in them that have not ended."""
+    return [pid for pid in namespaces.processes() if state(pid) not in ("", "Z")]
 
 
 def test_hosts_reach_each_other_and_only_each_other() -> None:
@@ -85,15 +79,16 @@ def test_nothing_outlives_a_killed_lab(number: int) -> None:
             "import os, sys, time\nfrom plait.lab.namespaces import *\nlab = Lab()\nfor name in 'ab':\n"
             "    host = lab.host(name)\n    host.engine(NAME, WIREGUARD_GO)\n"
             "    host.popen(['sh', '-c', '(trap \"\" TERM HUP INT; sleep 1000 & wait) & wait'])\n"
-            "    print(os.readlink(f'/proc/{host.pid}/ns/pid'), flush=True)\ntime.sleep(1000)\n")
+            "    print(host.pid, flush=True)\ntime.sleep(1000)\n")
     with subprocess.Popen([sys.executable, "-c", text], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-                          text=True) as script:
+                          text=True) as script, KeptNamespaces("pid") as hosts:
         assert script.stdout is not None
-        namespaces = [script.stdout.readline().strip() for _ in "ab"]
-        assert len(processes_of(namespaces)) >= 6
+        for _ in "ab":
+            hosts.keep(script.stdout.readline().strip())
+        assert len(living(hosts)) >= 6
         script.send_signal(number)
         script.wait(60)
-    until(lambda: processes_of(namespaces) == [], "the end of every process")
+        until(lambda: living(hosts) == [], "the end of every process")
     assert traces() == []
 
 
