@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from engine import noise, uapi
+from engine import uapi
 from workers import promises
 from workers._workers import ffi, lib
 from workers.attempts import Step
@@ -158,8 +158,8 @@ class Configuration:
     def _check(self, operation: uapi.Set) -> Iterator[None]:
         own = self.vault.public_key
         if operation.private_key is not None:
-            identity = _identity(operation.private_key)
-            own = None if identity is None else identity.public_key
+            is_key = any(operation.private_key)
+            own = self.handshakes.key_pair(operation.private_key)[1] if is_key else None
         peers = self.peers
         work = _Work(peers, operation, own)
         need = ffi.new("struct changes_need *")
@@ -272,16 +272,16 @@ class Configuration:
         self.events.suppress(Event.PEER_ADDED, int(changes.added) - emitted)
 
     def _change_private_key(self, private_key: bytes) -> Iterator[None]:
-        identity = _identity(private_key)
-        if identity is not None:
-            if identity.private_key == self.vault.private_key:
+        if any(private_key):
+            private_key, public_key = self.handshakes.key_pair(private_key)
+            if private_key == self.vault.private_key:
                 return
-            row = self.peers.find(identity.public_key)
+            row = self.peers.find(public_key)
             if row is not None:
                 yield from self._remove([row])
             self.vault.note_passing(self.vault.passing | KEY_CHANGED)
-            self.vault.store_private_key(identity.private_key, identity.public_key)
-            self.events.emit(Event.PRIVATE_KEY_CHANGED, key=identity.public_key)
+            self.vault.store_private_key(private_key, public_key)
+            self.events.emit(Event.PRIVATE_KEY_CHANGED, key=public_key)
         else:
             if self.vault.private_key is None:
                 return
@@ -419,11 +419,6 @@ class Configuration:
                 uapi.AllowedIP(a, 8 * len(a), cidr) for a, cidr in self.peers.allowed(row, SHOWN_IPS)
             ],
         )
-
-
-def _identity(private_key: bytes) -> noise.Identity | None:
-    """Of a `private_key` line, whose zeros remove the key."""
-    return noise.Identity(private_key) if any(private_key) else None
 
 
 def _place(endpoint: uapi.Endpoint) -> Endpoint:

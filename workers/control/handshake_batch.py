@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from engine import cookie
+from engine.peer_cookies import PeerCookies
 from workers._workers import ffi, lib
 from workers.control.crypto_threads import CryptoThreads
 from workers.control.endpoints import Endpoint, EndpointOrders
@@ -64,7 +64,7 @@ class HandshakeBatch:
         self.crypto_threads = CryptoThreads()
         self.identity: handshake_identity_p | None = None
         self.is_up = True
-        self.cookies = cookie.PeerCookies(peers.memory.max_peers)
+        self.cookies = PeerCookies(peers.memory.max_peers)
         self.unconfirmed: dict[int, int] = {}  # row -> answers of ours without a word in the new session
         self.cells = ffi.new("struct mailbox_cell[]", BATCH)
         self.to_send = ffi.new("struct outgoing[]", BATCH)

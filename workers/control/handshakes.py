@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from engine import constants, cookie, ratelimiter
+from engine import constants, peer_cookies, ratelimiter
 from engine.timers import Rows
 from workers._workers import ffi, lib
 from workers.control.endpoints import EndpointOrders
@@ -196,11 +196,19 @@ class Handshakes(HandshakeBatch):
 
     def _cookie_secret(self, now: int) -> bytes:
         kept = self.vault.cookie_secret
-        old = cookie.CookieSecret(*kept) if kept else None
-        fresh = cookie.fresh_secret(old, now)
+        old = peer_cookies.CookieSecret(*kept) if kept else None
+        fresh = peer_cookies.fresh_secret(old, now)
         if fresh is not old:
             self.vault.store_cookie_secret(fresh.secret, fresh.birth)
         return fresh.secret
+
+    def key_pair(self, private_key: bytes) -> tuple[bytes, bytes]:
+        """(the private key as it is stored: clamped, its public key)."""
+        made = ffi.new("struct handshake_identity *")
+        lib.handshake_identity(self.crypto_threads.crypto, private_key, made)
+        pair = bytes(ffi.buffer(made.private_key)), bytes(ffi.buffer(made.public_key))
+        ffi.buffer(made)[:] = bytes(ffi.sizeof("struct handshake_identity"))
+        return pair
 
     # -- of both sides --------------------------------------------------------------------------
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from engine import constants, cookie, tai64n
+from engine import constants, peer_cookies, tai64n
 from workers._workers import ffi, lib
 from workers.control.events import Event
 from workers.control.handshake_batch import HandshakeBatch
@@ -135,7 +135,7 @@ class Initiator:
         else:
             self.events.emit(Event.UNANSWERED, row, endpoint, tries=tries - 1)
         message = bytes(ffi.buffer(handshake.initiation))
-        self.cookies.message_sent(row, np.frombuffer(message[cookie.MAC1], np.uint8), now)
+        self.cookies.message_sent(row, np.frombuffer(message[peer_cookies.MAC1], np.uint8), now)
         outgoing = self.batch.to_send[0]
         ffi.memmove(ffi.addressof(outgoing, "to"), endpoint.pack(), ffi.sizeof("struct endpoint"))
         ffi.memmove(outgoing.message, message, len(message))
@@ -192,12 +192,12 @@ class Initiator:
         number, row = self._number_of(int.from_bytes(message[4:8], "little"))
         try:
             if not number or not self.peers.is_live(row):
-                raise cookie.CookieUnexpected("a cookie reply for nobody")
+                raise peer_cookies.CookieUnexpected("a cookie reply for nobody")
             self.cookies.consume_reply(row, lambda mac1: self._open_cookie(row, message, mac1), now)
-        except cookie.CookieUnexpected:
+        except peer_cookies.CookieUnexpected:
             self.batch.emit(Event.COOKIE_UNEXPECTED, None, cell)
             return lib.HS_COOKIE_UNEXPECTED
-        except cookie.CookieTagWrong:
+        except peer_cookies.CookieTagWrong:
             self.batch.emit(Event.COOKIE_TAG, None, cell)
             return lib.HS_COOKIE_TAG
         self.events.emit(Event.COOKIE_RECEIVED, row, self.endpoints.read(row))

@@ -3,7 +3,7 @@ exceptions that are counted, and never accepted when anything that is authentica
 
 from __future__ import annotations
 
-from engine import constants, cookie, messages, noise
+from engine import constants, cookie, messages, noise, peer_cookies
 
 ALICE, BOB = noise.Identity(bytes(range(32))), noise.Identity(bytes(range(32, 64)))
 SHARED = ALICE.static_static(BOB.public_key)
@@ -83,7 +83,7 @@ def _cookie_reply(message: bytes) -> None:
     is_honest = message[8:] == REPLY[8:]
     try:
         holder.consume_reply(BOB.cookie_key, message, 1)
-    except cookie.CookieRefused:
+    except peer_cookies.CookieRefused:
         assert not is_honest and holder.cookie(1) is None
         return
     assert is_honest and holder.cookie(1) == cookie.make_cookie(SECRET, ADDRESS, PORT)

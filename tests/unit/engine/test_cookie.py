@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine import constants, cookie, messages, noise
+from engine import constants, cookie, messages, noise, peer_cookies
 from engine._engine import ffi, lib
 
 SECOND = constants.SECOND
@@ -119,10 +119,10 @@ def test_secret_rotates_lazily_at_120_seconds() -> None:
         assert count == 32
         return next(draws)
 
-    first = cookie.fresh_secret(None, 50, random)
+    first = peer_cookies.fresh_secret(None, 50, random)
     assert first == (bytes([1]) * 32, 50)
-    assert cookie.fresh_secret(first, 50 + 120 * SECOND - 1, random) is first
-    assert cookie.fresh_secret(first, 50 + 120 * SECOND, random) == (bytes([2]) * 32, 50 + 120 * SECOND)
+    assert peer_cookies.fresh_secret(first, 50 + 120 * SECOND - 1, random) is first
+    assert peer_cookies.fresh_secret(first, 50 + 120 * SECOND, random) == (bytes([2]) * 32, 50 + 120 * SECOND)
 
 
 def test_addresses_have_4_or_16_bytes() -> None:
@@ -142,7 +142,7 @@ def test_port_is_big_endian() -> None:
                           st.integers(0, 2)), max_size=30))
 def test_columns_do_for_each_row_what_a_holder_does(steps: list[tuple[str, int]]) -> None:
     """Rows of PeerCookies beside as many holders; what one refuses the other refuses for that reason."""
-    columns, holders = cookie.PeerCookies(3), [cookie.CookieHolder() for _ in range(3)]
+    columns, holders = peer_cookies.PeerCookies(3), [cookie.CookieHolder() for _ in range(3)]
     sent: list[list[bytes]] = [[], [], []]
     now = 1
     for number, (step, row) in enumerate(steps):
@@ -166,7 +166,7 @@ def test_columns_do_for_each_row_what_a_holder_does(steps: list[tuple[str, int]]
                 try:
                     consume(now)
                     outcomes.append(None)
-                except cookie.CookieRefused as error:
+                except peer_cookies.CookieRefused as error:
                     outcomes.append(type(error))
             # What nobody answered for 240 s is forgotten by the columns alone.
             assert outcomes[0] == outcomes[1] or outcomes[1] is cookie.CookieUnexpected, (step, outcomes)
