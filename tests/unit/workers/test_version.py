@@ -7,6 +7,8 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
+from importlib.metadata import version as metadata_version
 from pathlib import Path
 
 import pytest
@@ -59,6 +61,13 @@ def test_unknown_is_said_rather_than_a_lie(repository: Path, monkeypatch: pytest
     assert version.commit(repository / "elsewhere") == "unknown"
 
 
+def test_version_is_that_of_the_package() -> None:
+    assert metadata_version("plait") == version.VERSION
+    with (version.ROOT / "pyproject.toml").open("rb") as file:
+        assert tomllib.load(file)["project"]["version"] == version.VERSION
+    assert f"version: '{version.VERSION}'" in (version.ROOT / "meson.build").read_text().splitlines()[0]
+
+
 def test_both_programs_say_the_same() -> None:
     said = []
     for program in ("plait", "plaitd"):
@@ -67,6 +76,6 @@ def test_both_programs_say_the_same() -> None:
         assert found is not None and found[1] == program
         said.append(found.groups()[1:])
     assert said[0] == said[1]
-    assert said[0][:2] == (version.version(), f"{layout_hash():016x}")
+    assert said[0][:2] == (version.VERSION, f"{layout_hash():016x}")
     if (version.ROOT / ".git").exists() and shutil.which("git"):
         assert re.fullmatch(r"[0-9a-f]{12}(-dirty)?|unknown", said[0][2])
