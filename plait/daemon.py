@@ -8,14 +8,14 @@ error text and exit code on.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
+import gc
 import logging
 import os
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import setproctitle
 
@@ -40,62 +40,13 @@ if TYPE_CHECKING:
     from workers.launch import WorkerStart
     from workers.supervisor.patience import Patience
 
-DESCRIPTION = """\
-Run the engine of one WireGuard interface. The interface exists as long as the engine runs:
-configure it with wg(8), bring it up with ip(8), or let wg-quick do both."""
+class Options(NamedTuple):
+    """The command line of plaitd."""
 
-EPILOG = """\
-examples:
-  plaitd wg0                       in the background; returns when the interface is ready
-  plaitd --foreground wg0          in the foreground, talking to stderr
-  WG_QUICK_USERSPACE_IMPLEMENTATION=plaitd wg-quick up wg0
-  PLAIT_CONFIG=./one-core.toml plaitd wg0
-  wg set wg0 listen-port 51820     then talk to it as to any WireGuard interface
-
-a persistent TUN of that name that nobody uses (ip tuntap add dev wg0 mode tun multi_queue) is
-adopted, and left as it was found. Without multi_queue it has one queue, so one receiver.
-
-it ends on SIGINT or SIGTERM, when the interface is deleted (ip link delete wg0), and when its
-socket /var/run/wireguard/wg0.sock is removed. When the interface is renamed (ip link set wg0 name
-vpn7), so is the socket.
-
-while it runs:
-  plait scale wg0 +1     one receiver and one consumer more: up to the room that was laid out at the
-                         start (max_receivers, max_consumers in the settings)
-  plait upgrade wg0      every process becomes one of the program that is installed now, under the
-                         same pid, sessions and all. Refused, with the reason, when that program does
-                         not start or lays its memory out in another way
-
-signals to the supervisor (MAINPID of a service manager):
-  SIGTTIN, SIGTTOU   one of each more, fewer; the log has the answer
-  SIGUSR2            upgrade; the log has the answer
-  SIGHUP             reopen WG_LOG_FILE (logrotate renames it, then sends this); without one it is only logged
-  SIGINT, SIGQUIT, SIGTERM   end
-  SIGUSR1, SIGALRM, SIGVTALRM, SIGPROF, SIGPOLL, SIGPWR, SIGSTKFLT, SIGXCPU   nothing
-
-environment:
-  PLAIT_CONFIG           settings file instead of /etc/plait/IFACE.toml
-  LOG_LEVEL              verbose or debug, info (default), error, silent; WG_LOG_LEVEL likewise. Another word
-                         is told once, and means info
-  WG_LOG_FILE            append the log to this file
-  WG_PROCESS_FOREGROUND  1: as --foreground
-  WG_TUN_FD, WG_UAPI_FD  use these inherited descriptors: a TUN queue, a listening socket
-  WG_THREADS             receivers and consumers, where the settings do not say it
-  NOTIFY_SOCKET, WATCHDOG_USEC   a service manager is told of readiness and life (sd_notify)
-  PLAIT_KEYLOG           append the keys of every handshake to this file, for Wireshark: whoever
-                         reads it can read the traffic
-
-the log goes to
-  WG_LOG_FILE        when it is set
-  stderr             in the foreground, and in the background when a level is set; with the priorities of
-                     sd-daemon when it is a stream to journald (JOURNAL_STREAM)
-  syslog, /dev/log   in the background with neither; where there is none, plaitd says so
-It never holds the engine up: what its destination does not take in time is dropped, and the number told.
-
-exit codes:
-  0 clean end   1 fault of Plait   2 usage    3 settings    4 privileges   5 interface or TUN
-  6 UAPI socket 7 UDP port         8 memory   9 a worker process failed to start
-  128 + N ended by signal N while it waited for an engine in the background, which then ends too"""
+    interface: str
+    foreground: bool = False
+    inherit: int | None = None  # the descriptor that an upgrade left (supervisor/upgrade.py)
+    trial: bool = False
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -119,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _main(arguments: Sequence[str] | None) -> int:
-    options = _parser().parse_args(arguments)
+    options = _options(sys.argv[1:] if arguments is None else arguments)
     foreground = options.foreground or _is_foreground(os.environ.get("WG_PROCESS_FOREGROUND", ""))
     try:
         if options.inherit is not None:
@@ -133,6 +84,20 @@ def _main(arguments: Sequence[str] | None) -> int:
     except (OSError, RuntimeError) as error:  # before there is a log
         print("plaitd: cannot run the engine: {}; {}".format(*explain(error)), file=sys.stderr)
         return Exit.PRIVILEGE
+
+
+def _options(arguments: Sequence[str]) -> Options:
+    """What the command line says. Ends the process when it asks for help, or has no meaning."""
+    match arguments:
+        case [interface] if not interface.startswith("-"):
+            return Options(interface)
+        case ["--foreground", interface] if not interface.startswith("-"):
+            return Options(interface, foreground=True)
+        case ["--inherit", fd, interface] if fd.isdigit() and not interface.startswith("-"):
+            return Options(interface, inherit=int(fd))
+    from plait import plaitd_help  # late: argparse is for people; what it loads, an engine would keep
+
+    return Options(**vars(plaitd_help.parser().parse_args(arguments)))
 
 
 def _is_foreground(value: str) -> bool:
@@ -253,9 +218,13 @@ def _load_engine() -> Mapping[str, Callable[[WorkerStart], None]]:
     """Load all that any process of the engine runs: what each kind of worker does."""
     # Linear algebra, which nobody needs, starts no threads: workers are forks, of a process with one thread.
     os.environ.update(OPENBLAS_NUM_THREADS="1", OMP_NUM_THREADS="1")
+    import workers.supervisor.process
+    import workers.supervisor.resources  # noqa: F401
     from workers import version
     from workers.entry_points import WORK
 
+    # Else the first full collection in any process would write to all pages of Python that they share.
+    gc.freeze()
     version.as_dict()  # reads files and asks git, which nobody waits for who has something to watch
     return WORK
 
@@ -419,33 +388,6 @@ def _redirect(environment: Mapping[str, str]) -> None:
         os.dup2(null, 2)
     if null > 2:
         os.close(null)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="plaitd",
-        usage="plaitd [-f | --foreground] IFACE",
-        description=DESCRIPTION,
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument("-f", "--foreground", action="store_true", help="stay in the foreground")
-    parser.add_argument("--inherit", type=int, metavar="FD", help=argparse.SUPPRESS)  # supervisor/upgrade.py
-    parser.add_argument("--trial", action="store_true", help=argparse.SUPPRESS)
-    parser.add_argument("--version", action=_Version, nargs=0, help="print version, memory layout and commit")
-    parser.add_argument("interface", metavar="IFACE", help="name of the interface to make, for example wg0")
-    return parser
-
-
-class _Version(argparse.Action):
-    """Looks the version up only when asked: reading package metadata takes a while."""
-
-    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
-        from workers import version
-
-        print(f"plaitd {version.words()}")
-        parser.exit(Exit.OK)
 
 
 if __name__ == "__main__":

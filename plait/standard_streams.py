@@ -11,7 +11,6 @@ import errno
 import io
 import os
 import select
-import shutil
 import sys
 from typing import TYPE_CHECKING
 
@@ -83,6 +82,8 @@ def prepare() -> None:
 
 def terminal_width() -> int | None:
     """Columns of the terminal that standard output is; None when it is none."""
+    import shutil  # late: what decompresses archives comes with it, and an engine prints no tables
+
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 

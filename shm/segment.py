@@ -11,7 +11,6 @@ import contextlib
 import errno
 import mmap
 import os
-import secrets
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
@@ -64,7 +63,7 @@ def _no_room(what: str, wanted: int, error: OSError) -> SegmentError:
 
 def _open_nameless(bytes_: int, hint: str) -> int:
     """A fresh, zeroed, sparse shared-memory file of this size: O_EXCL, 0600, already unlinked."""
-    name = f"/plait-{hint}-{secrets.token_hex(8)}"
+    name = f"/plait-{hint}-{os.urandom(8).hex()}"
     try:
         memory = posix_ipc.SharedMemory(name, posix_ipc.O_CREX, mode=0o600)
     except (OSError, posix_ipc.Error) as error:
@@ -364,5 +363,5 @@ def _header(geometry: Mapping[str, int], generation: int) -> header_p:
             "peers: up to 2^20 in steps of 64; keypairs: 2^21; receivers, consumers: 64; slots: 32,767",
         )
     header.layout_hash = layout_hash()
-    header.generation = generation or secrets.randbits(64)
+    header.generation = generation or int.from_bytes(os.urandom(8), "little")
     return header

@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import os
 import re
-import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -139,7 +138,7 @@ def load(
             raise _refusal(
                 str(path), text, "cores", f"CPU {core} is not one that plaitd may use here ({_ranges(cpus)})"
             )
-    return settings if COUNTS & tomllib.loads(text).keys() else shrink(settings)
+    return settings if COUNTS & _keys(text).keys() else shrink(settings)
 
 
 def usable_cpus() -> frozenset[int]:
@@ -153,7 +152,7 @@ def usable_cpus() -> frozenset[int]:
 def parse(text: str, path: str, defaults: Mapping[str, Any]) -> Settings:
     """The settings in a TOML text over defaults. path is for the words of a Failure."""
     try:
-        given = tomllib.loads(text)
+        given = _keys(text)
     except (ValueError, RecursionError) as error:  # a number of 5,000 digits; arrays 1,000 deep
         raise _malformed(path, text, error) from error
     for key in given:
@@ -195,6 +194,13 @@ def described(description: Mapping[str, Any]) -> Settings:
 
 def _missing_provider(settings: Settings) -> str:
     return "" if settings.aead in ("auto", *PROVIDERS) else f"there is no provider {settings.aead}"
+
+
+def _keys(text: str) -> dict[str, Any]:
+    """What a TOML text sets. ValueError or RecursionError for what is none."""
+    import tomllib  # late: most interfaces have no file
+
+    return tomllib.loads(text)
 
 
 def _by_words_of_today(given: Mapping[str, Any]) -> tuple[dict[str, Any], str]:

@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import secrets
 import selectors
 import socket
 import sys
@@ -190,8 +189,8 @@ class Control:
 
     def _prepare_device(self) -> None:
         while not self.device.index_key[0]:
-            self.device.index_key[1] = secrets.randbits(64)
-            self.device.index_key[0] = secrets.randbits(64)
+            self.device.index_key[1] = int.from_bytes(os.urandom(8), "little")
+            self.device.index_key[0] = int.from_bytes(os.urandom(8), "little")
 
     @staticmethod
     def _open_keylog() -> KeyLog | None:
