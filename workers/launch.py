@@ -24,10 +24,10 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import setproctitle
 
@@ -168,23 +168,39 @@ class Child:
         return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
 
-def fork_worker(work: Callable[[WorkerStart], None], title: str, interface: str, channel: Channel) -> Child:
-    """Start a worker (title: `control`, `receiver 0`, …) that does `work` and inherits `channel` alone.
+class Birth(NamedTuple):
+    """A worker to fork: what it does, its title (`control`, `receiver 0`, …), and all that it inherits."""
 
-    A fork is safe here: the only other thread is the log's, which holds no lock that a worker uses. The
-    caller closes its copy of the channel. OSError when the kernel refuses a process.
+    work: Callable[[WorkerStart], None]
+    title: str
+    channel: Channel
+
+
+def fork_workers(births: Iterable[Birth], interface: str) -> list[Child | OSError]:
+    """Start workers: for each its process, or why the kernel refuses one.
+
+    A fork is safe here: the only other thread is the log's, which holds no lock that a worker uses. Between
+    two forks nothing is done: each page that the supervisor writes to there is one more copy in memory. The
+    caller closes its copies of the channels.
     """
     supervisor = os.getpid()
     for stream in (sys.stdout, sys.stderr):
         stream.flush()  # else the child would write buffered text once more
+    children: list[Child | OSError] = []
     before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     try:
-        pid = os.fork()
-        if pid == 0:
-            run_worker(work, title, interface, channel, supervisor)
+        for work, title, channel in births:
+            try:
+                pid = os.fork()
+            except OSError as error:
+                children.append(error)
+                continue
+            if pid == 0:
+                run_worker(work, title, interface, channel, supervisor)
+            children.append(Child(pid))
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-    return Child(pid)
+    return children
 
 
 def run_worker(
@@ -214,9 +230,6 @@ def let_go(channel: int) -> None:
     signal.set_wakeup_fd(-1)
     if (log := worker_stderr()) is not None:
         os.dup2(log, 2)
-    for number in signal.valid_signals():
-        if callable(signal.getsignal(number)):
-            signal.signal(number, signal.SIG_DFL)
     os.closerange(3, channel)
     # The limit may have been lowered after descriptors were opened; 1 << 20 is Linux's default fs.nr_open.
     os.closerange(channel + 1, max(os.sysconf("SC_OPEN_MAX"), 1 << 20))
@@ -226,7 +239,7 @@ def let_go(channel: int) -> None:
     os.close(writer)
     with contextlib.suppress(OSError):  # if refused, Ctrl-C reaches the worker too, which ignores it
         os.setpgid(0, 0)
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    lib.signals_forget()
 
 
 def begin_worker(title: str, interface: str, channel: Channel, supervisor: int) -> WorkerStart:
@@ -239,8 +252,8 @@ def begin_worker(title: str, interface: str, channel: Channel, supervisor: int) 
     take_title(f"{interface} {title}")
     broken = Broken()
     _die_with(supervisor, broken)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    lib.signal_ignore(signal.SIGINT)
+    lib.signal_ignore(signal.SIGHUP)
     _report_failure(channel, title)
     try:
         message, fds = channel.receive()

@@ -76,12 +76,16 @@ def configure(title: str) -> None:
 
     A worker's stderr is the pipe.
     """
-    handler = PipeHandler(STDERR if _current is None else _current.writer, title)
-    root = logging.getLogger()
-    for old in list(root.handlers):
-        root.removeHandler(old)
-    root.addHandler(handler)
-    root.setLevel(LEVELS.get(level_name(os.environ), logging.INFO))
+    fd, root = STDERR if _current is None else _current.writer, logging.getLogger()
+    match root.handlers:
+        case [PipeHandler() as handler]:  # the supervisor's, in a worker
+            handler.fd, handler.title, handler.dropped = fd, title, 0
+        case others:
+            for old in list(others):
+                root.removeHandler(old)
+            handler = PipeHandler(fd, title)
+            root.addHandler(handler)
+            root.setLevel(LEVELS.get(level_name(os.environ), logging.INFO))
     if _current is not None:
         _current.handler = handler
 

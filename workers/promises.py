@@ -7,7 +7,6 @@ tells all in `plait show --engine`. `plait doctor` tries them beforehand in a pr
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import json
 import mmap
@@ -17,7 +16,6 @@ import signal
 import socket
 from collections.abc import Callable, Mapping
 from enum import StrEnum
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from workers._workers import ffi, lib
@@ -29,7 +27,7 @@ if TYPE_CHECKING:
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 PR_SET_DUMPABLE = 4
 PR_SET_THP_DISABLE = 41
-OOM_SCORE = Path("/proc/self/oom_score_adj")
+OOM_SCORE = "/proc/self/oom_score_adj"
 OOM_LOWERED = 300  # by so much the supervisor's is lowered, of 1000
 OOM_RAISED = 300  # or, where that is refused, each worker's raised: the supervisor maps more than they do
 FIRST_KEYS = 512 << 10  # bytes of shared memory with keys in it that a few peers need
@@ -215,7 +213,7 @@ def be_spared() -> int | None:
     if own is None:
         return None
     try:
-        OOM_SCORE.write_text(str(max(own - OOM_LOWERED, OOM_LEAST)))
+        _set_oom_score(max(own - OOM_LOWERED, OOM_LEAST))
     except OSError:  # no CAP_SYS_RESOURCE, as in a container
         return None
     return own
@@ -228,7 +226,7 @@ def be_victim(score: int | None) -> None:
         if own is None:
             raise OSError(errno.ENOENT, f"{OOM_SCORE} tells no number")
         score = min(own + OOM_RAISED, 1000)
-    OOM_SCORE.write_text(str(score))
+    _set_oom_score(score)
 
 
 def run_in_realtime() -> None:
@@ -239,13 +237,8 @@ def run_in_realtime() -> None:
 
 def set_process_option(option: int, value: int) -> None:
     """prctl(2) with one argument. OSError when the kernel refuses."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    if (
-        libc.prctl(option, ctypes.c_ulong(value), ctypes.c_ulong(0), ctypes.c_ulong(0), ctypes.c_ulong(0))
-        != 0
-    ):
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
+    if lib.process_option(option, value) != 0:
+        raise OSError(ffi.errno, os.strerror(ffi.errno))
 
 
 def other_threads() -> str:
@@ -259,5 +252,17 @@ def other_threads() -> str:
 
 def _oom_score() -> int | None:
     with contextlib.suppress(OSError, ValueError):
-        return int(OOM_SCORE.read_text())
+        fd = os.open(OOM_SCORE, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            return int(os.read(fd, 32))
+        finally:
+            os.close(fd)
     return None
+
+
+def _set_oom_score(score: int) -> None:
+    fd = os.open(OOM_SCORE, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(fd, str(score).encode())
+    finally:
+        os.close(fd)

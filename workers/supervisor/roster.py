@@ -33,7 +33,7 @@ from workers import version
 from workers._workers import ffi, lib
 from workers.channel import Channel, ChannelClosed, DescriptorsLost
 from workers.failure import explain
-from workers.launch import WorkerStart
+from workers.launch import Birth, WorkerStart, fork_workers
 from workers.promises import say
 from workers.settings import Settings
 from workers.supervisor.patience import Patience
@@ -148,12 +148,16 @@ class Roster:
 
     def keep_time(self, now: float) -> None:
         """Start and kill who is due."""
-        for worker in list(self.workers):
+        due = []
+        for worker in self.workers:
             if worker.life is Life.WAITING:
                 if self.stopping:
                     worker.life = Life.ENDED
                 elif worker.start_at <= now:
-                    self._start(worker)
+                    due.append(worker)
+        if due:
+            self._start(due)
+        for worker in list(self.workers):
             if worker.stand_in_at is not None and worker.stand_in_at <= now:
                 self._give_away(worker)
             if worker.kill_at is not None and worker.kill_at <= now and self._waits_for_cpu(worker):
@@ -177,15 +181,37 @@ class Roster:
 
     # -- the start ----------------------------------------------------------------------------
 
-    def _start(self, worker: Worker) -> None:
+    def _start(self, workers: list[Worker]) -> None:
+        """Start these. Each has its process before any is told what to do, and before a refusal ends all."""
+        channels, refused = [], []
+        for worker in workers:
+            try:
+                channels.append((worker, *Channel.pair()))
+            except OSError as why:
+                refused.append((worker, why))
+        births = [Birth(self.work[worker.kind], worker.title, theirs) for worker, _, theirs in channels]
+        begun = []
+        for (worker, ours, theirs), process in zip(
+            channels, fork_workers(births, self.resources.interface), strict=True
+        ):
+            theirs.close()  # first, so that the pidfd can have its number when no other is free
+            if isinstance(process, OSError):
+                ours.close()
+                refused.append((worker, process))
+                continue
+            ours.socket.settimeout(self.patience.send)
+            worker.fill(process, ours)
+            begun.append(worker)
+        for worker in begun:
+            self._begin(worker)
+        for worker, error in refused:
+            self._not_started(worker, *explain(error))
+
+    def _begin(self, worker: Worker) -> None:
+        """Tell a process that was just forked what it is to do."""
         line = self.segment.workers[worker.line]
         if line.incarnation == 0:
             line.incarnation = 1
-        try:
-            worker.fork(self.work[worker.kind], self.resources.interface, self.patience)
-        except OSError as error:
-            self._not_started(worker, *explain(error))
-            return
         assert worker.process is not None
         worker.life, worker.told = Life.STARTING, Told.NOTHING_YET
         worker.ready_at = None

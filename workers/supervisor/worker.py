@@ -6,13 +6,12 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Any
 
 from workers.channel import Channel
-from workers.launch import Child, WorkerStart, fork_worker
+from workers.launch import Child
 from workers.supervisor.patience import Patience
 
 
@@ -68,19 +67,6 @@ class Worker:
         # Linux before 5.3 or a container's filter refuses a pidfd; then SIGCHLD reports the end (roster.py).
         with contextlib.suppress(OSError):
             self.pidfd = os.pidfd_open(process.pid)
-
-    def fork(self, work: Callable[[WorkerStart], None], interface: str, patience: Patience) -> None:
-        """Start a process for this worker. OSError when the kernel refuses one."""
-        ours, theirs = Channel.pair()
-        ours.socket.settimeout(patience.send)
-        try:
-            process = fork_worker(work, self.title, interface, theirs)
-        except OSError:
-            ours.close()
-            raise
-        finally:
-            theirs.close()  # first, so that the pidfd can have its number when no other is free
-        self.fill(process, ours)
 
     def describe(self) -> dict[str, Any]:
         """The worker as a JSON object, for the program that takes over (handover.py)."""
