@@ -134,6 +134,7 @@ def take_over(interface: str, fd: int, is_trial: bool) -> int:
 def _go_on(interface: str, description: dict[str, Any]) -> None:
     """The engine that another program left."""
     work = _load_engine()
+    from workers.providers import prepare
     from workers.settings import described
     from workers.supervisor.notify import ServiceManager
     from workers.supervisor.process import Supervisor
@@ -141,6 +142,7 @@ def _go_on(interface: str, description: dict[str, Any]) -> None:
     from workers.supervisor.signals import Signals
 
     settings = described(description["settings"])
+    prepare(settings.aead)
     _take_title(interface)
     _take_small_pages()
     manager = ServiceManager(os.environ)
@@ -163,6 +165,7 @@ def serve(interface: str, on_ready: Callable[[], None], patience: Patience | Non
     work = _load_engine()
     from workers.control.keylog import open_keylog
     from workers.promises import PR_SET_DUMPABLE, set_process_option
+    from workers.providers import prepare
     from workers.settings import load
     from workers.supervisor import room, tun
     from workers.supervisor.notify import ServiceManager
@@ -176,6 +179,7 @@ def serve(interface: str, on_ready: Callable[[], None], patience: Patience | Non
     if keylog is not None:
         keylog.close()
     settings = fit(settings, interface, os.environ)
+    prepare(settings.aead)
     room.raise_files(settings)
     room.raise_stack()
     _take_title(interface)

@@ -35,7 +35,7 @@ from numpy.typing import NDArray
 
 from shm.layout import COUNTERS
 from workers._workers import ffi, lib
-from workers.providers import PROVIDERS
+from workers.providers import new_context
 
 if TYPE_CHECKING:
     from workers._workers import Pointer, TypeName, geometry, segment_p
@@ -106,7 +106,7 @@ def bytes_per_peer(geometry: geometry) -> dict[str, dict[str, float]]:
 
 def aead_name(setting: str) -> str:
     """What the provider that the setting `aead` means here calls itself. Opens files."""
-    aead = lib.aead_new(PROVIDERS[setting])
+    aead = new_context(setting)
     if aead == ffi.NULL:
         return "none"
     try:

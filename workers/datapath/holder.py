@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from workers._workers import ffi, lib
 from workers.launch import WorkerStart
-from workers.providers import PACKAGES, PROVIDERS
+from workers.providers import PACKAGES, new_context
 
 if TYPE_CHECKING:
     from workers._workers import holder_p
@@ -24,7 +24,7 @@ def bells_of(start: WorkerStart) -> list[int]:
 def new_holder(start: WorkerStart) -> holder_p:
     """A `struct holder *` with this worker's fds. Ends the process if its AEAD provider does not work."""
     name = start.message["aead"]
-    made = lib.aead_new(PROVIDERS[name])
+    made = new_context(name)
     if made == ffi.NULL and name in PACKAGES:
         start.fail(
             f"worker {start.worker} cannot start",
