@@ -14,29 +14,29 @@
 #endif
 
 /* When the kernel refuses, all stays as it is, and is tried again. */
-static int change(struct priority *priority, enum priority_class class)
+static int change(struct priority *priority, enum priority_state state)
 {
-    int is_realtime = class == PRIORITY_REALTIME;
+    int is_realtime = state == PRIORITY_REALTIME;
     struct sched_param parameter = { .sched_priority = is_realtime };
 
     if (sched_setscheduler(0, (is_realtime ? SCHED_RR : SCHED_OTHER) | SCHED_RESET_ON_FORK, &parameter))
         return -1;
-    priority->class = class;
+    priority->state = state;
     return 0;
 }
 
 int priority_open(struct priority *priority, uint64_t now)
 {
-    *priority = (struct priority){ .class = PRIORITY_NORMAL, .since = now, .pause = PRIORITY_PAUSE_NS };
+    *priority = (struct priority){ .state = PRIORITY_NORMAL, .since = now, .pause = PRIORITY_PAUSE_NS };
     return change(priority, PRIORITY_REALTIME);
 }
 
 void priority_check(struct priority *priority, uint64_t now)
 {
-    if (priority->class == PRIORITY_REALTIME && now - priority->since > PRIORITY_BUSY_NS) {
+    if (priority->state == PRIORITY_REALTIME && now - priority->since > PRIORITY_BUSY_NS) {
         if (change(priority, PRIORITY_GIVEN_UP) == 0)
             priority->since = now;
-    } else if (priority->class == PRIORITY_GIVEN_UP && now - priority->since > priority->pause) {
+    } else if (priority->state == PRIORITY_GIVEN_UP && now - priority->since > priority->pause) {
         if (change(priority, PRIORITY_REALTIME) == 0) {
             priority->since = now;
             priority->pause = priority->pause < PRIORITY_PAUSE_MOST ? 2 * priority->pause : PRIORITY_PAUSE_MOST;
@@ -46,7 +46,7 @@ void priority_check(struct priority *priority, uint64_t now)
 
 void priority_before_sleep(struct priority *priority)
 {
-    if (priority->class == PRIORITY_GIVEN_UP)
+    if (priority->state == PRIORITY_GIVEN_UP)
         change(priority, PRIORITY_REALTIME);
 }
 

@@ -9,15 +9,15 @@
 #define PRIORITY_PAUSE_NS 2000000  /* and for how long, the first time after a sleep; each next time twice as long, */
 #define PRIORITY_PAUSE_MOST 64000000 /* up to this */
 
-enum priority_class {
+enum priority_state {
     PRIORITY_NORMAL,   /* SCHED_OTHER, always */
     PRIORITY_REALTIME, /* SCHED_RR */
     PRIORITY_GIVEN_UP, /* SCHED_OTHER, until the pause is over or the worker sleeps */
 };
 
 struct priority {
-    uint32_t class; /* enum priority_class */
-    uint64_t since; /* ns of clock_now: latest sleep or change of the class */
+    uint32_t state; /* enum priority_state */
+    uint64_t since; /* ns of clock_now: latest sleep or change of the state */
     uint64_t pause; /* ns; the next one */
 };
 

@@ -245,13 +245,13 @@ static int wait_for_packets(struct receiver *receiver, struct epoll_event *event
     uint64_t before, after;
     int ready;
 
-    if (receiver->priority.class == PRIORITY_NORMAL)
+    if (receiver->priority.state == PRIORITY_NORMAL)
         return epoll_wait(receiver->epoll, events, WATCHES, timeout);
     if (receiver->moderation.held) {
         priority_before_sleep(&receiver->priority);
         nanosleep(&hold, NULL);
         priority_after_sleep(&receiver->priority, clock_now());
-    } else if (receiver->priority.class == PRIORITY_GIVEN_UP) {
+    } else if (receiver->priority.state == PRIORITY_GIVEN_UP) {
         ready = epoll_wait(receiver->epoll, events, WATCHES, 0);
         if (ready)
             return ready;
@@ -260,7 +260,7 @@ static int wait_for_packets(struct receiver *receiver, struct epoll_event *event
     before = clock_now();
     ready = epoll_wait(receiver->epoll, events, WATCHES, timeout);
     after = clock_now();
-    if (receiver->priority.class == PRIORITY_REALTIME && after - before > SLEPT_NS)
+    if (receiver->priority.state == PRIORITY_REALTIME && after - before > SLEPT_NS)
         priority_after_sleep(&receiver->priority, after);
     return ready;
 }
@@ -288,7 +288,7 @@ int receiver_run(struct receiver *receiver, uint64_t until)
             aead_forget(receiver->intakes[INBOUND].inline_holder->aead);
         for (int i = 0; i < ready; i++)
             reasons |= serve(receiver, events[i].data.u32, &round);
-        if ((round.messages || receiver->moderation.held) && receiver->priority.class != PRIORITY_NORMAL)
+        if ((round.messages || receiver->moderation.held) && receiver->priority.state != PRIORITY_NORMAL)
             moderation_round(&receiver->moderation, clock_now(), round.messages, round.with_train);
         if (!reasons && now >= until)
             reasons = RECEIVER_TIME;

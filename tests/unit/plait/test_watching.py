@@ -282,7 +282,7 @@ def test_one_that_is_asked_alone_or_none_that_can_be_asked_fails(
 
 def test_who_may_not_ask_is_told_so(host: Host) -> None:
     program = (
-        "import os, rich.console, msgspec\n"
+        "import os, shutil, rich.console, msgspec\n"  # not all users may read this Python
         "from plait.watch import engine, parted_table, show, top\n"
         "from plait import command\nos.setgid(65534); os.setuid(65534)\ncommand.main()"
     )
