@@ -74,6 +74,11 @@ class FakeWorkers:
         text = path.read_text() if path.exists() else ""
         return [json.loads(line) for line in text.split("\n")[:-1]]  # the last may be half written
 
+    def news(self, title: str) -> list[dict[str, Any]]:
+        """What control was told of a worker."""
+        told = [news for message in self.heard("control") for news in message.get("news", [])]
+        return [news for news in told if news.get("worker") == title]
+
     def starts(self, title: str) -> int:
         return sum(message["kind"] == "start" for message in self.heard(title))
 

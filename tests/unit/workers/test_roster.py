@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
-
 import pytest
 
 from plait.lab.namespaces import descriptors, no_descriptors
@@ -15,10 +12,15 @@ pytestmark = pytest.mark.network
 
 
 def die_twice(fakes: FakeWorkers, title: str) -> list[str]:
-    """The pauses that the supervisor's log names."""
-    for _ in range(2):
-        fakes.expect_replacement(title, lambda: os.kill(fakes.pids()[title], signal.SIGKILL))
+    """The pauses that the supervisor's log names. Each life counts, for the supervisor heard of it."""
+
+    def replacements() -> int:
+        return [news["event"] for news in fakes.news(title)].count("worker_replaced")
+
+    for deaths in (1, 2):
         until(lambda: title in fakes.pids(), "its title")
+        fakes.kill(title)
+        until(lambda deaths=deaths: replacements() == deaths, "a successor that is ready")
     fakes.expect_words(f"{title} starts again")
     marks = [line.partition(f"{title} starts again in ")[2] for line in fakes.words().splitlines()]
     return [mark.partition(" s")[0] for mark in marks if mark]

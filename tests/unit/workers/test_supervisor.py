@@ -90,19 +90,13 @@ def test_killed_worker_comes_back(running: FakeWorkers, title: str) -> None:
     running.expect_words(f"{title} repaired")
 
 
-def news_of(fakes: FakeWorkers, title: str) -> list[dict[str, Any]]:
-    """What control was told of a worker."""
-    told = [news for message in fakes.heard("control") for news in message.get("news", [])]
-    return [news for news in told if news.get("worker") == title]
-
-
 @pytest.mark.parametrize("title", ["receiver 1", "control"])
 def test_control_is_told_of_deaths(running: FakeWorkers, title: str) -> None:
     """Of its own, too: its successor is."""
-    before = len(news_of(running, title))
+    before = len(running.news(title))
     again = running.expect_replacement(title, lambda: running.kill(title))
-    until(lambda: len(news_of(running, title)) >= before + 2, "news")
-    died, replaced = news_of(running, title)[before:]
+    until(lambda: len(running.news(title)) >= before + 2, "news")
+    died, replaced = running.news(title)[before:]
     assert (died["event"], died["cause"]) == ("worker_died", "killed")
     assert (died["reason"], died["repaired"]) == ("it was killed by SIGKILL", "it left nothing undone")
     assert (replaced["event"], replaced["incarnation"]) == ("worker_replaced", again["incarnation"])
@@ -112,15 +106,15 @@ def test_control_is_told_of_deaths(running: FakeWorkers, title: str) -> None:
 def test_deaths_of_several_at_once_are_told_once_each(running: FakeWorkers) -> None:
     """Control is among them: it sleeps until it is found stuck, and does not hear of the others."""
     titles = ("control", "receiver 0", "consumer 0", "consumer 1")
-    before = {title: len(news_of(running, title)) for title in titles}
+    before = {title: len(running.news(title)) for title in titles}
     pids = running.pids()
     running.order("control", sleep=True)
     until(lambda: running.heard("control")[-1]["kind"] == "asleep", "a control that does not hear")
     for title in titles[1:]:
         os.kill(pids[title], signal.SIGKILL)
     for title in titles:
-        until(lambda title=title: len(news_of(running, title)) >= before[title] + 2, f"news of {title}")
-        assert [news["event"] for news in news_of(running, title)[before[title] :]] == [
+        until(lambda title=title: len(running.news(title)) >= before[title] + 2, f"news of {title}")
+        assert [news["event"] for news in running.news(title)[before[title] :]] == [
             "worker_died",
             "worker_replaced",
         ]
@@ -189,10 +183,10 @@ def test_closed_channel_costs_the_worker_its_life(running: FakeWorkers) -> None:
 
 @pytest.mark.parametrize("title", ["control", "receiver 0", "consumer 1"])
 def test_stopped_worker_is_replaced(running: FakeWorkers, title: str) -> None:
-    pid, before = running.pids()[title], len(news_of(running, title))
+    pid, before = running.pids()[title], len(running.news(title))
     running.expect_replacement(title, lambda: os.kill(pid, signal.SIGSTOP))
     running.expect_words(f"{title} is stuck: it is stopped; it is killed")
-    died = until(lambda: news_of(running, title)[before:], "news")[0]
+    died = until(lambda: running.news(title)[before:], "news")[0]
     assert (died["cause"], died["reason"]) == ("stuck", "it is stopped, so that it was killed")
 
 
@@ -386,8 +380,8 @@ def test_later_failures_are_tried_again_after_growing_pauses(fakes: FakeWorkers)
         assert f"receiver 0 starts again in {pause} s" in fakes.words()
     (fakes.directory / "receiver 0.start").unlink()
     until(lambda: fakes.starts("receiver 0") == 2, "its replacement")
-    until(lambda: "worker_replaced" in [news["event"] for news in news_of(fakes, "receiver 0")], "news")
-    died, *tries, _ = news_of(fakes, "receiver 0")
+    until(lambda: "worker_replaced" in [news["event"] for news in fakes.news("receiver 0")], "news")
+    died, *tries, _ = fakes.news("receiver 0")
     assert died["event"] == "worker_died"
     assert {news["event"] for news in tries} == {"worker_not_replaced"}
     assert {news["reason"] for news in tries} == {"the fake worker cannot start: its orders say so"}
