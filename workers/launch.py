@@ -37,7 +37,7 @@ from workers.channel import Channel, ChannelClosed
 from workers.failure import explain
 from workers.handoffs import PIPELINE
 from workers.log import configure, leave_log, worker_stderr
-from workers.priorities import REALTIME, allow_realtime
+from workers.priorities import REALTIME, allow_realtime, capabilities_to_return
 from workers.promises import (
     PR_SET_DUMPABLE,
     PR_SET_PDEATHSIG,
@@ -86,6 +86,7 @@ class WorkerStart:
     away: list[int] = field(default_factory=list)
     broken: Broken = field(default_factory=Broken)  # promises that cannot be kept on this host
     _ready: bool = False
+    _kept: int = 0  # capabilities, a mask
 
     def wake_at_once(self, open_priority: Callable[[], int]) -> None:
         """Have real-time priority, if the settings want it (workers/datapath/priority.h), by `open_priority`,
@@ -94,11 +95,14 @@ class WorkerStart:
             allow_realtime()
             if open_priority() != 0:
                 self.broken[Promise.WAKES] = os.strerror(ffi.errno)
+            else:
+                self._kept = capabilities_to_return()
 
     def enter_sandbox(self) -> None:
         """Give up for ever what the worker needs no more (sandbox.h); `broken` notes each refusal.
 
-        A receiver or consumer keeps the system calls of its loop, no capability, and can open no file.
+        A receiver or consumer keeps the system calls of its loop and can open no file. It keeps no capability
+        but CAP_SYS_NICE, where by nothing else a real-time priority that was given up comes back.
         Control keeps CAP_NET_ADMIN, for fwmark and for interfaces in other namespaces. Control may also start
         threads, read Python modules (they are imported when first needed), and remove its socket file.
         """
@@ -107,7 +111,7 @@ class WorkerStart:
         readable = [path for path in {*sys.path, sys.prefix, sys.base_prefix + "/lib"} if path]
         socket_file = self.message.get("socket")
         removable = [os.path.dirname(socket_file[0])] if socket_file else []
-        keep, lists = (1 << CAP_NET_ADMIN, (readable, removable)) if is_control else (0, ([], []))
+        keep, lists = (1 << CAP_NET_ADMIN, (readable, removable)) if is_control else (self._kept, ([], []))
         texts = [[ffi.new("char[]", os.fsencode(path)) for path in paths] for paths in lists]
         may_read, may_remove = (ffi.new("char *[]", [*paths, ffi.NULL]) for paths in texts)
         refused = lib.sandbox_enter(keep, may_read, may_remove, not is_control)

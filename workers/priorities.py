@@ -7,6 +7,7 @@ import resource
 from typing import Final, Literal
 
 Priority = Literal["realtime", "normal"]
+CAP_SYS_NICE: Final = 23
 REALTIME: Final = "realtime"  # a worker that wakes runs before ordinary processes
 
 
@@ -14,3 +15,10 @@ def allow_realtime() -> None:
     """Let this process have the lowest real-time priority also without capabilities, where it may say so."""
     with contextlib.suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_RTPRIO, (1, 1))
+
+
+def capabilities_to_return() -> int:
+    """Which capabilities (bit n: capability n) a process needs to have the priority again after it gave it
+    up: none where RLIMIT_RTPRIO allows the priority. Raising that limit takes CAP_SYS_RESOURCE, which
+    containers lack; then CAP_SYS_NICE allows it."""
+    return 0 if resource.getrlimit(resource.RLIMIT_RTPRIO)[0] else 1 << CAP_SYS_NICE

@@ -118,7 +118,7 @@ struct rule {
 #define SELF 0
 
 static const struct rule common_rules[] = {
-    /* workers/datapath/priority.c; RLIMIT_RTPRIO bounds the priority */
+    /* workers/datapath/priority.c; RLIMIT_RTPRIO bounds the priority where it is set (workers/priorities.py) */
     { SYS_sched_setscheduler, { { 0, ALL, SELF }, { 1, ALL, SCHED_RR | SCHED_RESET_ON_FORK } } },
     { SYS_sched_setscheduler, { { 0, ALL, SELF }, { 1, ALL, SCHED_NORMAL | SCHED_RESET_ON_FORK } } },
     { SYS_mmap, { { 2, PROT_EXEC, 0 } } },

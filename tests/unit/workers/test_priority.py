@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from workers._workers import ffi, lib
-from workers.priorities import allow_realtime
+from workers.priorities import allow_realtime, capabilities_to_return
 
 BUSY, PAUSE, PAUSE_MOST = lib.PRIORITY_BUSY_NS, lib.PRIORITY_PAUSE_NS, lib.PRIORITY_PAUSE_MOST
 HOLD, CLOSE, ROUNDS = lib.MODERATION_HOLD_NS, lib.MODERATION_CLOSE_NS, lib.MODERATION_ROUNDS
@@ -98,6 +98,27 @@ def test_a_refused_priority_changes_nothing() -> None:
     os.close(writer)
     with os.fdopen(reader, "rb") as pipe:
         assert pipe.read() == b"y"
+    os.waitpid(child, 0)
+
+
+def test_a_confined_worker_has_its_priority_again_after_a_pause_and_before_a_sleep() -> None:
+    """Also where RLIMIT_RTPRIO cannot be raised, as on hosts without CAP_SYS_RESOURCE."""
+    reader, writer = os.pipe()
+    if (child := os.fork()) == 0:
+        priority = ffi.new("struct priority *")
+        opened = lib.priority_open(priority, 0)
+        refused = lib.sandbox_enter(capabilities_to_return(), ffi.NULL, ffi.NULL, 1)
+        states = []
+        for now in (BUSY + 1, BUSY + PAUSE + 2, 3 * BUSY):
+            lib.priority_check(priority, now)
+            states.append(priority.state)
+        lib.priority_before_sleep(priority)
+        os.write(writer, repr((opened, refused, *states, priority.state)).encode())
+        os._exit(0)
+    os.close(writer)
+    given_up, realtime = lib.PRIORITY_GIVEN_UP, lib.PRIORITY_REALTIME
+    with os.fdopen(reader, "rb") as pipe:
+        assert pipe.read().decode() == repr((0, 0, given_up, realtime, given_up, realtime))
     os.waitpid(child, 0)
 
 
