@@ -205,7 +205,7 @@ struct peer_row {
     uint64_t handshake_tx;   /* bytes of handshake messages; tx_bytes and rx_bytes have the holder's data */
     uint64_t handshake_rx;
     uint64_t outbound_seen;  /* `produced` of the outbound queue when a handshake was last wanted */
-    uint64_t pending_endpoint[3]; /* 24 bytes of an endpoint that waits; 0 = none (workers/control/endpoints.py) */
+    uint64_t pending_endpoint[3]; /* 24 bytes of an endpoint that waits; 0 = none (workers/control/endpoints.h) */
     uint64_t control_reserved;
 };
 

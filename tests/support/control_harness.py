@@ -345,7 +345,7 @@ class Parts:
         )
         self.cursor = ffi.new("uint32_t *")
         self.peers.recover()
-        self.endpoints.recover(self.peers.live_rows())
+        self.endpoints.recover(self.peers.rows_with_pending_endpoint())
         self.handshakes.load_identity()
         self.configuration.redo()
 

@@ -261,7 +261,7 @@ class Configuration:
                 key = b64encode(change.public_key).decode()
                 log.error("the endpoint %s of peer %s is left out: %s", change.endpoint, key, error.strerror)
                 return
-            work.changes.orders |= self._move_endpoint(row, place)
+            work.changes.orders |= self.endpoints.move(row, place)
             return
         raise ValueError(f"the set is damaged at byte {int(work.changes.at)} of its records")
 
@@ -324,13 +324,6 @@ class Configuration:
                 if orders:
                     self.peers.order(row, orders)
             yield
-
-    def _move_endpoint(self, row: int, place: Endpoint) -> int:
-        """Configured: the same place keeps the source that it was heard at."""
-        present = self.endpoints.read(row)
-        if present is not None and present.without_source() == place:
-            return 0
-        return self.endpoints.move(row, place)
 
     def _remove(self, rows: list[int]) -> Iterator[None]:
         """In slices, where they have many allowed IPs."""

@@ -1,8 +1,7 @@
-"""Where peers are reached: `struct endpoint` as Python sees it, and control's orders to move one.
+"""Where peers are reached: `struct endpoint` as Python sees it, and which peers' endpoints wait.
 
-The holder owns a peer's endpoint. Control asks for a change by writing `ordered_endpoint` and
-ORDER_ENDPOINT, but only while that bit is clear, since the holder may be reading the words; what comes
-meanwhile is kept, the latest alone, until the bit is seen clear.
+How an endpoint is read and moved is said in endpoints.h: its C serves the batches of a set, a get and the
+handshakes as well.
 """
 
 from __future__ import annotations
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
 
 _STRUCT = struct.Struct("<H2sI16s16sII")  # struct endpoint, checked below
 _NO_SOURCE = bytes(16)
-_PENDING = struct.Struct("<QQQ")  # its first 24 bytes: family, port, scope, address
 
 
 class Endpoint(NamedTuple):
@@ -61,11 +59,7 @@ class Endpoint(NamedTuple):
 
 
 class EndpointOrders:
-    """Control's orders to holders to move an endpoint.
-
-    An endpoint that has to wait stands in words of control's own in the row, without its source, so that a
-    killed control does not lose what was configured.
-    """
+    """Control's orders to holders to move an endpoint."""
 
     def __init__(self, segment: segment_p, pace: Pace = PACE) -> None:
         self.pace = pace
@@ -74,67 +68,40 @@ class EndpointOrders:
         self.waiting: dict[int, None] = {}  # rows with a pending endpoint, in the order of `poll`
 
     def recover(self, rows: Iterable[int]) -> None:
-        """Find the endpoints that a killed control left in these rows."""
-        self.waiting = {row: None for row in rows if self._pending(row) is not None}
+        """Rows with an endpoint that a killed control left waiting."""
+        self.waiting = dict.fromkeys(rows)
 
     def read(self, row: int) -> Endpoint | None:
         """Where the peer is reached: ordered or not yet."""
-        if row in self.waiting:
-            return self._pending(row)
-        if self._is_ordered(row):
-            ordered = ffi.addressof(self.segment.rows[row], "ordered_endpoint")
-            return Endpoint.unpack(bytes(ffi.buffer(ordered)))
-        lib.endpoint_load(self.segment, row, self.place)
+        lib.endpoint_read(self.segment, row, self.place)
         return Endpoint.unpack(bytes(ffi.buffer(self.place)))
 
     def move(self, row: int, endpoint: Endpoint) -> int:
         """Bits to give as orders: ORDER_ENDPOINT, or 0 when nothing changes or the endpoint has to wait."""
-        if endpoint == self.read(row):
-            return 0
-        if self._is_ordered(row):
-            self._keep(row, endpoint)
+        ffi.memmove(self.place, endpoint.pack(), _STRUCT.size)
+        moved = lib.endpoint_move(self.segment, row, self.place)
+        if moved == lib.ENDPOINT_WAITS:
             self.waiting[row] = None
             return 0
-        self.forget(row)
-        self._write(row, endpoint)
-        return lib.ORDER_ENDPOINT
+        self.waiting.pop(row, None)
+        return lib.ORDER_ENDPOINT if moved == lib.ENDPOINT_ORDERED else 0
 
     def forget(self, row: int) -> None:
         """No endpoint waits any more."""
         self.waiting.pop(row, None)
-        self.segment.rows[row].pending_endpoint[0] = 0
+        lib.endpoint_forget(self.segment, row)
 
     def poll(self, at: Callable[[int], None] = lambda place: None) -> bool:
         """Give the orders that waited, of some rows. True while others still do. at: is told row + 1."""
         for row in list(islice(self.waiting, self.pace.pending_endpoints)):
-            if self._is_ordered(row):
-                self.waiting[row] = self.waiting.pop(row)  # it is looked at again after the others
-                continue
             at(row + 1)
-            pending = self._pending(row)
-            if pending is not None:
-                self._write(row, pending)
-                lib.orders_give(self.segment, row, lib.ORDER_ENDPOINT)
-                lib.peer_schedule(self.segment, row)
-            self.forget(row)
+            del self.waiting[row]
+            if not self._move_waiting(row):
+                self.waiting[row] = None  # it is looked at again after the others
         return bool(self.waiting)
 
-    def _is_ordered(self, row: int) -> bool:
-        return lib.orders_read(self.segment, row) & lib.ORDER_ENDPOINT != 0
-
-    def _write(self, row: int, endpoint: Endpoint) -> None:
-        ffi.memmove(ffi.addressof(self.segment.rows[row], "ordered_endpoint"), endpoint.pack(), _STRUCT.size)
-
-    def _keep(self, row: int, endpoint: Endpoint) -> None:
-        words = self.segment.rows[row].pending_endpoint
-        head, first, second = _PENDING.unpack(endpoint.pack()[: _PENDING.size])
-        words[0] = 0  # nothing is kept while the address is half written
-        words[1], words[2] = first, second
-        words[0] = head
-
-    def _pending(self, row: int) -> Endpoint | None:
-        packed = _PENDING.pack(*(int(word) for word in self.segment.rows[row].pending_endpoint))
-        return Endpoint.unpack(packed + bytes(_STRUCT.size - _PENDING.size))
+    def _move_waiting(self, row: int) -> bool:
+        return lib.endpoint_move_waiting(self.segment, row) != 0
 
 
 if ffi.sizeof("struct endpoint") != _STRUCT.size:

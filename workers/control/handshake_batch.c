@@ -9,6 +9,7 @@
 #include "shm/orders.h"
 #include "shm/point.h"
 #include "shm/schedule.h"
+#include "workers/control/endpoints.h"
 #include "workers/udp.h"
 
 #define HANDSHAKE_TOS 0x88  /* AF41 (kernel: messages.h, HANDSHAKE_DSCP) */
@@ -108,9 +109,8 @@ void batch_compare_endpoints(const struct segment *segment, const uint32_t *rows
     for (uint32_t i = 0; i < count; i++) {
         struct endpoint now;
 
-        endpoint_load(segment, rows[i], &now);
-        same[i] = !((uint32_t)orders_read(segment, rows[i]) & ORDER_ENDPOINT) &&
-                  memcmp(&now, &cells[where[i]].from, sizeof now) == 0;
+        endpoint_read(segment, rows[i], &now);
+        same[i] = memcmp(&now, &cells[where[i]].from, sizeof now) == 0;
     }
 }
 

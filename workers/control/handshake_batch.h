@@ -44,7 +44,7 @@ uint32_t batch_begin(const struct handshake_identity *identity, const struct mai
 /* Rows of the peers whose static keys were opened; 0xffffffff where there is none. */
 void batch_find_peers(const struct publickeys *keys, const struct handshake *handshakes, uint32_t count,
                       uint32_t *rows);
-/* 1 for each row that is reached where its message came from, source and all, and no order is under way. */
+/* 1 for each row that is reached where its message came from, source and all. */
 void batch_compare_endpoints(const struct segment *segment, const uint32_t *rows, const struct mailbox_cell *cells,
                              const uint32_t *where, uint32_t count, uint8_t *same);
 /* Writes the keypair and orders the peer's holder to install it, with the other bits of orders[i].

@@ -13,6 +13,7 @@
 #include "shm/orders.h"
 #include "shm/queue.h"
 #include "shm/schedule.h"
+#include "workers/control/endpoints.h"
 #include "workers/control/peer_table.h"
 
 #define NOBODY 0xffffffffu
@@ -238,23 +239,13 @@ int changes_mark(struct peer_changes *changes, uint32_t most)
 
 /* ---- the changes ---- */
 
-/* Bits to order, or -1 when the endpoint would have to wait. */
-static int64_t move_endpoint(const struct peer_changes *changes, uint32_t row, const uint8_t *endpoint)
+static enum endpoint_moved move_endpoint(const struct peer_changes *changes, uint32_t row, const uint8_t *endpoint)
 {
-    const struct segment *segment = changes->table->segment;
-    struct peer_row *peer = &segment->rows[row];
-    struct endpoint wanted = { .family = endpoint[18] == 4 ? AF_INET : AF_INET6 }, present;
+    struct endpoint wanted = { .family = endpoint[18] == 4 ? AF_INET : AF_INET6 };
 
-    if (peer->pending_endpoint[0] || orders_read(segment, row) & ORDER_ENDPOINT)
-        return -1;
     memcpy(&wanted.port, (uint8_t[2]){ endpoint[17], endpoint[16] }, 2);  /* to network order */
     memcpy(wanted.address, endpoint, endpoint[18]);
-    endpoint_load(segment, row, &present);
-    if (present.family == wanted.family && present.port == wanted.port && present.scope == wanted.scope &&
-        memcmp(present.address, wanted.address, 16) == 0)
-        return 0;  /* the same place keeps the source that it was heard at */
-    peer->ordered_endpoint = wanted;
-    return ORDER_ENDPOINT;
+    return endpoint_move(changes->table->segment, row, &wanted);
 }
 
 static uint32_t change_keepalive(const struct peer_changes *changes, uint32_t row, uint16_t seconds)
@@ -346,10 +337,11 @@ static int begin(struct peer_changes *changes, const struct record *record)
         note_added(changes, row);
     }
     if (has_endpoint) {
-        int64_t bits = record->zone_bytes ? -1 : move_endpoint(changes, row, record->endpoint);
-        if (bits < 0)
+        enum endpoint_moved moved =
+            record->zone_bytes ? ENDPOINT_WAITS : move_endpoint(changes, row, record->endpoint);
+        if (moved == ENDPOINT_WAITS)
             return CHANGES_RARE;
-        orders = (uint32_t)bits;
+        orders = moved == ENDPOINT_ORDERED ? ORDER_ENDPOINT : 0;
     }
     if (is_kept)
         claim(changes, row, record);

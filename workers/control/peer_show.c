@@ -5,23 +5,8 @@
 #include <sys/socket.h>
 
 #include "engine/uapi_text.h"
-#include "shm/orders.h"
+#include "workers/control/endpoints.h"
 #include "workers/control/peer_table.h"
-
-/* Where the peer is reached, as workers/control/endpoints.py `read` says: wished for, ordered, or not yet either. */
-static void read_endpoint(const struct segment *segment, uint32_t row, struct endpoint *endpoint)
-{
-    const struct peer_row *peer = &segment->rows[row];
-
-    if (peer->pending_endpoint[0]) {
-        memset(endpoint, 0, sizeof *endpoint);
-        memcpy(endpoint, peer->pending_endpoint, sizeof peer->pending_endpoint);
-    } else if (orders_read(segment, row) & ORDER_ENDPOINT) {
-        memcpy(endpoint, &peer->ordered_endpoint, sizeof *endpoint);
-    } else {
-        endpoint_load(segment, row, endpoint);
-    }
-}
 
 static void name_zone(const struct endpoint *endpoint, char zone[IF_NAMESIZE])
 {
@@ -42,7 +27,7 @@ static uint32_t write_peer(const struct peer_table *table, uint32_t row, char *t
     /* Any worker may write the row, and wg refuses the whole answer for a time that is none. */
     int is_time = sec <= INT64_MAX && nsec < 1000000000;
 
-    read_endpoint(table->segment, row, &endpoint);
+    endpoint_read(table->segment, row, &endpoint);
     name_zone(&endpoint, zone);
     struct uapi_shown shown = {
         .public_key = peer->public_key,

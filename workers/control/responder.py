@@ -178,18 +178,14 @@ class Responder:
         owner.send(made, rows, lib.HS_RESPONSE_SENT)
 
     def _moved(self, which: Places) -> list[int]:
-        """Those whose peers were last heard elsewhere, or are being moved."""
+        """Those whose peers were last heard elsewhere."""
         rows, where = self.rows[which], self.where[which]
         passed = (ffi.from_buffer("uint32_t[]", column) for column in (rows, where))
         same = ffi.from_buffer("uint8_t[]", self.same)
         lib.batch_compare_endpoints(
             self.owner.segment, next(passed), self.owner.cells, next(passed), len(which), same
         )
-        waiting = self.owner.endpoints.waiting
-        stays = self.same[: len(which)] != 0
-        if waiting:
-            stays &= ~np.isin(rows, list(waiting))
-        return [int(i) for i in which[~stays]]
+        return [int(i) for i in which[self.same[: len(which)] == 0]]
 
     def _key(self, i: int) -> bytes:
         return bytes(self.columns["remote_public"][i])

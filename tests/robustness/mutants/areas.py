@@ -69,7 +69,7 @@ AREAS = {
         ("workers/clock.c", "workers/control/*.c"),
         ("tests/unit/workers/test_control_uapi.py", "tests/unit/workers/test_control_loop.py",
          "tests/unit/workers/test_control_handshakes.py", "tests/unit/workers/test_control_model.py",
-         "tests/unit/workers/test_long_lives.py"),
+         "tests/unit/workers/test_endpoints.py", "tests/unit/workers/test_long_lives.py"),
     ),
     "protocol": Area(
         ("engine/*.py", "plait/quick/conf.py"),

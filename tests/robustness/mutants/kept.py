@@ -9,6 +9,7 @@ from .mutant import Kept
 FENCE = "fence_seq_cst();"
 CLEANSE = "    OPENSSL_cleanse({});\n"
 SYSTEM_CALLS, SANDBOX = "workers/system_calls.c", "workers/sandbox.c"
+ENDPOINTS = "workers/control/endpoints.c"
 COMMON, OF_CONTROL = "static const uint16_t common[] = {\n", "static const uint16_t of_control[] = {\n"
 OVERWRITTEN = "overwritten before the step is over: engine_secrets looks for it in all memory, at -O0, -O1 and -O2 too"
 
@@ -130,6 +131,12 @@ OTHERS = [
     Kept("control", "workers/control/routes.py", "no mark in the route question", "interface = self.interface(endpoint, int(self.peers.memory.device.fwmark))", "interface = self.interface(endpoint, 0)"),
     Kept("control", "workers/control/routes.py", "one look instead of three", "LOOKS = 3 ", "LOOKS = 1 "),
     Kept("control", "workers/netlink.py", "an overflow of route news is an error", "if error.errno != errno.ENOBUFS:", "if True:"),
+    Kept("tables", ENDPOINTS, "an ordered endpoint is overwritten while its order stands",
+         "    if (is_ordered(segment, row)) {\n", "    if (0) {\n"),
+    Kept("tables", ENDPOINTS, "a configured place takes the source away",
+         "? sizeof *wanted : PLACE_BYTES;", "? sizeof *wanted : sizeof *wanted;"),
+    Kept("tables", ENDPOINTS, "what waits is not said to wait when it comes again", "? ENDPOINT_WAITS : ENDPOINT_STAYS;", "? ENDPOINT_STAYS : ENDPOINT_STAYS;"),
+    Kept("tables", ENDPOINTS, "a get does not show what waits", "    if (*pending(segment, row)) {\n", "    if (0) {\n"),
 ]
 
 KEPT = [*FENCES, *CONFINEMENT, *WIPING, *OTHERS]

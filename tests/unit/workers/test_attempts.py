@@ -242,7 +242,7 @@ def test_an_endpoint_that_waits_and_that_control_dies_of_leaves_its_peer_out(int
     parts.close()
     for _ in range(DEATHS):
         loop = Loop(interface)
-        with dying_in(loop.control.endpoints, "_write"):
+        with dying_in(loop.control.endpoints, "_move_waiting"):
             loop.turn()
         loop.channel.close()
     loop = Loop(interface)

@@ -16,7 +16,7 @@ def test_no_pointer_is_made_of_nobodys_row(tmp_path: Path) -> None:
     flags = ["-std=gnu11", "-D_GNU_SOURCE", f"-I{ROOT}", "-ffunction-sections", "-fdata-sections",
              "-Wl,--gc-sections", "-fsanitize=undefined", "-fno-sanitize-recover=all"]  # fmt: skip
     compiled = [str(ROOT / "tests/unit/workers/nobody.c"), str(ROOT / "workers/control/handshake_batch.c"),
-                str(ROOT / "engine/index.c"), *shared]  # fmt: skip
+                str(ROOT / "workers/control/endpoints.c"), str(ROOT / "engine/index.c"), *shared]  # fmt: skip
     program = str(tmp_path / "nobody")
     command = ["cc", *flags, *compiled, "-o", program]
     built = subprocess.run(command, capture_output=True, text=True, check=False)
