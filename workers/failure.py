@@ -17,6 +17,8 @@ ALLOW = (
     "or run a newer kernel"
 )
 
+NO_PROC, MOUNT_PROC = "there is no /proc to look at", "mount it (mount -t proc proc /proc)"
+
 # What a host, a container or a process is short of for now: the same call may be granted a moment later.
 SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EAGAIN)
 
@@ -72,11 +74,16 @@ def explain(error: OSError | RuntimeError | MemoryError, call: str = "") -> tupl
         )
     if error.errno in (errno.ENOMEM, errno.ENOSPC):
         return words.lower(), "free memory, enlarge /dev/shm, or raise the limits on memory"
-    if error.errno == errno.ENOENT and str(error.filename).startswith("/proc/"):
-        return "there is no /proc to look at", "mount it (mount -t proc proc /proc)"
+    if is_without_proc(error):
+        return NO_PROC, MOUNT_PROC
     refused = call or _call_of(error) or "a system call"
     privilege = os.geteuid() != 0 and error.errno in (errno.EPERM, errno.EACCES)
     return f"the kernel refuses {refused} ({words})", "run it as root, or " * privilege + ALLOW
+
+
+def is_without_proc(error: OSError) -> bool:
+    """A file of /proc is not there."""
+    return error.errno == errno.ENOENT and str(error.filename).startswith("/proc/")
 
 
 def _call_of(error: OSError) -> str:

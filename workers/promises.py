@@ -6,7 +6,6 @@ tells all in `plait show --engine`. `plait doctor` tries them beforehand in a pr
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import json
 import mmap
@@ -19,6 +18,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, NamedTuple
 
 from workers._workers import ffi, lib
+from workers.failure import MOUNT_PROC, NO_PROC, is_without_proc
 from workers.priorities import allow_realtime
 
 if TYPE_CHECKING:
@@ -84,8 +84,7 @@ WORDS: dict[str, Words] = {
     ),
     Promise.THREADS: Words(
         "no thread of a worker is outside its sandbox",
-        "mount /proc (mount -t proc proc /proc), and load nothing that starts threads into Python "
-        "(LD_PRELOAD, sitecustomize)",
+        "load nothing that starts threads into Python (LD_PRELOAD, sitecustomize)",
     ),
     Promise.DIE_TOGETHER: Words(
         "the kernel ends every worker when the supervisor dies",
@@ -123,19 +122,22 @@ def say(promise: str, why: str) -> str:
     """One line: what does not hold here, why, and what would mend it."""
     if promise not in WORDS:  # of a worker of another version
         return f"a promise does not hold on this host: {promise}: {why}"
-    words = WORDS[promise]
-    return f"a promise does not hold on this host: {words.promise}: {why}; {words.mend}"
+    return f"a promise does not hold on this host: {WORDS[promise].promise}: {why}; {mend(promise, why)}"
+
+
+def mend(promise: str, why: str) -> str:
+    """The next step. promise: one of WORDS. why: as it was found broken."""
+    return MOUNT_PROC if why == NO_PROC else WORDS[promise].mend
 
 
 def as_list(broken: Mapping[str, str]) -> list[dict[str, str]]:
     """For `get_engine`: what does not hold, why, and what would mend it."""
-    unknown = Words("", "")
     return [
         {
             "name": name,
-            "promise": WORDS.get(name, unknown).promise,
+            "promise": WORDS[name].promise if name in WORDS else "",
             "why": why,
-            "mend": WORDS.get(name, unknown).mend,
+            "mend": mend(name, why) if name in WORDS else "",
         }
         for name, why in broken.items()
     ]
@@ -143,7 +145,7 @@ def as_list(broken: Mapping[str, str]) -> list[dict[str, str]]:
 
 def why(error: OSError) -> str:
     """What the kernel said, without its number."""
-    return error.strerror or str(error)
+    return NO_PROC if is_without_proc(error) else error.strerror or str(error)
 
 
 class Broken(dict[str, str]):
@@ -209,12 +211,10 @@ def _try_all() -> Broken:
 
 def be_spared() -> int | None:
     """The supervisor: be a worse victim than the workers. What they are to have; None: let them see to it."""
-    own = _oom_score()
-    if own is None:
-        return None
     try:
+        own = _oom_score()
         _set_oom_score(max(own - OOM_LOWERED, OOM_LEAST))
-    except OSError:  # no CAP_SYS_RESOURCE, as in a container
+    except OSError:  # no CAP_SYS_RESOURCE, as in a container, or no /proc
         return None
     return own
 
@@ -222,10 +222,7 @@ def be_spared() -> int | None:
 def be_victim(score: int | None) -> None:
     """A worker: be killed before the supervisor. score: what `be_spared` returned. OSError when refused."""
     if score is None:
-        own = _oom_score()
-        if own is None:
-            raise OSError(errno.ENOENT, f"{OOM_SCORE} tells no number")
-        score = min(own + OOM_RAISED, 1000)
+        score = min(_oom_score() + OOM_RAISED, 1000)
     _set_oom_score(score)
 
 
@@ -246,18 +243,18 @@ def other_threads() -> str:
     try:
         threads = len(os.listdir("/proc/self/task"))
     except OSError as error:
-        return f"other threads would not be seen: {why(error)}"
+        return why(error)
     return f"{threads - 1} threads were there already" if threads > 1 else ""
 
 
-def _oom_score() -> int | None:
-    with contextlib.suppress(OSError, ValueError):
-        fd = os.open(OOM_SCORE, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            return int(os.read(fd, 32))
-        finally:
-            os.close(fd)
-    return None
+def _oom_score() -> int:
+    fd = os.open(OOM_SCORE, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return int(os.read(fd, 32))
+    except ValueError as error:
+        raise OSError(errno.EINVAL, f"{OOM_SCORE} tells no number") from error
+    finally:
+        os.close(fd)
 
 
 def _set_oom_score(score: int) -> None:

@@ -216,7 +216,8 @@ def test_a_host_without_proc_is_told_what_cannot_be_kept(host: Host) -> None:
     engine = host.engine(command=hidden)
     until(lambda: "is ready" in engine.process.output(), "it is ready")
     output = engine.process.output()
-    assert "/proc/self/oom_score_adj tells no number" in output
-    assert "other threads would not be seen: No such file or directory; mount /proc" in output
+    mend = "there is no /proc to look at; mount it (mount -t proc proc /proc)"
+    assert f"the kernel kills workers before the supervisor: {mend}" in output
+    assert f"no thread of a worker is outside its sandbox: {mend}" in output
     assert "CONFIG_SECCOMP_FILTER" not in output, "seccomp works without /proc"
     assert engine.stop() == 0
