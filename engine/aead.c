@@ -8,24 +8,33 @@
  * send (workers/udp.c, the largest). */
 #define STACK_BYTES 131072
 
-/* By what was measured (docs/performance.md): ipsec-mb with AVX-512, BoringSSL, ipsec-mb with AVX2, EVP. */
-static struct aead *fastest(void)
-{
-    struct aead *wide = aead_ipsec_mb_new();
-    int speed = wide ? aead_ipsec_mb_speed(wide) : 0;
-    struct aead *other;
+/* Fastest first, by what was measured (docs/adr/0005-boringssl-without-avx512.md). */
+enum cpu { WITH_AVX512, WITH_AVX2, WITH_NEITHER, UNMEASURED };
+static const int orders[][AEAD_PROVIDERS_COUNT] = {
+    [WITH_AVX512] = { AEAD_IPSEC_MB, AEAD_BORINGSSL, AEAD_EVP },
+    [WITH_AVX2] = { AEAD_BORINGSSL, AEAD_IPSEC_MB, AEAD_EVP },
+    [WITH_NEITHER] = { AEAD_BORINGSSL, AEAD_EVP, AEAD_IPSEC_MB },
+    [UNMEASURED] = { AEAD_EVP, AEAD_BORINGSSL, AEAD_IPSEC_MB },
+};
 
-    if (speed == 2)
-        return wide;
-    other = aead_boringssl_new();
-    if (!other && speed == 1)
-        return wide;
-    if (!other)
-        other = aead_evp_new();
-    if (!other)
-        return wide;
-    aead_free(wide);
-    return other;
+static enum cpu cpu(void)
+{
+#if defined(__x86_64__)
+    /* The five of AVX-512 without which libipsec-mb takes its code for AVX2. */
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512cd") &&
+        __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl"))
+        return WITH_AVX512;
+    return __builtin_cpu_supports("avx2") ? WITH_AVX2 : WITH_NEITHER;
+#elif defined(__aarch64__)
+    return WITH_NEITHER;
+#else
+    return UNMEASURED;
+#endif
+}
+
+int aead_best(void)
+{
+    return orders[cpu()][0];
 }
 
 #define AEAD_MAKE(number, new, ...) new,
@@ -42,9 +51,14 @@ struct aead *aead_new(int provider)
 {
     static struct aead *(*const make[])(void) = { AEAD_PROVIDERS(AEAD_MAKE) };
 
-    if (provider == -1)
-        return fastest();
-    return provider >= 0 && provider < AEAD_PROVIDERS_COUNT ? make[provider]() : NULL;
+    if (provider != -1)
+        return provider >= 0 && provider < AEAD_PROVIDERS_COUNT ? make[provider]() : NULL;
+    for (uint32_t i = 0; i < AEAD_PROVIDERS_COUNT; i++) {
+        struct aead *made = make[orders[cpu()][i]]();
+        if (made)
+            return made;
+    }
+    return NULL;
 }
 
 void aead_free(struct aead *aead)

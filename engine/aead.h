@@ -7,7 +7,7 @@
 
 /* Every provider: its number, what makes one (aead_provider.h), the word of the setting `aead`, its library, and
  * Debian's package for that, "" where every build has it. The settings, the benchmarks and the tests take the
- * providers from here; `fastest` in aead.c has the order in which "auto" prefers them. */
+ * providers from here; `orders` in aead.c says which of them "auto" prefers on which CPU. */
 #define AEAD_PROVIDERS(X) \
     X(AEAD_EVP, aead_evp_new, "evp", "OpenSSL's libcrypto", "") \
     X(AEAD_IPSEC_MB, aead_ipsec_mb_new, "ipsec-mb", "libipsec-mb", "libipsec-mb-dev") \
@@ -30,6 +30,8 @@ const struct aead_provider *aead_provider(uint32_t number);
 
 struct aead;  /* one a worker: not for two threads */
 
+/* The number of the fastest provider for this CPU, which this build or host may lack. */
+int aead_best(void);
 /* The provider if this build, host and CPU have it, else NULL. provider -1: the fastest there is. */
 struct aead *aead_new(int provider);
 void aead_free(struct aead *aead);

@@ -14,7 +14,6 @@
 struct ipsec_mb {
     struct aead aead;
     IMB_MGR *manager;
-    IMB_ARCH arch;
     uint8_t nonces[CHUNK][NONCE_BYTES];
     uint8_t tags[CHUNK][AEAD_TAG_BYTES];
 };
@@ -129,25 +128,19 @@ static void ipsec_mb_free(struct aead *aead)
 struct aead *aead_ipsec_mb_new(void)
 {
     struct ipsec_mb *mb = calloc(1, sizeof(*mb));
+    IMB_ARCH arch = IMB_ARCH_NONE;
 
     if (!mb)
         return NULL;
     mb->aead = (struct aead){ AEAD_IPSEC_MB, "libipsec-mb", ipsec_mb_seal, ipsec_mb_open, ipsec_mb_free };
     mb->manager = alloc_mb_mgr(0);
     if (mb->manager)
-        init_mb_mgr_auto(mb->manager, &mb->arch);
-    if (!mb->manager || imb_get_errno(mb->manager) != 0 || mb->arch < IMB_ARCH_SSE) {
+        init_mb_mgr_auto(mb->manager, &arch);
+    if (!mb->manager || imb_get_errno(mb->manager) != 0 || arch < IMB_ARCH_SSE) {
         ipsec_mb_free(&mb->aead);
         return NULL;
     }
     return &mb->aead;
-}
-
-int aead_ipsec_mb_speed(const struct aead *aead)
-{
-    IMB_ARCH arch = ((const struct ipsec_mb *)aead)->arch;
-
-    return arch >= IMB_ARCH_AVX512 ? 2 : arch >= IMB_ARCH_AVX2 ? 1 : 0;
 }
 
 #else
@@ -157,12 +150,6 @@ int aead_ipsec_mb_speed(const struct aead *aead)
 struct aead *aead_ipsec_mb_new(void)
 {
     return NULL;
-}
-
-int aead_ipsec_mb_speed(const struct aead *aead)
-{
-    (void)aead;
-    return 0;
 }
 
 #endif

@@ -16,9 +16,6 @@ struct aead {
 /* The constructors. Each returns NULL when this build, library or CPU lacks the provider. */
 #define AEAD_DECLARE(number, new, ...) struct aead *new(void);
 AEAD_PROVIDERS(AEAD_DECLARE)
-/* Which code ipsec-mb chose on this CPU: 2 AVX-512, the fastest of all providers; 1 AVX2; 0 older instructions, no
- * faster than EVP. */
-int aead_ipsec_mb_speed(const struct aead *aead);
 
 #define NONCE_BYTES 12
 

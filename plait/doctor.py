@@ -77,12 +77,18 @@ def _print_hanging(head: str, text: str) -> None:
 
 
 def examine() -> Iterator[Finding]:
-    """Every finding, what is required first."""
+    """Every finding, what is required first. What the kernel does not let look at is one as well."""
+    from workers.failure import explain
+
     for look in (
         build, kernel, tun_device, privilege, settings, shared_memory, memory, udp_sockets, socket_directory,
         open_files, stack, ipv6, udp_offloads, cores, aead, socket_buffers, lab_privilege,
     ):  # fmt: skip
-        yield look()
+        try:
+            yield look()
+        except OSError as error:
+            why, mend = explain(error)
+            yield Finding(look.__name__.replace("_", " "), "advice", why, mend)
     yield from promises()
     yield from running()
     yield from programs()
@@ -276,11 +282,12 @@ def stack() -> Finding:
 
 def ipv6() -> Finding:
     """IPv6, outside and inside of tunnels."""
-    off = Path("/proc/sys/net/ipv6/conf/all/disable_ipv6")
-    if not off.exists():
+    try:
+        socket.socket(socket.AF_INET6, socket.SOCK_DGRAM).close()
+    except OSError:
         mend = "boot without ipv6.disable=1, with the ipv6 module; IPv4 works without"
         return Finding("IPv6", "advice", "this kernel runs without it", mend)
-    ok = off.read_text().strip() == "0"
+    ok = Path("/proc/sys/net/ipv6/conf/all/disable_ipv6").read_text().strip() == "0"
     found = "there" if ok else "disabled on all interfaces"
     return _finding("IPv6", ok, "advice", found, "sysctl net.ipv6.conf.all.disable_ipv6=0")
 
@@ -306,10 +313,9 @@ def cores() -> Finding:
     return _finding("cores", count >= 2, "advice", found, mend)
 
 
-def aead(cpuinfo: Path = Path("/proc/cpuinfo")) -> Finding:
+def aead() -> Finding:
     """Which provider seals and opens packets."""
     try:
-        from engine.aead import PROVIDERS
         from workers._workers import ffi, lib
     except ImportError:
         return Finding("AEAD", "missing", "the C parts do not load", "see `build` above")
@@ -321,14 +327,19 @@ def aead(cpuinfo: Path = Path("/proc/cpuinfo")) -> Finding:
         which = lib.aead_which(chosen)
     finally:
         lib.aead_free(chosen)
-    if "avx512f" in cpuinfo.read_text().split():
-        best, better, again = PROVIDERS["ipsec-mb"], "libipsec-mb", "; rm .venv/setup.stamp; scripts/setup"
-    else:
-        best, better, again = PROVIDERS["boringssl"], "BoringSSL", ""
-    mend = f"apt-get install {best.package}{again}"
-    if which == best.number:
+    return compare_aead(name, which, lib.aead_best())
+
+
+def compare_aead(name: str, chosen: int, fastest: int) -> Finding:
+    """The provider that this build took, by name and number, beside the one that this CPU would have."""
+    from engine.aead import PROVIDERS
+
+    if chosen == fastest:
         return Finding("AEAD", "ok", name)
-    return Finding("AEAD", "advice", f"{name}, slower than {better} would be here", mend)
+    best = next(provider for provider in PROVIDERS.values() if provider.number == fastest)
+    again = "; rm .venv/setup.stamp; scripts/setup" if best is PROVIDERS["ipsec-mb"] else ""
+    mend = f"apt-get install {best.package}{again}"
+    return Finding("AEAD", "advice", f"{name}, slower than {best.library} would be here", mend)
 
 
 def socket_buffers() -> Finding:
@@ -346,12 +357,12 @@ def socket_buffers() -> Finding:
 
 def promises() -> Iterator[Finding]:
     """What an engine would promise here and could not keep, tried in a process that ends."""
-    from workers.promises import WORDS, tried
+    from workers.promises import WORDS, mend, tried
 
     broken = tried()
     for name, why in broken.items():
         found = f"does not hold here: {WORDS[name].promise}: {why}"
-        yield Finding(f"promise {name}", "advice", found, WORDS[name].mend)
+        yield Finding(f"promise {name}", "advice", found, mend(name, why))
     if not broken:
         yield Finding("promises", "ok", f"all {len(WORDS)} hold (docs/reliability.md)")
 

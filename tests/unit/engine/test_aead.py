@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import platform
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -159,6 +161,14 @@ def test_rfc_8439_appendix_a_1_second_vector(aead: Any) -> None:
     assert sealed[:64] == block
 
 
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="the flags are those of x86-64")
+def test_the_fastest_provider_follows_from_the_cpu() -> None:
+    """docs/adr/0005-boringssl-without-avx512.md"""
+    wide = {"avx512f", "avx512dq", "avx512cd", "avx512bw", "avx512vl"}
+    best = "ipsec-mb" if wide <= set(Path("/proc/cpuinfo").read_text().split()) else "boringssl"
+    assert lib.aead_best() == PROVIDERS[best].number
+
+
 def test_choice_of_provider() -> None:
     assert {"evp", "ipsec-mb", "boringssl"} <= PROVIDERS.keys()
     for provider in PROVIDERS.values():
@@ -166,9 +176,11 @@ def test_choice_of_provider() -> None:
         if made != ffi.NULL:
             assert lib.aead_which(made) == provider.number
             lib.aead_free(made)
-    best = lib.aead_new(-1)
-    assert ffi.string(lib.aead_name(best)) in (b"OpenSSL EVP", b"libipsec-mb", b"BoringSSL")
-    lib.aead_free(best)
+    chosen, best = lib.aead_new(-1), lib.aead_new(lib.aead_best())
+    assert best == ffi.NULL or lib.aead_which(chosen) == lib.aead_best()
+    assert ffi.string(lib.aead_name(chosen)) in (b"OpenSSL EVP", b"libipsec-mb", b"BoringSSL")
+    for made in (chosen, best):
+        lib.aead_free(made)
     for number in (len(PROVIDERS), -2):
         assert lib.aead_new(number) == ffi.NULL
     lib.aead_free(ffi.NULL)

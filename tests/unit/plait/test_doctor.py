@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from engine._engine import lib
+from engine.aead import PROVIDERS
 from plait import doctor
 from plait.lab.namespaces import Lab
 
@@ -113,6 +115,46 @@ def test_capabilities_are_read_from_the_effective_set() -> None:
     assert doctor.has_capability(12, status)
     assert not doctor.has_capability(13, status)
     assert not doctor.has_capability(12, "CapPrm: ffff\n")
+
+
+@pytest.mark.network
+def test_a_host_without_proc_is_told_to_mount_it() -> None:
+    hidden = ("unshare", "-m", "sh", "-c", 'mount -t tmpfs none /proc && exec "$@"', "sh")
+    _, found = run(*hidden)
+    assert found["AEAD"] == run()[1]["AEAD"]
+    why = "there is no /proc to look at"
+    lacks = {name: each["mend"] for name, each in found.items() if why in each["found"]}
+    assert lacks.keys() >= {"privilege", "ipv6", "promise victims", "promise threads"}
+    assert set(lacks.values()) == {"mount it (mount -t proc proc /proc)"}
+
+
+@pytest.mark.parametrize(
+    ("best", "mend"),
+    [
+        ("boringssl", "apt-get install android-libboringssl"),
+        ("ipsec-mb", "apt-get install libipsec-mb-dev; rm .venv/setup.stamp; scripts/setup"),
+    ],
+)
+def test_a_faster_provider_is_advised(best: str, mend: str) -> None:
+    taken, fastest = PROVIDERS["evp"], PROVIDERS[best]
+    found = doctor.compare_aead("OpenSSL EVP", taken.number, fastest.number)
+    assert (found.state, found.mend) == ("advice", mend)
+    assert found.found == f"OpenSSL EVP, slower than {fastest.library} would be here"
+    assert doctor.compare_aead("any", fastest.number, fastest.number).state == "ok"
+
+
+@pytest.mark.network
+def test_a_provider_whose_library_is_gone_is_advised() -> None:
+    """BoringSSL's library is hidden; the other one is linked in."""
+    best = next(name for name, provider in PROVIDERS.items() if provider.number == lib.aead_best())
+    hide = 'mount -t tmpfs none /usr/lib/*-linux-gnu/android && exec "$@"'
+    hidden = ("unshare", "-m", "sh", "-c", hide, "sh")
+    finding = run(*hidden)[1]["AEAD"]
+    if best == "boringssl":
+        assert finding["state"] == "advice" and "slower than BoringSSL" in finding["found"]
+        assert finding["mend"] == "apt-get install android-libboringssl"
+    else:
+        assert finding["state"] == ("ok" if finding["found"] == PROVIDERS[best].library else "advice")
 
 
 def test_programs_that_are_absent_are_advice_with_their_package() -> None:
