@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from statistics import median
 
@@ -72,15 +72,16 @@ class Bar:
         return f"{'>=' if self.at_least else '<='} {self.ratio:.3g} x"
 
 
+def _tcp_bars() -> Iterator[Bar]:
+    for unit, key, limit, at_least in (("Gbit/s", "gbit", 2.1, True), ("CPU s/GB", "cpu", 0.42, False)):
+        for streams, count in ((1, "1 stream"), (4, "4 streams")):
+            for way in ("ab", "ba"):
+                title = f"TCP, {count}, {way[0]} -> {way[1]}, {unit}"
+                yield Bar(title, f"tcp{streams}.{way}.{key}", limit, at_least)
+
+
 BARS = (
-    Bar("TCP, 1 stream, a -> b, Gbit/s", "tcp1.ab.gbit", 2.1, True),
-    Bar("TCP, 1 stream, b -> a, Gbit/s", "tcp1.ba.gbit", 2.1, True),
-    Bar("TCP, 4 streams, a -> b, Gbit/s", "tcp4.ab.gbit", 2.1, True),
-    Bar("TCP, 4 streams, b -> a, Gbit/s", "tcp4.ba.gbit", 2.1, True),
-    Bar("TCP, 1 stream, a -> b, CPU s/GB", "tcp1.ab.cpu", 0.42, False),
-    Bar("TCP, 1 stream, b -> a, CPU s/GB", "tcp1.ba.cpu", 0.42, False),
-    Bar("TCP, 4 streams, a -> b, CPU s/GB", "tcp4.ab.cpu", 0.42, False),
-    Bar("TCP, 4 streams, b -> a, CPU s/GB", "tcp4.ba.cpu", 0.42, False),
+    *_tcp_bars(),
     Bar("UDP, 64 bytes, packets/s", "udp64.rate", 7, True),
     Bar("UDP, 64 bytes, CPU us a packet at that rate", "udp64.cpu", 0.12, False),
     Bar("ping, idle, average", "ping.avg", 0.42, False),
