@@ -14,7 +14,6 @@ demo that finds anything there exits with 1.
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import dataclasses
 import json
@@ -26,6 +25,7 @@ from dataclasses import dataclass, field
 from plait import uapi_client
 from plait.demo_kills import KillResult, kill_workers, pause_words
 from plait.failure import Failure
+from plait.keys import decode
 from plait.lab import namespaces as lab
 from plait.lab.namespaces import Engine, Host, Lab, Usage, read_proc
 from plait.signals import interruptible
@@ -215,7 +215,7 @@ def _handshake(engine: Engine, remote: str) -> float:
     Switching on a persistent keepalive sends one at once, which needs a session; the engine itself
     stamps when it has it, so nothing of ours is measured but one write to its socket.
     """
-    key = base64.b64decode(remote).hex()
+    key = decode(remote).hex()
     asked = time.time_ns()
     answer = engine.uapi(f"set=1\npublic_key={key}\npersistent_keepalive_interval=25\n\n")
     if answer != "errno=0\n\n":

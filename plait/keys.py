@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import os
 import stat
 from typing import TextIO
@@ -22,11 +21,11 @@ def decode(text: str) -> bytes:
     """The 32 bytes of 44 base64 characters. ValueError when they are not exactly that."""
     try:
         key = base64.b64decode(text, validate=True)
-    except binascii.Error as error:
-        raise ValueError("not base64") from error
+    except ValueError:
+        key = b""
     # Only the canonical text of a key is a key: base64 leaves two bits of the last character unused.
     if len(key) != KEY_BYTES or encode(key) != text:
-        raise ValueError("wrong length or last character")
+        raise ValueError("a key is 44 characters of base64, the last one =")
     return key
 
 
@@ -60,7 +59,7 @@ def public_key(private: bytes) -> str:
     except ValueError as error:
         raise Failure(
             "the private key is refused",
-            f"it is not 32 bytes in base64 ({error})",
+            str(error),
             "Give the output of `plait genkey` or `wg genkey` on standard input.",
         ) from error
     return encode(X25519PrivateKey.from_private_bytes(key).public_key().public_bytes_raw())

@@ -6,7 +6,6 @@ showing them is all that this side does with them.
 
 from __future__ import annotations
 
-import base64
 import errno
 import os
 import re
@@ -21,6 +20,7 @@ from typing import Any
 
 from plait import reports
 from plait.failure import Failure
+from plait.keys import encode, public_key
 
 SOCKETS = Path("/var/run/wireguard")
 TIMEOUT = 30.0  # seconds of patience with one engine that is asked alone; a long configuration takes some
@@ -70,11 +70,7 @@ class Device:
     @property
     def public_key(self) -> str:
         """Of the private key; empty when there is none."""
-        if not self.private_key:
-            return ""
-        from plait.keys import public_key
-
-        return public_key(self.private_key.encode())
+        return public_key(self.private_key.encode()) if self.private_key else ""
 
 
 def interfaces() -> list[str]:
@@ -305,7 +301,7 @@ def _set_peer(peer: Peer, key: str, value: str) -> None:
 
 
 def _base64(hexadecimal: str) -> str:
-    return base64.b64encode(bytes.fromhex(hexadecimal)).decode()
+    return encode(bytes.fromhex(hexadecimal))
 
 
 def _connected(name: str, patience: float) -> socket.socket:

@@ -8,7 +8,6 @@ figure needs a second peer, the receiving host has another cable to a third host
 
 from __future__ import annotations
 
-import base64
 import shlex
 import shutil
 import time
@@ -18,6 +17,7 @@ from dataclasses import dataclass
 from plait.bench import competitors
 from plait.bench.competitors import program_version
 from plait.failure import Failure
+from plait.keys import decode
 from plait.lab import namespaces as lab
 from plait.lab.namespaces import Engine, Host, Lab, Usage
 
@@ -160,7 +160,7 @@ class Tunnel:
 
     def keys_of_second_peer(self) -> tuple[bytes, bytes]:
         """Its private key, and the public key of host b."""
-        return base64.b64decode(self._keys[2][0]), base64.b64decode(self._keys[1][1])
+        return decode(self._keys[2][0]), decode(self._keys[1][1])
 
     def address_for(self, host: Host) -> str:
         """Where a peer reaches host b: through the tunnel, or on its cable where there is none."""

@@ -9,7 +9,6 @@ their own: keypairs installed by control's own code in real segments. Lookups ru
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import json
 import os
@@ -31,6 +30,7 @@ import click
 from plait.bench.implementation import INTERFACE, PORT, chosen, cpu_seconds
 from plait.bench.progress import Progress, progress
 from plait.failure import Failure
+from plait.keys import encode
 from plait.lab import namespaces as lab
 from plait.lab.namespaces import Engine, Host, Lab, Peer
 from plait.signals import interruptible
@@ -299,7 +299,7 @@ def peer_keys(peers: int) -> Iterator[tuple[bytes, str]]:
 def wg_text(peers: int) -> str:
     """The peers as `wg addconf` reads them."""
     return "".join(
-        f"[Peer]\nPublicKey = {base64.b64encode(key).decode()}\nAllowedIPs = {prefix}\n"
+        f"[Peer]\nPublicKey = {encode(key)}\nAllowedIPs = {prefix}\n"
         for key, prefix in peer_keys(peers)
     )
 

@@ -17,7 +17,6 @@ list of things to undo is needed.
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import ctypes
 import ipaddress
@@ -39,6 +38,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
+from plait.keys import preshared_key as preshared_key
+from plait.keys import private_key, public_key
 from plait.watch.processes import GONE, children, process_stat, pss_bytes
 
 PLAIT = ("plaitd", "-f", "{iface}")
@@ -105,16 +106,8 @@ def search_path() -> str:
 
 def keypair() -> tuple[str, str]:
     """A new private key and its public key, in base64."""
-    from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
-
-    private = X25519PrivateKey.generate()
-    return (base64.b64encode(private.private_bytes_raw()).decode(),
-            base64.b64encode(private.public_key().public_bytes_raw()).decode())
-
-
-def preshared_key() -> str:
-    """A new preshared key in base64."""
-    return base64.b64encode(os.urandom(32)).decode()
+    private = private_key()
+    return private, public_key(private.encode())
 
 
 @dataclass

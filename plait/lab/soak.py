@@ -13,7 +13,6 @@ removed. Violations go to Result.wrong and make the exit code 1.
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import dataclasses
 import json
@@ -28,6 +27,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from plait.keys import decode
 from plait.lab.namespaces import Engine, Host, Lab, Peer, Process, descriptors, keypair, read_proc, state
 from plait.watch.processes import pss_bytes
 
@@ -123,7 +123,7 @@ class Soak:
         )
         text = {
             "seed": self.result.seed,
-            "public_key": base64.b64decode(self.public_key).hex(),
+            "public_key": decode(self.public_key).hex(),
             "gateway": self.field_link.address(self.gateway),
             "port": PORT,
             "address": self.field_link.address(self.field),
@@ -132,7 +132,7 @@ class Soak:
             "until": "/run/enough",
             "quiet": QUIET_SECONDS,
             "peers": [
-                {"private_key": base64.b64decode(key[0]).hex(), "inner": inner}
+                {"private_key": decode(key[0]).hex(), "inner": inner}
                 for key, inner in zip(self.keys, inners, strict=True)
             ],
         }
@@ -222,7 +222,7 @@ class Soak:
 
     def _change(self) -> None:
         """A peer comes, gets another allowed IP, and goes again."""
-        key = base64.b64decode(keypair()[1]).hex()
+        key = decode(keypair()[1]).hex()
         texts = (
             f"public_key={key}\nallowed_ip=10.203.0.0/24\n",
             f"public_key={key}\nupdate_only=true\nreplace_allowed_ips=true\nallowed_ip=10.204.0.0/16\n",

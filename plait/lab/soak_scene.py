@@ -9,7 +9,6 @@ Each engine writes its log into a pipe of one page, and has a clock that can be 
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import fcntl
 import os
@@ -20,6 +19,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
+from plait.keys import decode, encode
 from plait.lab.namespaces import Engine, Host, Lab, Peer, descriptors, keypair
 from plait.lab.soak_books import Account, host_counts
 from plait.lab.soak_traffic import Inside, Traffic
@@ -43,7 +43,7 @@ SPACES: Final = ("cgroup", "ipc", "mnt", "net", "pid", "user", "uts")
 
 def hexadecimal(key: str) -> str:
     """A key as the configuration socket has it."""
-    return base64.b64decode(key).hex()
+    return decode(key).hex()
 
 
 def until(condition: Callable[[], object], what: str, seconds: float = BACK_SECONDS) -> None:
@@ -84,7 +84,7 @@ class Side:
         self.host, self.name = host, host.name
         self.inner = f"10.202.0.{number}"
         self.private_key, self.public_key = keypair()
-        self.preshared_key = base64.b64encode(bytes(32)).decode()  # none
+        self.preshared_key = encode(bytes(32))  # none
         self.clock = host.root / CLOCK.lstrip("/")
         self.stepped = 0.0
         self.clock.write_bytes(bytes(16))

@@ -7,13 +7,13 @@ are for tests: whoever knows the seed has them all.
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import ipaddress
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from plait.failure import Failure
+from plait.keys import encode
 
 INNER = "10.64.0.0/10"
 PORT = 51820
@@ -88,12 +88,12 @@ def setconf_text(
     keys: Keys, peers: int, network: ipaddress.IPv4Network, *, port: int = PORT, psk: bool = False
 ) -> Iterator[str]:
     """The gateway's configuration for `wg setconf`, a peer at a time."""
-    yield f"[Interface]\nPrivateKey = {_base64(keys.gateway()[0])}\nListenPort = {port}\n"
+    yield f"[Interface]\nPrivateKey = {encode(keys.gateway()[0])}\nListenPort = {port}\n"
     base = int(network.network_address) + 2
     for number, (public, shared) in enumerate(keys.publics(peers, psk=psk)):
-        extra = f"PresharedKey = {_base64(shared)}\n" if shared else ""
+        extra = f"PresharedKey = {encode(shared)}\n" if shared else ""
         address = ipaddress.IPv4Address(base + number)
-        yield f"[Peer]\nPublicKey = {_base64(public)}\n{extra}AllowedIPs = {address}/32\n"
+        yield f"[Peer]\nPublicKey = {encode(public)}\n{extra}AllowedIPs = {address}/32\n"
 
 
 def uapi_text(
@@ -107,7 +107,3 @@ def uapi_text(
         address = ipaddress.IPv4Address(base + number)
         yield f"public_key={public.hex()}\n{extra}replace_allowed_ips=true\nallowed_ip={address}/32\n"
     yield "\n"
-
-
-def _base64(key: bytes) -> str:
-    return base64.b64encode(key).decode()

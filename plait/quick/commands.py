@@ -103,11 +103,11 @@ def wanted_device(now: Device, conf: Conf) -> Device:
     interface = conf.interface
     wanted = Device(now.name, now.private_key, interface.listen_port or now.listen_port, now.fwmark)
     if interface.private_key:
-        wanted.private_key = wgconf.key_text(interface.private_key)
+        wanted.private_key = keys.encode(interface.private_key)
     present = {peer.public_key: peer for peer in now.peers}
     peers: dict[str, Peer] = {}
     for change in operation.peers:
-        key = wgconf.key_text(change.public_key)
+        key = keys.encode(change.public_key)
         if key == wanted.public_key:  # an engine ignores a peer that is itself
             continue
         old = present.get(key)
@@ -115,7 +115,7 @@ def wanted_device(now: Device, conf: Conf) -> Device:
         if not change.replace_allowed_ips and old and key not in peers:
             peer.allowed_ips = list(old.allowed_ips)
         if change.preshared_key is not None:
-            peer.preshared_key = wgconf.key_text(change.preshared_key) if any(change.preshared_key) else ""
+            peer.preshared_key = keys.encode(change.preshared_key) if any(change.preshared_key) else ""
         if change.endpoint is not None:
             peer.endpoint = str(change.endpoint)
         if change.keepalive is not None:
@@ -145,7 +145,7 @@ def difference(now: Device, wanted: Device, *, can_remove_ips: bool) -> uapi.Set
     """
     made = uapi.Set()
     if wanted.private_key != now.private_key:
-        made.private_key = wgconf.key_bytes(wanted.private_key) if wanted.private_key else ZERO_KEY
+        made.private_key = keys.decode(wanted.private_key) if wanted.private_key else ZERO_KEY
     if wanted.listen_port != now.listen_port:
         made.listen_port = wanted.listen_port
     if wanted.fwmark != now.fwmark:
@@ -155,9 +155,9 @@ def difference(now: Device, wanted: Device, *, can_remove_ips: bool) -> uapi.Set
     for peer in wanted.peers:
         key = peer.public_key
         old = present.get(key) or Peer(key)
-        change = uapi.PeerChange(wgconf.key_bytes(key))
+        change = uapi.PeerChange(keys.decode(key))
         if peer.preshared_key != old.preshared_key:
-            change.preshared_key = wgconf.key_bytes(peer.preshared_key) if peer.preshared_key else ZERO_KEY
+            change.preshared_key = keys.decode(peer.preshared_key) if peer.preshared_key else ZERO_KEY
         if peer.endpoint and peer.endpoint != old.endpoint:
             host, _, port = peer.endpoint.rpartition(":")
             change.endpoint = wgconf.Host(host.strip("[]"), int(port)).endpoint
@@ -180,7 +180,7 @@ def removals(now: Device, wanted: Device) -> uapi.Set:
     stay = {peer.public_key for peer in wanted.peers}
     for peer in now.peers:
         if peer.public_key not in stay:
-            made.add_peer(uapi.PeerChange(wgconf.key_bytes(peer.public_key), remove=True))
+            made.add_peer(uapi.PeerChange(keys.decode(peer.public_key), remove=True))
     return made
 
 

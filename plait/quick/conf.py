@@ -12,8 +12,6 @@ Host names of endpoints stay as they are in the result: resolving them is not pa
 
 from __future__ import annotations
 
-import base64
-import binascii
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -21,6 +19,7 @@ from socket import AF_INET, AF_INET6, inet_ntop, inet_pton  # conversions of tex
 from typing import Final, NamedTuple
 
 from engine import uapi
+from plait import keys
 
 WG_INTERFACE_KEYS: Final = ("PrivateKey", "ListenPort", "FwMark")
 QUICK_KEYS: Final = (
@@ -221,12 +220,12 @@ def to_text(conf: Conf) -> str:
     if interface.fwmark:
         lines.append(f"FwMark = {interface.fwmark:#x}")
     if interface.private_key is not None and any(interface.private_key):
-        lines.append(f"PrivateKey = {key_text(interface.private_key)}")
+        lines.append(f"PrivateKey = {keys.encode(interface.private_key)}")
     sections = ["\n".join(lines) + "\n"]
     for peer in conf.peers:
-        lines = ["[Peer]", f"PublicKey = {key_text(peer.public_key)}"]
+        lines = ["[Peer]", f"PublicKey = {keys.encode(peer.public_key)}"]
         if peer.preshared_key is not None and any(peer.preshared_key):
-            lines.append(f"PresharedKey = {key_text(peer.preshared_key)}")
+            lines.append(f"PresharedKey = {keys.encode(peer.preshared_key)}")
         if peer.allowed_ips:
             plus = "" if peer.replace_allowed_ips else "+"
             ips = [str(ip) if ip.removed else f"{plus}{ip}" for ip in peer.allowed_ips]
@@ -239,22 +238,6 @@ def to_text(conf: Conf) -> str:
             lines.append(f"PersistentKeepalive = {peer.keepalive}")
         sections.append("\n".join(lines) + "\n")
     return "\n".join(sections)
-
-
-def key_text(key: bytes) -> str:
-    """32 bytes as the base64 that wg(8) reads and prints."""
-    return base64.b64encode(key).decode("ascii")
-
-
-def key_bytes(text: str) -> bytes:
-    """The counterpart; ValueError when it is not 44 characters of canonical base64."""
-    try:
-        key = base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError):
-        key = b""
-    if len(key) != 32 or key_text(key) != text:  # spare bits of the last digit must be zero
-        raise ValueError("a key is 44 characters of base64, the last one =")
-    return key
 
 
 # --- reading ------------------------------------------------------------------------------------
@@ -454,7 +437,7 @@ def mask(line: str) -> str:
 
 def _key(value: str) -> bytes:
     try:
-        return key_bytes(value)
+        return keys.decode(value)
     except ValueError as error:
         raise _Bad("not a key", str(error), "make one with `wg genkey`, or copy it whole") from None
 

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from engine import uapi
+from plait import keys
 from plait.failure import Failure
 from plait.programs import ip_json
 from plait.quick import conf as wgconf
@@ -107,11 +108,11 @@ def saved_text(device: Device, conf: Conf, addresses: Sequence[str], mtu: int) -
 def _as_conf(device: Device) -> Conf:
     """What the engine tells, as plait.quick.conf has it."""
     made = Conf()
-    made.interface.private_key = wgconf.key_bytes(device.private_key) if device.private_key else None
+    made.interface.private_key = keys.decode(device.private_key) if device.private_key else None
     made.interface.listen_port, made.interface.fwmark = device.listen_port, device.fwmark
     for peer in device.peers:
-        entry = wgconf.Peer(0, wgconf.key_bytes(peer.public_key), keepalive=peer.keepalive)
-        entry.preshared_key = wgconf.key_bytes(peer.preshared_key) if peer.preshared_key else None
+        entry = wgconf.Peer(0, keys.decode(peer.public_key), keepalive=peer.keepalive)
+        entry.preshared_key = keys.decode(peer.preshared_key) if peer.preshared_key else None
         if peer.endpoint:
             host, _, port = peer.endpoint.rpartition(":")
             entry.endpoint = wgconf.Host(host.strip("[]"), int(port))

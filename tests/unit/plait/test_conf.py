@@ -25,6 +25,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from engine import uapi
+from plait import keys
 from plait.quick import conf
 
 KEY, OTHER = "yAnz5TF+lXXJte14tji3zlMNq+hd2rYUIgJBgB3fBmk=", "xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg="
@@ -66,7 +67,7 @@ def test_meaning() -> None:
     read = conf.parse(GOOD, "wg0.conf")
     interface, (first, second) = read.interface, read.peers
     assert interface == conf.Interface(
-        private_key=conf.key_bytes(KEY),
+        private_key=keys.decode(KEY),
         listen_port=51820,
         fwmark=0xCA6C,
         addresses=[
@@ -85,7 +86,7 @@ def test_meaning() -> None:
         save_config=True,
     )
     assert [str(address) for address in interface.addresses] == ["10.0.0.1/24", "fd00::1/128", "10.1.0.1/32"]
-    assert first.public_key == conf.key_bytes(OTHER) and first.preshared_key == conf.key_bytes(KEY)
+    assert first.public_key == keys.decode(OTHER) and first.preshared_key == keys.decode(KEY)
     assert [str(ip) for ip in first.allowed_ips] == ["10.0.0.0/8", "fd00::/64", "192.0.2.1/32"]
     assert first.endpoint == conf.Host("2001:db8::1", 51820) and first.keepalive == 25
     assert first.endpoint.endpoint == uapi.Endpoint(b"\x20\x01\x0d\xb8" + bytes(11) + b"\1", 51820)
@@ -244,7 +245,7 @@ def test_interface_names() -> None:
 
 @given(st.binary(min_size=32, max_size=32))
 def test_keys_as_text(key: bytes) -> None:
-    assert conf.key_bytes(conf.key_text(key)) == key
+    assert keys.decode(keys.encode(key)) == key
 
 
 LINES = GOOD.split("\n")
@@ -390,19 +391,19 @@ def spread(draw: st.DrawFn, key: str, value: str) -> str:
 
 @st.composite
 def files(draw: st.DrawFn) -> str:
-    keys = st.binary(min_size=32, max_size=32).map(conf.key_text)
+    texts = st.binary(min_size=32, max_size=32).map(keys.encode)
     lines = [draw(st.sampled_from(["[Interface]", " [interface] # x", "[ INTERFACE ]"]))]
     if draw(st.booleans()):
-        lines.append(spread(draw, "PrivateKey", draw(keys)))
+        lines.append(spread(draw, "PrivateKey", draw(texts)))
     if draw(st.booleans()):
         lines.append(spread(draw, "ListenPort", str(draw(st.integers(0, 65535)))))
     if draw(st.booleans()):
         mark = draw(st.integers(0, 2**32 - 1))
         lines.append(spread(draw, "FwMark", draw(st.sampled_from([str(mark), hex(mark), "off", "oFF"]))))
     for _ in range(draw(st.integers(0, 3))):
-        lines += ["", draw(st.sampled_from(["[Peer]", "[peer]"])), spread(draw, "PublicKey", draw(keys))]
+        lines += ["", draw(st.sampled_from(["[Peer]", "[peer]"])), spread(draw, "PublicKey", draw(texts))]
         if draw(st.booleans()):
-            lines.append(spread(draw, "PresharedKey", draw(keys)))
+            lines.append(spread(draw, "PresharedKey", draw(texts)))
         if draw(st.booleans()):
             port = draw(st.integers(1, 65535))
             host = draw(st.sampled_from(["192.0.2.1", "[2001:db8::1]", "[::ffff:192.0.2.1]", "2001:db8::1"]))
