@@ -30,7 +30,7 @@ Examples:
   plait reload wg0               the changed file, without an interruption
   plait doctor                   what this host lacks, and how to mend it
   plait demo                     two hosts and one tunnel, on this machine alone
-  plait bench queue              what a packet's way through a queue costs
+  plait bench aead               what sealing and opening a packet costs
   plait bench floods             what bad packets cost, and what honest peers keep
   plait load --help              simulated peers against any gateway
 

@@ -8,13 +8,11 @@ from plait.handoff_option import HandoffChoice
 from plait.later import Later
 
 LATER = {
-    "dead-peers": "plait.bench.dead_peers:dead_peers",
     "floods": "plait.bench.floods:floods_command",
     "handshakes": "plait.bench.handshakes:handshakes",
 }
 # Of plait/bench/figures.py.
 FIGURE_NAMES = ("tcp1", "tcp4", "udp64", "ping", "pingtcp", "pingpeer", "flood", "memory")
-QUEUE_ROUNDS = 7
 AEAD_ROUNDS = 7
 
 EXAMPLES = """\b
@@ -24,11 +22,9 @@ Examples:
   plait bench tunnel --vs wireguard-go@latest --vs gotatun
   plait bench tunnel --vs 'wireguard-go -f {iface}' --seconds 2 --runs 1
   plait bench tunnel --handoff inline --handoff pipeline --only tcp1 --only ping
-  plait bench queue
   plait bench aead
   plait bench scale
   plait bench peers --peers 500000
-  plait bench profile --handoff inline
 """
 
 
@@ -101,16 +97,6 @@ def tunnel_command(
     )
 
 
-@bench.command("queue", short_help="A peer's queue beside a spin-locked ring of 1,024.")
-@click.option("--rounds", type=click.IntRange(1, 1000), default=QUEUE_ROUNDS, show_default=True)
-@click.option("--json", "as_json", is_flag=True, help="The same as JSON.")
-def queue_command(rounds: int, as_json: bool) -> None:
-    """Measure what a packet costs in bursts of 1, 32 and 64, with 1 and 2 producers; and a peer's bytes."""
-    from plait.bench import queue
-
-    queue.run(rounds, as_json=as_json)
-
-
 @bench.command("aead", short_help="Sealing and opening a packet, by provider and size.")
 @click.option("--rounds", type=click.IntRange(1, 1000), default=AEAD_ROUNDS, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="The same as JSON.")
@@ -164,17 +150,3 @@ def peers_command(peers: int, others: tuple[str, ...], growth: str | None, as_js
     from plait.bench import peers as measured
 
     measured.run(peers=peers, others=others, as_json=as_json)
-
-
-@bench.command("profile", short_help="Where the engine's CPU goes, by stage (needs linux-perf).")
-@click.option("--seconds", type=click.IntRange(1, 60), default=5, show_default=True, help="Of the recording.")
-@click.option("--handoff", type=HandoffChoice(), help="Default: the engine's default.")
-@click.option("--json", "as_json", is_flag=True, help="The same as JSON.")
-def profile_command(seconds: int, handoff: str | None, as_json: bool) -> None:
-    """Record one TCP stream with perf: nanoseconds a packet and microseconds a super-packet, by stage.
-
-    Needs root and linux-perf, no hardware counters; the engine runs as it ships.
-    """
-    from plait.bench import profile
-
-    profile.run(seconds=seconds, handoff=handoff or "", as_json=as_json)

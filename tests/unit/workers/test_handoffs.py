@@ -15,7 +15,6 @@ import msgspec
 import pytest
 
 from plait import bench, command
-from plait.bench.dead_peers import dead_peers
 from plait.bench.floods import floods_command
 from shm.layout import layout_hash
 from tests.support import asked
@@ -32,8 +31,6 @@ SETTINGS = settings.Settings(receivers=1, consumers=1, cores=(0,))
 COMMANDS = {
     "soak": command.soak,
     "bench tunnel": bench.tunnel_command,
-    "bench profile": bench.profile_command,
-    "bench dead-peers": dead_peers,
     "bench floods": floods_command,
 }
 

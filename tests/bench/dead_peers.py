@@ -1,4 +1,4 @@
-"""`plait bench dead-peers`: what packets for many peers that cannot be reached leave of a good one.
+"""What packets for many peers that cannot be reached leave of a good one: `python -m tests.bench dead-peers`.
 
     host good ── cable ── host gateway: plaitd with the good peer and N dead ones
                             └─ a program that floods the addresses of the dead from inside
@@ -225,7 +225,7 @@ def dead_peers(
 ) -> None:
     """Flood peers that cannot be reached, from inside the gateway, beside a good peer. Needs root.
 
-    Examples: plait bench dead-peers; plait bench dead-peers --rounds 3 --least 0.9
+    Example: python -m tests.bench dead-peers --rounds 3 --least 0.9
     """
 
     def report(text: str) -> None:

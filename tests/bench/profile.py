@@ -1,7 +1,7 @@
-"""`plait bench profile`: one TCP stream under perf, and what each stage costs a packet.
+"""One TCP stream under perf, and what each stage costs a packet: `python -m tests.bench profile`.
 
 `perf record` samples the CPU clock of the whole machine (no hardware counter is needed); samples of the
-engines' processes are sorted by their call chains (plait/bench/stages.py). It starts with its events off
+engines' processes are sorted by their call chains (stages.py). It starts with its events off
 and is switched on when the stream is under way. The release build keeps its symbols: no other is needed.
 """
 
@@ -26,11 +26,12 @@ import click
 from plait import uapi_client
 from plait.bench import figures
 from plait.bench.implementation import INTERFACE, Tunnel, chosen
-from plait.bench.stages import STAGES, Frame, stage_of
 from plait.failure import Failure
+from plait.handoff_option import HandoffChoice
 from plait.lab import namespaces as lab
 from plait.lab.namespaces import Host
 from plait.signals import interruptible
+from tests.bench.stages import STAGES, Frame, stage_of
 
 FREQUENCY = 1999  # samples a second and core: not in step with a timer of 1,000
 RAMP = 1.0  # seconds of the stream before perf is switched on
@@ -51,8 +52,15 @@ class Profile:
     other_seconds: float
 
 
-def run(*, seconds: int, handoff: str, as_json: bool) -> None:
-    """Record, then print the table or JSON on stdout."""
+@click.command(short_help="Where the engine's CPU goes, by stage (needs linux-perf).")
+@click.option("--seconds", type=click.IntRange(1, 60), default=5, show_default=True, help="Of the recording.")
+@click.option("--handoff", type=HandoffChoice(), default="", help="Default: the engine's default.")
+@click.option("--json", "as_json", is_flag=True, help="The same as JSON.")
+def profile(seconds: int, handoff: str, as_json: bool) -> None:
+    """Record one TCP stream with perf: nanoseconds a packet and microseconds a super-packet, by stage.
+
+    Needs root and linux-perf, no hardware counters; the engine runs as it ships.
+    """
     lacks = lab.missing("wg", "iperf3", "ping", lab.PLAIT[0], "perf")
     if lacks:
         first = lacks[0]

@@ -1,38 +1,67 @@
-"""`plait bench queue`: what a packet's way through a peer's queue costs, in nanoseconds and in bytes.
+"""What a packet's way through a peer's queue costs, in nanoseconds: `python -m tests.bench queue`.
 
-Real processes over a real POSIX segment, running the C that ships (queue_bench.c says what is between two
-looks at the clock). Each process is this module, started with the segments' descriptors and a plan of runs;
-they meet in shared memory before each section of a run. Designs take turns within a round and rounds follow
-each other, so that a machine whose speed drifts slows all of them alike: compare within one table.
+Real processes over a real POSIX segment, running the C that ships (queue_bench.c, compiled beside it, says
+what is between two looks at the clock). Each process is this module, started with the segments' descriptors
+and a plan of runs; they meet in shared memory before each section of a run. Runs take turns within a round
+and rounds follow each other, so that a machine whose speed drifts slows all of them alike: compare within
+one table. docs/adr/0001-publication-of-a-chain.md has what other designs cost.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
 from typing import IO, Any
 
 import click
 
 from plait.failure import Failure
+from shm.segment import DataSegment, PlainSegment, create, create_plain
+from tests.support.sources import ROOT, sources
 
 BURSTS = (1, 32, 64)
 NOBODY = 0xFFFFFFFF
-MOST_OF_SINGLY = 0.25  # what a packet in chains of 32 may cost of one pushed alone, 2 producers
+ROUNDS = 7
+NAME = "_queue_bench"
+TITLES = {True: "the queue", False: "no queue: slots and nodes alone"}
 
-# In the order of enum bench_design.
-TITLES = (
-    "Plait's queue",
-    "Plait's queue, counted per packet",
-    "ring of 1,024 as the kernel's",
-    "ring of 1,024, both ends locked",
-    "no queue: slots and nodes alone",
-)
+
+def build(directory: Path) -> Path:
+    """Compile the bench beside the sources that ship; returns the module's path."""
+    from cffi import FFI
+
+    sys.path.insert(0, str(ROOT / "scripts"))
+    from cdef import cdef
+
+    ffi = FFI()
+    headers = ("shm/layout.h", "shm/segment.h", "shm/queue.h", "tests/bench/queue_bench.h")
+    ffi.cdef("\n".join(cdef(ROOT / header) for header in headers))
+    ffi.set_source(
+        NAME,
+        "\n".join(f'#include "{header}"' for header in headers),
+        sources=[*map(str, sources("shm/**/*.c", at_least=14)), str(ROOT / "tests/bench/queue_bench.c")],
+        include_dirs=[str(ROOT)],
+        extra_compile_args=["-O3", "-std=gnu11", "-D_GNU_SOURCE", "-fno-strict-aliasing"],
+    )
+    return Path(ffi.compile(tmpdir=str(directory)))
+
+
+def load(path: Path) -> Any:
+    """The built module: ffi and lib."""
+    spec = importlib.util.spec_from_file_location(NAME, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @dataclass(frozen=True)
@@ -57,9 +86,9 @@ TOPOLOGIES = (
 
 @dataclass(frozen=True)
 class Run:
-    """One design with bursts of one size."""
+    """Bursts of one size."""
 
-    design: int
+    has_queue: bool
     burst: int
 
 
@@ -67,7 +96,7 @@ class Run:
 class Cost:
     """Nanoseconds a packet. A round's figure is the median of its sections; here are those of all rounds."""
 
-    design: str
+    title: str
     burst: int
     topology: str
     median: float
@@ -77,28 +106,24 @@ class Cost:
 
 def plan(topology: Topology) -> list[Run]:
     """Return the runs of one round. What has no queue needs only one process."""
-    from plait.bench._bench import lib
-
-    designs = range(lib.BENCH_DESIGNS if len(topology.roles) == 1 else lib.BENCH_POOL)
-    return [Run(design, burst) for burst in BURSTS for design in designs]
+    return [
+        Run(has_queue, burst)
+        for burst in BURSTS
+        for has_queue in ((True, False) if len(topology.roles) == 1 else (True,))
+    ]
 
 
 @dataclass(frozen=True)
 class Method:
-    """What is run, for how long, and by whom."""
+    """What is run, for how long, and by which build."""
 
+    module: Path
     plan: Callable[[Topology], list[Run]] = plan
     sections: int = 64  # of one run: each is BENCH_SECTION packets of each producer
-    worker: tuple[str, ...] = (sys.executable, "-m", "plait.bench.queue")
 
 
-METHOD = Method()
-
-
-def costs(rounds: int, report: Callable[[str], None], method: Method = METHOD) -> list[Cost]:
+def costs(rounds: int, report: Callable[[str], None], method: Method) -> list[Cost]:
     """Measure everything; raises Failure when a run fails. The first round warms up and does not count."""
-    from statistics import median
-
     found: list[Cost] = []
     for topology in TOPOLOGIES:
         report(topology.title)
@@ -107,17 +132,10 @@ def costs(rounds: int, report: Callable[[str], None], method: Method = METHOD) -
         for at, cost in enumerate(_rounds(topology, runs * (rounds + 1), method)):
             if at >= len(runs):
                 columns[at % len(runs)].append(cost)
-        for run, column in zip(runs, columns, strict=True):
-            found.append(
-                Cost(
-                    TITLES[run.design],
-                    run.burst,
-                    topology.title,
-                    median(column),
-                    min(column),
-                    max(column),
-                )
-            )
+        found += [
+            Cost(TITLES[run.has_queue], run.burst, topology.title, median(column), min(column), max(column))
+            for run, column in zip(runs, columns, strict=True)
+        ]
     return found
 
 
@@ -127,11 +145,8 @@ def cores() -> list[int]:
 
 
 @contextmanager
-def _segments() -> Iterator[tuple[Any, Any]]:
+def segments(built: Any) -> Iterator[tuple[DataSegment, PlainSegment]]:
     """Make the segment with one peer and its producers' pools, and the area where processes meet."""
-    from plait.bench._bench import ffi, lib
-    from shm.segment import SegmentError, create, create_plain
-
     geometry = {
         "max_peers": 64,
         "max_keypairs": 64,
@@ -145,32 +160,26 @@ def _segments() -> Iterator[tuple[Any, Any]]:
         "public_key_buckets": 64,
     }
     with ExitStack() as stack:
-        try:
-            data = create(geometry, "bench")
-            stack.callback(data.close)
-            area = create_plain(ffi.sizeof("struct bench_area"), "bench")
-            stack.callback(area.close)
-            area.ensure(0, area.bytes)
-        except SegmentError as error:
-            raise Failure(error.what, error.why, error.next) from error
-        for queue in range(lib.DIRECTIONS):
-            lib.queue_initialise(_of_bench(data), queue)
+        data = create(geometry, "bench")
+        stack.callback(data.close)
+        area = create_plain(built.ffi.sizeof("struct bench_area"), "bench")
+        stack.callback(area.close)
+        area.ensure(0, area.bytes)
+        for queue in range(built.lib.DIRECTIONS):
+            built.lib.queue_initialise(pointer(built, data), queue)
         yield data, area
 
 
-def _of_bench(data: Any) -> Any:
-    """The segment as the benches' extension module knows it."""
-    from plait.bench._bench import ffi
-
-    return ffi.cast("struct segment *", data.segment_address)
+def pointer(built: Any, data: DataSegment) -> Any:
+    """The segment as the built module knows it."""
+    return built.ffi.cast("struct segment *", data.segment_address)
 
 
 def _rounds(topology: Topology, runs: list[Run], method: Method) -> Iterator[float]:
     """Yield the nanoseconds a packet of each run. All processes live as long as this plan."""
-    from plait.bench._bench import ffi, lib
-
-    packets = lib.BENCH_SECTION * topology.producers
-    with _segments() as (data, area), ExitStack() as stack:
+    built = load(method.module)
+    packets = built.lib.BENCH_SECTION * topology.producers
+    with segments(built) as (data, area), ExitStack() as stack:
         free = cores()
         for number, (receiver, takes) in enumerate(topology.roles):
             roles = [
@@ -184,6 +193,7 @@ def _rounds(topology: Topology, runs: list[Run], method: Method) -> Iterator[flo
                 for run in runs
             ]
             orders = {
+                "module": str(method.module),
                 "data": [data.fd, data.bytes],
                 "area": [area.fd, area.bytes],
                 "core": free[number] if len(free) >= len(topology.roles) else None,
@@ -191,7 +201,8 @@ def _rounds(topology: Topology, runs: list[Run], method: Method) -> Iterator[flo
                 "roles": roles,
             }
             process = subprocess.Popen(
-                [*method.worker, json.dumps(orders)],
+                [sys.executable, "-m", "tests.bench.queue", json.dumps(orders)],
+                cwd=ROOT,
                 stdout=subprocess.PIPE if takes else subprocess.DEVNULL,
                 pass_fds=(data.fd, area.fd),
             )
@@ -202,7 +213,7 @@ def _rounds(topology: Topology, runs: list[Run], method: Method) -> Iterator[flo
         for run in runs:
             line = stream.readline()
             if not line:
-                raise _failure(run, ffi.cast("struct bench_area *", area.address).failed)
+                raise failure(run, built.ffi.cast("struct bench_area *", area.address).failed, built.lib)
             yield float(line) / packets
 
 
@@ -213,35 +224,27 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         process.stdout.close()
 
 
-def _failure(run: Run, failed: int) -> Failure:
-    from plait.bench._bench import lib
-
+def failure(run: Run, failed: int, lib: Any) -> Failure:
     why = "one of its processes ended"
     if failed == lib.BENCH_STUCK:
         why = "nothing moved for 20 seconds"
     if failed == lib.BENCH_DISORDER:
         why = "a producer's packets did not come out once each and in order"
     return Failure(
-        f"cannot measure {TITLES[run.design]} in bursts of {run.burst}",
+        f"cannot measure {TITLES[run.has_queue]} in bursts of {run.burst}",
         why,
         "Run it again on an idle machine; if it stays, report it as a bug.",
     )
 
 
-def work(orders: dict[str, Any], lib: Any) -> None:
-    """Be one process of a plan: attach, pin, do every run; the consumer prints each one's median section.
-
-    `lib` has what is measured: `plait.bench._bench.lib`, or a test's own.
-    """
-    from statistics import median
-
-    from plait.bench._bench import ffi
-    from shm.segment import DataSegment, PlainSegment
-
+def work(orders: dict[str, Any]) -> None:
+    """Be one process of a plan: attach, pin, do every run; the consumer prints each one's median section."""
+    built = load(Path(orders["module"]))
+    ffi, lib = built.ffi, built.lib
     data = DataSegment.attach(*orders["data"])
     plain = PlainSegment.attach(*orders["area"])
     area = ffi.cast("struct bench_area *", plain.address)
-    segment = _of_bench(data)
+    segment = pointer(built, data)
     if orders["core"] is not None:
         os.sched_setaffinity(0, [orders["core"]])
     times = ffi.new("int64_t[]", orders["sections"])
@@ -253,53 +256,25 @@ def work(orders: dict[str, Any], lib: Any) -> None:
             print(median(times), flush=True)
 
 
-def bytes_a_peer() -> dict[str, int]:
-    """Return what both directions of one peer occupy, by design, packets not counted."""
-    from plait.bench._bench import ffi
-
-    words = ffi.sizeof("struct queue_producers") + ffi.sizeof("struct queue_holder")
-    return {"Plait's queue": 2 * words, "ring of 1,024": 2 * ffi.sizeof("struct bench_ring")}
-
-
-def queue_table(found: list[Cost], rounds: int) -> list[str]:
+def table(found: list[Cost], rounds: int) -> list[str]:
     """Return the costs lined up, and how to read them, line by line."""
-    by_place = {(cost.burst, cost.design, cost.topology): cost for cost in found}
+    by_place = {(cost.burst, cost.title, cost.topology): cost for cost in found}
     titles = [topology.title for topology in TOPOLOGIES]
     places = {place: (f"{c.median:.1f}", f"{c.least:.1f}..{c.most:.1f}") for place, c in by_place.items()}
     middle = max(8, *(len(median) for median, _ in places.values()))
     spread = max(10, *(len(text) for _, text in places.values()))
-    width = max(map(len, TITLES))
+    width = max(map(len, TITLES.values()))
     lines = [
         f"{'ns per packet':<{7 + width}}" + "".join(f"{title:>{middle + spread + 4}}" for title in titles),
         f"{'burst':>5}  {'':<{width}}" + f"  {'median':>{middle}}  {'min..max':>{spread}}" * len(titles),
     ]
     for burst in BURSTS:
         lines.append("")
-        for design in TITLES:
-            cells = [places.get((burst, design, title), ("", "")) for title in titles]
+        for title in TITLES.values():
+            cells = [places.get((burst, title, topology), ("", "")) for topology in titles]
             row = "".join(f"  {median:>{middle}}  {text:>{spread}}" for median, text in cells)
-            lines.append(f"{burst:>5}  {design:<{width}}{row}".rstrip())
-    return [*lines, "", *_chains(found), "", *_notes(rounds), "", *_sizes()]
-
-
-def chain_ratio(found: list[Cost]) -> tuple[float, float]:
-    """Return ns a packet with 2 producers: in chains of 32, and singly with a count per packet."""
-    chains, singly = (
-        cost.median
-        for place in ((32, TITLES[0]), (1, TITLES[1]))
-        for cost in found
-        if (cost.burst, cost.design, cost.topology) == (*place, TOPOLOGIES[-1].title)
-    )
-    return chains, singly
-
-
-def _chains(found: list[Cost]) -> list[str]:
-    chains, singly = chain_ratio(found)
-    share, word = chains / singly, "within" if chains / singly <= MOST_OF_SINGLY else "NOT WITHIN"
-    return [
-        f"2 producers, chains of 32: {chains:.1f} ns a packet. Singly, with a shared count: {singly:.1f} ns.",
-        f"Ratio {share:.3f}: {word} the {MOST_OF_SINGLY} that is wanted.",
-    ]
+            lines.append(f"{burst:>5}  {title:<{width}}{row}".rstrip())
+    return [*lines, "", *_notes(rounds)]
 
 
 def _notes(rounds: int) -> list[str]:
@@ -308,51 +283,42 @@ def _notes(rounds: int) -> list[str]:
     return [
         f"Wall time per packet: push, pop, a look at the node, the way home. Medians of {rounds} rounds; the",
         "order of every producer is verified. Slots and nodes are taken before the clock starts: last row.",
-        "1 process: pushes a burst, then pops it, by turns.",
+        "A burst is one chain. 1 process: pushes a burst, then pops it, by turns.",
         f"1 producer: a producer and a consumer, {pinned}.",
         f"2 producers: one, and another that is also the consumer, by turns; {pinned}.",
-        "A burst is one chain for the queue; a ring takes packets singly. As the kernel's: producers lock it",
-        "for each packet, the only consumer does not. Counted per packet: what ships, and beside it a count",
-        "that both ends change for each packet, as in the kernel's list.",
     ]
 
 
-def _sizes() -> list[str]:
-    sizes = bytes_a_peer().items()
-    return [f"{design:<14}{size:>8,} bytes a peer, both directions" for design, size in sizes]
-
-
-def run(rounds: int, *, as_json: bool, method: Method = METHOD) -> None:
-    """Measure, then print the table or JSON on stdout."""
+@click.command(short_help="A peer's queue: push and pop, in bursts, with 1 and 2 producers.")
+@click.option("--rounds", type=click.IntRange(1, 1000), default=ROUNDS, show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="The same as JSON.")
+def queue(rounds: int, as_json: bool) -> None:
+    """Measure what a packet costs in bursts of 1, 32 and 64, with 1 and 2 producers."""
 
     def report(text: str) -> None:
         if sys.stderr.isatty():
             click.echo(f"measuring: {text}", err=True)
 
-    load = os.getloadavg()[0]
-    if load > len(cores()) / 2:
+    busy = os.getloadavg()[0]
+    if busy > len(cores()) / 2:
         click.echo(
-            f"plait: bench: other work is running (load {load:.1f} on {len(cores())} cores). Where two "
-            "processes run, waiting for a core is measured too: trust the column of 1 process alone.",
+            f"other work is running (load {busy:.1f} on {len(cores())} cores). Where two processes run, "
+            "waiting for a core is measured too: trust the column of 1 process alone.",
             err=True,
         )
-    found = costs(rounds, report, method)
+    with tempfile.TemporaryDirectory() as directory:
+        found = costs(rounds, report, Method(build(Path(directory))))
     if not as_json:
-        click.echo("\n".join(queue_table(found, rounds)))
+        click.echo("\n".join(table(found, rounds)))
         return
-    chains, singly = chain_ratio(found)
     answer = {
         "cores": len(cores()),
-        "load_at_start": round(load, 2),
+        "load_at_start": round(busy, 2),
         "rounds": rounds,
         "ns_per_packet": [asdict(cost) for cost in found],
-        "chains_over_singly": {"ratio": chains / singly, "wanted": MOST_OF_SINGLY},
-        "bytes_per_peer": bytes_a_peer(),
     }
     click.echo(json.dumps(answer, indent=2))
 
 
 if __name__ == "__main__":
-    from plait.bench._bench import lib
-
-    work(json.loads(sys.argv[1]), lib)
+    work(json.loads(sys.argv[1]))

@@ -1,50 +1,25 @@
-/* queue_bench: what a packet's way through a queue costs, measured on the functions that ship,
- * beside a ring such as the kernel had for each peer before its own list. */
-#ifndef PLAIT_BENCH_QUEUE_BENCH_H
-#define PLAIT_BENCH_QUEUE_BENCH_H
+/* queue_bench: what a packet's way through a queue costs, measured on the functions that ship. */
+#ifndef TESTS_BENCH_QUEUE_BENCH_H
+#define TESTS_BENCH_QUEUE_BENCH_H
 
 #include "shm/segment.h"
 
 /* cdef begin */
-#define BENCH_RING_PLACES 1024
 #define BENCH_SECTION 4096  /* packets of one producer in one section */
-
-enum bench_design {
-    BENCH_QUEUE,         /* what ships */
-    BENCH_QUEUE_COUNTED, /* the same, and a count shared by both ends, bumped per packet */
-    BENCH_RING,          /* the ring; producers lock it for each packet, the only consumer does not */
-    BENCH_RING_LOCKED,   /* the same; the consumer takes its own lock for each packet */
-    BENCH_POOL,          /* no queue: slot and node taken, brought home, swept */
-    BENCH_DESIGNS
-};
 
 /* bench_area.failed */
 #define BENCH_STUCK 1     /* nothing moved for 20 s */
 #define BENCH_DISORDER 2  /* a producer's packets came out of order, twice or not at all */
 
-/* 1,024 pointers and a lock for either end, each end on a line of its own. */
-struct bench_ring {
-    uint32_t producer_lock;
-    uint32_t put;
-    uint32_t reserved0[14];
-    uint32_t consumer_lock;
-    uint32_t got;
-    uint32_t cleared;
-    uint32_t reserved1[13];
-    uint64_t place[1024];
-};
-
-/* In a second segment: where processes meet before each section, and the ring. */
+/* In a second segment: where processes meet before each section. */
 struct bench_area {
     uint32_t arrived;
     uint32_t failed;         /* whoever cannot go on says why, and everybody stops */
-    uint32_t reserved[14];
-    struct bench_ring ring;
 };
 
 /* What one process does in every section. */
 struct bench_role {
-    uint32_t design;
+    uint32_t has_queue;      /* 0: slot and node taken, brought home, swept, and nothing else */
     uint32_t burst;          /* packets of one chain, 64 at most */
     uint32_t producers;      /* of all processes together */
     uint32_t processes;

@@ -1,10 +1,8 @@
 /* queue_bench: a packet is a slot and a node of its own here, as a receiver takes it in. Taking slots
- * and nodes costs more than the queue and is the same for all designs, so it is done before the clock
- * starts (and has a row of its own, BENCH_POOL). Between two looks at the clock stand push, pop, the
- * look at the node and the way home.
+ * and nodes costs more than the queue, so it is done before the clock starts (and has a row of its own,
+ * without a queue). Between two looks at the clock stand push, pop, the look at the node and the way home.
  *
- * A burst is one chain for the queue, and as many single entries for the ring, which knows no
- * chains. Nobody sleeps: a full or empty queue is waited for by spinning, then by yielding.
+ * A burst is one chain. Nobody sleeps: a full or empty queue is waited for by spinning, then by yielding.
  *
  * The sequence number travels in receiver_index; the producer is told by the node's pool.
  */
@@ -22,7 +20,6 @@
 #define BATCH 64           /* packets of one pop: TAKE_BUDGET */
 #define SPINS 256          /* looks before the core is given away */
 #define STUCK 20000000000  /* ns without progress */
-#define CLEAR_BATCH 16     /* places that the ring's consumer clears at once, as ptr_ring does */
 #define NOBODY 0xffffffffu
 
 struct wait {
@@ -34,7 +31,6 @@ struct wait {
 struct load {
     uint32_t numbers[BENCH_SECTION];
     uint32_t sent;
-    uint32_t counted;
 };
 
 static int64_t now(void)
@@ -73,77 +69,9 @@ static int meet(struct bench_area *area, uint32_t arrivals)
     return 0;
 }
 
-/* -- the ring ------------------------------------------------------------------------------- */
-
-static void lock(uint32_t *word)
-{
-    struct wait wait = {0};
-    while (__atomic_exchange_n(word, 1, __ATOMIC_ACQUIRE))
-        while (__atomic_load_n(word, __ATOMIC_RELAXED))
-            if (++wait.looks % SPINS == 0)
-                sched_yield(); /* its owner may have lost the core: the kernel's cannot */
-}
-
-static void unlock(uint32_t *word)
-{
-    __atomic_store_n(word, 0, __ATOMIC_RELEASE);
-}
-
-/* 1, or 0 when it is full. A place that is not zero is taken. */
-static int ring_push(struct bench_ring *ring, uint64_t pointer)
-{
-    int pushed = 0;
-    lock(&ring->producer_lock);
-    uint64_t *place = &ring->place[ring->put % BENCH_RING_PLACES];
-    if (!__atomic_load_n(place, __ATOMIC_RELAXED)) {
-        /* release: the packet stands before its pointer */
-        __atomic_store_n(place, pointer, __ATOMIC_RELEASE);
-        ring->put++;
-        pushed = 1;
-    }
-    unlock(&ring->producer_lock);
-    return pushed;
-}
-
-/* The next pointer or 0. Places are cleared in batches, so that both ends meet on a line less often. */
-static uint64_t ring_pop(struct bench_ring *ring, int locked)
-{
-    if (locked)
-        lock(&ring->consumer_lock);
-    uint64_t pointer = 0;
-    if (ring->got - ring->cleared < BENCH_RING_PLACES)
-        pointer = __atomic_load_n(&ring->place[ring->got % BENCH_RING_PLACES], __ATOMIC_ACQUIRE);
-    if (pointer && ++ring->got - ring->cleared >= CLEAR_BATCH)
-        while (ring->cleared != ring->got)
-            __atomic_store_n(&ring->place[ring->cleared++ % BENCH_RING_PLACES], 0, __ATOMIC_RELEASE);
-    if (locked)
-        unlock(&ring->consumer_lock);
-    return pointer;
-}
-
 /* -- pushing -------------------------------------------------------------------------------- */
 
-static int is_ring(const struct bench_role *role)
-{
-    return role->design == BENCH_RING || role->design == BENCH_RING_LOCKED;
-}
-
-static uint32_t *shared_count(const struct segment *segment)
-{
-    return &segment->rows[ROW].producers_reserved[0]; /* on the line of the end, as the kernel has it */
-}
-
-/* Adds one unless the queue is full. */
-static int count_up(uint32_t *count)
-{
-    uint32_t seen = __atomic_load_n(count, __ATOMIC_RELAXED);
-    while (seen < QUEUE_LIMIT)
-        if (__atomic_compare_exchange_n(count, &seen, seen + 1, 1, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED))
-            return 1;
-    return 0;
-}
-
-/* Slots and nodes for a whole section; for the queue, linked into bursts. */
+/* Slots and nodes for a whole section, linked into bursts. */
 static void load_take(struct load *load, struct pool *pool, const struct bench_role *role)
 {
     const struct segment *segment = pool->segment;
@@ -152,10 +80,10 @@ static void load_take(struct load *load, struct pool *pool, const struct bench_r
         segment->node[number].packets = 1;
         segment->node[number].receiver_index = i;
         load->numbers[i] = number;
-        if (i % role->burst && !is_ring(role))
+        if (i % role->burst)
             queue_link(segment, load->numbers[i - 1], number);
     }
-    load->sent = load->counted = 0;
+    load->sent = 0;
 }
 
 static uint32_t burst_end(const struct load *load, const struct bench_role *role)
@@ -164,22 +92,10 @@ static uint32_t burst_end(const struct load *load, const struct bench_role *role
     return end < BENCH_SECTION ? end : BENCH_SECTION;
 }
 
-/* The next burst, or as much of it as there is room for. Returns how many went in. */
-static uint32_t load_push(struct load *load, const struct segment *segment, struct bench_area *area,
-                          const struct bench_role *role)
+/* The next burst. Returns how many went in: none where there is no room. */
+static uint32_t load_push(struct load *load, const struct segment *segment, const struct bench_role *role)
 {
     uint32_t began = load->sent, end = burst_end(load, role);
-    if (is_ring(role)) {
-        while (load->sent < end && ring_push(&area->ring, load->numbers[load->sent]))
-            load->sent++;
-        return load->sent - began;
-    }
-    if (role->design == BENCH_QUEUE_COUNTED) {
-        while (load->counted < end && count_up(shared_count(segment)))
-            load->counted++;
-        if (load->counted < end)
-            return 0;
-    }
     if (queue_push_mpsc(segment, WORKER_RECEIVER + role->receiver, QUEUE, load->numbers[began],
                         load->numbers[end - 1], end - began))
         return 0;
@@ -188,23 +104,6 @@ static uint32_t load_push(struct load *load, const struct segment *segment, stru
 }
 
 /* -- taking --------------------------------------------------------------------------------- */
-
-static uint32_t batch_pop(const struct segment *segment, struct bench_area *area,
-                          const struct bench_role *role, uint32_t *numbers)
-{
-    uint32_t count = 0;
-    if (is_ring(role)) {
-        int locked = role->design == BENCH_RING_LOCKED;
-        while (count < BATCH && (numbers[count] = (uint32_t)ring_pop(&area->ring, locked)))
-            count++;
-        return count;
-    }
-    count = queue_pop_sc(segment, worker_mark(WORKER_CONSUMER, 1), QUEUE, numbers, BATCH, BATCH);
-    if (role->design == BENCH_QUEUE_COUNTED)
-        for (uint32_t i = 0; i < count; i++)
-            __atomic_fetch_sub(shared_count(segment), 1, __ATOMIC_SEQ_CST);
-    return count;
-}
 
 /* Looks at each node as a holder does, and sends it home. -1: a producer's order is broken. */
 static int batch_verify(const struct segment *segment, struct bench_area *area, const uint32_t *numbers,
@@ -232,9 +131,9 @@ static int section_pass(const struct segment *segment, struct bench_area *area,
     struct wait wait = {0};
 
     while (taken < wanted || load->sent < mine) {
-        uint32_t moved = load->sent < mine ? load_push(load, segment, area, role) : 0;
+        uint32_t moved = load->sent < mine ? load_push(load, segment, role) : 0;
         if (taken < wanted) {
-            uint32_t count = batch_pop(segment, area, role, numbers);
+            uint32_t count = queue_pop_sc(segment, worker_mark(WORKER_CONSUMER, 1), QUEUE, numbers, BATCH, BATCH);
             if (batch_verify(segment, area, numbers, count, expected))
                 return -1;
             taken += count;
@@ -275,7 +174,7 @@ static int section_pool(struct bench_area *area, const struct bench_role *role, 
 static int section(const struct segment *segment, struct bench_area *area, const struct bench_role *role,
                    struct pool *pool, struct load *load, uint32_t arrivals, int64_t *time)
 {
-    if (role->design == BENCH_POOL)
+    if (!role->has_queue)
         return section_pool(area, role, pool, load, time);
     if (role->receiver != NOBODY)
         load_take(load, pool, role);
@@ -296,7 +195,7 @@ int bench_sections(const struct segment *segment, struct bench_area *area, const
     struct pool pool = {0};
     int result = 0;
 
-    if (role->burst - 1 >= BATCH || role->design >= BENCH_DESIGNS)
+    if (role->burst - 1 >= BATCH)
         return -1;
     if (role->receiver != NOBODY &&
         (pool_open(&pool, segment, 2 * role->receiver + INBOUND) || pool.free_small < BENCH_SECTION))

@@ -1,0 +1,22 @@
+"""Benches that maintainers run: `python -m tests.bench --help`. `plait bench` has those for everybody."""
+
+from __future__ import annotations
+
+import click
+
+from plait.command import Plait
+
+LATER = {
+    "dead-peers": "tests.bench.dead_peers:dead_peers",
+    "profile": "tests.bench.profile:profile",
+    "queue": "tests.bench.queue:queue",
+}
+
+
+@click.group(cls=Plait, later=LATER)
+def bench() -> None:
+    """Measure parts of the engine, on this machine, with nothing else running."""
+
+
+if __name__ == "__main__":
+    bench(prog_name="python -m tests.bench")
