@@ -24,7 +24,6 @@ LABEL_MAC1: Final = b"mac1----"  # Semantics: cookie.c
 LABEL_COOKIE: Final = b"cookie--"  # Semantics: cookie.c
 
 KEY_BYTES: Final[int] = lib.AEAD_KEY_BYTES  # Semantics: messages.h; X25519, ChaCha20 and BLAKE2s alike
-TAG_BYTES: Final[int] = lib.AEAD_TAG_BYTES  # Semantics: RFC 8439
 MAC_BYTES: Final = 16  # Semantics: cookie.c; mac1, mac2 and the cookie itself
 TIMESTAMP_BYTES: Final = 12  # Semantics: TAI64N
 COOKIE_NONCE_BYTES: Final = 24  # Semantics: XChaCha20
@@ -72,5 +71,4 @@ UNDER_LOAD_QUEUE: Final = HANDSHAKE_QUEUE // 8  # Performance: receive.c; as man
 UNDER_LOAD_WASTED: Final = 3000  # Performance: Plait's own
 # wireguard-go stops at 2^16. Keypair numbers of 21 bits (engine/keypair.h) allow two sessions for each peer.
 MAX_PEERS: Final = 1 << 20  # Performance: messages.h
-DEFAULT_MTU: Final = 1420  # Performance: device.c; 1500 less the 80 bytes of IPv6, UDP and a data message
 TIMER_TICK_SHIFT: Final[int] = lib.TIMER_TICK_SHIFT  # Performance: a tick is 2^24 ns, 16.8 ms

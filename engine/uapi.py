@@ -291,11 +291,6 @@ class Reader:
         # Of a line that is cut, enough to know that it is too long.
         self._rest = data[at:] if waits else data[at : at + LINE_BYTES + 1]
 
-    @property
-    def is_idle(self) -> bool:
-        """Whether no operation has begun: the connection may be closed without loss."""
-        return self._number == 0 and not self._rest
-
     def _begin(self) -> None:
         self._number = 0
         self._verb = ""

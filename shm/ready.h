@@ -6,7 +6,6 @@
 #include "segment.h"
 
 /* cdef begin */
-#define READY_SETS 65
 uint64_t ready_words_a_set(uint32_t max_peers);
 void ready_set(const struct segment *segment, uint32_t set, uint32_t row);
 /* Owner of the set: the first row at or after *cursor (wrapping once) whose bit is set;

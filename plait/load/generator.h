@@ -11,10 +11,8 @@
 
 /* cdef begin */
 #define LOAD_BATCH 64
-#define LOAD_PHASES_MOST 32
 #define LOAD_MESSAGE_MOST 2048     /* bytes of one datagram, either way */
 #define LOAD_INNER_LEAST 64        /* IPv4, ICMP and the stamp, and some room */
-#define LOAD_INNER_MOST 1920
 #define LOAD_PEERS_MOST 1048576    /* a process; 20 bits of a receiver index */
 #define LOAD_PORTS_MOST 256        /* sockets of a process */
 

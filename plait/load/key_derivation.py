@@ -89,10 +89,9 @@ def setconf_text(
 ) -> Iterator[str]:
     """The gateway's configuration for `wg setconf`, a peer at a time."""
     yield f"[Interface]\nPrivateKey = {encode(keys.gateway()[0])}\nListenPort = {port}\n"
-    base = int(network.network_address) + 2
     for number, (public, shared) in enumerate(keys.publics(peers, psk=psk)):
         extra = f"PresharedKey = {encode(shared)}\n" if shared else ""
-        address = ipaddress.IPv4Address(base + number)
+        address = peer_address(network, number)
         yield f"[Peer]\nPublicKey = {encode(public)}\n{extra}AllowedIPs = {address}/32\n"
 
 
@@ -101,9 +100,8 @@ def uapi_text(
 ) -> Iterator[str]:
     """The same as one `set` operation of the configuration socket."""
     yield f"set=1\nprivate_key={keys.gateway()[0].hex()}\nlisten_port={port}\nreplace_peers=true\n"
-    base = int(network.network_address) + 2
     for number, (public, shared) in enumerate(keys.publics(peers, psk=psk)):
         extra = f"preshared_key={shared.hex()}\n" if shared else ""
-        address = ipaddress.IPv4Address(base + number)
+        address = peer_address(network, number)
         yield f"public_key={public.hex()}\n{extra}replace_allowed_ips=true\nallowed_ip={address}/32\n"
     yield "\n"

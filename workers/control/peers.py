@@ -22,7 +22,7 @@ import os
 from collections.abc import Collection, Iterator, Sequence
 from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-UNUSED, LIVE, RETIRING = lib.PEER_UNUSED, lib.PEER_LIVE, lib.PEER_RETIRING
+LIVE, RETIRING = lib.PEER_LIVE, lib.PEER_RETIRING
 LEFT_OUT = lib.PEER_LEFT_OUT
 NOBODY = 0xFFFFFFFF
 ROWS_AT_ONCE = 1 << 14  # grown between two yields, about 11 MB
@@ -136,7 +136,7 @@ class Peers:
         return [int(row) + first for row in np.flatnonzero(states == LIVE)]
 
     def rows_with_pending_endpoint(self) -> list[int]:
-        """Live rows whose endpoint waits (workers/control/endpoints.py)."""
+        """Live rows whose endpoint waits (workers/control/endpoints.c)."""
         rows = self.memory.rows[: self.used]
         waits = (rows["pending_endpoint"][:, 0] != 0) & (rows["state"] == LIVE)
         return [int(row) for row in np.flatnonzero(waits)]
@@ -273,17 +273,6 @@ class Peers:
 
     # -- allowed IPs --------------------------------------------------------------------------
 
-    def allow(self, row: int, address: bytes, cidr: int) -> None:
-        """The prefix is this peer's from now on, whoever had it. NoRoom when the trie is full."""
-        self.ensure_nodes()
-        if lib.allowedips_insert(self.ips, address, 8 * len(address), cidr, row, *self._first()):
-            raise NoRoom("an allowed IP", "the table is full", "raise max_peers in the settings")
-
-    def disallow(self, row: int, address: bytes, cidr: int) -> None:
-        """Exactly that prefix is no longer this peer's; nothing happens when it was not."""
-        if lib.allowedips_remove(self.ips, address, 8 * len(address), cidr, row, *self._first()):
-            self.reclaim_later()
-
     def disallow_some(self, row: int, most: int) -> int:
         """At most so many prefixes are no longer this peer's; how many."""
         count = lib.table_disallow_some(self.table, row, most)
@@ -304,9 +293,6 @@ class Peers:
             found.append((bytes(ffi.buffer(node.address, node.bits // 8)), int(node.cidr)))
             number = int(node.peer_next)
         return found
-
-    def _first(self) -> tuple[Any, int]:
-        return lib.table_allowed(self.table), ffi.sizeof("struct vault_row")
 
     def ensure_nodes(self) -> None:
         """Memory for an allowed IP more."""
@@ -393,7 +379,8 @@ class Peers:
             self.device.trie_root4 = self.device.trie_root6 = 0
         if used:
             with attempts.trying(Step.TRIE):
-                lib.allowedips_recover(self.ips, used, *self._first())
+                heads = lib.table_allowed(self.table)
+                lib.allowedips_recover(self.ips, used, heads, ffi.sizeof("struct vault_row"))
         with attempts.trying(Step.PEERS):
             lib.table_recover(self.table, self.vault.attempt_place())
         for row in left_out:

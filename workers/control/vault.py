@@ -188,9 +188,6 @@ class Vault:
         """32 bytes; zeros when there is none."""
         return bytes(self.rows["preshared_key"][row].tobytes())
 
-    def store_preshared_key(self, row: int, key: bytes) -> None:
-        self.rows["preshared_key"][row] = np.frombuffer(key, np.uint8)
-
     def static_static(self, row: int) -> bytes | None:
         """The secret, zeros for a low-order key, or None when it must be computed."""
         if not self.rows["flags"][row] & SECRET_VALID:
