@@ -9,13 +9,16 @@ with the connection, so that answers pass a strict reverse path filter.
 
 from __future__ import annotations
 
+import contextlib
 import shutil
+import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from engine import uapi
 from plait import uapi_client
@@ -23,6 +26,9 @@ from plait.failure import Failure
 from plait.programs import ip_json, run_command, undo_command
 from plait.quick import iptables
 from plait.uapi_client import Device
+
+if TYPE_CHECKING:
+    from pyroute2 import IPRoute
 
 FIRST_TABLE = 51820  # wg-quick's: routing table and mark of a default route, the next free one
 OVERHEAD = 80  # IPv6 40, UDP 8, data message 32: the most that a packet grows by
@@ -38,22 +44,34 @@ IpFamily = str  # "-4" or "-6"
 def mtu_of(device: Device) -> int:
     """wg-quick's choice: the smallest MTU on the way to a peer, else of the default route, else Ethernet's,
     less what a packet grows by."""
+    from pyroute2 import IPRoute  # netlink: a gateway asks for thousands of ways, and each `ip` is a process
+
     hosts = [peer.endpoint.rpartition(":")[0].strip("[]") for peer in device.peers if peer.endpoint]
     # Marked as the engine's datagrams are: others may go into the tunnel already.
-    mark = ["mark", str(device.fwmark)] if device.fwmark else []
-    mtus = [mtu for host in hosts if (mtu := _route_mtu("get", host, *mark))]
-    mtu = min(mtus, default=0) or _route_mtu("show", "default") or ETHERNET_MTU
-    return mtu - OVERHEAD
+    mark = {"mark": device.fwmark} if device.fwmark else {}
+    with IPRoute() as kernel:
+        ways = (partial(kernel.route, "get", dst=host, **mark) for host in hosts)
+        default = partial(_default_routes, kernel)
+        mtus = [mtu for way in ways if (mtu := _route_mtu(kernel, way))]
+        return (min(mtus, default=0) or _route_mtu(kernel, default) or ETHERNET_MTU) - OVERHEAD
 
 
-def _route_mtu(*arguments: str) -> int:
-    """The MTU of the first route that ip tells, its own or its device's; 0 for no route."""
-    for route in ip_json("route", *arguments)[:1]:
-        for metric in route.get("metrics", ()):
-            if "mtu" in metric:
-                return int(metric["mtu"])
-        for link in ip_json("link", "show", "dev", route.get("dev", "lo")):
-            return int(link["mtu"])
+def _default_routes(kernel: IPRoute) -> Iterator[Any]:
+    for route in kernel.get_routes(family=socket.AF_INET):
+        if route["dst_len"] == 0 and route.get_attr("RTA_TABLE") == int(MAIN_TABLE):
+            yield route
+
+
+def _route_mtu(kernel: IPRoute, ask: Callable[[], Iterable[Any]]) -> int:
+    """The MTU of the first route that the kernel tells, its own or its device's; 0 for no route."""
+    from pyroute2.netlink.exceptions import NetlinkError
+
+    with contextlib.suppress(NetlinkError, OSError):  # no way there, or no address, as one with a zone
+        for route in ask():
+            if mtu := (route.get_attr("RTA_METRICS") or route).get_attr("RTAX_MTU"):
+                return int(mtu)
+            if index := route.get_attr("RTA_OIF"):
+                return int(next(iter(kernel.get_links(index))).get_attr("IFLA_MTU"))
     return 0
 
 
