@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import socket
 import subprocess
 import sys
@@ -10,7 +12,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 from plait.failure import Failure
@@ -21,6 +22,7 @@ from plait.load import run as load_run
 from plait.load import screen as load_screen
 from plait.load import thresholds as load_thresholds
 from plait.load.run import Run
+from plait.watch.processes import children
 from tests.support.waiting import PATIENCE
 from tests.unit.plait.load.gateway import Gateway
 
@@ -244,12 +246,11 @@ class Stopping(load_run.Screen):
     def look(self, run: Run, look: load_run.Look, before: load_run.Look | None) -> None:
         if look.phase == 1 and not self.stopped:
             self.stopped = True
-            children = psutil.Process().children()
-            for child in children:
-                child.suspend()
-            time.sleep(0.5)
-            for child in children:
-                child.resume()
+            processes = list(children(os.getpid()))
+            for number in (signal.SIGSTOP, signal.SIGCONT):
+                for pid in processes:
+                    os.kill(pid, number)
+                time.sleep(0.5 if number == signal.SIGSTOP else 0)
 
 
 def test_times_count_from_when_an_echo_was_due() -> None:
