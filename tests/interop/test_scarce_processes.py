@@ -13,7 +13,7 @@ import socket
 
 import pytest
 
-from plait.lab.namespaces import PLAIT, Lab
+from plait.lab.namespaces import PLAIT, Lab, state
 from tests.support.scarce import pids_cgroup
 from tests.support.tunnel import Side, Tunnel, two_hosts
 from tests.support.waiting import until
@@ -21,6 +21,8 @@ from tests.support.waiting import until
 pytestmark = pytest.mark.network
 
 SETTINGS = 'receivers = 2\nconsumers = 2\nhandoff = "{}"\n'
+OWN = 3  # the supervisor, the thread of its log, and who guards the socket file until control is there
+LIMIT = "the limit on processes is reached; raise it (ulimit -u; TasksMax=; docker run --pids-limit)"
 FLOWS = 12  # all of them hash to one of two with 1 in 2,048
 PORT = 4000  # inside the tunnel
 
@@ -74,6 +76,30 @@ def test_no_peer_is_silent_while_a_consumer_lives() -> None:
         until(lambda: outwards(tunnel) and count(side, "consumer", 0, counted) > before, f"{title} sends")
         assert side.counters()["lost_wakes"] == 0
         tunnel.check()
+
+
+@pytest.mark.parametrize("workers, refused", [(0, "control"), (1, "receiver 0"), (4, "consumer 1")])
+def test_a_start_with_room_for_some_workers_says_one_sentence_and_leaves_nothing(
+    workers: int, refused: str
+) -> None:
+    """All workers are forked before any is told what to do: those that have begun end as well."""
+    with pids_cgroup() as group, Lab() as lab:
+        host = lab.host("a")
+        waits = ("sh", "-c", 'kill -STOP $$; exec "$@"', "sh")
+        engine = host.engine("wg0", [*waits, *PLAIT], settings=SETTINGS.format("inline"), wait=False)
+        process = engine.process
+        both = process.pid, process.session  # nsenter stops and goes on with its program
+        until(lambda: [state(pid) for pid in both] == ["T", "T"], "a program that waits")
+        group.take([process.pid])
+        group.limit(str(OWN + workers))
+        os.kill(process.session, signal.SIGCONT)
+        assert process.wait() == 9, process.output()
+        *before, last = process.output().splitlines()
+        assert last == f"plaitd: the {refused} process cannot start: {LIMIT}"
+        assert [line for line in before if "Traceback" in line or "error plait:" in line] == []
+        assert host.titles() == {} and not engine.socket_path.exists()
+        assert os.listdir(host.root / "dev/shm") == []
+        assert " wg0: " not in host.run(["ip", "-o", "link"]).stdout
 
 
 def everything_flows(tunnel: Tunnel) -> None:
