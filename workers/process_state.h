@@ -13,6 +13,9 @@ void signals_forget(void);
 void signal_ignore(int number);
 /* prctl(2) with one argument: 0, or -1 with errno. */
 int process_option(int option, uint64_t value);
+/* Unmap the pages of the program and its libraries that are as their files have them, code above all. What is used
+ * again is mapped again, from the page cache. Returns how many bytes of address space were looked through. */
+uint64_t program_let_go(void);
 /* cdef end */
 
 #endif

@@ -582,6 +582,7 @@ def work(start: WorkerStart) -> None:
         start.fail("the control process cannot start", *explain(error))
     start.enter_sandbox()
     start.ready()
+    lib.program_let_go()  # of what only a start runs, as the supervisor does
     try:
         control.run()
     except ChannelClosed:

@@ -270,6 +270,7 @@ class Supervisor:
         self.emit("upgraded", reason=self.upgrade.program[-1])  # a control of this program will tell it
         self.changes.resume(handover["changes"])
         self.manager.ready(self._status(), time.monotonic())
+        lib.program_let_go()
 
     def _tell_manager(self, now: float) -> None:
         """The service manager hears who is away, and that control turns."""
@@ -327,6 +328,7 @@ class Supervisor:
             self.deadline = None
             self.on_ready()
             self.manager.ready(self._status(), time.monotonic())
+            lib.program_let_go()  # a start runs code that nothing else does, self-tests of ciphers above all
 
     def worker_says(self, worker: Worker, message: dict[str, Any], fds: list[int]) -> None:
         match str(message["kind"]):
