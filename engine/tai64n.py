@@ -8,14 +8,16 @@ A responder refuses a stamp that is not later than the latest it accepted from t
 from __future__ import annotations
 
 import struct
-from typing import Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
 from engine import constants
 
-Stamps = npt.NDArray[np.uint8]  # shape (n, 12)
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+Stamps: TypeAlias = "npt.NDArray[np.uint8]"  # shape (n, 12)
 _STAMPS = np.dtype([("label", ">u8"), ("ns", ">u4")])
 _STAMP = struct.Struct(">QI")
 _BASE = 0x400000000000000A

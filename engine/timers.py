@@ -28,16 +28,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import IntFlag
-from typing import Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
 from engine import constants
 from engine._engine import ffi, lib
 
-Columns = npt.NDArray[np.uint32]  # shape (COLUMNS, max_peers)
-Rows = npt.NDArray[np.uint32]  # shape (n,)
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+Columns: TypeAlias = "npt.NDArray[np.uint32]"  # shape (COLUMNS, max_peers)
+Rows: TypeAlias = "npt.NDArray[np.uint32]"  # shape (n,)
 
 COLUMNS: Final[int] = lib.TIMER_COLUMN_COUNT
 NEVER: Final[int] = lib.TIMER_NEVER  # in the column NEXT_DUE
@@ -57,8 +59,8 @@ _KEPT: Final = np.array(
     ]
 )
 
-Wide = npt.NDArray[np.int64]  # ticks that never wrap
-Fired = npt.NDArray[np.bool_]
+Wide: TypeAlias = "npt.NDArray[np.int64]"  # ticks that never wrap
+Fired: TypeAlias = "npt.NDArray[np.bool_]"
 
 
 def ticks(duration: int) -> int:

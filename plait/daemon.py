@@ -222,6 +222,9 @@ def _load_engine() -> Mapping[str, Callable[[WorkerStart], None]]:
     """Load all that any process of the engine runs: what each kind of worker does."""
     # Linear algebra, which nobody needs, starts no threads: workers are forks, of a process with one thread.
     os.environ.update(OPENBLAS_NUM_THREADS="1", OMP_NUM_THREADS="1")
+    from workers.arrays import load_arrays
+
+    load_arrays()
     import workers.supervisor.process
     import workers.supervisor.resources  # noqa: F401
     from workers import version

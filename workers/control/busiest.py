@@ -82,7 +82,9 @@ class Busiest:
         if len(busiest) == count:
             return [int(row) for row in busiest]
         latest = self._heard_lately(count)
-        live = ~np.isin(latest, busiest) & (self.memory.rows["state"][latest] != 0)
+        is_busiest = np.zeros(self._known.shape[1], np.bool_)
+        is_busiest[busiest] = True
+        live = ~is_busiest[latest] & (self.memory.rows["state"][latest] != 0)
         return [int(row) for row in (*busiest, *latest[live])][:count]
 
     def _heard_lately(self, count: int) -> NDArray[np.int64]:

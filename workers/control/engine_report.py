@@ -31,13 +31,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from shm.layout import COUNTERS
 from workers._workers import ffi, lib
+from workers.control.distinct import first_of_each
 from workers.providers import new_context
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from workers._workers import Pointer, TypeName, geometry, segment_p
 
 NOT_PINNED = 0xFFFFFFFF
@@ -166,11 +168,12 @@ def _queues(segment: segment_p, used: int) -> dict[str, Any]:
     result = {}
     for direction, name in _DIRECTIONS.items():
         chosen = (directions == direction) & (peers < used)
-        waiting, owner = np.unique(peers[chosen], return_inverse=True)
-        depth = np.bincount(owner, packets[chosen], len(waiting))
+        order = np.argsort(peers[chosen], kind="stable")
+        first = np.flatnonzero(first_of_each(peers[chosen][order]))
+        depth = np.add.reduceat(packets[chosen][order], first, dtype=np.int64) if len(first) else first
         result[name] = {
             "waiting": int(depth.sum()),
-            "peers": len(waiting),
+            "peers": len(first),
             "longest": int(depth.max(initial=0)),
         }
     return result
@@ -196,7 +199,8 @@ def _pools(segment: segment_p) -> list[dict[str, Any]]:
     for pool in range(min(int(segment.pools), 2 * int(segment.device.receivers))):
         nodes = slice(1 + pool * a_pool, 1 + (pool + 1) * a_pool)
         state = states[nodes].copy()
-        out = np.unique(slots[nodes][state != lib.NODE_FREE])
+        out = slots[nodes][state != lib.NODE_FREE]
+        out = out[first_of_each(out)]
         rows.append(
             {
                 "receiver": pool // lib.DIRECTIONS,

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import logging
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
 from engine.peer_cookies import PeerCookies
 from workers._workers import ffi, lib
@@ -27,6 +26,8 @@ from workers.control.peers import Peers
 from workers.control.timer_columns import TimerColumns
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
+
     from workers._workers import Pointer, counter, handshake, handshake_identity_p, handshake_p
 
 log = logging.getLogger(__name__)
@@ -35,7 +36,7 @@ BATCH: int = lib.HANDSHAKE_BATCH
 _OUTGOING = ("error", "source_refused")
 UNCONFIRMED = 4096  # peers of whom we remember that they did not confirm our answer
 
-Outcomes = npt.NDArray[np.int64]  # HS_* counters, one for each message of a batch
+Outcomes: TypeAlias = "npt.NDArray[np.int64]"  # HS_* counters, one for each message of a batch
 
 
 class HandshakeBatch:

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 LOOKED_AT = 8 * BATCH  # messages a turn
 # Of a cell, what the limiter knows a source by: family and the first half of the address, all of an IPv4 one.
 _PLACE = {name: field.offset for name, field in ffi.typeof("struct endpoint").fields}
-_SOURCE = np.r_[_PLACE["family"] : _PLACE["family"] + 2, _PLACE["address"] : _PLACE["address"] + 8]
+_SOURCE = np.array([_PLACE["family"] + i for i in range(2)] + [_PLACE["address"] + i for i in range(8)])
 # Outcomes of messages that cost work and led to nothing. Those asked for a cookie are among them: while a
 # flood lasts so does being under load.
 _WASTED = np.array([

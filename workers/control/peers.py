@@ -22,10 +22,9 @@ import os
 from collections.abc import Collection, Iterator, Sequence
 from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
 from workers._workers import ffi, lib
 from workers.attempts import Step
@@ -36,6 +35,8 @@ from workers.control.pace import PACE, Pace
 from workers.settings import ALLOWED_IPS_A_PEER, MAX_PEERS
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
+
     from workers._workers import Ints, peer_table_p, publickeys_p, uint32_t
 
 log = logging.getLogger(__name__)
@@ -51,7 +52,7 @@ ROWS_AN_ACTION = 1 << 5  # so many rows are told to retire in the time of an act
 NODES_A_RECLAIM = 1 << 12  # removed trie nodes made free in a turn
 
 
-Rows = npt.NDArray[np.uint32]
+Rows: TypeAlias = "npt.NDArray[np.uint32]"
 
 
 class NoRoom(Exception):

@@ -13,11 +13,13 @@ steps before its second is looked at.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, TypeAlias
+
 import numpy as np
-import numpy.typing as npt
 
 from engine import tai64n
 from workers._workers import ffi, lib
+from workers.control.distinct import first_of_each
 from workers.control.events import Event
 from workers.control.handshake_batch import BATCH, HandshakeBatch, Outcomes
 from workers.control.keypairs import NoKeypair
@@ -25,7 +27,10 @@ from workers.control.memory import columns_of
 from workers.control.peers import NOBODY
 from workers.control.vault import SECRET_VALID
 
-Places = npt.NDArray[np.intp]  # places in the array of handshakes
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+Places: TypeAlias = "npt.NDArray[np.intp]"  # places in the array of handshakes
 
 _COLUMNS = (
     "result", "local_index", "has_static_static", "has_cookie", "remote_public", "static_static",
@@ -59,9 +64,9 @@ class Responder:
             self._open_timestamps(known, count, outcomes)
             waiting = np.flatnonzero(self.columns["result"][:count] == lib.HANDSHAKE_FINE)
             while len(waiting):
-                _, first = np.unique(self.rows[waiting], return_index=True)
-                self._answer(waiting[np.sort(first)], count, outcomes, now)
-                waiting = np.delete(waiting, first)
+                is_first = first_of_each(self.rows[waiting])
+                self._answer(waiting[is_first], count, outcomes, now)
+                waiting = waiting[~is_first]
         finally:
             lib.handshake_wipe(self.handshakes, count)
 

@@ -8,13 +8,16 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
 from engine import timers
 from workers._workers import lib
 from workers.control.memory import Memory
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 DUE_A_TURN = 128  # rows: each may begin a handshake, and messages wait meanwhile
 AGED_AT_ONCE = 1 << 14  # rows

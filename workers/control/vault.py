@@ -18,7 +18,6 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
 from engine import constants, tai64n
 from workers._workers import ffi, lib
@@ -26,6 +25,8 @@ from workers.attempts import Attempts, Step
 from workers.promises import lock
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
+
     from workers._workers import Ints, uint32_t, vault_row_p
 
 WENT_DOWN, CAME_UP, KEY_CHANGED = 1, 2, 4  # bits of `passing`
