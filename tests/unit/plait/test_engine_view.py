@@ -101,7 +101,14 @@ def test_packets_that_wait_for_a_session_are_in_the_tables(pair: tuple[Engine, E
     assert sum(pool["queued"] for pool in told["pools"]) == 7
     assert sum(pool["small_out"] + pool["train_out"] for pool in told["pools"]) >= 7
     table = engine.host.run(["plait", "show", "--engine"]).stdout
-    engine.wg("set", "wg0", "peer", stranger, "remove")
+    _, second = keypair()
+    engine.wg("set", "wg0", "peer", second, "endpoint", "10.200.1.9:9", "allowed-ips", "10.7.0.8/32")
+    engine.host.ip("route add 10.7.0.8/32 dev wg0")
+    engine.host.ping("10.7.0.8", 3, wait=0.1)
+    engine.host.ping("10.7.0.9", 2, wait=0.1)
+    queues = report(engine)["queues"]
+    assert isinstance(queues, dict) and queues["outbound"] == {"waiting": 12, "peers": 2, "longest": 9}
+    engine.wg("set", "wg0", "peer", stranger, "remove", "peer", second, "remove")
     for words in ("interface: wg0", "Processes", "Queues of 2 peers", "receiver 1", "tun received"):
         assert words in table
     assert ["outbound", "7", "1", "7"] in [line.split() for line in table.splitlines()]
