@@ -60,7 +60,8 @@ class _LeavesOut:
 def load_arrays() -> None:
     """Import numpy: its arrays alone, where this numpy can do without the rest. Nothing if it is loaded."""
     spec = PathFinder.find_spec("numpy") if "numpy" not in sys.modules else None
-    if spec is None or PathFinder.find_spec("numpy._core", spec.submodule_search_locations) is None:
+    places = [f"{place}/lib" for place in (spec and spec.submodule_search_locations) or ()]
+    if PathFinder.find_spec("numpy.lib._function_base_impl", places) is None:
         return  # or older than 2.0, or not there: whoever imports it sees
     finder = _LeavesOut()
     sys.meta_path.insert(0, finder)
