@@ -12,7 +12,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from importlib.machinery import ExtensionFileLoader, ModuleSpec, PathFinder
+from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
 from typing import Any, Final, cast
 
@@ -66,18 +66,28 @@ def load_arrays() -> None:
     finder = _LeavesOut()
     sys.meta_path.insert(0, finder)
     try:
-        numpy = import_module("numpy")
+        numpy: ModuleType | None = import_module("numpy")
     except Exception:  # a numpy that cannot do without
-        for name in _modules():
-            if not isinstance(getattr(sys.modules[name], "__loader__", None), ExtensionFileLoader):
-                del sys.modules[name]  # extensions cannot be loaded twice
-        return
+        numpy = None
     finally:
         sys.meta_path.remove(finder)
+    if numpy is None:
+        _import_whole()
+    else:
+        _complete_when_asked(numpy)
+
+
+def _import_whole() -> None:
+    """After a failure. What is complete stays, since an extension cannot be loaded twice."""
     for name in _modules():
-        if isinstance(sys.modules[name], LeftOut):
+        module = sys.modules[name]
+        if isinstance(module, LeftOut) or any(isinstance(value, Missing) for value in vars(module).values()):
             del sys.modules[name]
-    _complete_when_asked(numpy)
+    import_module("numpy")
+    for name in _modules():
+        package, _, own = name.rpartition(".")
+        if package:
+            setattr(sys.modules[package], own, sys.modules[name])
 
 
 def _modules() -> list[str]:
@@ -85,7 +95,10 @@ def _modules() -> list[str]:
 
 
 def _complete_when_asked(numpy: Any) -> None:
-    """Have numpy load what is missing when it is asked for it."""
+    """Forget the empty modules, and have numpy load what is missing when it is asked for it."""
+    for name in _modules():
+        if isinstance(sys.modules[name], LeftOut):
+            del sys.modules[name]
     missing = {name: value for name, value in vars(numpy).items() if isinstance(value, Missing)}
     modules = {name: value.__name__ for name, value in vars(numpy).items() if isinstance(value, LeftOut)}
     others = [

@@ -93,6 +93,24 @@ def test_another_numpy_that_cannot_do_without_is_loaded_whole(tmp_path: Path, in
     assert run(LOAD + WORKS, make(tmp_path, init, core)) == "1 42 42 True"
 
 
+FAILS_ONCE = """
+import sys
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == "numpy._array_api_info":  # looked for behind numpy.lib
+            sys.meta_path.remove(self)
+            raise ValueError("not now")
+sys.meta_path.insert(0, Finder())
+"""
+
+
+def test_a_start_survives_a_numpy_that_fails_half_way() -> None:
+    works = "print(np.unique([2, 1, 2]), np.linalg.det(np.eye(2)), np._globals.__name__)"
+    assert run(FAILS_ONCE + LOAD + works) == "[1 2] 1.0 numpy._globals"
+    has_failed = "print(all(type(finder).__name__ != 'Finder' for finder in sys.meta_path))"
+    assert run(FAILS_ONCE + LOAD + has_failed) == "True"
+
+
 def test_a_numpy_before_2_is_left_to_whoever_imports_it(tmp_path: Path) -> None:
     package = tmp_path / "numpy"
     package.mkdir()
