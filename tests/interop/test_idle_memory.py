@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -49,3 +51,11 @@ def test_no_worker_has_a_library_that_the_supervisor_had_not_loaded_before_the_f
     assert loaded
     for title, pid in pids.items():
         assert libraries(pid) <= loaded, title
+
+
+def test_so_does_a_supervisor_that_took_over(engine: Engine) -> None:
+    supervisor = engine.host.titles()["supervisor"]
+    os.kill(supervisor, signal.SIGUSR2)
+    words = "upgraded: every process runs"
+    until(lambda: words in engine.process.output(), words)
+    until(lambda: resident_code_of_numpy(supervisor) == [0], "a supervisor without the code of numpy")
