@@ -1,33 +1,23 @@
-"""The engines that the benches know by name: where each is looked for, its version, and how to get it.
-
-A version is what the program itself says: Go's build information in its file, else its --version. The newest
-wireguard-go shows why in that order: its --version is a constant that releases forget to change.
-"""
+"""The engines that the benches know by name: where each is looked for, its version, and how to get it."""
 
 from __future__ import annotations
 
 import contextlib
-import mmap
 import os
 import pwd
 import re
 import shutil
-import subprocess
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from plait.failure import Failure
 from plait.lab import namespaces as lab
+from plait.lab.versions import UNKNOWN, go_build, output_of, package_of, program_version
 
 LATEST = "latest"
 DEBIAN = "debian"
-UNKNOWN = "of unknown version"
 GO_MODULE = "golang.zx2c4.com/wireguard"
-# debug/buildinfo of Go: a header of 32 bytes at a multiple of 16, then, when flag 2 is set, two strings, each
-# after its length: Go's version, and the module information between two marks of 16 bytes.
-GO_MAGIC = b"\xff Go buildinf:"
-GO_HEADER, GO_ALIGNMENT, GO_FLAGS, GO_INLINE, GO_MARK = 32, 16, 15, 2, 16
 NAME = re.compile(r"([a-z][a-z0-9-]*)(?:@([A-Za-z0-9.+~-]+))?")
 
 
@@ -130,63 +120,6 @@ def listing() -> list[dict[str, str]]:
     return rows
 
 
-def program_version(program: str) -> str:
-    """What Go's build information says, else --version, else the Debian package, else UNKNOWN."""
-    if version := go_build(program).get("version"):
-        return version
-    said = _output([program, "--version"]).splitlines()
-    for word in said[0].split() if said else ():
-        digits = word.lstrip("v")
-        if digits[:1].isdigit() and "." in digits:
-            return digits.rstrip(",;")
-    package = _package(program)
-    packaged = _output(["dpkg-query", "-W", "-f", "${Version}", package]) if package else ""
-    return packaged or UNKNOWN
-
-
-def go_build(program: str) -> dict[str, str]:
-    """`path` of the main package and `version` of its module, as Go wrote both into the program.
-
-    What is not there is left out: Debian builds without a version, and what is no Go program has neither.
-    """
-    try:
-        with open(program, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            return next(_go_builds(data), {})
-    except (OSError, ValueError):  # ValueError: the file is empty
-        return {}
-
-
-def _go_builds(data: mmap.mmap) -> Iterator[dict[str, str]]:
-    at = -1
-    while (at := data.find(GO_MAGIC, at + 1)) >= 0:
-        flags = int.from_bytes(data[at + GO_FLAGS : at + GO_FLAGS + 1])
-        if at % GO_ALIGNMENT or not flags & GO_INLINE:
-            continue  # a program that reads others' has the same bytes in its own code
-        _, end = _go_string(data, at + GO_HEADER)
-        lines, _ = _go_string(data, end)
-        found = {}
-        for line in lines[GO_MARK:-GO_MARK].decode(errors="replace").splitlines():
-            kind, *words = line.split("\t")
-            if kind == "path" and words:
-                found["path"] = words[0]
-            elif kind == "mod" and len(words) > 1 and words[1] not in ("", "(devel)"):
-                found["version"] = words[1].removeprefix("v")
-        yield found
-
-
-def _go_string(data: mmap.mmap, at: int) -> tuple[bytes, int]:
-    """A string after its length, which has seven bits a byte, lowest first; and where the string ends."""
-    length = shift = 0
-    while True:
-        byte = data[at : at + 1]
-        if not byte:
-            return b"", at
-        length |= (byte[0] & 0x7F) << shift
-        at, shift = at + 1, shift + 7
-        if byte[0] < 0x80:
-            return data[at : at + length], at + length
-
-
 def _candidates(competitor: Competitor) -> Iterator[str]:
     for directory in dict.fromkeys([*DIRECTORIES[competitor.installed_by](), *lab.search_path().split(":")]):
         path = os.path.join(directory, competitor.program)
@@ -197,7 +130,7 @@ def _candidates(competitor: Competitor) -> Iterator[str]:
 def _version_if_it_is(competitor: Competitor, path: str) -> str | None:
     """The version of what `go install`, cargo or dpkg made; None when somebody else made this program."""
     if competitor.installed_by == "dpkg":
-        return program_version(path) if _package(path) else None
+        return program_version(path) if package_of(path) else None
     if competitor.installed_by == "go":
         build = go_build(path)
         return build.get("version") if build.get("path") == GO_MODULE else None
@@ -223,7 +156,7 @@ def _homes() -> list[Path]:
 
 def _go_directories() -> list[str]:
     """Where `go install` writes: GOBIN, the first GOPATH's bin, ~/go/bin; `go env -w` may have set them."""
-    told = _output(["go", "env", "GOBIN", "GOPATH"]).splitlines() if shutil.which("go") else []
+    told = output_of(["go", "env", "GOBIN", "GOPATH"]).splitlines() if shutil.which("go") else []
     gobin, gopath = told if len(told) == 2 else [os.environ.get(name, "") for name in ("GOBIN", "GOPATH")]
     first = gopath.partition(":")[0]
     found = [gobin, os.path.join(first, "bin") if first else "", *(str(home / "go/bin") for home in _homes())]
@@ -242,18 +175,3 @@ DIRECTORIES: dict[str, Callable[[], list[str]]] = {
     "cargo": _cargo_directories,
     "dpkg": lambda: ["/usr/bin", "/usr/sbin"],
 }
-
-
-def _package(program: str) -> str:
-    """The Debian package that a file is of; empty when it is of none."""
-    return _output(["dpkg-query", "-S", program]).partition(":")[0]
-
-
-def _output(arguments: Sequence[str]) -> str:
-    try:
-        done = subprocess.run(
-            arguments, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=5, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return done.stdout if done.returncode == 0 else ""

@@ -15,11 +15,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from plait.bench import competitors
-from plait.bench.competitors import program_version
 from plait.failure import Failure
 from plait.keys import decode
 from plait.lab import namespaces as lab
 from plait.lab.namespaces import Engine, Host, Lab, Usage
+from plait.lab.versions import program_version
 
 INTERFACE = "wg0"
 PORT = 51820

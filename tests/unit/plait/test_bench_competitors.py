@@ -13,23 +13,19 @@ from click.testing import CliRunner
 
 from plait.bench import bench as command
 from plait.bench import competitors
-from plait.bench.competitors import (
+from plait.bench.competitors import GO_MODULE, KNOWN, NEWEST, installed, named
+from plait.bench.implementation import CABLE, chosen
+from plait.failure import Failure
+from plait.lab.versions import (
     GO_ALIGNMENT,
     GO_HEADER,
     GO_INLINE,
     GO_MAGIC,
     GO_MARK,
-    GO_MODULE,
-    KNOWN,
-    NEWEST,
     UNKNOWN,
     go_build,
-    installed,
-    named,
     program_version,
 )
-from plait.bench.implementation import CABLE, chosen
-from plait.failure import Failure
 
 PSEUDO = "v0.0.0-20260101020304-abcdef012345"
 

@@ -17,11 +17,12 @@ from rich.console import Console
 from plait.bench import FIGURE_NAMES, comparison, competitors, figures, neighbours, tunnel, tunnel_table
 from plait.bench import bench as command
 from plait.bench.comparison import BARS, ratio, spread, verdicts
-from plait.bench.competitors import NEWEST, program_version
+from plait.bench.competitors import NEWEST
 from plait.bench.datagrams import trial
 from plait.bench.implementation import CABLE, Implementation, Tunnel, chosen
 from plait.failure import Failure
 from plait.lab.namespaces import Engine
+from plait.lab.versions import program_version
 
 PLAIT = Implementation("plait", "0.1.0 (inline)", ("plaitd",), is_plait=True)
 PIPELINE = Implementation("plait pipeline", "0.1.0", ("plaitd",), "pipeline", is_plait=True)
