@@ -24,14 +24,14 @@ def test_example(path: Path) -> None:
 
 
 def test_options_go_over_a_file() -> None:
-    text = 'peers = 5\nseed = "x"\n[[phase]]\nname = "a"\nseconds = 1\n'
+    text = 'peers = 5\nseed = "x"\n[[phase]]\nname = "a"\nseconds = 1\npause = true\n'
     assert parse(text, "p", {"peers": 7}).peers == 7
     assert parse(text, "p").seed == "x"
 
 
 GOOD = (
     'peers = 10\n\n[[phase]]\nname = "a"\nhandshakes = { outstanding = 4 }\n\n'
-    '[[phase]]\nname = "b"\nseconds = 1\n'
+    '[[phase]]\nname = "b"\nseconds = 1\nkeepalives = { every = 1 }\n'
 )
 
 
@@ -39,24 +39,42 @@ GOOD = (
     ("text", "line", "key", "why"),
     [
         ("peers = 0\n" + GOOD.partition("\n")[2], 1, "peers", "Expected `?int`? >= 1"),
-        (GOOD + "traffic = { rate = -1 }\n", 10, "phase.traffic.rate", "Expected"),
+        (GOOD + "traffic = { rate = -1 }\n", 11, "phase.traffic.rate", "Expected"),
         (
             GOOD + "traffic = { rate = 1, outstanding = 2 }\n",
-            10,
+            11,
             "phase.traffic",
             "exactly one of rate and outstanding",
         ),
-        (GOOD + "traffic = { rate = 1, size = 2 }\n", 10, "phase.traffic.size", "unknown field size"),
+        (GOOD + "traffic = { rate = 1, size = 2 }\n", 11, "phase.traffic.size", "unknown field size"),
         (
             GOOD + "handshakes = { count = 3 }\n",
-            10,
+            11,
             "phase.handshakes",
             "exactly one of outstanding, rate and within",
         ),
-        (GOOD + "roaming = { rate = 3 }\n", 10, "phase.roaming", "one address and one port"),
-        (GOOD + "[phase.garbage]\nshort = 'x'\n", 11, "phase.garbage.short", "Expected"),
-        (GOOD + "traffic = { rate = 1, peers = 11 }\n", 10, "phase.traffic", "names 11 of 10 peers"),
+        (GOOD + "roaming = { rate = 3 }\n", 11, "phase.roaming", "one address and one port"),
+        (GOOD + "[phase.garbage]\nshort = 'x'\n", 12, "phase.garbage.short", "Expected"),
+        (GOOD + "traffic = { rate = 1, peers = 11 }\n", 11, "phase.traffic", "names 11 of 10 peers"),
         (GOOD.replace('"b"', '"a"'), 8, "phase.name", "there is a phase a before it"),
+        (GOOD + "pause = true\n", 11, "phase.pause", "there is keepalives in this phase"),
+        (GOOD.replace("keepalives = { every = 1 }\n", ""), 8, "phase.name", "nothing happens in this phase"),
+        (GOOD + "traffic = { rate = 0 }\n", 11, "phase.traffic", "nothing would be sent"),
+        (GOOD + "traffic = { rate = [0, 0] }\n", 11, "phase.traffic", "nothing would be sent"),
+        (GOOD + "garbage = { tag = 0 }\n", 11, "phase.garbage", "nothing would be sent"),
+        (
+            GOOD.replace("handshakes = { outstanding = 4 }", "garbage = { tag = 1 }\nseconds = 1"),
+            11,
+            "phase.keepalives",
+            "no peer has a session",
+        ),
+        (
+            GOOD.replace("outstanding", "outstandin"),
+            5,
+            "phase.handshakes.outstandin",
+            "Did you mean outstanding",
+        ),
+        (GOOD.replace("handshakes", "handshake"), 5, "phase.handshake", "Did you mean handshakes"),
         (GOOD.replace("seconds = 1\n", ""), 8, "phase.name", "nothing ends this phase"),
         ("peers = 3\nphase = [\n", 2, "read the profile", "Invalid value"),
         ("peers = 3\n", 1, "the profile", "missing required field phase"),
@@ -67,6 +85,99 @@ def test_refused_with_line_and_reason(text: str, line: int, key: str, why: str) 
     with pytest.raises(Failure, match=why) as caught:
         parse(text, "p.toml")
     assert caught.value.what == f"p.toml, line {line}: cannot {'' if 'read' in key else 'use '}{key}"
+
+
+def test_a_pause_is_said() -> None:
+    text = GOOD.replace("keepalives = { every = 1 }", "pause = true")
+    assert parse(text, "p").phase[1].pause
+
+
+BASE = """
+peers = 50
+retry = 2
+[[phase]]
+name = "storm"
+handshakes = { outstanding = 4 }
+[[phase]]
+name = "steady"
+seconds = 5
+traffic = { rate = 100, bytes = 500 }
+"""
+
+
+INCLUDE = 'include = "base.toml"\n'
+
+
+def test_a_profile_includes_others(tmp_path: Path) -> None:
+    """Its own keys go over theirs; a phase of the same name takes the place of theirs, key by key."""
+    (tmp_path / "base.toml").write_text(BASE)
+    (tmp_path / "more.toml").write_text(
+        'include = "base.toml"\npeers = 9\n[[phase]]\nname = "steady"\ntraffic = { rate = 7 }\n'
+        '[[phase]]\nname = "last"\nseconds = 1\ntraffic = { rate = 1 }\n'
+    )
+    found = load(str(tmp_path / "more.toml"))
+    assert (found.peers, found.retry) == (9, 2.0)
+    assert [phase.name for phase in found.phase] == ["storm", "steady", "last"]
+    steady = found.phase[1]
+    assert steady.traffic is not None and (steady.traffic.rate, steady.traffic.bytes) == (7, 500)
+    assert steady.seconds == 5
+    assert load(str(tmp_path / "more.toml"), {"peers": 3}, ["retry=4"]).retry == 4
+
+
+@pytest.mark.parametrize(
+    ("base", "own", "place", "why"),
+    [
+        (BASE, 'include = "none.toml"\n', "cannot read profile ", "No such file"),
+        (BASE, "include = 3\n", "more.toml, line 1: cannot use include", "no name of a file"),
+        ('include = "more.toml"\n', INCLUDE, "base.toml, line 1: cannot use include", "includes"),
+        (BASE.replace("100", "-1"), INCLUDE, "base.toml, line 10: cannot use phase.", "Expected"),
+        (BASE, 'include = "base.toml"\n\n[[phase]]\nname = "steady"\ntraffic = { rate = -1 }\n',
+         "more.toml, line 5: cannot use phase.traffic.rate", "Expected"),
+        (BASE + "secons = 1", INCLUDE, "base.toml, line 11: cannot use phase.secons", "Did you mean seconds"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_in_an_include_is_told_of_its_file(
+    base: str, own: str, place: str, why: str, tmp_path: Path
+) -> None:
+    (tmp_path / "base.toml").write_text(base)
+    (tmp_path / "more.toml").write_text(own)
+    with pytest.raises(Failure, match=why) as caught:
+        load(str(tmp_path / "more.toml"))
+    assert place in caught.value.what
+
+
+@pytest.mark.parametrize(
+    ("words", "value"),
+    [
+        ("phase.steady.traffic.rate=5000", 5000),
+        ("phase.steady.rate=5000", 5000),
+        ("phase.steady.rate=[1, 9]", [1, 9]),
+    ],
+)
+def test_set_changes_one_key(words: str, value: object) -> None:
+    found = parse(BASE, "p", changed=[words, "seed=other"])
+    traffic = found.phase[1].traffic
+    assert traffic is not None and traffic.rate == value and traffic.bytes == 500 and found.seed == "other"
+    assert parse(BASE, "p").phase[1].traffic.rate == 100  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        ("retry", "not KEY=VALUE"),
+        ("=3", "not KEY=VALUE"),
+        ("phase.none.rate=3", "there is no phase none"),
+        ("phase=3", "there is no phase"),
+        ("phase.steady.rat=3", "unknown field rat"),
+        ("phase.steady.rate=-3", "Expected"),
+        ("phase.both.rate=3", "handshakes and traffic have a rate"),
+        ("pears=3", "unknown field pears"),
+    ],
+)
+def test_set_is_refused_in_words(words: str, why: str) -> None:
+    both = '[[phase]]\nname = "both"\nseconds = 1\nhandshakes = { rate = 1 }\ntraffic = { rate = 1 }\n'
+    with pytest.raises(Failure, match=why):
+        parse(BASE + both, "p", changed=[words])
 
 
 def test_a_file_that_is_not_there() -> None:
@@ -106,6 +217,21 @@ def test_processes_share_what_is_counted_and_paced() -> None:
     for at, end in enumerate((3, 9)):
         assert sum(ramp[at] for ramp in shares(profile, 3, "traffic_rate")) == pytest.approx(end)  # type: ignore[index]
     assert sum(kinds[4] for kinds in shares(profile, 3, "garbage_rate")) == pytest.approx(4)  # type: ignore[index]
+
+
+def test_machines_share_what_one_would_do() -> None:
+    """Peers 0 to 3 and 4 to 9 of ten: all parts together are the whole."""
+    given = {
+        "name": "a",
+        "seconds": 1,
+        "handshakes": {"rate": 5, "count": 15},
+        "traffic": {"rate": 8, "peers": 6},
+    }
+    profile = of_options({"peers": 10, "phase": [given]})
+    made = [phase_orders(profile, profile.phase[0], 0, *bound, 0.0) for bound in ((0, 4), (4, 10))]
+    for key, whole in (("handshakes", 15), ("traffic_peers", 6)):
+        assert sum(each[key] for each in made) == whole
+    assert [each["traffic_rate"][0] for each in made] == pytest.approx([3.2, 4.8])
 
 
 def test_a_wave_is_a_rate() -> None:
