@@ -7,6 +7,8 @@ from typing import Any
 
 import click
 
+from plait.load import options as load_options
+
 EXAMPLES = """\b
 Examples:
   plait load config --peers 1000 > gateway.conf; wg setconf wg0 gateway.conf
@@ -15,7 +17,8 @@ Examples:
   plait load run configs/load/storm.toml --require 'handshake_loss<0.1%'
   plait load run --peers 1000 --rate 5000 --lab 'plaitd -f {iface}' --lab 'wireguard-go -f {iface}'
   plait load report run.json > run.html
-  plait load compare before.json after.json
+  plait load compare before.json after.json --fail-if 'p99>1.1x'
+  plait load merge one.json two.json > both.json
 """
 RULE = """\b
 It sends to loopback addresses, to addresses of this host or network namespace, and to those named
@@ -29,15 +32,6 @@ def load() -> None:
 
     The gateway may be any implementation; `plait load config` writes the configuration that knows the peers.
     """
-
-
-def _cores(context: click.Context, parameter: click.Parameter, value: str | None) -> list[int] | None:
-    if value is None:
-        return None
-    try:
-        return [int(part) for part in value.split(",")]
-    except ValueError as error:
-        raise click.BadParameter("CPU numbers with commas between, for example 0,1") from error
 
 
 @load.command(short_help="Run a profile against a gateway.", epilog=RULE)
@@ -62,7 +56,10 @@ def _cores(context: click.Context, parameter: click.Parameter, value: str | None
     "--outstanding", type=click.IntRange(1), default=64, help="Handshakes at once.", show_default=True
 )
 @click.option(
-    "--cores", callback=_cores, metavar="LIST", help="A process on each, e.g. 0,1.  [default: the last]"
+    "--cores",
+    callback=load_options.cores,
+    metavar="LIST",
+    help="A process on each, e.g. 0,2 or 0-3.  [default: the last]",
 )
 @click.option(
     "--require", multiple=True, metavar="TEXT", help="e.g. 'loss<0.1%', 'steady:p99<5ms'; else exit 99."
@@ -73,14 +70,56 @@ def _cores(context: click.Context, parameter: click.Parameter, value: str | None
     "--lab",
     "engines",
     multiple=True,
-    metavar="COMMAND",
+    metavar="[NAME=]COMMAND",
     help="A gateway to start in a lab of namespaces; repeat it to compare, e.g. 'plaitd -f {iface}'.",
 )
 @click.option(
     "--rounds", type=click.IntRange(1), default=1, help="Of a lab: engines take turns.", show_default=True
 )
-@click.option("--gateway-cores", callback=_cores, metavar="LIST", help="Of a lab: where engines may run.")
+@click.option(
+    "--gateway-cores",
+    callback=load_options.cores,
+    metavar="LIST",
+    help="Of a lab: where engines may run.",
+)
+@click.option(
+    "--set",
+    "changed",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Of a profile: phase.steady.rate=5000, retry=2.",
+)
+@click.option(
+    "--peers-range",
+    callback=load_options.peers_range,
+    metavar="A-B",
+    help="Of several machines: the peers of this one, with their share of each rate and count.",
+)
+@click.option(
+    "--start-at",
+    callback=load_options.start_at,
+    metavar="TIME",
+    help="Of several machines: when all begin, e.g. 14:30:05.",
+)
+@click.option(
+    "--out",
+    "outs",
+    multiple=True,
+    metavar="FORMAT=PLACE",
+    help="While it runs: csv=FILE, ndjson=FILE, prometheus=[ADDRESS]:PORT.",
+)
+@click.option(
+    "--tag",
+    "tags",
+    multiple=True,
+    callback=load_options.tags,
+    metavar="NAME=TEXT",
+    help="Kept in the JSON and shown on the page; gateway=TEXT: the gateway's version.",
+)
+@click.pass_context
 def run(
+    context: click.Context,
+    /,
     profile: str | None,
     rate: float | None,
     size: int,
@@ -93,58 +132,101 @@ def run(
     engines: tuple[str, ...],
     rounds: int,
     gateway_cores: list[int] | None,
+    changed: tuple[str, ...],
+    peers_range: range | None,
+    start_at: float | None,
+    outs: tuple[str, ...],
+    tags: dict[str, str],
     **given: Any,
 ) -> None:
     """Run a profile, or what options say: a storm of handshakes, then echoes at a rate.
 
     A peer's handshake counts when it has opened the response and its first data packet was answered. An echo
     is an ICMP echo request in the tunnel, to the gateway's inner address, so its kernel answers.
-    At a rate, times count from when an event was due, not from when it left. Ctrl-C ends a run early, and so
-    does a gateway that says nothing for --give-up seconds: exit code 1.
+    At a rate, times count from when an event was due, not from when it left. Ctrl-C, SIGTERM and SIGHUP end a
+    run early, exit code 105, and so does a gateway that says nothing for --give-up seconds, exit code 1: what
+    was measured until then is printed and written.
     """
     from plait.load import profile as load_profile
     from plait.load import run as load_run
 
+    load_options.check_effects(
+        context, has_profile=profile is not None, has_lab=bool(engines), has_rate=rate is not None
+    )
     changes = {key: value for key, value in given.items() if value is not None}
     if profile is None:
-        steady = {"name": "steady", "seconds": seconds, "traffic": {"rate": rate or 0, "bytes": size}}
+        steady = {"name": "steady", "seconds": seconds, "traffic": {"rate": rate, "bytes": size}}
         storm = {"name": "storm", "handshakes": {"outstanding": outstanding}}
-        made = load_profile.of_options({"phase": [storm, *([steady] if rate else [])], **changes})
+        made = load_profile.of_options(
+            {"phase": [storm, *([steady] if rate is not None else [])], **changes}, changed
+        )
     else:
-        made = load_profile.load(profile, changes)
+        made = load_profile.load(profile, changes, changed)
+    load_options.check_range(peers_range, made.peers)
     required = (*made.require, *require)
     if engines:
         from plait.load import lab_run as load_lab
 
-        code = load_lab.run(made, engines, rounds, cores, gateway_cores, required, json_file)
+        code = load_lab.run(made, engines, rounds, cores, gateway_cores, required, json_file, tags)
     else:
-        code = _run_one(made, cores or load_run.default_cores(), list(owned), required, json_file)
+        code = _run_one(
+            made, cores or load_run.default_cores(), list(owned), required, json_file, outs, tags,
+            span=peers_range, start_at=start_at,
+        )  # fmt: skip
     sys.exit(code)
 
 
 def _run_one(
-    made: Any, cores: list[int], owned: list[str], require: tuple[str, ...], json_file: str | None
+    made: Any,
+    cores: list[int],
+    owned: list[str],
+    require: tuple[str, ...],
+    json_file: str | None,
+    outs: tuple[str, ...],
+    tags: dict[str, str],
+    **where: Any,
 ) -> int:
     """One run against one target: screen, summary, JSON, thresholds. The exit code."""
+    from contextlib import ExitStack
+
     from plait.load import document as load_json
+    from plait.load import output as load_output
     from plait.load import run as load_run
     from plait.load import screen as load_screen
+    from plait.load import stop as load_stop
     from plait.load import thresholds as load_thresholds
 
     thresholds = [load_thresholds.parse(text) for text in require]
     load_thresholds.check_phases(thresholds, [phase.name for phase in made.phase])
-    screen, shown = load_screen.screen()
-    with shown:
-        done = load_run.execute(made, cores, owned, screen)
-    verdicts = load_json.judge(done, thresholds)
-    if json_file != "-":
-        load_screen.summary(done)
-    if json_file is not None:
-        load_json.write(json_file, load_json.document(done, verdicts))
+
+    def text(run: Any) -> str:
+        return load_json.text(load_json.document(run, load_json.judge(run, thresholds), tags))
+
+    with ExitStack() as stack:
+        stop = load_stop.Stop()
+        stack.enter_context(stop.listening())
+        screens = stack.enter_context(load_output.opened(outs))
+        file = None if json_file is None else stack.enter_context(load_output.ResultFile(json_file))
+        if file is not None:
+            screens.append(load_output.Kept(file, text))
+        screen, shown = load_screen.screen()
+        with shown:
+            done = load_run.execute(
+                made, cores, owned, load_output.Several([screen, *screens]), stop, **where
+            )
+        verdicts = load_json.judge(done, thresholds)
+        if file is not None:
+            file.last(text(done))
+        if json_file != "-":
+            load_screen.summary(done)
     for verdict in verdicts:
         if not verdict["holds"]:
             found = load_thresholds.in_its_unit(verdict["text"], verdict["found"])
             click.echo(f"plait: load: required {verdict['text']}, found {found}", err=True)
+    if done.failure is not None:
+        raise done.failure
+    if done.signal is not None:
+        return load_stop.EXIT_CODE
     load_run.check_answered(done)
     return load_thresholds.EXIT_CODE if any(not verdict["holds"] for verdict in verdicts) else 0
 
@@ -172,24 +254,53 @@ def config(peers: int, seed: str, inner: str, listen_port: int, psk: bool, form:
         sys.stdout.write(part)
 
 
-@load.command(short_help="A page with plots of a run.")
-@click.argument("run_json", metavar="RUN.json")
-@click.option(
-    "--output", "-o", metavar="FILE", help="A page (.html) or one plot of all (.png).  [default: stdout]"
-)
+@load.command(short_help="A page with plots of a run or a lab.")
+@click.argument("run_json", metavar="FILE.json")
+@click.option("--output", "-o", metavar="FILE", help="Where to.  [default: stdout]")
 def report(run_json: str, output: str | None) -> None:
-    """Write one self-contained HTML page: figures, and plots over time (needs matplotlib: plait[report])."""
+    """Write one self-contained HTML page: figures, and plots over time."""
     from plait.load import report as load_report
 
     load_report.write(run_json, output)
 
 
-@load.command(short_help="Two runs side by side.")
+COMPARE = """\b
+Examples:
+  plait load compare before.json after.json --fail-if 'p99>1.1x' --fail-if 'steady:loss>+0.1%'
+  plait load compare 'lab.json#wireguard-go' 'lab.json#plaitd'
+"""
+
+
+@load.command(short_help="Two runs or labs side by side.", epilog=COMPARE)
 @click.argument("before", metavar="A.json")
 @click.argument("after", metavar="B.json")
 @click.option("--json", "as_json", is_flag=True, help="The same as JSON.")
-def compare(before: str, after: str, as_json: bool) -> None:
-    """Put two runs side by side, phase by phase, with B : A as ratios."""
+@click.option(
+    "--fail-if",
+    multiple=True,
+    metavar="TEXT",
+    help="'p99>1.1x' times A's, 'loss>+0.1%' more than A's, 'p99>5ms': then exit 99.",
+)
+def compare(before: str, after: str, as_json: bool, fail_if: tuple[str, ...]) -> None:
+    """Put two runs side by side, phase by phase, with B : A as ratios; of labs each engine, with its rounds.
+
+    FILE#NAME is one engine of a lab. What differs in profile, host or version is said first.
+    """
     from plait.load import compare as load_compare
 
-    load_compare.run(before, after, as_json=as_json)
+    sys.exit(load_compare.run(before, after, as_json=as_json, fail_if=fail_if))
+
+
+@load.command(short_help="Runs of several machines as one.")
+@click.argument("files", nargs=-1, required=True, metavar="FILE.json ...")
+@click.option("--output", "-o", metavar="FILE", default="-", help="Where to.  [default: stdout]")
+@click.option("--require", multiple=True, metavar="TEXT", help="As of `plait load run`; else exit 99.")
+def merge(files: tuple[str, ...], output: str, require: tuple[str, ...]) -> None:
+    """Put together what several machines found at once, each with its --peers-range of one profile.
+
+    Counts add up, and so do histograms: percentiles are of all together. The profile's own requirements, and
+    those given here, are held against the whole.
+    """
+    from plait.load import merge as load_merge
+
+    sys.exit(load_merge.run(files, output, require))

@@ -1,12 +1,15 @@
-"""A run as JSON, and back: what `--json` writes, and `report` and `compare` read."""
+"""A run as JSON, and back: what `--json` writes, and `report`, `compare` and `merge` read (schema.py)."""
 
 from __future__ import annotations
 
 import datetime
 import json
+import os
 import platform
+import socket
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +17,26 @@ import msgspec
 
 from plait.failure import Failure
 from plait.load import result as load_result
+from plait.load import schema as load_schema
 from plait.load.run import Run
+from plait.load.schema import VERSION
 from plait.load.thresholds import Threshold
 
-VERSION = 1
+GATEWAY_TAG = "gateway"
 
 
 def judge(run: Run, thresholds: Sequence[Threshold]) -> list[dict[str, Any]]:
-    """Each requirement with what was found."""
+    """Each requirement with what was found, None when nothing was measured."""
     by_name = {phase.name: load_result.metrics([phase]) for phase in run.phases}
-    whole = load_result.metrics(run.phases) if run.phases else {}
+    return judged(by_name, load_result.metrics(run.phases) if run.phases else {}, thresholds)
+
+
+def judged(
+    by_name: Mapping[str, Mapping[str, float | None]],
+    whole: Mapping[str, float | None],
+    thresholds: Sequence[Threshold],
+) -> list[dict[str, Any]]:
+    """The same, from the metrics of each phase and of the whole run."""
     found = []
     for threshold in thresholds:
         measured = whole if threshold.phase is None else by_name.get(threshold.phase, {})
@@ -32,86 +45,117 @@ def judge(run: Run, thresholds: Sequence[Threshold]) -> list[dict[str, Any]]:
             {
                 "text": threshold.text,
                 "holds": threshold.holds(measured),
-                "found": "nothing measured" if value is None else round(value, 9),
+                "found": None if value is None else round(value, 9),
             }
         )
     return found
 
 
-def document(run: Run, verdicts: list[dict[str, Any]]) -> dict[str, Any]:
-    """Everything of a run. Times in seconds, rates a second, shares of 1."""
+def document(
+    run: Run, verdicts: list[dict[str, Any]], tags: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """Everything of a run, as load_schema.Run has it."""
+    tags = dict(tags or {})
     return {
         "plait_load": VERSION,
-        "written": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "kernel": platform.release(),
-        "cores": run.cores,
+        "command": ["plait", *sys.argv[1:]],
+        "began": moment(run.began),
+        "ended": moment(time.time()),
+        "end": run.end,
+        "why": why(run),
         "stopped_early": run.stopped,
+        "machines": [machine(run)],
+        "gateway": {"address": run.profile.target, "version": tags.get(GATEWAY_TAG)},
+        "tags": tags,
         "bytes_per_peer": run.bytes_per_peer,
         "precomputed": {
             "seconds": run.prepared_seconds,
             "ephemerals": run.ephemerals,
-            "static_static": run.profile.peers,
+            "static_static": run.static_static,
         },
         "profile": msgspec.to_builtins(run.profile),
         "phases": [phase.as_json() for phase in run.phases],
         "total": {"metrics": load_result.metrics(run.phases) if run.phases else {}},
         "requirements": verdicts,
-        "series": series(run),
+        "series": [point.as_json(run.profile.phase[point.phase].name) for point in run.series.points],
     }
 
 
-def series(run: Run) -> list[dict[str, Any]]:
-    """What happened between each two looks, as rates."""
-    found = []
-    for before, look in zip([None, *run.looks], run.looks, strict=False):
-        past = before if before is not None and before.phase == look.phase else None
-        span = look.elapsed - (past.elapsed if past else 0.0)
-        if span <= 0.01:
-            continue
-
-        def rate(name: str, past: Any = past, look: Any = look, span: float = span) -> float:
-            return float(round((look.counters[name] - (past.counters[name] if past else 0)) / span, 3))
-
-        buckets = look.round_trip - past.round_trip if past else look.round_trip
-        entry = {
-            "at": round(look.at, 3),
-            "phase": run.profile.phase[look.phase].name,
-            "sessions": look.sessions,
-            "outstanding": look.outstanding,
-        }
-        for name in (
-            "initiations",
-            "handshakes",
-            "cookies",
-            "asked",
-            "answered",
-            "datagrams_out",
-            "datagrams_in",
-            "inner_out",
-            "inner_in",
-        ):
-            entry[name] = rate(name)
-        entry["round_trip"] = load_result.times(buckets)
-        found.append(entry)
-    return found
+def why(run: Run) -> str | None:
+    """Why it ended before its time, None when it did not."""
+    if run.signal is not None:
+        return run.signal
+    if run.failure is not None:
+        return str(run.failure)
+    return f"the gateway said nothing for {run.profile.give_up:g} s" if run.gave_up else None
 
 
-def write(path: str, made: dict[str, Any]) -> None:
-    """To a file, or `-` for standard output."""
-    text = json.dumps(made, indent=1) + "\n"
-    if path == "-":
-        sys.stdout.write(text)
-    else:
-        Path(path).write_text(text)
+def moment(seconds: float) -> str:
+    """A time of day: seconds since 1970 as ISO 8601, in UTC."""
+    made = datetime.datetime.fromtimestamp(seconds, datetime.UTC)
+    return made.isoformat(timespec="milliseconds")
+
+
+def machine(run: Run) -> dict[str, Any]:
+    """This machine, as load_schema.Machine has it."""
+    from workers import version
+
+    return {
+        "host": socket.gethostname(),
+        "kernel": platform.release(),
+        "cpu": _cpu_model(),
+        "cpus": os.cpu_count() or 0,
+        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "python": platform.python_version(),
+        "plait": version.as_dict(),
+        "cores": run.cores,
+        "peers": [run.span.start, run.span.stop - 1],
+        "began": moment(run.began),
+    }
+
+
+def _cpu_model() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return named[0] if named else platform.machine()
+
+
+def text(made: dict[str, Any]) -> str:
+    """A document as it is written."""
+    return json.dumps(made, indent=1) + "\n"
 
 
 def read(path: str) -> dict[str, Any]:
-    """A document back from its file. Failure when it is none."""
+    """The document of one run back from its file. Failure when it is none."""
     mend = "Give a file that `plait load run --json FILE` wrote."
+    return _read(path, {"plait_load": load_schema.Run}, mend)
+
+
+def read_any(path: str) -> dict[str, Any]:
+    """The document of a run or of a lab."""
+    kinds = {"plait_load": load_schema.Run, "plait_load_lab": load_schema.LabRun}
+    return _read(path, kinds, "Give a file that `plait load run --json FILE` wrote, with --lab or without.")
+
+
+def _read(path: str, kinds: Mapping[str, type], mend: str) -> dict[str, Any]:
     try:
         found = json.loads(Path(path).read_text())
-    except (OSError, ValueError) as error:
-        raise Failure(f"cannot read {path}", str(error), mend) from error
-    if not isinstance(found, dict) or found.get("plait_load") != VERSION:
-        raise Failure(f"cannot read {path}", f"it is no load run of version {VERSION}", mend)
-    return found
+    except (OSError, ValueError, RecursionError) as error:
+        why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise Failure(f"cannot read {path}", why, mend) from error
+    kind = next((key for key in kinds if isinstance(found, dict) and key in found), None)
+    if kind is None or found[kind] != VERSION:
+        why = f"it is no load run of version {VERSION}"
+        if kind is not None and found[kind] == 1:
+            why += ": version 1 is of an earlier Plait"
+            mend = "Run it again."
+        raise Failure(f"cannot read {path}", why, mend)
+    try:
+        msgspec.convert(found, kinds[kind])
+    except msgspec.ValidationError as error:
+        raise Failure(f"cannot read {path}", str(error).replace("`", ""), mend) from error
+    answer: dict[str, Any] = found
+    return answer

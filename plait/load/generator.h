@@ -94,7 +94,7 @@ struct load_area {
     uint64_t sessions;             /* peers that have one now */
     uint64_t outstanding;          /* handshakes in flight now */
     uint64_t begin[32];            /* the command's: when phase i begins, CLOCK_BOOTTIME; 0: not yet */
-    uint64_t stop;                 /* the command's: 1 ends the run */
+    uint64_t stop;                 /* the command's: 1 ends the phase, which drains, and the run; 2 at once */
     struct load_tally tallies[32];
 };
 

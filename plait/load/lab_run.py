@@ -12,14 +12,19 @@ neighbour table has two entries however many they are. Each turn has a lab of it
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
+import re
 import shlex
+import shutil
+import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import msgspec
@@ -27,11 +32,17 @@ import msgspec
 from plait.failure import Failure
 from plait.lab import namespaces as lab
 from plait.lab.namespaces import Engine, Host, Lab
+from plait.lab.versions import program_version
 from plait.load import compare as load_compare
 from plait.load import document as load_json
+from plait.load import output as load_output
 from plait.load import thresholds as load_thresholds
 from plait.load.key_derivation import Keys, gateway_address, inner_network, seed_bytes, setconf_text
+from plait.load.output import ResultFile
 from plait.load.profile import Profile
+from plait.load.schema import VERSION
+from plait.load.stop import EXIT_CODE as STOPPED_EXIT_CODE
+from plait.load.stop import Stop, Stopped
 
 INTERFACE = "wg0"
 PORT = 51820
@@ -40,6 +51,46 @@ FIRST_SOURCE = "10.99.0.1"
 SOURCES_MOST = 1000
 PORTS = 4  # of each process: peers that share an address differ in it
 CONFIGURE_TIMEOUT = 600.0
+ENDING_SECONDS = 90.0  # for a load that was told to end: a drain has 60 at most
+_NAMED = re.compile(r"([A-Za-z][\w.@-]*)=(.*)", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """An engine of a lab: a name for tables, and the command that starts it."""
+
+    name: str
+    command: str
+
+    @property
+    def words(self) -> list[str]:
+        """The command's words; {iface} among them is the interface."""
+        return shlex.split(self.command)
+
+
+def candidates(texts: Sequence[str]) -> list[Candidate]:
+    """What --lab said: [NAME=]COMMAND. A name that is not given is the program's, numbered where it would be
+    another's as well."""
+    found: list[Candidate] = []
+    for text in texts:
+        name, command = match.groups() if (match := _NAMED.fullmatch(text)) else (None, text)
+        try:
+            words = shlex.split(command)
+        except ValueError as error:
+            raise Failure(f"cannot use --lab {text}", str(error), "Close the quotation marks.") from error
+        if not words:
+            mend = "Write for example --lab 'plaitd -f {iface}'."
+            raise Failure(f"cannot use --lab '{text}'", "there is no command in it", mend)
+        taken = [one.name for one in found]
+        if name in taken:
+            mend = "Give another name."
+            raise Failure(f"cannot use --lab {text}", f"there is a {name} before it", mend)
+        base = name or Path(words[0]).name
+        numbered = (f"{base} {number}" for number in range(2, len(texts) + 2))
+        found.append(
+            Candidate(base if base not in taken else next(n for n in numbered if n not in taken), command)
+        )
+    return found
 
 
 def run(
@@ -50,50 +101,159 @@ def run(
     gateway_cores: list[int] | None,
     require: Sequence[str],
     json_file: str | None,
+    tags: Mapping[str, str] | None = None,
 ) -> int:
-    """Run it against each engine `rounds` times, in turns; print medians side by side. The exit code."""
-    lacks = lab.missing("wg", *(shlex.split(engine)[0] for engine in engines))
+    """Run it against each engine `rounds` times, in turns; print medians side by side. The exit code.
+
+    What a turn found is written after it. A turn that fails leaves the others as they are.
+    """
+    contest = candidates(engines)
+    lacks = lab.missing("wg", *(one.words[0] for one in contest))
     if lacks:
         raise Failure(f"no lab: {lacks[0].what}", lacks[0].why, lacks[0].next_step)
     thresholds = [load_thresholds.parse(text) for text in require]
     load_thresholds.check_phases(thresholds, [phase.name for phase in profile.phase])
+    began, stop = time.time(), Stop()
     turns: list[dict[str, Any]] = []
-    for number in range(rounds):
-        for engine in engines:
-            print(f"load: round {number + 1} of {rounds}: {engine}", file=sys.stderr, flush=True)
-            try:
-                found = one_turn(profile, engine, cores, gateway_cores)
-            except lab.LabError as error:
-                raise Failure(error.what, error.why, error.next_step) from error
-            turns.append({"engine": engine, "round": number, **found})
-    if json_file != "-":
-        show(profile, engines, turns)
-    if json_file is not None:
-        load_json.write(json_file, {"plait_load_lab": load_json.VERSION, "turns": turns})
-    wrong = [line for turn in turns for line in judge(turn, thresholds)]
-    for line in wrong:
-        print(f"plait: load: {line}", file=sys.stderr)
+
+    def text(end: str) -> str:
+        return load_json.text(
+            document(profile, contest, rounds, turns, thresholds, tags or {}, began, end, stop.signal)
+        )
+
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(stop.listening())
+        file = None if json_file is None else stack.enter_context(ResultFile(json_file))
+        for number, one in itertools.product(range(rounds), contest):
+            print(f"load: round {number + 1} of {rounds}: {one.name}", file=sys.stderr, flush=True)
+            found = Turn(one, number)
+            with contextlib.suppress(Stopped):
+                found.take(profile, cores, gateway_cores, stop)
+            if found.gateway is not None or found.failed is not None:
+                turns.append(found.as_json())
+            if file is not None:
+                file.write(text("running"))
+            if found.failed is not None:
+                print(f"plait: load: {one.name}: {found.failed}", file=sys.stderr, flush=True)
+            if stop.signal is not None:
+                break
+        failed = [turn for turn in turns if turn["failed"] is not None]
+        end = "stopped" if stop.signal is not None else "failed" if failed else "finished"
+        if file is not None:
+            file.last(text(end))
+        if json_file != "-":
+            show(profile, contest, turns)
+    for each in requirements(turns, thresholds):
+        if not each["holds"]:
+            found_words = load_thresholds.in_its_unit(each["text"], each["found"])
+            words = f"{each['name']}: required {each['text']}, found {found_words}"
+            print(f"plait: load: {words}", file=sys.stderr)
+    if stop.signal is not None:
+        return STOPPED_EXIT_CODE
+    if failed:
+        return 1
+    wrong = any(not each["holds"] for each in requirements(turns, thresholds))
     return load_thresholds.EXIT_CODE if wrong else 0
 
 
-def judge(turn: dict[str, Any], thresholds: Sequence[load_thresholds.Threshold]) -> Iterator[str]:
-    """The requirements that a turn does not meet, in words."""
-    by_name = {phase["name"]: phase["metrics"] for phase in turn["run"]["phases"]}
-    for threshold in thresholds:
-        measured = turn["run"]["total"]["metrics"] if threshold.phase is None else by_name[threshold.phase]
-        if not threshold.holds(measured):
-            found = load_thresholds.in_its_unit(threshold.text, measured.get(threshold.metric))
-            yield f"{turn['engine']}: required {threshold.text}, found {found}"
-
-
-def one_turn(
-    profile: Profile, command: str, cores: list[int] | None, gateway_cores: list[int] | None
+def document(
+    profile: Profile,
+    contest: Sequence[Candidate],
+    rounds: int,
+    turns: list[dict[str, Any]],
+    thresholds: Sequence[load_thresholds.Threshold],
+    tags: Mapping[str, str],
+    began: float,
+    end: str,
+    stopped_by: signal.Signals | None,
 ) -> dict[str, Any]:
-    """A lab with that engine, the profile run against it: the run's JSON and what the gateway used."""
-    words = shlex.split(command)
-    if gateway_cores:
-        words = ["taskset", "-c", ",".join(map(str, gateway_cores)), *words]
-    with Lab() as laboratory:
+    """Everything of a lab, as load_schema.LabRun has it."""
+    command = ["plait", *sys.argv[1:]]
+    for turn in turns:
+        if turn["run"] is not None:
+            turn["run"] |= {"command": command, "tags": dict(tags)}
+    failed = [f"{turn['name']}: {turn['failed']}" for turn in turns if turn["failed"] is not None]
+    return {
+        "plait_load_lab": VERSION,
+        "command": command,
+        "began": load_json.moment(began),
+        "ended": load_json.moment(time.time()),
+        "end": end,
+        "why": stopped_by.name if stopped_by is not None else failed[0] if failed else None,
+        "tags": dict(tags),
+        "profile": msgspec.to_builtins(profile),
+        "rounds": rounds,
+        "engines": [
+            {"name": one.name, "command": one.command, "version": _version(one.words[0])} for one in contest
+        ],
+        "turns": turns,
+        "requirements": list(requirements(turns, thresholds)),
+    }
+
+
+@cache
+def _version(program: str) -> str | None:
+    """What the program says, None when it says nothing."""
+    path = shutil.which(program, path=lab.search_path())
+    return None if path is None else program_version(path)
+
+
+def requirements(
+    turns: Sequence[dict[str, Any]], thresholds: Sequence[load_thresholds.Threshold]
+) -> Iterator[dict[str, Any]]:
+    """Each requirement held against each turn that has a run."""
+    for turn in turns:
+        if turn["run"] is not None:
+            by_name = {phase["name"]: phase["metrics"] for phase in turn["run"]["phases"]}
+            for verdict in load_json.judged(by_name, turn["run"]["total"]["metrics"], thresholds):
+                yield {**verdict, "name": turn["name"], "round": turn["round"]}
+
+
+@dataclass
+class Turn:
+    """A lab with one engine, and what the profile found there: filled as far as it came."""
+
+    one: Candidate
+    number: int
+    gateway: dict[str, Any] | None = None
+    found: dict[str, Any] | None = None
+    failed: str | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """As load_schema.LabTurn has it."""
+        return {
+            "name": self.one.name,
+            "engine": self.one.command,
+            "round": self.number,
+            "gateway": self.gateway,
+            "run": self.found,
+            "failed": self.failed,
+        }
+
+    def take(
+        self, profile: Profile, cores: list[int] | None, gateway_cores: list[int] | None, stop: Stop
+    ) -> None:
+        """Do it. Raises Stopped when a signal comes before the run."""
+        try:
+            with stop.at_once(), contextlib.ExitStack() as stack:
+                self._take(stack, profile, cores, gateway_cores, stop)
+        except lab.LabError as error:
+            self.failed = f"{error.what}: {error.why}. {error.next_step}"
+        except Failure as error:
+            self.failed = str(error)
+
+    def _take(
+        self,
+        stack: contextlib.ExitStack,
+        profile: Profile,
+        cores: list[int] | None,
+        gateway_cores: list[int] | None,
+        stop: Stop,
+    ) -> None:
+        words = self.one.words
+        if gateway_cores:
+            words = ["taskset", "-c", ",".join(map(str, gateway_cores)), *words]
+        laboratory = stack.enter_context(Lab())
         load_host, gateway = laboratory.add_hosts(["load", "gateway"])
         cable = laboratory.link(load_host, gateway)
         load_host.ip(f"route add local {SOURCES} dev lo")
@@ -101,6 +261,13 @@ def one_turn(
         engine = gateway.engine(INTERFACE, words)
         seconds = configure(engine, profile)
         before, idle = used(engine)
+        self.gateway = {
+            "configure_seconds": seconds,
+            "cpu_seconds": None,
+            "pss_bytes_idle": idle,
+            "pss_bytes_after": None,
+            "ended": None,
+        }
         profile = msgspec.structs.replace(
             profile,
             target=cable.endpoint(gateway, PORT),
@@ -109,17 +276,22 @@ def one_turn(
             ports=PORTS if profile.ports == 1 else profile.ports,
             require=(),
         )
-        found = run_inside(load_host, profile, cores, cable.address(gateway))
+        inside = Inside(load_host, engine, profile, cores, cable.address(gateway))
+        try:
+            with stop.later():
+                inside.follow(stop)
+        finally:
+            self.found = inside.found
+            if self.found is not None:
+                self.found["gateway"]["version"] = _version(self.one.words[0])
+        if inside.engine_ended is not None:
+            self.gateway["ended"] = inside.engine_ended
+            said = " ".join(engine.process.output()[-500:].split()) or "(nothing)"
+            raise Failure(f"`{self.one.command}` ended", inside.engine_ended, f"It said: {said}")
         after, busy = used(engine)
-        if engine.process.poll() is not None:
-            raise Failure(f"`{command}` ended", engine.process.output()[-2000:], "It did not bear the load.")
-        gateway_found = {
-            "configure_seconds": seconds,
-            "cpu_seconds": after - before,
-            "pss_bytes_idle": idle,
-            "pss_bytes_after": busy,
-        }
-        return {"gateway": gateway_found, "run": found}
+        self.gateway |= {"cpu_seconds": after - before, "pss_bytes_after": busy}
+        if inside.failed is not None:
+            raise inside.failed
 
 
 def used(engine: Engine) -> tuple[float, int]:
@@ -146,86 +318,116 @@ def configure(engine: Engine, profile: Profile) -> float:
     return seconds
 
 
-def run_inside(host: Host, profile: Profile, cores: list[int] | None, target: str) -> dict[str, Any]:
-    """The command itself in the load's host, its words passed on as they come."""
-    with tempfile.TemporaryDirectory(prefix="plait-load-") as directory:
-        given, found = Path(directory) / "profile.json", Path(directory) / "run.json"
-        given.write_bytes(msgspec.json.encode(profile))
-        arguments = [
-            sys.executable,
-            "-m",
-            "plait.load.lab_run",
-            str(given),
-            str(found),
-            target,
-            json.dumps(cores),
-        ]
-        process = host.popen(arguments)
-        shown = 0
-        with contextlib.ExitStack() as stack:
+class Inside:
+    """The command itself in the load's host, its words passed on as they come.
+
+    found: the run's JSON, as far as it came; engine_ended: how and when the engine ended meanwhile.
+    """
+
+    def __init__(
+        self, host: Host, engine: Engine, profile: Profile, cores: list[int] | None, target: str
+    ) -> None:
+        self._host, self._engine = host, engine
+        self._given = [msgspec.json.encode(profile).decode(), target, json.dumps(cores)]
+        self.found: dict[str, Any] | None = None
+        self.engine_ended: str | None = None
+        self.failed: Failure | None = None
+
+    def follow(self, stop: Stop) -> None:
+        """Run it to its end. A signal, and the end of the engine, end it early: it keeps what it measured."""
+        with tempfile.TemporaryDirectory(prefix="plait-load-") as directory, contextlib.ExitStack() as stack:
+            given, found = Path(directory) / "profile.json", Path(directory) / "run.json"
+            given.write_text(self._given[0])
+            process = self._host.popen(
+                [sys.executable, "-m", "plait.load.lab_run", str(given), str(found), *self._given[1:]]
+            )
             stack.callback(process.close)
+            began, began_to_end, shown, told = time.monotonic(), 0.0, 0, 0
             while process.poll() is None:
-                time.sleep(0.2)
-                words = process.output()
-                sys.stderr.write(words[shown:])
-                sys.stderr.flush()
-                shown = len(words)
+                time.sleep(0.1)
+                shown = _pass_on(process.output(), shown)
+                code = self._engine.process.poll()
+                if code is not None and self.engine_ended is None:
+                    how = f"by {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
+                    self.engine_ended = f"{how}, {time.monotonic() - began:.1f} s after the load began"
+                wanted = (stop.signal is not None) + stop.is_urgent or int(self.engine_ended is not None)
+                if told < wanted:
+                    process.signal(signal.SIGINT)
+                    told, began_to_end = wanted, time.monotonic()
+                if told and time.monotonic() - began_to_end > ENDING_SECONDS:
+                    process.signal(signal.SIGKILL)
             words = process.output()
-            sys.stderr.write(words[shown:])
-            if process.wait() or not found.exists():
-                why = words.strip().splitlines()[-1] if words.strip() else "it said nothing"
-                raise Failure("the load of a lab failed", why, "Its words stand above.")
-        made: dict[str, Any] = json.loads(found.read_text())
-        return made
+            _pass_on(words, shown)
+            with contextlib.suppress(OSError, ValueError):
+                self.found = json.loads(found.read_text())
+            if process.wait() and not told:
+                last = words.strip().splitlines()[-1:] or ["it said nothing"]
+                self.failed = Failure(
+                    "the load failed", last[0].removeprefix("plait: "), "Its words stand above."
+                )
 
 
-def show(profile: Profile, engines: Sequence[str], turns: Sequence[dict[str, Any]]) -> None:
+def _pass_on(words: str, shown: int) -> int:
+    """What came since so many characters were shown, on stderr; how many are now."""
+    sys.stderr.write(words[shown:])
+    sys.stderr.flush()
+    return len(words)
+
+
+def show(profile: Profile, contest: Sequence[Candidate], turns: Sequence[dict[str, Any]]) -> None:
     """Medians of the turns side by side, the first engine's beside each other's as a ratio."""
     from plait.watch.engine import console, table
 
-    heads = [head for at, engine in enumerate(engines) for head in ((engine, "ratio") if at else (engine,))]
+    names = [one.name for one in contest]
+    heads = [head for at, name in enumerate(names) for head in ((name, "ratio") if at else (name,))]
+    done = [sum(turn["name"] == name and turn["run"] is not None for turn in turns) for name in names]
+    rounds = f"{min(done)} to {max(done)}" if min(done) < max(done) else str(max(done))
+    spread = " (least to greatest)" if max(done) > 1 else ""
     made = table(
-        f"{profile.peers:,} peers, medians of {len(turns) // len(engines)} rounds",
+        f"{profile.peers:,} peers, medians{spread} of {rounds} round{'' if rounds == '1' else 's'}",
         ("phase", "figure"),
         tuple(heads),
     )
-    for place, metric, values in figures(profile, engines, turns):
-        first = values[0]
-        cells = [load_compare.text(metric, first)]
-        for value in values[1:]:
+    for place, metric, spreads in figures(names, turns):
+        first = load_compare.middle(spreads[0])
+        cells = [load_compare.spread_text(metric, spreads[0])]
+        for found in spreads[1:]:
+            value = load_compare.middle(found)
             ratio = f"{first / value:.2f}" if first is not None and value else "-"
-            cells += [load_compare.text(metric, value), ratio]
+            cells += [load_compare.spread_text(metric, found), ratio]
         made.add_row(place, metric, *cells)
     console().print(made)
-    print("ratio: the first engine's figure divided by this one's.")
+    print("ratio: the first engine's figure divided by this one's. -: not measured.")
+
+
+def _of_phase(turn: dict[str, Any], phase: str, find: load_compare.Finder) -> float | None:
+    return None if turn["run"] is None else load_compare.of_phase(turn["run"], phase, find)
+
+
+def _of_gateway(turn: dict[str, Any], key: str) -> float | None:
+    return (turn["gateway"] or {}).get(key)
 
 
 def figures(
-    profile: Profile, engines: Sequence[str], turns: Sequence[dict[str, Any]]
-) -> Iterator[tuple[str, str, list[float | None]]]:
-    """Phase (or gateway), figure, and its median for each engine."""
+    names: Sequence[str], turns: Sequence[dict[str, Any]]
+) -> Iterator[tuple[str, str, list[list[float]]]]:
+    """Phase (or gateway), figure, and what each engine's turns had of it, those that were finished."""
 
-    def medians(value: Any) -> list[float | None]:
-        found: list[float | None] = []
-        for engine in engines:
-            each = [value(turn) for turn in turns if turn["engine"] == engine]
-            known = [one for one in each if one is not None]
-            found.append(median(known) if known else None)
+    def each(value: Callable[[dict[str, Any]], float | None]) -> list[list[float]]:
+        found: list[list[float]] = []
+        for name in names:
+            values = [value(turn) for turn in turns if turn["name"] == name]
+            found.append([one for one in values if one is not None])
         return found
 
     for key in ("configure_seconds", "cpu_seconds", "pss_bytes_idle", "pss_bytes_after"):
-        yield "gateway", key.replace("_", " "), medians(lambda turn, key=key: turn["gateway"][key])
-    for at, phase in enumerate(profile.phase):
-        for metric in load_thresholds.METRICS:
-            values = medians(
-                lambda turn, at=at, metric=metric: turn["run"]["phases"][at]["metrics"].get(metric)
-            )
+        yield "gateway", key.replace("_", " "), each(partial(_of_gateway, key=key))
+    runs = [turn["run"] for turn in turns if turn["run"] is not None]
+    for phase in dict.fromkeys(phase["name"] for run in runs for phase in run["phases"]):
+        for metric, find in load_compare.FIGURES.items():
+            values = each(partial(_of_phase, phase=phase, find=find))
             if any(values):
-                yield phase.name, metric, values
-        for key in ("cpu_share", "us_per_handshake", "us_per_datagram"):
-            values = medians(lambda turn, at=at, key=key: turn["run"]["phases"][at]["generator"].get(key))
-            if any(values):
-                yield phase.name, f"generator {key}", values
+                yield phase, metric, values
 
 
 def main() -> None:
@@ -235,12 +437,23 @@ def main() -> None:
 
     given, found, target, cores = sys.argv[1:]
     profile = msgspec.json.decode(Path(given).read_bytes(), type=Profile)
-    done = load_run.execute(
-        profile, json.loads(cores) or load_run.default_cores(), [target], load_screen.Lines()
-    )
-    for line in load_screen.notes(done):
-        print(f"load: {line}", file=sys.stderr)
-    load_json.write(found, load_json.document(done, []))
+    stop = Stop()
+    with stop.listening(), ResultFile(found) as file:
+
+        def text(run: load_run.Run) -> str:
+            return load_json.text(load_json.document(run, []))
+
+        screens = load_output.Several([load_screen.Lines(), load_output.Kept(file, text)])
+        done = load_run.execute(
+            profile, json.loads(cores) or load_run.default_cores(), [target], screens, stop
+        )
+        for line in load_screen.notes(done):
+            print(f"load: {line}", file=sys.stderr)
+        file.last(text(done))
+    if done.failure is not None:
+        raise done.failure
+    if done.signal is not None:
+        sys.exit(STOPPED_EXIT_CODE)
     load_run.check_answered(done)
 
 

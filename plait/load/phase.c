@@ -317,6 +317,12 @@ static int stopped(const struct load *load)
     return __atomic_load_n(&load->area->stop, __ATOMIC_RELAXED) != 0;
 }
 
+/* What is in flight is not waited for either. */
+static int stopped_at_once(const struct load *load)
+{
+    return __atomic_load_n(&load->area->stop, __ATOMIC_RELAXED) > 1;
+}
+
 static int all_is_over(const struct load *load)
 {
     return load->phase->handshakes && load->begun >= load->phase->handshakes && !load->in_flight;
@@ -333,7 +339,7 @@ static void drain(struct load *load)
 {
     uint64_t end = load->now + load->phase->drain;
 
-    while (load->now < end && !drained(load) && !stopped(load)) {
+    while (load->now < end && !drained(load) && !stopped_at_once(load)) {
         uint32_t got = load_receive(load);
 
         load->now = clock_now();

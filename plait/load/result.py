@@ -86,6 +86,8 @@ class PhaseResult:
     seconds: float = 0.0
     cpu_shares: Sequence[float] = field(default_factory=list)  # of each process's core
     handshakes_planned: bool = False
+    began: float = 0.0  # seconds since 1970
+    is_finished: bool = True  # False: the run ended in it
 
     def rate(self, counter: str) -> float:
         """Of a counter, a second."""
@@ -95,6 +97,8 @@ class PhaseResult:
         """The phase for --json."""
         return {
             "name": self.name,
+            "began": self.began,
+            "finished": self.is_finished,
             "seconds": self.seconds,
             "counters": self.counters,
             "times": {
@@ -145,7 +149,9 @@ def cost(phase: PhaseResult) -> dict[str, float]:
     """The generator's own CPU: in all, of a handshake's cryptography, of a datagram's everything else."""
     counters = phase.counters
     datagrams = counters["datagrams_out"] + counters["datagrams_in"]
-    found = {"cpu_seconds": counters["cpu_ns"] / 1e9, "cpu_share": max(phase.cpu_shares, default=0.0)}
+    if not phase.cpu_shares:
+        return {}  # no process has told
+    found = {"cpu_seconds": counters["cpu_ns"] / 1e9, "cpu_share": max(phase.cpu_shares)}
     if counters["responses"]:
         found["us_per_handshake"] = counters["handshake_ns"] / counters["responses"] / 1e3
     if datagrams:

@@ -25,9 +25,14 @@ from plait.load import target as load_target
 from plait.load.key_derivation import Keys, inner_network, seed_bytes
 from plait.load.profile import Phase, Profile
 from plait.load.result import GARBAGE, PhaseResult
+from plait.load.series import Series, between
+from plait.load.stop import Stop, deaf_children
 
 WORKER = [sys.executable, "-m", "plait.load.process"]
 TICK = 0.25  # seconds between two looks at the counters
+STOP_AND_DRAIN, STOP_AT_ONCE = 1, 2  # load_area.stop
+BETWEEN_SECONDS = 1.0  # of machines that keep step, beside the drain: for what one of them does late
+ENDING_SECONDS = 5.0  # for a load process to end a phase, beside its drain
 AHEAD_NS = 5_000_000  # a phase begins so long after all are told
 SECOND = 1_000_000_000
 
@@ -51,13 +56,29 @@ class Run:
 
     profile: Profile
     cores: list[int]
+    span: range  # numbers of the peers that are simulated here
     phases: list[PhaseResult] = field(default_factory=list)
-    looks: list[Look] = field(default_factory=list)
+    series: Series = field(default_factory=Series)
+    began: float = field(default_factory=time.time)  # seconds since 1970
     prepared_seconds: float = 0.0
+    static_static: int = 0  # secrets computed before the clock started
     ephemerals: int = 0
     bytes_per_peer: int = 0
+    under_way: int | None = None  # the phase that has begun and is not among `phases`
+    phase_begin: float = 0.0  # when the latest phase began: seconds since the first did
     stopped: bool = False  # before its end
     gave_up: bool = False  # so, because the gateway said nothing for profile.give_up seconds
+    failure: Failure | None = None  # so, because a load process ended
+    signal: str | None = None  # so, by it
+
+    @property
+    def end(self) -> str:
+        """How it ended: finished, stopped, gave_up or failed; running before that."""
+        if self.signal is not None:
+            return "stopped"
+        if self.stopped:
+            return "gave_up" if self.gave_up else "failed"
+        return "finished" if len(self.phases) == len(self.profile.phase) else "running"
 
 
 class Screen:
@@ -68,6 +89,9 @@ class Screen:
 
     def look(self, run: Run, look: Look, before: Look | None) -> None:
         """Every TICK while a phase runs; before: the last look at the same phase."""
+
+    def finished(self, run: Run, phase: PhaseResult) -> None:
+        """A phase is over, or was ended early; it is the last of run.phases."""
 
 
 class Process:
@@ -84,22 +108,29 @@ class Process:
         except SegmentError as error:
             raise Failure(error.what, error.why, error.next) from error
         self.area = ffi.cast("struct load_area *", self.segment.address)
-        self._popen = subprocess.Popen(
-            WORKER, stdin=subprocess.PIPE, stderr=subprocess.PIPE, pass_fds=(self.segment.fd,)
-        )
+        with deaf_children():
+            self._popen = subprocess.Popen(
+                WORKER, stdin=subprocess.PIPE, stderr=subprocess.PIPE, pass_fds=(self.segment.fd,)
+            )
+        self._phases, self.peers = len(orders["phases"]), int(orders["setup"]["peers"])
         stack.callback(self.end)
         assert self._popen.stdin is not None
         self._popen.stdin.write(json.dumps({**orders, "area": self.segment.fd}).encode() + b"\n")
         self._popen.stdin.close()
 
     def check(self) -> None:
-        """Failure when the process ended before its time."""
+        """_ProcessEndedError when the process ended before its time."""
         code = self._popen.poll()
-        if code:
+        if code is not None and (code or self.area.finished < self._phases):
             assert self._popen.stderr is not None
             words = self._popen.stderr.read().decode(errors="replace").strip().splitlines()
             why = words[-1] if words else f"exit code {code}"
-            raise Failure("a load process ended", why, "Look at this host's memory and limits.")
+            failure = Failure("a load process ended", why, "Look at this host's memory and limits.")
+            raise _ProcessEndedError(failure)
+
+    def is_over(self, phase: int) -> bool:
+        """Whether nothing more will be counted for a phase."""
+        return self.area.finished > phase or self._popen.poll() is not None
 
     def tally(self, phase: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any], int]:
         """Counters, histograms and greatest lag (ns) of one phase as they are now: copies."""
@@ -131,8 +162,20 @@ def now_ns() -> int:
     return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
 
 
-class _NobodyAnswersError(Exception):
+class _EarlyEndError(Exception):
+    """The run ends before its time."""
+
+
+class _StopAskedError(_EarlyEndError):
+    """A signal asked for it."""
+
+
+class _NobodyAnswersError(_EarlyEndError):
     """The gateway says nothing while handshakes wait for it."""
+
+
+class _ProcessEndedError(_EarlyEndError):
+    """A load process is gone; args[0]: the Failure that says why."""
 
 
 class _Silence:
@@ -174,16 +217,33 @@ def check_answered(run: Run) -> None:
     raise Failure(f"nobody answers at {run.profile.target}", why, mend)
 
 
-def execute(profile: Profile, cores: list[int], owned: list[str], screen: Screen) -> Run:
-    """Run a profile against its target, which is checked first. Ctrl-C ends it early, results kept, and so
-    does a gateway that says nothing (check_answered tells)."""
+def execute(
+    profile: Profile,
+    cores: list[int],
+    owned: list[str],
+    screen: Screen,
+    stop: Stop | None = None,
+    *,
+    span: range | None = None,
+    start_at: float | None = None,
+) -> Run:
+    """Run a profile against its target, which is checked first. A signal that `stop` heard ends it early,
+    results kept, and so do a gateway that says nothing (check_answered tells) and a load process that ended
+    (run.failure).
+
+    span: the peers that this machine simulates, of all that the profile has; each rate and count is shared
+    accordingly. start_at: when the first phase begins, seconds since 1970.
+    """
+    stop = stop or Stop()
+    span = span or range(profile.peers)
+    if start_at is not None:
+        check_in_step(profile)
     address, port = load_target.parse(profile.target)
     load_target.check(address, owned)
     sources = load_target.sources(profile.sources, address)
     network = inner_network(profile.inner, profile.peers)
     keys = Keys(seed_bytes(profile.seed))
-    cores = cores[: profile.peers]
-    run = Run(profile, cores)
+    run = Run(profile, cores[: processes_most(profile, span)], span)
     setup = {
         "seed": keys.seed.hex(),
         "gateway_key": gateway_key(profile, keys).hex(),
@@ -201,14 +261,36 @@ def execute(profile: Profile, cores: list[int], owned: list[str], screen: Screen
     with ExitStack() as stack:
         processes = [Process(orders, stack) for orders in _orders(run, setup)]
         try:
-            _lead(run, processes, screen)
-        except (KeyboardInterrupt, _NobodyAnswersError) as why:
-            run.stopped, run.gave_up = True, isinstance(why, _NobodyAnswersError)
-            for process in processes:
-                process.area.stop = 1
-            if len(run.phases) < len(profile.phase) and run.looks:
-                run.phases.append(_result(profile, run.looks[-1].phase, processes))
+            _lead(run, processes, screen, stop, start_at)
+        except _EarlyEndError as why:
+            _end_early(run, processes, screen, stop, why)
     return run
+
+
+def _end_early(run: Run, processes: list[Process], screen: Screen, stop: Stop, why: _EarlyEndError) -> None:
+    """Say why; what is in flight may still be answered while the phase drains, then its result is kept."""
+    run.stopped, run.gave_up = True, isinstance(why, _NobodyAnswersError)
+    run.signal = stop.signal.name if stop.signal is not None else None
+    run.failure = why.args[0] if isinstance(why, _ProcessEndedError) else None
+    number = run.under_way
+    for process in processes:
+        process.area.stop = STOP_AT_ONCE if run.gave_up or number is None else STOP_AND_DRAIN
+    if number is None:
+        return
+    until = time.monotonic() + run.profile.phase[number].drain + ENDING_SECONDS
+    while time.monotonic() < until and not all(process.is_over(number) for process in processes):
+        if stop.is_urgent:
+            for process in processes:
+                process.area.stop = STOP_AT_ONCE
+        time.sleep(0.005)
+    _keep(run, number, processes, screen, is_finished=False)
+
+
+def _keep(run: Run, number: int, processes: list[Process], screen: Screen, *, is_finished: bool) -> None:
+    """The result of the phase under way."""
+    run.phases.append(_result(run, number, processes, is_finished=is_finished))
+    run.under_way = None
+    screen.finished(run, run.phases[-1])
 
 
 def gateway_key(profile: Profile, keys: Keys) -> bytes:
@@ -232,10 +314,10 @@ def _orders(run: Run, setup: dict[str, Any]) -> Iterator[dict[str, Any]]:
     peers, count = run.profile.peers, len(run.cores)
     ephemerals = sum(phase.ephemerals(peers) for phase in run.profile.phase)
     for number, core in enumerate(run.cores):
-        first, after = peers * number // count, peers * (number + 1) // count
+        first = run.span.start + len(run.span) * number // count
+        after = run.span.start + len(run.span) * (number + 1) // count
         share = (after - first) / peers
         stock = min(-int(-ephemerals * share // 1), 1 << 20)
-        run.ephemerals += stock
         yield {
             "number": number,
             "core": core,
@@ -298,10 +380,14 @@ def phase_orders(
     return orders
 
 
-def _wait(processes: list[Process], done: Callable[[Process], bool], each: Callable[[], None]) -> None:
-    """Until all processes are done, with a call of each() every TICK."""
+def _wait(
+    processes: list[Process], stop: Stop, done: Callable[[Process], bool], each: Callable[[], None]
+) -> None:
+    """Until all processes are done, with a call of each() every TICK. Raises _EarlyEndError."""
     late = time.monotonic()
     while not all(done(process) for process in processes):
+        if stop.signal is not None:
+            raise _StopAskedError
         for process in processes:
             process.check()
         time.sleep(0.01)
@@ -310,8 +396,76 @@ def _wait(processes: list[Process], done: Callable[[Process], bool], each: Calla
             each()
 
 
-def _lead(run: Run, processes: list[Process], screen: Screen) -> None:
+def _lead(
+    run: Run, processes: list[Process], screen: Screen, stop: Stop, start_at: float | None = None
+) -> None:
     """Preparation, then phase after phase."""
+    _prepare(run, processes, screen, stop)
+    start = now_ns() + AHEAD_NS
+    if start_at is not None:
+        start = _start(run, processes, stop, start_at)
+    run.began = time.time() + (start - now_ns()) / SECOND
+    planned = start
+    silence = _Silence(run.profile.give_up)
+    for number in range(len(run.profile.phase)):
+        _wait(processes, stop, lambda process, number=number: process.area.prepared > number, lambda: None)  # type: ignore[misc]
+        if stop.signal is not None:
+            raise _StopAskedError
+        begin = now_ns() + AHEAD_NS
+        if start_at is not None:
+            begin = max(begin, planned)
+            phase = run.profile.phase[number]
+            planned += int((phase.length() + phase.drain + BETWEEN_SECONDS) * SECOND)
+        run.under_way = number
+        for process in processes:
+            process.area.begin[number] = begin
+        before: list[Look | None] = [None]
+
+        def look(number: int = number, begin: int = begin, before: list[Look | None] = before) -> None:
+            seen = _look(processes, number, begin, start)
+            run.series.add(between(before[0], seen))
+            screen.look(run, seen, before[0])
+            before[0] = seen
+            silence.check(seen, run.profile.phase[number].seconds is not None)
+
+        run.phase_begin = (begin - start) / SECOND
+        _wait(processes, stop, lambda process, number=number: process.area.finished > number, look)  # type: ignore[misc]
+        look()
+        _keep(run, number, processes, screen, is_finished=True)
+
+
+def _start(run: Run, processes: list[Process], stop: Stop, start_at: float) -> int:
+    """When the first phase begins, as now_ns(): at start_at. The processes are told shortly before."""
+    if (late := time.time() - start_at) > 0:
+        why = f"when all was prepared, after {run.prepared_seconds:.1f} s, it was {late:.1f} s past it"
+        raise Failure("cannot start at that time", why, "Give a later one.")
+    _wait(processes, stop, lambda _: time.time() >= start_at - 0.1, lambda: None)
+    return now_ns() + int((start_at - time.time()) * SECOND)
+
+
+def check_in_step(profile: Profile) -> None:
+    """Failure when machines that begin together would not go on together."""
+    for phase in profile.phase[:-1]:
+        if phase.seconds is None:
+            why = f"phase {phase.name} ends when its handshakes are over, on each machine at another time"
+            raise Failure(
+                "cannot start at one time", why, f"Give it seconds: --set phase.{phase.name}.seconds=30"
+            )
+
+
+def processes_most(profile: Profile, span: range) -> int:
+    """More processes would be some that have nothing to do, or more in flight than the profile says."""
+    most = [len(span)]
+    for phase in profile.phase:
+        if phase.handshakes is not None:
+            most.append(phase.handshakes.outstanding or len(span))
+        if phase.traffic is not None:
+            most += [phase.traffic.outstanding or len(span), phase.traffic.peers or len(span)]
+    return min(most)
+
+
+def _prepare(run: Run, processes: list[Process], screen: Screen, stop: Stop) -> None:
+    """Secrets before the clock starts; of a preparation that was ended early, what was done is known."""
     began = time.monotonic()
 
     def preparing() -> None:
@@ -320,27 +474,12 @@ def _lead(run: Run, processes: list[Process], screen: Screen) -> None:
             sum(process.area.steps_all for process in processes),
         )
 
-    _wait(processes, lambda process: process.area.prepared >= 1, preparing)
-    run.prepared_seconds = time.monotonic() - began
-    start = now_ns() + AHEAD_NS
-    silence = _Silence(run.profile.give_up)
-    for number in range(len(run.profile.phase)):
-        _wait(processes, lambda process, number=number: process.area.prepared > number, lambda: None)  # type: ignore[misc]
-        begin = now_ns() + AHEAD_NS
-        for process in processes:
-            process.area.begin[number] = begin
-        before: list[Look | None] = [None]
-
-        def look(number: int = number, begin: int = begin, before: list[Look | None] = before) -> None:
-            seen = _look(processes, number, begin, start)
-            run.looks.append(seen)
-            screen.look(run, seen, before[0])
-            before[0] = seen
-            silence.check(seen, run.profile.phase[number].seconds is not None)
-
-        _wait(processes, lambda process, number=number: process.area.finished > number, look)  # type: ignore[misc]
-        look()
-        run.phases.append(_result(run.profile, number, processes))
+    try:
+        _wait(processes, stop, lambda process: process.area.prepared >= 1, preparing)
+    finally:
+        run.prepared_seconds = time.monotonic() - began
+        run.static_static = sum(min(process.area.steps, process.peers) for process in processes)
+        run.ephemerals = sum(max(process.area.steps - process.peers, 0) for process in processes)
 
 
 def _look(processes: list[Process], number: int, begin: int, start: int) -> Look:
@@ -359,20 +498,25 @@ def _look(processes: list[Process], number: int, begin: int, start: int) -> Look
     )
 
 
-def _result(profile: Profile, number: int, processes: list[Process]) -> PhaseResult:
+def _result(run: Run, number: int, processes: list[Process], *, is_finished: bool) -> PhaseResult:
     names = load_result.counter_names()
     tallies = [process.tally(number) for process in processes]
     counters = np.sum([counted for counted, _, _ in tallies], axis=0)
     wall, cpu = names.index("wall_ns"), names.index("cpu_ns")
-    phase = profile.phase[number]
+    phase = run.profile.phase[number]
+    # A process that was killed has told no time: the others', or how long the phase was seen to last.
+    walls = [int(counted[wall]) for counted, _, _ in tallies]
+    seen = max((point.end for point in run.series.points if point.phase == number), default=run.phase_begin)
     return PhaseResult(
         name=phase.name,
         counters=dict(zip(names, map(int, counters), strict=True)),
         histograms=np.sum([rows for _, rows, _ in tallies], axis=0),
         lag_most=max(lag for _, _, lag in tallies) / SECOND,
-        seconds=max(int(counted[wall]) for counted, _, _ in tallies) / SECOND,
-        cpu_shares=[int(counted[cpu]) / max(1, int(counted[wall])) for counted, _, _ in tallies],
+        seconds=max(walls) / SECOND or min(seen - run.phase_begin, phase.length()),
+        cpu_shares=[int(counted[cpu]) / counted[wall] for counted, _, _ in tallies if counted[wall]],
         handshakes_planned=phase.handshakes is not None,
+        began=run.began + run.phase_begin,
+        is_finished=is_finished,
     )
 
 

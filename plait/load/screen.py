@@ -133,7 +133,10 @@ def summary(run: Run) -> None:
 
     printer = console()
     phases = run.phases
-    columns = ("",), tuple(phase.name for phase in phases)
+    columns = (
+        ("",),
+        tuple(phase.name if phase.is_finished else f"{phase.name} (ended early)" for phase in phases),
+    )
     made = table(f"Load on {run.profile.target}: {run.profile.peers:,} peers", *columns)
     for name, cells in rows(phases):
         if any(cell not in ("", "-", "0") for cell in cells):
@@ -198,13 +201,17 @@ def rows(phases: Sequence[PhaseResult]) -> list[tuple[str, list[str]]]:
 def notes(run: Run) -> list[str]:
     """What one must know to read the figures."""
     found = [
-        f"Precomputed in {run.prepared_seconds:.1f} s before the clock started: {run.profile.peers:,} "
+        f"Precomputed in {run.prepared_seconds:.1f} s before the clock started: {run.static_static:,} "
         f"static-static secrets and {run.ephemerals:,} ephemerals with their secrets, each used once.",
         f"Memory: {run.bytes_per_peer} bytes a simulated peer. "
         "Times at a rate count from when an event was due.",
     ]
     if run.stopped:
-        found.append("Stopped early.")
+        left = [phase.name for phase in run.profile.phase[len(run.phases) :]]
+        last = run.phases[-1] if run.phases else None
+        where = f" {'after' if last.is_finished else 'in'} {last.name}" if last else " before the first phase"
+        cause = f" by {run.signal}" if run.signal is not None else ""
+        found.append(f"Ended early{cause}{where}" + (f"; not begun: {', '.join(left)}." if left else "."))
     for phase in run.phases:
         heard = phase.counters["responses"] + phase.counters["cookies"]
         if phase.counters["initiations"] and not heard:

@@ -11,6 +11,7 @@ import hashlib
 import socket
 import struct
 import threading
+import time
 from typing import Any
 
 from cryptography.exceptions import InvalidTag
@@ -79,6 +80,7 @@ class Gateway:
         self.visited: dict[int, set[tuple[str, int]]] = collections.defaultdict(set)
         self.want_cookies = self.deaf = False
         self.drop_every = self.repeat_every = self.forge_every = self.wrong_every = 0
+        self.first_at = 0.0  # when the first datagram came: seconds since 1970
         self.failed: BaseException | None = None
         self._stop = False
         self._thread = threading.Thread(target=self._serve)
@@ -108,6 +110,7 @@ class Gateway:
 
     def _take(self, message: bytes, source: tuple[str, int]) -> None:
         self.seen["datagrams"] += 1
+        self.first_at = self.first_at or time.time()
         try:
             kind = messages.message_type(message)
         except messages.MessageError:
