@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import click
@@ -16,6 +17,7 @@ Examples:
   plait load run --peers 1000 --rate 20000 --seconds 10
   plait load run configs/load/storm.toml --require 'handshake_loss<0.1%'
   plait load run --peers 1000 --rate 5000 --lab 'plaitd -f {iface}' --lab 'wireguard-go -f {iface}'
+  plait load find 'loss<0.1%' 'p99<5ms' --peers 1000
   plait load report run.json > run.html
   plait load compare before.json after.json --fail-if 'p99>1.1x'
   plait load merge one.json two.json > both.json
@@ -34,16 +36,26 @@ def load() -> None:
     """
 
 
+def _gateway_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Options of every command that simulates peers; a profile has keys of the same names."""
+    options = [
+        click.option("--target", metavar="ADDRESS:PORT", help="The gateway.  [default: 127.0.0.1:51820]"),
+        click.option("--peers", type=click.IntRange(1, 1 << 20), help="How many.  [default: 100]"),
+        click.option("--seed", help="Their keys follow from it.  [default: plait]"),
+        click.option("--public-key", metavar="KEY", help="The gateway's, when it is not the seed's."),
+        click.option("--psk", is_flag=True, default=None, help="Each peer has a preshared key."),
+        click.option("--sources", metavar="FIRST+COUNT", help="Consecutive addresses, e.g. 127.1.0.1+500."),
+        click.option("--ports", type=click.IntRange(1, 256), help="Of each process.  [default: 1]"),
+        click.option("--inner", metavar="NETWORK", help="Of the inner addresses.  [default: 10.64.0.0/10]"),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
 @load.command(short_help="Run a profile against a gateway.", epilog=RULE)
 @click.argument("profile", required=False, metavar="[PROFILE.toml]")
-@click.option("--target", metavar="ADDRESS:PORT", help="The gateway.  [default: 127.0.0.1:51820]")
-@click.option("--peers", type=click.IntRange(1, 1 << 20), help="How many.  [default: 100]")
-@click.option("--seed", help="Their keys follow from it.  [default: plait]")
-@click.option("--public-key", metavar="KEY", help="The gateway's, when it is not the seed's.")
-@click.option("--psk", is_flag=True, default=None, help="Each peer has a preshared key.")
-@click.option("--sources", metavar="FIRST+COUNT", help="Consecutive source addresses, e.g. 127.1.0.1+500.")
-@click.option("--ports", type=click.IntRange(1, 256), help="Source ports of each process.  [default: 1]")
-@click.option("--inner", metavar="NETWORK", help="Of the inner addresses.  [default: 10.64.0.0/10]")
+@_gateway_options
 @click.option(
     "--give-up", type=float, metavar="SECONDS", help="Of silence while handshakes wait.  [default: 15]"
 )
@@ -63,6 +75,9 @@ def load() -> None:
 )
 @click.option(
     "--require", multiple=True, metavar="TEXT", help="e.g. 'loss<0.1%', 'steady:p99<5ms'; else exit 99."
+)
+@click.option(
+    "--abort-on", multiple=True, metavar="TEXT", help="End when it holds for 5 s, e.g. 'loss>50%'; exit 99."
 )
 @click.option("--json", "json_file", metavar="FILE", help="Write everything there; - is standard output.")
 @click.option("--i-own-this-target", "owned", multiple=True, metavar="ADDRESS", help="It may be sent to.")
@@ -127,6 +142,7 @@ def run(
     outstanding: int,
     cores: list[int] | None,
     require: tuple[str, ...],
+    abort_on: tuple[str, ...],
     json_file: str | None,
     owned: tuple[str, ...],
     engines: tuple[str, ...],
@@ -146,7 +162,17 @@ def run(
     At a rate, times count from when an event was due, not from when it left. Ctrl-C, SIGTERM and SIGHUP end a
     run early, exit code 105, and so does a gateway that says nothing for --give-up seconds, exit code 1: what
     was measured until then is printed and written.
+
+    \b
+    Exit codes:
+      0    all that was due left, and all that was required holds
+      1    nobody answered, or the run could not be made
+      98   the generator was the limit: it left out what was due, or a requirement failed by its doing alone
+      99   a requirement failed, or --abort-on was met
+      105  stopped by a signal
     """
+    import msgspec
+
     from plait.load import profile as load_profile
     from plait.load import run as load_run
 
@@ -162,6 +188,7 @@ def run(
         )
     else:
         made = load_profile.load(profile, changes, changed)
+    made = msgspec.structs.replace(made, abort_on=(*made.abort_on, *abort_on))
     load_options.check_range(peers_range, made.peers)
     required = (*made.require, *require)
     if engines:
@@ -191,13 +218,15 @@ def _run_one(
 
     from plait.load import document as load_json
     from plait.load import output as load_output
+    from plait.load import result as load_result
     from plait.load import run as load_run
     from plait.load import screen as load_screen
     from plait.load import stop as load_stop
     from plait.load import thresholds as load_thresholds
 
     thresholds = [load_thresholds.parse(text) for text in require]
-    load_thresholds.check_phases(thresholds, [phase.name for phase in made.phase])
+    aborts = [load_thresholds.parse(text, "--abort-on") for text in made.abort_on]
+    load_thresholds.check_phases([*thresholds, *aborts], [phase.name for phase in made.phase])
 
     def text(run: Any) -> str:
         return load_json.text(load_json.document(run, load_json.judge(run, thresholds), tags))
@@ -222,13 +251,92 @@ def _run_one(
     for verdict in verdicts:
         if not verdict["holds"]:
             found = load_thresholds.in_its_unit(verdict["text"], verdict["found"])
-            click.echo(f"plait: load: required {verdict['text']}, found {found}", err=True)
+            why = ": the generator's doing, not the gateway's" if verdict["blame"] else ""
+            click.echo(f"plait: load: required {verdict['text']}, found {found}{why}", err=True)
     if done.failure is not None:
         raise done.failure
     if done.signal is not None:
         return load_stop.EXIT_CODE
+    if done.aborted is not None:
+        click.echo(f"plait: load: ended early: {done.aborted}", err=True)
+        return load_thresholds.EXIT_CODE
     load_run.check_answered(done)
-    return load_thresholds.EXIT_CODE if any(not verdict["holds"] for verdict in verdicts) else 0
+    blames = [verdict["blame"] for verdict in verdicts if not verdict["holds"]]
+    has_limit = load_result.is_limit([phase.counters for phase in done.phases])
+    code = load_thresholds.exit_code(blames, has_limit=has_limit)
+    if code == load_thresholds.EXIT_GENERATOR:
+        words = "the generator was the limit, see above: this says little of the gateway"
+        click.echo(f"plait: load: {words}", err=True)
+    return code
+
+
+@load.command(short_help="Find the greatest rate that a gateway bears.", epilog=RULE)
+@click.argument("requirements", nargs=-1, required=True, metavar="REQUIREMENT ...")
+@_gateway_options
+@click.option(
+    "--of", "kind", type=click.Choice(["echoes", "handshakes"]), default="echoes", show_default=True
+)
+@click.option(
+    "--bytes", "size", type=click.IntRange(64, 1920), default=84, help="Of an echo.", show_default=True
+)
+@click.option(
+    "--from", "first", type=click.FloatRange(1), default=1000, help="First rate.", show_default=True
+)
+@click.option("--most", type=click.FloatRange(1), default=1_000_000, help="Last rate.", show_default=True)
+@click.option("--seconds", type=click.FloatRange(0.1), default=3, help="Of a trial.", show_default=True)
+@click.option(
+    "--confirm", type=click.FloatRange(0.1), default=15, help="Seconds of the last one.", show_default=True
+)
+@click.option(
+    "--within",
+    type=click.FloatRange(0.1, 50),
+    default=5,
+    help="Percent that may be missed.",
+    show_default=True,
+)
+@click.option(
+    "--cores",
+    callback=load_options.cores,
+    metavar="LIST",
+    help="A process on each, e.g. 0,2 or 0-3.  [default: the last]",
+)
+@click.option("--json", "json_file", metavar="FILE", help="Write all trials there; - is standard output.")
+@click.option("--i-own-this-target", "owned", multiple=True, metavar="ADDRESS", help="It may be sent to.")
+def find(
+    requirements: tuple[str, ...],
+    kind: str,
+    size: int,
+    first: float,
+    most: float,
+    seconds: float,
+    confirm: float,
+    within: float,
+    cores: list[int] | None,
+    json_file: str | None,
+    owned: tuple[str, ...],
+    **given: Any,
+) -> None:
+    """Search the greatest rate of echoes, or of handshakes, at which all REQUIREMENTs hold, e.g. 'loss<0.1%'.
+
+    The rate doubles until a trial fails, then the interval is halved; a longer trial confirms the end.
+
+    \b
+    Exit codes: 0 found; 98 found, but the generator was the limit: the gateway may bear more;
+    99 nothing holds; 1 nobody answers.
+    """
+    from plait.load import find as load_find
+    from plait.load import profile as load_profile
+    from plait.load import run as load_run
+
+    changes = {key: value for key, value in given.items() if value is not None}
+    made = load_profile.of_options({"phase": load_find.phases(kind, size), **changes})
+    if kind == "handshakes":
+        most = min(most, made.peers * load_profile.RATE_OF_A_PEER)
+    search = load_find.Search(min(first, most), most, seconds, confirm, within / 100)
+    code = load_find.run(
+        made, kind, requirements, search, cores or load_run.default_cores(), list(owned), json_file
+    )
+    sys.exit(code)
 
 
 @load.command(short_help="Write the gateway's configuration.")

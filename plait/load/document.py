@@ -46,6 +46,7 @@ def judged(
                 "text": threshold.text,
                 "holds": threshold.holds(measured),
                 "found": None if value is None else round(value, 9),
+                "blame": threshold.blame(measured),
             }
         )
     return found
@@ -87,6 +88,8 @@ def why(run: Run) -> str | None:
         return run.signal
     if run.failure is not None:
         return str(run.failure)
+    if run.aborted is not None:
+        return run.aborted
     return f"the gateway said nothing for {run.profile.give_up:g} s" if run.gave_up else None
 
 

@@ -1,18 +1,22 @@
 /* Echo requests through sessions: what is measured as traffic. */
 #include "plait/load/state.h"
 
-void load_ask(struct load *load, struct load_peer *peer, uint64_t due)
+int load_ask(struct load *load, struct load_peer *peer, uint64_t due)
 {
     count(load, LOAD_ASKED);
     if (!load_has_session(load, peer)) {
         count(load, LOAD_UNSENT);
-        return;
+        /* As an initiator does whose session ended while nothing came back. */
+        if (peer->current.born)
+            load_handshake_renew(load, peer, 1);
+        return 0;
     }
     /* As an initiator does: a new session before this one expires. */
-    if (load->now - peer->current.born >= REKEY_NS && load_handshake_ready(load, peer))
-        load_handshake_begin(load, (uint32_t)(peer - load->peers), load->now, 0);
+    if (load->now - peer->current.born >= REKEY_NS)
+        load_handshake_renew(load, peer, 0);
     count_many(load, LOAD_INNER_OUT, load->phase->inner_bytes);
     load_echo(load, peer, load->phase->inner_bytes, STAMP_TRAFFIC, due);
+    return 1;
 }
 
 void load_traffic_next(struct load *load, struct load_peer *peer)

@@ -75,18 +75,19 @@ static uint8_t *place(struct load *load, uint32_t length)
     return load_out_place(load, load->setup.ports, length, (uint32_t)(draw_bits(load) % sources));
 }
 
-static void replay(struct load *load, uint32_t which)
+static int replay(struct load *load, uint32_t which)
 {
     uint32_t have = load->sampled[which] < SAMPLES ? load->sampled[which] : SAMPLES;
     struct load_sample *sample;
 
     if (!have)
-        return;
+        return 0;
     sample = &load->samples[which][draw_bits(load) % have];
     if (!was_taken(load, which, sample))
-        return;
+        return 0;
     memcpy(place(load, sample->length), sample->data, sample->length);
     count(load, which ? LOAD_GARBAGE_REPLAYED_DATA : LOAD_GARBAGE_REPLAYED_INITIATION);
+    return 1;
 }
 
 /* Data for a session that exists, sealed by nobody. Returns 0 when there is none. */
@@ -103,7 +104,7 @@ static int forge(struct load *load)
     return 1;
 }
 
-void load_garbage_send(struct load *load, uint32_t kind)
+int load_garbage_send(struct load *load, uint32_t kind)
 {
     uint32_t length;
     uint8_t *message;
@@ -131,11 +132,11 @@ void load_garbage_send(struct load *load, uint32_t kind)
         break;
     case TAG:
         if (!forge(load))
-            return;
+            return 0;
         break;
     default:
-        replay(load, kind == REPLAYED_DATA);
-        return;
+        return replay(load, kind == REPLAYED_DATA);
     }
     count(load, (enum load_counter)(LOAD_GARBAGE_MAC1 + kind));
+    return 1;
 }

@@ -1,7 +1,7 @@
 /* generator: what the parts of the load generator share: its peers, a phase's plan, what is counted.
  *
  * A load process owns all of it alone (one thread, one core), but for `struct load_area`, which it
- * writes and the command reads, and whose last two words the command writes and it reads. */
+ * writes and the command reads, and whose last fields the command writes and it reads. */
 #ifndef PLAIT_LOAD_GENERATOR_H
 #define PLAIT_LOAD_GENERATOR_H
 
@@ -19,17 +19,29 @@
 /* Buckets of a histogram: nanoseconds, 256 to each power of two (0.4 %), up to 2^40. */
 #define LOAD_BUCKET_BITS 8
 #define LOAD_BUCKETS 8448
+#define LOAD_RECOVERY_EVEN 6144    /* of LOAD_RECOVERY: the first, 2^22 ns each */
 
 enum load_histogram {
-    LOAD_RESPONSE_TIME,            /* initiation (when it was meant to leave) to opened response */
+    LOAD_RESPONSE_TIME,            /* when an initiation was due, to the response */
     LOAD_HANDSHAKE_TIME,           /* the same to the answer to the first data packet */
-    LOAD_ROUND_TRIP,               /* echo (when it was meant to leave) to opened answer */
+    LOAD_ROUND_TRIP,               /* when an echo was due, to its answer */
+    LOAD_RESPONSE_DEPARTED,        /* these three from when the (first) message left */
+    LOAD_HANDSHAKE_DEPARTED,
+    LOAD_ROUND_TRIP_DEPARTED,
+    LOAD_RECOVERY,                 /* peers that renewed their session after silence: first unanswered echo to answer */
+    LOAD_GAP,                      /* each peer that sent echoes: its longest wait for any answer */
+    LOAD_CONFIRMED_AT,             /* beginning of the phase to the end of a handshake */
     LOAD_HISTOGRAMS
 };
 
 enum load_counter {
     LOAD_INITIATIONS,              /* first initiations of a handshake */
     LOAD_RETRIES,                  /* initiations sent again, 5 s later */
+    LOAD_RENEWALS,                 /* of INITIATIONS: begun by the peer itself, not by the plan */
+    LOAD_RECOVERIES,               /* of RENEWALS: because nothing came back for so long */
+    LOAD_RECOVERED,                /* peers that got an answer after that */
+    LOAD_UNRECOVERED,              /* peers that were still without an answer at the end */
+    LOAD_SESSIONS,                 /* peers that had a session at the end */
     LOAD_RESPONSES,                /* opened */
     LOAD_HANDSHAKES,               /* opened, and the first data packet answered */
     LOAD_UNCONFIRMED,              /* opened, and the first data packet not answered */
@@ -40,7 +52,7 @@ enum load_counter {
     LOAD_ASKED,                    /* echo requests of traffic */
     LOAD_ANSWERED,
     LOAD_UNSENT,                   /* of ASKED: the peer had no session */
-    LOAD_LATE,                     /* answers to an earlier phase; they count as lost there */
+    LOAD_ANSWERED_AFTER,           /* answers to an earlier phase; they count as lost there */
     LOAD_KEEPALIVES,
     LOAD_KEEPALIVES_BACK,
     LOAD_DATAGRAMS_OUT,
@@ -54,15 +66,35 @@ enum load_counter {
     LOAD_SEND_REFUSED,             /* by the kernel */
     LOAD_SEND_WAITED,              /* full socket buffer: times */
     LOAD_OWN_DROPS,                /* lost in our own sockets' buffers */
-    LOAD_BEHIND,                   /* left more than 10 ms after they were meant to */
+    LOAD_UNREACHABLE,              /* ICMP errors: no way there, or no socket at that port */
+    /* Events at a rate (open loop): due by the end; of these, left more than 10 ms late; never left. The
+     * generator stood still, or was busy, where the name gives no other cause. */
+    LOAD_ECHOES_DUE,
+    LOAD_ECHOES_LATE,
+    LOAD_ECHOES_NOT_SENT,          /* besides UNSENT and ECHOES_REFUSED */
+    LOAD_ECHOES_REFUSED,           /* by the kernel */
+    LOAD_HANDSHAKES_DUE,
+    LOAD_HANDSHAKES_LATE,
+    LOAD_HANDSHAKES_LATE_WAITING,  /* every peer waited for the gateway */
+    LOAD_HANDSHAKES_LATE_FEW,      /* every peer had just begun one: too few peers for the rate */
+    LOAD_HANDSHAKES_NOT_SENT,
+    LOAD_HANDSHAKES_NOT_BEGUN_WAITING,
+    LOAD_HANDSHAKES_NOT_BEGUN_FEW,
+    LOAD_OTHERS_DUE,               /* keepalives, roaming, garbage */
+    LOAD_OTHERS_LATE,
+    LOAD_OTHERS_NOT_SENT,
+    LOAD_OTHERS_IDLE,              /* never left: no session, or nothing to replay yet */
     LOAD_BAD_MESSAGE,              /* no message of the protocol */
     LOAD_BAD_INDEX,                /* of no handshake or session */
     LOAD_BAD_RESPONSE,
     LOAD_BAD_COOKIE,
     LOAD_BAD_TAG,
-    LOAD_REPEATED,                 /* data seen before, or 64 behind */
+    LOAD_REPEATED,                 /* data seen before */
+    LOAD_TOO_OLD,                  /* data so far behind that we cannot say whether it was seen before */
     LOAD_WRONG_PEER,               /* an answer inside another peer's session */
-    LOAD_STRANGE,                  /* inner packets that are no answer of ours */
+    LOAD_STRANGE,                  /* echo replies that answer nothing of ours */
+    LOAD_INNER_OTHER,              /* other inner packets: a gateway's host may send some */
+    LOAD_GATEWAY_INITIATIONS,      /* not answered */
     LOAD_GARBAGE_MAC1,
     LOAD_GARBAGE_STRANGER,
     LOAD_GARBAGE_SHORT,
@@ -80,9 +112,11 @@ enum load_counter {
 #define LOAD_GARBAGE_KINDS 7       /* LOAD_GARBAGE_MAC1 and the six after it */
 
 struct load_tally {
-    uint64_t counters[48];
-    uint64_t lag_most;             /* ns; the latest that anything left */
-    uint64_t histograms[3][8448];
+    uint64_t counters[80];
+    uint64_t lag_most;             /* ns; the latest that anything left, by the generator's doing */
+    uint64_t gap_most;             /* ns; the longest that echoes were out and no peer got an answer */
+    uint64_t confirmed_last;       /* ns of the phase at which its last handshake was confirmed */
+    uint64_t histograms[9][8448];
 };
 
 /* Shared with the command: memory of a nameless file. */
@@ -94,6 +128,10 @@ struct load_area {
     uint64_t sessions;             /* peers that have one now */
     uint64_t outstanding;          /* handshakes in flight now */
     uint64_t begin[32];            /* the command's: when phase i begins, CLOCK_BOOTTIME; 0: not yet */
+    double scale[32];              /* the command's, before begin: factor of the rates of phase i; 0: 1 */
+    uint64_t length[32];           /* the command's, likewise: ns of phase i; 0: as planned */
+    uint64_t wanted;               /* the command's, likewise: ephemerals to have in stock before */
+    uint64_t stocked;              /* as many as were wanted are there, or no memory for them */
     uint64_t stop;                 /* the command's: 1 ends the phase, which drains, and the run; 2 at once */
     struct load_tally tallies[32];
 };
@@ -134,6 +172,7 @@ struct load_setup {
     uint32_t psk;                  /* 1: each peer has a preshared key, from the seed */
     uint64_t retry;                /* ns; REKEY_TIMEOUT */
     uint64_t retry_jitter;
+    uint64_t silence;              /* ns without an answer until a peer begins a handshake; 0: never */
 };
 
 struct load;  /* one process's generator */
@@ -160,6 +199,9 @@ void load_run_phase(struct load *load, const struct load_phase *phase, uint64_t 
 /* Where a time counts, and the middle of a bucket in ns. */
 uint32_t load_bucket(uint64_t ns);
 uint64_t load_bucket_middle(uint32_t bucket);
+/* The same of LOAD_RECOVERY, whose times are seconds: buckets of 4 ms up to 25 s, then 128 to each power of two. */
+uint32_t load_recovery_bucket(uint64_t ns);
+uint64_t load_recovery_bucket_middle(uint32_t bucket);
 /* Event k (from 0) of a rate that goes from r[0] to r[1] a second within length ns: ns after the
  * beginning, or UINT64_MAX when it lies beyond. A length of 0 is endless, with r[0]. */
 uint64_t load_pace(const double *r, uint64_t length, double k);

@@ -7,6 +7,9 @@
  * wants it, an initiation without a response is sent again after 5 s and a jitter, and a cookie
  * is shown in that next initiation, not at once.
  *
+ * A peer that sent data and hears nothing for 15 s begins a handshake, as the protocol wants it
+ * (KEEPALIVE_TIMEOUT + REKEY_TIMEOUT): so its session outlives a gateway that restarts.
+ *
  * Timers are a wheel of 2^24 ns a slot with a list of peers in each: a peer is in one slot at
  * most. */
 #include <string.h>
@@ -69,6 +72,7 @@ static void over(struct load *load, struct load_peer *peer)
     peer->state = PEER_IDLE;
     peer->index = 0;
     load->in_flight--;
+    load_idle_timer(load, peer);
 }
 
 void load_handshakes_end(struct load *load)
@@ -135,6 +139,7 @@ static void initiate(struct load *load, uint32_t i)
     peer->initiated = load->now;
     count_many(load, LOAD_HANDSHAKE_NS, thread_cpu() - from);
     memcpy(load_out_place(load, peer->port, sizeof message, peer->source), message, sizeof message);
+    load->outs[peer->port].asker[load->outs[peer->port].count - 1] = i;
 
     retry = load->now + load->setup.retry;
     if (load->setup.retry_jitter)
@@ -154,8 +159,9 @@ void load_handshake_begin(struct load *load, uint32_t i, uint64_t intended, int 
     struct load_peer *peer = &load->peers[i];
 
     peer->state = PEER_INITIATED;
-    peer->intended = intended;
+    peer->intended = peer->departed = intended;
     peer->attempts = 0;
+    peer->silent_at = 0;
     if (takes_place) {
         peer->flags |= PEER_HOLDS_PLACE;
         load->places++;
@@ -188,6 +194,7 @@ void load_handshake_response(struct load *load, uint32_t i, const uint8_t *messa
         return;
     }
     load->now = clock_now();
+    load_heard(peer);
     session.born = load->now;
     if (!peer->current.born)
         load->sessions++;
@@ -197,6 +204,7 @@ void load_handshake_response(struct load *load, uint32_t i, const uint8_t *messa
     peer->flags &= (uint8_t)~PEER_SHOWED_MAC1;
     count(load, LOAD_RESPONSES);
     note_time(load, LOAD_RESPONSE_TIME, peer->intended);
+    note_time(load, LOAD_RESPONSE_DEPARTED, peer->departed);
     if (!load->phase->confirm) {
         load_keepalive(load, peer);  /* key confirmation, as of a peer with nothing to say */
         load_handshake_confirmed(load, peer, peer->intended);
@@ -209,9 +217,29 @@ void load_handshake_response(struct load *load, uint32_t i, const uint8_t *messa
 
 void load_handshake_confirmed(struct load *load, struct load_peer *peer, uint64_t intended)
 {
+    uint64_t at = load->arrived > load->begin ? load->arrived - load->begin : 0;
+
     count(load, LOAD_HANDSHAKES);
     note_time(load, LOAD_HANDSHAKE_TIME, intended);
+    note_time(load, LOAD_HANDSHAKE_DEPARTED, peer->departed);
+    note_time(load, LOAD_CONFIRMED_AT, load->begin);
+    if (at > load->tally->confirmed_last)
+        load->tally->confirmed_last = at;
     over(load, peer);
+}
+
+void load_handshake_renew(struct load *load, struct load_peer *peer, int is_silent)
+{
+    if (!load_handshake_ready(load, peer))
+        return;
+    count(load, LOAD_RENEWALS);
+    if (is_silent) {
+        count(load, LOAD_RECOVERIES);
+        peer->flags |= PEER_RECOVERS;
+        if (!peer->waits_since)
+            peer->waits_since = load->now;
+    }
+    load_handshake_begin(load, (uint32_t)(peer - load->peers), load->now, 0);
 }
 
 void load_handshake_cookie(struct load *load, uint32_t i, const uint8_t *message)
@@ -243,16 +271,53 @@ void load_handshake_cookie(struct load *load, uint32_t i, const uint8_t *message
 
 /* --- what is due --------------------------------------------------------------------------- */
 
+void load_heard(struct load_peer *peer)
+{
+    peer->silent_at = 0;
+}
+
+void load_spoke(struct load *load, struct load_peer *peer)
+{
+    if (peer->silent_at || !load->setup.silence)
+        return;
+    peer->silent_at = load->now + load->setup.silence;
+    if (load->setup.retry_jitter)
+        peer->silent_at += draw_bits(load) % load->setup.retry_jitter;
+    load_idle_timer(load, peer);
+}
+
+void load_idle_timer(struct load *load, struct load_peer *peer)
+{
+    uint64_t due = peer->silent_at ? peer->silent_at : UINT64_MAX;
+
+    if (peer->owes_since && peer->owes_since + PASSIVE_NS < due)
+        due = peer->owes_since + PASSIVE_NS;
+    if (peer->state != PEER_IDLE || due == UINT64_MAX)
+        return;
+    if (peer->timer_slot == NOBODY || peer->deadline > due)
+        load_timer_set(load, (uint32_t)(peer - load->peers), due);
+}
+
+static void expire_idle(struct load *load, struct load_peer *peer)
+{
+    /* Data came 10 s ago and nothing went back since: a passive keepalive. */
+    if (peer->owes_since && load->now >= peer->owes_since + PASSIVE_NS) {
+        if (load_has_session(load, peer))
+            load_keepalive(load, peer);
+        peer->owes_since = 0;
+    }
+    if (peer->silent_at && load->now >= peer->silent_at)
+        load_handshake_renew(load, peer, 1);
+    load_idle_timer(load, peer);
+}
+
 static void expire(struct load *load, uint32_t i)
 {
     struct load_peer *peer = &load->peers[i];
     uint64_t retry = peer->initiated + load->setup.retry;
 
     if (peer->state == PEER_IDLE) {
-        /* Data came 10 s ago and nothing went back since: a passive keepalive. */
-        if (peer->owes && load_has_session(load, peer))
-            load_keepalive(load, peer);
-        peer->owes = 0;
+        expire_idle(load, peer);
     } else if (peer->state == PEER_CONFIRMING) {
         count(load, LOAD_UNCONFIRMED);
         over(load, peer);

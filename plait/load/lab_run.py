@@ -36,6 +36,7 @@ from plait.lab.versions import program_version
 from plait.load import compare as load_compare
 from plait.load import document as load_json
 from plait.load import output as load_output
+from plait.load import result as load_result
 from plait.load import thresholds as load_thresholds
 from plait.load.key_derivation import Keys, gateway_address, inner_network, seed_bytes, setconf_text
 from plait.load.output import ResultFile
@@ -146,14 +147,18 @@ def run(
     for each in requirements(turns, thresholds):
         if not each["holds"]:
             found_words = load_thresholds.in_its_unit(each["text"], each["found"])
-            words = f"{each['name']}: required {each['text']}, found {found_words}"
+            why = f", the {each['blame']} was the limit" if each["blame"] else ""
+            words = f"{each['name']}: required {each['text']}, found {found_words}{why}"
             print(f"plait: load: {words}", file=sys.stderr)
     if stop.signal is not None:
         return STOPPED_EXIT_CODE
     if failed:
         return 1
-    wrong = any(not each["holds"] for each in requirements(turns, thresholds))
-    return load_thresholds.EXIT_CODE if wrong else 0
+    blames = [each["blame"] for each in requirements(turns, thresholds) if not each["holds"]]
+    has_limit = any(
+        load_result.is_limit([phase["counters"] for phase in turn["run"]["phases"]]) for turn in turns
+    )
+    return load_thresholds.exit_code(blames, has_limit=has_limit)
 
 
 def document(

@@ -25,6 +25,7 @@ from plait.load.series import COUNTERS
 APART_SECONDS = 1.0  # more is said: what was measured then did not happen at once
 _ENDS = (
     "failed",
+    "aborted",
     "gave_up",
     "stopped",
     "running",
@@ -43,9 +44,11 @@ def run(files: Sequence[str], output: str, require: Sequence[str]) -> int:
     for verdict in made["requirements"]:
         if not verdict["holds"]:
             found = load_thresholds.in_its_unit(verdict["text"], verdict["found"])
-            print(f"plait: load: required {verdict['text']}, found {found}", file=sys.stderr)
-    wrong = any(not verdict["holds"] for verdict in made["requirements"])
-    return load_thresholds.EXIT_CODE if wrong else 0
+            why = ": the generator's doing, not the gateway's" if verdict["blame"] else ""
+            print(f"plait: load: required {verdict['text']}, found {found}{why}", file=sys.stderr)
+    blames = [verdict["blame"] for verdict in made["requirements"] if not verdict["holds"]]
+    has_limit = load_result.is_limit([phase["counters"] for phase in made["phases"]])
+    return load_thresholds.exit_code(blames, has_limit=has_limit)
 
 
 def check(files: Sequence[str], documents: Sequence[dict[str, Any]]) -> list[str]:
@@ -129,10 +132,11 @@ def restored(phase: dict[str, Any]) -> PhaseResult:
 
     rows = np.zeros((len(HISTOGRAMS), len(load_result.bucket_middles())), dtype=np.uint64)
     for row, name in zip(rows, HISTOGRAMS, strict=True):
+        bucket = lib.load_recovery_bucket if name == "recovery" else lib.load_bucket
         if name in phase["times"]:
             histogram = HdrHistogram.decode(phase["times"][name]["hdr"].encode())
             for item in histogram.get_recorded_iterator():
-                row[lib.load_bucket(item.value_iterated_to)] += item.count_added_in_this_iter_step
+                row[bucket(item.value_iterated_to)] += item.count_added_in_this_iter_step
     share = phase["generator"].get("cpu_share")
     return PhaseResult(
         name=phase["name"],
@@ -144,6 +148,8 @@ def restored(phase: dict[str, Any]) -> PhaseResult:
         handshakes_planned=bool(phase["counters"]["initiations"]),
         began=phase["began"],
         is_finished=phase["finished"],
+        gap_most=phase["longest_gap"],
+        confirmed_last=phase["confirmed_last"],
     )
 
 
@@ -158,6 +164,8 @@ def together(parts: Sequence[PhaseResult]) -> PhaseResult:
         cpu_shares=[share for part in parts for share in part.cpu_shares],
         handshakes_planned=any(part.handshakes_planned for part in parts),
         began=min(part.began for part in parts),
+        gap_most=max(part.gap_most for part in parts),
+        confirmed_last=max(part.confirmed_last for part in parts),
         is_finished=all(part.is_finished for part in parts),
     )
 

@@ -112,6 +112,10 @@ class Several(Screen):
         for screen in self.screens:
             screen.finished(run, phase)
 
+    def say(self, text: str) -> None:
+        for screen in self.screens:
+            screen.say(text)
+
 
 class Kept(Screen):
     """Writes the document after each phase, so that whatever ends the command leaves it."""

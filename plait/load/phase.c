@@ -2,6 +2,7 @@
  * k is due at a time that follows from k and the rate alone, not from when event k - 1 was
  * carried out. Every time that is measured begins there, so that a generator or gateway that
  * falls behind shows in the times instead of hiding in fewer events (coordinated omission).
+ * Each event of a rate is accounted for at the end: it left in time, or late, or never, and why.
  * A closed loop has no such times: what is next leaves when a place is free.
  *
  * One turn of the loop: receive, timers, what is due (at most BURST of each kind), flush; sleep in
@@ -22,9 +23,12 @@
 #define BURST 64
 #define ECHO_PATIENCE_NS 1000000000ull
 #define SWEEP_NS 100000000ull
-#define CATCH_UP_NS 100000000ull
+#define CATCH_UP_NS 500000000ull
+#define AGAIN_NS 1000000ull        /* an event that found no peer looks again */
 
 enum { HANDSHAKES, TRAFFIC, KEEPALIVES, ROAMING, GARBAGE, PACERS = GARBAGE + LOAD_GARBAGE_KINDS };
+/* Why an event did not leave when it was due, in the order of LOAD_HANDSHAKES_LATE and those after it. */
+enum cause { GENERATOR, WAITING, FEW };
 
 void load_free(struct load *load)
 {
@@ -53,7 +57,11 @@ uint64_t load_bytes_per_peer(void)
 static int listen_to(struct load *load, int fd)
 {
     struct epoll_event event = { .events = EPOLLIN };
+    int on = 1, family = load->setup.family == AF_INET ? IPPROTO_IP : IPPROTO_IPV6;
 
+    /* Both are only told: without them times count to when we read, and nothing says that nobody listens. */
+    (void)setsockopt(fd, SOL_SOCKET, SO_TIMESTAMPNS, &on, sizeof on);
+    (void)setsockopt(fd, family, family == IPPROTO_IP ? IP_RECVERR : IPV6_RECVERR, &on, sizeof on);
     return epoll_ctl(load->epoll, EPOLL_CTL_ADD, fd, &event);
 }
 
@@ -131,25 +139,38 @@ uint32_t load_prepare_ephemerals(struct load *load, uint32_t wanted, uint32_t co
 
 /* --- what happens when it is due ------------------------------------------------------------ */
 
-static void note_lag(struct load *load, uint64_t due)
+/* An event left. */
+static void note_lag(struct load *load, uint32_t what, const struct load_pacer *pacer)
 {
-    uint64_t lag = load->now > due ? load->now - due : 0;
+    uint64_t lag = load->now > pacer->due ? load->now - pacer->due : 0;
+    uint32_t why = pacer->blocked_at >= pacer->due ? pacer->why : GENERATOR;
 
-    if (lag > load->tally->lag_most)
+    if (why == GENERATOR && lag > load->tally->lag_most)
         load->tally->lag_most = lag;
     if (lag > BEHIND_NS)
-        count(load, LOAD_BEHIND);
+        count(load, what == HANDSHAKES ? LOAD_HANDSHAKES_LATE + why
+                    : what == TRAFFIC  ? LOAD_ECHOES_LATE
+                                       : LOAD_OTHERS_LATE);
 }
 
-/* The next peer that may begin a handshake; NOBODY when none of the next BURST may. */
-static uint32_t next_ready(struct load *load)
+static void count_due(struct load *load, uint32_t what)
 {
+    count(load, what == HANDSHAKES ? LOAD_HANDSHAKES_DUE : what == TRAFFIC ? LOAD_ECHOES_DUE : LOAD_OTHERS_DUE);
+}
+
+/* The next peer that may begin a handshake; NOBODY when none of the next BURST may, and why not. */
+static uint32_t next_ready(struct load *load, uint32_t *why)
+{
+    uint32_t waiting = 0;
+
     for (int tries = 0; tries < BURST; tries++) {
         uint32_t i = load->handshake_cursor++ % load->setup.peers;
 
         if (load_handshake_ready(load, &load->peers[i]))
             return i;
+        waiting += load->peers[i].state != PEER_IDLE;
     }
+    *why = waiting > BURST / 2 ? WAITING : FEW;
     return NOBODY;
 }
 
@@ -158,10 +179,10 @@ static int handshakes_left(const struct load *load)
     return !load->phase->handshakes || load->begun < load->phase->handshakes;
 }
 
-/* 1 when one began. */
-static int begin_handshake(struct load *load, uint64_t due)
+/* 1 when one began; else why not. */
+static int begin_handshake(struct load *load, uint64_t due, uint32_t *why)
 {
-    uint32_t i = handshakes_left(load) ? next_ready(load) : NOBODY;
+    uint32_t i = handshakes_left(load) ? next_ready(load, why) : NOBODY;
 
     if (i == NOBODY)
         return 0;
@@ -170,48 +191,47 @@ static int begin_handshake(struct load *load, uint64_t due)
     return 1;
 }
 
-static void keep_alive(struct load *load)
+static int keep_alive(struct load *load)
 {
     struct load_peer *peer = &load->peers[load->keepalive_cursor++ % load->setup.peers];
+    int has_session = load_has_session(load, peer);
 
-    if (load_has_session(load, peer))
+    if (has_session)
         load_keepalive(load, peer);
-    if (peer->current.born && load->now - peer->current.born >= REKEY_NS && load_handshake_ready(load, peer))
-        load_handshake_begin(load, (uint32_t)(peer - load->peers), load->now, 0);
+    if (peer->current.born && load->now - peer->current.born >= REKEY_NS)
+        load_handshake_renew(load, peer, 0);
+    return has_session;
 }
 
 /* The next address and port; what waits in the old port's batch leaves from there. */
-static void roam(struct load *load)
+static int roam(struct load *load)
 {
     struct load_peer *peer = &load->peers[load->roam_cursor++ % load->setup.peers];
 
     if (!load_has_session(load, peer))
-        return;
+        return 0;
     peer->port = (uint16_t)((peer->port + 1u) % load->setup.ports);
     if (load->setup.sources)
         peer->source = (peer->source + 1) % load->setup.sources;
     load_keepalive(load, peer);  /* a gateway follows what it can authenticate */
     count(load, LOAD_ROAMED);
+    return 1;
 }
 
-/* 0 when it cannot happen now and must be tried again. */
-static int carry_out(struct load *load, uint32_t what, uint64_t due)
+/* 0 when nothing left, for want of a session. Of a handshake: it must be tried again, and why. */
+static int carry_out(struct load *load, uint32_t what, struct load_pacer *pacer)
 {
     switch (what) {
     case HANDSHAKES:
-        return begin_handshake(load, due);
+        return begin_handshake(load, pacer->due, &pacer->why);
     case TRAFFIC:
-        load_ask(load, &load->peers[load->traffic_cursor++ % load->phase->traffic_peers], due);
-        return 1;
+        return load_ask(load, &load->peers[load->traffic_cursor++ % load->phase->traffic_peers], pacer->due);
     case KEEPALIVES:
-        keep_alive(load);
-        return 1;
+        return keep_alive(load);
     case ROAMING:
-        roam(load);
-        return 1;
+        return roam(load);
     default:
-        load_garbage_send(load, what - GARBAGE);
-        return 1;
+        return load_garbage_send(load, what - GARBAGE);
     }
 }
 
@@ -235,9 +255,9 @@ static void traffic_sweep(struct load *load)
 
 static uint32_t handshakes_fill(struct load *load)
 {
-    uint32_t begun = 0;
+    uint32_t begun = 0, why;
 
-    while (load->places < load->phase->outstanding && begun < BURST && begin_handshake(load, load->now))
+    while (load->places < load->phase->outstanding && begun < BURST && begin_handshake(load, load->now, &why))
         begun++;
     return begun;
 }
@@ -280,13 +300,23 @@ static uint32_t pacers_run(struct load *load, struct load_pacer *pacers)
     for (uint32_t what = 0; what < PACERS; what++) {
         struct load_pacer *pacer = &pacers[what];
 
+        if (pacer->is_blocked && load->now < pacer->blocked_at + AGAIN_NS)
+            continue;
         for (uint32_t n = 0; n < BURST && pacer->due <= load->now; n++) {
-            if (!carry_out(load, what, pacer->due)) {
+            int has_left = carry_out(load, what, pacer);
+
+            pacer->is_blocked = !has_left && what == HANDSHAKES;
+            if (pacer->is_blocked) {
+                pacer->blocked_at = load->now;
                 if (!handshakes_left(load))
                     pacer->due = UINT64_MAX;
                 break;
             }
-            note_lag(load, pacer->due);
+            count_due(load, what);
+            if (has_left)
+                note_lag(load, what, pacer);
+            else if (what != TRAFFIC)
+                count(load, LOAD_OTHERS_IDLE);
             pacer_next(load, pacer);
             done++;
         }
@@ -303,7 +333,8 @@ static void rest(struct load *load, uint64_t due)
     if (wait > 10000000)
         wait = 10000000;
     struct timespec until = { 0, (long)wait };
-    epoll_pwait2(load->epoll, &event, 1, &until, NULL);
+    if (epoll_pwait2(load->epoll, &event, 1, &until, NULL) > 0 && event.events & EPOLLERR)
+        load->has_errors = 1;
 }
 
 static void publish(struct load *load)
@@ -332,7 +363,8 @@ static int drained(const struct load *load)
 {
     const uint64_t *counters = load->tally->counters;
 
-    return !load->in_flight && counters[LOAD_ASKED] == counters[LOAD_ANSWERED] + counters[LOAD_UNSENT];
+    return !load->in_flight && counters[LOAD_ASKED] == counters[LOAD_ANSWERED] + counters[LOAD_UNSENT] +
+                                                           counters[LOAD_ECHOES_REFUSED];
 }
 
 static void drain(struct load *load)
@@ -365,21 +397,72 @@ static uint64_t own_drops(const struct load *load)
     return all;
 }
 
+/* An event never left. Its times go in as long as it has waited: they would have been longer. */
+static void note_not_sent(struct load *load, uint32_t what, const struct load_pacer *pacer)
+{
+    count_due(load, what);
+    if (what == HANDSHAKES) {
+        count(load, LOAD_HANDSHAKES_NOT_SENT + (pacer->is_blocked ? pacer->why : GENERATOR));
+        note_span(load, LOAD_RESPONSE_TIME, pacer->due, load->now);
+        note_span(load, LOAD_HANDSHAKE_TIME, pacer->due, load->now);
+    } else if (what == TRAFFIC) {
+        count(load, LOAD_ECHOES_NOT_SENT);
+        note_span(load, LOAD_ROUND_TRIP, pacer->due, load->now);
+    } else {
+        count(load, LOAD_OTHERS_NOT_SENT);
+    }
+}
+
 /* What was due before the end and has not left yet, because the loop woke late: it still leaves, if
- * that takes no more than 100 ms. Of the rest each counts as late. */
+ * that takes no more than half a second. The rest never leaves. */
 static void catch_up(struct load *load, struct load_pacer *pacers, uint64_t end)
 {
-    while (!stopped(load) && load->now < end + CATCH_UP_NS && pacers_run(load, pacers)) {
+    uint64_t left;
+
+    while (!stopped_at_once(load) && load->now < end + CATCH_UP_NS && pacers_run(load, pacers)) {
         load_receive(load);
         load_flush_all(load);
         load->now = clock_now();
     }
     load_flush_all(load);
-    if (load->now < end)
-        return;  /* the phase was over before its time */
+    left = load->phase->handshakes ? load->phase->handshakes - load->begun : UINT64_MAX;
     for (uint32_t what = 0; what < PACERS; what++)
-        for (; pacers[what].due < end; pacer_next(load, &pacers[what]))
-            count(load, LOAD_BEHIND);
+        for (; pacers[what].due < end && (what != HANDSHAKES || left--); pacer_next(load, &pacers[what]))
+            note_not_sent(load, what, &pacers[what]);
+}
+
+/* Each peer's longest wait, and who has a session and who is still without an answer. */
+static void peers_note(struct load *load)
+{
+    uint64_t waited = load->waits_since && load->now > load->waits_since ? load->now - load->waits_since : 0;
+
+    if (waited > load->tally->gap_most)
+        load->tally->gap_most = waited;
+    for (uint32_t i = 0; i < load->setup.peers; i++) {
+        struct load_peer *peer = &load->peers[i];
+
+        if (peer->waits_since && load->now > peer->waits_since && load->now - peer->waits_since > peer->gap)
+            peer->gap = load->now - peer->waits_since;
+        if (peer->gap)
+            note_span(load, LOAD_GAP, 0, peer->gap);
+        count_many(load, LOAD_SESSIONS, (uint64_t)load_has_session(load, peer));
+        count_many(load, LOAD_UNRECOVERED, (peer->flags & PEER_RECOVERS) != 0);
+    }
+}
+
+/* Waits are a phase's own, but for those of peers that have lost the gateway. */
+static void peers_begin(struct load *load)
+{
+    load->waits_since = 0;
+    for (uint32_t i = 0; i < load->setup.peers; i++) {
+        struct load_peer *peer = &load->peers[i];
+
+        peer->gap = 0;
+        if (!(peer->flags & PEER_RECOVERS))
+            peer->waits_since = 0;
+        if (load->phase->traffic_outstanding)
+            peer->asked_at = 0;
+    }
 }
 
 static int has_garbage(const struct load_phase *phase)
@@ -405,8 +488,7 @@ void load_run_phase(struct load *load, const struct load_phase *phase, uint64_t 
         return;
     cpu = thread_cpu();
     pacers_begin(load, pacers);
-    for (uint32_t i = 0; i < load->setup.peers && phase->traffic_outstanding; i++)
-        load->peers[i].asked_at = 0;
+    peers_begin(load);
     while ((load->now = clock_now()) < begin)
         rest(load, begin);
 
@@ -421,16 +503,22 @@ void load_run_phase(struct load *load, const struct load_phase *phase, uint64_t 
         done += pacers_run(load, pacers);
         load_flush_all(load);
         publish(load);
-        for (uint32_t what = 0; what < PACERS; what++)
-            if (pacers[what].due < due)
-                due = pacers[what].due;
+        for (uint32_t what = 0; what < PACERS; what++) {
+            uint64_t next = pacers[what].due;
+
+            if (pacers[what].is_blocked && next < pacers[what].blocked_at + AGAIN_NS)
+                next = pacers[what].blocked_at + AGAIN_NS;
+            if (next < due)
+                due = next;
+        }
         if (!done)
             rest(load, due);
         load->now = clock_now();
     }
-    count_many(load, LOAD_WALL_NS, load->now - begin);
-    catch_up(load, pacers, end);
+    count_many(load, LOAD_WALL_NS, load->now > begin ? load->now - begin : 0);
+    catch_up(load, pacers, load->now < end ? load->now : end);
     drain(load);
+    peers_note(load);
     publish(load);
     count_many(load, LOAD_CPU_NS, thread_cpu() - cpu);
     count_many(load, LOAD_OWN_DROPS, own_drops(load) - drops);

@@ -24,7 +24,7 @@ from shm.segment import PlainSegment
 from workers.promises import PR_SET_PDEATHSIG, set_process_option
 
 if TYPE_CHECKING:
-    from plait.load._generator import Pointer, load, load_area_p
+    from plait.load._generator import Pointer, load, load_area_p, load_phase
 
 BUFFER_BYTES = 16 << 20
 SO_SNDBUFFORCE, SO_RCVBUFFORCE = 32, 33  # asm-generic/socket.h
@@ -72,10 +72,12 @@ def main() -> None:
         for number, phase in enumerate(orders["phases"]):
             area.prepared = number + 1
             while not area.begin[number] and not stopped():
-                time.sleep(0.0005)
+                if not area.wanted or not lib.load_prepare_ephemerals(load, area.wanted, STEPS):
+                    area.stocked = area.wanted
+                    time.sleep(0.0005)
             if stopped():
                 break
-            lib.load_run_phase(load, ffi.new("struct load_phase *", phase), area.begin[number])
+            lib.load_run_phase(load, _phase(phase, area, number), area.begin[number])
             area.finished = number + 1
     lib.load_free(load)
 
@@ -84,6 +86,17 @@ def _setup(given: dict[str, Any]) -> dict[str, Any]:
     """The orders' setup with its bytes as bytes."""
     as_bytes = {key: bytes.fromhex(given[key]) for key in ("seed", "gateway_key", "target", "source")}
     return {**given, **as_bytes}
+
+
+def _phase(given: dict[str, Any], area: load_area_p, number: int) -> Pointer[load_phase]:
+    """The orders' phase, as the command has changed it since."""
+    phase = ffi.new("struct load_phase *", given)
+    if area.length[number]:
+        phase.length = area.length[number]
+    for rate in (phase.handshake_rate, phase.traffic_rate) if area.scale[number] else ():
+        rate[0] *= area.scale[number]
+        rate[1] *= area.scale[number]
+    return phase
 
 
 def _prepare(load: Pointer[load], area: load_area_p, ephemerals: int, stopped: Callable[[], bool]) -> None:

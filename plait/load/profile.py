@@ -21,6 +21,7 @@ from plait.failure import Failure
 PEERS_MOST = 1 << 20
 PHASES_MOST = 32
 UNTIL_DONE_SECONDS = 300.0  # the longest that a phase without `seconds` waits for its handshakes
+RATE_OF_A_PEER = 40  # handshakes a second (FLOOD_NS in plait/load/state.h)
 UNPACED_HANDSHAKES = 8000  # a second: ephemerals prepared for a closed loop that repeats
 
 _Count = Annotated[int, msgspec.Meta(ge=1, le=PEERS_MOST)]
@@ -144,7 +145,9 @@ class Profile(Strict, frozen=True):
     inner: str = "10.64.0.0/10"
     retry: _Seconds = 5.0
     give_up: _Seconds = 15.0
+    silence: _Seconds = 15.0
     require: tuple[str, ...] = ()
+    abort_on: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -346,6 +349,17 @@ def _contradictions(profile: Profile, number: int) -> list[tuple[str, str, str]]
                     "handshakes",
                     "it says not exactly one of outstanding, rate and within",
                     "Write for example `handshakes = { outstanding = 64 }`.",
+                )
+            )
+        rate = profile.peers / handshakes.within if handshakes.within else handshakes.rate or 0
+        most = max(rate) if isinstance(rate, list) else rate
+        if most > profile.peers * RATE_OF_A_PEER:
+            found.append(
+                (
+                    "handshakes",
+                    f"{profile.peers} peers begin at most {profile.peers * RATE_OF_A_PEER:,} handshakes a "
+                    f"second, {RATE_OF_A_PEER} each, for a gateway takes no more of one peer",
+                    f"Give it {int(-(-most // RATE_OF_A_PEER)):,} peers or more, or a lower rate.",
                 )
             )
     if traffic is not None and (traffic.rate is None) == (traffic.outstanding is None):

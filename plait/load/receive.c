@@ -1,7 +1,10 @@
 /* In: datagrams for peers, told apart by the receiver index that we chose; data messages are
  * opened in one call for each batch. What comes to the garbage's socket is counted, not looked at. */
+#include <errno.h>
 #include <netinet/in.h>
 #include <string.h>
+
+#include <linux/errqueue.h>
 
 #include "engine/bytes.h"
 #include "engine/packet.h"
@@ -12,7 +15,7 @@
 struct incoming {
     struct load_peer *peer;
     struct load_session *session;
-    uint64_t counter;
+    uint64_t counter, arrived;
     uint32_t port;
 };
 
@@ -22,24 +25,42 @@ static struct load_peer *peer_of(struct load *load, uint32_t index, uint32_t *i)
     return *i < load->setup.peers ? &load->peers[*i] : NULL;
 }
 
-/* 1 when the counter is new: a window of 64. */
-static int is_new(struct load_session *session, uint64_t counter)
+enum seen { NEW, SEEN, TOO_OLD };
+
+/* Whether a counter was received before: a window that moves by whole words (RFC 6479). */
+static enum seen seen_before(struct load_session *session, uint64_t counter)
 {
-    uint64_t position = counter + 1, behind;
+    uint64_t word = counter / 64, bit = 1ull << (counter % 64), last = session->top ? (session->top - 1) / 64 : 0;
 
-    if (position > session->top) {
-        uint64_t ahead = position - session->top;
-
-        session->seen = ahead < 64 ? session->seen << ahead : 0;
-        session->seen |= 1;
-        session->top = position;
-        return 1;
+    if (counter >= session->top) {
+        for (uint64_t w = last + 1; w <= word && w <= last + SEEN_WORDS; w++)
+            session->seen[w % SEEN_WORDS] = 0;
+        session->top = counter + 1;
+    } else if (word + SEEN_WORDS <= last) {
+        return TOO_OLD;
     }
-    behind = session->top - position;
-    if (behind >= 64 || session->seen >> behind & 1)
-        return 0;
-    session->seen |= 1ull << behind;
-    return 1;
+    if (session->seen[word % SEEN_WORDS] & bit)
+        return SEEN;
+    session->seen[word % SEEN_WORDS] |= bit;
+    return NEW;
+}
+
+/* An echo was answered. How long the peer, and all peers together, had waited for that. */
+static void end_wait(struct load *load, struct load_peer *peer)
+{
+    uint64_t *gap_most = &load->tally->gap_most;
+
+    if (peer->waits_since && load->arrived > peer->waits_since && load->arrived - peer->waits_since > peer->gap)
+        peer->gap = load->arrived - peer->waits_since;
+    if (peer->flags & PEER_RECOVERS) {
+        count(load, LOAD_RECOVERED);
+        if (peer->waits_since && load->arrived > peer->waits_since)
+            load->tally->histograms[LOAD_RECOVERY][load_recovery_bucket(load->arrived - peer->waits_since)]++;
+        peer->flags &= (uint8_t)~PEER_RECOVERS;
+    }
+    if (load->waits_since && load->arrived > load->waits_since && load->arrived - load->waits_since > *gap_most)
+        *gap_most = load->arrived - load->waits_since;
+    peer->waits_since = load->waits_since = 0;
 }
 
 static void answered(struct load *load, struct load_peer *peer, const uint8_t *inner, uint32_t length)
@@ -49,7 +70,7 @@ static void answered(struct load *load, struct load_peer *peer, const uint8_t *i
 
     if (length < INNER_HEADERS + sizeof stamp || inner[0] != 0x45 || inner[9] != IPPROTO_ICMP ||
         inner[20] != 0 || load_be32(inner + 12) != load->setup.inner_base + 1) {
-        count(load, LOAD_STRANGE);
+        count(load, LOAD_INNER_OTHER);
         return;
     }
     memcpy(&stamp, inner + INNER_HEADERS, sizeof stamp);
@@ -64,18 +85,20 @@ static void answered(struct load *load, struct load_peer *peer, const uint8_t *i
     }
     if (load->strangers)
         load_sample_answered(load, peer, stamp.sequence);
+    end_wait(load, peer);
     if (stamp.kind == STAMP_CONFIRM) {
         if (peer->state == PEER_CONFIRMING && stamp.intended == peer->intended)
             load_handshake_confirmed(load, peer, stamp.intended);
         return;
     }
     if (stamp.phase != load->phase->number) {
-        count(load, LOAD_LATE);
+        count(load, LOAD_ANSWERED_AFTER);
         return;
     }
     count(load, LOAD_ANSWERED);
     count_many(load, LOAD_INNER_IN, bytes);
     note_time(load, LOAD_ROUND_TRIP, stamp.intended);
+    note_time(load, LOAD_ROUND_TRIP_DEPARTED, stamp.departed);
     if (peer->asked_at && stamp.sequence == peer->sequence)
         load_traffic_next(load, peer);
 }
@@ -83,25 +106,29 @@ static void answered(struct load *load, struct load_peer *peer, const uint8_t *i
 static void opened(struct load *load, const struct incoming *in, const struct aead_job *job)
 {
     struct load_peer *peer = in->peer;
+    enum seen seen;
 
     if (job->refused) {
         count(load, LOAD_BAD_TAG);
         return;
     }
-    if (!is_new(in->session, in->counter)) {
-        count(load, LOAD_REPEATED);
+    seen = seen_before(in->session, in->counter);
+    if (seen != NEW) {
+        count(load, seen == SEEN ? LOAD_REPEATED : LOAD_TOO_OLD);
         return;
     }
+    load->arrived = in->arrived;
+    load_heard(peer);
     if (in->port != peer->port)
         count(load, LOAD_ELSEWHERE);
     if (job->length == AEAD_TAG_BYTES) {
         count(load, LOAD_KEEPALIVES_BACK);
         return;
     }
-    peer->owes = 1;
+    if (!peer->owes_since)
+        peer->owes_since = load->now;
     answered(load, peer, job->data, job->length - AEAD_TAG_BYTES);
-    if (peer->owes && peer->state == PEER_IDLE && peer->timer_slot == NOBODY)
-        load_timer_set(load, (uint32_t)(peer - load->peers), load->now + PASSIVE_NS);
+    load_idle_timer(load, peer);
 }
 
 /* 1 when a session has that index: the job is ready to be opened. */
@@ -119,14 +146,33 @@ static int incoming_data(struct load *load, uint8_t *message, uint32_t length, u
     in->peer = peer;
     in->session = peer->current.born && peer->current.local == index ? &peer->current : &peer->previous;
     in->counter = data_counter(message);
+    in->arrived = load->arrived;
     in->port = port;
     *job = (struct aead_job){ .data = message + DATA_HEADER_BYTES, .length = length - DATA_HEADER_BYTES,
                               .counter = in->counter, .key = in->session->receive_key };
     return 1;
 }
 
-static void handle_batch(struct load *load, uint32_t port, const struct mmsghdr *headers, uint32_t n)
+/* When the kernel took it in, on our clock. It was read at `now`, which is `wall` on the kernel's clock. */
+static uint64_t arrival(struct msghdr *h, uint64_t now, uint64_t wall)
 {
+    for (struct cmsghdr *c = CMSG_FIRSTHDR(h); c; c = CMSG_NXTHDR(h, c)) {
+        struct timespec t;
+        uint64_t at;
+
+        if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_TIMESTAMPNS)
+            continue;
+        memcpy(&t, CMSG_DATA(c), sizeof t);
+        at = (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+        if (at < wall && wall - at < now)
+            return now - (wall - at);
+    }
+    return now;
+}
+
+static void handle_batch(struct load *load, uint32_t port, struct mmsghdr *headers, uint32_t n)
+{
+    uint64_t now = load->now, wall = clock_wall();
     struct aead_job jobs[LOAD_BATCH];
     struct incoming in[LOAD_BATCH];
     uint32_t ready = 0, i;
@@ -139,6 +185,7 @@ static void handle_batch(struct load *load, uint32_t port, const struct mmsghdr 
         uint32_t type = headers[m].msg_hdr.msg_flags & MSG_TRUNC ? 0 : message_type(message, length, &why);
 
         count_many(load, LOAD_BYTES_IN, length);
+        load->arrived = arrival(&headers[m].msg_hdr, now, wall);
         if (port == load->setup.ports) {
             count(load, type == MESSAGE_COOKIE ? LOAD_GARBAGE_COOKIES : LOAD_GARBAGE_ANSWERS);
         } else if (type == MESSAGE_DATA) {
@@ -152,7 +199,7 @@ static void handle_batch(struct load *load, uint32_t port, const struct mmsghdr 
             else
                 load_handshake_cookie(load, i, message);
         } else {
-            count(load, type == MESSAGE_INITIATION ? LOAD_STRANGE : LOAD_BAD_MESSAGE);
+            count(load, type == MESSAGE_INITIATION ? LOAD_GATEWAY_INITIATIONS : LOAD_BAD_MESSAGE);
         }
     }
     if (!ready)
@@ -170,20 +217,50 @@ static void handle_batch(struct load *load, uint32_t port, const struct mmsghdr 
         opened(load, &in[j], &jobs[j]);
 }
 
+void load_errors_take(struct load *load, int fd)
+{
+    _Alignas(struct cmsghdr) uint8_t control[256];
+
+    for (int n = 0; n < LOAD_BATCH; n++) {
+        struct msghdr h = { .msg_control = control, .msg_controllen = sizeof control };
+
+        if (recvmsg(fd, &h, MSG_ERRQUEUE | MSG_DONTWAIT) < 0)
+            return;
+        for (struct cmsghdr *c = CMSG_FIRSTHDR(&h); c; c = CMSG_NXTHDR(&h, c)) {
+            struct sock_extended_err error;
+
+            if ((c->cmsg_level != SOL_IP || c->cmsg_type != IP_RECVERR) &&
+                (c->cmsg_level != SOL_IPV6 || c->cmsg_type != IPV6_RECVERR))
+                continue;
+            memcpy(&error, CMSG_DATA(c), sizeof error);
+            if (error.ee_origin == SO_EE_ORIGIN_ICMP || error.ee_origin == SO_EE_ORIGIN_ICMP6)
+                count(load, LOAD_UNREACHABLE);
+        }
+    }
+}
+
 uint32_t load_receive(struct load *load)
 {
     struct mmsghdr headers[LOAD_BATCH];
     struct iovec vectors[LOAD_BATCH];
+    _Alignas(struct cmsghdr) uint8_t control[LOAD_BATCH][64];
+    int has_errors = load->has_errors;
     uint32_t all = 0;
+
+    load->has_errors = 0;
 
     for (uint32_t port = 0; port <= load->setup.ports; port++) {
         int n;
 
         for (uint32_t i = 0; i < LOAD_BATCH; i++) {
             vectors[i] = (struct iovec){ load->inbox[i], LOAD_MESSAGE_MOST };
-            headers[i].msg_hdr = (struct msghdr){ .msg_iov = &vectors[i], .msg_iovlen = 1 };
+            headers[i].msg_hdr = (struct msghdr){ .msg_iov = &vectors[i], .msg_iovlen = 1,
+                                                  .msg_control = control[i],
+                                                  .msg_controllen = sizeof control[i] };
         }
         n = recvmmsg(load->fds[port], headers, LOAD_BATCH, MSG_DONTWAIT, NULL);
+        if (has_errors || (n < 0 && errno != EAGAIN && errno != EINTR))
+            load_errors_take(load, load->fds[port]);
         if (n <= 0)
             continue;
         load->now = clock_now();

@@ -15,8 +15,27 @@ import numpy as np
 
 LONGEST_NS = 1 << 40
 DIGITS = 3
-HISTOGRAMS = ("response", "handshake", "round_trip")  # enum load_histogram
+# enum load_histogram, and what stands before the percentiles of each in the names of metrics.
+HISTOGRAMS = (
+    "response",
+    "handshake",
+    "round_trip",
+    "response_departed",
+    "handshake_departed",
+    "round_trip_departed",
+    "recovery",
+    "gap",
+    "confirmed_at",
+)
+PREFIXES = {
+    **{name: f"{name}_" for name in HISTOGRAMS[:-1]},
+    "round_trip": "",
+    "round_trip_departed": "departed_",
+}
 PERCENTILES = (("p50", 50.0), ("p90", 90.0), ("p99", 99.0), ("p99.9", 99.9), ("max", 100.0))
+MORE_PERCENTILES = (("p75", 75.0), ("p95", 95.0), ("p99.99", 99.99))
+TIMES = (*(name for name, _ in (*PERCENTILES, *MORE_PERCENTILES)), "min", "mean")
+MOST = 0.95  # of the handshakes: until then their rate counts, for one lost datagram costs 5 s
 # Messages that an honest gateway never causes.
 WRONG = (
     "bad_message",
@@ -43,11 +62,12 @@ def counter_names() -> tuple[str, ...]:
 
 
 @cache
-def bucket_middles() -> np.ndarray[Any, np.dtype[np.int64]]:
-    """The middle of each bucket in ns."""
+def bucket_middles(histogram: str = "round_trip") -> np.ndarray[Any, np.dtype[np.int64]]:
+    """The middle of each bucket of one of HISTOGRAMS in ns."""
     from plait.load._generator import lib
 
-    return np.array([lib.load_bucket_middle(i) for i in range(lib.LOAD_BUCKETS)], dtype=np.int64)
+    middle = lib.load_recovery_bucket_middle if histogram == "recovery" else lib.load_bucket_middle
+    return np.array([middle(i) for i in range(lib.LOAD_BUCKETS)], dtype=np.int64)
 
 
 def quantile(buckets: np.ndarray[Any, Any], share: float) -> float | None:
@@ -59,20 +79,29 @@ def quantile(buckets: np.ndarray[Any, Any], share: float) -> float | None:
     return float(bucket_middles()[at]) / 1e9
 
 
-def times(buckets: np.ndarray[Any, Any]) -> dict[str, float]:
-    """Percentiles in seconds, empty when nothing was measured."""
-    shares = {name: quantile(buckets, percent / 100) for name, percent in PERCENTILES}
-    return {name: value for name, value in shares.items() if value is not None}
+def times(buckets: np.ndarray[Any, Any], histogram: str = "round_trip") -> dict[str, float]:
+    """Percentiles, least and mean in seconds, empty when nothing was measured."""
+    total = int(buckets.sum())
+    if not total:
+        return {}
+    summed, middles = np.cumsum(buckets), bucket_middles(histogram)
+    found = {}
+    for name, percent in (*PERCENTILES, *MORE_PERCENTILES):
+        at = int(np.searchsorted(summed, max(1, np.ceil(total * percent / 100))))
+        found[name] = float(middles[at]) / 1e9
+    found["min"] = float(middles[np.flatnonzero(buckets)[0]]) / 1e9
+    found["mean"] = float((buckets * middles).sum()) / total / 1e9
+    return found
 
 
-def encoded(buckets: np.ndarray[Any, Any]) -> str:
+def encoded(buckets: np.ndarray[Any, Any], histogram: str = "round_trip") -> str:
     """The histogram in HdrHistogram's own interchange format (base64), values in ns."""
     from hdrh.histogram import HdrHistogram
 
-    histogram = HdrHistogram(1, LONGEST_NS, DIGITS)
+    made = HdrHistogram(1, LONGEST_NS, DIGITS)
     for at in np.flatnonzero(buckets):
-        histogram.record_value(max(1, int(bucket_middles()[at])), int(buckets[at]))
-    return str(histogram.encode().decode())
+        made.record_value(max(1, int(bucket_middles(histogram)[at])), int(buckets[at]))
+    return str(made.encode().decode())
 
 
 @dataclass
@@ -88,46 +117,117 @@ class PhaseResult:
     handshakes_planned: bool = False
     began: float = 0.0  # seconds since 1970
     is_finished: bool = True  # False: the run ended in it
+    gap_most: float = 0.0  # seconds: the longest that no peer of a process got an answer
+    confirmed_last: float = 0.0  # seconds of the phase
 
     def rate(self, counter: str) -> float:
         """Of a counter, a second."""
         return self.counters[counter] / self.seconds if self.seconds else 0.0
 
+    def times(self, name: str) -> np.ndarray[Any, Any]:
+        """The buckets of one of HISTOGRAMS."""
+        row: np.ndarray[Any, Any] = self.histograms[HISTOGRAMS.index(name)]
+        return row
+
     def as_json(self) -> dict[str, Any]:
         """The phase for --json."""
+        found = parties(self)
         return {
             "name": self.name,
-            "began": self.began,
+            "began": round(self.began, 6),
             "finished": self.is_finished,
             "seconds": self.seconds,
+            "confirmed_last": self.confirmed_last,
+            "longest_gap": self.gap_most,
             "counters": self.counters,
+            "events": events(self.counters),
             "times": {
-                name: {**times(row), "hdr": encoded(row)}
+                name: {"count": int(row.sum()), **times(row, name), "hdr": encoded(row, name)}
                 for name, row in zip(HISTOGRAMS, self.histograms, strict=True)
                 if row.any()
             },
             "metrics": metrics([self]),
+            "parties": [{"party": each.party, "text": each.text} for each in found],
             "generator": {**cost(self), "lag_most": self.lag_most, "limits": limits(self)},
         }
 
 
+def summed(phases: Sequence[PhaseResult]) -> dict[str, int]:
+    """The counters of several phases together."""
+    return {name: sum(phase.counters[name] for phase in phases) for name in counter_names()}
+
+
+def events(counters: Counts) -> dict[str, dict[str, Any]]:
+    """What became of all that was due at a rate: in time, late and not sent are all of it. because: of the
+    events that were not sent, for each cause."""
+
+    def account(due: str, late: Sequence[str], because: dict[str, str]) -> dict[str, Any]:
+        causes = {cause: counters[name] for cause, name in because.items()}
+        late_ones, not_sent = sum(counters[name] for name in late), sum(causes.values())
+        in_time = max(0, counters[due] - late_ones - not_sent)
+        return {
+            "due": counters[due],
+            "in_time": in_time,
+            "late": late_ones,
+            "not_sent": not_sent,
+            "because": causes,
+        }
+
+    handshakes = {
+        "generator": "handshakes_not_sent",
+        "waiting": "handshakes_not_begun_waiting",
+        "few_peers": "handshakes_not_begun_few",
+    }
+    echoes = {"generator": "echoes_not_sent", "no_session": "unsent", "refused": "echoes_refused"}
+    others = {"generator": "others_not_sent", "no_session": "others_idle"}
+    late = ("handshakes_late", "handshakes_late_waiting", "handshakes_late_few")
+    return {
+        "echoes": account("echoes_due", ["echoes_late"], echoes),
+        "handshakes": account("handshakes_due", late, handshakes),
+        "others": account("others_due", ["others_late"], others),
+    }
+
+
+def sent(counters: Counts) -> int:
+    """The echoes that left."""
+    return counters["asked"] - counters["unsent"] - counters["echoes_refused"]
+
+
 def lost(counters: Counts) -> float | None:
-    """Share of the echoes asked that were not answered."""
-    return 1 - counters["answered"] / counters["asked"] if counters["asked"] else None
+    """Share of the echoes due that were not answered, whether they left or not."""
+    due = counters["asked"] + counters["echoes_not_sent"]
+    return 1 - counters["answered"] / due if due else None
+
+
+def lost_of_sent(counters: Counts) -> float | None:
+    """Share of the echoes that left and were not answered."""
+    left = sent(counters)
+    return 1 - counters["answered"] / left if left else None
 
 
 def handshake_loss(counters: Counts) -> float | None:
-    """Share of the handshakes begun that were not confirmed."""
-    return 1 - counters["handshakes"] / counters["initiations"] if counters["initiations"] else None
+    """Share of the handshakes due that were not confirmed, whether they began or not."""
+    due = counters["initiations"] + events(counters)["handshakes"]["not_sent"]
+    return 1 - counters["handshakes"] / due if due else None
+
+
+GENERATOR_LATE = ("echoes_late", "handshakes_late", "others_late")
+GENERATOR_NOT_SENT = ("echoes_not_sent", "handshakes_not_sent", "others_not_sent")
 
 
 def metrics(phases: Sequence[PhaseResult]) -> dict[str, float | None]:
     """Everything that --require can ask, of one phase or of several together."""
-    counters = {name: sum(phase.counters[name] for phase in phases) for name in counter_names()}
+    counters = summed(phases)
     rows = np.sum([phase.histograms for phase in phases], axis=0)
-    found: dict[str, float | None] = {"loss": lost(counters), "handshake_loss": handshake_loss(counters)}
-    for prefix, row in zip(("response_", "handshake_", ""), rows, strict=True):
-        found |= {prefix + name: value for name, value in times(row).items()}
+    found: dict[str, float | None] = {
+        "loss": lost(counters),
+        "sent_loss": lost_of_sent(counters),
+        "handshake_loss": handshake_loss(counters),
+        "sent_handshake_loss": handshake_loss({**counters, "handshakes_not_sent": 0}),
+    }
+    for name, row in zip(HISTOGRAMS, rows, strict=True):
+        if name in PREFIXES:
+            found |= {PREFIXES[name] + key: value for key, value in times(row, name).items()}
 
     def per_second(amount: float, busy: list[PhaseResult]) -> float | None:
         seconds = sum(phase.seconds for phase in busy)
@@ -135,14 +235,56 @@ def metrics(phases: Sequence[PhaseResult]) -> dict[str, float | None]:
 
     shaking = [phase for phase in phases if phase.counters["initiations"]]
     talking = [phase for phase in phases if phase.counters["asked"]]
+    found["longest_gap"] = max(phase.gap_most for phase in phases) if talking else None
+    accounts = events(counters).values()
+    found["not_sent"] = sum(account["not_sent"] for account in accounts)
+    found["late"] = sum(account["late"] for account in accounts)
+    found["generator_not_sent"] = sum(counters[name] for name in GENERATOR_NOT_SENT)
+    found["generator_late"] = sum(counters[name] for name in GENERATOR_LATE)
+    found["generator_lag"] = max(phase.lag_most for phase in phases)
     found["handshakes"] = counters["handshakes"]
-    found["handshakes/s"] = per_second(counters["handshakes"], shaking)
+    found["handshakes/s"] = handshake_rate(shaking, MOST)
+    found["handshakes_last/s"] = handshake_rate(shaking, 1.0)
     found["answers/s"] = per_second(counters["answered"], talking)
     found["gbit/s"] = per_second((counters["inner_out"] + counters["inner_in"]) * 8e-9, talking)
-    found["cookies"] = counters["cookies"]
-    found["garbage_answers"] = counters["garbage_answers"]
+    for name in ("retries", "recovered", "cookies", "garbage_answers"):
+        found[name] = counters[name]
+    for name in ("sessions", "unrecovered"):  # levels: of the last phase
+        found[name] = phases[-1].counters[name]
     found["wrong"] = sum(counters[name] for name in WRONG)
     return found
+
+
+def handshake_rate(phases: Sequence[PhaseResult], share: float) -> float | None:
+    """Handshakes a second until that share of all that were confirmed were: what the phase lasted longer, or
+    what a lost datagram held up, is no rate of the gateway's."""
+    done, seconds = 0, 0.0
+    for phase in phases:
+        confirmed = phase.counters["handshakes"]
+        most = int(np.ceil(share * confirmed))
+        at = phase.confirmed_last if most == confirmed else quantile(phase.times("confirmed_at"), share)
+        done, seconds = done + most, seconds + (at or 0.0)
+    return done / seconds if seconds else 0.0 if phases else None
+
+
+def as_sent(found: Mapping[str, float | None]) -> dict[str, float | None]:
+    """metrics(), as they would be if the generator had done nothing late and left nothing out: times from
+    departure, loss of what left. Where these meet a requirement, the gateway is not to blame."""
+    view = dict(found)
+    for name in ("response", "handshake", "round_trip"):
+        for key in TIMES:
+            view[PREFIXES[name] + key] = found.get(PREFIXES[f"{name}_departed"] + key)
+    for name in ("loss", "handshake_loss"):
+        view[name] = found.get(f"sent_{name}")
+    for name in ("not_sent", "late"):
+        view[name] = (found.get(name) or 0) - (found.get(f"generator_{name}") or 0)
+    view |= {"generator_not_sent": 0, "generator_late": 0, "generator_lag": 0.0}
+    return view
+
+
+def is_limit(phases: Sequence[Counts]) -> bool:
+    """Whether the generator itself left out what was due, or lost what came. phases: the counters of each."""
+    return any(counters[name] for counters in phases for name in (*GENERATOR_NOT_SENT, "own_drops"))
 
 
 def cost(phase: PhaseResult) -> dict[str, float]:
@@ -160,20 +302,118 @@ def cost(phase: PhaseResult) -> dict[str, float]:
     return found
 
 
+@dataclass(frozen=True)
+class Party:
+    """Who bounded what was measured, or kept it from being measured: generator, gateway, profile, keys, host
+    or network; and how."""
+
+    party: str
+    text: str
+
+
+def heard(counters: Counts) -> int:
+    """Datagrams that only the gateway can have sent."""
+    return sum(
+        counters[name]
+        for name in ("responses", "cookies", "answered", "answered_after", "keepalives_back", "inner_other")
+    )
+
+
+def parties(phase: PhaseResult) -> list[Party]:
+    """Whose doing it was, where what was measured is not the gateway's speed alone."""
+    counters = phase.counters
+    return [
+        *(Party("generator", text) for text in limits(phase)),
+        *(Party("host", text) for text in _refused(counters)),
+        *_silence(counters),
+        *_too_much(counters),
+    ]
+
+
 def limits(phase: PhaseResult) -> list[str]:
     """Where the generator itself, and not the gateway, bounded what was measured."""
     counters, found = phase.counters, []
     if max(phase.cpu_shares, default=0.0) > 0.95:
         found.append("a process used its whole core: the generator is the limit, give it more --cores")
-    if counters["behind"]:
+    missing, late = (
+        sum(counters[name] for name in names) for names in (GENERATOR_NOT_SENT, GENERATOR_LATE)
+    )
+    if missing:
+        due = sum(account["due"] for account in events(counters).values())
         found.append(
-            f"{counters['behind']:,} events left more than 10 ms late, the latest "
-            f"{phase.lag_most * 1e3:.0f} ms (their times count from when they were due)"
+            f"{missing:,} of {due:,} events never left: the generator stood still or was too slow "
+            "(they count as lost, and in the times as long as they waited)"
+        )
+    if late:
+        found.append(
+            f"{late:,} events left more than 10 ms late, the latest {phase.lag_most * 1e3:.0f} ms "
+            "(times count from when they were due; those from departure stand beside them)"
         )
     if counters["own_drops"]:
         found.append(f"{counters['own_drops']:,} datagrams were lost in the generator's own sockets")
-    if counters["unprepared"]:
-        found.append(f"{counters['unprepared']:,} ephemerals were made while the clock ran")
+    # Stock is laid in for the plan; what a gateway's silence costs in retries is not the generator's doing.
+    unprepared = counters["unprepared"] - counters["retries"] - counters["renewals"]
+    if unprepared > 0:
+        found.append(f"{unprepared:,} ephemerals were made while the clock ran")
+    return found
+
+
+def _refused(counters: Counts) -> list[str]:
+    found = []
     if counters["send_refused"]:
         found.append(f"the kernel refused to send {counters['send_refused']:,} datagrams")
+    return found
+
+
+def _silence(counters: Counts) -> list[Party]:
+    """Why nothing, or nothing of use, came back."""
+    found, came = [], counters["datagrams_in"]
+    if counters["unreachable"]:
+        text = (
+            f"{counters['unreachable']:,} ICMP errors came back: no program listens at the target, or no way "
+            "leads there"
+        )
+        found.append(Party("network", text))
+    if counters["bad_response"] and not counters["responses"]:
+        text = (
+            f"{counters['bad_response']:,} responses came and none opened: the preshared keys of both sides "
+            "differ (--psk here, PresharedKey there)"
+        )
+        found.append(Party("keys", text))
+    elif came and not heard(counters):
+        found.append(Party("gateway", f"{came:,} datagrams came back, and none was an answer of WireGuard"))
+    elif counters["responses"] and counters["unconfirmed"] and not counters["handshakes"]:
+        text = (
+            f"it answered {counters['responses']:,} handshakes and none of the echoes after them: its host "
+            "lacks the inner address (the first of `inner`), or ignores echoes"
+        )
+        found.append(Party("gateway", text))
+    elif sent(counters) and not counters["answered"] and heard(counters):
+        text = f"it is there, and answered none of {sent(counters):,} echoes: has its host the inner address?"
+        found.append(Party("gateway", text))
+    return found
+
+
+def _too_much(counters: Counts) -> list[Party]:
+    """What was asked for and could not be."""
+    found = []
+    waiting = counters["handshakes_late_waiting"] + counters["handshakes_not_begun_waiting"]
+    few = counters["handshakes_late_few"] + counters["handshakes_not_begun_few"]
+    if waiting:
+        text = (
+            f"{waiting:,} handshakes began late or never, because every peer still waited for the gateway"
+        )
+        found.append(Party("gateway", text))
+    if few:
+        text = (
+            f"{few:,} handshakes began late or never, because the peers are too few for the rate: each may "
+            "begin one in 25 ms"
+        )
+        found.append(Party("profile", text))
+    if counters["unsent"]:
+        text = f"{counters['unsent']:,} echoes were due of peers without a session"
+        found.append(Party("gateway" if counters["initiations"] else "profile", text))
+    if counters["unrecovered"]:
+        text = f"{counters['unrecovered']:,} peers were still without an answer at the end"
+        found.append(Party("gateway", text))
     return found

@@ -22,7 +22,8 @@ import numpy as np
 from plait.failure import Failure
 from plait.load import result as load_result
 from plait.load import target as load_target
-from plait.load.key_derivation import Keys, inner_network, seed_bytes
+from plait.load.abort import AbortedError, AbortWatch
+from plait.load.key_derivation import Keys, gateway_address, inner_network, seed_bytes
 from plait.load.profile import Phase, Profile
 from plait.load.result import GARBAGE, PhaseResult
 from plait.load.series import Series, between
@@ -33,8 +34,10 @@ TICK = 0.25  # seconds between two looks at the counters
 STOP_AND_DRAIN, STOP_AT_ONCE = 1, 2  # load_area.stop
 BETWEEN_SECONDS = 1.0  # of machines that keep step, beside the drain: for what one of them does late
 ENDING_SECONDS = 5.0  # for a load process to end a phase, beside its drain
+WORD_AFTER = 5.0  # seconds of silence that are told
 AHEAD_NS = 5_000_000  # a phase begins so long after all are told
 SECOND = 1_000_000_000
+ROUND_TRIP = load_result.HISTOGRAMS.index("round_trip")
 
 
 @dataclass(frozen=True)
@@ -68,16 +71,17 @@ class Run:
     phase_begin: float = 0.0  # when the latest phase began: seconds since the first did
     stopped: bool = False  # before its end
     gave_up: bool = False  # so, because the gateway said nothing for profile.give_up seconds
+    aborted: str | None = None  # so, because of an --abort-on: which, and what was found
     failure: Failure | None = None  # so, because a load process ended
     signal: str | None = None  # so, by it
 
     @property
     def end(self) -> str:
-        """How it ended: finished, stopped, gave_up or failed; running before that."""
+        """How it ended: finished, stopped, gave_up, aborted or failed; running before that."""
         if self.signal is not None:
             return "stopped"
         if self.stopped:
-            return "gave_up" if self.gave_up else "failed"
+            return "gave_up" if self.gave_up else "aborted" if self.aborted is not None else "failed"
         return "finished" if len(self.phases) == len(self.profile.phase) else "running"
 
 
@@ -92,6 +96,9 @@ class Screen:
 
     def finished(self, run: Run, phase: PhaseResult) -> None:
         """A phase is over, or was ended early; it is the last of run.phases."""
+
+    def say(self, text: str) -> None:
+        """Something that one should know at once."""
 
 
 class Process:
@@ -147,7 +154,7 @@ class Process:
 
     def end(self) -> None:
         """Stop it, by force when it does not heed the word."""
-        self.area.stop = 1
+        self.area.stop = 2
         try:
             self._popen.wait(3)
         except subprocess.TimeoutExpired:
@@ -179,42 +186,95 @@ class _ProcessEndedError(_EarlyEndError):
 
 
 class _Silence:
-    """How long the gateway has said nothing while handshakes wait: a run of a known length bears that, once
-    it has heard something at all."""
+    """How long nothing that only the gateway can say has come while handshakes or echoes wait. A run of a
+    known length bears that, once it has heard something at all."""
 
-    def __init__(self, limit: float) -> None:
-        self.limit = limit  # seconds
+    def __init__(self, profile: Profile, say: Callable[[str], None]) -> None:
+        self.profile, self.say = profile, say
         self.since = 0.0  # as Look.at
-        self.phase, self.heard, self.was_heard = -1, 0, False
+        self.phase, self.heard, self.was_heard, self.is_told = -1, 0, False, False
 
     def check(self, look: Look, has_end: bool) -> None:
-        """_NobodyAnswersError when that is too long. has_end: the phase says how many seconds it lasts."""
+        """Says once that it lasts; _NobodyAnswersError when that is too long. has_end: the phase says how
+        many seconds it lasts."""
         if look.phase != self.phase:
             self.phase, self.heard, self.since = look.phase, 0, look.at - look.elapsed
-        heard = look.counters["datagrams_in"]
-        if heard > self.heard or not look.outstanding:
-            self.since = look.at
+        counters = look.counters
+        heard = load_result.heard(counters)
+        waits = look.outstanding or load_result.sent(counters) > counters["answered"]
+        if heard > self.heard or not waits:
+            if self.is_told and heard > self.heard:
+                self.say(f"answers again, after {look.at - self.since:.0f} s")
+            self.since, self.is_told = look.at, False
         self.was_heard = self.was_heard or heard > 0
         self.heard = heard
-        if look.at - self.since >= self.limit and not (self.was_heard and has_end):
+        bears = not look.outstanding or (self.was_heard and has_end)
+        if look.at - self.since >= self.profile.give_up and not bears:
             raise _NobodyAnswersError
+        if look.at - self.since >= WORD_AFTER and not self.is_told:
+            self.is_told = True
+            end = "" if bears else f"; after {self.profile.give_up:g} s the run ends"
+            words = f"nobody has answered at {self.profile.target} for {WORD_AFTER:g} s"
+            self.say(f"{words}{_hint(counters)}{end}")
+
+
+def _hint(counters: load_result.Counts) -> str:
+    """What came instead of an answer."""
+    if counters["bad_response"]:
+        return f", {counters['bad_response']:,} responses did not open"
+    if counters["unreachable"]:
+        return ", and no program listens there (ICMP port or host unreachable)"
+    return f", {counters['datagrams_in']:,} other datagrams came" if counters["datagrams_in"] else ""
 
 
 def check_answered(run: Run) -> None:
-    """Failure when the run was given up, or nothing came back in all of it."""
-    begun = sum(phase.counters["initiations"] for phase in run.phases)
-    heard = sum(phase.counters["datagrams_in"] for phase in run.phases)
+    """Failure when the run was given up, or nothing came back in all of it, or nothing through the tunnel."""
+    counters = load_result.summed(run.phases)
+    begun, heard = counters["initiations"], load_result.heard(counters)
     if not run.gave_up and (heard or not begun):
+        _check_tunnel(run, counters)
         return
     seconds = f"{run.profile.give_up:g} s" if run.gave_up else f"{sum(p.seconds for p in run.phases):.1f} s"
     why = f"{begun:,} handshakes were begun, and no datagram came back in {seconds}"
-    if heard:
-        why = f"it answered at first, and then, while handshakes waited, sent nothing for {seconds}"
     mend = (
         "Is the gateway there, is its public key the one given, and does it know these peers? "
         "`plait load config` writes what it must be configured with. --give-up SECONDS waits longer."
     )
+    if heard:
+        why = f"it answered at first, and then, while handshakes waited, sent nothing for {seconds}"
+    elif counters["bad_response"]:
+        why = f"{counters['bad_response']:,} responses came back, and none opened"
+        mend = "Preshared keys must be the same on both sides: --psk here, PresharedKey there, of one seed."
+    elif counters["datagrams_in"]:
+        why = f"{counters['datagrams_in']:,} datagrams came back, and none of them is an answer of WireGuard"
+        mend = "Is the target's port the gateway's? `wg show` prints it."
+    elif counters["unreachable"]:
+        why += "; its host says that no program listens at that port (ICMP)"
     raise Failure(f"nobody answers at {run.profile.target}", why, mend)
+
+
+def _check_tunnel(run: Run, counters: load_result.Counts) -> None:
+    """Failure when handshakes were answered, and no echo ever."""
+    confirmed = sum(
+        phase.counters["handshakes"]
+        for phase, plan in zip(run.phases, run.profile.phase, strict=False)
+        if plan.handshakes is not None and plan.handshakes.confirm
+    )
+    echoes = load_result.sent(counters) + counters["unconfirmed"]
+    if not counters["responses"] or not echoes or confirmed or counters["answered"]:
+        return
+    gateway = gateway_address(inner_network(run.profile.inner, run.profile.peers))
+    raise Failure(
+        f"no echo comes back from {run.profile.target}",
+        f"{counters['responses']:,} handshakes were answered, and none of {echoes:,} echoes in the tunnel",
+        f"Has its host the inner address (ip address add {gateway}/{run.profile.inner.partition('/')[2]} "
+        "dev wg0), does it know the peers' AllowedIPs, and does it answer echoes "
+        "(net.ipv4.icmp_echo_ignore_all)?",
+    )
+
+
+# Before each phase: rate (the profile's is multiplied by it; 0: as it is) and seconds; None: the run is over.
+Lead = Callable[[Run, int], tuple[float, float] | None]
 
 
 def execute(
@@ -226,13 +286,14 @@ def execute(
     *,
     span: range | None = None,
     start_at: float | None = None,
+    pilot: Lead | None = None,
 ) -> Run:
     """Run a profile against its target, which is checked first. A signal that `stop` heard ends it early,
-    results kept, and so do a gateway that says nothing (check_answered tells) and a load process that ended
-    (run.failure).
+    results kept, and so do a gateway that says nothing (check_answered tells), a condition of abort_on
+    (run.aborted) and a load process that ended (run.failure).
 
     span: the peers that this machine simulates, of all that the profile has; each rate and count is shared
-    accordingly. start_at: when the first phase begins, seconds since 1970.
+    accordingly. start_at: when the first phase begins, seconds since 1970. pilot: leads from phase to phase.
     """
     stop = stop or Stop()
     span = span or range(profile.peers)
@@ -257,21 +318,23 @@ def execute(
         "psk": int(profile.psk),
         "retry": int(profile.retry * SECOND),
         "retry_jitter": SECOND // 3,
+        "silence": int(profile.silence * SECOND),
     }
     with ExitStack() as stack:
         processes = [Process(orders, stack) for orders in _orders(run, setup)]
         try:
-            _lead(run, processes, screen, stop, start_at)
-        except _EarlyEndError as why:
+            _lead(run, processes, screen, stop, start_at, pilot)
+        except (_EarlyEndError, AbortedError) as why:
             _end_early(run, processes, screen, stop, why)
     return run
 
 
-def _end_early(run: Run, processes: list[Process], screen: Screen, stop: Stop, why: _EarlyEndError) -> None:
+def _end_early(run: Run, processes: list[Process], screen: Screen, stop: Stop, why: Exception) -> None:
     """Say why; what is in flight may still be answered while the phase drains, then its result is kept."""
     run.stopped, run.gave_up = True, isinstance(why, _NobodyAnswersError)
     run.signal = stop.signal.name if stop.signal is not None else None
     run.failure = why.args[0] if isinstance(why, _ProcessEndedError) else None
+    run.aborted = str(why) if isinstance(why, AbortedError) else None
     number = run.under_way
     for process in processes:
         process.area.stop = STOP_AT_ONCE if run.gave_up or number is None else STOP_AND_DRAIN
@@ -397,7 +460,12 @@ def _wait(
 
 
 def _lead(
-    run: Run, processes: list[Process], screen: Screen, stop: Stop, start_at: float | None = None
+    run: Run,
+    processes: list[Process],
+    screen: Screen,
+    stop: Stop,
+    start_at: float | None = None,
+    pilot: Lead | None = None,
 ) -> None:
     """Preparation, then phase after phase."""
     _prepare(run, processes, screen, stop)
@@ -406,11 +474,14 @@ def _lead(
         start = _start(run, processes, stop, start_at)
     run.began = time.time() + (start - now_ns()) / SECOND
     planned = start
-    silence = _Silence(run.profile.give_up)
+    silence = _Silence(run.profile, screen.say)
+    abort = AbortWatch(run.profile.abort_on)
     for number in range(len(run.profile.phase)):
         _wait(processes, stop, lambda process, number=number: process.area.prepared > number, lambda: None)  # type: ignore[misc]
         if stop.signal is not None:
             raise _StopAskedError
+        if pilot is not None and not _told(run, number, processes, stop, pilot):
+            break
         begin = now_ns() + AHEAD_NS
         if start_at is not None:
             begin = max(begin, planned)
@@ -427,6 +498,7 @@ def _lead(
             screen.look(run, seen, before[0])
             before[0] = seen
             silence.check(seen, run.profile.phase[number].seconds is not None)
+            abort.check(seen.elapsed, lambda: _result(run, number, processes, is_finished=False))
 
         run.phase_begin = (begin - start) / SECOND
         _wait(processes, stop, lambda process, number=number: process.area.finished > number, look)  # type: ignore[misc]
@@ -482,6 +554,20 @@ def _prepare(run: Run, processes: list[Process], screen: Screen, stop: Stop) -> 
         run.ephemerals = sum(max(process.area.steps - process.peers, 0) for process in processes)
 
 
+def _told(run: Run, number: int, processes: list[Process], stop: Stop, pilot: Lead) -> bool:
+    """What the pilot wants of a phase, told to the processes; False: the run is over."""
+    if (wanted := pilot(run, number)) is None:
+        return False
+    rate, seconds = wanted
+    for process in processes:
+        process.area.scale[number] = rate
+        process.area.length[number] = int(seconds * SECOND)
+        if run.profile.phase[number].handshakes is not None and rate:
+            process.area.wanted = min(1 << 20, int(rate * seconds / len(processes)) + 1)
+    _wait(processes, stop, lambda process: process.area.stocked == process.area.wanted, lambda: None)
+    return True
+
+
 def _look(processes: list[Process], number: int, begin: int, start: int) -> Look:
     names = load_result.counter_names()
     tallies = [process.tally(number) for process in processes]
@@ -492,7 +578,7 @@ def _look(processes: list[Process], number: int, begin: int, start: int) -> Look
         phase=number,
         elapsed=(now - begin) / SECOND,
         counters=dict(zip(names, map(int, counters), strict=True)),
-        round_trip=np.sum([rows[-1] for _, rows, _ in tallies], axis=0),
+        round_trip=np.sum([rows[ROUND_TRIP] for _, rows, _ in tallies], axis=0),
         sessions=sum(process.area.sessions for process in processes),
         outstanding=sum(process.area.outstanding for process in processes),
     )
@@ -517,6 +603,8 @@ def _result(run: Run, number: int, processes: list[Process], *, is_finished: boo
         handshakes_planned=phase.handshakes is not None,
         began=run.began + run.phase_begin,
         is_finished=is_finished,
+        gap_most=max(process.area.tallies[number].gap_most for process in processes) / SECOND,
+        confirmed_last=max(process.area.tallies[number].confirmed_last for process in processes) / SECOND,
     )
 
 

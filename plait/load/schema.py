@@ -13,7 +13,7 @@ import msgspec
 
 VERSION = 2
 
-End = Literal["running", "finished", "stopped", "gave_up", "failed"]
+End = Literal["running", "finished", "stopped", "gave_up", "aborted", "failed"]
 
 
 class Plait(msgspec.Struct):
@@ -65,21 +65,49 @@ class Generator(msgspec.Struct, omit_defaults=True):
     us_per_datagram: float | None = None
 
 
+class Account(msgspec.Struct):
+    """What became of events that were due at a rate: in_time, late and not_sent are all of them. because:
+    of those that were not sent, for each cause."""
+
+    due: int
+    in_time: int
+    late: int
+    not_sent: int
+    because: dict[str, int]
+
+
+class Party(msgspec.Struct):
+    """Who bounded what was measured (generator, gateway, profile, keys, host, network), and how."""
+
+    party: str
+    text: str
+
+
 class Phase(msgspec.Struct):
     """One phase. began: seconds since 1970. finished: false when the run ended in it, its figures are those
     until then.
 
-    times: of `response`, `handshake` and `round_trip` percentiles and `hdr`, the HdrHistogram of nanoseconds
-    in its interchange format (base64); what was not measured is left out.
+    confirmed_last: seconds of the phase until its last handshake was confirmed. longest_gap: seconds in
+    which echoes were out and no peer of a load process got an answer. events: of `echoes`, `handshakes` and
+    `others`.
+
+    times: `response`, `handshake` and `round_trip` from when an event was due; the same with `_departed` from
+    when it left; `recovery` and `gap` of each peer; `confirmed_at` in the phase. Of each `count`, quantiles,
+    `min`, `mean` and `hdr`, the HdrHistogram of nanoseconds in its interchange format (base64); what was not
+    measured is left out.
     """
 
     name: str
     began: float
     finished: bool
     seconds: float
+    confirmed_last: float
+    longest_gap: float
     counters: dict[str, int]
+    events: dict[str, Account]
     times: dict[str, dict[str, float | str]]
     metrics: dict[str, float | None]
+    parties: list[Party]
     generator: Generator
 
 
@@ -90,11 +118,13 @@ class Total(msgspec.Struct):
 
 
 class Requirement(msgspec.Struct):
-    """What --require asked. found: null when nothing was measured, which does not hold."""
+    """What --require asked. found: null when nothing was measured, which does not hold. blame: of one that
+    does not hold, `generator` when it would, had all that was due left in time."""
 
     text: str
     holds: bool
     found: float | None
+    blame: str | None
 
 
 class Interval(msgspec.Struct, rename={"begin": "from"}):

@@ -12,6 +12,8 @@ from plait.load.result import GARBAGE, PhaseResult
 from plait.load.run import Look, Run, Screen
 
 LINE_EVERY = 1.0  # seconds
+NOTHING = ("0/s, 0 done, 0 open", "0 met", "0/s asked, 0/s", "p50 - p90", "0.000 Gbit")
+NOT_BEGUN = ("handshakes_not_sent", "handshakes_not_begun_waiting", "handshakes_not_begun_few")
 
 
 def milliseconds(seconds: float | None) -> str:
@@ -24,8 +26,19 @@ def percent(share: float | None) -> str:
     return "-" if share is None else f"{share * 100:.3f} %"
 
 
+def percentiles(buckets: Any) -> str:
+    """Of round trips, in ms."""
+    return (
+        " ".join(
+            f"{name} {milliseconds(load_result.quantile(buckets, share / 100))}"
+            for name, share in load_result.PERCENTILES[:4]
+        )
+        + " ms"
+    )
+
+
 def facts(run: Run, look: Look, before: Look | None) -> list[tuple[str, str]]:
-    """What the moment has to tell: rates since the last look, times of the whole phase."""
+    """What the moment has to tell: rates and round trips since the last look; those of the whole phase."""
     phase = run.profile.phase[look.phase]
     counters = look.counters
     past = before.counters if before else dict.fromkeys(counters, 0)
@@ -49,13 +62,14 @@ def facts(run: Run, look: Look, before: Look | None) -> list[tuple[str, str]]:
         ("inner", f"{rate('inner_out', 'inner_in') * 8e-9:.3f} Gbit/s"),
         (
             "round trip",
-            " ".join(
-                f"{name} {milliseconds(load_result.quantile(look.round_trip, share / 100))}"
-                for name, share in load_result.PERCENTILES[:4]
-            )
-            + " ms",
+            percentiles(look.round_trip - before.round_trip if before else look.round_trip),
         ),
+        ("of the phase", percentiles(look.round_trip)),
     ]
+    missing = sum(counters[name] for name in load_result.GENERATOR_NOT_SENT)
+    late = sum(counters[name] for name in load_result.GENERATOR_LATE)
+    if missing or late:
+        found.append(("generator", f"{late:,} events late, {missing:,} not sent"))
     garbage = sum(counters[f"garbage_{kind}"] for kind in GARBAGE)
     if garbage:
         answers, cookies = counters["garbage_answers"], counters["garbage_cookies"]
@@ -85,11 +99,14 @@ class Lines(Screen):
         words = [
             f"{name} {value}"
             for name, value in facts(run, look, self._before)[2:]
-            if not value.startswith(("0/s, 0 done, 0 open", "0 met", "0/s asked, 0/s", "p50 -", "0.000 Gbit"))
+            if not value.startswith(NOTHING)
         ]
         name = run.profile.phase[look.phase].name
         print(f"load: {look.at:6.1f} s {name}: {'; '.join(words)}", file=sys.stderr, flush=True)
         self._last, self._before = look.at, look
+
+    def say(self, text: str) -> None:
+        print(f"load: {text}", file=sys.stderr, flush=True)
 
 
 class Live(Screen):
@@ -106,6 +123,9 @@ class Live(Screen):
 
     def look(self, run: Run, look: Look, before: Look | None) -> None:
         self._show(facts(run, look, before))
+
+    def say(self, text: str) -> None:
+        self.live.console.print(f"load: {text}", highlight=False)
 
     def _show(self, rows: Sequence[tuple[str, str]]) -> None:
         from rich.table import Table
@@ -164,7 +184,9 @@ def rows(phases: Sequence[PhaseResult]) -> list[tuple[str, list[str]]]:
     counted("  confirmed", "handshakes")
     counted("  not answered", "unanswered")
     counted("  answered, not confirmed", "unconfirmed")
-    metric("  confirmed a second", "handshakes/s", lambda value: f"{value:,.0f}")
+    counted("  due, never begun", *NOT_BEGUN)
+    metric("  confirmed a second, until 95 %", "handshakes/s", lambda value: f"{value:,.0f}")
+    metric("  confirmed a second, until the last", "handshakes_last/s", lambda value: f"{value:,.0f}")
     metric("  response p50 ms", "response_p50", milliseconds)
     metric("  response p99 ms", "response_p99", milliseconds)
     metric("  confirmed p50 ms", "handshake_p50", milliseconds)
@@ -173,11 +195,20 @@ def rows(phases: Sequence[PhaseResult]) -> list[tuple[str, list[str]]]:
     counted("cookies honoured", "cookies_honoured")
     counted("echoes asked", "asked")
     counted("  answered", "answered")
+    counted("  due, never sent", "echoes_not_sent")
     counted("  not sent: no session", "unsent")
+    counted("  late", "echoes_late")
     metric("  answered a second", "answers/s", lambda value: f"{value:,.0f}")
     metric("  loss", "loss", percent)
     for name, _ in load_result.PERCENTILES:
         metric(f"  round trip {name} ms", name, milliseconds)
+    for name, _ in load_result.PERCENTILES:
+        metric(f"  from departure {name} ms", f"departed_{name}", milliseconds)
+    metric("longest gap of answers, s", "longest_gap", lambda value: f"{value:.3f}")
+    counted("peers that lost the gateway and recovered", "recovered")
+    counted("  still without an answer", "unrecovered")
+    for name, _ in load_result.PERCENTILES:
+        metric(f"  recovered after {name} s", f"recovery_{name}", lambda value: f"{value:.3f}")
     metric("  inner Gbit/s, both ways", "gbit/s", lambda value: f"{value:.3f}")
     counted("keepalives out", "keepalives")
     counted("keepalives in", "keepalives_back")
@@ -213,8 +244,10 @@ def notes(run: Run) -> list[str]:
         cause = f" by {run.signal}" if run.signal is not None else ""
         found.append(f"Ended early{cause}{where}" + (f"; not begun: {', '.join(left)}." if left else "."))
     for phase in run.phases:
-        heard = phase.counters["responses"] + phase.counters["cookies"]
-        if phase.counters["initiations"] and not heard:
+        heard = load_result.heard(phase.counters)
+        if phase.counters["initiations"] and not heard and not phase.counters["datagrams_in"]:
             found.append(f"Nobody answered in {phase.name}.")
-        found += [f"Limit in {phase.name}: {line}." for line in load_result.limits(phase)]
+        found += [
+            f"Limit in {phase.name}, {each.party}: {each.text}." for each in load_result.parties(phase)
+        ]
     return found

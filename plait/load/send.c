@@ -3,12 +3,14 @@
 #include <errno.h>
 #include <netinet/in.h>
 #include <poll.h>
+#include <stddef.h>
 #include <string.h>
 
 #include "engine/bytes.h"
 #include "engine/checksum.h"
 #include "engine/packet.h"
 #include "plait/load/state.h"
+#include "workers/clock.h"
 
 #define CONTROL_BYTES 64
 #define SAMPLE_EVERY_NS 5000000ull
@@ -79,6 +81,27 @@ static void sample_keep(struct load *load, const struct load_out *out, uint32_t 
     load->peers[sample->asker].sample = slot;
 }
 
+/* Just before it leaves: the moment, in an echo with the checksum that is right only now. */
+static void depart(struct load *load, const struct load_out *out, uint32_t at)
+{
+    struct load_peer *peer = &load->peers[out->asker[at]];
+    uint8_t *inner = (uint8_t *)out->data[at] + DATA_HEADER_BYTES;
+    uint16_t sum;
+
+    if (out->data[at][0] != MESSAGE_DATA) {
+        if (peer->attempts == 1)
+            peer->departed = load->now;
+        return;
+    }
+    if (!peer->waits_since)
+        peer->waits_since = load->now;
+    if (!load->waits_since)
+        load->waits_since = load->now;
+    memcpy(inner + INNER_HEADERS + offsetof(struct load_stamp, departed), &load->now, sizeof load->now);
+    sum = (uint16_t)~checksum_fold(checksum_add(0, inner + 20, load_be16(inner + 2) - 20u));
+    memcpy(inner + 22, &sum, 2);
+}
+
 void load_flush(struct load *load, uint32_t port)
 {
     struct load_out *out = &load->outs[port];
@@ -88,10 +111,15 @@ void load_flush(struct load *load, uint32_t port)
     struct sockaddr_in6 name;
     socklen_t name_length;
     uint32_t next = 0;
+    int again = 0;
 
     if (!out->count)
         return;
     name_length = target_name(&load->setup, &name);
+    load->now = clock_now();
+    for (uint32_t i = 0; i < out->count; i++)
+        if (out->asker[i] != NOBODY)
+            depart(load, out, i);
     aead_seal(load->aead, out->job, out->jobs);
     for (uint32_t i = 0; i < out->count; i++) {
         vectors[i] = (struct iovec){ out->data[i], out->length[i] };
@@ -109,15 +137,22 @@ void load_flush(struct load *load, uint32_t port)
                 count_many(load, LOAD_BYTES_OUT, out->length[next + i]);
             count_many(load, LOAD_DATAGRAMS_OUT, (uint64_t)n);
             next += (uint32_t)n;
+            again = 0;
         } else if (errno == EAGAIN || errno == ENOBUFS) {
             struct pollfd writable = { .fd = load->fds[port], .events = POLLOUT };
 
             count(load, LOAD_SEND_WAITED);
             poll(&writable, 1, 20);
+        } else if (errno != EINTR && !again) {
+            /* It may be the ICMP error that an earlier one met, now cleared. */
+            load_errors_take(load, load->fds[port]);
+            again = 1;
         } else if (errno != EINTR) {
-            /* Or the pending error of an earlier one, now cleared. */
             count(load, LOAD_SEND_REFUSED);
+            if (out->asker[next] != NOBODY && out->data[next][0] == MESSAGE_DATA)
+                count(load, LOAD_ECHOES_REFUSED);
             next++;
+            again = 0;
         }
     }
     out->count = out->jobs = 0;
@@ -161,7 +196,9 @@ static uint8_t *data_place(struct load *load, struct load_peer *peer, uint32_t i
                                              .counter = session->counter, .key = out->key[out->jobs] };
     out->jobs++;
     session->counter++;
-    peer->owes = 0;
+    peer->owes_since = 0;
+    if (inner)
+        load_spoke(load, peer);
     memset(message + DATA_HEADER_BYTES, 0, padded);
     return message + DATA_HEADER_BYTES;
 }
@@ -182,6 +219,7 @@ void load_echo(struct load *load, struct load_peer *peer, uint32_t bytes, uint8_
     struct load_out *out = &load->outs[peer->port];
     uint16_t sum;
 
+    /* Its checksum and departure are written when it leaves. */
     out->asker[out->count - 1] = (uint32_t)(peer - load->peers);
     out->sequence[out->count - 1] = peer->sequence;
     inner[0] = 0x45;
@@ -196,6 +234,4 @@ void load_echo(struct load *load, struct load_peer *peer, uint32_t bytes, uint8_
     store_be16(inner + 24, number & 0xffff);
     store_be16(inner + 26, peer->sequence & 0xffff);
     memcpy(inner + INNER_HEADERS, &stamp, sizeof stamp);
-    sum = (uint16_t)~checksum_fold(checksum_add(0, inner + 20, bytes - 20));
-    memcpy(inner + 22, &sum, 2);
 }

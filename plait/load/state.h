@@ -25,11 +25,12 @@
 #define REJECT_NS 180000000000ull
 #define PASSIVE_NS 10000000000ull  /* KEEPALIVE_TIMEOUT */
 #define BEHIND_NS 10000000ull
+#define SEEN_WORDS 8               /* of 64 data messages each */
 
 struct load_session {
     uint8_t send_key[NOISE_KEY], receive_key[NOISE_KEY];
     uint64_t counter;              /* next to send */
-    uint64_t top, seen;            /* received: greatest + 1, and the 64 up to it */
+    uint64_t top, seen[SEEN_WORDS];  /* received: greatest + 1, and which of those before it */
     uint64_t born;                 /* 0: no session */
     uint32_t local, remote;        /* receiver indices */
 };
@@ -38,6 +39,7 @@ enum peer_state { PEER_IDLE, PEER_INITIATED, PEER_CONFIRMING };
 #define PEER_HOLDS_PLACE 1         /* in the closed loop of handshakes */
 #define PEER_HAS_COOKIE 2
 #define PEER_SHOWED_MAC1 4         /* a cookie reply to it is accepted, once */
+#define PEER_RECOVERS 8            /* it renews its session for want of answers */
 
 struct load_peer {
     uint8_t public_key[NOISE_KEY], static_static[NOISE_KEY];
@@ -45,9 +47,14 @@ struct load_peer {
     uint8_t mac1[MAC_BYTES], cookie[MAC_BYTES];
     uint64_t cookie_born;
     uint64_t intended;             /* when the handshake in flight was meant to begin */
-    uint64_t initiated;            /* when its latest initiation left */
-    uint64_t deadline;             /* of what the state waits for; PEER_IDLE: a passive keepalive, if owed */
+    uint64_t departed;             /* when its first initiation left */
+    uint64_t initiated;            /* when its latest initiation was made */
+    uint64_t deadline;             /* of what the state waits for */
     uint64_t asked_at;             /* closed loop of traffic: its echo in flight, 0: none */
+    uint64_t owes_since;           /* data came and nothing was sent since; 0: nothing is owed */
+    uint64_t silent_at;            /* a handshake is due unless something is heard before; 0: nothing was sent */
+    uint64_t waits_since;          /* when the first echo since the last answer left; 0: none did */
+    uint64_t gap;                  /* the longest such wait of the phase */
     struct load_session current, previous;
     uint32_t index;                /* of the handshake in flight */
     uint32_t sequence;             /* of the echo sent last */
@@ -56,7 +63,7 @@ struct load_peer {
     uint16_t generation;
     uint16_t port;
     uint32_t source;
-    uint8_t state, flags, attempts, owes;  /* owes: 1 = data came and nothing was sent since */
+    uint8_t state, flags, attempts;
 };
 
 struct load_out {
@@ -64,7 +71,7 @@ struct load_out {
     struct aead_job job[LOAD_BATCH];
     uint32_t length[LOAD_BATCH];
     uint32_t source[LOAD_BATCH];
-    uint32_t asker[LOAD_BATCH], sequence[LOAD_BATCH];  /* of an echo: whose, and its number; else NOBODY */
+    uint32_t asker[LOAD_BATCH], sequence[LOAD_BATCH];  /* of an echo or initiation: whose, and its number; else NOBODY */
     uint8_t key[LOAD_BATCH][AEAD_KEY_BYTES];  /* of each job: a session may end before the batch leaves */
     uint8_t data[LOAD_BATCH][LOAD_MESSAGE_MOST];
 };
@@ -74,6 +81,9 @@ struct load_pacer {
     double level[2];
     double event;                  /* number of the next */
     uint64_t due;                  /* UINT64_MAX: none */
+    uint64_t blocked_at;           /* when an event last found no peer that could carry it out */
+    uint32_t why;                  /* enum cause */
+    int is_blocked;                /* the next one still finds none */
 };
 
 struct load_sample {
@@ -97,6 +107,9 @@ struct load {
     int32_t fds[LOAD_PORTS_MOST + 1];
     int epoll;
     uint64_t now, begin;
+    uint64_t arrived;              /* when the kernel took in the datagram in hand */
+    uint64_t waits_since;          /* as a peer's, of all of them */
+    int has_errors;                /* a socket's error queue may hold something */
     uint64_t last_stamp;
     uint64_t wheel_tick;
     uint32_t wheel[WHEEL_SLOTS];
@@ -123,9 +136,15 @@ static inline void count_many(struct load *load, enum load_counter counter, uint
     load->tally->counters[counter] += n;
 }
 
+static inline void note_span(struct load *load, enum load_histogram which, uint64_t from, uint64_t to)
+{
+    load->tally->histograms[which][load_bucket(to > from ? to - from : 0)]++;
+}
+
+/* Until the datagram in hand arrived. */
 static inline void note_time(struct load *load, enum load_histogram which, uint64_t from)
 {
-    load->tally->histograms[which][load_bucket(load->now > from ? load->now - from : 0)]++;
+    note_span(load, which, from, load->arrived);
 }
 
 /* Of this thread, ns; a call costs a system call's time. */
@@ -164,7 +183,7 @@ int load_has_session(const struct load *load, const struct load_peer *peer);
 /* What an echo carries, so that its answer needs no state: behind IPv4 (20) and ICMP (8) headers. */
 struct load_stamp {
     uint32_t magic, number;        /* of the peer, among all */
-    uint64_t intended;
+    uint64_t intended, departed;
     uint32_t sequence;
     uint8_t phase, kind;
     uint16_t reserved;
@@ -174,6 +193,8 @@ struct load_stamp {
 
 /* receive.c: takes all that waits. Returns how many datagrams. */
 uint32_t load_receive(struct load *load);
+/* Takes a socket's ICMP errors, which would wake the loop for ever. */
+void load_errors_take(struct load *load, int fd);
 
 /* handshakes.c */
 void load_handshake_begin(struct load *load, uint32_t i, uint64_t intended, int takes_place);
@@ -182,16 +203,25 @@ void load_handshake_cookie(struct load *load, uint32_t i, const uint8_t *message
 void load_handshake_confirmed(struct load *load, struct load_peer *peer, uint64_t intended);
 int load_handshake_ready(const struct load *load, const struct load_peer *peer);
 void load_handshakes_end(struct load *load);
+/* A peer begins one by itself: its session grows old, or is_silent: nothing came back for so long. */
+void load_handshake_renew(struct load *load, struct load_peer *peer, int is_silent);
+/* Something authentic came from the gateway, or went there and wants an answer. */
+void load_heard(struct load_peer *peer);
+void load_spoke(struct load *load, struct load_peer *peer);
+/* Sets the timer of an idle peer for what is due first. */
+void load_idle_timer(struct load *load, struct load_peer *peer);
 void load_timer_set(struct load *load, uint32_t i, uint64_t deadline);
 void load_timers_run(struct load *load);
 
-/* echoes.c: an echo request that is due at that time; the next one of a closed loop. */
-void load_ask(struct load *load, struct load_peer *peer, uint64_t due);
+/* echoes.c: an echo request that is due at that time, 0 when there was no session for it; the next one of a
+ * closed loop. */
+int load_ask(struct load *load, struct load_peer *peer, uint64_t due);
 void load_traffic_next(struct load *load, struct load_peer *peer);
 
 /* garbage.c */
 int load_garbage_open(struct load *load);
-void load_garbage_send(struct load *load, uint32_t kind);
+/* 0 when there was nothing to send: no session to forge for, no answered message to replay. */
+int load_garbage_send(struct load *load, uint32_t kind);
 /* This peer's echo was answered: if its message is a sample, the gateway has taken it. */
 void load_sample_answered(struct load *load, const struct load_peer *peer, uint32_t sequence);
 

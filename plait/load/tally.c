@@ -25,6 +25,29 @@ uint64_t load_bucket_middle(uint32_t bucket)
     return low + ((1ull << shift) >> 1);
 }
 
+uint32_t load_recovery_bucket(uint64_t ns)
+{
+    uint32_t power;
+
+    if (ns >> 22 < LOAD_RECOVERY_EVEN)
+        return (uint32_t)(ns >> 22);
+    if (ns >> 40)
+        ns = (1ull << 40) - 1;
+    power = 63 - (uint32_t)__builtin_clzll(ns);
+    return LOAD_RECOVERY_EVEN + (power - 34) * 128 + (uint32_t)(ns >> (power - 7) & 127);
+}
+
+uint64_t load_recovery_bucket_middle(uint32_t bucket)
+{
+    uint32_t power;
+
+    if (bucket < LOAD_RECOVERY_EVEN)
+        return ((uint64_t)bucket << 22) + (1u << 21);
+    bucket -= LOAD_RECOVERY_EVEN;
+    power = 34 + bucket / 128;
+    return (((uint64_t)(bucket % 128) | 128) << (power - 7)) + (1ull << (power - 8));
+}
+
 /* N(t) = r0 t + (r1 - r0) t^2 / 2T events have happened by t; solved for N = k. */
 uint64_t load_pace(const double *r, uint64_t length, double k)
 {

@@ -59,6 +59,9 @@ def check(
         except ValueError as error:
             mend = "Give one address, without a port; networks and names are not taken."
             raise Failure(f"cannot use --i-own-this-target {text}", str(error), mend) from error
+    if address.is_multicast or address == ipaddress.IPv4Address("255.255.255.255"):
+        mend = "Give the address of one gateway; --i-own-this-target does not change that."
+        raise Failure(f"{address} is no target", "it is the address of many hosts", mend)
     if address in named or address.is_loopback:
         return
     if not address.is_unspecified and not address.is_multicast and address in own():

@@ -60,7 +60,10 @@ def reply(inner: bytes) -> bytes:
 
 class Gateway:
     """Peers 0 to peers of a seed, on a port of 127.0.0.1. `want_cookies`, `drop_every`, `repeat_every`,
-    `forge_every`, `wrong_every` (echoes) and `deaf` say what it does besides answering."""
+    `forge_every`, `wrong_every` (echoes), `least_ns` (echoes that were due less than that after the one
+    before are not answered), `mute` (no echo is), `chats` (it begins handshakes and pings itself), `loses`
+    (that many initiations), `holds` (the first echo's answer back, while so many come), `parrots` (it says
+    what it hears) and `deaf` say what it does besides answering."""
 
     def __init__(self, seed: str, peers: int, psk: bool = False) -> None:
         self.seed, self.psk = seed, psk
@@ -78,7 +81,11 @@ class Gateway:
         self.stamps: dict[int, bytes] = {}
         self.sources: set[tuple[str, int]] = set()
         self.visited: dict[int, set[tuple[str, int]]] = collections.defaultdict(set)
-        self.want_cookies = self.deaf = False
+        self.want_cookies = self.deaf = self.mute = self.chats = self.parrots = False
+        self.loses = self.holds = 0
+        self.held: bytes | None = None
+        self.confirmed: list[tuple[float, float]] = []  # just before and after each first answer
+        self.least_ns = self.due = 0
         self.drop_every = self.repeat_every = self.forge_every = self.wrong_every = 0
         self.first_at = 0.0  # when the first datagram came: seconds since 1970
         self.failed: BaseException | None = None
@@ -111,6 +118,9 @@ class Gateway:
     def _take(self, message: bytes, source: tuple[str, int]) -> None:
         self.seen["datagrams"] += 1
         self.first_at = self.first_at or time.time()
+        if self.parrots:
+            self.socket.sendto(message, source)
+            return
         try:
             kind = messages.message_type(message)
         except messages.MessageError:
@@ -149,6 +159,9 @@ class Gateway:
         self.stamps[number] = stamp
         if self.deaf:
             return
+        if self.loses:
+            self.loses -= 1
+            return
         self.sources.add(source)
         index = len(self.sessions) + 1
         shared = derived(self.seed, b"psk-----", number) if self.psk else noise.NO_PSK
@@ -183,6 +196,12 @@ class Gateway:
         self.seen["bytes"] = int.from_bytes(inner[2:4], "big")
         assert inner[12:16] == (0x0A400002 + session["number"]).to_bytes(4, "big")
         n = self.seen["echoes"]
+        due, last = int.from_bytes(inner[36:44], "little"), self.due
+        is_traffic = inner[57] == 0
+        self.due = due if is_traffic else last
+        if self.mute or (is_traffic and 0 <= due - last < self.least_ns):
+            self.seen["not answered"] += 1
+            return
         if self.drop_every and n % self.drop_every == 0:
             self.seen["dropped"] += 1
             return
@@ -194,7 +213,22 @@ class Gateway:
         if self.forge_every and n % self.forge_every == 0:
             self.seen["forged"] += 1
             sealed = sealed[:-1] + bytes([sealed[-1] ^ 1])
+        if is_traffic and self.holds:
+            self.holds -= 1
+            if self.held is None:
+                self.held = sealed
+                return
+            if not self.holds:
+                self.socket.sendto(self.held, source)
+        before = time.time()
         self.socket.sendto(sealed, source)
+        if not is_traffic:
+            self.confirmed.append((before, time.time()))
+        if self.chats:  # an initiation of its own, and an echo request
+            self.seen["chats"] += 1
+            self.socket.sendto(struct.pack("<I", messages.INITIATION) + bytes(144), source)
+            ping = answer[:20] + b"\x08" + answer[21:]
+            self.socket.sendto(self._sealed(session, ping), source)
         if self.repeat_every and n % self.repeat_every == 0:
             self.seen["repeated"] += 1
             self.socket.sendto(sealed, source)

@@ -69,6 +69,16 @@ def test_buckets_are_in_order_and_none_is_left_out() -> None:
     assert lib.load_bucket(NEVER) == lib.LOAD_BUCKETS - 1
 
 
+@given(st.integers(0, 2**40 - 1))
+@example(6144 * 2**22 - 1)
+@example(6144 * 2**22)
+def test_a_bucket_of_recoveries_is_within_5_ms_or_its_share(ns: int) -> None:
+    bucket = lib.load_recovery_bucket(ns)
+    assert 0 <= bucket < lib.LOAD_BUCKETS
+    assert abs(lib.load_recovery_bucket_middle(bucket) - ns) <= max(2**21, ns / 128)
+    assert lib.load_recovery_bucket(NEVER) == lib.load_recovery_bucket(2**40 - 1) < lib.LOAD_BUCKETS
+
+
 _rate = st.floats(0, 1e6).map(lambda rate: round(rate, 3))
 
 

@@ -40,6 +40,13 @@ def test_not_ours(target: str) -> None:
         check(ipaddress.ip_address(target), ["192.0.2.9"], lambda: OWN)
 
 
+@pytest.mark.parametrize("target", ["224.0.0.1", "255.255.255.255", "ff02::1"])
+def test_an_address_of_many_hosts_is_nobodys(target: str) -> None:
+    """The kernel would refuse each datagram, or many would get it."""
+    with pytest.raises(Failure, match="the address of many hosts"):
+        check(ipaddress.ip_address(target), [target], lambda: OWN)
+
+
 def test_named_exactly() -> None:
     check(ipaddress.ip_address("198.51.100.1"), ["198.51.100.1"], lambda: OWN)
     for words in ("198.51.100.0/24", "gateway.example", "198.51.100.1:51820"):

@@ -18,6 +18,9 @@ CASES = [
     ("handshakes/s>2.5k", None, "handshakes/s", 2500.0, 2501.0, 2500.0),
     ("answers/s>=1M", None, "answers/s", 1e6, 1e6, 999999.0),
     ("garbage_answers==0", None, "garbage_answers", 0.0, 0, 1),
+    ("wave: 2:recovery_p99<1e1s", "wave: 2", "recovery_p99", 10.0, 9.9, 10.1),
+    ("not_sent!=3", None, "not_sent", 3.0, 2, 3),
+    ("departed_p99.99<2ms", None, "departed_p99.99", 0.002, 0.001, 0.002),
 ]
 
 

@@ -1,0 +1,111 @@
+"""Every due event is accounted for: the figures of the whole command against a packet capture."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.support.waiting import PATIENCE, until
+from tests.unit.plait.load.capture import Capture, echoes, quantile
+from tests.unit.plait.load.gateway import Gateway
+
+SEED = "tests"
+RATE, SECONDS = 500, 6
+ECHO_BYTES = 96 + 32  # 84 inner bytes, padded, in a data message
+PROFILE = f"""
+require = ["steady:loss<0.1%", "steady:p99<100ms"]
+[[phase]]
+name = "storm"
+handshakes = {{ outstanding = 4 }}
+[[phase]]
+name = "steady"
+seconds = {SECONDS}
+traffic = {{ rate = {RATE} }}
+"""
+
+
+def start(gateway: Gateway, directory: Path, profile: str, *more: str) -> subprocess.Popen[str]:
+    """`plait load run` of a profile against the gateway; run.json is what it found."""
+    (directory / "profile.toml").write_text(profile)
+    command = [
+        sys.executable, "-m", "plait", "load", "run", str(directory / "profile.toml"),
+        "--target", gateway.target, "--seed", SEED, "--peers", str(len(gateway.numbers)),
+        "--json", str(directory / "run.json"), *more,
+    ]  # fmt: skip
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def load_process(command: subprocess.Popen[str]) -> psutil.Process:
+    """Its one load process."""
+
+    def found() -> Sequence[psutil.Process]:
+        return [child for child in psutil.Process(command.pid).children() if child.is_running()]
+
+    return until(found, "a load process")[0]
+
+
+def wait_for_phase(command: subprocess.Popen[str], name: str, seconds: float) -> None:
+    """Until a line of the screen tells of so many seconds of that phase."""
+    assert command.stderr is not None
+    first = None
+    for line in command.stderr:
+        if f" s {name}: " in line:
+            at = float(line.split()[1])
+            first = at if first is None else first
+            if at - first >= seconds:
+                return
+    raise AssertionError(f"the run ended before {seconds} s of {name}")
+
+
+@pytest.mark.network
+def test_a_generator_that_stands_still_for_4_s_of_6_is_found_out(tmp_path: Path) -> None:
+    """It is stopped over the phase's end. What the capture shows, the counts, both kinds of percentiles and
+    the requirements say as well."""
+    with Gateway(SEED, 8) as gateway, Capture("lo", gateway.socket.getsockname()[1]) as capture:
+        command = start(gateway, tmp_path, PROFILE)
+        generator = load_process(command)
+        wait_for_phase(command, "steady", 2)
+        generator.suspend()
+        time.sleep(4)
+        resumed = time.time()
+        generator.resume()
+        words = command.communicate(timeout=PATIENCE)
+        ended = time.time()
+        seen = echoes(capture.read(), ECHO_BYTES)
+    found = json.loads((tmp_path / "run.json").read_text())
+    steady = found["phases"][1]
+    account, metrics = steady["events"]["echoes"], steady["metrics"]
+    due = [steady["began"] + number / RATE for number in range(RATE * SECONDS)]
+    # Events leave in the order in which they are due: the first of them left, the others never did.
+    assert account["due"] == len(due)
+    assert account["not_sent"] == metrics["not_sent"] == len(due) - len(seen) > 0
+    assert account["because"] == {"generator": account["not_sent"], "no_session": 0, "refused": 0}
+    assert account["in_time"] + account["late"] + account["not_sent"] == account["due"]
+    assert steady["counters"]["asked"] == len(seen) == steady["counters"]["answered"]
+    assert metrics["loss"] == pytest.approx(account["not_sent"] / len(due)) and metrics["sent_loss"] == 0
+
+    answered = [echo.answered - at for echo, at in zip(seen, due, strict=False) if echo.answered is not None]
+    departed = [echo.answered - echo.left for echo in seen if echo.answered is not None]
+    assert len(answered) == len(seen)
+    for name, share in (("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("max", 1)):
+        # What never left waited until the generator gave it up: after it went on, and before its end.
+        low, high = (
+            quantile([*answered, *(given_up - at for at in due[len(seen):])], share)
+            for given_up in (resumed, ended)
+        )
+        assert low * 0.995 - 1e-4 <= metrics[name] <= high * 1.005 + 1e-4, name
+        # An echo's own word is written just before the kernel has the packet.
+        assert metrics[f"departed_{name}"] >= quantile(departed, share) * 0.995 - 1e-5, name
+    assert metrics["departed_p50"] <= metrics["p50"] and metrics["p90"] > 1
+
+    assert command.returncode == 98, words
+    assert [(each["holds"], each["blame"]) for each in found["requirements"]] == [(False, "generator")] * 2
+    assert f"{account['not_sent']:,} of" in words[0] and "never left" in words[0]
+    assert "required steady:loss<0.1%, found" in words[1] and "the generator's doing" in words[1]
