@@ -32,6 +32,8 @@ FIGURES: dict[str, Finder] = {
     **{name: _metric(name) for name in load_thresholds.METRICS},
     **{f"generator {name}": _cost(name) for name in COSTS},
 }
+# What a table shows of them, unless a --fail-if names another.
+SHOWN = (*load_thresholds.SHOWN, *(f"generator {name}" for name in COSTS))
 
 
 @dataclass(frozen=True)
@@ -288,7 +290,8 @@ def run(before: str, after: str, *, as_json: bool, fail_if: Sequence[str] = ()) 
         json.dump(made, sys.stdout, indent=1)
         sys.stdout.write("\n")
     else:
-        _show(before, after, found, differs)
+        shown = (*SHOWN, *(each.metric for each in limits))
+        _show(before, after, [line for line in found if line.metric in shown], differs)
     for words in wrong:
         print(f"plait: load: {words}", file=sys.stderr)
     return load_thresholds.EXIT_CODE if wrong else 0

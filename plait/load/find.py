@@ -21,7 +21,7 @@ from plait.load import run as load_run
 from plait.load import screen as load_screen
 from plait.load import thresholds as load_thresholds
 from plait.load.output import ResultFile
-from plait.load.profile import PHASES_MOST, Profile
+from plait.load.profile import PHASES_MOST, UNPACED_HANDSHAKES, Profile
 from plait.load.result import PhaseResult
 from plait.load.run import Run
 from plait.load.stop import EXIT_CODE as STOPPED_EXIT_CODE
@@ -147,6 +147,12 @@ def phases(kind: str, bytes_: int) -> list[dict[str, Any]]:
     return [{"name": "sessions", "handshakes": {"outstanding": 64}}, *trials]
 
 
+def spare(kind: str, search: Search) -> int:
+    """Ephemerals to prepare: a few trials at the rate that is likely, and the long one."""
+    rate = min(search.most, UNPACED_HANDSHAKES) if kind == "handshakes" else 0
+    return int(rate * (4 * search.seconds + search.long_seconds))
+
+
 def run(
     profile: Profile,
     kind: str,
@@ -167,7 +173,9 @@ def run(
         file = None if json_file is None else stack.enter_context(ResultFile(json_file))
         screen, shown = load_screen.screen()
         with shown:
-            done = load_run.execute(profile, cores, owned, screen, stop, pilot=pilot)
+            done = load_run.execute(
+                profile, cores, owned, screen, stop, pilot=pilot, spare=spare(kind, search)
+            )
         if file is not None:
             file.last(load_json.text(document(done, kind, requirements, search)))
     if done.failure is not None:

@@ -41,7 +41,7 @@ enum load_counter {
     LOAD_RECOVERIES,               /* of RENEWALS: because nothing came back for so long */
     LOAD_RECOVERED,                /* peers that got an answer after that */
     LOAD_UNRECOVERED,              /* peers that were still without an answer at the end */
-    LOAD_SESSIONS,                 /* peers that had a session at the end */
+    LOAD_SESSIONS_HELD,            /* peers that had a session at the end */
     LOAD_RESPONSES,                /* opened */
     LOAD_HANDSHAKES,               /* opened, and the first data packet answered */
     LOAD_UNCONFIRMED,              /* opened, and the first data packet not answered */
@@ -130,8 +130,6 @@ struct load_area {
     uint64_t begin[32];            /* the command's: when phase i begins, CLOCK_BOOTTIME; 0: not yet */
     double scale[32];              /* the command's, before begin: factor of the rates of phase i; 0: 1 */
     uint64_t length[32];           /* the command's, likewise: ns of phase i; 0: as planned */
-    uint64_t wanted;               /* the command's, likewise: ephemerals to have in stock before */
-    uint64_t stocked;              /* as many as were wanted are there, or no memory for them */
     uint64_t stop;                 /* the command's: 1 ends the phase, which drains, and the run; 2 at once */
     struct load_tally tallies[32];
 };

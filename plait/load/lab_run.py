@@ -430,6 +430,8 @@ def figures(
     runs = [turn["run"] for turn in turns if turn["run"] is not None]
     for phase in dict.fromkeys(phase["name"] for run in runs for phase in run["phases"]):
         for metric, find in load_compare.FIGURES.items():
+            if metric not in load_compare.SHOWN:
+                continue
             values = each(partial(_of_phase, phase=phase, find=find))
             if any(values):
                 yield phase, metric, values

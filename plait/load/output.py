@@ -201,9 +201,9 @@ class Prometheus(Screen):
         trips = GaugeMetricFamily(
             "plait_load_round_trip_seconds", "Round trips of the last interval", labels=["phase", "quantile"]
         )
-        shares = {name: percent / 100 for name, percent in PERCENTILES}
-        for name, seconds in entry["round_trip"].items():
-            trips.add_metric([entry["phase"], f"{shares[name]:g}"], seconds)
+        for name, percent in PERCENTILES:
+            if name in entry["round_trip"]:
+                trips.add_metric([entry["phase"], f"{percent / 100:g}"], entry["round_trip"][name])
         yield trips
 
 

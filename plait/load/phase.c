@@ -445,7 +445,7 @@ static void peers_note(struct load *load)
             peer->gap = load->now - peer->waits_since;
         if (peer->gap)
             note_span(load, LOAD_GAP, 0, peer->gap);
-        count_many(load, LOAD_SESSIONS, (uint64_t)load_has_session(load, peer));
+        count_many(load, LOAD_SESSIONS_HELD, (uint64_t)load_has_session(load, peer));
         count_many(load, LOAD_UNRECOVERED, (peer->flags & PEER_RECOVERS) != 0);
     }
 }

@@ -72,9 +72,7 @@ def main() -> None:
         for number, phase in enumerate(orders["phases"]):
             area.prepared = number + 1
             while not area.begin[number] and not stopped():
-                if not area.wanted or not lib.load_prepare_ephemerals(load, area.wanted, STEPS):
-                    area.stocked = area.wanted
-                    time.sleep(0.0005)
+                time.sleep(0.0005)
             if stopped():
                 break
             lib.load_run_phase(load, _phase(phase, area, number), area.begin[number])

@@ -131,7 +131,10 @@ def _figures(run: dict[str, Any]) -> Iterator[str]:
     yield from _limits(run)
     heads = [phase["name"] + ("" if phase["finished"] else " (ended early)") for phase in run["phases"]]
     rows = [("seconds", [f"{phase['seconds']:.2f} s" for phase in run["phases"]])]
+    asked = " ".join(each["text"] for each in run["requirements"])
     for name, find in load_compare.FIGURES.items():
+        if name not in load_compare.SHOWN and name not in asked:
+            continue
         values = [find(phase) for phase in run["phases"]]
         if any(value is not None for value in values):
             rows.append((name, [load_compare.text(name, value) for value in values]))

@@ -249,8 +249,9 @@ def metrics(phases: Sequence[PhaseResult]) -> dict[str, float | None]:
     found["gbit/s"] = per_second((counters["inner_out"] + counters["inner_in"]) * 8e-9, talking)
     for name in ("retries", "recovered", "cookies", "garbage_answers"):
         found[name] = counters[name]
-    for name in ("sessions", "unrecovered"):  # levels: of the last phase
-        found[name] = phases[-1].counters[name]
+    # Levels: of the last phase.
+    found["sessions"] = phases[-1].counters["sessions_held"]
+    found["unrecovered"] = phases[-1].counters["unrecovered"]
     found["wrong"] = sum(counters[name] for name in WRONG)
     return found
 

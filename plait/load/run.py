@@ -287,6 +287,7 @@ def execute(
     span: range | None = None,
     start_at: float | None = None,
     pilot: Lead | None = None,
+    spare: int = 0,
 ) -> Run:
     """Run a profile against its target, which is checked first. A signal that `stop` heard ends it early,
     results kept, and so do a gateway that says nothing (check_answered tells), a condition of abort_on
@@ -294,6 +295,7 @@ def execute(
 
     span: the peers that this machine simulates, of all that the profile has; each rate and count is shared
     accordingly. start_at: when the first phase begins, seconds since 1970. pilot: leads from phase to phase.
+    spare: ephemerals to prepare beyond those that the phases ask for.
     """
     stop = stop or Stop()
     span = span or range(profile.peers)
@@ -321,7 +323,7 @@ def execute(
         "silence": int(profile.silence * SECOND),
     }
     with ExitStack() as stack:
-        processes = [Process(orders, stack) for orders in _orders(run, setup)]
+        processes = [Process(orders, stack) for orders in _orders(run, setup, spare)]
         try:
             _lead(run, processes, screen, stop, start_at, pilot)
         except (_EarlyEndError, AbortedError) as why:
@@ -369,13 +371,13 @@ def gateway_key(profile: Profile, keys: Keys) -> bytes:
         raise Failure("cannot use public_key", str(error), mend) from error
 
 
-def _orders(run: Run, setup: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def _orders(run: Run, setup: dict[str, Any], spare: int) -> Iterator[dict[str, Any]]:
     """What each process is told."""
     from plait.load._generator import lib
 
     run.bytes_per_peer = lib.load_bytes_per_peer()
     peers, count = run.profile.peers, len(run.cores)
-    ephemerals = sum(phase.ephemerals(peers) for phase in run.profile.phase)
+    ephemerals = spare + sum(phase.ephemerals(peers) for phase in run.profile.phase)
     for number, core in enumerate(run.cores):
         first = run.span.start + len(run.span) * number // count
         after = run.span.start + len(run.span) * (number + 1) // count
@@ -480,7 +482,7 @@ def _lead(
         _wait(processes, stop, lambda process, number=number: process.area.prepared > number, lambda: None)  # type: ignore[misc]
         if stop.signal is not None:
             raise _StopAskedError
-        if pilot is not None and not _told(run, number, processes, stop, pilot):
+        if pilot is not None and not _told(run, number, processes, pilot):
             break
         begin = now_ns() + AHEAD_NS
         if start_at is not None:
@@ -554,7 +556,7 @@ def _prepare(run: Run, processes: list[Process], screen: Screen, stop: Stop) -> 
         run.ephemerals = sum(max(process.area.steps - process.peers, 0) for process in processes)
 
 
-def _told(run: Run, number: int, processes: list[Process], stop: Stop, pilot: Lead) -> bool:
+def _told(run: Run, number: int, processes: list[Process], pilot: Lead) -> bool:
     """What the pilot wants of a phase, told to the processes; False: the run is over."""
     if (wanted := pilot(run, number)) is None:
         return False
@@ -562,9 +564,6 @@ def _told(run: Run, number: int, processes: list[Process], stop: Stop, pilot: Le
     for process in processes:
         process.area.scale[number] = rate
         process.area.length[number] = int(seconds * SECOND)
-        if run.profile.phase[number].handshakes is not None and rate:
-            process.area.wanted = min(1 << 20, int(rate * seconds / len(processes)) + 1)
-    _wait(processes, stop, lambda process: process.area.stocked == process.area.wanted, lambda: None)
     return True
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import psutil
@@ -43,12 +43,18 @@ def start(gateway: Gateway, directory: Path, profile: str, *more: str) -> subpro
 
 
 def load_process(command: subprocess.Popen[str]) -> psutil.Process:
-    """Its one load process."""
+    """Its one load process, by the title that it gives itself."""
 
-    def found() -> Sequence[psutil.Process]:
-        return [child for child in psutil.Process(command.pid).children() if child.is_running()]
+    def found() -> psutil.Process | None:
+        for child in psutil.Process(command.pid).children():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if " ".join(child.cmdline()).startswith("plait load "):
+                    return child
+        return None
 
-    return until(found, "a load process")[0]
+    process = until(found, "a load process")
+    assert process is not None
+    return process
 
 
 def wait_for_phase(command: subprocess.Popen[str], name: str, seconds: float) -> None:
@@ -71,7 +77,7 @@ def test_a_generator_that_stands_still_for_4_s_of_6_is_found_out(tmp_path: Path)
     with Gateway(SEED, 8) as gateway, Capture("lo", gateway.socket.getsockname()[1]) as capture:
         command = start(gateway, tmp_path, PROFILE)
         generator = load_process(command)
-        wait_for_phase(command, "steady", 2)
+        wait_for_phase(command, "steady", 3)
         generator.suspend()
         time.sleep(4)
         resumed = time.time()

@@ -159,7 +159,7 @@ def test_a_deaf_gateway_is_loss_not_an_error() -> None:
         gateway.deaf = True
         phase = {
             "name": "storm",
-            "seconds": 0.5,
+            "seconds": 1.2,
             "handshakes": {"rate": 10},
             "drain": 0.1,
             "garbage": {"replayed_initiation": 200, "replayed_data": 200},

@@ -191,7 +191,9 @@ def test_two_machines_make_one_run() -> None:
     expected = PhaseResult("steady", runs[0].phases[1].counters, rows).as_json()["times"]["round_trip"]
     assert steady["times"]["round_trip"] == expected
     assert [machine["peers"] for machine in merged["machines"]] == [[0, 3], [4, 9]]
-    assert merged["requirements"] == [{"text": "loss<=0", "holds": True, "found": 0.0}]
+    assert merged["requirements"] == [
+        {"text": "loss<=0", "holds": True, "found": 0.0, "blame": None}
+    ]
     # Rates over time: what both did, wherever their intervals lie.
     total = sum(
         entry["asked"] * (entry["at"] - entry["from"])
