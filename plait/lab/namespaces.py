@@ -223,6 +223,11 @@ class Process:
         """What it wrote so far on stdout and stderr."""
         return os.pread(self._log.fileno(), os.fstat(self._log.fileno()).st_size, 0).decode(errors="replace")
 
+    def output_since(self, begin: int) -> tuple[str, int]:
+        """What it wrote behind so many bytes, and how many bytes there are now."""
+        data = os.pread(self._log.fileno(), max(os.fstat(self._log.fileno()).st_size - begin, 0), begin)
+        return data.decode(errors="replace"), begin + len(data)
+
     def close(self) -> None:
         """Kill it if it runs; forget its output."""
         self.signal(signal.SIGKILL)

@@ -32,8 +32,13 @@ FIGURES: dict[str, Finder] = {
     **{name: _metric(name) for name in load_thresholds.METRICS},
     **{f"generator {name}": _cost(name) for name in COSTS},
 }
-# What a table shows of them, unless a --fail-if names another.
-SHOWN = (*load_thresholds.SHOWN, *(f"generator {name}" for name in COSTS))
+
+
+def shown(requirements: Sequence[dict[str, Any]] = (), asked: Sequence[str] = ()) -> list[str]:
+    """The figures of tables: those that are shown always, and those that a requirement or `asked` names."""
+    wanted = {load_thresholds.parse(each["text"]).metric for each in requirements} | set(asked)
+    always = {*load_thresholds.SHOWN, *(f"generator {name}" for name in COSTS)}
+    return [name for name in FIGURES if name in always or name in wanted]
 
 
 @dataclass(frozen=True)
@@ -290,8 +295,11 @@ def run(before: str, after: str, *, as_json: bool, fail_if: Sequence[str] = ()) 
         json.dump(made, sys.stdout, indent=1)
         sys.stdout.write("\n")
     else:
-        shown = (*SHOWN, *(each.metric for each in limits))
-        _show(before, after, [line for line in found if line.metric in shown], differs)
+        asked = [
+            name for runs in both.values() for run in runs[0] + runs[1] for name in shown(run["requirements"])
+        ]
+        asked += [each.metric for each in limits]
+        _show(before, after, [line for line in found if line.metric in shown(asked=asked)], differs)
     for words in wrong:
         print(f"plait: load: {words}", file=sys.stderr)
     return load_thresholds.EXIT_CODE if wrong else 0

@@ -1,6 +1,19 @@
 /* Echo requests through sessions: what is measured as traffic. */
 #include "plait/load/state.h"
 
+static uint32_t draw_size(struct load *load)
+{
+    const struct load_phase *phase = load->phase;
+    double share = draw_share(load);
+    uint32_t which = 0;
+
+    if (!phase->mix)
+        return phase->inner_bytes;
+    while (which + 1 < phase->mix && share > phase->mix_share[which])
+        which++;
+    return phase->mix_bytes[which];
+}
+
 int load_ask(struct load *load, struct load_peer *peer, uint64_t due)
 {
     count(load, LOAD_ASKED);
@@ -14,8 +27,10 @@ int load_ask(struct load *load, struct load_peer *peer, uint64_t due)
     /* As an initiator does: a new session before this one expires. */
     if (load->now - peer->current.born >= REKEY_NS)
         load_handshake_renew(load, peer, 0);
-    count_many(load, LOAD_INNER_OUT, load->phase->inner_bytes);
-    load_echo(load, peer, load->phase->inner_bytes, STAMP_TRAFFIC, due);
+    uint32_t bytes = draw_size(load);
+
+    count_many(load, LOAD_INNER_OUT, bytes);
+    load_echo(load, peer, bytes, STAMP_TRAFFIC, due);
     return 1;
 }
 

@@ -152,6 +152,10 @@ struct load_phase {
     double keepalive_rate;
     double roam_rate;
     double garbage_rate[7];
+    uint32_t handshakes_random, traffic_random;  /* 1: events of a rate come at random, not evenly (Poisson) */
+    uint32_t mix;                  /* sizes of an echo request that follow; 0: inner_bytes */
+    uint32_t mix_bytes[8];
+    double mix_share[8];           /* of all requests, of this size and those before it */
     double stagger;                /* 0 to 1: this process's place between the events of the others */
 };
 
@@ -187,10 +191,17 @@ int load_keys(const uint8_t *seed, uint32_t first, uint32_t count, uint8_t *priv
 void load_gateway_key(const uint8_t *seed, uint8_t *private_key);
 int load_gateway_public(const uint8_t *private_key, uint8_t *public_key);
 
-/* Before the clock starts: secrets of up to count peers more, ephemerals up to `wanted` in stock.
- * They return how many are still to be done. */
-uint32_t load_prepare_peers(struct load *load, uint32_t count);
-uint32_t load_prepare_ephemerals(struct load *load, uint32_t wanted, uint32_t count);
+/* Before the clock starts: secrets of peers first to first + count, of this process's; threads may each
+ * have a range. 0, or -1 without memory. */
+int load_prepare_peers(struct load *load, uint32_t first, uint32_t count);
+/* The same of all peers from and to memory, 64 bytes each: the public key, the static-static secret. */
+void load_secrets_read(const struct load *load, uint8_t *secrets);
+void load_secrets_write(struct load *load, const uint8_t *secrets);
+/* Room for so many ephemerals, once: how many there is memory for, the rest is made while the clock runs, and
+ * counted. Then ranges are filled, as above, and when none is being filled, so many may be used. */
+uint32_t load_stock_room(struct load *load, uint32_t wanted);
+int load_prepare_ephemerals(struct load *load, uint32_t first, uint32_t count);
+void load_stock_filled(struct load *load, uint32_t count);
 /* Runs a phase from `begin` (CLOCK_BOOTTIME ns) to its end, draining included. */
 void load_run_phase(struct load *load, const struct load_phase *phase, uint64_t begin);
 

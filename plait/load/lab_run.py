@@ -143,7 +143,7 @@ def run(
         if file is not None:
             file.last(text(end))
         if json_file != "-":
-            show(profile, contest, turns)
+            show(profile, contest, turns, list(requirements(turns, thresholds)))
     for each in requirements(turns, thresholds):
         if not each["holds"]:
             found_words = load_thresholds.in_its_unit(each["text"], each["found"])
@@ -350,7 +350,7 @@ class Inside:
             began, began_to_end, shown, told = time.monotonic(), 0.0, 0, 0
             while process.poll() is None:
                 time.sleep(0.1)
-                shown = _pass_on(process.output(), shown)
+                shown = _pass_on(process, shown)
                 code = self._engine.process.poll()
                 if code is not None and self.engine_ended is None:
                     how = f"by {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
@@ -361,25 +361,30 @@ class Inside:
                     told, began_to_end = wanted, time.monotonic()
                 if told and time.monotonic() - began_to_end > ENDING_SECONDS:
                     process.signal(signal.SIGKILL)
-            words = process.output()
-            _pass_on(words, shown)
+            _pass_on(process, shown)
             with contextlib.suppress(OSError, ValueError):
                 self.found = json.loads(found.read_text())
             if process.wait() and not told:
-                last = words.strip().splitlines()[-1:] or ["it said nothing"]
+                last = process.output().strip().splitlines()[-1:] or ["it said nothing"]
                 self.failed = Failure(
                     "the load failed", last[0].removeprefix("plait: "), "Its words stand above."
                 )
 
 
-def _pass_on(words: str, shown: int) -> int:
-    """What came since so many characters were shown, on stderr; how many are now."""
-    sys.stderr.write(words[shown:])
+def _pass_on(process: lab.Process, shown: int) -> int:
+    """What came behind so many bytes, on stderr; how many bytes are shown now."""
+    words, shown = process.output_since(shown)
+    sys.stderr.write(words)
     sys.stderr.flush()
-    return len(words)
+    return shown
 
 
-def show(profile: Profile, contest: Sequence[Candidate], turns: Sequence[dict[str, Any]]) -> None:
+def show(
+    profile: Profile,
+    contest: Sequence[Candidate],
+    turns: Sequence[dict[str, Any]],
+    required: Sequence[dict[str, Any]] = (),
+) -> None:
     """Medians of the turns side by side, the first engine's beside each other's as a ratio."""
     from plait.watch.engine import console, table
 
@@ -393,7 +398,7 @@ def show(profile: Profile, contest: Sequence[Candidate], turns: Sequence[dict[st
         ("phase", "figure"),
         tuple(heads),
     )
-    for place, metric, spreads in figures(names, turns):
+    for place, metric, spreads in figures(names, turns, required):
         first = load_compare.middle(spreads[0])
         cells = [load_compare.spread_text(metric, spreads[0])]
         for found in spreads[1:]:
@@ -414,7 +419,7 @@ def _of_gateway(turn: dict[str, Any], key: str) -> float | None:
 
 
 def figures(
-    names: Sequence[str], turns: Sequence[dict[str, Any]]
+    names: Sequence[str], turns: Sequence[dict[str, Any]], required: Sequence[dict[str, Any]] = ()
 ) -> Iterator[tuple[str, str, list[list[float]]]]:
     """Phase (or gateway), figure, and what each engine's turns had of it, those that were finished."""
 
@@ -429,10 +434,8 @@ def figures(
         yield "gateway", key.replace("_", " "), each(partial(_of_gateway, key=key))
     runs = [turn["run"] for turn in turns if turn["run"] is not None]
     for phase in dict.fromkeys(phase["name"] for run in runs for phase in run["phases"]):
-        for metric, find in load_compare.FIGURES.items():
-            if metric not in load_compare.SHOWN:
-                continue
-            values = each(partial(_of_phase, phase=phase, find=find))
+        for metric in load_compare.shown(required):
+            values = each(partial(_of_phase, phase=phase, find=load_compare.FIGURES[metric]))
             if any(values):
                 yield phase, metric, values
 

@@ -14,7 +14,7 @@ import stat
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import IO, Any
 
 from plait.failure import Failure
@@ -95,26 +95,23 @@ class ResultFile:
 
 
 class Several(Screen):
-    """One screen for several."""
+    """One screen for several: each is told everything."""
 
     def __init__(self, screens: Sequence[Screen]) -> None:
         self.screens = screens
 
-    def preparing(self, done: int, total: int) -> None:
-        for screen in self.screens:
-            screen.preparing(done, total)
 
-    def look(self, run: Run, look: Look, before: Look | None) -> None:
+def _to_all(name: str) -> Callable[..., None]:
+    def tell(self: Several, *words: Any) -> None:
         for screen in self.screens:
-            screen.look(run, look, before)
+            getattr(screen, name)(*words)
 
-    def finished(self, run: Run, phase: PhaseResult) -> None:
-        for screen in self.screens:
-            screen.finished(run, phase)
+    return tell
 
-    def say(self, text: str) -> None:
-        for screen in self.screens:
-            screen.say(text)
+
+for _name in vars(Screen):
+    if not _name.startswith("_"):
+        setattr(Several, _name, _to_all(_name))
 
 
 class Kept(Screen):

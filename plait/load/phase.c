@@ -7,6 +7,7 @@
  *
  * One turn of the loop: receive, timers, what is due (at most BURST of each kind), flush; sleep in
  * epoll when there was nothing. */
+#include <math.h>
 #include <errno.h>
 #include <netinet/in.h>
 #include <stdlib.h>
@@ -104,37 +105,6 @@ struct load *load_new(const struct load_setup *setup, const int32_t *fds, struct
         peer->port = (uint16_t)((setup->first_peer + i) / sources % setup->ports);
     }
     return load;
-}
-
-/* --- before the clock starts ---------------------------------------------------------------- */
-
-uint32_t load_prepare_peers(struct load *load, uint32_t count)
-{
-    for (; count && load->prepared < load->setup.peers; count--, load->prepared++) {
-        struct load_peer *peer = &load->peers[load->prepared];
-        uint8_t private_key[NOISE_KEY];
-
-        load_private_key(load->setup.seed, load->setup.first_peer + load->prepared, private_key);
-        /* Zeros for a gateway's key of low order: it answers nothing, and that is what shows. */
-        (void)noise_derive(load->noise, private_key, peer->public_key, peer->static_static);
-    }
-    return load->setup.peers - load->prepared;
-}
-
-uint32_t load_prepare_ephemerals(struct load *load, uint32_t wanted, uint32_t count)
-{
-    if (wanted > load->stock_room) {
-        struct noise_ephemeral *more = realloc(load->stock, wanted * sizeof *more);
-
-        if (!more)
-            return 0;  /* the rest is made while the clock runs, and counted */
-        load->stock = more;
-        load->stock_room = wanted;
-    }
-    for (; count && load->stocked < wanted; count--)
-        if (noise_draw(load->noise, &load->stock[load->stocked]) == 0)
-            load->stocked++;
-    return wanted > load->stocked ? wanted - load->stocked : 0;
 }
 
 /* --- what happens when it is due ------------------------------------------------------------ */
@@ -266,9 +236,19 @@ static uint32_t handshakes_fill(struct load *load)
 
 static void pacer_next(struct load *load, struct load_pacer *pacer)
 {
-    uint64_t after = load_pace(pacer->rate, load->phase->length, pacer->event + load->phase->stagger);
+    const struct load_phase *phase = load->phase;
+    int is_random = pacer->rate == phase->handshake_rate ? phase->handshakes_random
+                    : pacer->rate == phase->traffic_rate ? phase->traffic_random
+                                                         : 0;
+    uint64_t after;
 
-    pacer->event += 1;
+    /* At random, from one event to the next the expected number of them grows by an exponential variate; what all
+     * processes do at random together is as random. */
+    if (is_random)
+        pacer->event -= log(draw_share(load));
+    after = load_pace(pacer->rate, phase->length, pacer->event + (is_random ? 0 : phase->stagger));
+    if (!is_random)
+        pacer->event += 1;
     pacer->due = after == UINT64_MAX ? UINT64_MAX : load->begin + after;
 }
 

@@ -13,13 +13,17 @@ import os
 import signal
 import socket
 import sys
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from setproctitle import setproctitle
 
 from plait.load._generator import ffi, lib
+from plait.load.secrets_file import SecretsFile, setup_digest
 from shm.segment import PlainSegment
 from workers.promises import PR_SET_PDEATHSIG, set_process_option
 
@@ -68,7 +72,7 @@ def main() -> None:
         return bool(area.stop) or os.getppid() != parent
 
     with contextlib.suppress(KeyboardInterrupt):  # a terminal tells everybody; the command says stop
-        _prepare(load, area, orders["ephemerals"], stopped)
+        _prepare(load, area, orders, stopped)
         for number, phase in enumerate(orders["phases"]):
             area.prepared = number + 1
             while not area.begin[number] and not stopped():
@@ -97,17 +101,55 @@ def _phase(given: dict[str, Any], area: load_area_p, number: int) -> Pointer[loa
     return phase
 
 
-def _prepare(load: Pointer[load], area: load_area_p, ephemerals: int, stopped: Callable[[], bool]) -> None:
-    """All secrets that can be computed before the clock starts."""
-    left = lib.load_prepare_peers(load, 0)
-    area.steps_all = left + ephemerals
-    while left and not stopped():
-        left = lib.load_prepare_peers(load, STEPS)
-        area.steps = area.steps_all - ephemerals - left
-    left = lib.load_prepare_ephemerals(load, ephemerals, 0)
-    while left and not stopped():
-        left = lib.load_prepare_ephemerals(load, ephemerals, STEPS)
-        area.steps = area.steps_all - left
+def _prepare(
+    load: Pointer[load], area: load_area_p, orders: dict[str, Any], stopped: Callable[[], bool]
+) -> None:
+    """All secrets that can be computed before the clock starts, on all cores that the orders name."""
+    peers, ephemerals = orders["setup"]["peers"], orders["ephemerals"]
+    area.steps_all = peers + ephemerals
+    kept = SecretsFile(orders["cache"], setup_digest(orders["setup"]), 64 * peers)
+    if (secrets := kept.read()) is not None:
+        lib.load_secrets_write(load, ffi.from_buffer("uint8_t[]", secrets))
+        area.steps = peers
+    else:
+        _on_all_cores(partial(lib.load_prepare_peers, load), peers, orders["helpers"], area, stopped)
+        if not stopped():
+            made = ffi.new("uint8_t[]", 64 * peers)
+            lib.load_secrets_read(load, made)
+            kept.write(memoryview(ffi.buffer(made)))
+    room = lib.load_stock_room(load, ephemerals) if ephemerals else 0
+    _on_all_cores(partial(lib.load_prepare_ephemerals, load), room, orders["helpers"], area, stopped)
+    if not stopped():
+        lib.load_stock_filled(load, room)
+
+
+def _on_all_cores(
+    work: Callable[[int, int], int],
+    count: int,
+    cores: list[int],
+    area: load_area_p,
+    stopped: Callable[[], bool],
+) -> None:
+    """work(first, n) for all of `count`, in parts, by a thread on each core: C lets go of Python's lock."""
+    lock, begun = threading.Lock(), 0
+
+    def help_on(core: int) -> None:
+        nonlocal begun
+        os.sched_setaffinity(0, [core])  # this thread's
+        while not stopped():
+            with lock:
+                first, begun = begun, min(begun + STEPS, count)
+                n = begun - first
+            if not n:
+                return
+            if work(first, n):
+                raise MemoryError("no memory for keys")
+            with lock:
+                area.steps += n
+
+    with ThreadPoolExecutor(len(cores)) as threads:
+        for done in [threads.submit(help_on, core) for core in cores]:
+            done.result()
 
 
 if __name__ == "__main__":

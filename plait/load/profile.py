@@ -11,8 +11,9 @@ import re
 import tomllib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -20,6 +21,8 @@ from plait.failure import Failure
 
 PEERS_MOST = 1 << 20
 PHASES_MOST = 32
+MIX_MOST = 8  # sizes (plait/load/generator.h)
+BYTES, BYTES_LEAST, BYTES_MOST = 84, 64, 1920  # of an echo request
 UNTIL_DONE_SECONDS = 300.0  # the longest that a phase without `seconds` waits for its handshakes
 RATE_OF_A_PEER = 40  # handshakes a second (FLOOD_NS in plait/load/state.h)
 UNPACED_HANDSHAKES = 8000  # a second: ephemerals prepared for a closed loop that repeats
@@ -27,6 +30,7 @@ UNPACED_HANDSHAKES = 8000  # a second: ephemerals prepared for a closed loop tha
 _Count = Annotated[int, msgspec.Meta(ge=1, le=PEERS_MOST)]
 _Rate = Annotated[float, msgspec.Meta(ge=0, le=10_000_000)]
 _Seconds = Annotated[float, msgspec.Meta(gt=0, le=86400)]
+_Arrival = Literal["even", "poisson"]
 _Ramp = _Rate | Annotated[list[_Rate], msgspec.Meta(min_length=2, max_length=2)]
 
 
@@ -46,15 +50,27 @@ class Handshakes(Strict, frozen=True):
     count: Annotated[int, msgspec.Meta(ge=0)] | None = None
     patience: _Seconds = 1.0
     confirm: bool = True
+    arrival: _Arrival = "even"
 
 
 class Traffic(Strict, frozen=True):
-    """Echo requests: rate (open loop) or outstanding (closed loop, one a peer)."""
+    """Echo requests: rate (open loop) or outstanding (closed loop, one a peer).
+
+    bytes: of each; mix: bytes -> how many of so large, drawn at random. arrival: of a rate.
+    """
 
     rate: _Ramp | None = None
     outstanding: _Count | None = None
-    bytes: Annotated[int, msgspec.Meta(ge=64, le=1920)] = 84
+    bytes: Annotated[int, msgspec.Meta(ge=BYTES_LEAST, le=BYTES_MOST)] | None = None
+    mix: dict[str, Annotated[int, msgspec.Meta(ge=1)]] | None = None
     peers: _Count | None = None
+    arrival: _Arrival = "even"
+
+    def sizes(self) -> tuple[list[int], list[float]]:
+        """Bytes of a request, and the share of all requests of this size and those before it."""
+        mix = {int(size): weight for size, weight in (self.mix or {}).items()}
+        whole = sum(mix.values())
+        return list(mix), [up_to / whole for up_to in accumulate(mix.values())]
 
 
 class Keepalives(Strict, frozen=True):
@@ -372,6 +388,7 @@ def _contradictions(profile: Profile, number: int) -> list[tuple[str, str, str]]
         )
     if traffic is not None and traffic.peers is not None and traffic.peers > profile.peers:
         found.append(("traffic", f"it names {traffic.peers} of {profile.peers} peers", "Name fewer."))
+    found += _sizes_wrong(traffic)
     if phase.roaming is not None and profile.ports == 1 and profile.sources is None:
         found.append(
             (
@@ -383,6 +400,20 @@ def _contradictions(profile: Profile, number: int) -> list[tuple[str, str, str]]
     if phase.seconds is None and (handshakes is None or not phase.handshake_count(profile.peers)):
         found.append(("name", "nothing ends this phase", "Give it `seconds`."))
     return found
+
+
+def _sizes_wrong(traffic: Traffic | None) -> list[tuple[str, str, str]]:
+    mend = "Write for example mix = { 64 = 7, 594 = 4, 1420 = 1 }: bytes, and how many of so large."
+    if traffic is None or traffic.mix is None:
+        return []
+    if traffic.bytes is not None:
+        return [("traffic", "it says both bytes and mix", mend)]
+    if not 1 <= len(traffic.mix) <= MIX_MOST:
+        return [("traffic", f"its mix has {len(traffic.mix)} sizes, not 1 to {MIX_MOST}", mend)]
+    wrong = [
+        size for size in traffic.mix if not size.isdecimal() or not BYTES_LEAST <= int(size) <= BYTES_MOST
+    ]
+    return [("traffic", f"{wrong[0]} is no size from {BYTES_LEAST} to {BYTES_MOST}", mend)] if wrong else []
 
 
 def _without_effect(profile: Profile, number: int) -> list[tuple[str, str, str]]:
@@ -400,6 +431,9 @@ def _without_effect(profile: Profile, number: int) -> list[tuple[str, str, str]]
         if rates and not any(max(rate) if isinstance(rate, list) else rate is None or rate for rate in rates):
             found.append((name, "its rate is 0: nothing would be sent", "Give it a rate, or leave it out."))
     shaken = any(each.handshakes is not None for each in profile.phase[: number + 1])
+    for name, part in parts.items():
+        if getattr(part, "arrival", "even") != "even" and getattr(part, "outstanding", None) is not None:
+            found.append((name, "a closed loop has no arrivals", "Leave arrival out, or give it a rate."))
     for name in ("traffic", "keepalives", "roaming"):
         if name in parts and not shaken:
             why = "no phase until here has handshakes, so no peer has a session"

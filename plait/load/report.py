@@ -75,7 +75,7 @@ def lab_page(lab: dict[str, Any]) -> str:
     names = [engine["name"] for engine in lab["engines"]]
     title = f"{', '.join(names)}: {lab['profile']['peers']:,} peers in a lab"
     rows = []
-    for place, metric, spreads in load_lab.figures(names, lab["turns"]):
+    for place, metric, spreads in load_lab.figures(names, lab["turns"], lab["requirements"]):
         rows.append((f"{place}: {metric}", [load_compare.spread_text(metric, each) for each in spreads]))
     body = [_ended(lab), "<h2>Side by side</h2>"]
     body.append("<p>Medians, and of several rounds the least and the greatest. A dash is not measured.</p>")
@@ -131,10 +131,8 @@ def _figures(run: dict[str, Any]) -> Iterator[str]:
     yield from _limits(run)
     heads = [phase["name"] + ("" if phase["finished"] else " (ended early)") for phase in run["phases"]]
     rows = [("seconds", [f"{phase['seconds']:.2f} s" for phase in run["phases"]])]
-    asked = " ".join(each["text"] for each in run["requirements"])
-    for name, find in load_compare.FIGURES.items():
-        if name not in load_compare.SHOWN and name not in asked:
-            continue
+    for name in load_compare.shown(run["requirements"]):
+        find = load_compare.FIGURES[name]
         values = [find(phase) for phase in run["phases"]]
         if any(value is not None for value in values):
             rows.append((name, [load_compare.text(name, value) for value in values]))
@@ -168,12 +166,12 @@ def _required(verdicts: Sequence[dict[str, Any]], *, names: bool = False) -> Ite
 
 def _limits(run: dict[str, Any]) -> Iterator[str]:
     items = [
-        f"<li>{html.escape(phase['name'])}: {html.escape(limit)}</li>"
+        f"<li>{html.escape(phase['name'])}, the {each['party']}: {html.escape(each['text'])}</li>"
         for phase in run["phases"]
-        for limit in phase["generator"]["limits"]
+        for each in phase["parties"]
     ]
     if items:
-        yield f"<h3>Where the generator was the limit</h3><ul>{''.join(items)}</ul>"
+        yield f"<h2>What was the limit</h2><ul>{''.join(items)}</ul>"
 
 
 def _plots(run: dict[str, Any], prefix: str) -> Iterator[str]:

@@ -24,8 +24,9 @@ from plait.load import result as load_result
 from plait.load import target as load_target
 from plait.load.abort import AbortedError, AbortWatch
 from plait.load.key_derivation import Keys, gateway_address, inner_network, seed_bytes
-from plait.load.profile import Phase, Profile
+from plait.load.profile import BYTES, Phase, Profile
 from plait.load.result import GARBAGE, PhaseResult
+from plait.load.secrets_file import directory as secrets_directory
 from plait.load.series import Series, between
 from plait.load.stop import Stop, deaf_children
 
@@ -154,7 +155,7 @@ class Process:
 
     def end(self) -> None:
         """Stop it, by force when it does not heed the word."""
-        self.area.stop = 2
+        self.area.stop = STOP_AT_ONCE
         try:
             self._popen.wait(3)
         except subprocess.TimeoutExpired:
@@ -377,6 +378,7 @@ def _orders(run: Run, setup: dict[str, Any], spare: int) -> Iterator[dict[str, A
 
     run.bytes_per_peer = lib.load_bytes_per_peer()
     peers, count = run.profile.peers, len(run.cores)
+    usable = sorted(os.sched_getaffinity(0))  # for preparation: the gateway has nothing to do then
     ephemerals = spare + sum(phase.ephemerals(peers) for phase in run.profile.phase)
     for number, core in enumerate(run.cores):
         first = run.span.start + len(run.span) * number // count
@@ -388,6 +390,8 @@ def _orders(run: Run, setup: dict[str, Any], spare: int) -> Iterator[dict[str, A
             "core": core,
             "setup": {**setup, "first_peer": first, "peers": after - first},
             "ephemerals": stock,
+            "helpers": sorted({core, *usable[number::count]}),
+            "cache": secrets_directory(),
             "phases": [
                 phase_orders(run.profile, phase, at, first, after, number / count)
                 for at, phase in enumerate(run.profile.phase)
@@ -418,7 +422,7 @@ def phase_orders(
         "until_done": int(phase.seconds is None),
         "patience": SECOND,
         "traffic_peers": after - first,
-        "inner_bytes": 84,
+        "inner_bytes": BYTES,
     }
     if handshakes is not None:
         rate = profile.peers / handshakes.within if handshakes.within else handshakes.rate
@@ -428,14 +432,18 @@ def phase_orders(
             "handshake_rate": ramp(rate),
             "patience": int(handshakes.patience * SECOND),
             "confirm": int(handshakes.confirm),
+            "handshakes_random": int(handshakes.arrival == "poisson"),
         }
     if traffic is not None:
         orders |= {
             "traffic_rate": ramp(traffic.rate),
             "traffic_outstanding": min(part(traffic.outstanding or 0), after - first),
             "traffic_peers": max(1, part(traffic.peers or profile.peers)),
-            "inner_bytes": traffic.bytes,
+            "inner_bytes": traffic.bytes or BYTES,
+            "traffic_random": int(traffic.arrival == "poisson"),
         }
+        sizes, shares = traffic.sizes()
+        orders |= {"mix": len(sizes), "mix_bytes": sizes, "mix_share": shares}
     if phase.keepalives is not None:
         orders["keepalive_rate"] = (after - first) / phase.keepalives.every
     if phase.roaming is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -85,10 +86,13 @@ class Lines(Screen):
     """A line a second on stderr."""
 
     def __init__(self) -> None:
-        self._last = -LINE_EVERY
+        self._last = self._prepared = -LINE_EVERY
         self._before: Look | None = None
 
     def preparing(self, done: int, total: int) -> None:
+        if time.monotonic() - self._prepared < LINE_EVERY:
+            return
+        self._prepared = time.monotonic()
         print(f"load: preparing keys, {done:,} of {total:,}", file=sys.stderr, flush=True)
 
     def look(self, run: Run, look: Look, before: Look | None) -> None:

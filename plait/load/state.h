@@ -101,7 +101,7 @@ struct load {
     struct aead *aead;
     struct load_peer *peers;
     struct noise_ephemeral *stock;
-    uint32_t stocked, stock_room, prepared;
+    uint32_t stocked;
     struct load_out *outs;         /* setup.ports of peers, then the garbage's */
     uint8_t (*inbox)[LOAD_MESSAGE_MOST];
     int32_t fds[LOAD_PORTS_MOST + 1];
@@ -156,7 +156,7 @@ static inline uint64_t thread_cpu(void)
     return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
 }
 
-/* splitmix64: for jitter and garbage, not for keys. */
+/* splitmix64: for jitter, arrivals and garbage, not for keys. */
 static inline uint64_t draw_bits(struct load *load)
 {
     uint64_t z = load->random += 0x9e3779b97f4a7c15ull;
@@ -164,6 +164,12 @@ static inline uint64_t draw_bits(struct load *load)
     z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9ull;
     z = (z ^ z >> 27) * 0x94d049bb133111ebull;
     return z ^ z >> 31;
+}
+
+/* Above 0, up to 1. */
+static inline double draw_share(struct load *load)
+{
+    return (double)((draw_bits(load) >> 11) + 1) * 0x1p-53;
 }
 
 /* keys.c: what follows from the seed for one number. */

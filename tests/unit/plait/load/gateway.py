@@ -73,7 +73,7 @@ class Gateway:
         self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 22)
         self.socket.bind(("127.0.0.1", 0))
-        self.socket.settimeout(0.05)
+        self.socket.settimeout(0.02)
         self.target = f"127.0.0.1:{self.socket.getsockname()[1]}"
         self.secret = bytes(range(32))
         self.sessions: dict[int, dict[str, Any]] = {}
@@ -87,10 +87,19 @@ class Gateway:
         self.confirmed: list[tuple[float, float]] = []  # just before and after each first answer
         self.least_ns = self.due = 0
         self.drop_every = self.repeat_every = self.forge_every = self.wrong_every = 0
+        self.dues: list[int] = []  # when echoes were due, ns of the load's clock
+        self.sizes: collections.Counter[int] = collections.Counter()
         self.first_at = 0.0  # when the first datagram came: seconds since 1970
+        self.delay = 0.0  # seconds until an echo is answered
+        self._later: collections.deque[tuple[float, bytes, tuple[str, int]]] = collections.deque()
         self.failed: BaseException | None = None
         self._stop = False
         self._thread = threading.Thread(target=self._serve)
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether echoes wait for their answers."""
+        return len(self._later) > 10
 
     def __enter__(self) -> Gateway:
         self._thread.start()
@@ -105,6 +114,9 @@ class Gateway:
 
     def _serve(self) -> None:
         while not self._stop:
+            while self._later and self._later[0][0] <= time.monotonic():
+                _, sealed, source = self._later.popleft()
+                self.socket.sendto(sealed, source)
             try:
                 message, source = self.socket.recvfrom(1 << 16)
             except TimeoutError:
@@ -193,6 +205,8 @@ class Gateway:
             self.seen["keepalives"] += 1
             return
         self.seen["echoes"] += 1
+        self.dues.append(int.from_bytes(inner[36:44], "little"))
+        self.sizes[int.from_bytes(inner[2:4], "big")] += 1
         self.seen["bytes"] = int.from_bytes(inner[2:4], "big")
         assert inner[12:16] == (0x0A400002 + session["number"]).to_bytes(4, "big")
         n = self.seen["echoes"]
@@ -221,7 +235,10 @@ class Gateway:
             if not self.holds:
                 self.socket.sendto(self.held, source)
         before = time.time()
-        self.socket.sendto(sealed, source)
+        if self.delay and is_traffic:
+            self._later.append((time.monotonic() + self.delay, sealed, source))
+        else:
+            self.socket.sendto(sealed, source)
         if not is_traffic:
             self.confirmed.append((before, time.time()))
         if self.chats:  # an initiation of its own, and an echo request

@@ -194,10 +194,16 @@ int main(int argc, char **argv)
 
     struct load *load = load_new(&setup, fds, area);
     check(load);
-    while (load_prepare_peers(load, 7))
-        ;
-    while (load_prepare_ephemerals(load, 50, 7))
-        ;
+    for (uint32_t first = 0; first < PEERS; first += 7)
+        check(load_prepare_peers(load, first, first + 7 < PEERS ? 7 : PEERS - first) == 0);
+    uint8_t *secrets = malloc(PEERS * 64);
+    check(secrets);
+    load_secrets_read(load, secrets);
+    load_secrets_write(load, secrets);
+    free(secrets);
+    check(load_stock_room(load, 50) == 50);
+    check(load_prepare_ephemerals(load, 0, 25) == 0 && load_prepare_ephemerals(load, 25, 25) == 0);
+    load_stock_filled(load, 50);
     for (uint32_t number = 0; number < PHASES; number++) {
         struct load_phase phase = {
             .number = number, .length = length, .drain = 50000000, .patience = 100000000, .confirm = number != 1,

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from plait.failure import Failure
@@ -305,6 +306,38 @@ def test_handshakes_a_second_are_counted_until_they_were_confirmed() -> None:
         rate = found[name]
         assert rate is not None and count / after * 0.99 <= rate <= count / before * 1.01, name
     assert found["handshakes_last/s"] <= 20  # it came a second later
+
+
+@pytest.mark.parametrize("arrival", ["even", "poisson"])
+def test_echoes_are_due_evenly_or_at_random(arrival: str) -> None:
+    """The gaps between them: all alike, or as scattered as they are long (Poisson), in two processes."""
+    steady = {"name": "steady", "seconds": 2, "traffic": {"rate": 400, "arrival": arrival}, "drain": 20}
+    with Gateway(SEED, 4) as gateway:
+        run = run_against(gateway, [{**STORM, "drain": 20}, steady], processes=2)
+    due = np.sort(np.array(gateway.dues[4:], dtype=np.int64)) / 1e9
+    gaps = np.diff(due)
+    asked = run.phases[1].counters["asked"]
+    assert asked == run.phases[1].counters["answered"] == len(due)
+    assert gaps.mean() == pytest.approx(1 / 400, rel=0.2)
+    if arrival == "even":
+        assert asked == 800 and gaps.std() < 0.05 * gaps.mean()
+    else:
+        assert 600 < asked < 1000 and 0.7 < gaps.std() / gaps.mean() < 1.3
+
+
+def test_echoes_have_the_sizes_of_a_mix() -> None:
+    mix = {"64": 7, "594": 4, "1420": 1}
+    steady = {"name": "steady", "seconds": 2, "traffic": {"rate": 600, "mix": mix}, "drain": 20}
+    with Gateway(SEED, 4) as gateway:
+        run = run_against(gateway, [{**STORM, "handshakes": {"outstanding": 4, "confirm": False}}, steady])
+    counters, sizes = run.phases[1].counters, gateway.sizes
+    assert (
+        set(sizes) == {64, 594, 1420} and counters["asked"] == counters["answered"] == sizes.total() == 1200
+    )
+    assert counters["inner_out"] == counters["inner_in"] == sum(size * n for size, n in sizes.items())
+    for size, weight in mix.items():  # seven standard deviations of 1200 draws
+        share = weight / 12
+        assert abs(sizes[int(size)] - 1200 * share) < 7 * (1200 * share * (1 - share)) ** 0.5
 
 
 def test_rekey_wave_replaces_sessions_while_data_flows() -> None:

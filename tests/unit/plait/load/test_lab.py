@@ -14,14 +14,17 @@ from pathlib import Path
 import msgspec
 import psutil
 import pytest
+from click.testing import CliRunner
 
 from plait.failure import Failure
-from plait.lab.namespaces import missing
+from plait.lab.namespaces import Lab, missing
 from plait.load import compare as load_compare
 from plait.load import document as load_json
+from plait.load import profile as load_profile
 from plait.load import report as load_report
 from plait.load import schema as load_schema
-from plait.load.lab_run import candidates, show
+from plait.load.commands import load
+from plait.load.lab_run import PORT, candidates, configure, show
 from plait.load.profile import parse
 from tests.support.waiting import PATIENCE, until
 
@@ -196,6 +199,36 @@ def test_a_turn_that_fails_takes_nothing_from_the_others(tmp_path: Path) -> None
         assert turn["run"]["command"] == found["command"]
     assert second["run"]["phases"][1]["metrics"]["loss"] == 0 and second["failed"] is None
     assert "first" in out and "handshakes/s" in out and "absent" in out
+
+
+def test_machines_of_their_own_make_one_run(tmp_path: Path) -> None:
+    """Two hosts with a part of the peers each: merged, the counts are those of one run."""
+    (tmp_path / "p.toml").write_text(PROFILE)
+    profile = load_profile.load(str(tmp_path / "p.toml"))
+    with Lab() as laboratory:
+        hosts = laboratory.add_hosts(["one", "other", "gateway"])
+        gateway = hosts.pop()
+        cables = [laboratory.link(host, gateway) for host in hosts]
+        engine = gateway.engine("wg0", ["wireguard-go", "-f", "{iface}"])
+        configure(engine, profile)
+        running = []
+        for host, cable, peers in zip(hosts, cables, ("0-79", "80-199"), strict=True):
+            words = ["--target", cable.endpoint(gateway, PORT), "--i-own-this-target", cable.address(gateway)]
+            words += ["--peers-range", peers, "--json", str(tmp_path / f"{host.name}.json")]
+            command = [sys.executable, "-m", "plait", "load", "run", str(tmp_path / "p.toml"), *words]
+            running.append(host.popen([*command, "--set", "require=[]"]))
+        assert [process.wait(PATIENCE) for process in running] == [0, 0], [each.output() for each in running]
+    files = [str(tmp_path / f"{host.name}.json") for host in hosts]
+    done = CliRunner().invoke(
+        load, ["merge", *files, "-o", str(tmp_path / "both.json"), "--require", "loss<1%"]
+    )
+    assert done.exit_code == 0, done.output
+    made = load_json.read(str(tmp_path / "both.json"))
+    storm, echoes = made["phases"]
+    assert storm["counters"]["handshakes"] == 200 == storm["counters"]["initiations"]
+    assert echoes["counters"]["asked"] == 500
+    assert [echoes["counters"][f"garbage_{kind}"] for kind in ("mac1", "tag")] == [50, 50]
+    assert [machine["peers"] for machine in made["machines"]] == [[0, 79], [80, 199]]
 
 
 def test_a_lab_whose_engine_fails_is_a_failure(tmp_path: Path) -> None:
