@@ -242,8 +242,8 @@ static void pacer_next(struct load *load, struct load_pacer *pacer)
                                                          : 0;
     uint64_t after;
 
-    /* At random, from one event to the next the expected number of them grows by an exponential variate; what all
-     * processes do at random together is as random. */
+    /* At random, from one event to the next the expected number of them grows by an exponential variate;
+     * what several processes do at random is as random together. */
     if (is_random)
         pacer->event -= log(draw_share(load));
     after = load_pace(pacer->rate, phase->length, pacer->event + (is_random ? 0 : phase->stagger));

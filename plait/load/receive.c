@@ -4,8 +4,6 @@
 #include <netinet/in.h>
 #include <string.h>
 
-#include <linux/errqueue.h>
-
 #include "engine/bytes.h"
 #include "engine/packet.h"
 #include "plait/load/state.h"
@@ -215,28 +213,6 @@ static void handle_batch(struct load *load, uint32_t port, struct mmsghdr *heade
     aead_open(load->aead, jobs, ready);
     for (uint32_t j = 0; j < ready; j++)
         opened(load, &in[j], &jobs[j]);
-}
-
-void load_errors_take(struct load *load, int fd)
-{
-    _Alignas(struct cmsghdr) uint8_t control[256];
-
-    for (int n = 0; n < LOAD_BATCH; n++) {
-        struct msghdr h = { .msg_control = control, .msg_controllen = sizeof control };
-
-        if (recvmsg(fd, &h, MSG_ERRQUEUE | MSG_DONTWAIT) < 0)
-            return;
-        for (struct cmsghdr *c = CMSG_FIRSTHDR(&h); c; c = CMSG_NXTHDR(&h, c)) {
-            struct sock_extended_err error;
-
-            if ((c->cmsg_level != SOL_IP || c->cmsg_type != IP_RECVERR) &&
-                (c->cmsg_level != SOL_IPV6 || c->cmsg_type != IPV6_RECVERR))
-                continue;
-            memcpy(&error, CMSG_DATA(c), sizeof error);
-            if (error.ee_origin == SO_EE_ORIGIN_ICMP || error.ee_origin == SO_EE_ORIGIN_ICMP6)
-                count(load, LOAD_UNREACHABLE);
-        }
-    }
 }
 
 uint32_t load_receive(struct load *load)

@@ -6,6 +6,8 @@
 #include <stddef.h>
 #include <string.h>
 
+#include <linux/errqueue.h>
+
 #include "engine/bytes.h"
 #include "engine/checksum.h"
 #include "engine/packet.h"
@@ -100,6 +102,28 @@ static void depart(struct load *load, const struct load_out *out, uint32_t at)
     memcpy(inner + INNER_HEADERS + offsetof(struct load_stamp, departed), &load->now, sizeof load->now);
     sum = (uint16_t)~checksum_fold(checksum_add(0, inner + 20, load_be16(inner + 2) - 20u));
     memcpy(inner + 22, &sum, 2);
+}
+
+void load_errors_take(struct load *load, int fd)
+{
+    _Alignas(struct cmsghdr) uint8_t control[256];
+
+    for (int n = 0; n < LOAD_BATCH; n++) {
+        struct msghdr h = { .msg_control = control, .msg_controllen = sizeof control };
+
+        if (recvmsg(fd, &h, MSG_ERRQUEUE | MSG_DONTWAIT) < 0)
+            return;
+        for (struct cmsghdr *c = CMSG_FIRSTHDR(&h); c; c = CMSG_NXTHDR(&h, c)) {
+            struct sock_extended_err error;
+
+            if ((c->cmsg_level != SOL_IP || c->cmsg_type != IP_RECVERR) &&
+                (c->cmsg_level != SOL_IPV6 || c->cmsg_type != IPV6_RECVERR))
+                continue;
+            memcpy(&error, CMSG_DATA(c), sizeof error);
+            if (error.ee_origin == SO_EE_ORIGIN_ICMP || error.ee_origin == SO_EE_ORIGIN_ICMP6)
+                count(load, LOAD_UNREACHABLE);
+        }
+    }
 }
 
 void load_flush(struct load *load, uint32_t port)

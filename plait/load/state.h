@@ -180,6 +180,8 @@ void load_psk(const uint8_t *seed, uint32_t number, uint8_t psk[NOISE_KEY]);
 uint8_t *load_out_place(struct load *load, uint32_t port, uint32_t length, uint32_t source);
 void load_flush(struct load *load, uint32_t port);
 void load_flush_all(struct load *load);
+/* Takes a socket's ICMP errors, which would wake the loop for ever. */
+void load_errors_take(struct load *load, int fd);
 /* An echo request to the gateway's inner address. kind: STAMP_*. Needs a session. */
 enum { STAMP_TRAFFIC, STAMP_CONFIRM };
 void load_echo(struct load *load, struct load_peer *peer, uint32_t bytes, uint8_t kind, uint64_t intended);
@@ -199,8 +201,6 @@ struct load_stamp {
 
 /* receive.c: takes all that waits. Returns how many datagrams. */
 uint32_t load_receive(struct load *load);
-/* Takes a socket's ICMP errors, which would wake the loop for ever. */
-void load_errors_take(struct load *load, int fd);
 
 /* handshakes.c */
 void load_handshake_begin(struct load *load, uint32_t i, uint64_t intended, int takes_place);
@@ -211,11 +211,13 @@ int load_handshake_ready(const struct load *load, const struct load_peer *peer);
 void load_handshakes_end(struct load *load);
 /* A peer begins one by itself: its session grows old, or is_silent: nothing came back for so long. */
 void load_handshake_renew(struct load *load, struct load_peer *peer, int is_silent);
-/* Something authentic came from the gateway, or went there and wants an answer. */
+
+/* timers.c. Something authentic came from the gateway, or went there and wants an answer. */
 void load_heard(struct load_peer *peer);
 void load_spoke(struct load *load, struct load_peer *peer);
 /* Sets the timer of an idle peer for what is due first. */
 void load_idle_timer(struct load *load, struct load_peer *peer);
+void load_timer_clear(struct load *load, struct load_peer *peer);
 void load_timer_set(struct load *load, uint32_t i, uint64_t deadline);
 void load_timers_run(struct load *load);
 
