@@ -118,11 +118,10 @@ def text(metric: str, value: float | None) -> str:
 
 
 def spread_text(metric: str, values: Sequence[float]) -> str:
-    """The median, and of several rounds the least and the greatest."""
+    """The median, and of rounds that differ the least and the greatest."""
     shown = text(metric, middle(values))
-    if len(values) < 2:
-        return shown
-    return f"{shown} ({text(metric, min(values))} to {text(metric, max(values))})"
+    ends = [text(metric, end) for end in (min(values), max(values))] if values else [shown, shown]
+    return shown if ends == [shown, shown] else f"{shown} ({ends[0]} to {ends[1]})"
 
 
 # --- the two sides ------------------------------------------------------------------------------

@@ -281,6 +281,7 @@ def test_the_page_of_a_lab(tmp_path: Path) -> None:
     page = (tmp_path / "lab.html").read_text()
     Outline(page)
     assert "one, round 3" in page and "(0.000 % to 2.500 %)" in page and "loss&lt;1%" in page
+    assert "<td>100</td>" in page and "(100 to 100)" not in page  # rounds that are alike have no spread
     with pytest.raises(Failure, match="a page of HTML"):
         load_report.write(file, str(tmp_path / "lab.png"))
 
