@@ -11,7 +11,7 @@ import json
 import os
 import platform
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from plait.bench.implementation import Implementation, Tunnel, chosen
 from plait.bench.progress import Progress, progress
 from plait.failure import Failure
 from plait.lab import namespaces as lab
+from plait.result_file import ResultFile
 from plait.signals import interruptible
 from workers.handoffs import INLINE
 
@@ -55,18 +56,17 @@ def run(
 
         plotting.require()
     load = os.getloadavg()[0]
-    try:
-        with interruptible():
-            samples = measure(implementations, figures.selected(only), Effort(seconds), runs)
-    except lab.LabError as error:
-        raise Failure(error.what, error.why, error.next_step) from error
-    result = summary(implementations, samples, seconds, runs, load)
-    if json_file == "-":
-        click.echo(json.dumps(result, indent=2))
-    else:
-        tunnel_table.show(result)
-        if json_file:
-            Path(json_file).write_text(json.dumps(result, indent=2) + "\n")
+    with nullcontext() if json_file is None else ResultFile(json_file) as file:
+        try:
+            with interruptible():
+                samples = measure(implementations, figures.selected(only), Effort(seconds), runs)
+        except lab.LabError as error:
+            raise Failure(error.what, error.why, error.next_step) from error
+        result = summary(implementations, samples, seconds, runs, load)
+        if json_file != "-":
+            tunnel_table.show(result)
+        if file is not None:
+            file.last(json.dumps(result, indent=2) + "\n")
     if plot:
         plotting.tunnel(result, Path(plot))
 

@@ -223,6 +223,7 @@ def _run_one(
     from plait.load import screen as load_screen
     from plait.load import stop as load_stop
     from plait.load import thresholds as load_thresholds
+    from plait.result_file import ResultFile
 
     thresholds = [load_thresholds.parse(text) for text in require]
     aborts = [load_thresholds.parse(text, "--abort-on") for text in made.abort_on]
@@ -235,7 +236,7 @@ def _run_one(
         stop = load_stop.Stop()
         stack.enter_context(stop.listening())
         screens = stack.enter_context(load_output.opened(outs))
-        file = None if json_file is None else stack.enter_context(load_output.ResultFile(json_file))
+        file = None if json_file is None else stack.enter_context(ResultFile(json_file))
         if file is not None:
             screens.append(load_output.Kept(file, text))
         screen, shown = load_screen.screen()

@@ -20,13 +20,13 @@ from plait.load import result as load_result
 from plait.load import run as load_run
 from plait.load import screen as load_screen
 from plait.load import thresholds as load_thresholds
-from plait.load.output import ResultFile
 from plait.load.profile import PHASES_MOST, UNPACED_HANDSHAKES, Profile
 from plait.load.result import PhaseResult
 from plait.load.run import Run
 from plait.load.stop import EXIT_CODE as STOPPED_EXIT_CODE
 from plait.load.stop import Stop
 from plait.load.thresholds import Threshold
+from plait.result_file import ResultFile
 
 VERSION = 1
 LEAST = 1.0  # a second

@@ -39,11 +39,11 @@ from plait.load import output as load_output
 from plait.load import result as load_result
 from plait.load import thresholds as load_thresholds
 from plait.load.key_derivation import Keys, gateway_address, inner_network, seed_bytes, setconf_text
-from plait.load.output import ResultFile
 from plait.load.profile import Profile
 from plait.load.schema import VERSION
 from plait.load.stop import EXIT_CODE as STOPPED_EXIT_CODE
 from plait.load.stop import Stop, Stopped
+from plait.result_file import ResultFile
 
 INTERFACE = "wg0"
 PORT = 51820

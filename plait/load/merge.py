@@ -18,9 +18,9 @@ from plait.failure import Failure
 from plait.load import document as load_json
 from plait.load import result as load_result
 from plait.load import thresholds as load_thresholds
-from plait.load.output import ResultFile
 from plait.load.result import HISTOGRAMS, PhaseResult
 from plait.load.series import COUNTERS
+from plait.result_file import ResultFile
 
 APART_SECONDS = 1.0  # more is said: what was measured then did not happen at once
 _ENDS = (

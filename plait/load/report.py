@@ -14,7 +14,7 @@ from plait.load import compare as load_compare
 from plait.load import document as load_json
 from plait.load import plots as load_plots
 from plait.load import thresholds as load_thresholds
-from plait.load.output import ResultFile
+from plait.result_file import ResultFile
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #222; --paper: #fff; --faint: #d8d8d8; --shade: #f4f4f4;

@@ -21,7 +21,7 @@ from plait.bench.competitors import NEWEST
 from plait.bench.datagrams import trial
 from plait.bench.implementation import CABLE, Implementation, Tunnel, chosen
 from plait.failure import Failure
-from plait.lab.namespaces import Engine
+from plait.lab.namespaces import Engine, missing
 from plait.lab.versions import program_version
 
 PLAIT = Implementation("plait", "0.1.0 (inline)", ("plaitd",), is_plait=True)
@@ -199,6 +199,17 @@ def test_without_root_it_says_so() -> None:
             CliRunner().invoke(command, ["tunnel"], catch_exceptions=False)
     finally:
         os.seteuid(user)
+
+
+@pytest.mark.network
+@pytest.mark.skipif(bool(missing("wg", "iperf3", "ping")), reason="no lab here")
+def test_a_file_that_cannot_be_written_is_told_before_the_run(tmp_path: Path) -> None:
+    """Nothing is measured: progress says nothing, and no table is shown."""
+    arguments = ["tunnel", "--vs", RIVAL, "--seconds", "1", "--runs", "1", "--json", str(tmp_path)]
+    answer = CliRunner().invoke(command, arguments)
+    assert isinstance(answer.exception, Failure)
+    assert answer.exception.what == f"cannot write {tmp_path}" and answer.exception.why == "Is a directory"
+    assert answer.output == ""
 
 
 @pytest.mark.network

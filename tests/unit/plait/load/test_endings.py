@@ -22,9 +22,9 @@ from plait.load import profile as load_profile
 from plait.load import result as load_result
 from plait.load import run as load_run
 from plait.load import screen as load_screen
-from plait.load.output import ResultFile
 from plait.load.series import POINTS_MOST, Point, Series
 from plait.load.stop import Stop
+from plait.result_file import ResultFile
 from tests.support.waiting import PATIENCE, until
 from tests.unit.plait.load.gateway import Gateway
 
