@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-import psutil
 import pytest
 
+from plait.lab.namespaces import title
+from plait.watch.processes import children
 from tests.support.waiting import PATIENCE, until
 from tests.unit.plait.load.capture import Capture, echoes, quantile
 from tests.unit.plait.load.gateway import Gateway
@@ -42,15 +44,11 @@ def start(gateway: Gateway, directory: Path, profile: str, *more: str) -> subpro
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def load_process(command: subprocess.Popen[str]) -> psutil.Process:
-    """Its one load process, by the title that it gives itself."""
+def load_process(command: subprocess.Popen[str]) -> int:
+    """Its one load process, by the title that it gives itself: its pid."""
 
-    def found() -> psutil.Process | None:
-        for child in psutil.Process(command.pid).children():
-            with contextlib.suppress(psutil.NoSuchProcess):
-                if " ".join(child.cmdline()).startswith("plait load "):
-                    return child
-        return None
+    def found() -> int | None:
+        return next((pid for pid in children(command.pid) if title(pid).startswith("plait load ")), None)
 
     process = until(found, "a load process")
     assert process is not None
@@ -78,10 +76,10 @@ def test_a_generator_that_stands_still_for_4_s_of_6_is_found_out(tmp_path: Path)
         command = start(gateway, tmp_path, PROFILE)
         generator = load_process(command)
         wait_for_phase(command, "steady", 3)
-        generator.suspend()
+        os.kill(generator, signal.SIGSTOP)
         time.sleep(4)
         resumed = time.time()
-        generator.resume()
+        os.kill(generator, signal.SIGCONT)
         words = command.communicate(timeout=PATIENCE)
         ended = time.time()
         seen = echoes(capture.read(), ECHO_BYTES)

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import pytest
 
 from plait.failure import Failure
@@ -25,6 +24,7 @@ from plait.load import screen as load_screen
 from plait.load.series import POINTS_MOST, Point, Series
 from plait.load.stop import Stop
 from plait.result_file import ResultFile
+from plait.watch.processes import children
 from tests.support.waiting import PATIENCE, until
 from tests.unit.plait.load.gateway import Gateway
 
@@ -110,8 +110,8 @@ def test_a_killed_command_leaves_the_phases_that_were_over(tmp_path: Path) -> No
 
 def test_a_dead_load_process_leaves_what_it_counted(tmp_path: Path) -> None:
     with Gateway(SEED, 4) as gateway, command(gateway, tmp_path) as process:
-        (child,) = psutil.Process(process.pid).children()
-        child.kill()
+        (child,) = children(process.pid)
+        os.kill(child, signal.SIGKILL)
         out, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 1
     assert err.splitlines()[-1].startswith("plait: a load process ended: exit code -9. ")

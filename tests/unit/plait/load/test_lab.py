@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -12,12 +12,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
-import psutil
 import pytest
 from click.testing import CliRunner
 
 from plait.failure import Failure
-from plait.lab.namespaces import Lab, missing
+from plait.lab.namespaces import Lab, missing, title
 from plait.load import compare as load_compare
 from plait.load import document as load_json
 from plait.load import profile as load_profile
@@ -26,6 +25,7 @@ from plait.load import schema as load_schema
 from plait.load.commands import load
 from plait.load.lab_run import PORT, candidates, configure, show
 from plait.load.profile import parse
+from plait.watch.processes import children
 from tests.support.waiting import PATIENCE, until
 
 PROFILE = """
@@ -151,21 +151,24 @@ def long_lab(directory: Path, *engines: str) -> Iterator[subprocess.Popen[str]]:
         process.communicate()
 
 
+def descendants(pid: int) -> Iterator[int]:
+    """The processes that it started, and those that they did."""
+    for child in children(pid):
+        yield child
+        yield from descendants(child)
+
+
 def engine_under_load(
     process: subprocess.Popen[str], directory: Path, name: str, turn: int
-) -> psutil.Process:
-    """The engine's process, once echoes of the turn's second phase were answered."""
+) -> int:
+    """The engine's process, once echoes of the turn's second phase were answered: its pid."""
 
-    def found() -> psutil.Process | None:
+    def found() -> int | None:
         assert process.poll() is None, (directory / "stderr").read_text()
         words = (directory / "stderr").read_text().split("load: round ")
         if len(words) <= turn or " steady: " not in words[turn] or "p50 " not in words[turn]:
             return None
-        for child in psutil.Process(process.pid).children(recursive=True):
-            with contextlib.suppress(psutil.Error):
-                if child.name() == name:
-                    return child
-        return None
+        return next((pid for pid in descendants(process.pid) if title(pid) == name), None)
 
     return until(found, f"{name} under load")
 
@@ -176,7 +179,7 @@ def test_a_turn_that_fails_takes_nothing_from_the_others(tmp_path: Path) -> None
     with long_lab(
         tmp_path, silent, "first=wireguard-go -f {iface}", "second=wireguard-go -f {iface}"
     ) as process:
-        engine_under_load(process, tmp_path, "wireguard-go", 2).kill()
+        os.kill(engine_under_load(process, tmp_path, "wireguard-go", 2), signal.SIGKILL)
         until(lambda: "round 1 of 1: second" in (tmp_path / "stderr").read_text(), "the next turn")
         # What is finished stands in the file while the next turn runs.
         early = json.loads((tmp_path / "lab.json").read_text())
