@@ -247,7 +247,7 @@ def test_the_page(tmp_path: Path) -> None:
     assert len(ids) == len(set(ids))
     for drawing in drawings:
         assert set(str(drawing["aria-labelledby"]).split()) <= set(ids)
-    for words in ("test 1.2", "commit", "plait ", "traffic", "ms", "a second"):
+    for words in ("test 1.2", "commit", "Plait", "traffic", "ms", "a second"):
         assert words in page
 
 
