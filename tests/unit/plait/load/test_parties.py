@@ -84,10 +84,12 @@ def test_retries_of_a_silent_gateway_are_no_limit_of_the_generator() -> None:
 
 def test_a_preshared_key_on_one_side_is_named(tmp_path: Path) -> None:
     with Gateway(SEED, 3, psk=True) as gateway:
-        code, words = command(gateway.target, tmp_path, "--give-up", "1")
+        code, words = command(gateway.target, tmp_path, "--give-up", "1", "--set", "retry=0.2")
     assert code == 1
     last = words.splitlines()[-1]
     assert "responses came back, and none opened" in last and "--psk" in last
+    # Responses that do not open are no answers: the silence lasts while they come.
+    assert '"end": "gave_up"' in (tmp_path / "run.json").read_text()
 
 
 def test_a_gateway_without_its_inner_address_is_named(tmp_path: Path) -> None:
