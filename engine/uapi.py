@@ -1,10 +1,10 @@
 """The cross-platform configuration protocol: text over a stream socket (wireguard.com/xplatform).
 
 A client writes operations, each ended by an empty line: ``get=1``, or ``set=1`` and the
-changes, one ``key=value`` a line; ``get_engine=1``, ``get_busiest=N``, ``events=1``, ``upgrade=1`` and
-``scale=N,N`` are Plait's own. Reader turns bytes into whole operations. A `set` is either valid to its
-last line or refused as a whole, and then names the first bad line; lines after that one are skipped up to the
-empty line, so that the client can still read its answer.
+changes, one ``key=value`` a line; ``get_engine=1``, ``get_busiest=N``, ``get_counters=1``, ``events=1``,
+``upgrade=1`` and ``scale=N,N`` are Plait's own. Reader turns bytes into whole operations. A `set` is
+either valid to its last line or refused as a whole, and then names the first bad line; lines after that one
+are skipped up to the empty line, so that the client can still read its answer.
 
 A validated `set` is kept as compact records, about 50 bytes a peer and 18 an allowed IP,
 because one operation may carry a million peers; PeerChange objects are made one at a
@@ -21,6 +21,7 @@ from __future__ import annotations
 import errno
 import re
 import struct
+from base64 import b64encode
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from socket import AF_INET, AF_INET6, inet_ntop, inet_pton  # conversions of text, no sockets
@@ -34,6 +35,12 @@ ALLOWED_IPS: Final = 1 << 20  # after one public_key line
 CHUNK_BYTES: Final = 1 << 16  # of a `get` answer, a piece
 SECTION_BYTES: Final = 1 << 16  # of text that is kept until the peer it belongs to is whole
 BUSIEST_PEERS: Final = 1000  # the most that a `get_busiest` may ask for
+COUNTERS_ROW: Final = (  # columns of a packed row of `get_counters`, as numpy writes them; little-endian
+    ("public_key", "V32"),
+    ("rx_bytes", "<u8"),  # from the peer and to the peer, with WireGuard's own headers
+    ("tx_bytes", "<u8"),
+    ("handshake", "<i8"),  # ns since 1970; 0: never
+)
 
 _ZERO_KEY = bytes(32)
 _HEX_KEY = re.compile(r"[0-9a-fA-F]{64}\Z", re.ASCII)
@@ -62,7 +69,8 @@ def _numbers() -> Iterator[tuple[str, Number]]:
 
 
 NUMBERS: Final = dict(_numbers())
-_QUESTIONS = ("get", "get_engine", "get_busiest", "events", "upgrade", "scale")  # operations of one line
+# operations of one line
+_QUESTIONS = ("get", "get_engine", "get_busiest", "get_counters", "events", "upgrade", "scale")
 _DEVICE_KEYS = ("private_key", "listen_port", "fwmark", "replace_peers")
 _PEER_KEYS = (
     "remove", "update_only", "preshared_key", "endpoint", "replace_allowed_ips", "allowed_ip",
@@ -212,6 +220,11 @@ class GetBusiest(NamedTuple):
     peers: int
 
 
+class GetCounters(NamedTuple):
+    """A `get_counters` operation: Plait's own, answered by lines `counters=BASE64`
+    (control/peer_counters.py)."""
+
+
 class Events(NamedTuple):
     """An `events` operation: Plait's own, answered by lines `event=JSON` (workers/control/events.py).
 
@@ -249,7 +262,7 @@ class Refused(NamedTuple):
     was_set: bool
 
 
-Operation = Get | GetEngine | GetBusiest | Events | Upgrade | Scale | Set | Refused
+Operation = Get | GetEngine | GetBusiest | GetCounters | Events | Upgrade | Scale | Set | Refused
 
 
 # --- reading operations -------------------------------------------------------------------------
@@ -441,6 +454,8 @@ class Reader:
             return GetEngine()
         if verb == "get_busiest":
             return GetBusiest(count)
+        if verb == "get_counters":
+            return GetCounters()
         if verb == "events":
             return Events(value == "1")
         if verb == "upgrade":
@@ -700,6 +715,13 @@ def answer_get_busiest(report: str) -> bytes:
     return b"busiest=%s\nerrno=0\n\n" % report.encode("ascii")
 
 
+def answer_get_counters(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """The answer to a get_counters; pieces: of packed rows, asked for one at a time."""
+    for piece in pieces:
+        yield b"counters=%s\n" % b64encode(piece)
+    yield b"errno=0\n\n"
+
+
 def answer_events(lines: Iterable[bytes]) -> bytes:
     """The answer to ``events=0``; lines: each whole, its key before it."""
     return b"".join(lines) + b"errno=0\n\n"
@@ -747,6 +769,14 @@ _BOOLEANS = ("remove", "update_only", "replace_allowed_ips")
 
 def format_set(operation: Set) -> Iterator[str]:
     """The text of a set, its empty line included, peer by peer: what a client sends."""
+    yield format_head(operation)
+    for peer in operation.peers:
+        yield format_change(peer)
+    yield "\n"
+
+
+def format_head(operation: Set) -> str:
+    """The lines of a set before its peers."""
     lines = ["set=1"]
     if operation.private_key is not None:
         lines.append(f"private_key={operation.private_key.hex()}")
@@ -756,16 +786,18 @@ def format_set(operation: Set) -> Iterator[str]:
         lines.append(f"fwmark={operation.fwmark}")
     if operation.replace_peers:
         lines.append("replace_peers=true")
-    yield "\n".join(lines) + "\n"
-    for peer in operation.peers:
-        lines = [f"public_key={peer.public_key.hex()}"]
-        lines += [f"{name}=true" for name in _BOOLEANS if getattr(peer, name)]
-        if peer.preshared_key is not None:
-            lines.append(f"preshared_key={peer.preshared_key.hex()}")
-        if peer.endpoint is not None:
-            lines.append(f"endpoint={peer.endpoint}")
-        numbers = ((key, getattr(peer, number.field)) for key, number in NUMBERS.items())
-        lines += [f"{key}={value}" for key, value in numbers if value is not None]
-        lines += [f"allowed_ip={ip}" for ip in peer.allowed_ips]
-        yield "\n".join(lines) + "\n"
-    yield "\n"
+    return "\n".join(lines) + "\n"
+
+
+def format_change(peer: PeerChange) -> str:
+    """The lines of a set that change one peer."""
+    lines = [f"public_key={peer.public_key.hex()}"]
+    lines += [f"{name}=true" for name in _BOOLEANS if getattr(peer, name)]
+    if peer.preshared_key is not None:
+        lines.append(f"preshared_key={peer.preshared_key.hex()}")
+    if peer.endpoint is not None:
+        lines.append(f"endpoint={peer.endpoint}")
+    numbers = ((key, getattr(peer, number.field)) for key, number in NUMBERS.items())
+    lines += [f"{key}={value}" for key, value in numbers if value is not None]
+    lines += [f"allowed_ip={ip}" for ip in peer.allowed_ips]
+    return "\n".join(lines) + "\n"

@@ -1,1 +1,94 @@
-"""The command line: plait, and plaitd IFACE."""
+"""Plait for Python: WireGuard interfaces, peers and events, without a second program in between.
+
+    from ipaddress import ip_network
+    from plait import Interface, Key, Peer
+
+    with Interface("wg0", private_key=Key.generate(), addresses=["10.0.0.1/24"]) as wg:
+        wg.add(Peer(their_key, allowed_ips=[ip_network("10.0.0.2/32")], keepalive=25))
+
+What `__all__` names here and in plait/aio.py (the same for asyncio) is public and stays; all other modules
+may change in every version. The command line, plait/command.py, is a user of the same client. Nothing is
+imported before it is asked for, since plaitd is a module of this package, too.
+
+docs/python.md is the guide.
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False  # as typing's: type checkers take the name for true
+if TYPE_CHECKING:
+    from plait import aio as aio
+    from plait.api.events import (
+        ConfigurationRefused,
+        CookieReceived,
+        EndpointMoved,
+        EngineEnding,
+        EngineStarted,
+        Event,
+        GivenUp,
+        HandshakeBegan,
+        HandshakeFailed,
+        HandshakeRefused,
+        InterfaceDown,
+        InterfaceUp,
+        ListenPortChanged,
+        OfPeer,
+        PacketsDropped,
+        PeerAdded,
+        PeerRemoved,
+        PrivateKeyChanged,
+        SessionBegan,
+        SessionEnded,
+        Suppressed,
+        UnderLoad,
+        WorkerDied,
+        WorkerNotReplaced,
+        WorkerReplaced,
+        WorkersChanged,
+    )
+    from plait.api.interface import Interface, attach
+    from plait.api.tap import Packet
+    from plait.api.values import Endpoint, Key, Peer
+    from plait.failure import Failure
+
+_HOMES = {
+    "plait.api.events": (
+        "ConfigurationRefused", "CookieReceived", "EndpointMoved", "EngineEnding", "EngineStarted", "Event",
+        "GivenUp", "HandshakeBegan", "HandshakeFailed", "HandshakeRefused", "InterfaceDown", "InterfaceUp",
+        "ListenPortChanged", "OfPeer", "PacketsDropped", "PeerAdded", "PeerRemoved", "PrivateKeyChanged",
+        "SessionBegan", "SessionEnded", "Suppressed", "UnderLoad", "WorkerDied", "WorkerNotReplaced",
+        "WorkerReplaced", "WorkersChanged",
+    ),
+    "plait.api.interface": ("Interface", "attach"),
+    "plait.api.tap": ("Packet",),
+    "plait.api.values": ("Endpoint", "Key", "Peer"),
+    "plait.failure": ("Failure",),
+}  # fmt: skip
+
+__all__ = [
+    "ConfigurationRefused", "CookieReceived", "Endpoint", "EndpointMoved", "EngineEnding", "EngineStarted",
+    "Event", "Failure", "GivenUp", "HandshakeBegan", "HandshakeFailed", "HandshakeRefused", "Interface",
+    "InterfaceDown", "InterfaceUp", "Key", "ListenPortChanged", "OfPeer", "Packet", "PacketsDropped",
+    "Peer", "PeerAdded", "PeerRemoved", "PrivateKeyChanged", "SessionBegan", "SessionEnded",
+    "Suppressed", "UnderLoad", "WorkerDied", "WorkerNotReplaced", "WorkerReplaced", "WorkersChanged", "aio",
+    "attach",
+]  # fmt: skip
+
+
+if not TYPE_CHECKING:  # to whom it would say that there is every name
+
+    def __getattr__(name: str) -> object:
+        """A public name, imported now."""
+        from importlib import import_module
+
+        if name == "aio":
+            return import_module("plait.aio")
+        for home, names in _HOMES.items():
+            if name in names:
+                found = globals()[name] = getattr(import_module(home), name)
+                return found
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,32 +1,43 @@
 """The client's side of the configuration socket: one place that speaks to /var/run/wireguard/IFACE.sock.
 
-The protocol is text (wireguard.com/xplatform, engine/uapi.py); answers stay text here, since
-showing them is all that this side does with them.
+The protocol is text (wireguard.com/xplatform, engine/uapi.py). What is read of an answer stays text: the
+commands show it, and plait/api makes it into values. Answer and Reading know no socket, so a client that
+waits and one of asyncio's (plait/aio.py) read by the same rules.
+
+`name` is an interface's, or the path of a socket that stands elsewhere; a path has a `/` in it, and a name
+never has.
 """
 
 from __future__ import annotations
 
+import binascii
 import errno
 import os
 import re
 import socket
 import stat
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from plait import reports
 from plait.failure import Failure
 from plait.keys import encode, public_key
 
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+T = TypeVar("T")
 SOCKETS = Path("/var/run/wireguard")
 TIMEOUT = 30.0  # seconds of patience with one engine that is asked alone; a long configuration takes some
+GET, GET_COUNTERS = b"get=1\n\n", b"get_counters=1\n\n"
 LONGEST_LINE = 1 << 22  # bytes; what plaitd tells has less
 _ERRNO = re.compile(r"-?[0-9]{1,4}")
-_RETRY = 0.05  # seconds between two tries while the engine's queue of connections is full
+RETRY = 0.05  # seconds between two tries while the engine's queue of connections is full
 
 
 class Unanswered(Failure):
@@ -97,10 +108,15 @@ def _is_socket(path: Path) -> bool:
         return False
 
 
+def path_of(name: str) -> Path:
+    """The socket of an interface, which may be named by that path."""
+    return Path(name) if "/" in name else SOCKETS / f"{name}.sock"
+
+
 def socket_number(name: str) -> int:
     """Which socket the interface has: another engine's has another number. 0 when there is none."""
     try:
-        return (SOCKETS / f"{name}.sock").stat().st_ino
+        return path_of(name).stat().st_ino
     except OSError:
         return 0
 
@@ -110,7 +126,7 @@ def is_live(name: str) -> bool:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
         sock.setblocking(False)
         try:
-            sock.connect(os.fspath(SOCKETS / f"{name}.sock"))
+            sock.connect(os.fspath(path_of(name)))
         except (PermissionError, BlockingIOError):
             return True  # only an ask tells more; or its queue of connections is full
         except OSError:
@@ -124,35 +140,98 @@ def check_live(name: str, patience: float = TIMEOUT) -> None:
         raise _nobody(name)
 
 
+def peer(name: str, public_key: str, patience: float = TIMEOUT) -> Peer | None:
+    """Ask for one peer by its public key in base64. None: the interface has no such peer."""
+    return next((each for each in get(name, patience).peers if each.public_key == public_key), None)
+
+
 def get(name: str, patience: float = TIMEOUT) -> Device:
     """Ask for an interface and all its peers. Failure when nobody answers, or answers an error.
 
     patience: seconds without a byte from the engine.
     """
-    return _device(name, _ask(name, b"get=1\n\n", patience))
+    reading = Reading(name)
+    reading.take(_ask(name, GET, patience))
+    return reading.device
+
+
+def head(name: str, patience: float = TIMEOUT) -> Device:
+    """Ask for an interface without its peers: the rest of the answer is not read."""
+    reading = Reading(name)
+    for pair in _ask(name, GET, patience):
+        if pair[0] == "public_key":
+            break
+        reading.take([pair])
+    return reading.device
 
 
 def parse(name: str, answer: str) -> Device:
     """The interface in a `get` answer that was received some other way."""
-    return _device(name, _pairs(name, answer.split("\n")))
+    reading = Reading(name)
+    reading.take(_whole(name, answer))
+    return reading.device
 
 
-def _device(name: str, pairs: Iterable[tuple[str, str]]) -> Device:
-    device = Device(name)
-    peer: Peer | None = None
-    key = ""
-    try:
+class Reading:
+    """The reader of a `get` answer, which comes in pieces."""
+
+    def __init__(self, name: str) -> None:
+        self.device = Device(name)
+        self._peer: Peer | None = None
+
+    def take(self, pairs: Iterable[tuple[str, str]]) -> None:
+        """The next key=value pairs of the answer. Failure when one has a value that is none."""
+        key = ""
+        try:
+            for key, value in pairs:
+                if key == "public_key":
+                    self._peer = Peer(_base64(value))
+                    self.device.peers.append(self._peer)
+                elif self._peer is None:
+                    _set_device(self.device, key, value)
+                else:
+                    _set_peer(self._peer, key, value)
+        except ValueError as error:  # the value is not told: it may be a secret
+            raise nonsense(self.device.name, f"its answer has a `{key}` that is none") from error
+
+
+class Columns:
+    """The reader of a `get_counters` answer, which comes in pieces."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._rows: list[bytes] = []
+
+    def take(self, pairs: Iterable[tuple[str, str]]) -> None:
+        """The next key=value pairs of the answer. Failure when one is no rows."""
         for key, value in pairs:
-            if key == "public_key":
-                peer = Peer(_base64(value))
-                device.peers.append(peer)
-            elif peer is None:
-                _set_device(device, key, value)
-            else:
-                _set_peer(peer, key, value)
-    except ValueError as error:  # the value is not told: it may be a secret
-        raise nonsense(name, f"its answer has a `{key}` that is none") from error
-    return device
+            try:
+                self._rows.append(binascii.a2b_base64(value, strict_mode=True))
+            except (ValueError, TypeError) as error:
+                raise nonsense(self._name, f"its answer has `{key[:20]}` that are none") from error
+
+    def table(self) -> NDArray[np.void]:
+        """The rows: columns public_key, rx_bytes, tx_bytes, handshake (engine/uapi.py, COUNTERS_ROW)."""
+        import numpy as np
+
+        from engine.uapi import COUNTERS_ROW
+
+        data = bytearray().join(self._rows)
+        try:
+            return np.frombuffer(data, np.dtype(list(COUNTERS_ROW)))
+        except ValueError as error:
+            raise nonsense(self._name, "its `counters` end within a row") from error
+
+
+def counters(name: str, patience: float = TIMEOUT) -> NDArray[np.void]:
+    """Ask for every peer's counters at once. Failure when the engine does not know the question."""
+
+    def table() -> NDArray[np.void]:
+        columns = Columns(name)
+        columns.take(_ask(name, GET_COUNTERS, patience))
+        return columns.table()
+
+    return _by_plaitd(name, "counters", table, patience)
 
 
 def change(name: str, text: Iterable[str]) -> None:
@@ -191,7 +270,7 @@ def event(name: str, value: str | bytes) -> dict[str, Any]:
 
 def ask(name: str, operation: bytes, patience: float = TIMEOUT) -> socket.socket:
     """A connection on which this operation was sent; its answer is the caller's to read, without waiting."""
-    with _explained(name, f"{name} cannot be asked", patience):
+    with explained(name, f"{name} cannot be asked", patience):
         sock = _connected(name, patience)
         try:
             _send(sock, operation)
@@ -206,7 +285,7 @@ def await_change(name: str, key: str, value: str) -> dict[str, Any] | None:
     """Ask for a change of the engine itself, wait until it is done or refused, and give what is told of it
     (workers/supervisor/changes.py). None: the engine does not know such a request."""
     what = f"{name} cannot be changed"
-    with ask(name, f"{key}={value}\n\n".encode()) as sock, _explained(name, what, TIMEOUT):
+    with ask(name, f"{key}={value}\n\n".encode()) as sock, explained(name, what, TIMEOUT):
         sock.settimeout(TIMEOUT)
         with sock.makefile("r", encoding="ascii", newline="\n") as lines:
             if lines.readline() != "asked=1\n":
@@ -221,39 +300,45 @@ def await_change(name: str, key: str, value: str) -> dict[str, Any] | None:
 
 def parse_engine(name: str, answer: str) -> dict[str, Any]:
     """The engine's report in a `get_engine` answer that was received some other way."""
-    for key, value in _pairs(name, answer.split("\n")):
+    for key, value in _whole(name, answer):
         if key == "engine":
             return _decoded(name, key, value, reports.Engine)
-    raise _foreign(name, "engine")
+    raise foreign(name, "engine")
 
 
 def _own(name: str, operation: str, which: str, patience: float) -> list[str]:
-    """Ask what plaitd alone answers: the values of `which`, at least one.
-
-    An engine of another make ends the connection or answers an error, and so does a control process that is
-    being replaced; `get`, which every engine knows, and a second try tell them apart.
-    """
+    """Ask what plaitd alone answers: the values of `which`, at least one."""
 
     def values() -> list[str]:
         pairs = _ask(name, f"{operation}\n\n".encode(), patience, is_whole=True)
         found = [value for key, value in pairs if key == which]
         if not found:
-            raise _foreign(name, which)
+            raise foreign(name, which)
         return found
 
+    return _by_plaitd(name, which, values, patience)
+
+
+def _by_plaitd(name: str, which: str, question: Callable[[], T], patience: float) -> T:
+    """Ask what plaitd alone answers.
+
+    An engine of another make ends the connection or answers an error, and so does a control process that is
+    being replaced; `get`, which every engine knows, and a second try tell them apart.
+    """
     try:
-        return values()
+        return question()
     except (Unanswered, Refused, Foreign):
-        for _ in _ask(name, b"get=1\n\n", patience):
+        for _ in _ask(name, GET, patience):
             break  # a line is enough
     try:
-        return values()
+        return question()
     except (Unanswered, Refused) as failure:
-        raise _foreign(name, which) from failure
+        raise foreign(name, which) from failure
 
 
-def _foreign(name: str, which: str) -> Failure:
-    told = {"engine": "its inside", "busiest": "its busiest peers", "event": "events"}[which]
+def foreign(name: str, which: str) -> Failure:
+    names = {"engine": "its inside", "busiest": "its busiest peers", "event": "events"}
+    told = names.get(which, which)
     why = "its engine does not know the question; it is another program than plaitd, or an older plaitd"
     return Foreign(f"{name} does not tell {told}", why, f"What every engine tells: plait show {name}")
 
@@ -312,12 +397,12 @@ def _connected(name: str, patience: float) -> socket.socket:
         sock.settimeout(patience)
         while True:
             try:
-                sock.connect(os.fspath(SOCKETS / f"{name}.sock"))
+                sock.connect(os.fspath(path_of(name)))
                 return sock
             except BlockingIOError:  # unix(7): the listener takes no more for now
                 if time.monotonic() >= until:
                     raise TimeoutError from None
-                time.sleep(_RETRY)
+                time.sleep(RETRY)
     except BaseException:
         sock.close()
         raise
@@ -337,53 +422,75 @@ def _ask(
     """
     what = f"{name} cannot be asked"
     until = time.monotonic() + patience
-    with _explained(name, what, patience), _connected(name, patience) as sock:
+    answer = Answer(name)
+    with explained(name, what, patience), _connected(name, patience) as sock:
         _send(sock, operation)
-        yield from _pairs(name, _lines(name, sock, until if is_whole else None))
+        while not answer.is_whole:
+            if is_whole:
+                sock.settimeout(max(until - time.monotonic(), 0.001))
+            try:
+                data = sock.recv(1 << 16)
+            except ConnectionResetError:  # it ended the connection with something unread
+                data = b""
+            if not data:
+                break
+            yield from answer.take(data)
+    answer.end()
 
 
-def _lines(name: str, sock: socket.socket, until: float | None) -> Iterator[str]:
-    """Lines of the answer, without their ends, up to the end of the connection."""
-    rest = b""
-    while True:
-        if until is not None:
-            sock.settimeout(max(until - time.monotonic(), 0.001))
-        try:
-            data = sock.recv(1 << 16)
-        except ConnectionResetError:  # it ended the connection with something unread
-            data = b""
-        if not data:
-            if rest:
-                raise Failure(*_early(name))
-            return
-        whole, end, rest = (rest + data).rpartition(b"\n")
+def _whole(name: str, text: str) -> Iterator[tuple[str, str]]:
+    """The key=value pairs of an answer that is all there."""
+    answer = Answer(name)
+    yield from answer.take(text.encode())
+    answer.end()
+
+
+class Answer:
+    """The reader of one operation's answer: bytes in, key=value pairs out."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.is_whole = False  # its last line, which is empty, was read
+        self._is_begun = False
+        self._rest = b""
+        self._errno: int | None = None
+
+    def take(self, data: bytes) -> Iterator[tuple[str, str]]:
+        """key=value of each line that is whole now, errno excepted. Failure when a line is none."""
+        lines, end, self._rest = (self._rest + data).rpartition(b"\n")
         if end:
-            yield from whole.decode("ascii").split("\n")
-        if len(rest) > LONGEST_LINE:
-            raise nonsense(name, "its answer has a line without an end")
+            try:
+                text = lines.decode("ascii")
+            except UnicodeDecodeError as error:
+                raise nonsense(self.name, "its answer is not text") from error
+            yield from self._pairs(text.split("\n"))
+        if len(self._rest) > LONGEST_LINE:
+            raise nonsense(self.name, "its answer has a line without an end")
 
+    def _pairs(self, lines: Iterable[str]) -> Iterator[tuple[str, str]]:
+        for line in lines:
+            if not line:
+                self.is_whole = True
+                return
+            self._is_begun = True
+            key, sign, value = line.partition("=")
+            if not sign:
+                raise nonsense(self.name, "its answer has a line that is no key=value")
+            if key == "errno":
+                if not _ERRNO.fullmatch(value):
+                    raise nonsense(self.name, "its answer has an `errno` that is none")
+                self._errno = abs(int(value))
+            else:
+                yield key, value
 
-def _pairs(name: str, lines: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """key=value of each line up to the empty one, errno excepted, which must be there and 0."""
-    code: int | None = None
-    is_begun = False
-    for line in lines:
-        if not line:
-            break
-        is_begun = True
-        key, sign, value = line.partition("=")
-        if not sign:
-            raise nonsense(name, "its answer has a line that is no key=value")
-        if key == "errno":
-            if not _ERRNO.fullmatch(value):
-                raise nonsense(name, "its answer has an `errno` that is none")
-            code = abs(int(value))
-        else:
-            yield key, value
-    if code is None:
-        raise Failure(*_early(name)) if is_begun else Unanswered(*_early(name))
-    if code:
-        raise _refused(name, code)
+    def end(self) -> None:
+        """No more comes. Failure unless the answer came to its end, and that says success."""
+        if self._rest and not self.is_whole:
+            raise Failure(*_early(self.name))
+        if self._errno is None:
+            raise Failure(*_early(self.name)) if self._is_begun else Unanswered(*_early(self.name))
+        if self._errno:
+            raise _refused(self.name, self._errno)
 
 
 def _refused(name: str, code: int) -> Failure:
@@ -415,18 +522,18 @@ def nonsense(name: str, why: str) -> Failure:
 
 def _nobody(name: str) -> Failure:
     mend = f"Start its engine first: plaitd {name} (those that run: plait show interfaces)."
-    return Failure(f"{name} cannot be asked", f"nobody listens on {SOCKETS / name}.sock", mend)
+    return Failure(f"{name} cannot be asked", f"nobody listens on {path_of(name)}", mend)
 
 
 @contextmanager
-def _explained(name: str, what: str, patience: float) -> Iterator[None]:
+def explained(name: str, what: str, patience: float) -> Iterator[None]:
     """Turn what goes wrong on the socket into a Failure."""
     try:
         yield
     except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError) as error:
         raise _nobody(name) from error
     except PermissionError as error:
-        raise Failure(what, f"{SOCKETS / name}.sock is root's", "Run this as root.") from error
+        raise Failure(what, f"{path_of(name)} is root's", "Run this as root.") from error
     except TimeoutError as error:
         why = f"no answer came within {patience:.0f} s"
         mend = "Its engine may be stuck, or busy with a long configuration; look at its log."

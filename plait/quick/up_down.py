@@ -104,7 +104,7 @@ def _with_way_out(failure: Failure, config: str) -> Failure:
         f"{name} is still up. Without the file it ends by: ip link delete dev {name}. Then no hook of down "
         "runs, and its DNS, rules and firewall stay until plait up and plait down of the mended file."
     )
-    return Failure(failure.what, failure.why, f"{failure.mend} {way}")
+    return Failure(failure.what, failure.why, f"{failure.next_step} {way}")
 
 
 def resolve(host: wgconf.Host) -> uapi.Endpoint:

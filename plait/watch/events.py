@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import re
 import selectors
 import socket
@@ -53,7 +54,7 @@ def run(interface: str | None, *, since: str | None, follow: bool, as_json: bool
 def parse_since(value: str, now: float) -> float:
     """Seconds since 1970 of --since: `now`, an age as 90s, 10m, 2h, 1d, or a date and time of ISO 8601."""
     if value == "now":
-        return now
+        return math.floor(now * 1000) / 1000  # the engine tells whole milliseconds
     age = _AGO.fullmatch(value)
     if age:
         return now - float(age[1]) * _UNITS[age[2]]

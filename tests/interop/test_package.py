@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -115,3 +116,24 @@ def test_the_running_program_survives_its_files(installed: Path, tmp_path: Path)
         words = one.engine.process.output()
         assert "another version" not in words and "Traceback" not in words
         assert one.engine.stop() == 0
+
+
+def test_a_program_of_a_user_is_typed_strictly(installed: Path, tmp_path: Path) -> None:
+    """The programs of docs/python.md pass mypy --strict with the installed package, and a wrong one fails."""
+    blocks = re.findall(r"^```python\n(.*?)^```$", (ROOT / "docs/python.md").read_text(), re.M | re.S)
+    assert len(blocks) >= 2
+    user = tmp_path / "user.py"
+    check = [sys.executable, "-m", "mypy", "--strict", "user.py",
+             "--python-executable", str(installed / "bin/python")]  # fmt: skip
+
+    def checked(text: str) -> subprocess.CompletedProcess[str]:
+        user.write_text(text)
+        return subprocess.run(check, cwd=tmp_path, capture_output=True, text=True, check=False)
+
+    done = checked("\n".join(blocks) + "\nreveal_type(wg)\nreveal_type(busiest)\nreveal_type(wg.peer(me))\n")
+    assert done.returncode == 0, done.stdout
+    revealed = re.findall(r'Revealed type is "([^"]+)"', done.stdout)
+    assert revealed[0] == "plait.api.interface.Interface" and revealed[2] == "plait.api.values.Peer"
+    assert revealed[1].startswith("numpy.ndarray[") and "Any" not in revealed[0]
+    wrong = checked('import plait\nplait.Peer("a string")\nplait.attach("wg0").peer(7)\nplait.no_such_name\n')
+    assert wrong.returncode == 1 and wrong.stdout.count("error:") == 3, wrong.stdout

@@ -27,7 +27,7 @@ from engine import uapi
 from workers import promises
 from workers._workers import ffi, lib
 from workers.attempts import Step
-from workers.control import engine_report
+from workers.control import engine_report, peer_counters
 from workers.control.busiest import SHOWN_IPS, Busiest
 from workers.control.endpoints import Endpoint, EndpointOrders
 from workers.control.events import Event
@@ -377,6 +377,10 @@ class Configuration:
         self.busiest.sample(self.pace.now())
         peers = [(row, self._record(row)) for row in self.busiest.rows(count) if self.peers.is_live(row)]
         return iter((uapi.answer_get_busiest(json.dumps(self.busiest.report(peers))),))
+
+    def show_counters(self) -> Iterator[bytes]:
+        """The answer to a get_counters, in pieces, made while it is sent."""
+        return uapi.answer_get_counters(peer_counters.pieces(self.peers))
 
     def _shown(self) -> Iterator[bytes]:
         """The peers, in pieces; this runs while other things happen, so a row may come and go.

@@ -316,6 +316,9 @@ class UapiServer:
             if isinstance(operation, uapi.Get):
                 connection.finish(self.configuration.show())
                 return
+            if isinstance(operation, uapi.GetCounters):
+                connection.finish(self.configuration.show_counters())
+                return
             assert isinstance(operation, uapi.Set)
             self.client, self.steps = connection, self.configuration.apply(operation)
         elif not self.is_asking:

@@ -111,7 +111,7 @@ def test_what_is_missing_is_refused_with_the_command_that_gets_it(one: competito
         chosen([one.title], [])
     assert refused.value.what == f"cannot compare with {one.title}"
     assert refused.value.why.startswith(f"there is no {one.program} made by {one.installed_by} install in /")
-    assert refused.value.mend == f"Get it: {one.get}"
+    assert refused.value.next_step == f"Get it: {one.get}"
 
 
 @pytest.mark.parametrize("place", ["GOBIN", "GOPATH", "HOME", "PATH"])

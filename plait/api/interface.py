@@ -1,0 +1,291 @@
+"""One interface: what is asked of its engine and changed there, synchronously. plait/aio.py is its twin."""
+
+from __future__ import annotations
+
+import ipaddress
+import select
+import subprocess
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from types import TracebackType
+from typing import TYPE_CHECKING, Self, TypeAlias
+
+from engine import uapi
+from plait import uapi_client
+from plait.api.engine import Engine
+from plait.api.events import Event, event_of
+from plait.api.tap import Packet, Tap
+from plait.api.values import Key, Peer, peer_of, public, text_of_set
+from plait.failure import Failure
+from plait.watch.events import Stream, parse_since
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+Since: TypeAlias = str | datetime | timedelta | None
+InterfaceAddress: TypeAlias = str | ipaddress.IPv4Interface | ipaddress.IPv6Interface
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """An interface as it is to be when its engine runs."""
+
+    head: uapi.Set
+    peers: tuple[Peer, ...]
+    addresses: tuple[ipaddress.IPv4Interface | ipaddress.IPv6Interface, ...]
+    mtu: int
+
+
+class Interface:
+    """An interface and its engine, as a context manager that starts `plaitd` and ends it.
+
+    The engine ends with the `with` block, and with the program, however that ends; the kernel takes the
+    interface, its addresses and routes with it. `attach` is for an engine that runs already.
+
+        with Interface("wg0", private_key=Key.generate(), addresses=["10.0.0.1/24"]) as wg:
+            wg.add(Peer(key, allowed_ips=[ip_network("10.0.0.2/32")]))
+
+    Routes beyond the networks of its own addresses are the caller's to make.
+
+    Every method raises Failure when the engine cannot be asked, or refuses.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        private_key: Key | None = None,
+        listen_port: int = 0,
+        addresses: Iterable[InterfaceAddress] = (),
+        peers: Iterable[Peer] = (),
+        fwmark: int = 0,
+        mtu: int = 1420,
+    ) -> None:
+        """Nothing happens before the `with` block. Needs root, or CAP_NET_ADMIN.
+
+        listen_port: UDP, 0 for any that is free. addresses: of the interface, with their prefix length.
+        fwmark: mark of what the engine sends, 0 for none. mtu: bytes of the largest packet inside.
+        """
+        self.name = name
+        self._path = name
+        try:
+            made = tuple(ipaddress.ip_interface(address) for address in addresses)
+        except ValueError as error:
+            step = "Write an address with its prefix length: 10.0.0.1/24."
+            raise Failure(f"{name} cannot be set up", str(error), step) from error
+        head = head_of(private_key, listen_port or None, fwmark or None)
+        self._start: Start | None = Start(head, tuple(peers), made, mtu)
+        self._engine: Engine | None = None
+
+    @classmethod
+    def attach(cls, name: str) -> Self:
+        """The interface of an engine that runs already, of any program that speaks the protocol of wg(8).
+
+        name: the interface's, or the path of its socket. Its engine goes on after a `with` block.
+        Failure when nobody listens.
+        """
+        uapi_client.check_live(name)
+        made = cls(uapi_client.path_of(name).stem)
+        made._path, made._start = name, None
+        return made
+
+    def __enter__(self) -> Self:
+        if self._start is not None:
+            self._engine = Engine(self.name)
+            self._engine.start()
+            try:
+                uapi_client.change(self._path, [text_of_set(self._start.peers, (), self._start.head)])
+                _set_up(self.name, self._start)
+            except BaseException:
+                self._engine.stop()
+                raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._engine is not None:
+            engine, self._engine = self._engine, None
+            try:
+                engine.stop()
+            except Failure:
+                if error is None:  # else that one is what the caller wants to know
+                    raise
+
+    # -- asking ---------------------------------------------------------------------------------
+
+    @property
+    def public_key(self) -> Key | None:
+        """Of the interface; None while it has no private key."""
+        key = uapi_client.head(self._path).private_key
+        return Key(key).public_key if key else None
+
+    @property
+    def listen_port(self) -> int:
+        """The UDP port in use."""
+        return uapi_client.head(self._path).listen_port
+
+    def peers(self) -> list[Peer]:
+        """All peers, in no order that means anything. Of 100,000 this takes seconds: see `counters`."""
+        return [peer_of(told) for told in uapi_client.get(self._path).peers]
+
+    def peer(self, key: Key) -> Peer:
+        """One peer, by its public key. Failure when the interface has no such peer."""
+        return known(self.name, key, uapi_client.peer(self._path, str(key)))
+
+    def counters(self) -> NDArray[np.void]:
+        """Every peer's counters in one numpy structured array, which is the caller's: a copy.
+
+        Columns: `key` (32 bytes, V32; `Key(bytes(row["key"]))`), `rx_bytes` and `tx_bytes` (uint64, from and
+        to the peer, with WireGuard's own headers), `handshake` (datetime64[ns], UTC; NaT: never). Failure
+        when the engine is not plaitd.
+        """
+        return table_of(uapi_client.counters(self._path))
+
+    def events(self, since: Since = None, *, follow: bool = True) -> Iterator[Event]:
+        """Events as they come, until the engine ends; the iterator waits for the next one.
+
+        since: None for all that the engine remembers, "now", an age (timedelta, or as "10m"), or a time
+        (datetime, or in ISO 8601). follow: False ends behind what is remembered.
+        """
+        after = seconds_of(since)
+        if follow:
+            return self._followed(Stream(self._path), after)
+        told = uapi_client.events(self._path)
+        return iter([event_of(self.name, each) for each in told if each["time"] >= after])
+
+    def _followed(self, stream: Stream, after: float) -> Iterator[Event]:
+        try:
+            while True:
+                waiting = select.poll()
+                waiting.register(stream.socket, select.POLLIN)
+                waiting.poll()
+                fresh = stream.receive()
+                if fresh is None and not stream.reconnect():
+                    return
+                yield from (event_of(self.name, each) for each in fresh or () if each["time"] >= after)
+        finally:
+            stream.socket.close()
+
+    def tap(self, peer: Peer | Key | None = None, *, limit: int | None = None) -> Iterator[Packet]:
+        """Inner packets as they pass, decrypted, with the peer whose they are.
+
+        peer: whose packets are wanted, None for everybody's. limit: so many packets, then it ends.
+        Needs CAP_NET_RAW, in the network namespace of the interface. A program that is slow misses packets:
+        the kernel keeps 8 MiB of them.
+        """
+        return self._tapped(Tap(self.name, peer), limit)
+
+    def _tapped(self, tap: Tap, limit: int | None) -> Iterator[Packet]:
+        try:
+            count = 0
+            while limit is None or count < limit:
+                waiting = select.poll()
+                waiting.register(tap.socket, select.POLLIN)
+                waiting.poll()
+                while (limit is None or count < limit) and (found := tap.receive()) is not None:
+                    if tap.owner(*found) is None and tap.is_stale:
+                        tap.owners.learn(uapi_client.get(self._path).peers)
+                    if (packet := tap.packet(*found)) is not None:
+                        count += 1
+                        yield packet
+        finally:
+            tap.close()
+
+    # -- changing -------------------------------------------------------------------------------
+
+    def apply(self, add: Iterable[Peer] = (), remove: Iterable[Peer | Key] = ()) -> None:
+        """One transaction: all of it happens, or Failure and nothing of it.
+
+        add: peers that are then as they say; one that is there already keeps its session and, unless an
+        endpoint is given, the place where it was heard. An allowed IP moves here from whichever peer had it.
+        remove: peers that go first, by themselves or by their public keys; one that is not there is no error.
+        """
+        uapi_client.change(self._path, [transaction(add, remove)])
+
+    def configure(
+        self, *, private_key: Key | None = None, listen_port: int | None = None, fwmark: int | None = None
+    ) -> None:
+        """One transaction: what is given is in force then, and None leaves a thing as it is.
+
+        listen_port: 0 for any that is free. fwmark: 0 for none.
+        """
+        uapi_client.change(self._path, [text_of_set((), (), head_of(private_key, listen_port, fwmark))])
+
+    def add(self, *peers: Peer) -> None:
+        """One transaction: these peers are there, as they say."""
+        self.apply(add=peers)
+
+    def remove(self, *peers: Peer | Key) -> None:
+        """One transaction: these peers are gone, with their sessions."""
+        self.apply(remove=peers)
+
+
+def attach(name: str) -> Interface:
+    """The interface of an engine that runs already: `Interface.attach`."""
+    return Interface.attach(name)
+
+
+# --- what the asynchronous twin shares ------------------------------------------------------------
+
+
+def head_of(private_key: Key | None, listen_port: int | None, fwmark: int | None) -> uapi.Set:
+    """What a `set` says of the interface itself; None: nothing."""
+    return uapi.Set(bytes(private_key) if private_key else None, listen_port, fwmark)
+
+
+def transaction(add: Iterable[Peer], remove: Iterable[Peer | Key]) -> str:
+    """The text of one `set` operation that adds and removes peers."""
+    gone = [each.public_key if isinstance(each, Peer) else each for each in remove]
+    return text_of_set(list(add), gone, uapi.Set())
+
+
+def known(name: str, key: Key, told: uapi_client.Peer | None) -> Peer:
+    """The peer that was asked for. Failure when there is none."""
+    if told is None:
+        step = f"`plait show {name} peers` lists those that it has."
+        raise Failure(f"{name} does not tell of {public(key)}", "no peer of it has that public key", step)
+    return peer_of(told)
+
+
+def table_of(rows: NDArray[np.void]) -> NDArray[np.void]:
+    """The columns that `counters` promises, in the memory of those that came."""
+    import numpy as np
+
+    times = rows["handshake"]
+    times[times == 0] = np.iinfo(np.int64).min  # NaT
+    columns = [("key", "V32"), ("rx_bytes", "<u8"), ("tx_bytes", "<u8"), ("handshake", "<M8[ns]")]
+    return rows.view(np.dtype(columns))
+
+
+def seconds_of(since: Since) -> float:
+    """Seconds since 1970 from which on events are told."""
+    match since:
+        case None:
+            return 0.0
+        case str():
+            return parse_since(since, time.time())
+        case timedelta():
+            return time.time() - since.total_seconds()
+        case _:
+            return since.timestamp()
+
+
+def _set_up(name: str, start: Start) -> None:
+    """Addresses and MTU, and up."""
+    commands = [f"address add {address} dev {name}" for address in start.addresses]
+    commands.append(f"link set dev {name} mtu {start.mtu} up")
+    try:
+        text = "\n".join(commands) + "\n"
+        done = subprocess.run(["ip", "-batch", "-"], input=text, capture_output=True, text=True, check=False)
+    except OSError as error:
+        why, step = f"ip: {error.strerror}", "Install iproute2."
+        raise Failure(f"{name} cannot get its addresses", why, step) from error
+    if done.returncode:
+        why = done.stderr.partition("\n")[0]
+        raise Failure(f"{name} cannot get its addresses", why, "Mend that address, or the MTU.")
+
+

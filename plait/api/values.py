@@ -1,0 +1,223 @@
+"""Keys, endpoints and peers as values: frozen, comparable, checked when they are made."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TypeAlias
+
+from engine import uapi
+from plait import keys, uapi_client
+from plait.failure import Failure
+
+Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
+Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+MOST_SECONDS = 0xFFFF  # of a persistent keepalive
+LISTENS = "Give the port that the peer listens on."
+
+
+class Key:
+    """32 bytes: a private, public or preshared key.
+
+    `str()` is base64, as wg(8) writes keys. `repr()` shows public keys alone, so that no secret gets into a
+    log by a Peer or a traceback: a key counts as public when `public_key` or an engine gave it, or when it
+    stands as a Peer's `public_key`.
+
+    >>> key = Key.from_base64("yAnz5TF+lXXJte14tji3zlMNq+hd2rYUIgJBgB3fBmk=")
+    >>> key
+    Key(hidden)
+    >>> str(key)
+    'yAnz5TF+lXXJte14tji3zlMNq+hd2rYUIgJBgB3fBmk='
+    >>> Peer(key).public_key
+    Key('yAnz5TF+lXXJte14tji3zlMNq+hd2rYUIgJBgB3fBmk=')
+    """
+
+    __slots__ = ("_bytes", "_is_public")
+
+    def __init__(self, key: str | bytes) -> None:
+        """key: 44 characters of base64, or 32 bytes. Failure when it is neither; its text is not told."""
+        try:
+            self._bytes = keys.decode(key) if isinstance(key, str) else bytes(key)
+            if len(self._bytes) != keys.KEY_BYTES:
+                raise ValueError(f"{len(self._bytes)} bytes")
+        except ValueError as error:
+            why = f"it is not 32 bytes, nor the 44 characters that wg(8) writes for them ({error})"
+            raise Failure("the key is refused", why, "Give the text that `wg genkey` printed.") from None
+        self._is_public = False
+
+    @classmethod
+    def generate(cls) -> Key:
+        """A new private key, from the kernel's random numbers."""
+        return cls(keys.clamp(os.urandom(keys.KEY_BYTES)))
+
+    @classmethod
+    def generate_preshared(cls) -> Key:
+        """A new preshared key, from the kernel's random numbers."""
+        return cls(os.urandom(keys.KEY_BYTES))
+
+    @classmethod
+    def from_base64(cls, text: str) -> Key:
+        """The key of 44 characters. Failure when they are none."""
+        return cls(text)
+
+    @property
+    def public_key(self) -> Key:
+        """The public key of this private key (X25519, RFC 7748).
+
+        >>> Key("SCw4CYIPO+qsnLkRbpSBEOPDIuFRUSwnYhEFSNj3c2E=").public_key
+        Key('FDff0q83mcxJTXSsW3Wnzj5VXYN3H7qzr3QtTi+OLk0=')
+        """
+        return public(Key(keys.public_key(str(self).encode())))
+
+    def __bytes__(self) -> bytes:
+        return self._bytes
+
+    def __str__(self) -> str:
+        return keys.encode(self._bytes)
+
+    def __repr__(self) -> str:
+        return f"Key({str(self)!r})" if self._is_public else "Key(hidden)"
+
+    def __eq__(self, other: object) -> bool:
+        return self._bytes == other._bytes if isinstance(other, Key) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self._bytes)
+
+
+def public(key: Key) -> Key:
+    """The same key, known to be no secret."""
+    if key._is_public:
+        return key
+    made = Key(bytes(key))
+    made._is_public = True
+    return made
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """An address (of IPv6 with its zone, if it has one) and a UDP port of 0 to 65535.
+
+    >>> Endpoint.parse("[fe80::1%eth0]:51820")
+    Endpoint(address=IPv6Address('fe80::1%eth0'), port=51820)
+    >>> str(Endpoint.parse("192.0.2.1:51820"))
+    '192.0.2.1:51820'
+    """
+
+    address: Address
+    port: int
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.port <= 0xFFFF:
+            why = f"the port is {self.port}, and there are 0 to 65535"
+            raise Failure(f"the endpoint {self} is refused", why, LISTENS)
+
+    @classmethod
+    def parse(cls, text: str) -> Endpoint:
+        """The endpoint that `192.0.2.1:51820` or `[2001:db8::1]:51820` names. Failure when it is none, and
+        when it is a name: resolving a name waits for others."""
+        host, _, port = text.rpartition(":")
+        is_bracketed = host.startswith("[") and host.endswith("]")
+        try:
+            address = ipaddress.ip_address(host[1:-1] if is_bracketed else host)
+            if (address.version == 6) != is_bracketed or not (port.isascii() and port.isdecimal()):
+                raise ValueError
+        except ValueError:
+            why = "it is no address and port"
+            step = "Write 192.0.2.1:51820 or [2001:db8::1]:51820; resolve a name first."
+            raise Failure(f"the endpoint {text} is refused", why, step) from None
+        return cls(address, int(port))
+
+    def __str__(self) -> str:
+        return f"[{self.address}]:{self.port}" if self.address.version == 6 else f"{self.address}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """One peer: what is configured, and in an engine's answer what was measured.
+
+    Two peers are equal when their configuration is: the last three fields are not compared, and `add` does
+    not send them.
+
+    >>> from ipaddress import ip_network
+    >>> key = Key.generate().public_key
+    >>> Peer(key, [ip_network("10.0.0.2/32")]) == Peer(key, (ip_network("10.0.0.2"),), rx_bytes=7)
+    True
+    """
+
+    public_key: Key
+    allowed_ips: Sequence[Network] = ()
+    """Prefixes whose packets go to the peer, and which it may send from."""
+    endpoint: Endpoint | None = None
+    """None in what is added: where it is known to be stays known."""
+    preshared_key: Key | None = None
+    keepalive: int = 0
+    """Seconds between two persistent keepalives, 0 to 65535; 0: none."""
+    latest_handshake: datetime | None = field(default=None, compare=False)
+    """UTC; None: never."""
+    rx_bytes: int = field(default=0, compare=False)
+    """From the peer, with WireGuard's own headers."""
+    tx_bytes: int = field(default=0, compare=False)
+    """To the peer, likewise."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "public_key", public(self.public_key))
+        object.__setattr__(self, "allowed_ips", tuple(self.allowed_ips))
+        if not 0 <= self.keepalive <= MOST_SECONDS:
+            why = f"its keepalive is {self.keepalive} s, and the protocol has 0 to {MOST_SECONDS}"
+            step = "Give 25 to keep a NAT open, else 0."
+            raise Failure(f"the peer {self.public_key} is refused", why, step)
+        if self.endpoint is not None and not self.endpoint.port:
+            why = "nothing can be sent to port 0"
+            raise Failure(f"the peer {self.public_key} is refused", why, LISTENS)
+
+
+def text_of_set(add: Sequence[Peer], remove: Sequence[Key], head: uapi.Set) -> str:
+    """One `set` operation: the interface's lines of head, then who goes, then who comes."""
+    changes = [uapi.PeerChange(bytes(key), remove=True) for key in remove]
+    lines = [uapi.format_head(head), *map(uapi.format_change, changes)]
+    lines += [uapi.format_change(change_of(peer)) for peer in add]
+    return "".join(lines) + "\n"
+
+
+def change_of(peer: Peer) -> uapi.PeerChange:
+    """All that a set says of a peer that is added, or becomes what it is said to be."""
+    place = None
+    if (given := peer.endpoint) is not None:
+        place = uapi.endpoint_of(given.address.packed, given.port, zone_of(given.address))
+    networks = ((ip.network_address.packed, ip.max_prefixlen, ip.prefixlen) for ip in peer.allowed_ips)
+    return uapi.PeerChange(
+        bytes(peer.public_key),
+        preshared_key=bytes(peer.preshared_key) if peer.preshared_key else bytes(keys.KEY_BYTES),
+        endpoint=place,
+        keepalive=peer.keepalive,
+        replace_allowed_ips=True,
+        allowed_ips=[uapi.AllowedIP(*network) for network in networks],
+    )
+
+
+def zone_of(address: Address) -> str:
+    """The interface of a link-local address."""
+    return (address.scope_id or "") if isinstance(address, ipaddress.IPv6Address) else ""
+
+
+def peer_of(told: uapi_client.Peer) -> Peer:
+    """The peer that an engine tells of."""
+    handshake = None
+    if told.handshake_sec or told.handshake_nsec:
+        handshake = datetime.fromtimestamp(told.handshake_sec, UTC)
+        handshake = handshake.replace(microsecond=told.handshake_nsec // 1000)
+    return Peer(
+        public(Key(told.public_key)),
+        tuple(ipaddress.ip_network(prefix) for prefix in told.allowed_ips),
+        Endpoint.parse(told.endpoint) if told.endpoint else None,
+        Key(told.preshared_key) if told.preshared_key else None,
+        told.keepalive,
+        handshake,
+        told.rx_bytes,
+        told.tx_bytes,
+    )
