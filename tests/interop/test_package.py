@@ -137,3 +137,11 @@ def test_a_program_of_a_user_is_typed_strictly(installed: Path, tmp_path: Path) 
     assert revealed[1].startswith("numpy.ndarray[") and "Any" not in revealed[0]
     wrong = checked('import plait\nplait.Peer("a string")\nplait.attach("wg0").peer(7)\nplait.no_such_name\n')
     assert wrong.returncode == 1 and wrong.stdout.count("error:") == 3, wrong.stdout
+
+
+def test_pytest_finds_the_fixtures_of_the_installed_package(installed: Path, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [str(installed / "bin/python"), "-m", "pytest", "--fixtures", "-q", "-p", "no:cacheprovider"],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert {"plait_tunnel", "plait_gateway"} <= set(re.findall(r"^plait_\w+", done.stdout, re.M)), done.stdout

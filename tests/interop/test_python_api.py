@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
 import signal
 import sys
+import threading
+from collections import Counter
 from collections.abc import Iterator
+from ipaddress import ip_network
 from pathlib import Path
 
 import pytest
 
-from plait import Key
+import plait
+from plait import Failure, Key, Peer
 from plait.lab.namespaces import Host, Lab, Process
+from plait.lab.tunnels import tunnel
 from tests.support.unprivileged import UNPRIVILEGED, open_to_all
 from tests.support.waiting import until
 
@@ -173,6 +179,39 @@ def test_an_engine_without_privilege_says_so(host: Host) -> None:
     done = host.run([*UNPRIVILEGED, *python(NO_ROOT)])
     assert "root" in done.stdout, done
     assert_nothing_left(host)
+
+
+def test_packets_are_told_with_their_peer() -> None:
+    """Out and in, of both IP versions; one peer's alone; refused where there is no such interface."""
+    with tunnel() as made:
+        one, two = made
+        wg, key = one.interface, two.private_key.public_key
+        other = Peer(Key.generate().public_key, [ip_network("10.77.9.0/24")])
+        wg.add(other)
+        addresses = (two.address, two.address6, "10.77.9.9", "10.77.8.8")
+        sender = threading.Thread(target=lambda: [one.host.ping(each, 2, wait=1) for each in addresses])
+
+        async def first() -> plait.Packet:
+            async with plait.aio.attach(one.socket_path) as attached:
+                return await anext(aiter(attached.tap(key, limit=1)))
+
+        with one.netns():
+            packets = wg.tap()  # behind its last line, echoes of the others may be answered by ICMP
+            sender.start()
+            counted: Counter[tuple[object, ...]] = Counter()
+            wanted = {(key, "out", 4): 2, (key, "in", 4): 2, (key, "out", 6): 2, (key, "in", 6): 2,
+                      (other.public_key, "out", 4): 2, (None, "out", 4): 2}  # fmt: skip
+            while any(counted[kind] < number for kind, number in wanted.items()):
+                packet = next(packets)
+                counted[packet.peer, packet.direction, packet.data[0] >> 4] += 1
+            sender.join()
+            assert {kind: counted[kind] for kind in wanted} == wanted
+            again = threading.Thread(target=lambda: one.host.ping(two.address, 20, 0.05))
+            again.start()
+            assert asyncio.run(first()).peer == key
+            again.join()
+        with pytest.raises(Failure, match="cannot be tapped"):
+            next(wg.tap())
 
 
 def test_two_programs_meet(lab: Lab, host: Host) -> None:
