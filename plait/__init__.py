@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from plait.api.tap import Packet
     from plait.api.values import Endpoint, Key, Peer
     from plait.failure import Failure
+    from plait.rootless.box import Sandbox, sandbox
 
 _HOMES = {
     "plait.api.events": (
@@ -63,15 +64,16 @@ _HOMES = {
     "plait.api.tap": ("Packet",),
     "plait.api.values": ("Endpoint", "Key", "Peer"),
     "plait.failure": ("Failure",),
+    "plait.rootless.box": ("Sandbox", "sandbox"),
 }  # fmt: skip
 
 __all__ = [
     "ConfigurationRefused", "CookieReceived", "Endpoint", "EndpointMoved", "EngineEnding", "EngineStarted",
     "Event", "Failure", "GivenUp", "HandshakeBegan", "HandshakeFailed", "HandshakeRefused", "Interface",
     "InterfaceDown", "InterfaceUp", "Key", "ListenPortChanged", "OfPeer", "Packet", "PacketsDropped",
-    "Peer", "PeerAdded", "PeerRemoved", "PrivateKeyChanged", "SessionBegan", "SessionEnded",
+    "Peer", "PeerAdded", "PeerRemoved", "PrivateKeyChanged", "Sandbox", "SessionBegan", "SessionEnded",
     "Suppressed", "UnderLoad", "WorkerDied", "WorkerNotReplaced", "WorkerReplaced", "WorkersChanged", "aio",
-    "attach",
+    "attach", "sandbox",
 ]  # fmt: skip
 
 

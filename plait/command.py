@@ -28,6 +28,7 @@ Examples:
   plait upgrade wg0              the program that is installed now takes over, sessions and all
   plait up /etc/wireguard/wg0.conf
   plait reload wg0               the changed file, without an interruption
+  plait exec ./home.conf -- curl https://intranet.example    without root
   plait doctor                   what this host lacks, and how to mend it
   plait demo                     two hosts and one tunnel, on this machine alone
   plait bench aead               what sealing and opening a packet costs
@@ -304,13 +305,39 @@ def strip(config: str) -> None:
     quick_commands.strip(config)
 
 
+@plait.command("exec", short_help="Run a program whose only network is a tunnel, without root.",
+               context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+@click.argument("config", metavar="FILE|INTERFACE")
+@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
+def exec_(config: str, command: tuple[str, ...]) -> None:
+    """Run COMMAND in namespaces of its own, whose only way out is the tunnel of a wg-quick file.
+
+    \b
+    Examples:
+      plait exec ./home.conf -- curl https://intranet.example
+      plait exec ./home.conf -- bash
+
+    Needs no root, changes nothing on the host, and leaves nothing behind. DNS is the file's. Its hooks,
+    Table, FwMark and SaveConfig have no meaning here. The exit code is COMMAND's, 128 + N when a signal
+    ended it; 127 when there is no such program, 126 when it may not be run, 125 when the tunnel cannot be
+    made or ended first.
+    """
+    from plait.rootless import command as rootless
+
+    command = command[command[0] == "--":]  # it may stand between the file and the program
+    if not command:
+        raise click.UsageError("a program is missing behind --")
+    sys.exit(rootless.run(config, command))
+
+
 @plait.command(short_help="Say what this host lacks, each line with its mend.")
+@click.option("--rootless", is_flag=True, help="What `plait exec` needs, for this user.")
 @click.option("--json", "as_json", is_flag=True, help="The same as JSON.")
-def doctor(as_json: bool) -> None:
+def doctor(rootless: bool, as_json: bool) -> None:
     """Look at what the engine needs of this host. Exit code 1 when something required is missing."""
     from plait import doctor
 
-    sys.exit(doctor.run(as_json=as_json))
+    sys.exit(doctor.run(as_json=as_json, rootless=rootless))
 
 
 @plait.command(short_help="Run two hosts and one tunnel on this machine, and measure.")

@@ -45,9 +45,10 @@ class Finding:
     mend: str = ""
 
 
-def run(*, as_json: bool) -> int:
-    """Print all findings on stdout. 1 when something required is missing, else 0."""
-    findings = list(examine())
+def run(*, as_json: bool, rootless: bool = False) -> int:
+    """Print all findings on stdout, or those about what needs no root. 1 when something required is missing,
+    else 0."""
+    findings = list(examine_rootless() if rootless else examine())
     if as_json:
         json.dump([asdict(finding) for finding in findings], sys.stdout, indent=2)
         sys.stdout.write("\n")
@@ -365,6 +366,24 @@ def promises() -> Iterator[Finding]:
         yield Finding(f"promise {name}", "advice", found, mend(name, why))
     if not broken:
         yield Finding("promises", "ok", f"all {len(WORDS)} hold (docs/reliability.md)")
+
+
+def examine_rootless() -> Iterator[Finding]:
+    """What `plait exec` and `plait.sandbox` need, for the user who asks."""
+    from plait.rootless import box
+
+    names = "a user, a network, a mount and a pid namespace of one's own"
+    lacks = box.probe(tun=False)
+    yield _finding("namespaces", lacks is None, "missing", lacks.why if lacks else names,
+                   lacks.next_step if lacks else "")  # fmt: skip
+    if lacks is None:
+        lacks = box.probe(tun=True)
+        found = lacks.why if lacks else "a TUN can be made in them"
+        yield _finding("TUN", lacks is None, "missing", found, lacks.next_step if lacks else "")
+    for name, package in (("plaitd", ""), ("ip", "iproute2")):
+        place = shutil.which(name, path=f"{Path(sys.executable).parent}:{os.environ.get('PATH', os.defpath)}")
+        step = f"apt-get install {package}" if package else "install Plait whole: the package has plaitd"
+        yield _finding(name, place is not None, "missing", place or "not on PATH", step)
 
 
 def running() -> Iterator[Finding]:

@@ -46,6 +46,8 @@ environment:
   WG_LOG_FILE            append the log to this file
   WG_PROCESS_FOREGROUND  1: as --foreground
   WG_TUN_FD, WG_UAPI_FD  use these inherited descriptors: a TUN queue, a listening socket
+  PLAIT_UDP4_FD, PLAIT_UDP6_FD   likewise: UDP sockets, bound to one port, of whatever network namespace. One
+                         receiver then, and the listen port stays
   WG_THREADS             receivers and consumers, where the settings do not say it
   NOTIFY_SOCKET, WATCHDOG_USEC   a service manager is told of readiness and life (sd_notify)
   PLAIT_KEYLOG           append the keys of every handshake to this file, for Wireshark: whoever

@@ -501,6 +501,10 @@ def _refused(name: str, code: int) -> Failure:
         what = f"the UDP port of {name} stays as it was"
         why = "another program or interface has the one that was asked for"
         mend = "Choose another UDP port, or see who has it: ss -lunp"
+    elif code == errno.EOPNOTSUPP:
+        what = f"the UDP port of {name} stays as it was"
+        why = "its engine was given its UDP sockets when it was started, and can open no others"
+        mend = "Start it again with that port."
     elif code == errno.ENOSPC:
         what = f"{name} stays as it was"
         why = "its engine has no room for so many peers or allowed IPs"

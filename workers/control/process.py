@@ -88,7 +88,7 @@ class Control:
         self.endpoints = EndpointOrders(self.segment, pace)
         self.outgoing = Outgoing(*self._own_sockets())
         self.events = Events(self.peers.public_key, pace.now, pace.wall, start.incarnation)
-        self.routes = Routes(self.peers, self.endpoints)
+        self.routes = Routes(self.peers, self.endpoints, is_at_home=not start.message.get("given"))
         self.losses = Losses(self.peers, self.endpoints, self.events, self.routes)
         self.handshakes = Handshakes(
             self.peers, self.timer_columns, self.endpoints, self.outgoing, self.events, self._open_keylog(),
@@ -147,7 +147,8 @@ class Control:
         )
         self.selector.register(self.bell, selectors.EVENT_READ, self._rung)
         self.selector.register(self.channel.fileno(), selectors.EVENT_READ, self._told)
-        if self.routes.news is None or (self.interface is not None and self.interface.news is None):
+        is_deaf = self.routes.is_at_home and self.routes.news is None
+        if is_deaf or (self.interface is not None and self.interface.news is None):
             self.start.broken[Promise.WATCH] = "the kernel refuses a socket of AF_NETLINK"
         if self.routes.news is not None:
             self.selector.register(self.routes.news, selectors.EVENT_READ, self._routes_changed)

@@ -44,23 +44,31 @@ class Routes:
     """The watch over routes. `news` is to be selected for; then `drain`, and `step` in each turn."""
 
     def __init__(
-        self, peers: Peers, endpoints: EndpointOrders, clock: Callable[[], int] = monotonic_ns
+        self, peers: Peers, endpoints: EndpointOrders, clock: Callable[[], int] = monotonic_ns, *,
+        is_at_home: bool = True,
     ) -> None:
+        """is_at_home: the UDP sockets are of this network namespace, so that its routes are theirs."""
         self.clock = clock  # ns
         self.peers = peers
         self.endpoints = endpoints
-        kind = socket.SOCK_RAW | socket.SOCK_NONBLOCK
-        self.news = self.questions = None  # where the kernel refuses netlink
-        with contextlib.suppress(OSError):
-            self.news = socket.socket(socket.AF_NETLINK, kind, socket.NETLINK_ROUTE)
-            self.news.bind((0, RTMGRP_IPV4_ROUTE | RTMGRP_IPV4_RULE | RTMGRP_IPV6_ROUTE | RTMGRP_IPV6_RULE))
-            self.questions = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
-            self.questions.settimeout(1)  # the kernel answers within the call that asks
+        self.is_at_home = is_at_home
+        self.news: socket.socket | None = None
+        self.questions: socket.socket | None = None  # where the kernel refuses netlink, and away from home
+        if is_at_home:
+            with contextlib.suppress(OSError):
+                self._open()
         self.sequence = 0
         self.looks = 0
         self.at = NOBODY
         self.next_look = 0  # ns; the next of the looks not before this
         self.rest_until = 0  # ns; nor anything else
+
+    def _open(self) -> None:
+        kind = socket.SOCK_RAW | socket.SOCK_NONBLOCK
+        self.news = socket.socket(socket.AF_NETLINK, kind, socket.NETLINK_ROUTE)
+        self.news.bind((0, RTMGRP_IPV4_ROUTE | RTMGRP_IPV4_RULE | RTMGRP_IPV6_ROUTE | RTMGRP_IPV6_RULE))
+        self.questions = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
+        self.questions.settimeout(1)  # the kernel answers within the call that asks
 
     def close(self) -> None:
         for sock in (self.news, self.questions):

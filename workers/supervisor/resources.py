@@ -7,6 +7,7 @@ interface.
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 from collections.abc import Iterable, Mapping
@@ -25,7 +26,9 @@ from workers.settings import Settings
 from workers.supervisor import tun
 from workers.supervisor.segments import discard, open_segments
 from workers.supervisor.sockets import (
+    GIVEN,
     Pair,
+    adopt_sockets,
     close_sockets,
     empty,
     gather,
@@ -67,7 +70,8 @@ class Resources:
     data: DataSegment
     vault: PlainSegment
     found: tun.Found | None = None  # the interface as it was before us, when we adopted it
-    one_queue: str = ""  # why there can be no second TUN queue, in words
+    one_queue: str = ""  # why there can be no second receiver, in words
+    given: bool = False  # the UDP sockets are those of whoever started plaitd, and no others can be opened
     leaver: int | None = None
     leaving: Pair | None = None
     away: set[int] = field(default_factory=set)
@@ -92,7 +96,10 @@ class Resources:
             joins = tun.offload(queues[0]) if settings.tun_offload else 0
             if settings.tun_offload and not joins:
                 log.info("the kernel takes no super-packets from a TUN: packets go one by one")
-            sockets = open_sockets(0, settings.receivers)
+            fds = given_sockets(environment)
+            sockets = adopt_sockets(fds) if fds else open_sockets(0, settings.receivers)
+            if fds:
+                one_queue = one_queue or f"UDP sockets were given as {' and '.join(fds)}"
             stack.callback(close_sockets, sockets)
             trains = settings.udp_offload and receive_trains(sockets)
             if settings.udp_offload and not trains:
@@ -105,7 +112,7 @@ class Resources:
             stack.pop_all()
         return cls(
             interface, settings.receivers, settings.consumers, settings.receivers,
-            queues, uapi, joins, trains, sockets, bells, data, vault, found, one_queue,
+            queues, uapi, joins, trains, sockets, bells, data, vault, found, one_queue, bool(fds),
         )  # fmt: skip
 
     @classmethod
@@ -128,6 +135,7 @@ class Resources:
             vault=PlainSegment(handover["vault"][0], vault_size),
             found=handover["found"] and tun.Found(*handover["found"]),
             one_queue=handover["one_queue"],
+            given=handover.get("given", False),  # likewise
             away=set(handover.get("away", ())),  # a program before this one had none
             away_consumers=set(handover.get("away_consumers", ())),
         )
@@ -156,6 +164,7 @@ class Resources:
             "vault": [self.vault.fd, self.vault.bytes],
             "found": self.found,
             "one_queue": self.one_queue,
+            "given": self.given,
             "away": sorted(self.away),
             "away_consumers": sorted(self.away_consumers),
         }
@@ -206,8 +215,11 @@ class Resources:
         False: the port is in use already, and nothing changes. Raises Failure, with the present sockets as
         they were.
         """
-        if port == self.port:
+        if port == self.port or (self.given and not port):
             return False
+        if self.given:
+            why, step = "plaitd was given its UDP sockets", "start it again with sockets of another port"
+            raise Failure(f"the listen port stays {self.port}", why, step, Exit.PORT, errno.EOPNOTSUPP)
         sockets = open_sockets(port, self.receivers, int(self.segment.device.fwmark))
         if self.trains:
             receive_trains(sockets)
@@ -344,7 +356,7 @@ def _named_pair(number: int | str, pair: Pair) -> dict[str, int]:
 def fit(settings: Settings, interface: str, environment: Mapping[str, str]) -> Settings:
     """The settings for the TUN interface that there may be: one queue has one reader. Failure when it is of
     no use."""
-    if not environment.get("WG_TUN_FD"):
+    if not environment.get("WG_TUN_FD") and not given_sockets(environment):
         found = tun.find(interface)
         if found is None or not found.has_one_queue:
             return settings
@@ -384,6 +396,11 @@ def _open_queues(
             Exit.USAGE,
         )
     return queues, None, "one TUN queue was given as WG_TUN_FD"
+
+
+def given_sockets(environment: Mapping[str, str]) -> dict[str, int | None]:
+    """The UDP sockets that plaitd was given, by the variables that name them; empty when there are none."""
+    return {name: fd_of(environment, name) for name in GIVEN.values() if environment.get(name)}
 
 
 def fd_of(environment: Mapping[str, str], name: str) -> int | None:

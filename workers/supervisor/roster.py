@@ -246,6 +246,7 @@ class Roster:
         if worker.kind == "control":
             message["broken"] = self.broken
             message["socket"] = self.resources.uapi.file
+            message["given"] = self.resources.given
             message["program"] = {**version.as_dict(), "program": self.program}
         self.send(worker, message, fds)
 

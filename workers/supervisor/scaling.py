@@ -91,7 +91,10 @@ class Scaling:
         why = f"the memory was laid out for {_words(*self._room)}, {they_run}"
         names = ("max_receivers", "max_consumers")
         full = [name for name, wanted, room in zip(names, goal, self._room, strict=True) if wanted > room]
-        if "max_receivers" in full and self.resources.one_queue:
+        if "max_receivers" in full and self.resources.given:
+            why = f"{self.resources.one_queue}, and one receiver reads them"
+            next_step = "let plaitd open its own sockets, or ask for more consumers alone"
+        elif "max_receivers" in full and self.resources.one_queue:
             why = f"{self.resources.one_queue}, so that one receiver reads it"
             next_step = "let plaitd make the interface, or make it with multi_queue"
         elif max(goal) > MAX_WORKERS_OF_A_KIND:

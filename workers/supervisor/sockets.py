@@ -16,6 +16,7 @@ import os
 import select
 import socket
 import struct
+from collections.abc import Mapping
 
 from workers.descriptors import borrowed
 from workers.failure import Exit, Failure, explain
@@ -55,6 +56,8 @@ OPTIONS = {
         (socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1, _ANY_SOURCE),
     ),
 }
+# Variables of the environment by which plaitd is given bound sockets.
+GIVEN = {socket.AF_INET: "PLAIT_UDP4_FD", socket.AF_INET6: "PLAIT_UDP6_FD"}
 _said: set[str] = set()
 log = logging.getLogger("plait")
 
@@ -77,6 +80,35 @@ def open_sockets(port: int, receivers: int, mark: int = 0) -> list[Pair]:
                 continue  # the other family had that random port in use: take another
             raise _refused(port, error) from error
     raise AssertionError("unreachable")
+
+
+def adopt_sockets(fds: Mapping[str, int | None]) -> list[Pair]:
+    """Take over the one pair that the caller of plaitd opened and bound, by the variables that name them.
+
+    They may stand in another network namespace. Raises Failure when one is no bound UDP socket of its family,
+    or both have different ports.
+    """
+    ports = set()
+    for family, name in GIVEN.items():
+        fd = fds.get(name)
+        if fd is None:
+            continue
+        what = f"cannot use the UDP socket given as {name}={fd}"
+        try:
+            os.set_inheritable(fd, False)
+            os.set_blocking(fd, False)
+            with borrowed(fd) as sock:
+                if (sock.family, sock.type) != (family, socket.SOCK_DGRAM):
+                    raise OSError(errno.EINVAL, f"it is no UDP socket of {family.name}")
+                ports.add(sock.getsockname()[1])
+                _configure(sock, 0)
+        except OSError as error:
+            why, step = error.strerror or str(error), "pass a UDP socket of that family"
+            raise Failure(what, why, step, Exit.PORT, error.errno or 0) from error
+    if len(ports) != 1 or 0 in ports:
+        what, why = "cannot use the UDP sockets that were given", f"their ports are {sorted(ports)}"
+        raise Failure(what, why, "bind both to one port before plaitd is started", Exit.PORT)
+    return [(fds.get(GIVEN[socket.AF_INET]), fds.get(GIVEN[socket.AF_INET6]))]
 
 
 def open_one_more(pairs: list[Pair], mark: int = 0) -> Pair:
@@ -225,6 +257,8 @@ def _open_socket(family: int, port: int, mark: int, joins: bool, opens: bool) ->
     """One socket, which joins a group or opens one; unless others are to join (opens), it may lack one."""
     sock = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
     try:
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         _configure(sock, mark)
         if joins:
             _share(sock)
@@ -263,8 +297,6 @@ def _configure(sock: socket.socket, mark: int) -> None:
         except OSError:  # without CAP_NET_ADMIN the host's limit applies
             with contextlib.suppress(OSError):
                 sock.setsockopt(socket.SOL_SOCKET, plain, BUFFER_BYTES)
-    if sock.family == socket.AF_INET6:
-        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
     for level, option, value, without in OPTIONS[sock.family]:
         try:
             sock.setsockopt(level, option, value)

@@ -187,3 +187,24 @@ def test_datagrams_of_a_train_are_counted_each() -> None:
         sender.sendto(b"", ("127.0.0.1", sockets.port_of([pair])))
     assert sockets.empty(pair) == 11
     sockets.close_sockets([pair])
+
+
+def test_given_sockets_are_used_or_refused_with_a_reason() -> None:
+    four, six = (socket.socket(family, socket.SOCK_DGRAM) for family in (socket.AF_INET, socket.AF_INET6))
+    with four, six, socket.socket(socket.AF_INET, socket.SOCK_STREAM) as stream:
+        given = {"PLAIT_UDP4_FD": four.fileno(), "PLAIT_UDP6_FD": six.fileno()}
+        with pytest.raises(Failure, match="ports are \\[0\\]"):  # nobody bound them
+            sockets.adopt_sockets(given)
+        six.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        four.bind(("", 0))
+        port = four.getsockname()[1]
+        six.bind(("", 0))
+        if six.getsockname()[1] != port:
+            with pytest.raises(Failure, match="ports are"):
+                sockets.adopt_sockets(given)
+        for wrong in ({"PLAIT_UDP6_FD": four.fileno()}, {"PLAIT_UDP4_FD": stream.fileno()}):
+            with pytest.raises(Failure, match="no UDP socket of AF_INET"):
+                sockets.adopt_sockets(dict(wrong))
+        assert sockets.adopt_sockets({"PLAIT_UDP4_FD": four.fileno()}) == [(four.fileno(), None)]
+        assert sockets.port_of([(four.fileno(), None)]) == port and not os.get_inheritable(four.fileno())
+        assert not os.get_blocking(four.fileno())

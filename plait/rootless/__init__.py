@@ -1,0 +1,1 @@
+"""Programs whose only network is a tunnel, without root: `plait exec`, `plait.sandbox`."""
