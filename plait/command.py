@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
 import click
@@ -328,6 +329,37 @@ def exec_(config: str, command: tuple[str, ...]) -> None:
     if not command:
         raise click.UsageError("a program is missing behind --")
     sys.exit(rootless.run(config, command))
+
+
+@plait.command(short_help="A tunnel as SOCKS5, HTTP proxy or single ports, without root.")
+@click.argument("config", metavar="FILE|INTERFACE")
+@click.option("--socks5", multiple=True, metavar="[ADDRESS:]PORT", help="SOCKS5; names are asked inside.")
+@click.option("--http", multiple=True, metavar="[ADDRESS:]PORT", help="An HTTP proxy here, with CONNECT.")
+@click.option("-L", "local", multiple=True, metavar="[ADDRESS:]PORT:HOST:PORT",
+              help="A port here that leads to HOST:PORT through the tunnel.")  # fmt: skip
+@click.option("-R", "remote", multiple=True, metavar="[ADDRESS:]PORT:HOST:PORT",
+              help="A port inside the tunnel that leads to HOST:PORT here.")  # fmt: skip
+def proxy(config: str, socks5: Sequence[str], http: Sequence[str], local: Sequence[str],
+          remote: Sequence[str]) -> None:  # fmt: skip
+    """Open the tunnel of a wg-quick file to programs outside of it, until Ctrl-C. Needs no root.
+
+    \b
+    Examples:
+      plait proxy ./home.conf --socks5 1080 --http 8080
+      plait proxy ./home.conf -L 8000:intranet.example:80
+      plait proxy ./home.conf -R 10.9.0.2:8000:localhost:8000
+
+    Without ADDRESS it is 127.0.0.1. With port 0 any that is free is taken, and told.
+    """
+    from plait.rootless import proxy as rootless
+
+    wishes = rootless.Wishes(
+        [rootless.place(text) for text in socks5], [rootless.place(text) for text in http],
+        [rootless.forward(text) for text in local], [rootless.forward(text) for text in remote],
+    )  # fmt: skip
+    if wishes == rootless.Wishes([], [], [], []):
+        raise click.UsageError("nothing is asked for: give --socks5, --http, -L or -R")
+    sys.exit(rootless.run(config, wishes))
 
 
 @plait.command(short_help="Say what this host lacks, each line with its mend.")
