@@ -1,10 +1,11 @@
 """The cross-platform configuration protocol: text over a stream socket (wireguard.com/xplatform).
 
 A client writes operations, each ended by an empty line: ``get=1``, or ``set=1`` and the
-changes, one ``key=value`` a line; ``get_engine=1``, ``get_busiest=N``, ``get_counters=1``, ``events=1``,
-``upgrade=1`` and ``scale=N,N`` are Plait's own. Reader turns bytes into whole operations. A `set` is
-either valid to its last line or refused as a whole, and then names the first bad line; lines after that one
-are skipped up to the empty line, so that the client can still read its answer.
+changes, one ``key=value`` a line; ``get=1`` may be followed by the ``public_key`` of one peer, which is
+Plait's own, as are ``get_engine=1``, ``get_busiest=N``, ``get_counters=1``, ``events=1``, ``upgrade=1`` and
+``scale=N,N``. Reader turns bytes into whole operations. A `set` is either valid to its last line or refused
+as a whole, and then names the first bad line; lines after that one are skipped up to the empty line, so that
+the client can still read its answer.
 
 A validated `set` is kept as compact records, about 50 bytes a peer and 18 an allowed IP,
 because one operation may carry a million peers; PeerChange objects are made one at a
@@ -204,7 +205,9 @@ class Set:
 
 
 class Get(NamedTuple):
-    """A `get` operation."""
+    """A `get` operation. public_key: Plait's own, the answer is that peer alone; None: everything."""
+
+    public_key: bytes | None = None
 
 
 class GetEngine(NamedTuple):
@@ -308,6 +311,7 @@ class Reader:
         self._number = 0
         self._verb = ""
         self._value = ""
+        self._key: bytes | None = None  # of the peer that a `get` asks for
         self._count = 0
         self._set = Set()
         self._peer: PeerChange | None = None
@@ -361,6 +365,8 @@ class Reader:
             raise _Bad("no key=value", "there is no = in it", "write key=value, or an empty line to end")
         if not self._verb:
             self._start(key, value)
+        elif self._verb == "get" and key == "public_key" and self._key is None:
+            self._key = _key(value)
         elif self._verb != "set":
             why = f"{self._verb} takes no more"
             raise _Bad("a line after the first", why, "end it with an empty line", errno.EPROTO)
@@ -444,6 +450,7 @@ class Reader:
 
     def _end(self) -> Operation:
         error, verb, value, count = self._error, self._verb, self._value, self._count
+        wanted = self._key
         if error is None:
             self._add_peer()
         done = self._set
@@ -462,7 +469,7 @@ class Reader:
             return Upgrade(value == "1")
         if verb == "scale":
             return Scale(*value.split(","))
-        return Get() if verb == "get" else done
+        return Get(wanted) if verb == "get" else done
 
 
 def _ends_section(data: bytes, first: int) -> bool:

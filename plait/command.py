@@ -21,6 +21,7 @@ EXAMPLES = """\b
 Examples:
   (umask 077; plait genkey > private.key); plait pubkey < private.key
   plait show                     all interfaces, as `wg show` prints them
+  plait show wg0 KEY             one peer, by its public key
   plait show --engine wg0        processes, queues, slots and drops by cause
   plait top wg0                  a live view: rates, busiest peers, CPU, drops
   plait exporter                 metrics for Prometheus at http://127.0.0.1:9586/metrics
@@ -124,7 +125,8 @@ def show(interface: str | None, field: str | None, engine: bool, as_json: bool) 
 
     INTERFACE is a name, `all` (the default) or `interfaces`. FIELD is one of public-key, private-key,
     listen-port, fwmark, peers, preshared-keys, endpoints, allowed-ips, latest-handshakes, transfer,
-    persistent-keepalive, dump: printed alone and tab-separated, for programs.
+    persistent-keepalive, dump: printed alone and tab-separated, for programs. In its place the public key
+    of a peer shows that peer alone, at once among any number of peers.
     """
     from plait.watch import show
 

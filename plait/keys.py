@@ -29,6 +29,15 @@ def decode(text: str) -> bytes:
     return key
 
 
+def is_key(text: str) -> bool:
+    """Whether it is the text of a key."""
+    try:
+        decode(text)
+    except ValueError:
+        return False
+    return True
+
+
 def clamp(key: bytes) -> bytes:
     """The key with the bits set and cleared that X25519 sets and clears anyway."""
     return bytes([key[0] & 248]) + key[1:31] + bytes([key[31] & 127 | 64])

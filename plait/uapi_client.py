@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from plait import reports
 from plait.failure import Failure
-from plait.keys import encode, public_key
+from plait.keys import decode, encode, public_key
 
 if TYPE_CHECKING:
     import numpy as np
@@ -46,6 +46,10 @@ class Unanswered(Failure):
 
 class Refused(Failure):
     """The engine answered with an error."""
+
+
+class Unknown(Refused):
+    """The engine has no such peer."""
 
 
 class Foreign(Failure):
@@ -163,6 +167,24 @@ def head(name: str, patience: float = TIMEOUT) -> Device:
             break
         reading.take([pair])
     return reading.device
+
+
+def get_peer(name: str, public_key: str, patience: float = TIMEOUT) -> Peer:
+    """Ask for one peer, by its key in base64. Unknown when the interface has none of it.
+
+    An engine that does not know the question (another make, an older plaitd) is asked for all peers.
+    """
+    question = f"get=1\npublic_key={decode(public_key).hex()}\n\n"
+    try:
+        peers = _device(name, _ask(name, question.encode(), patience)).peers
+    except Unknown:
+        raise
+    except (Unanswered, Refused):
+        peers = get(name, patience).peers
+    for peer in peers:
+        if peer.public_key == public_key:
+            return peer
+    raise _unknown(name)
 
 
 def parse(name: str, answer: str) -> Device:
@@ -494,6 +516,8 @@ class Answer:
 
 
 def _refused(name: str, code: int) -> Failure:
+    if code == errno.ENOENT:
+        return _unknown(name)
     what = f"{name} cannot be asked"
     why = f"its engine answered {os.strerror(code)} ({errno.errorcode.get(code, code)})"
     mend = "Look at the engine's log (WG_LOG_FILE names one); it names the line that is wrong."
@@ -510,6 +534,11 @@ def _refused(name: str, code: int) -> Failure:
         why = "its engine has no room for so many peers or allowed IPs"
         mend = f"Raise max_peers in /etc/plait/{name}.toml, or free /dev/shm if it is full. Start it again."
     return Refused(what, why, mend)
+
+
+def _unknown(name: str) -> Unknown:
+    mend = f"See which it has: plait show {name} peers"
+    return Unknown(f"{name} does not show that peer", "no peer of this public key is configured", mend)
 
 
 def _early(name: str) -> tuple[str, str, str]:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from plait import uapi_client
+from plait import keys, uapi_client
 from plait.failure import Failure
 from plait.uapi_client import Device, Peer
 from plait.watch import engines
@@ -35,6 +35,8 @@ def run(interface: str | None, field: str | None, *, engine: bool, as_json: bool
                 "--engine takes no field", f"`{field}` belongs to the other tables", "Leave one of them out."
             )
         engine_view.run(interface, as_json=as_json)
+    elif field is not None and keys.is_key(field):
+        _print_peer(interface, field, as_json=as_json)
     elif field is not None and as_json:
         raise Failure("--json takes no field", f"it has `{field}` and all others", "Leave one of them out.")
     elif interface == "interfaces" and field is None:
@@ -62,21 +64,36 @@ def as_dict(device: Device) -> dict[str, Any]:
         "public_key": device.public_key or None,
         "listen_port": device.listen_port,
         "fwmark": device.fwmark,
-        "peers": [
-            {
-                **peer.others,
-                "public_key": peer.public_key,
-                "has_preshared_key": bool(peer.preshared_key),
-                "endpoint": peer.endpoint or None,
-                "allowed_ips": peer.allowed_ips,
-                "latest_handshake": peer.handshake_sec,
-                "rx_bytes": peer.rx_bytes,
-                "tx_bytes": peer.tx_bytes,
-                "persistent_keepalive": peer.keepalive,
-            }
-            for peer in device.peers
-        ],
+        "peers": [peer_as_dict(peer) for peer in device.peers],
     }
+
+
+def peer_as_dict(peer: Peer) -> dict[str, Any]:
+    """One peer, likewise."""
+    return {
+        **peer.others,
+        "public_key": peer.public_key,
+        "has_preshared_key": bool(peer.preshared_key),
+        "endpoint": peer.endpoint or None,
+        "allowed_ips": peer.allowed_ips,
+        "latest_handshake": peer.handshake_sec,
+        "rx_bytes": peer.rx_bytes,
+        "tx_bytes": peer.tx_bytes,
+        "persistent_keepalive": peer.keepalive,
+    }
+
+
+def _print_peer(interface: str | None, key: str, *, as_json: bool) -> None:
+    """The peer of this key, and of no other: cheap among any number of them."""
+    if interface is None or interface == "all":
+        why = "several may have that peer, each with its own address and counters"
+        raise Failure("one peer is shown of one interface", why, f"Name one: plait show wg0 {key}")
+    peer = uapi_client.get_peer(interface, key)
+    if as_json:
+        json.dump(peer_as_dict(peer), sys.stdout, indent=2)
+        sys.stdout.write("\n")
+    else:
+        sys.stdout.write(pretty_peer(peer, time.time(), coloured=is_coloured()))
 
 
 # --- for people ---------------------------------------------------------------------------------
@@ -84,9 +101,7 @@ def as_dict(device: Device) -> dict[str, Any]:
 
 def pretty(device: Device, now: float, *, coloured: bool) -> str:
     """The interface and its peers, the latest heard of first. now: wall clock, seconds."""
-    paint = _painter(coloured)
-    known, given = ("always", "never"), os.environ.get("WG_HIDE_KEYS", "")
-    hidden = choice("plait", "WG_HIDE_KEYS", given, known, "always", "keys are hidden") != "never"
+    paint, hidden = _painter(coloured), _are_keys_hidden()
     start = _RESET if coloured else ""
     lines = [f"{start}{paint('interface', 'green', 'bold')}: {paint(device.name, 'green')}"]
 
@@ -101,23 +116,42 @@ def pretty(device: Device, now: float, *, coloured: bool) -> str:
     if device.fwmark:
         add("fwmark", f"0x{device.fwmark:x}")
     for peer in sorted(device.peers, key=_age, reverse=True):
-        lines += ["", f"{paint('peer', 'yellow', 'bold')}: {paint(peer.public_key, 'yellow')}"]
-        if peer.preshared_key:
-            add("preshared key", "(hidden)" if hidden else peer.preshared_key)
-        if peer.endpoint:
-            add("endpoint", peer.endpoint)
-        slash = paint("/", "cyan")
-        add("allowed ips", ", ".join(ip.replace("/", slash) for ip in peer.allowed_ips) or "(none)")
-        if peer.handshake_sec:
-            add("latest handshake", _ago(int(now) - peer.handshake_sec, paint))
-        if peer.rx_bytes or peer.tx_bytes:
-            received, sent = _bytes(peer.rx_bytes, paint), _bytes(peer.tx_bytes, paint)
-            add("transfer", f"{received} received, {sent} sent")
-        if peer.keepalive:
-            add("persistent keepalive", f"every {_duration(peer.keepalive, paint)}")
-        for key, value in peer.others.items():
-            add(_printable(key.replace("_", " ")), _printable(value))
+        lines += ["", *_peer_lines(peer, now, paint, hidden)]
     return "\n".join(lines) + "\n"
+
+
+def pretty_peer(peer: Peer, now: float, *, coloured: bool) -> str:
+    """One peer, as `pretty` shows it among others."""
+    return "\n".join(_peer_lines(peer, now, _painter(coloured), _are_keys_hidden())) + "\n"
+
+
+def _are_keys_hidden() -> bool:
+    known, given = ("always", "never"), os.environ.get("WG_HIDE_KEYS", "")
+    return choice("plait", "WG_HIDE_KEYS", given, known, "always", "keys are hidden") != "never"
+
+
+def _peer_lines(peer: Peer, now: float, paint: Paint, hidden: bool) -> list[str]:
+    lines = [f"{paint('peer', 'yellow', 'bold')}: {paint(peer.public_key, 'yellow')}"]
+
+    def add(name: str, value: str) -> None:
+        lines.append(f"  {paint(name, 'bold')}: {value}")
+
+    if peer.preshared_key:
+        add("preshared key", "(hidden)" if hidden else peer.preshared_key)
+    if peer.endpoint:
+        add("endpoint", peer.endpoint)
+    slash = paint("/", "cyan")
+    add("allowed ips", ", ".join(ip.replace("/", slash) for ip in peer.allowed_ips) or "(none)")
+    if peer.handshake_sec:
+        add("latest handshake", _ago(int(now) - peer.handshake_sec, paint))
+    if peer.rx_bytes or peer.tx_bytes:
+        received, sent = _bytes(peer.rx_bytes, paint), _bytes(peer.tx_bytes, paint)
+        add("transfer", f"{received} received, {sent} sent")
+    if peer.keepalive:
+        add("persistent keepalive", f"every {_duration(peer.keepalive, paint)}")
+    for key, value in peer.others.items():
+        add(_printable(key.replace("_", " ")), _printable(value))
+    return lines
 
 
 def _printable(text: str) -> str:

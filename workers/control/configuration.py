@@ -358,10 +358,19 @@ class Configuration:
         """The UDP port in use."""
         return self.handshakes.outgoing.port
 
-    def show(self) -> Iterator[bytes]:
-        """The answer to a get, in pieces, made while it is sent."""
+    def show(self, public_key: bytes | None = None) -> Iterator[bytes]:
+        """The answer to a get, in pieces, made while it is sent; that peer alone when its key is given."""
+        if public_key is not None:
+            return self._show_peer(public_key)
         device = uapi.DeviceRecord(self.vault.private_key, self.listen_port(), int(self.device.fwmark))
         return uapi.answer_get(device, self._shown())
+
+    def _show_peer(self, public_key: bytes) -> Iterator[bytes]:
+        row = self.peers.find(public_key)  # when the first piece is made, so that the row is still its own
+        if row is None:
+            yield uapi.answer_get_refused(errno.ENOENT)
+        else:
+            yield from uapi.answer_get(uapi.DeviceRecord(None, 0, 0), self._shown(row, row + 1))
 
     def show_engine(self) -> Iterator[bytes]:
         """The answer to a get_engine."""
@@ -382,8 +391,9 @@ class Configuration:
         """The answer to a get_counters, in pieces, made while it is sent."""
         return uapi.answer_get_counters(peer_counters.pieces(self.peers))
 
-    def _shown(self) -> Iterator[bytes]:
-        """The peers, in pieces; this runs while other things happen, so a row may come and go.
+    def _shown(self, first: int = 0, end: int | None = None) -> Iterator[bytes]:
+        """The peers of rows first..end-1 (None: all), in pieces; this runs while other things happen, so a
+        row may come and go.
 
         Each piece shows what is true when it is made. A peer of more allowed IPs than one piece holds: those
         that it has all the while are shown once, whatever a set does meanwhile (control/peer_table.h).
@@ -391,10 +401,11 @@ class Configuration:
         text = ffi.new("char[]", uapi.CHUNK_BYTES)
         show = ffi.new("struct peer_show *")
         place = ffi.addressof(show, "place")
+        show.row = first
         lib.allowedips_hold(self.peers.ips, place)
         try:
-            while show.row < self.peers.used:
-                last = min(show.row + self.pace.looked, self.peers.used)
+            while show.row < (self.peers.used if end is None else end):
+                last = min(show.row + self.pace.looked, self.peers.used if end is None else end)
                 written = lib.table_show(self.peers.table, show, last, text, uapi.CHUNK_BYTES)
                 yield ffi.buffer(text, written)[:]
         finally:

@@ -314,7 +314,7 @@ class UapiServer:
             if connection not in self.connections:
                 return
             if isinstance(operation, uapi.Get):
-                connection.finish(self.configuration.show())
+                connection.finish(self.configuration.show(operation.public_key))
                 return
             if isinstance(operation, uapi.GetCounters):
                 connection.finish(self.configuration.show_counters())

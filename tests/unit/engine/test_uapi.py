@@ -236,6 +236,19 @@ def test_get_takes_no_more_lines() -> None:
     assert uapi.answer_refused(refused) == b"errno=%d\n\n" % errno.EPROTO
 
 
+def test_get_of_one_peer() -> None:
+    key = "ab" * 32
+    operations = list(uapi.Reader().feed(f"get=1\npublic_key={key}\n\nget=1\n\n".encode()))
+    assert operations == [uapi.Get(bytes.fromhex(key)), uapi.Get()]
+    for lines, code in (
+        (f"public_key={key}\npublic_key={key}", errno.EPROTO),
+        (f"public_key={key[1:]}", errno.EINVAL),
+        (f"public_key={key}\nallowed_ip=10.0.0.0/8", errno.EPROTO),
+    ):
+        [refused] = uapi.Reader().feed(f"get=1\n{lines}\n\n".encode())
+        assert isinstance(refused, uapi.Refused) and not refused.was_set and refused.error.errno == code
+
+
 MUTANTS = st.one_of(
     st.text(st.characters(max_codepoint=255, exclude_characters="\n"), max_size=80).map(
         lambda text: text.encode("latin-1")

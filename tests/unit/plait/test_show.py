@@ -177,6 +177,14 @@ def test_the_command_in_a_host_with_two_engines() -> None:
         theirs, ours = said(["show", "all", "dump"])
         assert sorted(ours.splitlines()) == sorted(theirs.splitlines())
 
+        # Of one peer. This engine does not know the question, so that all peers are asked for.
+        theirs, ours = said(["show", "wg0"])[0], timeless(a.run(["plait", "show", "wg0", public_b]).stdout)
+        assert ours and theirs.endswith("\n\n" + ours)
+        told = json.loads(a.run(["plait", "show", "wg0", public_b, "--json"]).stdout)
+        assert told["allowed_ips"] == ["10.7.0.2/32"] and psk not in json.dumps(told)
+        nobody = a.run(["plait", "show", "wg0", public_a], check=False)
+        assert (nobody.returncode, nobody.stdout) == (1, "") and "no peer of this public key" in nobody.stderr
+
         (told,) = json.loads(a.run(["plait", "show", "--json", "wg0"]).stdout)
         assert told["peers"][0]["public_key"] == public_b
         assert private_a not in json.dumps(told) and psk not in json.dumps(told)

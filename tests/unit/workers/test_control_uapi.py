@@ -17,6 +17,8 @@ from typing import Any, cast
 
 import pytest
 
+from engine.uapi import CHUNK_BYTES
+from plait import uapi_client
 from tests.support.control_harness import ControlProcess, Holder, Interface, Parts, uapi, wg
 from tests.support.waiting import PATIENCE, until
 from workers._workers import ffi, lib
@@ -210,6 +212,37 @@ def test_get_refuses_with_a_non_negative_errno(control: ControlProcess) -> None:
     assert uapi(control.interface, "get=1\nprivate_key=1\n\n") == f"errno={errno.EPROTO}\n\n"
 
 
+@pytest.fixture
+def roomy() -> Iterator[ControlProcess]:
+    """A control process with room for thousands of allowed IPs."""
+    with (
+        Interface(f"plr{os.getpid()}", max_trie_nodes=1 << 14) as interface,
+        ControlProcess(interface) as control,
+    ):
+        yield control
+
+
+def test_one_peer_alone_is_asked_for(roomy: ControlProcess) -> None:
+    """With more allowed IPs than a piece of an answer holds, between two others; and by `plait show`."""
+    ips = "".join(f"allowed_ip=10.{n >> 8}.{n & 255}.0/24\n" for n in range(4000))
+    peers = [f"public_key={A}\n", f"public_key={B}\nendpoint=192.0.2.7:51820\n{ips}", f"public_key={C}\n"]
+    assert set_(roomy, f"private_key={PRIVATE}\n" + "".join(peers)) == 0
+    whole = get(roomy)
+    assert len(ips) > CHUNK_BYTES
+    one = uapi(roomy.interface, f"get=1\npublic_key={B}\n\n")
+    section = whole[whole.index(f"public_key={B}"): whole.index(f"public_key={C}")]
+    assert one == section + "errno=0\n\n"
+    assert uapi(roomy.interface, f"get=1\npublic_key={'0d' * 32}\n\n") == f"errno={errno.ENOENT}\n\n"
+
+    name = roomy.interface.name
+    assert uapi_client.get_peer(name, key(B)) == uapi_client.get(name).peers[1]
+    with pytest.raises(uapi_client.Unknown):
+        uapi_client.get_peer(name, key("0d" * 32))
+    assert set_(roomy, f"public_key={B}\nremove=true\n") == 0
+    with pytest.raises(uapi_client.Unknown):
+        uapi_client.get_peer(name, key(B))
+
+
 def test_the_port_changes_by_the_supervisor(control: ControlProcess) -> None:
     interface = control.interface
     assert set_(control, f"private_key={PRIVATE}\nfwmark=5\n") == 0
@@ -285,7 +318,7 @@ def test_a_long_answer_to_a_fast_reader_is_sent_in_turns(tmp_path: Path) -> None
     made: list[int] = []
 
     class Answering:
-        def show(self) -> Iterator[bytes]:
+        def show(self, public_key: bytes | None = None) -> Iterator[bytes]:
             for number in range(50):
                 made.append(number)
                 yield b"%d\n" % number
@@ -322,7 +355,7 @@ class Served:
 
     def __init__(self, path: Path, selector: selectors.BaseSelector, stack: contextlib.ExitStack) -> None:
         class Answering:
-            def show(self) -> Iterator[bytes]:
+            def show(self, public_key: bytes | None = None) -> Iterator[bytes]:
                 yield from (b"x" * 65535 + b"\n" for _ in range(64))
 
         self.path, self.selector, self.stack, self.now = path, selector, stack, 0
