@@ -2,10 +2,10 @@
 
 A client writes operations, each ended by an empty line: ``get=1``, or ``set=1`` and the
 changes, one ``key=value`` a line; ``get=1`` may be followed by the ``public_key`` of one peer, which is
-Plait's own, as are ``get_engine=1``, ``get_busiest=N``, ``get_counters=1``, ``events=1``, ``upgrade=1`` and
-``scale=N,N``. Reader turns bytes into whole operations. A `set` is either valid to its last line or refused
-as a whole, and then names the first bad line; lines after that one are skipped up to the empty line, so that
-the client can still read its answer.
+Plait's own, as are ``get_engine=1``, ``get_busiest=N``, ``get_counters=1``, ``events=1``,
+``unknown_peers=1``, ``upgrade=1`` and ``scale=N,N``. Reader turns bytes into whole operations. A `set` is
+either valid to its last line or refused as a whole, and then names the first bad line; lines after that one
+are skipped up to the empty line, so that the client can still read its answer.
 
 A validated `set` is kept as compact records, about 50 bytes a peer and 18 an allowed IP,
 because one operation may carry a million peers; PeerChange objects are made one at a
@@ -42,6 +42,8 @@ COUNTERS_ROW: Final = (  # columns of a packed row of `get_counters`, as numpy w
     ("tx_bytes", "<u8"),
     ("handshake", "<i8"),  # ns since 1970; 0: never
 )
+WINDOW: Final = 64  # open questions of an `unknown_peers` that names no window
+WINDOW_MOST: Final = 4096
 
 _ZERO_KEY = bytes(32)
 _HEX_KEY = re.compile(r"[0-9a-fA-F]{64}\Z", re.ASCII)
@@ -70,8 +72,9 @@ def _numbers() -> Iterator[tuple[str, Number]]:
 
 
 NUMBERS: Final = dict(_numbers())
-# operations of one line
-_QUESTIONS = ("get", "get_engine", "get_busiest", "get_counters", "events", "upgrade", "scale")
+_QUESTIONS = (  # operations that change nothing by more lines
+    "get", "get_engine", "get_busiest", "get_counters", "events", "unknown_peers", "upgrade", "scale",
+)  # fmt: skip
 _DEVICE_KEYS = ("private_key", "listen_port", "fwmark", "replace_peers")
 _PEER_KEYS = (
     "remove", "update_only", "preshared_key", "endpoint", "replace_allowed_ips", "allowed_ip",
@@ -238,6 +241,16 @@ class Events(NamedTuple):
     follow: bool
 
 
+class UnknownPeers(NamedTuple):
+    """An `unknown_peers` operation: Plait's own. From now on the client is asked about keys that are no
+    peer's, and sends answers, no operations (workers/control/provider.py).
+
+    window: how many questions may be open at once, 1..WINDOW_MOST.
+    """
+
+    window: int
+
+
 class Upgrade(NamedTuple):
     """An `upgrade` operation: Plait's own (supervisor/upgrade.py). Answered by a line ``asked=1`` at once,
     then by ``change=JSON`` and errno when it is done or refused.
@@ -265,7 +278,9 @@ class Refused(NamedTuple):
     was_set: bool
 
 
-Operation = Get | GetEngine | GetBusiest | GetCounters | Events | Upgrade | Scale | Set | Refused
+Operation = (
+    Get | GetEngine | GetBusiest | GetCounters | Events | UnknownPeers | Upgrade | Scale | Set | Refused
+)
 
 
 # --- reading operations -------------------------------------------------------------------------
@@ -301,11 +316,20 @@ class Reader:
                 break
             operation = self._line(data[at:end])
             at = end + 1
+            if isinstance(operation, UnknownPeers):
+                self._rest, self._waits = data[at:], False
+                yield operation
+                return
             if operation is not None:
                 yield operation
         self._waits = waits
         # Of a line that is cut, enough to know that it is too long.
         self._rest = data[at:] if waits else data[at : at + LINE_BYTES + 1]
+
+    def take_rest(self) -> bytes:
+        """What came behind an `unknown_peers` operation, which are no operations."""
+        rest, self._rest = self._rest, b""
+        return rest
 
     def _begin(self) -> None:
         self._number = 0
@@ -367,6 +391,10 @@ class Reader:
             self._start(key, value)
         elif self._verb == "get" and key == "public_key" and self._key is None:
             self._key = _key(value)
+        elif self._verb == "unknown_peers" and key == "window" and not self._count:
+            self._count = _number(value, WINDOW_MOST)
+            if not self._count:
+                raise _Bad("not a window", "nothing could be asked", f"write 1 to {WINDOW_MOST}")
         elif self._verb != "set":
             why = f"{self._verb} takes no more"
             raise _Bad("a line after the first", why, "end it with an empty line", errno.EPROTO)
@@ -465,6 +493,8 @@ class Reader:
             return GetCounters()
         if verb == "events":
             return Events(value == "1")
+        if verb == "unknown_peers":
+            return UnknownPeers(count or WINDOW)
         if verb == "upgrade":
             return Upgrade(value == "1")
         if verb == "scale":

@@ -83,6 +83,14 @@ enum counter {
     DEATHS_ENDED,              /* by themselves */
     DEATHS_STUCK,              /* killed by the supervisor, which had found them so */
     GIVEN_UP,                  /* what control died of three times: sets, peers, steps of a recovery, news */
+    UNKNOWN_ASKED,             /* questions about keys that are no peer's (workers/control/lookups.py) */
+    UNKNOWN_ANSWERED,          /* parked initiations whose peer was added in time */
+    UNKNOWN_REFUSED,           /* by the provider */
+    UNKNOWN_CACHED,            /* not asked about: the provider refused the key lately */
+    UNKNOWN_TIMEOUT,           /* no answer came, and no set */
+    UNKNOWN_NO_PROVIDER,       /* nobody is there to be asked */
+    UNKNOWN_WINDOW,            /* the provider has as many questions as it wants */
+    UNKNOWN_BUCKET,            /* more questions than there may be in a second */
     COUNTERS
 };
 void counter_add(const struct segment *segment, uint32_t worker, enum counter counter, uint64_t n);

@@ -72,6 +72,21 @@ WORDS: Final[dict[Event, Words]] = {
         "add it if you know it (wg set {interface} peer KEY allowed-ips …), "
         "or check the PrivateKey of the other side",
     ),
+    Event.LOOKUP_REFUSED: Words(
+        "initiation{from} refused",
+        "the provider of peers does not know the public key {claimed_key}",
+        "add it to what the provider looks in if you know it, or check the PrivateKey of the other side",
+    ),
+    Event.LOOKUP_UNANSWERED: Words(
+        "initiation{from} refused",
+        "the provider of peers was asked about {claimed_key}, and no such peer was set within 5 s",
+        "the other side tries again; if it goes on, look at the provider's log and at what it looks in",
+    ),
+    Event.LOOKUP_HELD_BACK: Words(
+        "initiation{from} refused",
+        "about {claimed_key} nobody was asked: more unknown keys come than may be asked about at once",
+        "the other side tries again; a faster provider or a larger window helps (plait show --engine)",
+    ),
     Event.TIMESTAMP_REPLAYED: Words(
         "initiation of {peer}{from} refused",
         "its timestamp is not later than the last: the clock of this peer went back, two hosts use its key, "
@@ -202,6 +217,16 @@ WORDS: Final[dict[Event, Words]] = {
         "it took up no session that we offered ({tries}): our answers get lost, or the preshared keys differ",
         "check the way back to it (firewall, NAT), and compare PresharedKey on both sides",
     ),
+    Event.PROVIDER_GONE: Words(
+        "the provider of peers is gone",
+        "{reason}",
+        "start it again; until then unknown peers are refused, unless another provider stands by",
+    ),
+    Event.PROVIDER_WRONG: Words(
+        "the provider of peers said something wrong",
+        "{reason}",
+        "{mend}",
+    ),
     Event.WORKER_DIED: Words(
         "the process {worker} died",
         "{reason}",
@@ -247,6 +272,7 @@ WORDS: Final[dict[Event, Words]] = {
         "nothing new was agreed for 540 s",
         "nothing is needed: the next packet begins a session",
     ),
+    Event.PROVIDER_SERVES: Words("a provider of peers is asked about unknown keys from now on"),
     Event.PEER_ADDED: Words("peer {peer} added"),
     Event.PEER_REMOVED: Words("peer {peer} removed"),
     Event.PRIVATE_KEY_CHANGED: Words(

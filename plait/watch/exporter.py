@@ -11,6 +11,7 @@ Per peer it speaks the names of prometheus_wireguard_exporter, so that dashboard
 from __future__ import annotations
 
 import errno
+import itertools
 import re
 import signal
 import socket
@@ -23,7 +24,7 @@ from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler
 
 from prometheus_client import CollectorRegistry, make_wsgi_app
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.exposition import ThreadingWSGIServer
 from prometheus_client.registry import Collector
 
@@ -264,6 +265,11 @@ class EngineFamilies:
         kernel = "Packets that the kernel dropped before the engine could read them"
         self.kernel = _counter("plait_kernel_drops", kernel, *one, "where")
         self.handshakes = _counter("plait_handshakes", "Handshake messages, by outcome", *one, "outcome")
+        unknown = "Initiations of keys that are no peer's, and questions about them"
+        self.unknown = _counter("plait_unknown_peers", unknown, *one, "outcome")
+        self.parked = _gauge("plait_parked", "Initiations that wait for their peer to be set", *one)
+        took = "From a question about a key to its answer"
+        self.answers = HistogramMetricFamily("plait_provider_seconds", took, labels=one)
         self.deaths = _counter("plait_worker_deaths", "Ends that nobody had asked for", *one, "kind")
         self.others = {name: _counter(f"plait_{name}", words, *one) for name, words in _OTHERS.items()}
         self.waiting = _gauge("plait_queue_packets", "Packets that wait in queues", *one, "direction")
@@ -292,6 +298,7 @@ class EngineFamilies:
         self.peers.add_metric([name], report["peers"])
         self.broken.add_metric([name], len(report.get("broken_promises", ())))
         self._add_counters(name, report["counters"])
+        self._add_on_demand(name, report.get("on_demand"))
         for where, count in report.get("kernel_drops", {}).items():
             if count is not None:
                 self.kernel.add_metric([name, where], count)
@@ -319,12 +326,23 @@ class EngineFamilies:
                 self.drops.add_metric([name, key.removeprefix("drop_")], value)
             elif key.startswith("hs_"):
                 self.handshakes.add_metric([name, key.removeprefix("hs_")], value)
+            elif key.startswith("unknown_"):
+                self.unknown.add_metric([name, key.removeprefix("unknown_")], value)
             elif key.startswith("deaths_"):
                 self.deaths.add_metric([name, key.removeprefix("deaths_")], value)
             else:  # one that is new in the engine gets a name of its own at once
                 if key not in self.others:
                     self.others[key] = _counter(f"plait_{key}", key.replace("_", " "), "interface")
                 self.others[key].add_metric([name], value)
+
+    def _add_on_demand(self, name: str, told: dict[str, Any] | None) -> None:
+        if told is None:  # an older engine tells nothing
+            return
+        self.parked.add_metric([name], told["parked"])
+        seconds = told["seconds"]
+        counts = itertools.accumulate(seconds["counts"])
+        buckets = zip([*map(str, seconds["bounds"]), "+Inf"], counts, strict=True)
+        self.answers.add_metric([name], list(buckets), seconds["sum"])
 
     def _add_process(self, name: str, process: dict[str, Any]) -> None:
         labels = [name, process["role"], str(process["number"])]

@@ -135,6 +135,7 @@ class Configuration:
         self.vault.commit_redo(operation.peer_count)
         yield from self._apply_whole(operation)
         self.vault.clear_redo()
+        self.handshakes.lookups.set_is_over()
         return 0
 
     def redo(self) -> None:
@@ -269,6 +270,10 @@ class Configuration:
         emitted = min(int(changes.added), lib.CHANGES_EMITTED)
         for row in changes.emitted[0:emitted]:
             self.events.emit(Event.PEER_ADDED, row)
+        if emitted < int(changes.added):
+            self.handshakes.lookups.peers_added(None)
+        elif emitted:
+            self.handshakes.lookups.peers_added(map(self.peers.public_key, changes.emitted[0:emitted]))
         self.events.suppress(Event.PEER_ADDED, int(changes.added) - emitted)
 
     def _change_private_key(self, private_key: bytes) -> Iterator[None]:
@@ -337,6 +342,9 @@ class Configuration:
             self.events.emit(Event.PEER_REMOVED, row)
         self.events.suppress(Event.PEER_REMOVED, max(len(rows) - lib.CHANGES_EMITTED, 0))
         self.handshakes.cookies.forget(np.array(rows, np.uint32))
+        if self.handshakes.lookups.refusals.is_used:
+            for row in rows:
+                self.handshakes.lookups.refusals.remove(self.peers.public_key(row))
         for row in rows:
             if self.handshakes.knows(row):
                 self.handshakes.removed(row)
@@ -378,6 +386,7 @@ class Configuration:
         turn, self.longest_turn = self.longest_turn, 0
         found = engine_report.report(self.peers.segment, now, self.peers.count, self.aead, self.program, turn)
         found["kernel_drops"] = self.kernel_drops.look()
+        found["on_demand"] = self.handshakes.lookups.report(now)
         found["broken_promises"] = promises.as_list(self.broken)
         return iter((uapi.answer_get_engine(json.dumps(found)),))
 

@@ -62,6 +62,9 @@ class Event(StrEnum):
     LOW_ORDER = "low_order"
     INITIATION_TAG = "initiation_tag"
     UNKNOWN_PEER = "unknown_peer"
+    LOOKUP_REFUSED = "lookup_refused"
+    LOOKUP_UNANSWERED = "lookup_unanswered"
+    LOOKUP_HELD_BACK = "lookup_held_back"
     TIMESTAMP_REPLAYED = "timestamp_replayed"
     INITIATION_FLOOD = "initiation_flood"
     NO_ROOM_TO_ANSWER = "no_room_to_answer"
@@ -89,6 +92,9 @@ class Event(StrEnum):
     UNANSWERED = "unanswered"
     GIVEN_UP = "given_up"
     UNCONFIRMED = "unconfirmed"
+    # who is asked about unknown keys
+    PROVIDER_GONE = "provider_gone"
+    PROVIDER_WRONG = "provider_wrong"
     # a process of the engine ended, and nobody had asked it to
     WORKER_DIED = "worker_died"
     WORKER_NOT_REPLACED = "worker_not_replaced"
@@ -104,6 +110,7 @@ class Event(StrEnum):
     ENDPOINT_MOVED = "endpoint_moved"
     KEYS_EXPIRED = "keys_expired"
     KEYS_ZEROED = "keys_zeroed"
+    PROVIDER_SERVES = "provider_serves"
     PEER_ADDED = "peer_added"
     PEER_REMOVED = "peer_removed"
     PRIVATE_KEY_CHANGED = "private_key_changed"

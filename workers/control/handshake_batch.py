@@ -19,6 +19,7 @@ from workers.control.endpoints import Endpoint, EndpointOrders
 from workers.control.events import Event, Events
 from workers.control.keylog import KeyLog
 from workers.control.keypairs import NoKeypair
+from workers.control.lookups import Lookups
 from workers.control.memory import columns_of
 from workers.control.outgoing import Outgoing
 from workers.control.pace import Pace
@@ -73,6 +74,7 @@ class HandshakeBatch:
         self.to_send_columns = np.frombuffer(ffi.buffer(self.to_send), columns)
         self.check_results = np.zeros(BATCH, np.uint8)
         self.complained_about_keypairs = False
+        self.lookups = Lookups(self.vault, events, peers.find, self.count, pace.now)
 
     def message(self, cell: int) -> bytes:
         return bytes(ffi.buffer(self.cells[cell].message, self.cells[cell].length))

@@ -29,6 +29,7 @@ from workers.control.events import Event, Events
 from workers.control.handshake_batch import BATCH, HandshakeBatch, Outcomes
 from workers.control.initiator import Initiator
 from workers.control.keylog import KeyLog
+from workers.control.lookups import PARKED
 from workers.control.outgoing import Outgoing
 from workers.control.pace import PACE, Pace
 from workers.control.peers import Peers
@@ -85,6 +86,7 @@ class Handshakes(HandshakeBatch):
         self.identity = None if key is None else ffi.new("struct handshake_identity *")
         if key is not None and self.identity is not None:
             lib.handshake_identity(self.crypto_threads.crypto, key, self.identity)
+        self.lookups.drop()
         lib.mac1_filter_learn(self.segment, ffi.NULL if self.identity is None else self.identity.mac1_key)
 
     # -- the mailbox --------------------------------------------------------------------------
@@ -107,15 +109,35 @@ class Handshakes(HandshakeBatch):
             count = lib.mailbox_take(self.segment, self.cells, BATCH)
             if not count:
                 break
-            outcomes = np.bincount(self.take_batch(count, under_load, now), minlength=lib.COUNTERS)
-            for outcome in np.flatnonzero(outcomes).tolist():
-                self.count(cast("counter", outcome), int(outcomes[outcome]))
-            self.wasted += int(outcomes[_WASTED].sum())
+            self._tally(self.take_batch(count, under_load, now))
             taken += count
         return taken
 
+    def _tally(self, outcomes: Outcomes) -> None:
+        """Count the messages of a batch that have ended."""
+        sums = np.bincount(outcomes[outcomes != PARKED], minlength=lib.COUNTERS)
+        for outcome in np.flatnonzero(sums).tolist():
+            self.count(cast("counter", outcome), int(sums[outcome]))
+        self.wasted += int(sums[_WASTED].sum())
+
+    def look_up(self, now: int) -> bool:
+        """Once a turn: questions about unknown keys, and answers to parked initiations whose peers are there
+        now. True when there is more."""
+        self.lookups.step(now)
+        self.wasted += self.lookups.wasted
+        self.lookups.wasted = 0
+        if self.lookups.ready and self.is_up and self.identity is not None:
+            count = self.lookups.take_ready(self.cells, BATCH // 2)
+            outcomes = np.zeros(count, np.int64)
+            self.check_results[:count] = lib.CHECK_INITIATION
+            if count:
+                self.responder.take(count, outcomes, now)
+                self._tally(outcomes)
+            return bool(self.lookups.ready)
+        return False
+
     def take_batch(self, count: int, under_load: bool, now: int) -> Outcomes:
-        """Deal with the messages in the first cells; returns the counter of each, its outcome."""
+        """Deal with the messages in the first cells; returns the counter of each, its outcome, or PARKED."""
         secret = self._cookie_secret(now) if under_load else None
         identity = self.identity if self.is_up and self.identity is not None else ffi.NULL
         where = ffi.from_buffer("uint8_t[]", self.check_results)

@@ -135,6 +135,7 @@ class Control:
             rows = self.vault.attempts.each(Step.ENDPOINTS, self.peers.rows_with_pending_endpoint())
             self.endpoints.recover(rows)
         self.handshakes.load_identity()
+        self.handshakes.lookups.lost()
         self._look_at_interface(first=True)
         self.configuration.redo()
         self.uapi = UapiServer(
@@ -243,6 +244,7 @@ class Control:
         is_busy |= self._take_events(now)
         self.uapi.step()
         is_busy |= self.uapi.has_work
+        is_busy |= self.handshakes.look_up(now)
         if now >= self.next_second:
             self.next_second = now + SECOND
             self._each_second(now)
@@ -256,6 +258,7 @@ class Control:
             self.endpoints.poll(self.vault.attempts.at)
             self.vault.attempts.over(before)
         self.uapi.push_events()
+        self.uapi.push_questions()
         return is_busy
 
     def _nap(self, now: int) -> float:
@@ -264,9 +267,9 @@ class Control:
         if periods.running or periods.waiting or self.endpoints.waiting or self.uapi.is_pausing:
             return SHORT_WAIT
         nap = (self.next_second - now) / SECOND
-        look = self.routes.due_in(now)
-        if look is not None:
-            nap = min(nap, look)
+        for look in self.routes.due_in(now), self.handshakes.lookups.due_in(now):
+            if look is not None:
+                nap = min(nap, look)
         if self.peers.used and self.handshakes.is_up:
             due = self.timer_columns.next_due()
             if due != timers.NO_TICK:

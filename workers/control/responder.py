@@ -2,7 +2,7 @@
 
     open        whose key is it? arithmetic over the batch, on every core (crypto_threads.py)
     find        the peers' rows; their static-static secrets come from the vault, once computed
-    open        the timestamp: from here on the sender is authentic
+    open        the timestamp: from here on the sender is authentic; unknown ones are parked (lookups.py)
     accept      timestamp greater than the latest, no flood, room for a session
     respond     arithmetic again
     install     store the timestamp, write the keypair, order its installation; then send
@@ -60,8 +60,9 @@ class Responder:
         count = lib.batch_begin(owner.identity, owner.cells, count, results, self.handshakes, where)
         try:
             owner.crypto_threads.each(lib.handshake_open_initiation, self.handshakes, count)
-            known = self._find(count, outcomes)
-            self._open_timestamps(known, count, outcomes)
+            known, unknown = self._find(count, outcomes, now)
+            self._open_timestamps(known, unknown, count, outcomes)
+            self._park(unknown, outcomes, now)
             waiting = np.flatnonzero(self.columns["result"][:count] == lib.HANDSHAKE_FINE)
             while len(waiting):
                 is_first = first_of_each(self.rows[waiting])
@@ -72,8 +73,8 @@ class Responder:
 
     # -- who it is ----------------------------------------------------------------------------
 
-    def _find(self, count: int, outcomes: Outcomes) -> Places:
-        """The rows; returns the handshakes that have one."""
+    def _find(self, count: int, outcomes: Outcomes, now: int) -> tuple[Places, Places]:
+        """The rows; returns the handshakes that have one, and those without that somebody may know."""
         owner, result = self.owner, self.columns["result"][:count]
         for i in np.flatnonzero(result).tolist():
             cell = int(self.where[i])
@@ -85,14 +86,18 @@ class Responder:
                 owner.emit(Event.INITIATION_TAG, None, cell)
         rows = ffi.from_buffer("uint32_t[]", self.rows)
         lib.batch_find_peers(owner.peers.tables, self.handshakes, count, rows)
-        for i in np.flatnonzero((self.rows[:count] == NOBODY) & (result == lib.HANDSHAKE_FINE)).tolist():
+        is_nobodys = self.rows[:count] == NOBODY
+        for i in np.flatnonzero(is_nobodys & (result == lib.HANDSHAKE_FINE)).tolist():
+            if owner.lookups.wants(self._key(i), now):
+                continue
             cell = int(self.where[i])
             outcomes[cell] = lib.HS_UNKNOWN_PEER
             owner.emit(Event.UNKNOWN_PEER, None, cell, key=self._key(i))
             result[i] = lib.HANDSHAKE_PASSED_OVER
-        return np.flatnonzero(result == lib.HANDSHAKE_FINE)
+        is_fine = result == lib.HANDSHAKE_FINE
+        return np.flatnonzero(is_fine & ~is_nobodys), np.flatnonzero(is_fine & is_nobodys)
 
-    def _open_timestamps(self, known: Places, count: int, outcomes: Outcomes) -> None:
+    def _open_timestamps(self, known: Places, unknown: Places, count: int, outcomes: Outcomes) -> None:
         owner, secrets = self.owner, self.vault.rows
         rows = self.rows[known]
         kept = (secrets["flags"][rows] & SECRET_VALID) != 0
@@ -101,7 +106,8 @@ class Responder:
         owner.crypto_threads.each(lib.handshake_open_timestamp, self.handshakes, count)
         for i in known[~kept].tolist():
             self.vault.store_static_static(int(self.rows[i]), self.columns["static_static"][i].tobytes())
-        for i in known[self.columns["result"][known] != lib.HANDSHAKE_FINE].tolist():
+        opened = np.concatenate([known, unknown])
+        for i in opened[self.columns["result"][opened] != lib.HANDSHAKE_FINE].tolist():
             cell = int(self.where[i])
             if self.columns["result"][i] == lib.HANDSHAKE_LOW_ORDER:
                 outcomes[cell] = lib.HS_LOW_ORDER
@@ -109,6 +115,18 @@ class Responder:
             else:
                 outcomes[cell] = lib.HS_INITIATION_TAG
                 owner.emit(Event.INITIATION_TAG, None, cell, key=self._key(i))
+
+    def _park(self, unknown: Places, outcomes: Outcomes, now: int) -> None:
+        """Authentic initiations of nobody's keys; none of them goes on now."""
+        result, timestamps = self.columns["result"], self.columns["timestamp"]
+        for i in unknown[result[unknown] == lib.HANDSHAKE_FINE].tolist():
+            cell = int(self.where[i])
+            message = ffi.addressof(self.owner.cells[cell])
+            outcome = self.owner.lookups.park(self._key(i), timestamps[i].tobytes(), message, now)
+            outcomes[cell] = outcome
+            if outcome == lib.HS_UNKNOWN_PEER:
+                self.owner.emit(Event.LOOKUP_HELD_BACK, None, cell, key=self._key(i))
+            result[i] = lib.HANDSHAKE_PASSED_OVER
 
     # -- the answer ---------------------------------------------------------------------------
 

@@ -28,6 +28,8 @@ from collections.abc import Callable, Iterator
 from engine import uapi
 from workers.control.configuration import Configuration, Pause, PortRequest, Steps
 from workers.control.events import Event, Events, Follower
+from workers.control.lookups import PROVIDERS, Lookups
+from workers.control.provider import Provider
 from workers.failure import SHORTAGES, explain
 
 log = logging.getLogger(__name__)
@@ -57,6 +59,7 @@ class Connection:
         self.is_ended = False  # the client sends no more
         self.interest = 0
         self.follower: Follower | None = None  # it follows events, and says nothing more
+        self.provider: Provider | None = None  # it is asked about unknown keys, and says no more operations
         self.began = self.moved = server.clock()  # ns: its operation or answer; its latest byte
         self.is_between = True  # operations: it has begun to send none, as far as we have read
 
@@ -85,7 +88,9 @@ class Connection:
                 self.moved = self.server.clock()
                 if self.is_between:
                     self.began, self.is_between = self.moved, False
-                if data and self.follower is None:
+                if data and self.provider is not None:
+                    self.server.lookups.heard(self.provider, data)
+                elif data and self.follower is None:
                     self.operations = self.reader.feed(data)
                 elif not data:
                     self.is_ended = True
@@ -103,7 +108,7 @@ class Connection:
                 return
             operation = next(self.operations, None)
             if operation is None:
-                if self.is_ended:
+                if self.is_ended or (self.provider is not None and self.provider.is_over):
                     self.close()
                 else:
                     self._want(selectors.EVENT_READ)
@@ -125,6 +130,8 @@ class Connection:
         self._want(0)
         if self.follower is not None:
             self.server.events.leave(self.follower)
+        if self.provider is not None:
+            self.server.lookups.leave(self.provider)
         self.server.connections.discard(self)
         self.answer = iter(())  # a get lets go of its place in a list
         self.socket.close()
@@ -141,6 +148,9 @@ class Connection:
             return
         if isinstance(operation, uapi.Events):
             self._begin_events(operation)
+            return
+        if isinstance(operation, uapi.UnknownPeers):
+            self._begin_to_provide(operation)
             return
         if isinstance(operation, uapi.GetEngine):
             self.answer = self.server.configuration.show_engine()
@@ -170,11 +180,21 @@ class Connection:
         else:
             self.answer = iter((uapi.answer_events(events.remembered()),))
 
+    def _begin_to_provide(self, operation: uapi.UnknownPeers) -> None:
+        self.provider = self.server.lookups.join(operation.window)
+        if self.provider is None:
+            log.error("a client cannot be asked about unknown peers: %d are; end one of them", PROVIDERS)
+            self.answer = iter((uapi.answer_get_refused(errno.EBUSY),))
+            return
+        self.answer, self.operations = self.provider, iter(())
+        if rest := self.reader.take_rest():
+            self.server.lookups.heard(self.provider, rest)
+
     def _send(self) -> bool:
         """True when everything is sent; else it goes on when the socket is writable, in another turn."""
         for _ in range(CHUNKS_A_TURN):
             if not self.unsent:
-                if self.follower is None:
+                if self.follower is None and self.provider is None:
                     if self.server.chunks_left <= 0:
                         return False
                     self.server.chunks_left -= 1
@@ -234,6 +254,10 @@ class UapiServer:
         self.rest_until = 0  # ns; no descriptor was left for one more client
         self.listen_again()
 
+    @property
+    def lookups(self) -> Lookups:
+        return self.configuration.handshakes.lookups
+
     def listen_again(self) -> None:
         """Accept more clients, while there are not too many."""
         if not self.is_listening and self._has_room():
@@ -272,7 +296,10 @@ class UapiServer:
 
     def _make_room(self) -> bool:
         """Close the connection that has kept us waiting longest, if that is long enough."""
-        return self._give_up([each for each in self.connections if each.follower is None], "others wait")
+        return self._give_up(self._of_operations(), "others wait")
+
+    def _of_operations(self) -> list[Connection]:
+        return [each for each in self.connections if each.follower is None and each.provider is None]
 
     def has_room_to_follow(self) -> bool:
         """Whether one more may follow events; a follower that does not read makes room."""
@@ -329,7 +356,7 @@ class UapiServer:
         now = self.clock()
         if now < self.rest_until:
             return
-        clients = (each for each in self.connections if each.follower is None)
+        clients = self._of_operations()
         if self._has_room() or any(each.kept_waiting(now) >= PATIENCE for each in clients):
             self.selector.register(self.listener, selectors.EVENT_READ, self.accept)
             self.is_listening = True
@@ -345,6 +372,17 @@ class UapiServer:
                 connection.close()
             elif connection.follower.unread and connection.interest != selectors.EVENT_WRITE:
                 connection.handle(0)
+
+    def push_questions(self) -> None:
+        """Send providers what they are asked; who does not read has its window full, and is left in time."""
+        if not self.lookups.providers:
+            return
+        for connection in [each for each in self.connections if each.provider is not None]:
+            assert connection.provider is not None
+            if connection.provider.unread and connection.interest != selectors.EVENT_WRITE:
+                connection.handle(0)
+            elif connection.provider.is_over and connection.provider.is_stuck(self.lookups.now()):
+                connection.close()
 
     def port_answered(self, code: int) -> None:
         """The supervisor changed the port (0), or could not (its errno)."""

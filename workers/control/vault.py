@@ -57,6 +57,7 @@ HEADER = np.dtype(
         ("suspect_deaths", "u4"),
         ("redo_peers", "u4"),  # of the set that is the redo record
         ("passing", "u4"),  # bits of what not every peer knows yet (workers/control/process.py)
+        ("parked", "u4"),  # initiations (workers/control/lookups.py)
     ]
 )
 
@@ -182,6 +183,14 @@ class Vault:
     def note_passing(self, bits: int) -> None:
         """Before a pass begins, and when it has come to its end."""
         self.header[0]["passing"] = bits
+
+    @property
+    def parked(self) -> int:
+        """Initiations that control keeps in memory of its own, in which no control after it finds them."""
+        return int(self.header[0]["parked"])
+
+    def note_parked(self, count: int) -> None:
+        self.header[0]["parked"] = count
 
     # -- peers --------------------------------------------------------------------------------
 

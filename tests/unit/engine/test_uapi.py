@@ -249,6 +249,18 @@ def test_get_of_one_peer() -> None:
         assert isinstance(refused, uapi.Refused) and not refused.was_set and refused.error.errno == code
 
 
+def test_what_follows_unknown_peers_is_no_operation() -> None:
+    reader = uapi.Reader()
+    assert list(reader.feed(b"get=1\n\nunknown_peers=1\nwindow=7\n\ndone=1\n")) == [
+        uapi.Get(), uapi.UnknownPeers(7),
+    ]  # fmt: skip
+    assert reader.take_rest() == b"done=1\n" and reader.take_rest() == b""
+    assert list(uapi.Reader().feed(b"unknown_peers=1\n\n")) == [uapi.UnknownPeers(uapi.WINDOW)]
+    for lines in ("window=0", f"window={uapi.WINDOW_MOST + 1}", "window=1\nwindow=1", "done=1"):
+        [refused] = uapi.Reader().feed(f"unknown_peers=1\n{lines}\n\n".encode())
+        assert isinstance(refused, uapi.Refused) and not refused.was_set
+
+
 MUTANTS = st.one_of(
     st.text(st.characters(max_codepoint=255, exclude_characters="\n"), max_size=80).map(
         lambda text: text.encode("latin-1")

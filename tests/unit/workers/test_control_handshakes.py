@@ -18,6 +18,7 @@ from tests.support.control_harness import Holder, Interface, Parts, take_message
 from workers._workers import ffi, lib
 from workers.control.endpoints import Endpoint
 from workers.control.keypairs import NoKeypair
+from workers.control.lookups import PARKED
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: the harness makes a UAPI socket")
 
@@ -70,7 +71,7 @@ class World:
 
     def __init__(self, interface: Interface) -> None:
         self.interface = interface
-        self.parts = Parts(interface)
+        self.parts = self.make_parts()
         self.now = int(lib.clock_now())
         ours = noise.Identity(b"\x77" * 32)
         self.other = Other(9, ours.public_key)
@@ -78,6 +79,9 @@ class World:
         self.row = self.parts.peers.find(self.other.identity.public_key)
         assert self.row is not None
         self.ours = ours
+
+    def make_parts(self) -> Parts:
+        return Parts(self.interface)
 
     def set(self, text: str) -> None:
         assert self.parts.set("set=1\n" + text) == 0
@@ -115,7 +119,7 @@ COUNTERS = {
     getattr(lib, name): name
     for name in dir(lib)
     if name.startswith("HS_") and isinstance(getattr(lib, name), int)
-}
+} | {PARKED: "parked"}
 
 
 @pytest.fixture

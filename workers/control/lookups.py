@@ -1,0 +1,350 @@
+"""Lookups: initiations of keys that are no peer's are parked while a provider is asked about them.
+
+What an unknown initiation passes, the cheap before the dear:
+
+    mac1, cookie, limiter   as every message (handshakes.py)
+    the static key opens    responder.py: from here on the key is known, and that it is nobody's
+    a provider serves       else it is refused, as in an engine without one
+    not refused lately      refusals.py
+    the timestamp opens     one X25519 more. Only the owner of that key can have made it: nobody has others
+                            asked about, and each key that is asked about cost its maker a pair
+    room                    PARKED of them; a later one of the same key takes the place of the earlier
+    window, bucket          a question waits for both, and its initiation meanwhile
+
+An initiation is parked with its sender and the address that it came to for PARKED_TIME at most. When a `set`
+adds its peer, it is taken once more, as if it had just come. Each ends in one HS_ counter: of its answer, or
+HS_UNKNOWN_PEER when it is refused, grows too old or another took its place; it counts as wasted work then,
+not while it is parked. How many are parked stands in the vault, so that a control that comes after a kill
+counts those that were lost.
+
+A provider is a client of the configuration socket (provider.py). The first that came serves, the others stand
+by. A question stays open until its provider answers, so that one that hangs is asked no more than its window.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+from base64 import b64encode
+from bisect import bisect_left
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from engine import uapi
+from workers._workers import ffi, lib
+from workers.control.endpoints import Endpoint
+from workers.control.events import Event, Events
+from workers.control.provider import SILENT, Answer, Provider, Question, Wrong
+from workers.control.refusals import Refusals
+
+if TYPE_CHECKING:
+    from workers._workers import counter
+    from workers.control.vault import Vault
+
+log = logging.getLogger(__name__)
+
+SECOND: Final = 1_000_000_000
+PARKED_MOST: Final = 4096
+PARKED_TIME: Final = 5 * SECOND  # then its sender tries again
+QUESTIONS_A_SECOND: Final = 1000
+QUESTIONS_AT_ONCE: Final = 250
+PROVIDERS: Final = 8
+A_TURN: Final = 64  # questions, or ends of parked ones
+PARKED: Final = -1  # instead of a counter: the message has not ended
+BOUNDS: Final = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0)  # seconds, of the histogram
+
+
+@dataclass(slots=True)
+class Parked:
+    """One initiation, which stands in a cell."""
+
+    cell: int
+    arrived: int  # ns
+    timestamp: bytes
+
+
+class Lookups:
+    """Of one interface. `now` is ns of Pace.now.
+
+    find: the row of a key, or None. count: adds to a counter.
+    """
+
+    def __init__(
+        self,
+        vault: Vault,
+        events: Events,
+        find: Callable[[bytes], int | None],
+        count: Callable[[counter, int], None],
+        now: Callable[[], int],
+    ) -> None:
+        self.vault = vault
+        self.events = events
+        self.find = find
+        self.count = count
+        self.now = now
+        self.refusals = Refusals()
+        self.providers: list[Provider] = []  # the first serves
+        self.parked: OrderedDict[bytes, Parked] = OrderedDict()  # by key, the oldest first
+        self.asked: dict[bytes, Question] = {}  # by key
+        self.unasked: OrderedDict[bytes, None] = OrderedDict()  # keys of those that wait to be asked about
+        self.added: list[bytes] = []  # parked, and a set that is not over yet has added the peer
+        self.are_many_added = False  # it has added more than were named
+        self.ready: deque[bytes] = deque()  # parked, and now a peer
+        self.wasted = 0  # that ended in nothing, until somebody takes them
+        self.cells = ffi.new("struct mailbox_cell[]", 0)
+        self.free: list[int] = []
+        self.number = 0
+        self.next_free = 0  # ns; when the bucket is full again
+        self.holds: counter = lib.UNKNOWN_BUCKET  # what the first of the unasked waits for
+        self.seconds = [0] * (len(BOUNDS) + 1)
+        self.seconds_sum = 0.0
+
+    # -- an initiation ------------------------------------------------------------------------
+
+    @property
+    def serving(self) -> Provider | None:
+        return self.providers[0] if self.providers else None
+
+    def wants(self, key: bytes, now: int) -> bool:
+        """Whether the timestamp of an initiation with this key, which is nobody's, is to be opened."""
+        if not self.providers:
+            self.count(lib.UNKNOWN_NO_PROVIDER, 1)
+            return False
+        if self.refusals.has(key, now):
+            self.count(lib.UNKNOWN_CACHED, 1)
+            return False
+        return True
+
+    def park(self, key: bytes, timestamp: bytes, cell: Any, now: int) -> int:
+        """It is authentic. Returns PARKED, or the counter in which it ends."""
+        before = self.parked.get(key)
+        if before is not None:
+            if timestamp <= before.timestamp:
+                return lib.HS_TIMESTAMP_REPLAYED
+            self._end(key)
+        elif len(self.parked) >= PARKED_MOST:
+            self.count(self.holds if self.unasked else lib.UNKNOWN_WINDOW, 1)
+            return lib.HS_UNKNOWN_PEER
+        place = self.free.pop()
+        ffi.memmove(self.cells + place, cell, ffi.sizeof("struct mailbox_cell"))
+        self.parked[key] = Parked(place, now, timestamp)
+        self.vault.note_parked(len(self.parked))
+        if key not in self.asked and before is None:
+            self.unasked[key] = None
+        return PARKED
+
+    def _end(self, key: bytes, event: Event | None = None) -> None:
+        """A parked one leads to nothing."""
+        parked = self.parked.pop(key)
+        self.unasked.pop(key, None)
+        self.free.append(parked.cell)
+        self.wasted += 1
+        self.count(lib.HS_UNKNOWN_PEER, 1)
+        self.vault.note_parked(len(self.parked))
+        if event is not None:
+            self.events.emit(event, None, lambda: self._sender(parked), key=key)
+
+    def _sender(self, parked: Parked) -> Endpoint | None:
+        return Endpoint.unpack(bytes(ffi.buffer(ffi.addressof(self.cells[parked.cell], "from"))))
+
+    def drop(self) -> None:
+        """Our key is another one: nobody can answer them."""
+        for key in list(self.parked):
+            self._end(key)
+        self.ready.clear()
+        self.added = []
+
+    def lost(self) -> None:
+        """At the start: those that were parked when the control before this one ended are no more."""
+        if self.vault.parked:
+            self.count(lib.HS_UNKNOWN_PEER, self.vault.parked)
+            self.count(lib.UNKNOWN_TIMEOUT, self.vault.parked)
+            self.vault.note_parked(0)
+
+    # -- once a turn --------------------------------------------------------------------------
+
+    def step(self, now: int) -> None:
+        """Ask, and end what is too old."""
+        self._expire(now)
+        provider = self.serving
+        if provider is None:
+            return
+        if provider.open and not provider.is_over and now - provider.heard >= SILENT:
+            oldest = next(iter(provider.open.values()))
+            if now - oldest.asked >= SILENT:
+                why = f"{len(provider.open)} questions are open, and for 30 s none was answered"
+                self._wrong(provider, Wrong("the connection ends", why, "answer each question"), errno.ETIME)
+                return
+        for _ in range(A_TURN):
+            if not self.unasked:
+                return
+            if provider.room <= 0:
+                self.holds = lib.UNKNOWN_WINDOW
+                return
+            if self.next_free > now + (QUESTIONS_AT_ONCE - 1) * (SECOND // QUESTIONS_A_SECOND):
+                self.holds = lib.UNKNOWN_BUCKET
+                return
+            self._ask(provider, self.unasked.popitem(last=False)[0], now)
+
+    def _ask(self, provider: Provider, key: bytes, now: int) -> None:
+        self.next_free = max(self.next_free, now) + SECOND // QUESTIONS_A_SECOND
+        self.number += 1
+        self.asked[key] = provider.open[self.number] = Question(self.number, key, now)
+        parked = self.parked[key]
+        sender = self._sender(parked)
+        provider.tell("unknown_peer", {
+            "id": self.number,
+            "public_key": b64encode(key).decode(),
+            "source": "" if sender is None else str(uapi.Endpoint(sender.address, sender.port)),
+            "age_ms": (now - parked.arrived) // 1_000_000,
+        })  # fmt: skip
+        self.count(lib.UNKNOWN_ASKED, 1)
+
+    def _expire(self, now: int) -> None:
+        for _ in range(A_TURN):
+            key, parked = next(iter(self.parked.items()), (b"", None))
+            if parked is None or parked.arrived + PARKED_TIME > now:
+                return
+            if key in self.asked:
+                outcome, event = lib.UNKNOWN_TIMEOUT, Event.LOOKUP_UNANSWERED
+            elif self.providers:
+                outcome, event = self.holds, Event.LOOKUP_HELD_BACK
+            else:
+                outcome, event = lib.UNKNOWN_NO_PROVIDER, Event.UNKNOWN_PEER
+            self.count(outcome, 1)
+            self._end(key, event)
+
+    def due_in(self, now: int) -> float | None:
+        """Seconds until `step` has something to do; None: not before something comes."""
+        if not self.parked:
+            return None
+        due = next(iter(self.parked.values())).arrived + PARKED_TIME
+        if self.unasked and self.providers and self.providers[0].room > 0:
+            due = min(due, self.next_free - (QUESTIONS_AT_ONCE - 1) * (SECOND // QUESTIONS_A_SECOND))
+        return max(due - now, 0) / SECOND
+
+    # -- a set --------------------------------------------------------------------------------
+
+    def peers_added(self, keys: Iterable[bytes] | None) -> None:
+        """A set adds peers with these keys (None: too many to name), which are not whole before its end."""
+        if keys is None:
+            self.are_many_added = True
+            return
+        for key in keys:
+            self.refusals.remove(key)
+            if key in self.parked:
+                self.added.append(key)
+
+    def set_is_over(self) -> None:
+        """Peers that it added are whole: their initiations are answered."""
+        keys = list(self.parked) if self.are_many_added else self.added
+        self.ready.extend(key for key in keys if self.find(key) is not None)
+        self.added, self.are_many_added = [], False
+
+    def take_ready(self, cells: Any, most: int) -> int:
+        """Initiations to be taken once more, into the first of these cells; how many."""
+        taken = 0
+        while self.ready and taken < most:
+            key = self.ready.popleft()
+            parked = self.parked.pop(key, None)
+            if parked is None:
+                continue
+            ffi.memmove(cells + taken, self.cells + parked.cell, ffi.sizeof("struct mailbox_cell"))
+            self.unasked.pop(key, None)
+            self.free.append(parked.cell)
+            taken += 1
+        if taken:
+            self.vault.note_parked(len(self.parked))
+            self.count(lib.UNKNOWN_ANSWERED, taken)
+        return taken
+
+    # -- providers ----------------------------------------------------------------------------
+
+    def join(self, window: int) -> Provider | None:
+        """A client wants to be asked; None when too many do."""
+        if len(self.providers) >= PROVIDERS:
+            return None
+        if not len(self.cells):
+            self.cells = ffi.new("struct mailbox_cell[]", PARKED_MOST)
+            self.free = list(range(PARKED_MOST))
+        provider = Provider(window, self.now())
+        self.providers.append(provider)
+        provider.tell("serving", int(provider is self.serving))
+        if provider is self.serving:
+            self.events.emit(Event.PROVIDER_SERVES)
+        return provider
+
+    def leave(self, provider: Provider) -> None:
+        """The client is gone. What it did not answer is asked of the next one, if it is parked still."""
+        if provider not in self.providers:
+            return
+        was_serving = provider is self.serving
+        self.providers.remove(provider)
+        for question in provider.open.values():
+            if self.asked.get(question.key) is question:
+                del self.asked[question.key]
+                if question.key in self.parked:
+                    self.unasked[question.key] = None
+        if not was_serving:
+            return
+        reason = f"its connection ended, {len(provider.open)} questions open"
+        self.events.emit(Event.PROVIDER_GONE, reason=reason)
+        if self.serving is not None:
+            self.serving.tell("serving", 1)
+            self.events.emit(Event.PROVIDER_SERVES)
+
+    def heard(self, provider: Provider, data: bytes) -> None:
+        """A client answers."""
+        now = provider.heard = self.now()
+        if provider.is_over:
+            return
+        try:
+            for answer in provider.feed(data):
+                self._answered(provider, answer, now)
+        except Wrong as wrong:
+            self._wrong(provider, wrong, errno.EPROTO)
+
+    def _wrong(self, provider: Provider, wrong: Wrong, code: int) -> None:
+        provider.end(wrong, code)
+        log.error("a provider of peers is closed: %s", wrong)
+        self.events.emit(Event.PROVIDER_WRONG, reason=wrong.why, mend=wrong.next)
+
+    def _answered(self, provider: Provider, answer: Answer, now: int) -> None:
+        question = provider.open.pop(answer.number, None)
+        if question is None:
+            why = f"no question {answer.number} is open; it was answered before, or never asked"
+            wrong = Wrong("an answer is refused", why, "answer each question once, with its own id")
+            provider.refuse(wrong)
+            self.events.emit(Event.PROVIDER_WRONG, reason=wrong.why, mend=wrong.next)
+            return
+        if self.asked.get(question.key) is question:
+            del self.asked[question.key]
+        seconds = (now - question.asked) / SECOND
+        self.seconds[bisect_left(BOUNDS, seconds)] += 1
+        self.seconds_sum += seconds
+        if answer.ttl is not None or self.find(question.key) is None:
+            self._refused(question.key, answer.ttl or 0, now)
+
+    def _refused(self, key: bytes, ttl: int, now: int) -> None:
+        """Or done without a set: it is no peer. A refusal that is not to be remembered has no ttl."""
+        if self.find(key) is not None:
+            return
+        if ttl:
+            self.refusals.add(key, ttl, now)
+        if key in self.parked:
+            self.count(lib.UNKNOWN_REFUSED, 1)
+            self._end(key, Event.LOOKUP_REFUSED)
+
+    # -- looking ------------------------------------------------------------------------------
+
+    def report(self, now: int) -> dict[str, Any]:
+        """For `get_engine` (workers/control/engine_report.py)."""
+        return {
+            "providers": len(self.providers),
+            "parked": len(self.parked),
+            "asked": len(self.asked),
+            "refused": self.refusals.count(now),
+            "seconds": {"bounds": list(BOUNDS), "counts": self.seconds, "sum": round(self.seconds_sum, 6)},
+        }
