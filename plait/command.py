@@ -26,6 +26,7 @@ Examples:
   plait top wg0                  a live view: rates, busiest peers, CPU, drops
   plait exporter                 metrics for Prometheus at http://127.0.0.1:9586/metrics
   plait events wg0               why nothing happens: refusals by cause, milestones
+  plait peers wg0 --file FILE    peers that are set when they first come, out of a file
   plait scale wg0 +1             one receiver and one consumer more, while it runs
   plait upgrade wg0              the program that is installed now takes over, sessions and all
   plait up /etc/wireguard/wg0.conf
@@ -131,6 +132,37 @@ def show(interface: str | None, field: str | None, engine: bool, as_json: bool) 
     from plait.watch import show
 
     show.run(interface, field, engine=engine, as_json=as_json)
+
+
+@plait.command(short_help="Answer an engine that asks about unknown peers.")
+@click.argument("interface")
+@click.option("--exec", "command", metavar="'PROGRAM %k'", help="Run it for each key; it prints the answer.")
+@click.option("--file", "file", metavar="FILE", help="Look each key up in the [Peer] sections of a file.")
+@click.option("--jobs", type=click.IntRange(1, 1000), default=16, show_default=True, help="Programs at once.")
+@click.option("--timeout", type=click.FloatRange(0.1, 60), default=4, show_default=True,
+              help="Seconds that a program has.")
+@click.option("--ttl", type=click.IntRange(0, 3600), default=60, show_default=True,
+              help="How long a key that FILE does not have is not asked about again, s.")
+@click.option("--window", type=click.IntRange(1, 4096), default=256, show_default=True,
+              help="Questions that are open at once.")
+def peers(interface: str, command: str | None, file: str | None, jobs: int, timeout: float, ttl: int,
+          window: int) -> None:  # fmt: skip
+    """Be asked by an engine about keys that are no peer's, until Ctrl-C, and set those that are.
+
+    PROGRAM gets the key for %k, the address that it came from for %s and the interface for %i. It prints what
+    stands behind `wg set wg0 peer KEY` (keys in base64 instead of files), or `refuse`, or `refuse 300` for so
+    many seconds; nothing is a refusal, too. Another exit code than 0 is a refusal that is not remembered.
+
+    FILE is a file of any size as wg(8) reads it. It is read again when it changes.
+
+    \b
+    Examples:
+      plait peers wg0 --file /etc/wireguard/accounts.conf
+      plait peers wg0 --exec 'psql -qAtX -v key=%k -f lookup.sql'
+    """
+    from plait.peers import commands
+
+    commands.run(interface, command, file, jobs, timeout, ttl, window)
 
 
 @plait.command(short_help="Watch an engine: rates, busiest peers, CPU, drops.")
