@@ -27,6 +27,7 @@ Examples:
   plait exporter                 metrics for Prometheus at http://127.0.0.1:9586/metrics
   plait events wg0               why nothing happens: refusals by cause, milestones
   plait peers wg0 --file FILE    peers that are set when they first come, out of a file
+  plait why KEY                  why that peer is offline
   plait scale wg0 +1             one receiver and one consumer more, while it runs
   plait upgrade wg0              the program that is installed now takes over, sessions and all
   plait up /etc/wireguard/wg0.conf
@@ -132,6 +133,21 @@ def show(interface: str | None, field: str | None, engine: bool, as_json: bool) 
     from plait.watch import show
 
     show.run(interface, field, engine=engine, as_json=as_json)
+
+
+@plait.command(short_help="Why is this peer offline? In sentences.")
+@click.argument("key")
+@click.argument("interface", required=False)
+@click.option("--json", "as_json", is_flag=True, help="The same as JSON, a list of what each engine knows.")
+def why(key: str, interface: str | None, as_json: bool) -> None:
+    """Say what is known of the peer with the public key KEY: whether it is configured, its last handshake and
+    last refusal with their cause, its endpoint, the route to it, what was dropped, and what it waits for.
+
+    Without INTERFACE all engines of this host are asked.
+    """
+    from plait.watch import why
+
+    why.run(key, interface, as_json=as_json)
 
 
 @plait.command(short_help="Answer an engine that asks about unknown peers.")

@@ -1,0 +1,202 @@
+"""`plait why KEY`: why is this peer offline? What the engine knows of one public key, in sentences.
+
+From the peer's row (`get=1` of one peer), the events that name its key, the engine's report, and the kernel's
+route to its endpoint. Nothing is measured or sent: what is not known is not said.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from datetime import datetime
+from typing import Any, Final
+
+from plait import keys, uapi_client
+from plait.failure import Failure
+from plait.uapi_client import Peer
+from plait.watch import engines, events
+from workers.control.events import FAILURES, REFUSALS, Event
+
+SESSION: Final = 180  # seconds from a handshake on in which its session may be used
+BEGUN: Final = (Event.HANDSHAKE_BEGUN, Event.UNANSWERED, Event.GIVEN_UP)
+_UNITS: Final = ((86400, "days"), (3600, "hours"), (60, "minutes"), (1, "seconds"))
+
+
+def run(key: str, interface: str | None, *, as_json: bool) -> None:
+    """Print what every engine, or one, knows of the key."""
+    if not keys.is_key(key):
+        why = "a public key is 44 characters of base64, the last one ="
+        raise Failure(f"`{key}` is no key", why, "Copy it from the other side: wg show wg0 public-key")
+    found = []
+    for name, (peer, told, report) in engines.ask(
+        engines.names(interface), lambda name, patience: look(name, key, patience)
+    ):
+        route = route_to(peer.endpoint) if peer is not None and peer.endpoint else None
+        found.append(explain(name, key, peer, told, report, route, time.time()))
+    if not found:
+        raise Failure("nobody can be asked about that key", "no engine runs", "Start one first: plaitd IFACE")
+    if any(each["known"] for each in found):
+        found = [each for each in found if each["known"]]  # of the others it is nobody's
+    if as_json:
+        json.dump(found, sys.stdout, indent=2)
+        sys.stdout.write("\n")
+    else:
+        sys.stdout.write("\n".join("\n".join(sentences(each)) + "\n" for each in found))
+
+
+def look(
+    name: str, key: str, patience: float
+) -> tuple[Peer | None, list[dict[str, Any]], dict[str, Any]]:
+    """What one engine tells: the peer, its events, the engine's report."""
+    try:
+        peer = uapi_client.get_peer(name, key, patience)
+    except uapi_client.Unknown:
+        peer = None
+    told = uapi_client.events(name, patience)
+    mine = [each for each in told if key in (each.get("peer"), each.get("claimed_key"))]
+    return peer, mine, uapi_client.engine(name, patience)
+
+
+def route_to(endpoint: str) -> dict[str, Any]:
+    """How the kernel would send to that address: `device` and `gateway`, or `error`."""
+    address = endpoint.rpartition(":")[0].strip("[]").partition("%")[0]
+    command = ["ip", "-json", "route", "get", address]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+        if done.returncode:
+            return {"error": done.stderr.strip().removeprefix("RTNETLINK answers: ") or "unknown"}
+        (route,) = json.loads(done.stdout)
+        return {"device": route.get("dev"), "gateway": route.get("gateway")}
+    except (OSError, ValueError, subprocess.TimeoutExpired) as error:
+        return {"error": f"ip(8) cannot be asked ({error})"}
+
+
+def explain(
+    name: str, key: str, peer: Peer | None, told: list[dict[str, Any]], report: dict[str, Any],
+    route: dict[str, Any] | None, now: float,
+) -> dict[str, Any]:  # fmt: skip
+    """Everything as data; `verdict` is one of online, idle, unknown, refused, unanswered, no_endpoint,
+    no_route, never. told: events of this key, the oldest first. now: seconds since 1970."""
+    refused = [each for each in told if each["event"] in REFUSALS]
+    failed = [each for each in told if each["event"] in FAILURES]
+    drops = {key: count for key, count in report["counters"].items() if key.startswith("drop_") and count}
+    on_demand = report.get("on_demand", {})
+    facts: dict[str, Any] = {
+        "interface": name,
+        "public_key": key,
+        "known": peer is not None,
+        "on_demand": peer is not None and peer.others.get("on_demand") == "1",
+        "has_provider": bool(on_demand.get("providers")),
+        "endpoint": None if peer is None else peer.endpoint or None,
+        "allowed_ips": [] if peer is None else peer.allowed_ips,
+        "latest_handshake": 0 if peer is None else peer.handshake_sec,
+        "rx_bytes": 0 if peer is None else peer.rx_bytes,
+        "tx_bytes": 0 if peer is None else peer.tx_bytes,
+        "route": route,
+        "last_refusal": refused[-1] if refused else None,
+        "last_failure": failed[-1] if failed else None,
+        "drops": drops,
+    }
+    return {**facts, "verdict": _verdict(name, facts, told, now)}
+
+
+def _verdict(name: str, facts: dict[str, Any], told: list[dict[str, Any]], now: float) -> str:
+    if not facts["known"]:
+        return "unknown"
+    age = now - facts["latest_handshake"]
+    refusal = facts["last_refusal"]
+    if facts["latest_handshake"] and age < SESSION:
+        return "online"
+    if refusal is not None and refusal["time"] > facts["latest_handshake"]:
+        return "refused"
+    route = facts["route"]
+    if facts["endpoint"] is None:
+        return "no_endpoint"
+    if route is not None and ("error" in route or route["device"] == name):
+        return "no_route"
+    began = [each for each in told if each["event"] in BEGUN]
+    if began and began[-1]["time"] > facts["latest_handshake"] and began[-1]["event"] in BEGUN[1:]:
+        return "unanswered"
+    return "idle" if facts["latest_handshake"] else "never"
+
+
+# --- sentences ----------------------------------------------------------------------------------
+
+_VERDICTS: Final = {
+    "online": "is online",
+    "idle": "is idle: its session is over, and since then neither side had anything to send",
+    "unknown": "is no peer here",
+    "refused": "is offline: what it sends is refused",
+    "unanswered": "is offline: it does not answer",
+    "no_endpoint": "is offline: it is not known where it is",
+    "no_route": "is offline: there is no way to it",
+    "never": "was never here: no handshake came from it, and none was tried",
+}
+_NEXT: Final = {
+    "online": "It waits for nothing.",
+    "idle": "It waits for a packet: the next one, from either side, begins a session.",
+    "unanswered": "It waits for an answer to our initiations: check UDP on the path, and that it runs.",
+    "no_endpoint": "It waits for the other side: give it an Endpoint here, or have the other side begin.",
+    "no_route": "It waits for a route to its endpoint (ip route get …).",
+    "never": "It waits for a packet: from inside to its allowed IPs, or an initiation of the other side.",
+}
+
+
+def sentences(facts: dict[str, Any], now: float | None = None) -> list[str]:
+    """What `explain` found, for people."""
+    now = time.time() if now is None else now
+    name = facts["interface"]
+    lines = [f"{name}: {facts['public_key']} {_VERDICTS[facts['verdict']]}."]
+    if facts["known"]:
+        ips = ", ".join(facts["allowed_ips"]) or "no allowed IPs"
+        how = "on demand, by the provider" if facts["on_demand"] else "by hand"
+        lines.append(f"It was set {how}, with {ips}.")
+        if facts["latest_handshake"]:
+            ago = _ago(now - facts["latest_handshake"])
+            lines.append(f"Its last handshake was {ago} ago; {facts['rx_bytes']} bytes came from it and "
+                         f"{facts['tx_bytes']} went to it.")  # fmt: skip
+        else:
+            lines.append("It has completed no handshake.")
+        lines += _where(name, facts)
+    elif facts["has_provider"]:
+        lines.append("A provider is asked about it when its initiation comes (docs/on-demand.md).")
+    else:
+        lines.append("No provider is asked about unknown keys either; add it: wg set "
+                     f"{name} peer {facts['public_key']} allowed-ips …")  # fmt: skip
+    for which, words in (("last_refusal", "was refused last"), ("last_failure", "failed last")):
+        if event := facts[which]:
+            when = datetime.fromtimestamp(event["time"]).strftime("%Y-%m-%d %H:%M:%S")
+            text = events.text(name, event).partition(f"{name}: ")[2]
+            lines.append(f"What {words}, {when}: {text}.")
+    if facts["verdict"] in _NEXT:
+        lines.append(_NEXT[facts["verdict"]])
+    if facts["drops"] and facts["verdict"] != "online":
+        most = sorted(facts["drops"].items(), key=lambda pair: -pair[1])[:3]
+        causes = ", ".join(f"{cause} {count}" for cause, count in most)
+        lines.append(f"Of all peers of {name}, packets were dropped: {causes} (plait show --engine {name}).")
+    return lines
+
+
+def _where(name: str, facts: dict[str, Any]) -> list[str]:
+    route = facts["route"]
+    if facts["endpoint"] is None:
+        return ["It has no endpoint: it was never heard of, and none was set."]
+    line = f"It is reached at {facts['endpoint']}"
+    if route is None:
+        return [f"{line}."]
+    if "error" in route:
+        return [f"{line}, to which there is no route: {route['error']}."]
+    if route["device"] == name:
+        return [f"{line}, and the route to that leads into {name} itself: give it a route of its own."]
+    gateway = f" by way of {route['gateway']}" if route["gateway"] else ""
+    return [f"{line}, through {route['device']}{gateway}."]
+
+
+def _ago(seconds: float) -> str:
+    for length, unit in _UNITS:
+        if seconds >= 2 * length or length == 1:
+            return f"{int(seconds // length)} {unit}"
+    raise AssertionError("a second is the last unit")
+
