@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Callable
 from typing import Any
 
 from plait import uapi_client
@@ -125,9 +126,26 @@ def picture(
         "slots": _slots(report["pools"]),
         "drops": met("drop_", "cause"),
         "handshakes": met("hs_", "outcome"),
+        "on_demand": _on_demand(report, rate_of),
         "lost_wakes": counters["lost_wakes"],
         "slots_starved": counters["slots_starved"],
         "busiest": busiest["peers"],
+    }
+
+
+def _on_demand(
+    report: dict[str, Any], rate_of: Callable[..., float | None]
+) -> dict[str, Any] | None:
+    """Unknown keys and questions about them; None where nobody was ever asked."""
+    told = report.get("on_demand")  # an older engine tells none
+    if told is None or not (told["providers"] or report["counters"]["unknown_asked"]):
+        return None
+    return {
+        "providers": told["providers"],
+        "parked": told["parked"],
+        "asked": rate_of("unknown_asked"),
+        "answered": rate_of("unknown_answered"),
+        "refused": rate_of("unknown_refused", "unknown_cached"),
     }
 
 

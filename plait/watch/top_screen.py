@@ -174,6 +174,11 @@ def _head(picture: dict[str, Any], choice: Choice) -> list[Text]:
     handshakes = f"handshakes {number(rates['handshakes'])}/s   drops {number(rates['drops'])}/s"
     losses = f"   lost wakes {picture['lost_wakes']}   starved of slots {picture['slots_starved']}"
     made.append(Text.assemble(handshakes, (losses, wrong)))
+    if told := picture["on_demand"]:
+        rates_of = "   ".join(f"{name} {number(told[name])}/s" for name in ("asked", "answered", "refused"))
+        nobody = "" if told["providers"] else "red"
+        asked = (f"   providers {told['providers']}", nobody)
+        made.append(Text.assemble(f"unknown peers: {rates_of}   parked {told['parked']}", asked))
     return made
 
 

@@ -110,6 +110,16 @@ def test_a_wide_screen_has_everything(shown: dict[str, Any]) -> None:
         assert words in text, text
 
 
+def test_questions_about_unknown_peers_have_a_line_where_there_are_any(shown: dict[str, Any]) -> None:
+    assert shown["on_demand"] is None and "unknown peers" not in lines(shown, Choice(), 160, 50)[5].plain
+    names = ("unknown_asked", "unknown_answered", "unknown_refused", "unknown_cached")
+    before, now = (report(at, **dict.fromkeys(names, count)) for at, count in ((1.0, 10), (3.0, 14)))
+    now["on_demand"] = {"providers": 0, "parked": 7}
+    made = picture("wg0", now, BUSIEST, before)
+    (line,) = [line for line in lines(made, Choice(), 160, 50) if "unknown peers" in line.plain]
+    assert line.plain == "unknown peers: asked 2/s   answered 2/s   refused 4/s   parked 7   providers 0"
+
+
 def test_what_is_missing_stands_above_the_keys(shown: dict[str, Any]) -> None:
     note = "wg1 does not tell its inside: its engine does not know the question"
     for width, height, said in (
