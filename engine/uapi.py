@@ -47,6 +47,7 @@ WINDOW_MOST: Final = 4096
 
 _ZERO_KEY = bytes(32)
 _HEX_KEY = re.compile(r"[0-9a-fA-F]{64}\Z", re.ASCII)
+_HEX_TIMESTAMP = re.compile(r"[0-9a-fA-F]{24}\Z", re.ASCII)
 _DECIMAL = re.compile(r"[0-9]{1,20}\Z", re.ASCII)
 _COUNT = re.compile(r"[+-]?[0-9]{1,4}\Z", re.ASCII)
 _ZONE = re.compile(r"[0-9A-Za-z_.:-]{1,15}\Z", re.ASCII)
@@ -78,7 +79,7 @@ _QUESTIONS = (  # operations that change nothing by more lines
 _DEVICE_KEYS = ("private_key", "listen_port", "fwmark", "replace_peers")
 _PEER_KEYS = (
     "remove", "update_only", "preshared_key", "endpoint", "replace_allowed_ips", "allowed_ip",
-    "protocol_version", *NUMBERS,
+    "protocol_version", "plait_timestamp", *NUMBERS,
 )  # fmt: skip
 
 
@@ -151,6 +152,9 @@ class PeerChange:
     keepalive: int | None = None  # seconds, 0 = off
     replace_allowed_ips: bool = False  # before allowed_ips are applied
     allowed_ips: list[AllowedIP] = field(default_factory=list)  # in the order given
+    on_demand: int | None = None  # 1: it may be evicted when it is idle
+    idle_after: int | None = None  # seconds, 0 = as of the interface
+    timestamp: bytes | None = None  # TAI64N of its greatest initiation, 12 bytes, from before it was evicted
 
 
 @dataclass(slots=True)
@@ -545,6 +549,8 @@ def _change_peer(peer: PeerChange, key: str, value: str) -> None:
         peer.preshared_key = _key(value)
     elif key in NUMBERS:
         setattr(peer, NUMBERS[key].field, _number(value, NUMBERS[key].most))
+    elif key == "plait_timestamp":
+        peer.timestamp = _timestamp(value)
     elif key == "remove":
         peer.remove = _true(value)
     elif key == "update_only":
@@ -556,6 +562,13 @@ def _change_peer(peer: PeerChange, key: str, value: str) -> None:
 def _key(value: str) -> bytes:
     if not _HEX_KEY.match(value):
         raise _Bad("not a key", "a key is 64 hexadecimal digits here", "convert base64 keys to hexadecimal")
+    return bytes.fromhex(value)
+
+
+def _timestamp(value: str) -> bytes:
+    if not _HEX_TIMESTAMP.match(value):
+        why = "it is 24 hexadecimal digits, as `evicted` told them"
+        raise _Bad("not a timestamp", why, "write those, or leave the line out")
     return bytes.fromhex(value)
 
 
@@ -625,7 +638,7 @@ _SET = struct.Struct("<B32sHIQ")
 _PEER = struct.Struct("<32sHI")  # public key, flags, number of allowed IPs
 _ALLOWED = struct.Struct("<16sBB")  # address, cidr, flags
 _ENDPOINT = struct.Struct("<16sHBB")  # address, port, address bytes, zone bytes
-_PEER_MOST = _PEER.size + 32 + sum(number.bytes for number in NUMBERS.values()) + _ENDPOINT.size + 15
+_PEER_MOST = _PEER.size + 32 + sum(number.bytes for number in NUMBERS.values()) + _ENDPOINT.size + 15 + 12
 
 _REMOVE, _UPDATE_ONLY, _REPLACE, _PSK = (
     lib.RECORD_REMOVE, lib.RECORD_UPDATE_ONLY, lib.RECORD_REPLACE, lib.RECORD_PSK,
@@ -658,6 +671,9 @@ def _pack_head(peer: PeerChange, allowed_ips: int) -> bytes:
         if value is not None:
             flags |= number.flag
             tail += value.to_bytes(number.bytes, "little")
+    if peer.timestamp is not None:
+        flags |= lib.RECORD_TIMESTAMP
+        tail += peer.timestamp
     return _PEER.pack(peer.public_key, flags, allowed_ips) + tail
 
 
@@ -679,6 +695,9 @@ def unpack_head(records: bytes | bytearray, at: int) -> tuple[PeerChange, int, i
         if flags & number.flag:
             setattr(peer, number.field, int.from_bytes(records[at : at + number.bytes], "little"))
             at += number.bytes
+    if flags & lib.RECORD_TIMESTAMP:
+        peer.timestamp = bytes(records[at : at + 12])
+        at += 12
     return peer, at, count
 
 
@@ -789,7 +808,8 @@ def answer_refused(refused: Refused) -> bytes:
 def format_peer(peer: PeerRecord) -> str:
     """One peer's lines of a `get` answer."""
     endpoint = f"endpoint={peer.endpoint}\n" if peer.endpoint else ""
-    numbers = "".join(f"{key}={value}\n" for key, value in zip(NUMBERS, peer.numbers, strict=True))
+    pairs = enumerate(zip(NUMBERS, peer.numbers, strict=True))  # Plait's own only where they are set
+    numbers = "".join(f"{key}={value}\n" for at, (key, value) in pairs if value or not at)
     ips = "".join(f"allowed_ip={ip}\n" for ip in peer.allowed_ips)
     return (
         f"public_key={peer.public_key.hex()}\n"
@@ -836,5 +856,7 @@ def format_change(peer: PeerChange) -> str:
         lines.append(f"endpoint={peer.endpoint}")
     numbers = ((key, getattr(peer, number.field)) for key, number in NUMBERS.items())
     lines += [f"{key}={value}" for key, value in numbers if value is not None]
+    if peer.timestamp is not None:
+        lines.append(f"plait_timestamp={peer.timestamp.hex()}")
     lines += [f"allowed_ip={ip}" for ip in peer.allowed_ips]
     return "\n".join(lines) + "\n"

@@ -13,15 +13,17 @@
  * engine/uapi.py's PeerChange), and the most that it may be. Parsers, printers, records and what is applied follow
  * from here; workers/control/peer_changes.c says what else happens when one changes. */
 #define UAPI_NUMBERS(X) \
-    X(UAPI_KEEPALIVE, "persistent_keepalive_interval", keepalive, 0xffffu)
+    X(UAPI_KEEPALIVE, "persistent_keepalive_interval", keepalive, 0xffffu) \
+    X(UAPI_ON_DEMAND, "on_demand", on_demand, 1u) \
+    X(UAPI_IDLE_AFTER, "idle_after", idle_after, 15552000u)
 
 #define UAPI_PLACE(place, ...) place,
 enum { UAPI_NUMBERS(UAPI_PLACE) UAPI_NUMBERS_COUNT };
 
 /* cdef begin */
 /* A record: 32 bytes public key, u16 flags, u32 allowed IPs; preshared key; address (16), port (u16), bytes
- * of address and of zone (u8 each), zone; the numbers (u16, or u32 where one may be above 0xffff); the allowed IPs, 18 bytes each: address (16), length
- * and flags (u8 each). Little-endian, packed; what a flag does not announce is not there. */
+ * of address and of zone (u8 each), zone; the numbers (u16, or u32 where one may be above 0xffff); the greatest
+ * timestamp seen (12); the allowed IPs, 18 bytes each: address (16), length and flags (u8 each). Little-endian, packed; what a flag does not announce is not there. */
 #define RECORD_HEAD_BYTES 38
 #define RECORD_ENDPOINT_BYTES 20
 #define RECORD_ALLOWED_BYTES 18
@@ -31,6 +33,7 @@ enum { UAPI_NUMBERS(UAPI_PLACE) UAPI_NUMBERS_COUNT };
 #define RECORD_PSK 8
 #define RECORD_ENDPOINT 16
 #define RECORD_NUMBER 32       /* of the first place in UAPI_NUMBERS, twice as much for each next one */
+#define RECORD_TIMESTAMP 0x8000
 #define ALLOWED_IPV6 1
 #define ALLOWED_REMOVED 2
 

@@ -89,7 +89,8 @@ uint32_t uapi_write_peer(char *to, const struct uapi_shown *shown)
     to = put_line(to, "tx_bytes=", shown->tx_bytes);
     to = put_line(to, "rx_bytes=", shown->rx_bytes);
     for (uint32_t i = 0; i < UAPI_NUMBERS_COUNT; i++)
-        to = put_line(put_text(to, uapi_number(i)->key), "=", shown->numbers[i]);
+        if (i == UAPI_KEEPALIVE || shown->numbers[i])  /* Plait's own only where they are set */
+            to = put_line(put_text(to, uapi_number(i)->key), "=", shown->numbers[i]);
     return (uint32_t)(to - start);
 }
 

@@ -91,6 +91,7 @@ enum counter {
     UNKNOWN_NO_PROVIDER,       /* nobody is there to be asked */
     UNKNOWN_WINDOW,            /* the provider has as many questions as it wants */
     UNKNOWN_BUCKET,            /* more questions than there may be in a second */
+    PEERS_EVICTED,             /* peers on demand that were idle */
     COUNTERS
 };
 void counter_add(const struct segment *segment, uint32_t worker, enum counter counter, uint64_t n);

@@ -198,7 +198,7 @@ struct peer_row {
     uint32_t installing_next; /* keypair number meant by ORDER_INSTALL_NEXT */
     uint32_t key_chain;      /* next row in its public-key bucket; 0 = last (stored + 1) */
     uint16_t keepalive;      /* persistent keepalive in seconds, 0 = off */
-    uint16_t flags;
+    uint16_t on_demand;      /* 1: a provider set it, and gets it back when it is idle (workers/control/eviction.py) */
     uint32_t handshake_nsec; /* last_handshake_time */
     uint64_t handshake_sec;
     uint64_t swept;          /* what the last sweep suspected here (schedule.h) */
@@ -206,7 +206,8 @@ struct peer_row {
     uint64_t handshake_rx;
     uint64_t outbound_seen;  /* `produced` of the outbound queue when a handshake was last wanted */
     uint64_t pending_endpoint[3]; /* 24 bytes of an endpoint that waits; 0 = none (workers/control/endpoints.h) */
-    uint64_t control_reserved;
+    uint32_t idle_after;     /* seconds until it is; 0: as of the interface */
+    uint32_t added;          /* tick of that */
 };
 
 /* A packet, or a train of equal packets, on its way from receiver to holder. 64 bytes.

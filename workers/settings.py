@@ -54,10 +54,15 @@ KEYS = {
     "aead": f'"auto" (the fastest that this build and CPU have), {_AEAD}: what seals and opens packets',
     "tun_offload": "true or false: super-packets between the kernel and the engine",
     "udp_offload": "true or false: trains of datagrams between the kernel and the engine",
+    "idle_after": 'a time such as "90s", "30m", "12h" or "2d", at most 180 days, or "0s" (never): how long a '
+    "peer on demand may be idle before the provider gets it back",
     "multicast": "true (the interface takes multicast and has an IPv6 link-local address, as that of "
     "wireguard-go: for OSPFv3, Babel or mDNS) or false (neither, as the kernel module's)",
 }
 
+IDLE_MOST = 180 * 86400  # seconds; engine/uapi_sections.h
+_TIME = re.compile(r"([0-9]{1,8})([smhd])\Z", re.ASCII)
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 log = logging.getLogger("plait")
 _Workers = Annotated[int, msgspec.Meta(ge=1, le=MAX_WORKERS_OF_A_KIND)]
 _Core = Annotated[int, msgspec.Meta(ge=0)]
@@ -82,6 +87,13 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     tun_offload: bool = True
     udp_offload: bool = True
     multicast: bool = False
+    idle_after: str = "0s"
+
+    @property
+    def idle_seconds(self) -> int:
+        """`idle_after` in seconds; more than IDLE_MOST for what is no time."""
+        found = _TIME.match(self.idle_after)
+        return int(found[1]) * _UNITS[found[2]] if found else IDLE_MOST + 1
 
     def room_for(self, kind: str) -> int:
         """How many receivers or consumers (kind) there can ever be: twice as many as run from the start, and
@@ -168,6 +180,8 @@ def parse(text: str, path: str, defaults: Mapping[str, Any]) -> Settings:
         raise _refusal(path, text, key, reason) from error
     if missing := _missing_provider(settings):
         raise _refusal(path, text, "aead", missing)
+    if settings.idle_seconds > IDLE_MOST:
+        raise _refusal(path, text, "idle_after", "it is no time, or more than 180 days")
     for kind in ("receiver", "consumer"):
         count = getattr(settings, f"{kind}s")
         if settings.room_for(kind) < count:

@@ -90,6 +90,8 @@ class Provider:
                     task = asyncio.create_task(self._answer(told["id"], question, setter, answers))
                     tasks.add(task)
                     task.add_done_callback(tasks.discard)
+                elif key == "evicted":
+                    answers.write(b"done=%d\n" % json.loads(value)["id"])
                 elif key == "serving":
                     is_known = True
                     which = "is asked about unknown peers" if value == "1" else "stands by"
@@ -125,6 +127,7 @@ class Provider:
         self, answer: Answer, number: int, setter: Setter, answers: asyncio.StreamWriter
     ) -> None:
         if isinstance(answer, uapi.PeerChange):
+            answer.on_demand = 1
             code = await setter.set(answer)
             if code:
                 say(f"{self.name}: the engine refuses a peer ({os.strerror(code)}); its log and "

@@ -93,6 +93,13 @@ WORDS: Final[dict[Event, Words]] = {
         "or somebody replays it",
         "check that peer's clock, and that its private key is on one host only",
     ),
+    Event.TIMESTAMP_TOO_OLD: Words(
+        "initiation of {peer}{from} refused",
+        "it is on demand, its last timestamp is not known, and this one is 5 minutes old, or older than the "
+        "engine's control process: a replay, or a clock that is wrong",
+        "its next try is later; if it goes on, check the clocks of both sides, or have the provider give "
+        "plait_timestamp",
+    ),
     Event.INITIATION_FLOOD: Words(
         "initiation of {peer}{from} refused",
         "it came less than 20 ms after the one before",
@@ -274,6 +281,7 @@ WORDS: Final[dict[Event, Words]] = {
     ),
     Event.PROVIDER_SERVES: Words("a provider of peers is asked about unknown keys from now on"),
     Event.PEER_ADDED: Words("peer {peer} added"),
+    Event.PEER_EVICTED: Words("peer {peer} was idle, and went back to the provider"),
     Event.PEER_REMOVED: Words("peer {peer} removed"),
     Event.PRIVATE_KEY_CHANGED: Words(
         "our public key is {public_key}",

@@ -257,7 +257,7 @@ class EngineFamilies:
         pool = ("interface", "receiver", "direction")
         self.info = _gauge("plait_info", "1; the labels say what runs", *one, "aead")
         self.outdated = _gauge("plait_outdated", "1 when installed is not what runs, else 0", *one)
-        self.peers = _gauge("plait_peers", "Configured peers", *one)
+        self.peers = _gauge("plait_peers", "Configured peers, by who set them", *one, "origin")
         broken = "Promises that this host does not let the engine keep"
         self.broken = _gauge("plait_promises_broken", broken, *one)
         self.packets = _counter("plait_packets", "Packets of wire size", *one, "flow")
@@ -267,6 +267,7 @@ class EngineFamilies:
         self.handshakes = _counter("plait_handshakes", "Handshake messages, by outcome", *one, "outcome")
         unknown = "Initiations of keys that are no peer's, and questions about them"
         self.unknown = _counter("plait_unknown_peers", unknown, *one, "outcome")
+        self.evicted = _counter("plait_evicted", "Peers on demand that were idle and taken away", *one)
         self.parked = _gauge("plait_parked", "Initiations that wait for their peer to be set", *one)
         took = "From a question about a key to its answer"
         self.answers = HistogramMetricFamily("plait_provider_seconds", took, labels=one)
@@ -295,7 +296,9 @@ class EngineFamilies:
         """The samples of one engine."""
         self.info.add_metric([name, report["aead"]], 1)
         self.outdated.add_metric([name], bool(installed.difference(report)))
-        self.peers.add_metric([name], report["peers"])
+        on_demand = report.get("on_demand", {}).get("peers", 0)
+        self.peers.add_metric([name, "set"], report["peers"] - on_demand)
+        self.peers.add_metric([name, "on_demand"], on_demand)
         self.broken.add_metric([name], len(report.get("broken_promises", ())))
         self._add_counters(name, report["counters"])
         self._add_on_demand(name, report.get("on_demand"))
@@ -328,6 +331,8 @@ class EngineFamilies:
                 self.handshakes.add_metric([name, key.removeprefix("hs_")], value)
             elif key.startswith("unknown_"):
                 self.unknown.add_metric([name, key.removeprefix("unknown_")], value)
+            elif key == "peers_evicted":
+                self.evicted.add_metric([name], value)
             elif key.startswith("deaths_"):
                 self.deaths.add_metric([name, key.removeprefix("deaths_")], value)
             else:  # one that is new in the engine gets a name of its own at once

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 import os
 import signal
 import sys
@@ -14,7 +16,9 @@ from contextlib import contextmanager
 
 import pytest
 
+from engine import noise
 from plait.lab.namespaces import WIREGUARD_GO, Engine, Lab, Peer, keypair
+from tests.support.fake_peer import FakePeer, Network
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.network
@@ -33,6 +37,8 @@ asked.sendall(b"unknown_peers=1\nwindow=256\n\n")
 for line in asked.makefile("r"):
     key, _, value = line.partition("=")
     print(line, end="", flush=True)
+    if key == "evicted":
+        asked.sendall(b"done=%d\n" % json.loads(value)["id"])
     if key != "unknown_peer":
         continue
     question = json.loads(value)
@@ -146,3 +152,41 @@ def test_a_control_that_is_killed_with_a_parked_initiation_counts_it(gateway: Ga
         value for name, value in counted.items()
         if name.startswith("hs_") and name not in ("hs_response_sent", "hs_initiation_sent", "hs_send_failed")
     )  # fmt: skip
+
+
+def test_an_idle_peer_is_evicted_with_its_totals_and_comes_back_and_a_recorded_initiation_does_not() -> None:
+    with Lab() as lab:
+        network = Network(lab)
+        peer = FakePeer(network)
+        key = peer.identity.public_key.hex()
+        network.set(f"public_key={key}\nremove=true\n")
+        known = network.plait.root / "run/known"
+        known.mkdir()
+        lines = f"on_demand=1\nidle_after=5\nallowed_ip={peer.inner4}/32\n"
+        (known / key).write_text(f"public_key={key}\n{lines}")
+        process = network.plait.popen([sys.executable, "-c", PROVIDER])
+        until(lambda: "serving=1" in process.output(), "the provider serves")
+
+        recorded, state = peer.initiation()
+        peer.send_raw(recorded)
+        peer.session = noise.consume_response(peer.identity, state, peer.hear(2).data, noise.NO_PSK)
+        peer.counter = itertools.count()
+        peer.send(peer.packet(b"x" * 1000))
+        until(lambda: network.peer(peer)["last_handshake_time_sec"] != "0", "the session is used")
+        network.step(11)
+        assert peer.receive().kind == 4, "what we owe it: a keepalive"
+        shown = network.peer(peer)
+        network.step(190)
+        until(lambda: "evicted=" in process.output(), "the provider is told")
+        told = next(line for line in process.output().splitlines() if line.startswith("evicted="))
+        evicted = json.loads(told.removeprefix("evicted="))
+        assert (str(evicted["rx"]), str(evicted["tx"])) == (shown["rx_bytes"], shown["tx_bytes"])
+        until(lambda: network.count("peers_evicted") == 1, "it is taken away")
+        assert key not in network.engine.uapi("get=1\n\n")
+
+        before = network.count("hs_timestamp_replayed")
+        peer.send_raw(recorded)
+        until(lambda: network.count("hs_timestamp_replayed") == before + 1, "the replay is refused")
+        assert peer.hears_nothing() and network.peer(peer)["on_demand"] == "1"
+        peer.initiate()
+        assert network.peer(peer)["rx_bytes"] != "0"

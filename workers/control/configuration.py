@@ -36,7 +36,7 @@ from workers.control.kernel_drops import KernelDrops
 from workers.control.memory import MORE_MEMORY
 from workers.control.outgoing import mark_sockets
 from workers.control.pace import PACE, Pace
-from workers.control.peers import NoRoom, Peers
+from workers.control.peers import LIVE, NoRoom, Peers
 from workers.control.timer_columns import TimerColumns
 from workers.control.vault import KEY_CHANGED
 
@@ -219,7 +219,7 @@ class Configuration:
             work.changes.at = 0
             for first in range(0, self.peers.used, self.pace.peers):
                 rows = self.peers.live_rows(first, first + self.pace.peers)
-                yield from self._remove([row for row in rows if not work.kept[row]])
+                yield from self.remove([row for row in rows if not work.kept[row]])
                 yield None
         while True:
             work.changes.tick = lib.timers_tick(self.pace.now())
@@ -251,7 +251,7 @@ class Configuration:
         if change.remove and row is not None:
             if work.kept is not None:
                 work.kept[row] = 0
-            yield from self._remove([row])
+            yield from self.remove([row])
             if lib.changes_pass(work.changes):
                 return
         elif change.endpoint is not None and row is not None and not work.changes.is_placed:
@@ -283,7 +283,7 @@ class Configuration:
                 return
             row = self.peers.find(public_key)
             if row is not None:
-                yield from self._remove([row])
+                yield from self.remove([row])
             self.vault.note_passing(self.vault.passing | KEY_CHANGED)
             self.vault.store_private_key(private_key, public_key)
             self.events.emit(Event.PRIVATE_KEY_CHANGED, key=public_key)
@@ -330,8 +330,8 @@ class Configuration:
                     self.peers.order(row, orders)
             yield
 
-    def _remove(self, rows: list[int]) -> Iterator[None]:
-        """In slices, where they have many allowed IPs."""
+    def remove(self, rows: list[int]) -> Iterator[None]:
+        """Take peers away, in slices where they have many allowed IPs."""
         left = self.pace.peers
         for row in rows:
             while (count := self.peers.disallow_some(row, left)) == left:
@@ -386,7 +386,9 @@ class Configuration:
         turn, self.longest_turn = self.longest_turn, 0
         found = engine_report.report(self.peers.segment, now, self.peers.count, self.aead, self.program, turn)
         found["kernel_drops"] = self.kernel_drops.look()
-        found["on_demand"] = self.handshakes.lookups.report(now)
+        rows = self.peers.memory.rows[: self.peers.used]
+        on_demand = int(np.count_nonzero((rows["on_demand"] != 0) & (rows["state"] == LIVE)))
+        found["on_demand"] = {"peers": on_demand, **self.handshakes.lookups.report(now)}
         found["broken_promises"] = promises.as_list(self.broken)
         return iter((uapi.answer_get_engine(json.dumps(found)),))
 

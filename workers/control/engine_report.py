@@ -17,9 +17,9 @@
      "bytes_per_peer": {"idle": {"peer row": 512, …}, "session": {"keypair": 1152, …}},   by the layout
      "counters": {"udp_received": 10, "drop_data_tag": 0, …},      sums over all workers, every cause
      "kernel_drops": {"tun": 0, "udp": 0},    packets that never reached the engine (kernel_drops.py)
-     "on_demand": {"providers": 1, "parked": 0, "asked": 0, "refused": 12,    clients that are asked,
-                   "seconds": {"bounds": [0.001, …], "counts": [0, …], "sum": 1.5}},   initiations that wait,
-                              open questions, keys refused now; how long answers took (lookups.py)
+     "on_demand": {"peers": 1, "providers": 1, "parked": 0, "asked": 0, "refused": 12,    peers that may be
+                   "seconds": {"bounds": [0.001, …], "counts": [0, …], "sum": 1.5}},   evicted, clients asked,
+                   initiations that wait, open questions, keys refused now; how long answers took (lookups.py)
      "broken_promises": [{"name": "locked", "promise": …, "why": …, "mend": …}, …]}   promises.py
 
 beat_ms: since the process's latest turn (asleep ones do not turn); null before its first. cpu: null when not

@@ -74,7 +74,7 @@ class HandshakeBatch:
         self.to_send_columns = np.frombuffer(ffi.buffer(self.to_send), columns)
         self.check_results = np.zeros(BATCH, np.uint8)
         self.complained_about_keypairs = False
-        self.lookups = Lookups(self.vault, events, peers.find, self.count, pace.now)
+        self.lookups = Lookups(self.vault, events, peers.find, self.count, pace.now, pace.wall)
 
     def message(self, cell: int) -> bytes:
         return bytes(ffi.buffer(self.cells[cell].message, self.cells[cell].length))

@@ -84,6 +84,9 @@ class Initiator:
         endpoint = self.endpoints.read(row)
         if not self.batch.is_up or not self.peers.is_live(row):
             return False
+        leaving = self.batch.lookups.leaving
+        if leaving and self.peers.public_key(row) in leaving:
+            return False
         if identity is None:
             self.events.emit(Event.NO_PRIVATE_KEY, row)
             return False

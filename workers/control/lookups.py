@@ -17,6 +17,10 @@ HS_UNKNOWN_PEER when it is refused, grows too old or another took its place; it 
 not while it is parked. How many are parked stands in the vault, so that a control that comes after a kill
 counts those that were lost.
 
+Peers that are evicted (eviction.py) are offered to the provider as questions of their own; an initiation of
+one is parked until it is gone. What their greatest timestamps were is remembered for a while, and a peer on
+demand that has none may not begin with an initiation older than FLOOR, or than this control.
+
 A provider is a client of the configuration socket (provider.py). The first that came serves, the others stand
 by. A question stays open until its provider answers, so that one that hangs is asked no more than its window.
 """
@@ -32,7 +36,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from engine import uapi
+import numpy as np
+
+from engine import tai64n, uapi
 from workers._workers import ffi, lib
 from workers.control.endpoints import Endpoint
 from workers.control.events import Event, Events
@@ -51,6 +57,8 @@ PARKED_TIME: Final = 5 * SECOND  # then its sender tries again
 QUESTIONS_A_SECOND: Final = 1000
 QUESTIONS_AT_ONCE: Final = 250
 PROVIDERS: Final = 8
+FLOOR: Final = 300 * SECOND
+REMEMBERED: Final = 4096  # timestamps of evicted peers
 A_TURN: Final = 64  # questions, or ends of parked ones
 PARKED: Final = -1  # instead of a counter: the message has not ended
 BOUNDS: Final = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0)  # seconds, of the histogram
@@ -78,12 +86,19 @@ class Lookups:
         find: Callable[[bytes], int | None],
         count: Callable[[counter, int], None],
         now: Callable[[], int],
+        wall: Callable[[], int],
     ) -> None:
         self.vault = vault
         self.events = events
         self.find = find
         self.count = count
         self.now = now
+        self.wall = wall
+        self.start = wall()
+        self.leaving: set[bytes] = set()  # keys of peers that were offered
+        self.offered: deque[tuple[bytes, bool]] = deque()  # those that are answered: are they taken?
+        self.recent: OrderedDict[bytes, bytes] = OrderedDict()  # timestamps of the latest evictions, by key
+        self.least = tai64n.ZERO  # the greatest timestamp that was forgotten
         self.refusals = Refusals()
         self.providers: list[Provider] = []  # the first serves
         self.parked: OrderedDict[bytes, Parked] = OrderedDict()  # by key, the oldest first
@@ -109,6 +124,8 @@ class Lookups:
 
     def wants(self, key: bytes, now: int) -> bool:
         """Whether the timestamp of an initiation with this key, which is nobody's, is to be opened."""
+        if key in self.leaving:
+            return True
         if not self.providers:
             self.count(lib.UNKNOWN_NO_PROVIDER, 1)
             return False
@@ -131,7 +148,7 @@ class Lookups:
         ffi.memmove(self.cells + place, cell, ffi.sizeof("struct mailbox_cell"))
         self.parked[key] = Parked(place, now, timestamp)
         self.vault.note_parked(len(self.parked))
-        if key not in self.asked and before is None:
+        if key not in self.asked and before is None and key not in self.leaving:
             self.unasked[key] = None
         return PARKED
 
@@ -207,7 +224,7 @@ class Lookups:
             key, parked = next(iter(self.parked.items()), (b"", None))
             if parked is None or parked.arrived + PARKED_TIME > now:
                 return
-            if key in self.asked:
+            if key in self.asked or key in self.leaving:
                 outcome, event = lib.UNKNOWN_TIMEOUT, Event.LOOKUP_UNANSWERED
             elif self.providers:
                 outcome, event = self.holds, Event.LOOKUP_HELD_BACK
@@ -231,11 +248,20 @@ class Lookups:
         """A set adds peers with these keys (None: too many to name), which are not whole before its end."""
         if keys is None:
             self.are_many_added = True
+            for key in self.recent:
+                self._bring_back(key)
             return
         for key in keys:
+            self._bring_back(key)
             self.refusals.remove(key)
             if key in self.parked:
                 self.added.append(key)
+
+    def _bring_back(self, key: bytes) -> None:
+        """A peer is there again whose timestamp is remembered; the set may have brought a later one."""
+        stamp, row = self.recent.get(key), self.find(key)
+        if stamp is not None and row is not None and stamp > self.vault.timestamp_seen(row):
+            self.vault.store_timestamps_seen(np.array([row], np.uint32), np.frombuffer(stamp, np.uint8)[None])
 
     def set_is_over(self) -> None:
         """Peers that it added are whole: their initiations are answered."""
@@ -260,6 +286,45 @@ class Lookups:
             self.count(lib.UNKNOWN_ANSWERED, taken)
         return taken
 
+    # -- evictions ----------------------------------------------------------------------------
+
+    @property
+    def has_room(self) -> bool:
+        """Whether a provider serves that can be told of a peer more."""
+        return bool(self.providers) and self.providers[0].room > 0
+
+    def is_parked(self, key: bytes) -> bool:
+        return key in self.parked
+
+    def offer(self, key: bytes, now: int, details: dict[str, object]) -> None:
+        """A peer is idle; whether it is taken comes in `offered`. Until `left` it is leaving."""
+        self.number += 1
+        self.leaving.add(key)
+        self.providers[0].open[self.number] = Question(self.number, key, now, is_eviction=True)
+        told = {"id": self.number, "public_key": b64encode(key).decode()}
+        self.providers[0].tell("evicted", told | details)
+
+    def left(self, key: bytes, is_gone: bool) -> None:
+        """It is gone, or stays; what it sent meanwhile goes on."""
+        self.leaving.discard(key)
+        if key not in self.parked:
+            return
+        if is_gone:
+            self.unasked[key] = None
+        else:
+            self.ready.append(key)
+
+    def remember(self, key: bytes, stamp: bytes) -> None:
+        """The greatest timestamp of a peer that is being evicted."""
+        self.recent.pop(key, None)
+        self.recent[key] = stamp
+        if len(self.recent) > REMEMBERED:
+            self.least = max(self.least, self.recent.popitem(last=False)[1])
+
+    def floor(self) -> bytes:
+        """What the first initiation of a peer on demand must be later than."""
+        return max(tai64n.stamp(max(self.wall() - FLOOR, self.start, 0)), self.least)
+
     # -- providers ----------------------------------------------------------------------------
 
     def join(self, window: int) -> Provider | None:
@@ -283,7 +348,9 @@ class Lookups:
         was_serving = provider is self.serving
         self.providers.remove(provider)
         for question in provider.open.values():
-            if self.asked.get(question.key) is question:
+            if question.is_eviction:
+                self.offered.append((question.key, False))
+            elif self.asked.get(question.key) is question:
                 del self.asked[question.key]
                 if question.key in self.parked:
                     self.unasked[question.key] = None
@@ -318,6 +385,9 @@ class Lookups:
             wrong = Wrong("an answer is refused", why, "answer each question once, with its own id")
             provider.refuse(wrong)
             self.events.emit(Event.PROVIDER_WRONG, reason=wrong.why, mend=wrong.next)
+            return
+        if question.is_eviction:
+            self.offered.append((question.key, answer.ttl is None))
             return
         if self.asked.get(question.key) is question:
             del self.asked[question.key]

@@ -110,6 +110,7 @@ class Memory:
 _ROW = (
     "generation", "state", "handshake_sec", "handshake_nsec", "key_word", "keepalive", "public_key", "orders",
     "events", "handshake_tx", "handshake_rx", "pending_endpoint",
+    "on_demand", "idle_after", "added",
 )  # fmt: skip
 
 

@@ -8,6 +8,7 @@
 #include <string.h>
 #include <sys/socket.h>
 
+#include "engine/handshake.h"
 #include "engine/timers.h"
 #include "engine/uapi_sections.h"
 #include "shm/orders.h"
@@ -25,6 +26,7 @@ struct record {
     const uint8_t *preshared_key;
     const uint8_t *endpoint;
     const uint8_t *numbers[UAPI_NUMBERS_COUNT];
+    const uint8_t *timestamp;
     const uint8_t *ips;
     uint32_t ip_count;
     uint16_t flags;
@@ -69,6 +71,10 @@ static int read_record(const uint8_t *from, uint64_t left, struct record *record
             record->numbers[i] = from + at;
             at += uapi_number(i)->bytes;
         }
+    if (record->flags & RECORD_TIMESTAMP) {
+        record->timestamp = from + at;
+        at += TIMESTAMP_BYTES;
+    }
     record->ips = from + at;
     record->bytes = at + RECORD_ALLOWED_BYTES * (uint64_t)record->ip_count;
     return record->bytes <= left;
@@ -305,6 +311,16 @@ static void claim(const struct peer_changes *changes, uint32_t row, const struct
     UAPI_NUMBERS(CLEAR)
 }
 
+/* It comes back from who kept it. A smaller one than the row has would let in a replay. */
+static void raise_seen(const struct peer_table *table, uint32_t row, const uint8_t *stamp)
+{
+    uint8_t seen[TIMESTAMP_BYTES];
+
+    table_load_seen(table->vault, &row, seen, 1);
+    if (memcmp(stamp, seen, TIMESTAMP_BYTES) > 0)
+        table_store_seen(table->vault, &row, stamp, 1);
+}
+
 static void note_added(struct peer_changes *changes, uint32_t row)
 {
     if (changes->added < CHANGES_EMITTED)
@@ -334,6 +350,7 @@ static int begin(struct peer_changes *changes, const struct record *record)
         if (!table->free_count && segment->device->rows_used >= table->rows_ready)
             return CHANGES_NO_ROW;
         row = table_add(table, record->public_key);
+        segment->rows[row].added = changes->tick;
         note_added(changes, row);
     }
     if (has_endpoint) {
@@ -347,6 +364,8 @@ static int begin(struct peer_changes *changes, const struct record *record)
         claim(changes, row, record);
     if (record->preshared_key)
         memcpy(table->vault[row].preshared_key, record->preshared_key, 32);
+    if (record->timestamp)
+        raise_seen(table, row, record->timestamp);
     changes->row = row;
     changes->orders |= orders;
     changes->ip = 0;

@@ -32,6 +32,7 @@ from workers.channel import ChannelClosed
 from workers.control.configuration import Configuration
 from workers.control.endpoints import EndpointOrders
 from workers.control.events import Event, Events
+from workers.control.eviction import Eviction
 from workers.control.grace_periods import GracePeriods
 from workers.control.handshakes import Handshakes
 from workers.control.interface import Interface, InterfaceState, Removed
@@ -100,6 +101,7 @@ class Control:
             start.message["aead"],
             start.message.get("program"), self.broken, pace, KernelDrops(self.interface, self._udp_fds),
         )  # fmt: skip
+        self.eviction = Eviction(self.configuration, int(start.message.get("idle_after", 0)))
         self.selector = Selector()
         self.bell = start.fds["bell:1"]
         self.socket_file: Sequence[Any] | None = start.message.get("socket")  # path, device, inode
@@ -245,6 +247,8 @@ class Control:
         self.uapi.step()
         is_busy |= self.uapi.has_work
         is_busy |= self.handshakes.look_up(now)
+        if self.uapi.steps is None:  # no set is in the middle of a peer
+            is_busy |= self.eviction.step(now)
         if now >= self.next_second:
             self.next_second = now + SECOND
             self._each_second(now)
@@ -533,6 +537,7 @@ class Control:
         self.peers.look_for_retired()
         self.losses.look()
         self.events.emit_suppressed()
+        self.eviction.look(now)
         self.configuration.busiest.rest(now)
         if self.interface is not None:
             self._look_at_interface()

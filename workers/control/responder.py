@@ -87,6 +87,8 @@ class Responder:
         rows = ffi.from_buffer("uint32_t[]", self.rows)
         lib.batch_find_peers(owner.peers.tables, self.handshakes, count, rows)
         is_nobodys = self.rows[:count] == NOBODY
+        if owner.lookups.leaving:  # what they send waits until they are gone
+            is_nobodys |= [self._key(i) in owner.lookups.leaving for i in range(count)]
         for i in np.flatnonzero(is_nobodys & (result == lib.HANDSHAKE_FINE)).tolist():
             if owner.lookups.wants(self._key(i), now):
                 continue
@@ -166,16 +168,29 @@ class Responder:
     def _accept(self, which: Places, outcomes: Outcomes, now: int) -> Places:
         """Neither replays nor a flood; returns those that may go on."""
         owner, rows = self.owner, self.rows[which]
-        is_later = tai64n.later(self.columns["timestamp"][which], self.vault.timestamps_seen(rows))
+        seen = self.vault.timestamps_seen(rows)
+        is_later = tai64n.later(self.columns["timestamp"][which], seen)
+        is_late = is_later & self._is_below_floor(which, seen)
+        is_later &= ~is_late
         is_flood = is_later & owner.timer_columns.is_flood(rows, now)
         for bad, outcome, event in (
-            (~is_later, lib.HS_TIMESTAMP_REPLAYED, Event.TIMESTAMP_REPLAYED),
+            (is_late, lib.HS_TIMESTAMP_REPLAYED, Event.TIMESTAMP_TOO_OLD),
+            (~is_later & ~is_late, lib.HS_TIMESTAMP_REPLAYED, Event.TIMESTAMP_REPLAYED),
             (is_flood, lib.HS_INITIATION_FLOOD, Event.INITIATION_FLOOD),
         ):
             for i in which[bad].tolist():
                 outcomes[int(self.where[i])] = int(outcome)
                 owner.emit(event, int(self.rows[i]), int(self.where[i]))
         return which[is_later & ~is_flood]
+
+    def _is_below_floor(self, which: Places, seen: tai64n.Stamps) -> npt.NDArray[np.bool_]:
+        """Of peers on demand whose greatest timestamp nobody knows, what may be from before an eviction."""
+        is_on_demand = self.owner.peers.memory.rows["on_demand"][self.rows[which]] != 0
+        is_first = np.asarray(is_on_demand & ~seen.any(axis=1))
+        if not is_first.any():
+            return is_first
+        floor = np.frombuffer(self.owner.lookups.floor() * len(which), np.uint8).reshape(len(which), -1)
+        return np.asarray(is_first & ~tai64n.later(self.columns["timestamp"][which], floor))
 
     def _finish(self, which: Places, numbers: list[int], count: int, outcomes: Outcomes, now: int) -> None:
         """Responses are made. What is stored and ordered here comes before they leave."""

@@ -364,8 +364,8 @@ def test_signs_of_errno() -> None:
 
 
 def test_get() -> None:
-    others = [0] * (len(uapi.NUMBERS) - 1)  # numbers but the keepalive
-    more = "".join(f"{key}=0\n" for key in list(uapi.NUMBERS)[1:])
+    others = [1] * (len(uapi.NUMBERS) - 1)  # numbers but the keepalive: shown where they are not 0
+    more = "".join(f"{key}=1\n" for key in list(uapi.NUMBERS)[1:])
     peers = [
         uapi.PeerRecord(
             b"\xab" * 32,
@@ -378,7 +378,7 @@ def test_get() -> None:
             [25, *others],
             [uapi.AllowedIP(bytes((10, 0, 0, 0)), 32, 8), uapi.AllowedIP(bytes(16), 128, 0)],
         ),
-        uapi.PeerRecord(b"\xcd" * 32, b"\1" * 32, None, 0, 0, 0, 0, [0, *others], []),
+        uapi.PeerRecord(b"\xcd" * 32, b"\1" * 32, None, 0, 0, 0, 0, [0] * len(uapi.NUMBERS), []),
     ]
     shown = [uapi.format_peer(peer).encode() for peer in peers]
     text = b"".join(uapi.answer_get(uapi.DeviceRecord(b"\x5e" * 32, 51820, 7), shown)).decode()
@@ -389,7 +389,7 @@ def test_get() -> None:
         f"persistent_keepalive_interval=25\n{more}allowed_ip=10.0.0.0/8\nallowed_ip=::/0\n"
         f"public_key={'cd' * 32}\npreshared_key={'01' * 32}\nprotocol_version=1\n"
         "last_handshake_time_sec=0\nlast_handshake_time_nsec=0\ntx_bytes=0\nrx_bytes=0\n"
-        f"persistent_keepalive_interval=0\n{more}errno=0\n\n"
+        "persistent_keepalive_interval=0\nerrno=0\n\n"
     )
     empty = b"".join(uapi.answer_get(uapi.DeviceRecord(bytes(32), 0, 0), []))
     assert empty == b"errno=0\n\n"

@@ -162,7 +162,8 @@ def test_metrics_are_what_the_engine_and_wg_say(tunnel: Tunnel, exporter: Proces
     workers = {(s.labels["role"], s.labels["number"]) for s in found["plait_worker_cpu_seconds_total"]}
     assert workers == {("supervisor", "0"), ("control", "0"), ("receiver", "0"), ("consumer", "0")}
     assert all(s.value > 1 << 20 for s in found["plait_worker_pss_bytes"])
-    assert value(found["plait_up"]) == value(found["plait_peers"]) == 1
+    assert value(found["plait_up"]) == value(found["plait_peers"], origin="set") == 1
+    assert value(found["plait_peers"], origin="on_demand") == 0
     assert value(found["plait_lost_wakes_total"]) == 0
     assert value(found["plait_queue_packets"], direction="inbound") == 0
     # Every metric is on the page, and every metric of the page is there.

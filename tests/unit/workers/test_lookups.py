@@ -18,7 +18,7 @@ import pytest
 from engine import noise
 from engine.uapi import WINDOW_MOST
 from tests.support.control_harness import Interface, Parts
-from tests.unit.workers.test_control_handshakes import SECOND, Other, World, again, flip
+from tests.unit.workers.test_control_handshakes import SECOND, WALL, Other, World, again, flip
 from workers._workers import ffi, lib
 from workers.control import lookups
 from workers.control.events import Event
@@ -42,7 +42,10 @@ class Unknown(World):
         self.seeds = count(100)
 
     def make_parts(self) -> Parts:
-        return Parts(self.interface, replace(PACE, now=lambda: self.time[0]))
+        began = self.time[0] if not hasattr(self, "now") else self.began
+        pace = replace(PACE, now=lambda: self.time[0], wall=lambda: WALL + self.time[0] - began)
+        self.began = began
+        return Parts(self.interface, pace)
 
     @property
     def lookups(self) -> Lookups:
@@ -269,7 +272,7 @@ class Alone:
         self.counts: dict[str, int] = {}
         self.peers: dict[bytes, int] = {}
         self.lookups = Lookups(world.parts.vault, world.parts.events, self.peers.get, self.count,
-                               lambda: self.now)
+                               lambda: self.now, lambda: WALL)
         self.cell = ffi.new("struct mailbox_cell *")
 
     def count(self, counter: int, by: int) -> None:

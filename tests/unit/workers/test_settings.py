@@ -44,6 +44,10 @@ REFUSED = [
     ("train_slots = 0", 1, "train_slots = 0", ">= 1", "4096"),
     ("train_slots = 4097", 1, "train_slots = 4097", "<= 4096", "4096"),
     ("handoff = 'weave'", 1, "handoff = 'weave'", "weave", '"pipeline"'),
+    ("idle_after = '12'", 1, "idle_after = '12'", "it is no time", '"12h"'),
+    ("idle_after = '-1s'", 1, "idle_after = '-1s'", "it is no time", '"12h"'),
+    ("idle_after = '181d'", 1, "idle_after = '181d'", "more than 180 days", '"12h"'),
+    ("idle_after = 12", 1, "idle_after = 12", "got int", '"12h"'),
     ("aead = 'rot13'", 1, "aead = 'rot13'", "rot13", '"evp"'),
     ("receivers = 1\nreciever = 2", 2, "reciever = 2", "no such setting", "receivers, consumers"),
     ("[pools]\nsmall = 1", 1, "[pools]", "no such setting", "receivers, consumers"),
@@ -158,3 +162,10 @@ def test_geometry_is_one_that_shm_accepts(receivers: int) -> None:
         assert lib.segment_lay_out(ffi.new("struct geometry *", numbers), ffi.NULL) > 0
         assert numbers["max_peers"] >= peers and numbers["max_keypairs"] >= (sessions or 0)
         assert 2048 < numbers["mailbox_cells"] * receivers <= 4096
+
+
+@pytest.mark.parametrize(("text", "seconds"), [
+    ("", 0), ("0s", 0), ("90s", 90), ("30m", 1800), ("12h", 43200), ("180d", settings.IDLE_MOST),
+])  # fmt: skip
+def test_times_are_in_seconds_minutes_hours_and_days(tmp_path: Path, text: str, seconds: int) -> None:
+    assert load(tmp_path, f'idle_after = "{text}"' if text else "").idle_seconds == seconds

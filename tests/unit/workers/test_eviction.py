@@ -1,0 +1,244 @@
+"""Peers on demand that are idle: offered to the provider, taken away, brought back; replays are kept out.
+
+Time is given, never waited for, as in test_lookups.py.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from engine import tai64n
+from tests.support.control_harness import Interface
+from tests.unit.workers.test_control_handshakes import SECOND, WALL, Other
+from tests.unit.workers.test_lookups import Unknown, answered, base64, questions, section, told
+from workers.control.eviction import AGAIN, NEVER_COMPLETED, Eviction
+from workers.control.lookups import FLOOR, REMEMBERED
+from workers.control.provider import Provider
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: the harness makes a UAPI socket")
+
+ON_DEMAND = "on_demand=1\nidle_after=5\n"
+OVER = 185 * SECOND  # a session, and five seconds
+
+
+class Evicting(Unknown):
+    """With a provider, and with the loop's turn of evictions."""
+
+    idle_after = 0
+
+    def __init__(self, interface: Interface) -> None:
+        super().__init__(interface)
+        self.begin()
+
+    def begin(self) -> None:
+        self.eviction = Eviction(self.parts.configuration, self.idle_after)
+        self.provider: Provider = self.join()
+        told(self.provider)
+
+    def restart(self) -> None:
+        self.parts.close()
+        self.parts = self.make_parts()
+        self.begin()
+
+    def add(self, lines: str = ON_DEMAND, *, connects: bool = True) -> Other:
+        """A peer that had a session, and by now is idle or not."""
+        other = self.stranger()
+        self.set(section(other) + lines)
+        if connects:
+            assert self.comes(other) == "HS_INITIATION_ACCEPTED"
+            self.complete(other)
+        return other
+
+    def row_of(self, other: Other) -> int | None:
+        return self.parts.peers.find(other.identity.public_key)
+
+    def complete(self, other: Other) -> None:
+        answered(self, other)
+        self.parts.handshakes.confirmed(np.array([self.row_of(other)], np.uint32))
+
+    def evicted(self) -> list[dict[str, Any]]:
+        """What the provider is told by the next look."""
+        self.eviction.look(self.time[0])
+        return [value for key, value in told(self.provider) if key == "evicted"]
+
+    def answer(self, text: str) -> None:
+        self.lookups.heard(self.provider, text.encode())
+        while self.eviction.step(self.time[0]):
+            pass
+        self.turn()
+
+
+@pytest.fixture
+def world() -> Iterator[Evicting]:
+    with Interface(f"ple{os.getpid()}") as interface:
+        world = Evicting(interface)
+        yield world
+        world.parts.close()
+        world.other.socket.close()
+
+
+def test_an_idle_peer_is_handed_over_and_taken_away(world: Evicting) -> None:
+    other = world.add()
+    stamp = world.parts.vault.timestamp_seen(world.row_of(other) or 0).hex()
+    latest = int(world.parts.peers.rows[world.row_of(other) or 0].handshake_sec)
+    world.pass_time(OVER - 6 * SECOND)
+    assert world.evicted() == [], "its session stands"
+    world.pass_time(6 * SECOND)
+    assert world.evicted() == [{
+        "id": 1, "public_key": base64(other), "timestamp": stamp, "rx": 148, "tx": 92,
+        "latest_handshake": latest,
+    }]  # fmt: skip
+    assert latest > 0 and world.evicted() == [], "it was told once"
+    assert world.row_of(other) is not None, "not before the provider has it"
+    world.answer("done=1\n")
+    assert world.row_of(other) is None and world.interface.counter("PEERS_EVICTED") == 1
+    assert b'"event": "peer_evicted"' in b"".join(world.parts.events.remembered())
+
+
+def test_peers_set_by_hand_stay_and_so_do_those_without_a_time(world: Evicting) -> None:
+    by_hand, without = world.add("idle_after=5\n"), world.add("on_demand=1\n")
+    world.pass_time(365 * 24 * 3600 * SECOND)
+    assert world.evicted() == []
+    world.eviction.idle_after = 60
+    assert [each["public_key"] for each in world.evicted()] == [base64(without)], "the interface's time"
+    world.answer("done=1\n")
+    assert world.row_of(by_hand) is not None and world.row_of(without) is None
+    world.set(f"public_key={by_hand.identity.public_key.hex()}\non_demand=1\n")
+    assert [each["public_key"] for each in world.evicted()] == [base64(by_hand)]
+
+
+def test_who_never_completes_a_handshake_is_gone_after_ninety_seconds(world: Evicting) -> None:
+    silent, half = world.add("on_demand=1\n", connects=False), world.add("on_demand=1\n", connects=False)
+    assert world.comes(half) == "HS_INITIATION_ACCEPTED"
+    world.pass_time((NEVER_COMPLETED - 1) * SECOND)
+    assert world.evicted() == []
+    world.pass_time(2 * SECOND)
+    assert {each["public_key"] for each in world.evicted()} == {base64(silent), base64(half)}
+
+
+def test_without_a_provider_nobody_is_evicted(world: Evicting) -> None:
+    other = world.add()
+    world.lookups.leave(world.provider)
+    world.pass_time(OVER)
+    world.eviction.look(world.time[0])
+    assert world.row_of(other) is not None and not world.lookups.leaving
+
+
+@pytest.mark.parametrize("is_restarted", [False, True])
+def test_an_initiation_from_before_the_eviction_is_refused_when_the_peer_is_back(
+    world: Evicting, is_restarted: bool
+) -> None:
+    """Remembered by this control; the next one takes nothing that is older than itself."""
+    other = world.add(connects=False)
+    recorded = other.initiation()
+    assert world.comes(other, recorded) == "HS_INITIATION_ACCEPTED"
+    world.complete(other)
+    world.pass_time(OVER)
+    assert len(world.evicted()) == 1
+    world.answer("done=1\n")
+    if is_restarted:
+        world.restart()
+    assert world.comes(other, recorded) == "parked"
+    world.turn()
+    assert len(questions(world.provider)) == 1, "the key alone cannot tell"
+    world.set(section(other) + ON_DEMAND)
+    world.turn()
+    assert world.counted()["HS_TIMESTAMP_REPLAYED"] == 1 and other.hears_nothing()
+    assert world.comes(other, other.initiation(later=300 * SECOND)) == "HS_INITIATION_ACCEPTED"
+
+
+def test_a_timestamp_is_brought_back_and_never_set_back(world: Evicting) -> None:
+    other = world.stranger()
+    first, second = other.initiation(), other.initiation()
+    world.pass_time(2 * FLOOR)  # this peer's clock is ten minutes late
+    world.set(section(other) + ON_DEMAND)
+    assert world.comes(other, first) == "HS_TIMESTAMP_REPLAYED"
+    assert b'"event": "timestamp_too_old"' in world.parts.events.remembered()[-1]
+    key = f"public_key={other.identity.public_key.hex()}\n"
+    row = world.row_of(other)
+    assert row is not None
+    seen = stamp_of(1)
+    world.set(f"{key}plait_timestamp={seen}\n")
+    assert world.parts.vault.timestamp_seen(row).hex() == seen
+    assert world.comes(other, first) == "HS_TIMESTAMP_REPLAYED"
+    assert world.comes(other, second) == "HS_INITIATION_ACCEPTED", "its own last stamp is what counts"
+    world.set(f"{key}plait_timestamp={seen}\n")
+    world.pass_time(SECOND)
+    assert world.comes(other, second) == "HS_TIMESTAMP_REPLAYED"
+
+
+def stamp_of(seconds: int) -> str:
+    """Of an initiation so many seconds after the clock of a peer began."""
+    return tai64n.stamp(WALL + seconds * SECOND).hex()
+
+
+def test_what_a_leaving_peer_sends_waits_until_it_is_gone(world: Evicting) -> None:
+    other = world.add()
+    world.pass_time(OVER)
+    assert len(world.evicted()) == 1
+    fresh = other.initiation(later=OVER)
+    assert world.comes(other, fresh) == "parked" and other.hears_nothing()
+    world.turn()
+    assert questions(world.provider) == [], "it is a peer still"
+    world.answer("done=1\n")
+    assert [each["public_key"] for each in questions(world.provider)] == [base64(other)]
+    world.set(section(other) + ON_DEMAND)
+    world.turn()
+    answered(world, other)
+
+
+@pytest.mark.parametrize("said", ["refuse=1\n\n", None])
+def test_a_peer_that_the_provider_does_not_take_stays_and_is_answered(
+    world: Evicting, said: str | None
+) -> None:
+    other = world.add()
+    world.pass_time(OVER)
+    assert len(world.evicted()) == 1
+    assert world.comes(other, other.initiation(later=OVER)) == "parked"
+    if said is None:
+        world.lookups.leave(world.provider)
+        world.answer("")
+    else:
+        world.answer(said)
+    answered(world, other)
+    assert world.row_of(other) is not None and not world.lookups.leaving
+
+
+def test_a_peer_that_moved_meanwhile_stays_and_the_rest_is_told_later(world: Evicting) -> None:
+    other = world.add()
+    world.pass_time(OVER)
+    assert [each["rx"] for each in world.evicted()] == [148]
+    row = world.row_of(other)
+    assert row is not None
+    world.parts.peers.rows[row].rx_bytes += 1000
+    world.answer("done=1\n")
+    assert world.row_of(other) == row
+    world.pass_time(AGAIN - 1)
+    assert world.evicted() == []
+    world.pass_time(1)
+    assert [(each["rx"], each["tx"]) for each in world.evicted()] == [(1000, 0)]
+    world.answer("done=2\n")
+    assert world.row_of(other) is None
+
+
+def test_the_floor_rises_to_what_was_forgotten(world: Evicting) -> None:
+    before = world.lookups.floor()
+    late = stamp_of(10_000)
+    world.lookups.remember(b"k" * 32, bytes.fromhex(late))
+    for number in range(REMEMBERED):
+        world.lookups.remember(number.to_bytes(32, "little"), bytes(12))
+    assert world.lookups.floor().hex() == late > before.hex()
+
+
+def test_on_demand_peers_are_shown_and_replaced_as_others(world: Evicting) -> None:
+    other = world.add(connects=False)
+    assert "\non_demand=1\nidle_after=5\n" in world.parts.get()
+    assert world.parts.get().count("idle_after") == 1, "of the peer by hand nothing is shown"
+    world.set("replace_peers=true\n")
+    assert world.row_of(other) is None
+
