@@ -10,6 +10,7 @@ from plait.later import Later
 LATER = {
     "floods": "plait.bench.floods:floods_command",
     "handshakes": "plait.bench.handshakes:handshakes",
+    "one-peer": "plait.bench.one_peer:one_peer",
 }
 # Of plait/bench/figures.py.
 FIGURE_NAMES = ("tcp1", "tcp4", "udp64", "ping", "pingtcp", "pingpeer", "flood", "memory")
@@ -24,6 +25,7 @@ Examples:
   plait bench tunnel --handoff inline --handoff pipeline --only tcp1 --only ping
   plait bench aead
   plait bench scale
+  plait bench one-peer --vs wireguard-go@latest
   plait bench peers --peers 500000
 """
 

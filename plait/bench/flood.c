@@ -3,22 +3,18 @@
 #include "flood.h"
 
 #include "batch.h"
-#include "engine/aead.h"
-#include "engine/packet.h"
+#include "sealed.h"
 
-#define HEADER_BYTES 16u
+_Static_assert(BATCH <= SEALED_AT_ONCE, "a batch is sealed at once");
 
 static void seal(struct flood *flood, struct aead *aead, struct batch *batch, uint32_t count)
 {
-    struct aead_job jobs[BATCH];
-    for (uint32_t i = 0; i < count; i++) {
-        uint64_t counter = flood->sent + i;
-        data_header_write(batch->data[i], flood->receiver, counter);
-        memcpy(batch->data[i] + HEADER_BYTES, flood->inner, FLOOD_INNER_BYTES);
-        jobs[i] = (struct aead_job){.data = batch->data[i] + HEADER_BYTES, .length = FLOOD_INNER_BYTES,
-                                    .counter = counter, .key = flood->key};
-    }
-    aead_seal(aead, jobs, count);
+    struct sealed sealed = {.key = flood->key, .inner = flood->inner, .inner_bytes = FLOOD_INNER_BYTES,
+                            .receiver = flood->receiver};
+    uint8_t *places[BATCH];
+    for (uint32_t i = 0; i < count; i++)
+        places[i] = batch->data[i];
+    sealed_write(&sealed, aead, places, count, flood->sent);
 }
 
 static int send_some(int fd, struct flood *flood, struct aead *aead, struct batch *batch, uint64_t count)
@@ -46,7 +42,7 @@ int flood_send(int fd, struct flood *flood)
         aead_free(aead);
         return -1;
     }
-    batch_initialise(&batch, HEADER_BYTES + FLOOD_INNER_BYTES + AEAD_TAG_BYTES);
+    batch_initialise(&batch, DATA_OVERHEAD + FLOOD_INNER_BYTES);
     uint64_t tick = flood->tick_us * 1000ull, start = now(), last = start, skipped = 0;
     uint64_t most = flood->rate * CATCH_UP * flood->tick_us / 1000000u + 1;
     int failed = 0;

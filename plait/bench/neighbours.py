@@ -7,10 +7,8 @@ engine's: each implementation has the same flood. Where that is refused, the rat
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import socket
-import struct
 import sys
 import time
 from collections.abc import Iterator
@@ -19,8 +17,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from engine import cookie, noise, tai64n
-from plait.bench.implementation import ADDRESSES, PORT, REACHED, Tunnel
+from plait.bench.implementation import ADDRESSES, PORT, Tunnel
+from plait.bench.simulated_peer import SINK_PORT, handshake, packet
 from plait.failure import Failure
 from plait.lab.namespaces import Host
 
@@ -30,11 +28,6 @@ LINE = 200_000_000  # bits a second
 FLOOD_RATE = LINE // 8 // (32 + 32 + 8 + 20 + 14 + 4 + 20)
 TICK_US = 1000
 PRIORITY = 10  # of SCHED_FIFO; above any that an engine takes
-SINK_PORT = 9000
-# Our stamps must be later than those of the second peer's engine. TAI is 37 s ahead of UTC: some engines
-# count that in, others do not.
-AHEAD = 60_000_000_000  # ns
-INDEX = 1  # by which the gateway would address the simulated peer
 
 # Runs in host b: SECONDS CORES. Prints how many blocks of work all processes together have done by then.
 PROGRAM = """
@@ -105,7 +98,7 @@ def _flood(tunnel: Tunnel) -> Iterator[Any]:
     with host.socket() as out, ThreadPoolExecutor(1) as thread:
         if tunnel.engines:
             out.connect((tunnel.cables[1].address(tunnel.hosts[1]), PORT))
-            session = handshake(tunnel, out)
+            session = handshake(*tunnel.keys_of_second_peer(), out, tunnel.implementation.title)
             flood.key, flood.receiver = session.send_key, session.remote_index
             flood.inner = packet(ADDRESSES[2], ADDRESSES[1])
         else:
@@ -119,34 +112,11 @@ def _flood(tunnel: Tunnel) -> Iterator[Any]:
 
 
 def _send(lib: Any, descriptor: int, flood: Any) -> None:
-    with suppress(PermissionError):  # a container without CAP_SYS_NICE
-        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(PRIORITY))  # 0: this thread
+    run_before_engines()
     lib.flood_send(descriptor, flood)
 
 
-def handshake(tunnel: Tunnel, out: socket.socket) -> noise.Session:
-    """A session with host b in the second peer's name, whose own engine has nothing to say meanwhile."""
-    private, public = tunnel.keys_of_second_peer()
-    identity = noise.Identity(private)
-    peer = noise.PeerKeys(identity, public)
-    out.settimeout(1)
-    deadline = time.monotonic() + REACHED
-    while time.monotonic() < deadline:
-        body, state = noise.create_initiation(identity, peer, INDEX, tai64n.stamp(time.time_ns() + AHEAD))
-        with suppress(TimeoutError, noise.HandshakeRefused, struct.error):  # struct.error: no response
-            out.send(cookie.add_macs(body, peer.mac1_key, None))
-            session = noise.consume_response(identity, state, out.recv(2048), noise.NO_PSK)
-            out.settimeout(None)
-            return session
-    name = tunnel.implementation.title
-    raise Failure(f"cannot flood {name}", "it answered no handshake", "Try it by hand, or leave it out.")
-
-
-def packet(source: str, target: str) -> bytes:
-    """IPv4 and UDP without payload, to the sink."""
-    header = bytearray(struct.pack("!BxHHxxBBxx", 0x45, 28, 0, 64, socket.IPPROTO_UDP))
-    header += ipaddress.IPv4Address(source).packed + ipaddress.IPv4Address(target).packed
-    total = sum(struct.unpack("!10H", header))
-    total = (total & 0xFFFF) + (total >> 16)
-    struct.pack_into("!H", header, 10, ~(total + (total >> 16)) & 0xFFFF)
-    return bytes(header) + struct.pack("!HHHH", SINK_PORT, SINK_PORT, 8, 0)
+def run_before_engines() -> None:
+    """This thread has a real-time priority above every engine's, where that is allowed."""
+    with suppress(PermissionError):  # a container without CAP_SYS_NICE
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(PRIORITY))  # 0: this thread
