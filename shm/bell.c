@@ -77,16 +77,25 @@ int bell_ring(const struct segment *segment, uint32_t worker, int eventfd)
     return 1;
 }
 
+static uint64_t starving_bit(uint32_t worker)
+{
+    return 1ull << ((worker - WORKER_RECEIVER) % 64);
+}
+
 void bell_starve(const struct segment *segment, uint32_t worker, uint32_t starving)
 {
     __atomic_store_n(&segment->bells[worker].starving, starving, __ATOMIC_RELAXED);
+    POINT("starve: announced on the bell, not in the word");
+    if (starving)
+        /* release: whoever takes the bit finds the announcement on the bell. Set again even where it is
+         * set: whoever is about to clear it may have looked at this bell already. */
+        __atomic_fetch_or(&segment->starving->receivers, starving_bit(worker), __ATOMIC_RELEASE);
     fence_seq_cst(); /* announced, then the last sweep */
 }
 
-int bell_ring_starving(const struct segment *segment, uint32_t worker, int eventfd)
+/* The announcement is taken by one ringer. */
+static int starving_wake(struct bell *bell, int eventfd)
 {
-    struct bell *bell = &segment->bells[worker];
-    fence_seq_cst(); /* the nodes came home, then the look */
     if (__atomic_load_n(&bell->starving, __ATOMIC_RELAXED) == 0)
         return 0;
     if (__atomic_exchange_n(&bell->starving, 0, __ATOMIC_ACQ_REL) == 0)
@@ -94,6 +103,28 @@ int bell_ring_starving(const struct segment *segment, uint32_t worker, int event
     POINT("ring: starving taken, receiver not woken");
     wake(bell, eventfd);
     return 1;
+}
+
+uint32_t bell_ring_starving(const struct segment *segment, const int32_t *eventfds)
+{
+    uint64_t *word = &segment->starving->receivers;
+    uint32_t rung = 0;
+    fence_seq_cst(); /* the nodes came home, then the look */
+    if (__atomic_load_n(word, __ATOMIC_RELAXED) == 0)
+        return 0;
+    /* acquire: the bells of those that set a bit */
+    uint64_t bits = __atomic_exchange_n(word, 0, __ATOMIC_ACQUIRE);
+    POINT("ring: starving word taken, no bell looked at");
+    for (; bits; bits &= bits - 1)
+        for (uint32_t n = (uint32_t)__builtin_ctzll(bits); n < segment->geometry.max_receivers; n += 64)
+            rung += (uint32_t)starving_wake(&segment->bells[WORKER_RECEIVER + n], eventfds[WORKER_RECEIVER + n]);
+    return rung;
+}
+
+void bell_mend_starving(const struct segment *segment)
+{
+    /* release: as in bell_starve, for what the dead had seen announced */
+    __atomic_fetch_or(&segment->starving->receivers, ~0ull, __ATOMIC_RELEASE);
 }
 
 void bell_wake(const struct segment *segment, uint32_t worker)

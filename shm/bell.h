@@ -15,9 +15,13 @@ int bell_wait(const struct segment *segment, uint32_t worker, uint64_t timeout_n
  * announced itself wakes it: by futex when eventfd < 0, else by writing eventfd.
  * 1 when a system call was made. */
 int bell_ring(const struct segment *segment, uint32_t worker, int eventfd);
-/* Receivers that wait for slots; the holder that brought nodes home rings them. */
+/* A receiver that waits for slots, or does so no more. After it the receiver looks once more. */
 void bell_starve(const struct segment *segment, uint32_t worker, uint32_t starving);
-int bell_ring_starving(const struct segment *segment, uint32_t worker, int eventfd);
+/* Holder, after it brought nodes home: fences, and rings those that wait; nobody waits: one look at one word.
+ * eventfds: MAX_WORKERS of them. How many system calls were made. */
+uint32_t bell_ring_starving(const struct segment *segment, const int32_t *eventfds);
+/* Repair: the dead may have taken the word and rung nobody; the next that rings looks at every bell. */
+void bell_mend_starving(const struct segment *segment);
 /* Repair: wakes a futex sleeper whether or not it is known to sleep. */
 void bell_wake(const struct segment *segment, uint32_t worker);
 /* cdef end */

@@ -14,7 +14,7 @@ uint64_t counter_sum(const struct segment *segment, enum counter counter)
     uint64_t sum = 0;
     if ((uint32_t)counter >= COUNTERS)
         return 0;
-    for (uint32_t worker = 0; worker < MAX_WORKERS; worker++)
+    for (uint32_t worker = 0; worker < MAX_WORKERS; worker = segment_next_worker(segment, worker))
         sum += __atomic_load_n(
             &segment->counters[(uint64_t)worker * COUNTERS_A_WORKER + (uint32_t)counter], __ATOMIC_RELAXED);
     return sum;

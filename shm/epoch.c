@@ -48,13 +48,13 @@ static uint64_t epoch_word(const struct segment *segment, uint32_t worker)
 void grace_begin(const struct segment *segment, uint64_t *grace)
 {
     fence_seq_cst(); /* the caller's unpublication stands before the words are read */
-    for (uint32_t worker = 0; worker < MAX_WORKERS; worker++)
+    for (uint32_t worker = 0; worker < MAX_WORKERS; worker = segment_next_worker(segment, worker))
         grace[worker] = epoch_word(segment, worker);
 }
 
 int grace_is_over(const struct segment *segment, const uint64_t *grace)
 {
-    for (uint32_t worker = 0; worker < MAX_WORKERS; worker++) {
+    for (uint32_t worker = 0; worker < MAX_WORKERS; worker = segment_next_worker(segment, worker)) {
         int was_awake = (grace[worker] & 1) != 0;
         if (was_awake && epoch_word(segment, worker) == grace[worker])
             return 0;

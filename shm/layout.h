@@ -20,14 +20,14 @@
 
 /* cdef begin */
 #define LAYOUT_MAGIC 0x7469616c70  /* "plait", little-endian */
-#define MAX_RECEIVERS 64
-#define MAX_CONSUMERS 64
+#define MAX_RECEIVERS 256  /* a TUN has no more queues */
+#define MAX_CONSUMERS 256
 /* Worker numbers: one line of memory each. */
 #define WORKER_SUPERVISOR 0
 #define WORKER_CONTROL 1
 #define WORKER_RECEIVER 2   /* the first receiver */
-#define WORKER_CONSUMER 66  /* the first consumer */
-#define MAX_WORKERS 130    /* at most 256: a byte of a mark (token.h) */
+#define WORKER_CONSUMER 258 /* the first consumer */
+#define MAX_WORKERS 514    /* at most 1,024: ten bits of a mark (token.h) */
 
 #define INBOUND 0   /* from UDP, to be opened */
 #define OUTBOUND 1  /* from the TUN, to be sealed */
@@ -68,6 +68,7 @@
  *
  *     IDLE --schedule--> QUEUED --take--> HELD --give--> IDLE, or QUEUED again, or DEAD: the peer is removed
  *       '----------take idle (inline)------^ */
+#define TOKEN_BLOCK 256
 #define TOKEN_IDLE 0
 #define TOKEN_QUEUED 1
 #define TOKEN_DEAD 2
@@ -76,9 +77,10 @@
 enum region {
     REGION_WORKERS,      /* struct worker[MAX_WORKERS] */
     REGION_BELLS,        /* struct bell[MAX_WORKERS] */
+    REGION_STARVING,     /* struct starving */
     REGION_COUNTERS,     /* uint64_t[MAX_WORKERS][COUNTERS_A_WORKER] */
     REGION_DEVICE,       /* struct device */
-    REGION_TOKENS,       /* uint32_t[max_peers] */
+    REGION_TOKENS,       /* uint32_t[max_peers, rounded up to TOKEN_BLOCK], a row's at token_place(row) */
     REGION_READY,        /* per set (0 control, 1 + j consumer j): three bitmap levels */
     REGION_ROWS,         /* struct peer_row[max_peers] */
     REGION_COLUMNS,      /* uint32_t[TIMER_COLUMNS][max_peers] */
@@ -156,7 +158,7 @@ struct queue_producers {
     uint64_t end;        /* tagged: the last node, or one that lags behind it */
     uint64_t stub_next;  /* tagged next of this queue's stub */
     uint32_t produced;   /* wire-size packets ever announced; fetch_add, once a chain */
-    uint32_t reserved;
+    uint32_t reserved[11]; /* receivers of one direction and of the other push at once: a line each */
 };
 
 /* The words of a queue that its holder alone writes. */
@@ -167,24 +169,23 @@ struct queue_holder {
 
 /* One peer: 512 bytes. */
 struct peer_row {
-    /* line 0: the producers' */
+    /* lines 0 and 1: the producers' */
     struct queue_producers ends[2];
-    uint32_t generation;     /* control: bumped at each reuse of the row */
-    uint32_t consumer;       /* control: which consumer the peer belongs to, from 0 */
-    uint32_t producers_reserved[2];
 
-    /* lines 1 and 2: the holder's */
+    /* line 2: the holder's, and what all read and control hardly ever writes */
     struct queue_holder heads[2];
     uint64_t key_word;       /* engine/keypair.h: current, previous, next */
     uint64_t tx_bytes;       /* sealed bytes sent, headers of ours included, outer IP/UDP not */
     uint64_t rx_bytes;
     uint32_t endpoint_turn;  /* even/odd selects endpoints[turn & 1]; bumped after the copy is whole */
     uint32_t holder_flags;
-    uint32_t holder_reserved[20];
+    uint32_t generation;     /* control: bumped at each reuse of the row */
+    uint32_t consumer;       /* control: which consumer the peer belongs to, from 0 */
+    uint32_t holder_reserved[2];
 
     /* lines 3 and 4: endpoints, the holder's */
     struct endpoint endpoints[2];
-    uint32_t endpoint_reserved[8];
+    uint8_t public_key[32];  /* control */
 
     /* line 5: what control and holder tell each other; each word its own protocol (orders.h) */
     uint64_t orders;         /* count << 32 | bits: control adds, holder clears by compare-exchange */
@@ -192,7 +193,6 @@ struct peer_row {
     struct endpoint ordered_endpoint;  /* control: meant by ORDER_ENDPOINT; one change at a time */
 
     /* lines 6 and 7: control's */
-    uint8_t public_key[32];
     uint32_t installing;     /* keypair number meant by ORDER_INSTALL */
     uint32_t state;          /* engine's peer state: unused, live, retiring */
     uint32_t installing_next; /* keypair number meant by ORDER_INSTALL_NEXT */
@@ -208,6 +208,7 @@ struct peer_row {
     uint64_t pending_endpoint[3]; /* 24 bytes of an endpoint that waits; 0 = none (workers/control/endpoints.h) */
     uint32_t idle_after;     /* seconds until it is; 0: as of the interface */
     uint32_t added;          /* tick of that */
+    uint64_t control_reserved[4];
 };
 
 /* A packet, or a train of equal packets, on its way from receiver to holder. 64 bytes.
@@ -257,6 +258,12 @@ struct bell {
     uint32_t starving;       /* receiver: waits for slots to come home */
     uint32_t rung;           /* ring count, fetch_add */
     uint32_t reserved[13];
+};
+
+/* Which receivers wait for slots, alone on its line: nearly always nobody, so that every holder has a copy. */
+struct starving {
+    uint64_t receivers;      /* bit number % 64: perhaps one of those; set by it, cleared by whoever rings them (bell.h) */
+    uint64_t reserved[7];
 };
 
 /* Handshake messages on their way to control: a ring per receiver, one producer, one reader. */

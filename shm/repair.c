@@ -148,6 +148,7 @@ void repair_worker(const struct segment *segment, uint32_t worker, struct repair
     __atomic_store_n(&line->epoch, (line->epoch + 1) & ~1u, __ATOMIC_RELEASE);
     bell_cancel(segment, worker);
     bell_starve(segment, worker, 0);
+    bell_mend_starving(segment);
     for (uint32_t consumer = 0; consumer < segment->geometry.max_consumers; consumer++)
         bell_wake(segment, WORKER_CONSUMER + consumer);
     /* release: repaired before its old number means nobody (and a grace period may end) */

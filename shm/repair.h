@@ -15,8 +15,8 @@ struct repair {
 };
 /* Supervisor. `worker` has been reaped and not yet replaced. Afterwards its incarnation is
  * one higher, so that its mark means nobody. Counts go to the supervisor's counter line.
- * Consumers are woken here; the caller then writes every worker's eventfd once, since a ring
- * may have died with its ringer. */
+ * Consumers are woken here; the caller then rings the receivers that starve (bell.h), since a ring may have
+ * died with its ringer. */
 void repair_worker(const struct segment *segment, uint32_t worker, struct repair *repair);
 
 /* Nobody else runs, or a test: 0 when every structure is whole, else the number of faults,

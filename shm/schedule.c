@@ -44,7 +44,7 @@ void peer_schedule(const struct segment *segment, uint32_t row)
         return;
     fence_seq_cst(); /* the publication, then the token */
     /* relaxed: the look alone decides whether to try */
-    if (__atomic_load_n(&segment->tokens[row], __ATOMIC_RELAXED) != TOKEN_IDLE)
+    if (__atomic_load_n(&segment->tokens[token_place(row)], __ATOMIC_RELAXED) != TOKEN_IDLE)
         return;
     POINT("schedule: published, token still idle");
     if (token_schedule(segment, row))
@@ -184,9 +184,11 @@ uint32_t schedule_sweep_waiting(const struct segment *segment, uint32_t first, u
     uint32_t mended = 0, rows = segment->device->rows_used;
     if (rows > segment->geometry.max_peers)
         rows = segment->geometry.max_peers;
-    for (uint32_t row = 0; row < rows; row++)
-        if (__atomic_load_n(&segment->tokens[row], __ATOMIC_RELAXED) == TOKEN_QUEUED)
+    for (uint32_t place = 0; place < rows || place % TOKEN_BLOCK; place++) {
+        uint32_t row = token_place(place);
+        if (row < rows && __atomic_load_n(&segment->tokens[place], __ATOMIC_RELAXED) == TOKEN_QUEUED)
             seen[row / 64] |= 1ull << row % 64;
+    }
     for (uint32_t number = 1; number <= segment->nodes; number++) {
         if (__atomic_load_n(&segment->states[number], __ATOMIC_ACQUIRE) != NODE_QUEUED)
             continue;

@@ -57,9 +57,10 @@ uint64_t segment_region_bytes(const struct geometry *g, uint32_t region)
     switch (region) {
     case REGION_WORKERS: return sizeof(struct worker) * MAX_WORKERS;
     case REGION_BELLS: return sizeof(struct bell) * MAX_WORKERS;
+    case REGION_STARVING: return sizeof(struct starving);
     case REGION_COUNTERS: return sizeof(uint64_t) * COUNTERS_A_WORKER * MAX_WORKERS;
     case REGION_DEVICE: return sizeof(struct device);
-    case REGION_TOKENS: return sizeof(uint32_t) * (uint64_t)g->max_peers;
+    case REGION_TOKENS: return sizeof(uint32_t) * round_up(g->max_peers, TOKEN_BLOCK);
     case REGION_READY:
         return sizeof(uint64_t) * ready_words_a_set(g->max_peers) * (1 + (uint64_t)g->max_consumers);
     case REGION_ROWS: return sizeof(struct peer_row) * (uint64_t)g->max_peers;
@@ -122,6 +123,7 @@ int segment_attach(struct segment *segment, char *base, uint64_t bytes)
         .header = shared,
         .workers = (void *)(base + offset[REGION_WORKERS]),
         .bells = (void *)(base + offset[REGION_BELLS]),
+        .starving = (void *)(base + offset[REGION_STARVING]),
         .counters = (void *)(base + offset[REGION_COUNTERS]),
         .device = (void *)(base + offset[REGION_DEVICE]),
         .tokens = (void *)(base + offset[REGION_TOKENS]),

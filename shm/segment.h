@@ -18,6 +18,7 @@ struct segment {
     struct header *header;
     struct worker *workers;
     struct bell *bells;
+    struct starving *starving;
     uint64_t *counters;
     struct device *device;
     uint32_t *tokens;
@@ -52,5 +53,14 @@ uint64_t segment_region_bytes(const struct geometry *geometry, uint32_t region);
  * public-key table unreachable. 0, or -1 with errno. */
 int segment_protect(const struct segment *segment);
 /* cdef end */
+
+/* The worker number after this one of those that there is room for; MAX_WORKERS after the last. */
+static inline uint32_t segment_next_worker(const struct segment *segment, uint32_t worker)
+{
+    worker++;
+    if (worker == WORKER_RECEIVER + segment->geometry.max_receivers)
+        return WORKER_CONSUMER;
+    return worker == WORKER_CONSUMER + segment->geometry.max_consumers ? MAX_WORKERS : worker;
+}
 
 #endif

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _GEOMETRY = tuple(name for name, _ in ffi.typeof("struct geometry").fields)
 # Allocated from the start: what any process may touch at any time. The rest grows by `ensure`.
 _AT_ONCE = tuple(
-    REGIONS.index(name) for name in ("workers", "bells", "counters", "device", "ready", "states")
+    REGIONS.index(name) for name in ("workers", "bells", "starving", "counters", "device", "ready", "states")
 )
 
 
@@ -242,7 +242,7 @@ class DataSegment:
                 yield offset + column * 4 * g.max_peers, 4, g.max_peers
             return
         sizes: dict[int, tuple[int, int]] = {
-            lib.REGION_TOKENS: (4, g.max_peers),
+            lib.REGION_TOKENS: (4, -(-g.max_peers // lib.TOKEN_BLOCK) * lib.TOKEN_BLOCK),
             lib.REGION_ROWS: (lib.PEER_ROW_BYTES, g.max_peers),
             lib.REGION_INDEX: (lib.INDEX_ENTRY_BYTES, g.max_keypairs),
             lib.REGION_PUBLIC_KEYS: (4, g.public_key_buckets),
@@ -360,7 +360,7 @@ def _header(geometry: Mapping[str, int], generation: int) -> header_p:
         raise SegmentError(
             "laying out the data segment",
             f"a number is out of bounds in {dict(geometry)}",
-            "peers: up to 2^20 in steps of 64; keypairs: 2^21; receivers, consumers: 64; slots: 32,767",
+            "peers: up to 2^20 in steps of 64; keypairs: 2^21; receivers, consumers: 256; slots: 32,767",
         )
     header.layout_hash = layout_hash()
     header.generation = generation or int.from_bytes(os.urandom(8), "little")

@@ -9,14 +9,23 @@
  */
 #include "token.h"
 
+#define WORKER_BITS 10
+
+_Static_assert(MAX_WORKERS <= 1u << WORKER_BITS, "a mark has no room for the last worker");
+
 uint32_t worker_mark(uint32_t worker, uint32_t incarnation)
 {
-    return (incarnation & 0x7fffff) << 8 | (worker & 0xff);
+    return (incarnation & 0x1fffff) << WORKER_BITS | (worker & ((1u << WORKER_BITS) - 1));
 }
 
 uint32_t mark_worker(uint32_t mark)
 {
-    return mark & 0xff;
+    return mark & ((1u << WORKER_BITS) - 1);
+}
+
+uint32_t token_place(uint32_t row)
+{
+    return (row & ~(TOKEN_BLOCK - 1u)) | (row & 15) << 4 | (row >> 4 & 15);
 }
 
 /* Inlined always: an order that is no constant would become the strongest. */
@@ -25,13 +34,13 @@ static inline __attribute__((always_inline)) int token_swap(const struct segment
     if (row >= segment->geometry.max_peers)
         return 0;
     /* failure is relaxed: nothing is read on the strength of it */
-    return __atomic_compare_exchange_n(&segment->tokens[row], &from, to, 0, order, __ATOMIC_RELAXED);
+    return __atomic_compare_exchange_n(&segment->tokens[token_place(row)], &from, to, 0, order, __ATOMIC_RELAXED);
 }
 
 static void token_store(const struct segment *segment, uint32_t row, uint32_t value)
 {
     /* release: the next holder's acquire sees all that this one did */
-    __atomic_store_n(&segment->tokens[row], value, __ATOMIC_RELEASE);
+    __atomic_store_n(&segment->tokens[token_place(row)], value, __ATOMIC_RELEASE);
 }
 
 void token_initialise(const struct segment *segment, uint32_t row)
@@ -73,5 +82,5 @@ void token_give_dead(const struct segment *segment, uint32_t row)
 
 uint32_t token_read(const struct segment *segment, uint32_t row)
 {
-    return __atomic_load_n(&segment->tokens[row], __ATOMIC_ACQUIRE);
+    return __atomic_load_n(&segment->tokens[token_place(row)], __ATOMIC_ACQUIRE);
 }

@@ -5,10 +5,12 @@
 #include "segment.h"
 
 /* cdef begin */
-/* incarnation (23 bits) << 8 | worker number: names one life of one worker. */
+/* incarnation (21 bits) << 10 | worker number: names one life of one worker. */
 uint32_t worker_mark(uint32_t worker, uint32_t incarnation);
 uint32_t mark_worker(uint32_t mark);
 
+/* Place of a row's token in segment->tokens, and row of a place: sixteen neighbours stand on sixteen lines. */
+uint32_t token_place(uint32_t row);
 void token_initialise(const struct segment *segment, uint32_t row);  /* control: idle */
 /* idle -> queued. 1 when this call did it. The caller fences before (schedule.h). */
 int token_schedule(const struct segment *segment, uint32_t row);

@@ -34,7 +34,7 @@ static int mark_is_alive(const struct segment *segment, uint32_t mark)
 static void node_check(const struct segment *segment, uint32_t queue, uint32_t number, uint8_t *met,
                        struct report *report)
 {
-    uint32_t state = segment->states[number], token = segment->tokens[queue / 2];
+    uint32_t state = segment->states[number], token = segment->tokens[token_place(queue / 2)];
     if (met[number]++)
         fault(report, "queue %u: node %u stands in a list twice", queue, number);
     if (state != NODE_QUEUED && !(state & NODE_IN_HAND && token == (TOKEN_HELD | (state & ~NODE_IN_HAND))))
@@ -81,7 +81,7 @@ static void queue_check(const struct segment *segment, uint32_t queue, uint8_t *
 
 static void token_check(const struct segment *segment, uint32_t row, struct report *report)
 {
-    uint32_t token = segment->tokens[row];
+    uint32_t token = segment->tokens[token_place(row)];
     int found = 0;
     if (token & TOKEN_HELD && !mark_is_alive(segment, token & ~TOKEN_HELD))
         fault(report, "row %u: the token is held by nobody alive (%#x)", row, token);
@@ -142,7 +142,7 @@ uint32_t segment_valid(const struct segment *segment, char *text, uint32_t text_
     }
     nodes_check(segment, met, &report);
     sets_check(segment, &report);
-    for (uint32_t worker = 0; worker < MAX_WORKERS; worker++)
+    for (uint32_t worker = 0; worker < MAX_WORKERS; worker = segment_next_worker(segment, worker))
         if (segment->workers[worker].journal_queue != 0)
             fault(&report, "worker %u: a push in its journal", worker);
     for (uint32_t ring = 0; ring < segment->geometry.max_receivers; ring++)

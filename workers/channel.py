@@ -1,6 +1,7 @@
 """The control socket between the supervisor and one worker: JSON messages, with fds beside them.
 
-A SOCK_SEQPACKET pair, one message a packet. Used a few times in a worker's life: at the
+A SOCK_SEQPACKET pair, one message a packet; to a worker, packets before it with the fds that it has no room
+for. Used a few times in a worker's life: at the
 start (all fds), for later fds (a new listen port, more receivers), for requests of control.
 """
 
@@ -13,6 +14,7 @@ from typing import Any
 
 MESSAGE_BYTES = 1 << 16
 MESSAGE_FDS = 250  # the kernel's SCM_MAX_FD is 253
+PART = b"+"  # a packet with nothing but fds of the message that follows
 
 
 class ChannelClosed(ConnectionError):
@@ -24,29 +26,37 @@ class DescriptorsLost(ValueError):
 
 
 class Channel:
-    """One end of the pair. Neither end is shared between threads."""
+    """One end of the pair. Neither end is shared between threads.
 
-    def __init__(self, sock: socket.socket) -> None:
+    takes_parts: at the worker's end; the supervisor waits for no second packet of a worker's.
+    """
+
+    def __init__(self, sock: socket.socket, takes_parts: bool = False) -> None:
         self.socket = sock
+        self.takes_parts = takes_parts
 
     @classmethod
     def pair(cls) -> tuple[Channel, Channel]:
         """Two connected ends: (the supervisor's, the worker's)."""
         a, b = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        return cls(a), cls(b)
+        return cls(a), cls(b, takes_parts=True)
 
     @classmethod
     def inherited(cls, fd: int) -> Channel:
         """The worker's end, from the fd number it was started with."""
-        return cls(socket.socket(fileno=fd))
+        return cls(socket.socket(fileno=fd), takes_parts=True)
 
     def fileno(self) -> int:
         return self.socket.fileno()
 
     def send(self, message: dict[str, Any], fds: tuple[int, ...] | list[int] = ()) -> None:
         """Send one message; fds arrive in the same order as duplicates."""
+        left = list(fds)
         try:
-            socket.send_fds(self.socket, [json.dumps(message).encode()], list(fds))
+            while len(left) > MESSAGE_FDS:
+                socket.send_fds(self.socket, [PART], left[:MESSAGE_FDS])
+                del left[:MESSAGE_FDS]
+            socket.send_fds(self.socket, [json.dumps(message).encode()], left)
         except (BrokenPipeError, ConnectionResetError) as error:
             raise ChannelClosed("the other end of the channel is closed") from error
 
@@ -55,24 +65,27 @@ class Channel:
 
         ValueError when it is none, DescriptorsLost when not all that came with it; the fds are closed.
         """
+        fds: list[int] = []
         try:
-            data, fds, flags, _ = socket.recv_fds(self.socket, MESSAGE_BYTES, MESSAGE_FDS)
-        except ConnectionResetError as error:
-            raise ChannelClosed("the other end of the channel is closed") from error
-        if not data:
-            raise ChannelClosed("the other end of the channel is closed")
-        for fd in fds:
-            os.set_inheritable(fd, False)
-        try:
-            if flags & socket.MSG_CTRUNC:
-                raise DescriptorsLost("a channel message lost descriptors; raise the limit on open files")
-            if flags & socket.MSG_TRUNC:
-                raise ValueError("a channel message was cut short")
+            data = PART
+            while data == PART:
+                data, more, flags, _ = socket.recv_fds(self.socket, MESSAGE_BYTES, MESSAGE_FDS)
+                fds += more
+                if not data:
+                    raise ChannelClosed("the other end of the channel is closed")
+                if flags & socket.MSG_CTRUNC:
+                    raise DescriptorsLost("a channel message lost descriptors; raise the limit on open files")
+                if flags & socket.MSG_TRUNC or (data == PART and not self.takes_parts):
+                    raise ValueError("a channel message was cut short")
+            for fd in fds:
+                os.set_inheritable(fd, False)
             return json.loads(data), fds
-        except (ValueError, RecursionError) as error:
+        except (ValueError, RecursionError, ConnectionError) as error:
             for fd in fds:
                 os.close(fd)
-            if isinstance(error, DescriptorsLost):
+            if isinstance(error, ConnectionResetError):
+                raise ChannelClosed("the other end of the channel is closed") from error
+            if isinstance(error, DescriptorsLost | ChannelClosed):
                 raise
             raise ValueError(str(error)) from error
 

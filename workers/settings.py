@@ -22,7 +22,7 @@ from workers.handoffs import INLINE, Handoff, current
 from workers.priorities import REALTIME, Priority
 
 DIRECTORY = Path("/etc/plait")
-MAX_WORKERS_OF_A_KIND = 64  # shm/layout.h MAX_RECEIVERS, MAX_CONSUMERS
+MAX_WORKERS_OF_A_KIND = 256  # shm/layout.h MAX_RECEIVERS, MAX_CONSUMERS
 MAX_PEERS = 1 << 20  # the kernel's MAX_PEERS_PER_DEVICE
 MAX_SESSIONS = 1 << 21  # keypair numbers have 21 bits
 MAX_SMALL_SLOTS = 32767  # shm counts the nodes of a pool in 16 bits

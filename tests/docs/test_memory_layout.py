@@ -39,6 +39,7 @@ def test_element_sizes_of_the_regions() -> None:
         "header": 4096,
         "workers": ffi.sizeof("struct worker"),
         "bells": ffi.sizeof("struct bell"),
+        "starving": ffi.sizeof("struct starving"),
         "counters": 8 * lib.COUNTERS_A_WORKER,
         "device": ffi.sizeof("struct device"),
         "tokens": 4,

@@ -22,9 +22,9 @@ pytestmark = pytest.mark.network
 SETTINGS = 'receivers = 1\nconsumers = 1\nmax_receivers = 3\nmax_consumers = 3\nhandoff = "{}"\n'
 MANY = """
 handoff = "pipeline"
-receivers = 40
-consumers = 40
-max_peers = 64
+receivers = 66
+consumers = 66
+max_peers = 128
 small_slots = 64
 train_slots = 1
 """
@@ -78,21 +78,21 @@ def test_stream_survives_changes_of_number(handoff: str, end: int, steps: tuple[
         tunnel.check()
 
 
-def test_more_than_32_of_each_carry_packets() -> None:
-    """The peer is the 40th in the table, and so the last consumer's; flows come by every receiver's queue."""
+def test_more_than_64_of_each_carry_packets() -> None:
+    """The peer is the 66th in the table, and so the last consumer's; flows come by every receiver's queue."""
     with Lab() as lab:
-        other, side = two_hosts(lab, WIREGUARD_GO, PLAIT, settings=MANY, before=39).sides
+        other, side = two_hosts(lab, WIREGUARD_GO, PLAIT, settings=MANY, before=65).sides
         assert other.echo(side.address4, 3) == 3
         side.host.run([*PYTHON, "-c", FLOWS, other.address4])
 
         def by_the_last() -> bool:
             sums = {"receiver": 0, "consumer": 0}
             for row in side.report()["processes"]:
-                if row["role"] in sums and row["number"] >= 32:
+                if row["role"] in sums and row["number"] >= 64:
                     packets = row["packets"]
                     sums[row["role"]] += packets["tun_received" if row["role"] == "receiver" else "udp_sent"]
             return min(sums.values()) > 0
 
         eventually(by_the_last)
-        assert len(side.report()["processes"]) == 2 + 2 * 40
+        assert len(side.report()["processes"]) == 2 + 2 * 66
         assert side.engine.stop() == 0

@@ -46,11 +46,11 @@ if TYPE_CHECKING:
     from workers._workers import Pointer, TypeName, geometry, segment_p
 
 NOT_PINNED = 0xFFFFFFFF
-_ROLES = (  # first worker number, how many, role
-    (lib.WORKER_SUPERVISOR, 1, "supervisor"),
-    (lib.WORKER_CONTROL, 1, "control"),
-    (lib.WORKER_RECEIVER, lib.MAX_RECEIVERS, "receiver"),
-    (lib.WORKER_CONSUMER, lib.MAX_CONSUMERS, "consumer"),
+_ROLES = (  # first worker number, role
+    (lib.WORKER_SUPERVISOR, "supervisor"),
+    (lib.WORKER_CONTROL, "control"),
+    (lib.WORKER_RECEIVER, "receiver"),
+    (lib.WORKER_CONSUMER, "consumer"),
 )
 _PACKETS = ("UDP_RECEIVED", "UDP_SENT", "TUN_RECEIVED", "TUN_SENT")
 _DIRECTIONS = {lib.INBOUND: "inbound", lib.OUTBOUND: "outbound"}
@@ -123,8 +123,9 @@ def aead_name(setting: str) -> str:
 def _processes(segment: segment_p, now: int) -> list[dict[str, Any]]:
     states = ffi.typeof("enum worker_state").elements
     rows = []
-    for first, count, role in _ROLES:
-        for number in range(count):
+    room = {"receiver": segment.geometry.max_receivers, "consumer": segment.geometry.max_consumers}
+    for first, role in _ROLES:
+        for number in range(room.get(role, 1)):
             line = segment.workers[first + number]
             state, beat, cpu = int(line.state), int(line.beat), int(line.cpu)
             if state == lib.WORKER_ABSENT:
@@ -183,9 +184,10 @@ def _queues(segment: segment_p, used: int) -> dict[str, Any]:
 
 
 def _tokens(segment: segment_p, used: int) -> dict[str, int]:
-    tokens = np.frombuffer(ffi.buffer(segment.tokens, used * 4), np.uint32)
+    places = -(-used // lib.TOKEN_BLOCK) * lib.TOKEN_BLOCK  # of rows that were never used: idle
+    tokens = np.frombuffer(ffi.buffer(segment.tokens, places * 4), np.uint32)
     return {
-        "idle": int(np.count_nonzero(tokens == lib.TOKEN_IDLE)),
+        "idle": int(np.count_nonzero(tokens == lib.TOKEN_IDLE)) - (places - used),
         "queued": int(np.count_nonzero(tokens == lib.TOKEN_QUEUED)),
         "held": int(np.count_nonzero(tokens >= lib.TOKEN_HELD)),
         "dead": int(np.count_nonzero(tokens == lib.TOKEN_DEAD)),

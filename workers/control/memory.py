@@ -19,6 +19,7 @@ from workers.control.vault import Vault
 from workers.promises import lock
 
 if TYPE_CHECKING:
+    from engine.timers import Rows
     from workers._workers import CType, TypeName, segment_p
 
 ROWS_A_STEP = 1024
@@ -51,7 +52,13 @@ class Memory:
         self.columns = columns.reshape(shape)
         row = columns_of("struct peer_row", _ROW)
         self.rows = np.frombuffer(self.map, row, self.max_peers, self.offset[lib.REGION_ROWS])
-        self.tokens = np.frombuffer(self.map, np.uint32, self.max_peers, self.offset[lib.REGION_TOKENS])
+        places = -(-self.max_peers // lib.TOKEN_BLOCK) * lib.TOKEN_BLOCK
+        self._tokens = np.frombuffer(self.map, np.uint32, places, self.offset[lib.REGION_TOKENS])
+
+    def tokens(self, rows: Rows) -> np.ndarray[Any, np.dtype[np.uint32]]:
+        """The tokens of these rows."""
+        places = rows & 0xFFFFFF00 | (rows & 15) << 4 | rows >> 4 & 15  # token_place of shm/token.c
+        return np.asarray(self._tokens[places])
 
     # -- room: OSError (ENOSPC, ENOMEM) when there is none -------------------------------------
 

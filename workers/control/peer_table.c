@@ -126,15 +126,8 @@ uint32_t table_count_allowed(const struct peer_table *table, uint32_t row, uint3
 static uint32_t owner_of(const struct peer_table *table, uint32_t row)
 {
     uint32_t owner = row % table->consumers;
-    uint64_t here = ~table->away;
 
-    if (table->consumers < MAX_CONSUMERS)
-        here &= (1ull << table->consumers) - 1;
-    if (here >> owner & 1 || !here)
-        return owner;
-    for (uint32_t turn = row / table->consumers % (uint32_t)__builtin_popcountll(here); turn; turn--)
-        here &= here - 1;
-    return (uint32_t)__builtin_ctzll(here);
+    return table->away[owner] && table->here_count ? table->here[row / table->consumers % table->here_count] : owner;
 }
 
 uint32_t table_add(struct peer_table *table, const uint8_t public_key[32])
@@ -206,12 +199,19 @@ void table_free(struct peer_table *table, const uint32_t *rows, uint32_t count)
     }
 }
 
-void table_share_out(struct peer_table *table, uint32_t consumers, uint64_t away)
+void table_share_out(struct peer_table *table, uint32_t consumers, const uint32_t *away, uint32_t count)
 {
     const struct segment *segment = table->segment;
 
-    table->consumers = consumers;
-    table->away = away;
+    table->consumers = consumers < MAX_CONSUMERS ? consumers : MAX_CONSUMERS;
+    memset(table->away, 0, sizeof table->away);
+    for (uint32_t i = 0; i < count; i++)
+        if (away[i] < MAX_CONSUMERS)
+            table->away[away[i]] = 1;
+    table->here_count = 0;
+    for (uint32_t consumer = 0; consumer < table->consumers; consumer++)
+        if (!table->away[consumer])
+            table->here[table->here_count++] = consumer;
     for (uint32_t row = 0; row < segment->device->rows_used; row++) {
         uint32_t owner = owner_of(table, row);
         /* release, as its readers acquire (shm/schedule.c) */

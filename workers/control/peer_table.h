@@ -38,7 +38,9 @@ struct peer_table {
     uint32_t free_count;
     uint32_t count;        /* live peers */
     uint32_t consumers;
-    uint64_t away;         /* a bit for each consumer whose peers belong to others */
+    uint32_t here_count;
+    uint32_t here[MAX_CONSUMERS];  /* the consumers that are not away */
+    uint8_t away[MAX_CONSUMERS];   /* 1 for each whose peers belong to others */
     uint32_t rows_ready;   /* memory is there for so many rows and as many buckets, trie nodes */
     uint32_t trie_ready;
 };
@@ -68,8 +70,8 @@ void table_retire(const struct peer_table *table, const uint32_t *rows, uint32_t
 void table_free(struct peer_table *table, const uint32_t *rows, uint32_t count);
 /* Every row belongs to the consumer that it has among so many, from now on; the rows of those that are away to
  * the others by turns. A bit that is set at another consumer is passed on by that one; what publishers set there
- * later, they began before. */
-void table_share_out(struct peer_table *table, uint32_t consumers, uint64_t away);
+ * later, they began before. away: numbers of consumers, `count` of them. */
+void table_share_out(struct peer_table *table, uint32_t consumers, const uint32_t *away, uint32_t count);
 /* Public keys of all live rows into empty buckets; counts them. *place is row + 1 of the one in hand. */
 void table_recover(struct peer_table *table, uint32_t *place);
 /* Of rows first..last-1: live ones with a key word or outbound packets (is_down), or with a persistent

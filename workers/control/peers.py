@@ -241,7 +241,7 @@ class Peers:
         return len(rows) // ROWS_AN_ACTION
 
     def _take_dead(self, rows: Rows) -> None:
-        for row in rows[self.memory.tokens[rows] == lib.TOKEN_DEAD].tolist():
+        for row in rows[self.memory.tokens(rows) == lib.TOKEN_DEAD].tolist():
             self.holder_retired(row)
 
     def holder_retired(self, row: int) -> None:
@@ -331,7 +331,7 @@ class Peers:
         """Each row, used or not, belongs to one of so many consumers from now on; none to one that is away,
         while others are there."""
         self.away = list(away)
-        lib.table_share_out(self.table, consumers, sum(1 << number for number in self.away))
+        lib.table_share_out(self.table, consumers, self.away, len(self.away))
 
     # -- orders -------------------------------------------------------------------------------
 

@@ -12,11 +12,10 @@
 #include "shm/schedule.h"
 #include "shm/token.h"
 
-/* Nodes came home: receivers that wait for slots are woken. Only they announce it. */
+/* Nodes came home: receivers that wait for slots are woken. */
 static void holder_ring_starving(const struct holder *holder)
 {
-    for (uint32_t i = 0; i < holder->segment->geometry.max_receivers; i++)
-        bell_ring_starving(holder->segment, WORKER_RECEIVER + i, holder->bells[WORKER_RECEIVER + i]);
+    bell_ring_starving(holder->segment, holder->bells);
 }
 
 static int holder_can_send(const struct holder *holder, uint32_t row, uint64_t now)

@@ -20,7 +20,6 @@ import msgspec
 
 from shm.segment import DataSegment, PlainSegment
 from workers._workers import ffi, lib
-from workers.channel import MESSAGE_FDS
 from workers.failure import Exit, Failure
 from workers.settings import Settings
 from workers.supervisor import tun
@@ -300,15 +299,13 @@ class Resources:
     def _packet_fds(self, kind: str, number: int) -> dict[str, int]:
         """UDP sockets as `udp4:0`, `udp6:0`, `udp4:1`, …, TUN queues as `tun:0`, ….
 
-        Control marks all sockets, and asks the kernel what it dropped at them; at old ones too, where a
-        message has room for so many. A receiver reads its own ones, its own queue, the queues that receivers
-        before it left behind, its part of the old sockets, as `udp4:old:0`, …, and all that is of those for
-        whom it stands in; a consumer sends through the sockets of the receiver with its number.
+        Control marks all sockets, and asks the kernel what it dropped at them; at old ones too. A receiver
+        reads its own ones, its own queue, the queues that receivers before it left behind, its part of the
+        old sockets, as `udp4:old:0`, …, and all that is of those for whom it stands in; a consumer sends
+        through the sockets of the receiver with its number.
         """
         if kind == "control":
-            every = self._named(range(self.receivers)) | {"tun:0": self.queues[0]}
-            old, others = self._old_ones(), 3 + len(self.bells)  # of a start message
-            return every | old if len(every) + len(old) + others <= MESSAGE_FDS else every
+            return self._named(range(self.receivers)) | {"tun:0": self.queues[0]} | self._old_ones()
         if kind == "consumer":
             number %= self.receivers
             return self._named([number]) | {f"tun:{number}": self.queues[number]}

@@ -368,8 +368,8 @@ class Roster:
         line.state = lib.WORKER_REPAIRING
         repair = ffi.new("struct repair *")
         lib.repair_worker(self.segment, worker.line, repair)
-        for other, bell in self.resources.bells.items():
-            lib.bell_ring_starving(self.segment, other, bell)
+        bells = [self.resources.bells.get(number, -1) for number in range(lib.MAX_WORKERS)]
+        lib.bell_ring_starving(self.segment, ffi.new("int32_t[]", bells))
         line.state = lib.WORKER_ABSENT
         found = {name: int(getattr(repair, name)) for name, _ in ffi.typeof("struct repair").fields}
         counts = ", ".join(f"{name.replace('_', ' ')} {n}" for name, n in found.items() if n)

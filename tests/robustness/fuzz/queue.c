@@ -141,7 +141,7 @@ static void scribble(struct world *world, struct input *input)
     case 6: s->node[node].peer = (uint32_t)word; break;
     case 7: s->node[node].slot = (uint32_t)word; break;
     case 8: s->states[node] = (uint32_t)word; break;
-    case 9: s->tokens[row] = (uint32_t)word; break;
+    case 9: s->tokens[token_place(row)] = (uint32_t)word; break;
     case 10: worker->journal_queue = (uint32_t)word; break;
     case 11: worker->journal_first = (uint32_t)word; break;
     case 12: worker->journal_last = word; break;

@@ -127,7 +127,9 @@ _PIPELINE_ALONE = (
     (RECEIVER, "push: refused, chain not withdrawn", FULL),
     (RECEIVER, "slot: withdrawn, not on the free stack", FULL),
     (CONSUMER, "give: token queued again, no ready bit", FULL),
+    (CONSUMER, "ring: starving word taken, no bell looked at", STARVE),
     (CONSUMER, "ring: starving taken, receiver not woken", STARVE),
+    (RECEIVER, "starve: announced on the bell, not in the word", STARVE),
 )
 _INLINE_ALONE = (
     (RECEIVER, "inline: noted in hand, token not taken", TRAFFIC),

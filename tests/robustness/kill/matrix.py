@@ -319,7 +319,7 @@ class Matrix:
         segment = self.memory.segment
 
         def tokens() -> list[int]:
-            return [int(segment.tokens[row]) for row in range(segment.device.rows_used)]
+            return [int(lib.token_read(segment, row)) for row in range(segment.device.rows_used)]
 
         idle = {lib.TOKEN_IDLE, lib.TOKEN_DEAD}
         if not _within(REST_SECONDS, lambda: not self.memory.nodes_out() and set(tokens()) <= idle):

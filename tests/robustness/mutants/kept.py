@@ -31,6 +31,8 @@ FENCES = [
     without("fences", "shm/bell.c", "bell_ring without its fence", f"{FENCE} /* the caller's publication, then the look */"),
     without("fences", "shm/bell.c", "bell_starve without its fence", f"{FENCE} /* announced, then the last sweep */"),
     without("fences", "shm/bell.c", "bell_ring_starving without its fence", f"{FENCE} /* the nodes came home, then the look */"),
+    without("fences", "shm/bell.c", "a starving receiver sets no bit",
+            "        __atomic_fetch_or(&segment->starving->receivers, starving_bit(worker), __ATOMIC_RELEASE);"),
     without("fences", "shm/schedule.c", "peer_schedule without its fence", f"{FENCE} /* the publication, then the token */"),
     without("fences", "shm/schedule.c", "peer_give without its fence", f"{FENCE} /* idle, then the last look */"),
     Kept("fences", "shm/epoch.c", "epoch_turn without its fence", f"+ 2, __ATOMIC_RELEASE);\n    {FENCE}", "+ 2, __ATOMIC_RELEASE);\n"),

@@ -48,7 +48,11 @@ FENCED = (
 
 ARGUMENTS = (
     Argument("shm/bell.c", "bell_ring", "if (__atomic_exchange_n(", RELEASED_BY_FENCE),
-    Argument("shm/bell.c", "bell_ring_starving", "if (__atomic_exchange_n(", RELEASED_BY_FENCE),
+    Argument("shm/bell.c", "starving_wake", "if (__atomic_exchange_n(", RELEASED_BY_FENCE),
+    Argument(
+        "shm/bell.c", "bell_mend_starving", "",
+        "the supervisor, which has what the dead saw by waitpid, rings next and takes these bits itself",
+    ),
     Argument(
         "shm/bell.c", "bell_wait", "while (__atomic_load_n(",
         "the exchange behind the loop reads the same word and acquires; that one is needed when the"

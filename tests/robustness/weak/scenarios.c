@@ -20,6 +20,7 @@
 #define LOG 8
 
 static struct segment *s;
+static int32_t *bells;
 static struct pool *pools; /* of receivers 0 and 1, inbound */
 
 /* What each thread did, in its own line: for finish(). */
@@ -38,8 +39,12 @@ static void lay_out(uint32_t peers)
     s->device = shared_new(sizeof *s->device);
     s->workers = shared_new(MAX_WORKERS * sizeof *s->workers);
     s->bells = shared_new((WORKER_CONSUMER + 1) * sizeof *s->bells);
+    s->starving = shared_new(sizeof *s->starving);
+    bells = private_new(MAX_WORKERS * sizeof *bells);
+    for (uint32_t worker = 0; worker < MAX_WORKERS; worker++)
+        bells[worker] = (int32_t)worker - WORKER_RECEIVER;
     s->counters = shared_new(2 * COUNTERS_A_WORKER * sizeof *s->counters);
-    s->tokens = shared_new(peers * sizeof *s->tokens);
+    s->tokens = shared_new(TOKEN_BLOCK * sizeof *s->tokens);
     s->ready_words = ready_words_a_set(peers);
     s->ready = shared_new(2 * s->ready_words * sizeof *s->ready);
     s->rows = shared_new((peers < 2 ? peers : 2) * sizeof *s->rows); /* the rest has no row here, only bits */
@@ -415,11 +420,17 @@ static void sleep_plain_1(void)
 
 /* --- slots --- */
 
+/* The bell of receiver 0 is eventfd 0, of receiver 1 eventfd 1. */
+static void ring_receivers(void)
+{
+    bell_ring_starving(s, bells);
+}
+
 static void bring_home_0(void)
 {
     s->node[1].length = 0; /* the holder's last write */
     node_bring_home(s, 1);
-    bell_ring_starving(s, WORKER_RECEIVER, 0);
+    ring_receivers();
 }
 
 static void prepare_starving(void)
@@ -445,6 +456,30 @@ static void starve_end(unsigned waiting)
 {
     if (waiting)
         fail("the receiver starves, its slot is home");
+}
+
+static void fed_end(unsigned waiting)
+{
+    if (waiting && s->states[1] == NODE_FREE)
+        fail("the receiver starves, its slot is home");
+}
+
+/* A bit is left of an announcement that is over: another holder takes it while the receiver announces again. */
+static void prepare_stale(void)
+{
+    prepare_starving();
+    s->starving->receivers = 1;
+}
+static void ring_alone_2(void) { ring_receivers(); }
+
+/* A holder dies between the word and the bell: its repair rings. */
+static void repair_and_ring_2(void)
+{
+    struct repair repair;
+    if (join(0)) {
+        repair_worker(s, WORKER_CONSUMER, &repair);
+        ring_receivers();
+    }
 }
 
 /* --- ready --- */
@@ -748,6 +783,8 @@ const struct scenario scenarios[] = {
     {"wake", "from a push to a sleeping consumer", 0, lay_out_queue, {push_and_schedule_0, consumer_1}, 0, wakes_end},
     {"wakes", "two producers, a sleeping consumer", 1, lay_out_queue, {push_and_schedule_0, push_and_schedule_1, consumer_2}, 0, wakes_end},
     {"starve", "a receiver waits for slots, a holder brings one home", 0, prepare_starving, {bring_home_0, starve_1}, 0, starve_end},
+    {"stale", "the same, and another holder takes a bit that was left", 1, prepare_stale, {bring_home_0, starve_1, ring_alone_2}, 0, starve_end},
+    {"fed", "the same, and the holder may die anywhere and is repaired", 0, prepare_starving, {bring_home_0, starve_1, repair_and_ring_2}, 1, fed_end},
     {"rows", "a row is set while its word's summary is cleared", 0, prepare_second, {set_high_0, taker_1}, 0, high_end},
     {"far", "a row is set while its half's summary is cleared", 0, prepare_wide, {set_far_0, taker_1}, 0, far_end},
     {"set", "two set, one takes", 1, prepare_rows, {set_low_0, set_low_1, taker_2}, 0, low_low_end},

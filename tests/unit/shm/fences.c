@@ -32,6 +32,7 @@ static struct {
 } shared;
 
 static uint64_t grace[MAX_WORKERS], word_before;
+static int32_t bells[MAX_WORKERS]; /* all -1: no eventfd, a futex */
 
 static void publish(void) { __atomic_store_n(&shared.work, 1, __ATOMIC_RELAXED); }
 static uint32_t look(void) { return __atomic_load_n(&shared.work, __ATOMIC_RELAXED); }
@@ -56,17 +57,18 @@ static uint32_t ringer(void)
 static void starving_reset(void)
 {
     shared.work = 0;
-    segment.bells[SLEEPER].starving = 0;
+    segment.bells[WORKER_RECEIVER].starving = 0;
+    segment.starving->receivers = 0;
 }
 static uint32_t starving(void)
 {
-    bell_starve(&segment, SLEEPER, 1);
+    bell_starve(&segment, WORKER_RECEIVER, 1);
     return look();
 }
 static uint32_t feeder(void)
 {
     publish();
-    return (uint32_t)bell_ring_starving(&segment, SLEEPER, -1);
+    return bell_ring_starving(&segment, bells);
 }
 static int nobody_saw(void) { return !shared.left && !shared.right; }
 
@@ -79,7 +81,7 @@ static void peer_reset(void)
         ;
     bell_cancel(&segment, SLEEPER);
     segment.rows[ROW].orders = 0;
-    segment.tokens[ROW] = TOKEN_HELD | mark_of(&segment, SLEEPER);
+    segment.tokens[token_place(ROW)] = TOKEN_HELD | mark_of(&segment, SLEEPER);
 }
 static uint32_t giver(void)
 {
@@ -92,7 +94,7 @@ static uint32_t scheduler(void)
     peer_schedule(&segment, ROW);
     return 0;
 }
-static int peer_is_forgotten(void) { return segment.tokens[ROW] == TOKEN_IDLE; }
+static int peer_is_forgotten(void) { return segment.tokens[token_place(ROW)] == TOKEN_IDLE; }
 
 /* ---- a reader that begins to read and control, which unpublishes ---- */
 
@@ -192,8 +194,8 @@ static void warm_up(void)
 {
     (void)look();
     (void)__atomic_load_n(&segment.bells[SLEEPER].sleeping, __ATOMIC_RELAXED);
-    (void)__atomic_load_n(&segment.bells[SLEEPER].starving, __ATOMIC_RELAXED);
-    (void)__atomic_load_n(&segment.tokens[ROW], __ATOMIC_RELAXED);
+    (void)__atomic_load_n(&segment.starving->receivers, __ATOMIC_RELAXED);
+    (void)__atomic_load_n(&segment.tokens[token_place(ROW)], __ATOMIC_RELAXED);
     (void)__atomic_load_n(&segment.rows[ROW].orders, __ATOMIC_RELAXED);
     (void)__atomic_load_n(&segment.workers[SLEEPER].epoch, __ATOMIC_RELAXED);
     (void)__atomic_load_n(&columns[NEXT_DUE * 64 + ROW], __ATOMIC_RELAXED);
@@ -267,6 +269,8 @@ int main(int count, char **words)
     if (count > 1)
         rounds_most = strtoull(words[1], NULL, 10);
     world_make(&segment, &geometry, 8, MAP_PRIVATE);
+    for (uint32_t worker = 0; worker < MAX_WORKERS; worker++)
+        bells[worker] = -1;
     CHECK(sched_getaffinity(0, sizeof all, &all) == 0, "no cores");
     for (size_t i = 0; i < sizeof pairs / sizeof pairs[0]; i++) {
         pair = &pairs[i];

@@ -192,7 +192,8 @@ class QueuesAndPools(RuleBasedStateMachine):
         if hasattr(self, "data"):
             held = {self.peer(node) for node in self.in_hand}
             for row in range(self.ROWS):  # what is in hand belongs to a holder
-                self.segment.tokens[row] = lib.TOKEN_HELD | self.mark if row in held else lib.TOKEN_IDLE
+                token = lib.TOKEN_HELD | self.mark if row in held else lib.TOKEN_IDLE
+                self.segment.tokens[lib.token_place(row)] = token
             assert faults(self.data) == ""
 
 

@@ -41,7 +41,7 @@ def test_repair_walks_rings_in_all_rows_once_in_all() -> None:
     held, node = lib.TOKEN_HELD | mark(data, lib.WORKER_CONSUMER), 1
     data.segment.node[node].next = node
     for row in range(rows):
-        data.segment.tokens[row] = held
+        data.segment.tokens[lib.token_place(row)] = held
         for direction in (lib.INBOUND, lib.OUTBOUND):
             data.segment.rows[row].heads[direction].head = node
     repair = ffi.new("struct repair *")

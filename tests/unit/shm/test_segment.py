@@ -202,7 +202,8 @@ def test_a_row_that_does_not_exist_has_no_token() -> None:
 
 def test_the_check_looks_at_no_worker_beyond_the_last() -> None:
     data = make(1)
-    for number, is_fault in ((lib.MAX_WORKERS - 1, True), (lib.MAX_WORKERS, False)):
+    last = lib.WORKER_CONSUMER + data.segment.geometry.max_consumers - 1
+    for number, is_fault in ((last, True), (last + 1, False), (lib.MAX_WORKERS, False)):
         worker = data.segment.workers[number]
         worker.journal_queue = 1
         assert ("a push in its journal" in faults(data)) is is_fault

@@ -13,7 +13,7 @@ from plait.lab.namespaces import descriptors
 from tests.support.descriptors import open_here
 from tests.support.waiting import until
 from tests.unit.workers.fake_workers import FakeWorkers
-from workers.channel import MESSAGE_BYTES, Channel
+from workers.channel import MESSAGE_BYTES, MESSAGE_FDS, PART, Channel, ChannelClosed
 
 
 @pytest.fixture
@@ -54,6 +54,41 @@ def test_descriptors_that_arrive_when_the_limit_is_reached_are_closed(ends: tupl
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
         for fd in filled:
             os.close(fd)
+    assert open_here() == before
+
+
+def test_more_descriptors_than_a_packet_has_room_for_arrive_in_order(ends: tuple[Channel, Channel]) -> None:
+    ours, theirs = ends
+    given = [os.open(os.devnull, os.O_RDONLY) for _ in range(2 * MESSAGE_FDS + 3)]
+    pipes = [os.pipe() for _ in range(2)]
+    given[MESSAGE_FDS], given[-1] = pipes[0][0], pipes[1][0]
+    before = open_here()
+    ours.send({"kind": "start"}, given)
+    message, fds = theirs.receive()
+    assert message == {"kind": "start"} and len(fds) == len(given)
+    for number, (got, sent) in enumerate(zip(fds, given, strict=True)):
+        assert os.path.sameopenfile(got, sent) and not os.get_inheritable(got), number
+        os.close(got)
+    assert open_here() == before
+    for fd in {*given, *(end for pipe in pipes for end in pipe)}:
+        os.close(fd)
+
+
+@pytest.mark.parametrize("last", ["closed", b"no json"])
+def test_a_message_without_its_end_leaves_nothing(ends: tuple[Channel, Channel], last: object) -> None:
+    """A worker closes what came before; the supervisor does not wait for a worker's next packet at all."""
+    ours, theirs = ends
+    before = open_here()
+    socket.send_fds(ours.socket, [PART], [0] * 7)
+    if isinstance(last, bytes):
+        ours.socket.send(last)
+    else:
+        ours.socket.shutdown(socket.SHUT_WR)
+    with pytest.raises(ValueError if isinstance(last, bytes) else ChannelClosed):
+        theirs.receive()
+    socket.send_fds(theirs.socket, [PART], [0] * 7)
+    with pytest.raises(ValueError, match="cut short"):
+        ours.receive()
     assert open_here() == before
 
 

@@ -580,3 +580,22 @@ def test_the_peers_of_a_consumer_that_is_away_belong_to_the_others(loop: Loop) -
             assert loop.set(f"public_key={99:064x}\n") == 0
             assert int(segment.rows[8].consumer) == 2
             assert loop.set(f"public_key={99:064x}\nremove=true\n") == 0
+
+
+def test_peers_are_shared_out_among_as_many_consumers_as_there_can_be(loop: Loop) -> None:
+    keys = "".join(f"public_key={number + 1:064x}\n" for number in range(300))
+    assert loop.set(f"private_key={OURS.private_key.hex()}\n{keys}") == 0
+    rows, segment = loop.control.peers.live_rows(), loop.interface.segment
+    for consumers, away in (
+        (int(lib.MAX_CONSUMERS), []),
+        (200, [0, 63, 64, 150, 199]),
+        (65, [64]),
+        (64, [0, 63]),
+        (70, list(range(70))),
+    ):
+        here = [number for number in range(consumers) if number not in away]
+        loop.control.peers.share_out(consumers, away)
+        for row in rows:
+            own = row % consumers
+            owner = own if own in here or not here else here[row // consumers % len(here)]
+            assert int(segment.rows[row].consumer) == owner, (row, consumers, away)

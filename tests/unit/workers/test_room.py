@@ -19,8 +19,8 @@ from workers.settings import MAX_PEERS, Settings, geometry, load
 from workers.supervisor import room
 
 MAXIMA = """
-receivers = 64
-consumers = 64
+receivers = 256
+consumers = 256
 max_peers = 1048576
 sessions = 2097152
 small_slots = 32767

@@ -21,11 +21,11 @@ def load(tmp_path: Path, text: str | bytes, **environment: str) -> settings.Sett
 
 # text, line, what is quoted, part of the reason, part of the next step
 REFUSED = [
-    ("receivers = 0", 1, "receivers = 0", ">= 1", "1 to 64"),
-    ("receivers = 65", 1, "receivers = 65", "<= 64", "1 to 64"),
-    ("\n# two\n  consumers   =  'a'", 3, "consumers = 'a'", "got str", "1 to 64"),
-    ("consumers = true", 1, "consumers = true", "got bool", "1 to 64"),
-    ("consumers = 2.0", 1, "consumers = 2.0", "got float", "1 to 64"),
+    ("receivers = 0", 1, "receivers = 0", ">= 1", "1 to 256"),
+    ("receivers = 257", 1, "receivers = 257", "<= 256", "1 to 256"),
+    ("\n# two\n  consumers   =  'a'", 3, "consumers = 'a'", "got str", "1 to 256"),
+    ("consumers = true", 1, "consumers = true", "got bool", "1 to 256"),
+    ("consumers = 2.0", 1, "consumers = 2.0", "got float", "1 to 256"),
     ("receivers = 1\ncores = []", 2, "cores = []", "length >= 1", "[0, 1]"),
     ("cores = [0,\n 'x']", 1, "cores = [0,", "got str", "[0, 1]"),
     ("cores = 1", 1, "cores = 1", "got int", "[0, 1]"),
@@ -33,7 +33,7 @@ REFUSED = [
     ("\ncores = [0, 9]", 2, "cores = [0, 9]", "CPU 9", "[0, 1]"),
     ("receivers = 3\nmax_receivers = 2", 2, "max_receivers = 2", "3 receivers from the start", "plait scale"),
     ("max_consumers = 1", 1, "max_consumers = 1", "4 consumers from the start", "plait scale"),
-    ("max_consumers = 65", 1, "max_consumers = 65", "<= 64", "plait scale"),
+    ("max_consumers = 257", 1, "max_consumers = 257", "<= 256", "plait scale"),
     ("max_peers = 1048577", 1, "max_peers = 1048577", "<= 1048576", "1048576"),
     ("max_peers = 0", 1, "max_peers = 0", ">= 1", "1048576"),
     ("max_peers = 123456789012345678901234567890", 1, "max_peers = 1234", "<= 1048576", "1048576"),
@@ -53,7 +53,7 @@ REFUSED = [
     ("[pools]\nsmall = 1", 1, "[pools]", "no such setting", "receivers, consumers"),
     ("[[cores]]\nfirst = 1", 1, "[[cores]]", "got object", "[0, 1]"),
     ("a.b = 1", 1, "a.b = 1", "no such setting", "receivers, consumers"),
-    ('"receivers" = 0', 1, '"receivers" = 0', ">= 1", "1 to 64"),
+    ('"receivers" = 0', 1, '"receivers" = 0', ">= 1", "1 to 256"),
     ("receivers = 1\nconsumers 2", 2, "settings", "expected '='", "TOML"),
     ("receivers = 1\nconsumers =", 2, "settings", "invalid value", "TOML"),
     ("receivers = 1\nreceivers = 2\n", 2, "settings", "overwrite", "TOML"),
@@ -116,13 +116,13 @@ def test_every_key_is_explained() -> None:
 def test_defaults_follow_the_host() -> None:
     absent = settings.load("no-such-interface", {}, CPUS)
     assert (absent.receivers, absent.consumers, absent.cores) == (4, 4, (0, 1, 2, 3))
-    many = settings.load("no-such-interface", {}, frozenset(range(128)))
-    assert (many.receivers, many.consumers, len(many.cores)) == (64, 64, 128)
+    many = settings.load("no-such-interface", {}, frozenset(range(300)))
+    assert (many.receivers, many.consumers, len(many.cores)) == (256, 256, 300)
 
 
 def test_threads_of_the_environment_are_a_default_only(tmp_path: Path) -> None:
     assert settings.load("no-such-interface", {"WG_THREADS": "2"}, CPUS).receivers == 2
-    assert settings.load("no-such-interface", {"WG_THREADS": "99"}, CPUS).consumers == 64
+    assert settings.load("no-such-interface", {"WG_THREADS": "999"}, CPUS).consumers == 256
     given = load(tmp_path, "receivers = 1", WG_THREADS="3")
     assert (given.receivers, given.consumers) == (1, 3)
 
@@ -146,7 +146,7 @@ def test_an_empty_variable_names_no_file() -> None:
     assert settings.path_of("wg0", {"PLAIT_CONFIG": ""}) == Path("/etc/plait/wg0.toml")
 
 
-@pytest.mark.parametrize("receivers", range(1, 65))
+@pytest.mark.parametrize("receivers", [*range(1, 65), 65, 127, 128, 129, 255, 256])
 def test_geometry_is_one_that_shm_accepts(receivers: int) -> None:
     from shm._shm import ffi, lib
 
