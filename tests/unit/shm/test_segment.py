@@ -273,8 +273,8 @@ def test_numpy_sees_what_c_sees() -> None:
     assert data.segment.rows[3].endpoints[1].port == 443
     columns.timers[lib.TIMER_COLUMNS - 1, -1] = 9
     assert data.segment.columns[lib.TIMER_COLUMNS * GEOMETRY["max_peers"] - 1] == 9
-    lib.counter_add(data.segment, 5, lib.UDP_SENT, 3)
-    lib.counter_add(data.segment, 6, lib.UDP_SENT, 4)
+    lib.counter_add(data.segment, lib.WORKER_RECEIVER, lib.UDP_SENT, 3)
+    lib.counter_add(data.segment, lib.WORKER_CONSUMER + 1, lib.UDP_SENT, 4)
     assert (
         columns.counters[:, COUNTERS.index("UDP_SENT")].sum()
         == lib.counter_sum(data.segment, lib.UDP_SENT)

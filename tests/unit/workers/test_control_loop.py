@@ -582,20 +582,24 @@ def test_the_peers_of_a_consumer_that_is_away_belong_to_the_others(loop: Loop) -
             assert loop.set(f"public_key={99:064x}\nremove=true\n") == 0
 
 
-def test_peers_are_shared_out_among_as_many_consumers_as_there_can_be(loop: Loop) -> None:
+def test_peers_are_shared_out_among_as_many_consumers_as_there_can_be() -> None:
     keys = "".join(f"public_key={number + 1:064x}\n" for number in range(300))
-    assert loop.set(f"private_key={OURS.private_key.hex()}\n{keys}") == 0
-    rows, segment = loop.control.peers.live_rows(), loop.interface.segment
-    for consumers, away in (
-        (int(lib.MAX_CONSUMERS), []),
-        (200, [0, 63, 64, 150, 199]),
-        (65, [64]),
-        (64, [0, 63]),
-        (70, list(range(70))),
-    ):
-        here = [number for number in range(consumers) if number not in away]
-        loop.control.peers.share_out(consumers, away)
-        for row in rows:
-            own = row % consumers
-            owner = own if own in here or not here else here[row // consumers % len(here)]
-            assert int(segment.rows[row].consumer) == owner, (row, consumers, away)
+    with Interface(f"pll{os.getpid()}", max_peers=320, public_key_buckets=512) as interface:
+        loop = Loop(interface)
+        assert loop.set(f"private_key={OURS.private_key.hex()}\n{keys}") == 0
+        rows, segment = loop.control.peers.live_rows(), interface.segment
+        assert len(rows) == 300
+        for consumers, away in (
+            (int(lib.MAX_CONSUMERS), []),
+            (200, [0, 63, 64, 150, 199]),
+            (65, [64]),
+            (64, [0, 63]),
+            (70, list(range(70))),
+        ):
+            here = [number for number in range(consumers) if number not in away]
+            loop.control.peers.share_out(consumers, away)
+            for row in rows:
+                own = row % consumers
+                owner = own if own in here or not here else here[row // consumers % len(here)]
+                assert int(segment.rows[row].consumer) == owner, (row, consumers, away)
+        loop.close()
