@@ -46,7 +46,7 @@
 #define WORDS 40
 #define MESSAGES 16
 #define VISITS 24
-#define ARENA (64 * 1024)
+#define ARENA (128 * 1024)
 #define PRIVATE (32 * 1024)
 #define LINE 64
 #define LINES (ARENA / LINE)

@@ -37,7 +37,7 @@ static void lay_out(uint32_t peers)
     s->pools = 4;
     s->nodes = 4 * NODES;
     s->device = shared_new(sizeof *s->device);
-    s->workers = shared_new(MAX_WORKERS * sizeof *s->workers);
+    s->workers = shared_new((WORKER_CONSUMER + 1) * sizeof *s->workers);
     s->bells = shared_new((WORKER_CONSUMER + 1) * sizeof *s->bells);
     s->starving = shared_new(sizeof *s->starving);
     bells = private_new(MAX_WORKERS * sizeof *bells);
@@ -59,7 +59,7 @@ static void lay_out(uint32_t peers)
         queue_initialise(s, 2 * row + INBOUND);
         queue_initialise(s, 2 * row + OUTBOUND);
     }
-    for (uint32_t worker = 0; worker < MAX_WORKERS; worker++)
+    for (uint32_t worker = 0; worker <= WORKER_CONSUMER; worker++)
         s->workers[worker].incarnation = 1;
 }
 
