@@ -458,12 +458,6 @@ static void starve_end(unsigned waiting)
         fail("the receiver starves, its slot is home");
 }
 
-static void fed_end(unsigned waiting)
-{
-    if (waiting && s->states[1] == NODE_FREE)
-        fail("the receiver starves, its slot is home");
-}
-
 /* A bit is left of an announcement that is over: another holder takes it while the receiver announces again. */
 static void prepare_stale(void)
 {
@@ -471,16 +465,6 @@ static void prepare_stale(void)
     s->starving->receivers = 1;
 }
 static void ring_alone_2(void) { ring_receivers(); }
-
-/* A holder dies between the word and the bell: its repair rings. */
-static void repair_and_ring_2(void)
-{
-    struct repair repair;
-    if (join(0)) {
-        repair_worker(s, WORKER_CONSUMER, &repair);
-        ring_receivers();
-    }
-}
 
 /* --- ready --- */
 
@@ -784,7 +768,6 @@ const struct scenario scenarios[] = {
     {"wakes", "two producers, a sleeping consumer", 1, lay_out_queue, {push_and_schedule_0, push_and_schedule_1, consumer_2}, 0, wakes_end},
     {"starve", "a receiver waits for slots, a holder brings one home", 0, prepare_starving, {bring_home_0, starve_1}, 0, starve_end},
     {"stale", "the same, and another holder takes a bit that was left", 1, prepare_stale, {bring_home_0, starve_1, ring_alone_2}, 0, starve_end},
-    {"fed", "the same, and the holder may die anywhere and is repaired", 0, prepare_starving, {bring_home_0, starve_1, repair_and_ring_2}, 1, fed_end},
     {"rows", "a row is set while its word's summary is cleared", 0, prepare_second, {set_high_0, taker_1}, 0, high_end},
     {"far", "a row is set while its half's summary is cleared", 0, prepare_wide, {set_far_0, taker_1}, 0, far_end},
     {"set", "two set, one takes", 1, prepare_rows, {set_low_0, set_low_1, taker_2}, 0, low_low_end},
