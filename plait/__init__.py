@@ -35,8 +35,11 @@ if TYPE_CHECKING:
         OfPeer,
         PacketsDropped,
         PeerAdded,
+        PeerEvicted,
         PeerRemoved,
         PrivateKeyChanged,
+        ProviderFailed,
+        ProviderServes,
         SessionBegan,
         SessionEnded,
         Suppressed,
@@ -56,9 +59,9 @@ _HOMES = {
     "plait.api.events": (
         "ConfigurationRefused", "CookieReceived", "EndpointMoved", "EngineEnding", "EngineStarted", "Event",
         "GivenUp", "HandshakeBegan", "HandshakeFailed", "HandshakeRefused", "InterfaceDown", "InterfaceUp",
-        "ListenPortChanged", "OfPeer", "PacketsDropped", "PeerAdded", "PeerRemoved", "PrivateKeyChanged",
-        "SessionBegan", "SessionEnded", "Suppressed", "UnderLoad", "WorkerDied", "WorkerNotReplaced",
-        "WorkerReplaced", "WorkersChanged",
+        "ListenPortChanged", "OfPeer", "PacketsDropped", "PeerAdded", "PeerEvicted", "PeerRemoved",
+        "PrivateKeyChanged", "ProviderFailed", "ProviderServes", "SessionBegan", "SessionEnded", "Suppressed",
+        "UnderLoad", "WorkerDied", "WorkerNotReplaced", "WorkerReplaced", "WorkersChanged",
     ),
     "plait.api.interface": ("Interface", "attach"),
     "plait.api.tap": ("Packet",),
@@ -71,9 +74,9 @@ __all__ = [
     "ConfigurationRefused", "CookieReceived", "Endpoint", "EndpointMoved", "EngineEnding", "EngineStarted",
     "Event", "Failure", "GivenUp", "HandshakeBegan", "HandshakeFailed", "HandshakeRefused", "Interface",
     "InterfaceDown", "InterfaceUp", "Key", "ListenPortChanged", "OfPeer", "Packet", "PacketsDropped",
-    "Peer", "PeerAdded", "PeerRemoved", "PrivateKeyChanged", "Sandbox", "SessionBegan", "SessionEnded",
-    "Suppressed", "UnderLoad", "WorkerDied", "WorkerNotReplaced", "WorkerReplaced", "WorkersChanged", "aio",
-    "attach", "sandbox",
+    "Peer", "PeerAdded", "PeerEvicted", "PeerRemoved", "PrivateKeyChanged", "ProviderFailed",
+    "ProviderServes", "Sandbox", "SessionBegan", "SessionEnded", "Suppressed", "UnderLoad", "WorkerDied",
+    "WorkerNotReplaced", "WorkerReplaced", "WorkersChanged", "aio", "attach", "sandbox",
 ]  # fmt: skip
 
 

@@ -105,8 +105,14 @@ class Interface:
 
     async def peer(self, key: Key) -> Peer:
         """One peer, by its public key. Failure when the interface has no such peer."""
-        told = next((each for each in (await self._device()).peers if each.public_key == str(key)), None)
-        return synchronous.known(self.name, key, told)
+        reading = uapi_client.Reading(self._path)
+        try:
+            await _ask(self._path, uapi_client.question_of(str(key)), reading)
+        except uapi_client.Unknown:
+            raise uapi_client.unknown(self.name, str(key)) from None
+        except (uapi_client.Unanswered, uapi_client.Refused):  # another engine does not know the question
+            return peer_of(uapi_client.peer_of(await self._device(), str(key)))
+        return peer_of(uapi_client.peer_of(reading.device, str(key)))
 
     async def counters(self) -> NDArray[np.void]:
         """Every peer's counters in one numpy structured array: `plait.Interface.counters` has its columns."""

@@ -144,11 +144,6 @@ def check_live(name: str, patience: float = TIMEOUT) -> None:
         raise _nobody(name)
 
 
-def peer(name: str, public_key: str, patience: float = TIMEOUT) -> Peer | None:
-    """Ask for one peer by its public key in base64. None: the interface has no such peer."""
-    return next((each for each in get(name, patience).peers if each.public_key == public_key), None)
-
-
 def get(name: str, patience: float = TIMEOUT) -> Device:
     """Ask for an interface and all its peers. Failure when nobody answers, or answers an error.
 
@@ -174,17 +169,27 @@ def get_peer(name: str, public_key: str, patience: float = TIMEOUT) -> Peer:
 
     An engine that does not know the question (another make, an older plaitd) is asked for all peers.
     """
-    question = f"get=1\npublic_key={decode(public_key).hex()}\n\n"
+    reading = Reading(name)
     try:
-        peers = _device(name, _ask(name, question.encode(), patience)).peers
+        reading.take(_ask(name, question_of(public_key), patience))
     except Unknown:
-        raise
+        raise unknown(name, public_key) from None
     except (Unanswered, Refused):
-        peers = get(name, patience).peers
-    for peer in peers:
+        return peer_of(get(name, patience), public_key)
+    return peer_of(reading.device, public_key)
+
+
+def question_of(public_key: str) -> bytes:
+    """The operation that asks for one peer, by its key in base64."""
+    return f"get=1\npublic_key={decode(public_key).hex()}\n\n".encode()
+
+
+def peer_of(device: Device, public_key: str) -> Peer:
+    """That peer of an interface, by its key in base64. Unknown when there is none."""
+    for peer in device.peers:
         if peer.public_key == public_key:
             return peer
-    raise _unknown(name)
+    raise unknown(device.name, public_key)
 
 
 def parse(name: str, answer: str) -> Device:
@@ -517,7 +522,7 @@ class Answer:
 
 def _refused(name: str, code: int) -> Failure:
     if code == errno.ENOENT:
-        return _unknown(name)
+        return unknown(name)
     what = f"{name} cannot be asked"
     why = f"its engine answered {os.strerror(code)} ({errno.errorcode.get(code, code)})"
     mend = "Look at the engine's log (WG_LOG_FILE names one); it names the line that is wrong."
@@ -536,9 +541,10 @@ def _refused(name: str, code: int) -> Failure:
     return Refused(what, why, mend)
 
 
-def _unknown(name: str) -> Unknown:
+def unknown(name: str, public_key: str = "that peer") -> Unknown:
+    """An interface has no such peer."""
     mend = f"See which it has: plait show {name} peers"
-    return Unknown(f"{name} does not show that peer", "no peer of this public key is configured", mend)
+    return Unknown(f"{name} does not show {public_key}", "no peer of this public key is configured", mend)
 
 
 def _early(name: str) -> tuple[str, str, str]:

@@ -171,6 +171,23 @@ class PeerRemoved(OfPeer):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PeerEvicted(OfPeer):
+    """A peer on demand was idle, and went back to its provider."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProviderServes(Event):
+    """A program is asked about unknown peers from now on."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProviderFailed(Event):
+    """Who is asked about unknown peers went away, or said what has no meaning: `kind` says which."""
+
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PrivateKeyChanged(Event):
     """The private key was set, or removed: `public_key` is None then."""
 
@@ -247,6 +264,10 @@ KINDS: Final[dict[str, type[Event]]] = {
     Kind.ENDPOINT_MOVED: EndpointMoved,
     Kind.PEER_ADDED: PeerAdded,
     Kind.PEER_REMOVED: PeerRemoved,
+    Kind.PEER_EVICTED: PeerEvicted,
+    Kind.PROVIDER_SERVES: ProviderServes,
+    Kind.PROVIDER_GONE: ProviderFailed,
+    Kind.PROVIDER_WRONG: ProviderFailed,
     Kind.PRIVATE_KEY_CHANGED: PrivateKeyChanged,
     Kind.PRIVATE_KEY_REMOVED: PrivateKeyChanged,
     Kind.LISTEN_PORT_CHANGED: ListenPortChanged,

@@ -17,7 +17,7 @@ from plait import uapi_client
 from plait.api.engine import Engine
 from plait.api.events import Event, event_of
 from plait.api.tap import Packet, Tap
-from plait.api.values import Key, Peer, peer_of, public, text_of_set
+from plait.api.values import Key, Peer, peer_of, text_of_set
 from plait.failure import Failure
 from plait.watch.events import Stream, parse_since
 
@@ -134,7 +134,7 @@ class Interface:
 
     def peer(self, key: Key) -> Peer:
         """One peer, by its public key. Failure when the interface has no such peer."""
-        return known(self.name, key, uapi_client.peer(self._path, str(key)))
+        return peer_of(uapi_client.get_peer(self._path, str(key)))
 
     def counters(self) -> NDArray[np.void]:
         """Every peer's counters in one numpy structured array, which is the caller's: a copy.
@@ -241,14 +241,6 @@ def transaction(add: Iterable[Peer], remove: Iterable[Peer | Key]) -> str:
     """The text of one `set` operation that adds and removes peers."""
     gone = [each.public_key if isinstance(each, Peer) else each for each in remove]
     return text_of_set(list(add), gone, uapi.Set())
-
-
-def known(name: str, key: Key, told: uapi_client.Peer | None) -> Peer:
-    """The peer that was asked for. Failure when there is none."""
-    if told is None:
-        step = f"`plait show {name} peers` lists those that it has."
-        raise Failure(f"{name} does not tell of {public(key)}", "no peer of it has that public key", step)
-    return peer_of(told)
 
 
 def table_of(rows: NDArray[np.void]) -> NDArray[np.void]:
