@@ -76,3 +76,16 @@ def test_consumers_that_sleep_are_woken(data: segment.DataSegment) -> None:
     for sleeper in sleepers:
         sleeper.join()
     assert rung == [1, 1], "asleep until their time was over"
+
+
+@pytest.mark.parametrize("sweep", ["of rows", "of what waits"])
+def test_a_ring_that_was_lost_with_its_ringer_is_made_up_for(data: segment.DataSegment, sweep: str) -> None:
+    consumers = [lib.WORKER_CONSUMER, lib.WORKER_CONSUMER + 1]
+    for worker in consumers:
+        lib.bell_announce(data.segment, worker)
+    lib.ready_set(data.segment, 1 + 1, ROW)  # of the second alone; nobody rings
+    if sweep == "of rows":
+        lib.schedule_sweep(data.segment, 0, ROW + 1)
+    else:
+        lib.schedule_sweep_waiting(data.segment, 0, ROW + 1, ffi.new("uint64_t[]", 1))
+    assert [data.segment.bells[worker].sleeping for worker in consumers] == [1, 0]

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import ctypes
 import json
+import os
 import resource
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from subprocess import PIPE
 
 import pytest
 
@@ -160,6 +162,71 @@ def test_landlock_alone(tmp_path: Path) -> None:
     assert differences(tried("landlock", "control", tmp_path), expected) == {}
 
 
+# Answers for a kernel whose Landlock has the version in VERSION, and prints what it is asked to handle.
+KERNEL = """
+#include <dlfcn.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/landlock.h>
+#include <stdarg.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/syscall.h>
+long syscall(long number, ...)
+{
+    static long (*real)(long, ...);
+    long a[6];
+    va_list list;
+    va_start(list, number);
+    for (int i = 0; i < 6; i++)
+        a[i] = va_arg(list, long);
+    va_end(list);
+    if (!real)
+        real = (long (*)(long, ...))dlsym(RTLD_NEXT, "syscall");
+    if (number == SYS_landlock_restrict_self)
+        return 0;
+    if (number != SYS_landlock_create_ruleset)
+        return real(number, a[0], a[1], a[2], a[3], a[4], a[5]);
+    if (a[2] == LANDLOCK_CREATE_RULESET_VERSION) {
+        errno = EOPNOTSUPP;
+        return atoi(getenv("VERSION")) ? atoi(getenv("VERSION")) : -1;
+    }
+    const uint64_t *asked = (const uint64_t *)a[0];
+    dprintf(1, "%llx %llx %llx", (long long)asked[0], (long long)asked[1], (long long)asked[2]);
+    return open("/dev/null", O_RDONLY);
+}
+"""
+ENTER = """
+import os
+from workers._workers import ffi, lib
+os._exit(bool(lib.sandbox_enter(2**64 - 1, ffi.NULL, ffi.NULL, 1) & lib.SANDBOX_FILES))
+"""
+# Of linux/landlock.h: the rights to files, of the network and of scopes, in bits.
+ASKED = {
+    0: "", 1: "1fff 0 0", 2: "3fff 0 0", 3: "7fff 0 0", 4: "7fff 3 0", 5: "ffff 3 0", 6: "ffff 3 3",
+    7: "ffff 3 3",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def kernel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("kernel")
+    (directory / "kernel.c").write_text(KERNEL)
+    command = ["cc", "-D_GNU_SOURCE", "-shared", "-fPIC", str(directory / "kernel.c"), "-o",
+               str(directory / "kernel.so")]  # fmt: skip
+    subprocess.run(command, check=True)
+    return directory / "kernel.so"
+
+
+@pytest.mark.parametrize("version", ASKED)
+def test_landlock_is_asked_for_all_that_its_version_knows(kernel: Path, version: int) -> None:
+    """This kernel shows one version; the rights of the others are only in its header."""
+    environment = os.environ | {"LD_PRELOAD": str(kernel), "VERSION": str(version)}
+    done = subprocess.run([sys.executable, "-c", ENTER], env=environment, capture_output=True, text=True)
+    assert (done.stdout, done.returncode) == (ASKED[version], 0 if version else 1), done.stderr
+
+
 # What takes a capability.
 PRIVILEGED = (
     "mount", "umount2", "fsopen", "fsmount", "fspick", "move_mount", "open_tree", "mount_setattr",
@@ -170,6 +237,27 @@ PRIVILEGED = (
 def test_capabilities_alone(tmp_path: Path) -> None:
     answers = tried("capabilities", "control", tmp_path)
     assert {name: answers[name] for name in PRIVILEGED} == dict.fromkeys(PRIVILEGED, EPERM)
+
+
+KEEP_ONE = f"""
+import sys
+from workers._workers import ffi, lib
+lib.sandbox_enter(1 << {CAP_NET_ADMIN}, ffi.NULL, ffi.NULL, 0)
+print("entered", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_what_is_kept_is_kept_and_nothing_else() -> None:
+    """Also in the bounding set: what is not in it is lost to whatever the process becomes."""
+    with subprocess.Popen([sys.executable, "-c", KEEP_ONE], stdin=PIPE, stdout=PIPE, text=True) as process:
+        assert process.stdout is not None and process.stdout.readline() == "entered\n"
+        lines = (read_proc(process.pid, "status") or "").splitlines()
+        process.communicate()
+    told = (line.split(":\t") for line in lines if line.startswith("Cap"))
+    held = {name: int(value, 16) for name, value in told}
+    kept = 1 << CAP_NET_ADMIN
+    assert held == {"CapInh": 0, "CapPrm": kept, "CapEff": kept, "CapBnd": kept, "CapAmb": 0}
 
 
 @pytest.mark.parametrize("role", ROLES)

@@ -120,6 +120,22 @@ def wanted(loop: Loop, row: int) -> None:
     lib.events_give(loop.interface.segment, row, lib.EVENT_HANDSHAKE_WANTED)
 
 
+def test_a_timer_that_its_holder_tells_of_is_worked_out_and_no_other(loop: Loop) -> None:
+    rows = []
+    for n in range(2):
+        key = noise.Identity(bytes([0x30 + n]) * 32).public_key
+        assert loop.set(f"public_key={key.hex()}\n") == 0
+        rows.append(loop.control.peers.find(key))
+    loop.turn()
+    due, far = loop.control.timer_columns.columns[lib.NEXT_DUE], timers.tick(loop.now + 1000 * SECOND)
+    due[rows] = timers.narrow(far)
+    for row, event in zip(rows, (lib.EVENT_TIMER, lib.EVENT_KEYS), strict=True):
+        assert row is not None
+        lib.events_give(loop.interface.segment, row, event)
+    loop.turn()
+    assert due[rows].tolist() == [lib.TIMER_NEVER, timers.narrow(far)]
+
+
 @pytest.mark.parametrize("loop", [Pace(initiations=2)], indirect=True)
 def test_wishes_for_handshakes_wait_for_the_next_turn_when_they_are_many(loop: Loop) -> None:
     text = f"private_key={OURS.private_key.hex()}\n"

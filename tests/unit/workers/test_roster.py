@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 
 from plait.lab.namespaces import descriptors, no_descriptors
 from tests.support.waiting import until
 from tests.unit.workers.fake_workers import FakeWorkers
+from workers.supervisor.patience import Patience
+from workers.supervisor.roster import Roster
+from workers.supervisor.worker import Life, Worker
 
 pytestmark = pytest.mark.network
 
@@ -46,3 +52,17 @@ def test_a_worker_that_takes_the_last_descriptor_is_watched_by_a_pidfd(fakes: Fa
     with no_descriptors(supervisor):
         fakes.expect_replacement("receiver 0", lambda: fakes.kill("receiver 0"))
         assert pidfds() == 3
+
+
+def test_only_times_that_somebody_waits_for_wake_the_supervisor() -> None:
+    """A time that is over, and of nobody, would never let it sleep."""
+    nothing: Any = SimpleNamespace(segment=None)
+    roster = Roster(nothing, nothing, nothing, nothing, {}, Patience())
+    roster.workers = [
+        Worker("receiver", 0, 1, (), life=Life.WAITING, start_at=7.0),
+        Worker("consumer", 0, 2, (), life=Life.RUNNING, start_at=5.0),
+        Worker("consumer", 1, 3, (), life=Life.RUNNING, start_at=5.0, kill_at=9.0, stand_in_at=8.0),
+    ]
+    assert list(roster.due()) == [7.0, 8.0, 9.0]
+    roster.stopping = True
+    assert list(roster.due()) == [8.0, 9.0]
