@@ -102,8 +102,13 @@ class PlainSegment:
         try:
             self.map = mmap.mmap(fd, bytes_, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
         except (OSError, ValueError) as error:
+            os.close(fd)
+            what = f"mapping {bytes_} bytes of shared memory"
+            if isinstance(error, OSError) and error.errno == errno.EMFILE:  # a mapping keeps one of its own
+                next_step = "raise the limit on open files (ulimit -n 1024; LimitNOFILE=1024)"
+                raise SegmentError(what, "no descriptor is left", next_step) from error
             raise SegmentError(
-                f"mapping {bytes_} bytes of shared memory",
+                what,
                 f"there is no room for {bytes_ >> 20} MiB in the address space",
                 "raise its limit (ulimit -v unlimited; LimitAS=infinity), or set max_peers, sessions, "
                 "max_receivers or max_consumers lower",

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import resource
+from pathlib import Path
 
 import pytest
 
 from shm.segment import create_plain
+from workers.failure import Failure
 from workers.settings import Settings
 from workers.supervisor.segments import discard, open_segments
 
@@ -42,3 +45,24 @@ def test_discard_of_nothing() -> None:
     discard(segment)
     assert os.fstat(watch).st_blocks == 0  # a hole needs no zeros
     os.close(watch)
+
+
+@pytest.mark.parametrize(("left", "why"), [(1, "no descriptor"), (2, ""), (3, "no descriptor")])
+def test_nothing_stays_of_a_start_that_ends_half_way(left: int, why: str) -> None:
+    """Here for want of descriptors: each segment takes two, one for its mapping."""
+
+    def mappings() -> int:
+        return Path("/proc/self/maps").read_text().count("plait-")
+
+    lowest, before = os.open(os.devnull, os.O_RDONLY), mappings()
+    os.close(lowest)
+    usual, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest + left, most))
+    try:
+        with pytest.raises(Failure, match=f"shared memory of t0.*{why}"):
+            open_segments("t0", SMALL)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (usual, most))
+    again = os.open(os.devnull, os.O_RDONLY)
+    os.close(again)
+    assert (again, mappings()) == (lowest, before)
