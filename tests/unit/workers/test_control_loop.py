@@ -22,6 +22,7 @@ from workers.control.interface import InterfaceState, Removed
 from workers.control.pace import PACE, Pace
 from workers.control.process import Control
 from workers.launch import WorkerStart
+from workers.promises import Promise
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: the harness makes a UAPI socket")
 
@@ -134,6 +135,65 @@ def test_a_timer_that_its_holder_tells_of_is_worked_out_and_no_other(loop: Loop)
         lib.events_give(loop.interface.segment, row, event)
     loop.turn()
     assert due[rows].tolist() == [lib.TIMER_NEVER, timers.narrow(far)]
+
+
+def test_an_action_that_goes_on_in_the_next_turn_lets_control_not_sleep(loop: Loop) -> None:
+    periods, left = loop.control.grace_periods, [1, 2]
+
+    def action() -> int:
+        if left:
+            left.pop()
+            periods.go_on(action)
+        return 1
+
+    loop.turn()
+    assert not loop.control.turn(loop.now)
+    periods.after(action)
+    assert [loop.control.turn(loop.now) for _ in range(3)] == [True, True, False]
+
+
+PLACES = [
+    ("127.0.0.1:9", "127.0.0.2:9"), ("127.0.0.1:9", "127.0.0.1:10"), ("[::1]:9", "[::2]:9"),
+    ("[fe80::1%lo]:9", "[fe80::1]:9"), ("127.0.0.1:9", "[7f00:1::]:9"), ("[::1]:9", "[::1]:9"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("before", "after"), PLACES)
+def test_each_part_of_an_endpoint_makes_another_place(loop: Loop, before: str, after: str) -> None:
+    """And the same is no other: its holder keeps the source that it was heard at."""
+    peer = f"public_key={PEER.public_key.hex()}\n"
+    assert loop.set(f"{peer}endpoint={before}\n") == 0
+    row = loop.control.peers.find(PEER.public_key)
+    assert row is not None
+    with Holder(loop.interface) as holder:
+        holder.take_turns()
+    assert not loop.orders(row) & lib.ORDER_ENDPOINT
+    assert loop.set(f"{peer}endpoint={after}\n") == 0
+    assert bool(loop.orders(row) & lib.ORDER_ENDPOINT) is (before != after)
+
+
+def test_the_same_allowed_ips_again_stay_where_they_are(loop: Loop) -> None:
+    """No packet finds none in between. What differs in one part is another list."""
+    peer = f"public_key={PEER.public_key.hex()}\nreplace_allowed_ips=true\n"
+    lists = ["10.0.0.0/24 fd00::/64", "10.0.0.0/25 fd00::/64", "10.0.1.0/24 fd00::/64", "fd00::/64"]
+    nodes = []
+    for allowed in (lists[0], *lists):
+        assert loop.set(peer + "".join(f"allowed_ip={ip}\n" for ip in allowed.split())) == 0
+        row = loop.control.peers.find(PEER.public_key)
+        assert row is not None
+        nodes.append(int(loop.control.peers.table.vault[row].first_allowed))
+    assert nodes[0] == nodes[1] and len(set(nodes)) == len(lists)
+
+
+@pytest.mark.parametrize("what", ["sessions", "peers"])
+def test_keys_that_may_be_swapped_out_are_told_of_whosever_they_are(loop: Loop, what: str) -> None:
+    keeper = {"sessions": loop.control.memory, "peers": loop.control.vault}[what]
+    loop.turn()
+    loop.messages_of_control()
+    keeper.why_unlocked = "the limit is reached"
+    loop.turn(SECOND)
+    [told] = [message for message in loop.messages_of_control() if message["kind"] == "broken"]
+    assert told["broken"][Promise.LOCKED] == "the limit is reached"
 
 
 @pytest.mark.parametrize("loop", [Pace(initiations=2)], indirect=True)

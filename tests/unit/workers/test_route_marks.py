@@ -94,3 +94,31 @@ def test_an_overflow_of_news_is_news() -> None:
         routes.close()
 
     elsewhere(overflow)
+
+
+def test_news_that_were_read_wake_nobody_again() -> None:
+    def change() -> None:
+        subprocess.run(["ip", "-batch", "-"], input=SETUP, text=True, check=True)
+        routes = Routes(Rows(0), None)  # type: ignore[arg-type]
+        assert routes.news is not None
+        for n in range(3):
+            subprocess.run(["ip", "route", "add", f"10.8.{n}.0/24", "dev", "one"], check=True)
+        routes.drain()
+        with pytest.raises(BlockingIOError):
+            routes.news.recv(1)
+        routes.close()
+
+    elsewhere(change)
+
+
+@pytest.mark.parametrize(("mark", "to", "words"), [
+    (0, "10.9.0.1", "dev one"), (7, "10.9.0.1", "dev other"), (0, "10.99.0.1", "none"),
+])  # fmt: skip
+def test_a_way_in_words(mark: int, to: str, words: str) -> None:
+    def ask() -> None:
+        subprocess.run(["ip", "-batch", "-"], input=SETUP, text=True, check=True)
+        routes = Routes(Rows(mark), None)  # type: ignore[arg-type]
+        assert routes.describe(Endpoint(socket.inet_aton(to), 9)) == words
+        routes.close()
+
+    elsewhere(ask)

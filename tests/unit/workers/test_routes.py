@@ -82,3 +82,18 @@ def test_a_tenth_of_the_time_at_most() -> None:
             now += 1_000_000
         assert steps * COST <= SECOND // 10 + COST
         assert rows.orders[: count + 1] == [*range(count), 0]
+
+
+def test_a_look_that_was_begun_is_finished() -> None:
+    """Also the last, and a second is no reason to wait in the middle of one."""
+    count = 2 * SLICE + 1
+    for made, rows in watch([ELSEWHERE] * count):
+        now, ends = 10 * SECOND, []
+        made.drain()
+        while (due := made.due_in(now)) is not None:
+            if due == 0:
+                made.step(now)
+            if len(rows.orders) == count * (len(ends) + 1):
+                ends.append(now // SECOND)
+            now += 1_000_000
+        assert rows.orders == [*range(count)] * 3 and ends == [10, 11, 12]

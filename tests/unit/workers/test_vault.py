@@ -109,3 +109,14 @@ def test_timestamps_are_kept_whole_and_in_order() -> None:
     assert not tai64n.later(vault.timestamps_seen(rows[:1]), vault.timestamps_seen(rows[:1])).any()
     vault.close()
     segment.close()
+
+
+@pytest.mark.parametrize("field", ["magic", "max_peers"])
+def test_a_vault_of_another_layout_is_refused(field: str) -> None:
+    memory = shm.segment.create_plain(HEADER_BYTES + 64 * ROW_TYPE.itemsize)
+    first = Vault(os.dup(memory.fd), 64)
+    first.header[0][field] += 1
+    first.close()
+    with pytest.raises(ValueError, match="another layout"):
+        Vault(os.dup(memory.fd), 64)
+    memory.close()
