@@ -3,12 +3,15 @@
     python -m tests.robustness.mutants                         the kept list
     python -m tests.robustness.mutants --count 150 --seed 3    150 new ones, of all areas alike
     python -m tests.robustness.mutants --area fences --area wiping
+    python -m tests.robustness.mutants --count 150 --go-on     the rest of it, and its survivors once more
     python -m tests.robustness.mutants --list                  what would be tried, and where
 
-A mutant is *caught* when a test of its area fails or does not end, *equivalent* when nobody could see it
-(the compiler makes the same code of it, or the kept list says why), and else it *survived*. What does not
-build is no mutant. Areas and their tests stand in areas.py, the kept list in kept.py. Nothing of the working
-tree is changed: each job has its own copy and build directory, in builddir-mutants/.
+A mutant is *caught* when a test that runs its line fails or does not end, *equivalent* when nobody could
+see it (the compiler makes the same code of it, or the lists say why), and else it *survived*. What does not
+build is no mutant. Areas and their tests stand in areas.py, the kept list in kept.py, the reasons for random
+ones in equivalent.py. Nothing of the working tree is changed: each job has its own copy and build directory,
+in builddir-mutants/. There stands as well which tests run which lines, recorded when it is missing or old
+(recording.py), and what came of each mutant: --go-on takes over what is known and tries the survivors again.
 
 Exit code 0, or 99 when a mutant survived, or 1.
 """
@@ -16,6 +19,7 @@ Exit code 0, or 99 when a mutant survived, or 1.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import itertools
 import json
 import random
@@ -25,18 +29,18 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from . import c_operators, python_operators
-from .areas import AREAS, Area
+from .areas import AREAS, OTHERS, Area
+from .equivalent import explained
 from .kept import KEPT
 from .mutant import Kept, Mutant
-from .workshop import ROOT, CannotWork, Workshop
+from .recording import Map, recorded
+from .workshop import ROOT, CannotWork, Test, Workshop, say
 
 SURVIVED = 99
 VERDICTS = ("caught", "survived", "equivalent")
-BASELINE_SECONDS = 1800
-# A mutant is slow when it takes this many times what its tests took without it, and so much more.
-SLOW_TIMES, SLOW_SECONDS = 4, 60
 
 
 @dataclass(frozen=True)
@@ -55,10 +59,6 @@ class Judged:
         m = self.mutant
         why = f" ({self.why})" if self.why else ""
         return f"{self.verdict:10} {m.path}:{m.line}  {m.kind}: {m.change()}{why}"
-
-
-def say(text: str) -> None:
-    print(f"mutants: {text}", file=sys.stderr, flush=True)
 
 
 # -- which ---------------------------------------------------------------------------------------
@@ -94,18 +94,46 @@ def drawn(areas: Mapping[str, Area], root: Path, seed: int) -> Iterator[Mutant]:
 # -- the work ------------------------------------------------------------------------------------
 
 
+class Journal:
+    """What came of each mutant, a line of JSON each, also when the run is stopped."""
+
+    def __init__(self, path: Path, root: Path, goes_on: bool) -> None:
+        self.path, self.root = path, root
+        self.known: dict[str, dict[str, Any]] = {}
+        if goes_on and path.exists():
+            told = map(json.loads, path.read_text().splitlines())
+            self.known = {each["key"]: each for each in told}
+        else:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text("")
+
+    def key(self, mutant: Mutant) -> str:
+        text = hashlib.sha256((self.root / mutant.path).read_bytes()).hexdigest()[:16]
+        return f"{mutant.area}:{mutant.path}:{mutant.start}:{mutant.end}:{mutant.new}:{text}"
+
+    def take(self, mutant: Mutant) -> Judged | None:
+        """What came of it before; None when that has to be seen, perhaps again."""
+        known = self.known.get(self.key(mutant))
+        if known is None or known["verdict"] == "survived":
+            return None
+        return Judged(mutant, known["verdict"], known["why"], known["seconds"])
+
+    def add(self, judged: Judged) -> None:
+        with self.path.open("a") as file:
+            file.write(json.dumps(judged.told() | {"key": self.key(judged.mutant)}) + "\n")
+
+
 class Work:
     """What is still to be tried, and what came of the rest; jobs share it."""
 
-    def __init__(
-        self, areas: Mapping[str, Area], kept: Sequence[Mutant], fresh: Iterator[Mutant], count: int
-    ) -> None:
-        self.areas, self.fresh, self.count = areas, fresh, count
+    def __init__(self, areas: Mapping[str, Area], kept: Sequence[Mutant], fresh: Iterator[Mutant], count: int,
+                 tests: Map, journal: Journal) -> None:
+        self.areas, self.fresh, self.count, self.map, self.journal = areas, fresh, count, tests, journal
         # One file after the other: what was mutated last is compiled again only once.
         self.kept = sorted(kept, key=lambda mutant: (mutant.area, mutant.path, mutant.line))
         self.lock = threading.Lock()
         self.judged: list[Judged] = []
-        self.seconds: dict[str, float] = {}
+        self.proved: set[str] = set()
         self.failed: list[str] = []
 
     def next(self) -> Mutant | None:
@@ -124,24 +152,20 @@ class Work:
         with self.lock:
             self.kept, self.fresh = [], iter(())
 
-    def patience(self, area: str, workshop: Workshop) -> float:
-        """How long the area's tests may take; at first they run without a mutant, and must pass."""
+    def prove(self, test: Test, workshop: Workshop) -> None:
+        """The first time that a test catches a mutant: that it passes without one."""
         with self.lock:
-            known = self.seconds.get(area)
-        if known is None:
-            say(f"the tests of '{area}', without a mutant")
-            done = workshop.test(self.areas[area].tests, BASELINE_SECONDS)
-            if done.code != 0:
-                words = done.words[-3000:].strip()
-                raise CannotWork(f"the tests of '{area}' fail without a mutant: {words}. Mend them first.")
-            known = done.seconds
-            with self.lock:
-                self.seconds[area] = max(known, self.seconds.get(area, 0))
-            say(f"the tests of '{area}' took {known:.0f} s")
-        return known * SLOW_TIMES + SLOW_SECONDS
+            if test.name in self.proved:
+                return
+        if not workshop.passes(test):
+            raise CannotWork(f"{test.name} fails without a mutant. Mend it first.")
+        with self.lock:
+            self.proved.add(test.name)
 
-    def note(self, judged: Judged) -> None:
+    def note(self, judged: Judged, is_new: bool) -> None:
         with self.lock:
+            if is_new:
+                self.journal.add(judged)
             if judged.verdict == "broken":
                 if judged.mutant.kind in c_operators.KINDS | python_operators.KINDS:
                     self.count += 1  # no mutant: another one in its place
@@ -149,25 +173,39 @@ class Work:
                     self.failed.append(f"kept mutant '{judged.mutant.kind}' does not build")
                 return
             self.judged.append(judged)
-        say(f"{len(self.judged)}: {judged.line()}, {judged.seconds:.0f} s")
+        if is_new:
+            say(f"{len(self.judged)}: {judged.line()}, {judged.seconds:.0f} s")
 
     def job(self, directory: Path, root: Path) -> None:
         try:
             workshop = Workshop(directory, root)
             while (mutant := self.next()) is not None:
-                seconds = self.patience(mutant.area, workshop)
-                begin = time.monotonic()
-                verdict, why = workshop.judge(mutant, self.areas[mutant.area].tests, seconds)
-                self.note(Judged(mutant, verdict, why, time.monotonic() - begin))
+                before = self.journal.take(mutant)
+                self.note(before or self.judge(mutant, workshop, root), before is None)
         except CannotWork as error:
             self.failed.append(str(error))
 
+    def judge(self, mutant: Mutant, workshop: Workshop, root: Path) -> Judged:
+        begin = time.monotonic()
+        tests = self.map.of(mutant, self.areas[mutant.area], (root / mutant.path).read_text())
+        verdict, why = workshop.judge(mutant, tests)
+        seconds = time.monotonic() - begin
+        if verdict == "caught":
+            # Whoever catches by not being collected has no name.
+            self.prove(next((test for test in tests if test.name == why), tests[0]), workshop)
+        return Judged(mutant, verdict, why, seconds)
+
 
 def run(areas: Mapping[str, Area], kept: Sequence[Kept], *, directory: Path, root: Path = ROOT,
-        count: int = 0, seed: int = 1, jobs: int = 1) -> list[Judged]:
+        count: int = 0, seed: int = 1, jobs: int = 1, goes_on: bool = False,
+        others: Sequence[str] = ()) -> list[Judged]:
     """Judge the kept mutants of these areas and `count` random ones; CannotWork where that cannot be done."""
     old = [each.mutant(root) for each in kept if each.area in areas]
-    work = Work(areas, old, drawn(areas, root, seed), count)
+    fresh = (explained(mutant, (root / mutant.path).read_text()) for mutant in drawn(areas, root, seed))
+    journal = Journal(directory / "judged.jsonl", root, goes_on)
+    asked = {mutant.area for mutant in old} | {name for name, area in areas.items() if count and area.sources}
+    tests = {test for name in asked for test in areas[name].tests} | ({*others} if count else set())
+    work = Work(areas, old, fresh, count, recorded(tests, directory, root, jobs), journal)
     threads = [threading.Thread(target=work.job, args=(directory / str(n), root)) for n in range(jobs)]
     for thread in threads:
         thread.start()
@@ -219,6 +257,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", choices=("kept", "random"), help="leave the others out")
     parser.add_argument("--area", action="append", choices=list(AREAS), help="these alone; may be repeated")
     parser.add_argument("--name", metavar="TEXT", help="of the kept ones, those with this text in the name")
+    parser.add_argument("--go-on", action="store_true", help="take over what is known; survivors again")
     parser.add_argument("--jobs", type=int, default=2, metavar="N", help="at once, a build for each (2)")
     parser.add_argument("--list", action="store_true", help="name the mutants, try none")
     parser.add_argument("--json", action="store_true", help="the result as JSON")
@@ -234,7 +273,7 @@ def main(words: Sequence[str] | None = None) -> int:
         return 0
     try:
         judged = run(areas, kept, directory=ROOT / "builddir-mutants", seed=asked.seed, jobs=asked.jobs,
-                     count=0 if asked.only == "kept" else asked.count)
+                     goes_on=asked.go_on, count=0 if asked.only == "kept" else asked.count, others=OTHERS)
     except (CannotWork, ValueError) as error:
         say(str(error))
         return 1

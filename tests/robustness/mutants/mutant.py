@@ -27,6 +27,12 @@ class Mutant:
         assert text[self.start : self.end] == self.old, f"{self.path}:{self.line} is another text now"
         return text[: self.start] + self.new + text[self.end :]
 
+    def lines(self, text: str) -> tuple[str, str]:
+        """The whole lines that it changes, before and after it, with single blanks."""
+        begin, end = text.rfind("\n", 0, self.start) + 1, text.find("\n", self.end)
+        after = text[begin : self.start] + self.new + text[self.end : end]
+        return " ".join(text[begin:end].split()), " ".join(after.split())
+
     def change(self) -> str:
         """In one short line."""
         old, new = (" ".join(each.split()) for each in (self.old, self.new))

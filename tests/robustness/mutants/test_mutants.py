@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -12,8 +13,10 @@ import pytest
 from . import c_operators, python_operators
 from .__main__ import drawn, run, table
 from .areas import AREAS, Area
+from .equivalent import EQUIVALENT
 from .kept import KEPT
-from .mutant import Kept
+from .mutant import Kept, Mutant
+from .recording import recorded
 from .workshop import ROOT, CannotWork
 
 SUM_C = """/* sum: a < b in a comment is no code. */
@@ -34,12 +37,18 @@ def half(n: int) -> int:
     return n // 2
 '''
 TEST_PY = """import ctypes
+import subprocess
+import sys
 from pathlib import Path
 from toy.half import half
 def test_toy():
     [library] = (Path(__file__).parents[1] / "toy").glob("*.so")
     assert ctypes.CDLL(str(library)).sum_below(4) == 6
     assert half(4) == 2
+def test_another_process():
+    subprocess.run([sys.executable, "-c", "from toy.half import half; assert half(4) == 2"], check=True)
+def test_nothing():
+    pass
 """
 TOY = {"c": Area(("toy/*.c",), ("tests",)), "python": Area(("toy/*.py",), ("tests",))}
 TOY_KEPT = [
@@ -52,9 +61,9 @@ TOY_KEPT = [
 ]
 
 
-@pytest.fixture
-def toy(tmp_path: Path) -> Path:
-    root = tmp_path / "toy project"
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("toy") / "toy project"
     for name, text in (("toy/sum.c", SUM_C), ("toy/half.py", HALF_PY), ("tests/test_toy.py", TEST_PY)):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(text)
@@ -64,23 +73,60 @@ def toy(tmp_path: Path) -> Path:
     return root
 
 
-def test_a_toy_and_its_survivors(toy: Path, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def work(toy: Path) -> Path:
+    """Where the mutants of the toy are made; what one test left there the next may use."""
+    return toy.parent / "work"
+
+
+def test_a_toy_and_its_survivors(toy: Path, work: Path) -> None:
     before = {path: path.read_bytes() for path in toy.rglob("*") if path.is_file()}
-    judged = run(TOY, TOY_KEPT, directory=tmp_path / "work", root=toy)
+    judged = run(TOY, TOY_KEPT, directory=work, root=toy)
     assert {each.mutant.kind: each.verdict for each in judged} == {
         "one more": "caught", "no limit": "survived", "the same": "equivalent",
         "a third": "caught", "below one": "survived", "talk": "equivalent",
     }
     [survivor] = [each for each in judged if each.mutant.kind == "no limit"]
-    assert survivor.line().startswith("survived   toy/sum.c:8  no limit: return -1; -> ;")
+    assert survivor.line() == "survived   toy/sum.c:8  no limit: return -1; -> ; (no test runs it)"
     assert [row["rate"] for row in table(judged, TOY)] == [0.5, 0.5, 0.5]
     assert {path: path.read_bytes() for path in before} == before
 
 
-def test_tests_that_fail_by_themselves_judge_nothing(toy: Path, tmp_path: Path) -> None:
-    (toy / "tests/test_toy.py").write_text("def test_toy():\n    assert False\n")
-    with pytest.raises(CannotWork, match="fail without a mutant"):
-        run(TOY, TOY_KEPT[3:4], directory=tmp_path / "work", root=toy)
+def test_what_is_known_is_taken_over_and_survivors_are_tried_again(toy: Path, work: Path) -> None:
+    journal = work / "judged.jsonl"
+    run(TOY, TOY_KEPT[3:5], directory=work, root=toy)
+    survived, caught = map(json.loads, journal.read_text().splitlines())
+    assert (survived["kind"], caught["kind"]) == ("below one", "a third")
+    known = [json.dumps(each | {"why": "known"}) for each in (survived, caught)]
+    journal.write_text("\n".join(known) + "\n")
+    judged = run(TOY, TOY_KEPT[3:5], directory=work, root=toy, goes_on=True)
+    assert [(each.mutant.kind, each.verdict, each.why) for each in judged] == [
+        ("below one", "survived", ""), ("a third", "caught", "known"),
+    ]
+    assert len(journal.read_text().splitlines()) == 3
+
+
+def test_a_line_is_a_matter_of_the_tests_that_run_it(toy: Path, work: Path) -> None:
+    """Also by another process. What is no statement of a function is a matter of all that run the file."""
+    found = recorded(["tests"], work, toy)
+
+    def tests(path: str, line: int) -> set[str]:
+        mutant = Mutant(path, 0, 0, "", "", "", line)
+        text = (toy / path).read_text()
+        return {test.name.partition("::")[2] for test in found.of(mutant, TOY["c"], text)}
+
+    both = {"test_toy", "test_another_process"}
+    assert [tests("toy/half.py", line) for line in (1, 2, 3, 4, 5)] == [both, both, both, set(), both]
+    ran = {"test_toy"}
+    assert [tests("toy/sum.c", line) for line in (1, 5, 6, 8, 9)] == [ran, ran, ran, set(), ran]
+
+
+def test_tests_that_fail_by_themselves_judge_nothing(toy: Path, work: Path) -> None:
+    test = toy / "tests/test_toy.py"
+    test.write_text("def test_toy():\n    assert False\n")
+    with pytest.raises(CannotWork, match="fails without a mutant"):
+        run(TOY, TOY_KEPT[3:4], directory=work, root=toy)
+    test.write_text(TEST_PY)
 
 
 def test_what_is_changed_is_code(toy: Path) -> None:
@@ -111,11 +157,17 @@ def test_kept_mutants_still_fit_the_sources() -> None:
         assert each.mutant(ROOT).applied((ROOT / each.path).read_text())
 
 
+def test_equivalent_mutants_still_fit_the_sources() -> None:
+    for path, before, after, why in EQUIVALENT:
+        assert before in " ".join((ROOT / path).read_text().split()), f"{path}: {before}"
+        assert before != after and why
+
+
 def test_areas_name_files_that_are_there() -> None:
     for name, area in AREAS.items():
         assert not area.sources or area.files(ROOT), name
-        for argument in area.tests:
-            assert not argument.startswith("tests/") or (ROOT / argument).exists(), argument
+        for test in area.tests:
+            assert (ROOT / test.partition("::")[0]).exists(), test
 
 
 def test_command_lists(tmp_path: Path) -> None:

@@ -1,0 +1,44 @@
+"""Random mutants that nobody can see, each with the reason: what the drawn ones that survived turned out to be."""
+
+# ruff: noqa: E501 (a mutant a line)
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from .mutant import Mutant
+
+# (path, the changed lines before and after it with single blanks, why no test can see it)
+EQUIVALENT: list[tuple[str, str, str, str]] = [
+    ('workers/control/peers.py', 'for some in range(self.vault.ready("trie_ready") + NODES_AT_ONCE, most, NODES_AT_ONCE):', 'for some in range(self.vault.ready("trie_ready") - NODES_AT_ONCE, most, NODES_AT_ONCE):',
+     'two turns more that ask for memory which is there'),
+    ('workers/supervisor/segments.py', 'VAULT_FIRST_BYTES = 4096', 'VAULT_FIRST_BYTES = 4097',
+     'the kernel gives and maps whole pages, and the vault grows before it is used'),
+    ('workers/system_calls.c', '#define PROGRAM_MOST (2 * LISTED + (3 * CHECKS_MOST + 3) * RULES + 16)', '#define PROGRAM_MOST (2 * LISTED + (3 * CHECKS_MOST + 3) * RULES - 16)',
+     'room for the longest program and more: each rule of the lists has fewer checks than the most'),
+    ('workers/control/memory.py', 'self._extend(lib.REGION_INDEX, ready * lib.INDEX_ENTRY_BYTES, last * lib.INDEX_ENTRY_BYTES)', 'self._extend(lib.REGION_INDEX, ready + lib.INDEX_ENTRY_BYTES, last * lib.INDEX_ENTRY_BYTES)',
+     'from an earlier page on: what is there already is given once more'),
+    ('workers/supervisor/sockets.py', 'data, ancillary, _, _ = sock.recvmsg(1 << 16, 256)', 'data, ancillary, _, _ = sock.recvmsg(1 << 17, 256)',
+     'no datagram is longer than the first size'),
+    ('workers/sandbox.c', 'for (unsigned long capability = 0; capability < CAPABILITIES_MOST; capability++)', 'for (unsigned long capability = 0; capability <= CAPABILITIES_MOST; capability++)',
+     'the kernel knows no capability 64 to drop'),
+    ('workers/control/peer_changes.c', 'return (uint64_t)ips->used + wanted + 1 <= (uint64_t)limit + ips->free;', 'return (uint64_t)ips->used + wanted + 1 < (uint64_t)limit + ips->free;',
+     'the table takes the long way, which asks for the same memory and comes to the same'),
+    ('workers/control/routes.py', 'return None', 'pass',
+     'the function ends there, which is None as well'),
+    ('workers/control/handshake_batch.c', 'while (next + run < count && run < HANDSHAKE_BATCH && outgoing[next + run].to.family == family)', 'while (next + run < count && run <= HANDSHAKE_BATCH && outgoing[next + run].to.family == family)',
+     'control sends no more than a batch at once: its array has no more'),
+    ('shm/schedule.c', 'bell_ring(segment, WORKER_CONSUMER + consumer, -1);', 'bell_ring(segment, WORKER_CONSUMER + consumer, -2);',
+     'whatever is below zero is no eventfd'),
+    ('shm/pool.c', 'pool->cursor = pool->order_got;', ';',
+     'where the second pass begins: it comes round to all of them in turn'),
+    ('engine/coalescing.c', 'if (next->tcp != flow->tcp || next->ip != flow->ip || next->header != flow->header ||', 'if (next->tcp != flow->tcp || next->ip != flow->ip && next->header != flow->header ||',
+     'headers_agree compares the bytes that say both lengths'),
+]
+_WHY = {each[:3]: each[3] for each in EQUIVALENT}
+
+
+def explained(mutant: Mutant, text: str) -> Mutant:
+    """The same, with the reason when it is one of those."""
+    why = _WHY.get((mutant.path, *mutant.lines(text)), "")
+    return replace(mutant, equivalent=why) if why else mutant
