@@ -9,7 +9,12 @@
 #define STACK_BYTES 131072
 
 /* Fastest first, by what was measured (docs/adr/0005-boringssl-without-avx512.md). */
-enum cpu { WITH_AVX512, WITH_AVX2, WITH_NEITHER, UNMEASURED };
+enum cpu {
+    WITH_AVX512,
+    WITH_AVX2,
+    WITH_NEITHER,
+    UNMEASURED
+};
 static const int orders[][AEAD_PROVIDERS_COUNT] = {
     [WITH_AVX512] = { AEAD_IPSEC_MB, AEAD_BORINGSSL, AEAD_EVP },
     [WITH_AVX2] = { AEAD_BORINGSSL, AEAD_IPSEC_MB, AEAD_EVP },

@@ -89,7 +89,8 @@ static void must(int done)
     if (done == 1)
         return;
     fputs("aead: BoringSSL refused to seal a message, so it would leave as plaintext; ending this process. "
-          "Set aead = \"evp\" in the engine's settings and report the library's version.\n", stderr);
+          "Set aead = \"evp\" in the engine's settings and report the library's version.\n",
+          stderr);
     abort();
 }
 

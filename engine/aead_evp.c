@@ -19,7 +19,8 @@ static void must(int done)
     if (done == 1)
         return;
     fputs("aead: libcrypto refused to seal a message, so it would leave as plaintext; "
-          "ending this process. Look for a shortage of memory.\n", stderr);
+          "ending this process. Look for a shortage of memory.\n",
+          stderr);
     abort();
 }
 

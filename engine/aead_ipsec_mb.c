@@ -53,7 +53,8 @@ static void must_be_sealed(const IMB_JOB *done)
     if (done->status == IMB_STATUS_COMPLETED)
         return;
     fputs("aead: libipsec-mb refused to seal a message, so it would leave as plaintext; ending "
-          "this process. Set aead = \"evp\" in the engine's settings and report the library's version.\n", stderr);
+          "this process. Set aead = \"evp\" in the engine's settings and report the library's version.\n",
+          stderr);
     abort();
 }
 

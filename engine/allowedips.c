@@ -18,7 +18,11 @@
 
 #include <string.h>
 
-enum node_state { NODE_FREE, NODE_LIVE, NODE_WAITING };
+enum node_state {
+    NODE_FREE,
+    NODE_LIVE,
+    NODE_WAITING
+};
 
 #define MAX_DEPTH 129  /* prefixes of 0 to 128 bits on one path */
 

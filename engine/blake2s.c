@@ -25,16 +25,16 @@ static inline uint32_t rotate(uint32_t word, int by)
     return word >> by | word << (32 - by);
 }
 
-#define MIX(a, b, c, d, x, y)                    \
-    do {                                         \
-        v[a] += v[b] + (x);                      \
-        v[d] = rotate(v[d] ^ v[a], 16);          \
-        v[c] += v[d];                            \
-        v[b] = rotate(v[b] ^ v[c], 12);          \
-        v[a] += v[b] + (y);                      \
-        v[d] = rotate(v[d] ^ v[a], 8);           \
-        v[c] += v[d];                            \
-        v[b] = rotate(v[b] ^ v[c], 7);           \
+#define MIX(a, b, c, d, x, y) \
+    do { \
+        v[a] += v[b] + (x); \
+        v[d] = rotate(v[d] ^ v[a], 16); \
+        v[c] += v[d]; \
+        v[b] = rotate(v[b] ^ v[c], 12); \
+        v[a] += v[b] + (y); \
+        v[d] = rotate(v[d] ^ v[a], 8); \
+        v[c] += v[d]; \
+        v[b] = rotate(v[b] ^ v[c], 7); \
     } while (0)
 
 static void compress(struct blake2s *state, const uint8_t *block, uint32_t bytes, int is_last)

@@ -122,7 +122,8 @@ static void rewrite(struct packet *first, const struct flow *flow, struct joined
     sum = checksum_fold(checksum_pseudo(p, length, flow->tcp ? PROTOCOL_TCP : PROTOCOL_UDP));
     memcpy(transport + (flow->tcp ? 16 : 6), &sum, 2);
     joined->flags = VNET_NEEDS_CSUM;
-    joined->gso_type = !flow->tcp ? VNET_GSO_UDP_L4 : flow->ip == 20 ? VNET_GSO_TCPV4 : VNET_GSO_TCPV6;
+    joined->gso_type = !flow->tcp ? VNET_GSO_UDP_L4 : flow->ip == 20 ? VNET_GSO_TCPV4
+                                                                     : VNET_GSO_TCPV6;
     joined->gso_size = (uint16_t)flow->payload;
     joined->header = flow->header;
     joined->checksum_start = (uint16_t)flow->ip;

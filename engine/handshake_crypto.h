@@ -35,7 +35,8 @@ static inline void handshake_must(int done)
     if (done == 1)
         return;
     fputs("handshake: libcrypto refused a computation that cannot fail; "
-          "ending this process. Look for a shortage of memory.\n", stderr);
+          "ending this process. Look for a shortage of memory.\n",
+          stderr);
     abort();
 }
 

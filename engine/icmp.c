@@ -131,6 +131,7 @@ uint32_t icmp_unreachable(uint8_t *out, const uint8_t *packet, uint32_t length)
 {
     if (!length)
         return 0;
-    return packet[0] >> 4 == 4 ? unreachable4(out, packet, length)
-         : packet[0] >> 4 == 6 ? unreachable6(out, packet, length) : 0;
+    return packet[0] >> 4 == 4   ? unreachable4(out, packet, length)
+           : packet[0] >> 4 == 6 ? unreachable6(out, packet, length)
+                                 : 0;
 }

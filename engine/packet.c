@@ -12,7 +12,12 @@
 #define PROTOCOL_UDP 17
 #define PROTOCOL_FRAGMENT 44
 
-enum ecn { NOT_ECT = 0, ECT_1 = 1, ECT_0 = 2, CE = 3 };
+enum ecn {
+    NOT_ECT = 0,
+    ECT_1 = 1,
+    ECT_0 = 2,
+    CE = 3
+};
 
 uint32_t message_type(const uint8_t *data, uint32_t length, int *why)
 {
@@ -77,7 +82,8 @@ int packet_destination(const uint8_t *data, uint32_t length, const uint8_t **des
     uint32_t total;
     int version = packet_version(data, length, &total);
 
-    *destination = version == 4 ? data + 16 : version == 6 ? data + 24 : NULL;
+    *destination = version == 4 ? data + 16 : version == 6 ? data + 24
+                                                           : NULL;
     return version;
 }
 
@@ -86,7 +92,8 @@ int packet_source(const uint8_t *data, uint32_t length, const uint8_t **source, 
     uint32_t total = 0;
     int version = packet_version(data, length, &total);
 
-    *source = version == 4 ? data + 12 : version == 6 ? data + 8 : NULL;
+    *source = version == 4 ? data + 12 : version == 6 ? data + 8
+                                                      : NULL;
     *trimmed = version ? total : 0;
     return version;
 }
@@ -150,9 +157,9 @@ uint8_t packet_ecn(const uint8_t *data)
 static const int8_t decapsulated[4][4] = {
     /* outer     Not-ECT  ECT(1)   ECT(0)   CE */
     [NOT_ECT] = { NOT_ECT, NOT_ECT, NOT_ECT, -1 },
-    [ECT_1]   = { ECT_1,   ECT_1,   ECT_1,   CE },
-    [ECT_0]   = { ECT_0,   ECT_1,   ECT_0,   CE },
-    [CE]      = { CE,      CE,      CE,      CE },
+    [ECT_1] = { ECT_1, ECT_1, ECT_1, CE },
+    [ECT_0] = { ECT_0, ECT_1, ECT_0, CE },
+    [CE] = { CE, CE, CE, CE },
 };
 
 int packet_ecn_decapsulate(uint8_t *data, uint8_t outer)

@@ -35,7 +35,9 @@ static int plan_alone(const struct super_packet *super, struct segmentation *pla
 {
     *plan = (struct segmentation){ .packets = 1, .largest = super->length };
     return super->flags & VNET_NEEDS_CSUM &&
-           (uint32_t)super->checksum_start + super->checksum_offset + 2 > super->length ? -1 : 0;
+                   (uint32_t)super->checksum_start + super->checksum_offset + 2 > super->length
+               ? -1
+               : 0;
 }
 
 int segmentation_plan(const struct super_packet *super, struct segmentation *plan)

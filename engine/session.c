@@ -113,11 +113,13 @@ void session_open(struct session *session, struct aead *aead, struct packet *pac
         uint32_t number = choose_keypair(session, word, &packets[i], now);
         if (!number)
             continue;
-        jobs[job_count] = (struct aead_job){ .data = packets[i].data + DATA_HEADER_BYTES,
-                                             .length = packets[i].length - DATA_HEADER_BYTES,
-                                             .refused = -1,
-                                             .counter = data_counter(packets[i].data),
-                                             .key = session->keypairs[number].receive_key };
+        jobs[job_count] = (struct aead_job){
+            .data = packets[i].data + DATA_HEADER_BYTES,
+            .length = packets[i].length - DATA_HEADER_BYTES,
+            .refused = -1,
+            .counter = data_counter(packets[i].data),
+            .key = session->keypairs[number].receive_key,
+        };
         opened[job_count] = &packets[i];
         numbers[job_count++] = number;
     }
@@ -173,8 +175,12 @@ static void prepare_seal(const struct session *session, const struct keypair *ke
 
     packet->ecn = packet->length ? packet_ecn(packet->data) : 0;
     memset(packet->data + packet->length, 0, padding);
-    *job = (struct aead_job){ .data = packet->data, .length = packet->length + padding,
-                              .counter = counter, .key = keypair->send_key };
+    *job = (struct aead_job){
+        .data = packet->data,
+        .length = packet->length + padding,
+        .counter = counter,
+        .key = keypair->send_key,
+    };
     packet->data -= DATA_HEADER_BYTES;
     packet->length += padding + DATA_OVERHEAD;
     packet->verdict = VERDICT_DELIVER;

@@ -125,8 +125,8 @@ static int take_ipv6(struct line value, uint8_t address[16])
 static uint64_t find(struct line value, uint8_t wanted, int last)
 {
     const uint8_t *found = value.bytes == 0 ? NULL
-                           : last ? memrchr(value.text, wanted, value.bytes)
-                                  : memchr(value.text, wanted, value.bytes);
+                           : last           ? memrchr(value.text, wanted, value.bytes)
+                                            : memchr(value.text, wanted, value.bytes);
     return found ? (uint64_t)(found - value.text) : value.bytes;
 }
 

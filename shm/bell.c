@@ -51,8 +51,10 @@ void bell_cancel(const struct segment *segment, uint32_t worker)
 int bell_wait(const struct segment *segment, uint32_t worker, uint64_t timeout_ns)
 {
     struct bell *bell = &segment->bells[worker];
-    struct timespec timeout = {.tv_sec = (time_t)(timeout_ns / 1000000000u),
-                               .tv_nsec = (long)(timeout_ns % 1000000000u)};
+    struct timespec timeout = {
+        .tv_sec = (time_t)(timeout_ns / 1000000000u),
+        .tv_nsec = (long)(timeout_ns % 1000000000u),
+    };
     while (__atomic_load_n(&bell->sleeping, __ATOMIC_ACQUIRE) == 1) {
         if (futex(&bell->sleeping, FUTEX_WAIT, 1, &timeout) == 0)
             continue; /* rung, or a stray wake */

@@ -250,7 +250,13 @@ struct worker {
     uint32_t reserved[17];
 };
 
-enum worker_state { WORKER_ABSENT, WORKER_STARTING, WORKER_RUNNING, WORKER_STOPPING, WORKER_REPAIRING };
+enum worker_state {
+    WORKER_ABSENT,
+    WORKER_STARTING,
+    WORKER_RUNNING,
+    WORKER_STOPPING,
+    WORKER_REPAIRING
+};
 
 /* A sleeper's word, alone on its line because others write it (bell.h). */
 struct bell {

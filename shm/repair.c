@@ -120,7 +120,7 @@ static void nodes_collect(const struct segment *segment, uint32_t worker, uint32
 
 void repair_worker(const struct segment *segment, uint32_t worker, struct repair *repair)
 {
-    *repair = (struct repair){0};
+    *repair = (struct repair){ 0 };
     if (worker >= MAX_WORKERS)
         return;
     struct worker *line = &segment->workers[worker];

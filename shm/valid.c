@@ -122,7 +122,7 @@ static void sets_check(const struct segment *segment, struct report *report)
 
 uint32_t segment_valid(const struct segment *segment, char *text, uint32_t text_bytes)
 {
-    struct report report = {text, text_bytes, 0};
+    struct report report = { text, text_bytes, 0 };
     uint32_t rows = segment->device->rows_used;
     uint8_t *met = calloc((size_t)segment->nodes + 1, 1);
     if (text_bytes)

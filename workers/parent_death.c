@@ -33,9 +33,9 @@ static void end(int number)
 }
 
 int parent_death_prepare(int signal_number, int parent, const char *path, const char *other, uint64_t device,
-                   uint64_t inode)
+                         uint64_t inode)
 {
-    const char *paths[PATHS] = {path ? path : "", other ? other : ""};
+    const char *paths[PATHS] = { path ? path : "", other ? other : "" };
     struct sigaction action;
     sigset_t blocked, before;
     int i, result;

@@ -10,7 +10,7 @@
  * Either may be NULL: nothing to remove. 0, or -1 with errno (ENAMETOOLONG for a path of over 255 bytes),
  * everything as it was. */
 int parent_death_prepare(int signal_number, int parent, const char *path, const char *other, uint64_t device,
-                   uint64_t inode);
+                         uint64_t inode);
 /* cdef end */
 
 #endif

@@ -40,7 +40,7 @@ int process_option(int option, uint64_t value)
 }
 
 /* Whether the loader has written to code, where it stands now: such pages are no longer as in the file. */
-static int has_text_relocations(const struct dl_phdr_info *object, const ElfW(Phdr) *dynamic)
+static int has_text_relocations(const struct dl_phdr_info *object, const ElfW(Phdr) * dynamic)
 {
     const ElfW(Dyn) *entry = (const ElfW(Dyn) *)(object->dlpi_addr + dynamic->p_vaddr);
 

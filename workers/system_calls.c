@@ -38,6 +38,7 @@
 /* The calls of receivers and consumers, then those of Python and the allocator around them. mremap is missing
  * because it could map keys again that were unmapped (shm/secrecy.c), mprotect because it could make a
  * read-only table writable. The heap of a process with one thread needs neither call. */
+/* clang-format off */
 static const uint16_t common[] = {
     SYS_futex, SYS_epoll_pwait, SYS_sendmsg, SYS_sendmmsg, SYS_recvmsg, SYS_recvmmsg, SYS_read, SYS_readv,
     SYS_write, SYS_writev, SYS_ppoll, SYS_epoll_ctl, SYS_clock_gettime,
@@ -55,9 +56,11 @@ static const uint16_t common[] = {
     SYS_time,
 #endif
 };
+/* clang-format on */
 
 /* Control serves `wg`, asks the kernel about links and routes, makes and locks room in the segments, imports modules,
  * and starts threads (workers/control/crypto_threads.py). */
+/* clang-format off */
 static const uint16_t of_control[] = {
     SYS_sendto, SYS_recvfrom, SYS_accept, SYS_accept4, SYS_shutdown, SYS_getsockname, SYS_getpeername,
     SYS_getsockopt, SYS_fallocate, SYS_ftruncate, SYS_mremap, SYS_dup, SYS_statx, SYS_getdents64,
@@ -68,10 +71,12 @@ static const uint16_t of_control[] = {
     SYS_access, SYS_stat, SYS_lstat, SYS_readlink, SYS_unlink, SYS_select,
 #endif
 };
+/* clang-format on */
 
 /* Calls by which a process runs another program, reaches another process's memory or descriptors, signals
  * another process (no worker does), changes its privileges or its view of the file system, or
  * makes the kernel act for it (io_uring, BPF, modules, reboot). */
+/* clang-format off */
 static const uint16_t escapes[] = {
     SYS_execve, SYS_execveat, SYS_ptrace, SYS_process_vm_readv, SYS_process_vm_writev, SYS_kcmp,
     SYS_move_pages, SYS_migrate_pages, SYS_rt_sigqueueinfo, SYS_rt_tgsigqueueinfo, SYS_pidfd_send_signal,
@@ -100,6 +105,7 @@ static const uint16_t escapes[] = {
     SYS_process_mrelease,
 #endif
 };
+/* clang-format on */
 
 #define ALL 0xFFFFFFFFu
 #define UPPER 8         /* in `argument`: check its upper 32 bits; without it, the lower 32 */

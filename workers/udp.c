@@ -235,8 +235,10 @@ static uint32_t vectors_write(struct iovec *vectors, const struct udp_message *m
         if (used && (uint8_t *)vectors[used - 1].iov_base + vectors[used - 1].iov_len == messages[i].data)
             vectors[used - 1].iov_len += messages[i].length;
         else
-            vectors[used++] = (struct iovec){ .iov_base = (void *)messages[i].data,
-                                              .iov_len = messages[i].length };
+            vectors[used++] = (struct iovec){
+                .iov_base = (void *)messages[i].data,
+                .iov_len = messages[i].length,
+            };
     }
     return used;
 }

@@ -21,7 +21,7 @@ static inline uint64_t now(void)
 
 static inline void sleep_until(uint64_t when)
 {
-    struct timespec time = {(time_t)(when / 1000000000u), (long)(when % 1000000000u)};
+    struct timespec time = { (time_t)(when / 1000000000u), (long)(when % 1000000000u) };
     while (clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &time, NULL) == EINTR)
         ;
 }
@@ -37,8 +37,8 @@ static inline void batch_initialise(struct batch *batch, uint32_t bytes)
 {
     memset(batch, 0, sizeof(*batch));
     for (uint32_t i = 0; i < BATCH; i++) {
-        batch->parts[i] = (struct iovec){batch->data[i], bytes};
-        batch->messages[i].msg_hdr = (struct msghdr){.msg_iov = &batch->parts[i], .msg_iovlen = 1};
+        batch->parts[i] = (struct iovec){ batch->data[i], bytes };
+        batch->messages[i].msg_hdr = (struct msghdr){ .msg_iov = &batch->parts[i], .msg_iovlen = 1 };
     }
 }
 

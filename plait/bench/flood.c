@@ -9,8 +9,12 @@ _Static_assert(BATCH <= SEALED_AT_ONCE, "a batch is sealed at once");
 
 static void seal(struct flood *flood, struct aead *aead, struct batch *batch, uint32_t count)
 {
-    struct sealed sealed = {.key = flood->key, .inner = flood->inner, .inner_bytes = FLOOD_INNER_BYTES,
-                            .receiver = flood->receiver};
+    struct sealed sealed = {
+        .key = flood->key,
+        .inner = flood->inner,
+        .inner_bytes = FLOOD_INNER_BYTES,
+        .receiver = flood->receiver,
+    };
     uint8_t *places[BATCH];
     for (uint32_t i = 0; i < count; i++)
         places[i] = batch->data[i];

@@ -17,7 +17,7 @@
 int flow_seal(uint8_t *messages, uint64_t count, const uint8_t key[32], uint32_t receiver, const uint8_t *inner,
               uint32_t inner_bytes)
 {
-    struct sealed sealed = {.key = key, .inner = inner, .inner_bytes = inner_bytes, .receiver = receiver};
+    struct sealed sealed = { .key = key, .inner = inner, .inner_bytes = inner_bytes, .receiver = receiver };
     struct aead *aead = aead_new(-1);
     if (!aead)
         return -1;
@@ -60,8 +60,10 @@ static int64_t count_waiting(int fd, uint32_t bytes)
     int64_t found = 0;
     for (;;) {
         for (uint32_t i = 0; i < BATCH; i++)
-            arrivals.headers[i].msg_hdr = (struct msghdr){.msg_control = &arrivals.controls[i],
-                                                          .msg_controllen = sizeof arrivals.controls[i]};
+            arrivals.headers[i].msg_hdr = (struct msghdr){
+                .msg_control = &arrivals.controls[i],
+                .msg_controllen = sizeof arrivals.controls[i],
+            };
         int got = recvmmsg(fd, arrivals.headers, BATCH, MSG_DONTWAIT | MSG_TRUNC, NULL);
         if (got < 0)
             return errno == EAGAIN || errno == EINTR ? found : -1;

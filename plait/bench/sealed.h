@@ -25,8 +25,12 @@ static inline void sealed_write(const struct sealed *sealed, struct aead *aead, 
         uint8_t *packet = places[i] + DATA_HEADER_BYTES;
         data_header_write(places[i], sealed->receiver, counter + i);
         memcpy(packet, sealed->inner, sealed->inner_bytes);
-        jobs[i] = (struct aead_job){.data = packet, .length = sealed->inner_bytes, .counter = counter + i,
-                                    .key = sealed->key};
+        jobs[i] = (struct aead_job){
+            .data = packet,
+            .length = sealed->inner_bytes,
+            .counter = counter + i,
+            .key = sealed->key,
+        };
     }
     aead_seal(aead, jobs, count);
 }

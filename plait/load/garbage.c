@@ -8,7 +8,15 @@
 #include "engine/packet.h"
 #include "plait/load/state.h"
 
-enum { MAC1, STRANGER, SHORT, RANDOM, TAG, REPLAYED_DATA, REPLAYED_INITIATION };
+enum {
+    MAC1,
+    STRANGER,
+    SHORT,
+    RANDOM,
+    TAG,
+    REPLAYED_DATA,
+    REPLAYED_INITIATION
+};
 
 static void fill(struct load *load, uint8_t *data, uint32_t length)
 {
@@ -65,7 +73,7 @@ static int was_taken(const struct load *load, uint32_t which, const struct load_
 
     return which ? sample->answered
                  : (peer->current.born && peer->current.local == index) ||
-                   (peer->previous.born && peer->previous.local == index);
+                       (peer->previous.born && peer->previous.local == index);
 }
 
 static uint8_t *place(struct load *load, uint32_t length)

@@ -27,9 +27,20 @@
 #define CATCH_UP_NS 500000000ull
 #define AGAIN_NS 1000000ull        /* an event that found no peer looks again */
 
-enum { HANDSHAKES, TRAFFIC, KEEPALIVES, ROAMING, GARBAGE, PACERS = GARBAGE + LOAD_GARBAGE_KINDS };
+enum {
+    HANDSHAKES,
+    TRAFFIC,
+    KEEPALIVES,
+    ROAMING,
+    GARBAGE,
+    PACERS = GARBAGE + LOAD_GARBAGE_KINDS
+};
 /* Why an event did not leave when it was due, in the order of LOAD_HANDSHAKES_LATE and those after it. */
-enum cause { GENERATOR, WAITING, FEW };
+enum cause {
+    GENERATOR,
+    WAITING,
+    FEW
+};
 
 void load_free(struct load *load)
 {
@@ -125,7 +136,8 @@ static void note_lag(struct load *load, uint32_t what, const struct load_pacer *
 
 static void count_due(struct load *load, uint32_t what)
 {
-    count(load, what == HANDSHAKES ? LOAD_HANDSHAKES_DUE : what == TRAFFIC ? LOAD_ECHOES_DUE : LOAD_OTHERS_DUE);
+    count(load, what == HANDSHAKES ? LOAD_HANDSHAKES_DUE : what == TRAFFIC ? LOAD_ECHOES_DUE
+                                                                           : LOAD_OTHERS_DUE);
 }
 
 /* The next peer that may begin a handshake; NOBODY when none of the next BURST may, and why not. */

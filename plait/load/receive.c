@@ -23,7 +23,11 @@ static struct load_peer *peer_of(struct load *load, uint32_t index, uint32_t *i)
     return *i < load->setup.peers ? &load->peers[*i] : NULL;
 }
 
-enum seen { NEW, SEEN, TOO_OLD };
+enum seen {
+    NEW,
+    SEEN,
+    TOO_OLD
+};
 
 /* Whether a counter was received before: a window that moves by whole words (RFC 6479). */
 static enum seen seen_before(struct load_session *session, uint64_t counter)
@@ -146,8 +150,12 @@ static int incoming_data(struct load *load, uint8_t *message, uint32_t length, u
     in->counter = data_counter(message);
     in->arrived = load->arrived;
     in->port = port;
-    *job = (struct aead_job){ .data = message + DATA_HEADER_BYTES, .length = length - DATA_HEADER_BYTES,
-                              .counter = in->counter, .key = in->session->receive_key };
+    *job = (struct aead_job){
+        .data = message + DATA_HEADER_BYTES,
+        .length = length - DATA_HEADER_BYTES,
+        .counter = in->counter,
+        .key = in->session->receive_key,
+    };
     return 1;
 }
 
@@ -230,9 +238,12 @@ uint32_t load_receive(struct load *load)
 
         for (uint32_t i = 0; i < LOAD_BATCH; i++) {
             vectors[i] = (struct iovec){ load->inbox[i], LOAD_MESSAGE_MOST };
-            headers[i].msg_hdr = (struct msghdr){ .msg_iov = &vectors[i], .msg_iovlen = 1,
-                                                  .msg_control = control[i],
-                                                  .msg_controllen = sizeof control[i] };
+            headers[i].msg_hdr = (struct msghdr){
+                .msg_iov = &vectors[i],
+                .msg_iovlen = 1,
+                .msg_control = control[i],
+                .msg_controllen = sizeof control[i],
+            };
         }
         n = recvmmsg(load->fds[port], headers, LOAD_BATCH, MSG_DONTWAIT, NULL);
         if (has_errors || (n < 0 && errno != EAGAIN && errno != EINTR))

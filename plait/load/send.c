@@ -147,8 +147,12 @@ void load_flush(struct load *load, uint32_t port)
     aead_seal(load->aead, out->job, out->jobs);
     for (uint32_t i = 0; i < out->count; i++) {
         vectors[i] = (struct iovec){ out->data[i], out->length[i] };
-        headers[i].msg_hdr = (struct msghdr){ .msg_name = &name, .msg_namelen = name_length,
-                                              .msg_iov = &vectors[i], .msg_iovlen = 1 };
+        headers[i].msg_hdr = (struct msghdr){
+            .msg_name = &name,
+            .msg_namelen = name_length,
+            .msg_iov = &vectors[i],
+            .msg_iovlen = 1,
+        };
         control_write(&load->setup, &headers[i].msg_hdr, control[i], out->source[i]);
         if (load->strangers && port < load->setup.ports)
             sample_keep(load, out, i);
@@ -216,8 +220,12 @@ static uint8_t *data_place(struct load *load, struct load_peer *peer, uint32_t i
 
     data_header_write(message, session->remote, session->counter);
     memcpy(out->key[out->jobs], session->send_key, AEAD_KEY_BYTES);
-    out->job[out->jobs] = (struct aead_job){ .data = message + DATA_HEADER_BYTES, .length = padded,
-                                             .counter = session->counter, .key = out->key[out->jobs] };
+    out->job[out->jobs] = (struct aead_job){
+        .data = message + DATA_HEADER_BYTES,
+        .length = padded,
+        .counter = session->counter,
+        .key = out->key[out->jobs],
+    };
     out->jobs++;
     session->counter++;
     peer->owes_since = 0;
@@ -237,9 +245,14 @@ void load_echo(struct load *load, struct load_peer *peer, uint32_t bytes, uint8_
 {
     uint32_t number = load->setup.first_peer + (uint32_t)(peer - load->peers);
     uint8_t *inner = data_place(load, peer, bytes);
-    struct load_stamp stamp = { .magic = STAMP_MAGIC, .number = number, .intended = intended,
-                                .sequence = ++peer->sequence, .phase = (uint8_t)load->phase->number,
-                                .kind = kind };
+    struct load_stamp stamp = {
+        .magic = STAMP_MAGIC,
+        .number = number,
+        .intended = intended,
+        .sequence = ++peer->sequence,
+        .phase = (uint8_t)load->phase->number,
+        .kind = kind,
+    };
     struct load_out *out = &load->outs[peer->port];
     uint16_t sum;
 

@@ -35,7 +35,11 @@ struct load_session {
     uint32_t local, remote;        /* receiver indices */
 };
 
-enum peer_state { PEER_IDLE, PEER_INITIATED, PEER_CONFIRMING };
+enum peer_state {
+    PEER_IDLE,
+    PEER_INITIATED,
+    PEER_CONFIRMING
+};
 #define PEER_HOLDS_PLACE 1         /* in the closed loop of handshakes */
 #define PEER_HAS_COOKIE 2
 #define PEER_SHOWED_MAC1 4         /* a cookie reply to it is accepted, once */
@@ -183,7 +187,10 @@ void load_flush_all(struct load *load);
 /* Takes a socket's ICMP errors, which would wake the loop for ever. */
 void load_errors_take(struct load *load, int fd);
 /* An echo request to the gateway's inner address. kind: STAMP_*. Needs a session. */
-enum { STAMP_TRAFFIC, STAMP_CONFIRM };
+enum {
+    STAMP_TRAFFIC,
+    STAMP_CONFIRM
+};
 void load_echo(struct load *load, struct load_peer *peer, uint32_t bytes, uint8_t kind, uint64_t intended);
 void load_keepalive(struct load *load, struct load_peer *peer);
 int load_has_session(const struct load *load, const struct load_peer *peer);

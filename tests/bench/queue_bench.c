@@ -61,7 +61,7 @@ static int waited(struct bench_area *area, struct wait *wait)
 
 static int meet(struct bench_area *area, uint32_t arrivals)
 {
-    struct wait wait = {0};
+    struct wait wait = { 0 };
     __atomic_fetch_add(&area->arrived, 1, __ATOMIC_ACQ_REL);
     while ((int32_t)(__atomic_load_n(&area->arrived, __ATOMIC_ACQUIRE) - arrivals) < 0)
         if (waited(area, &wait))
@@ -125,10 +125,10 @@ static int batch_verify(const struct segment *segment, struct bench_area *area, 
 static int section_pass(const struct segment *segment, struct bench_area *area,
                         const struct bench_role *role, struct load *load)
 {
-    uint32_t numbers[BATCH], expected[MAX_RECEIVERS] = {0}, taken = 0;
+    uint32_t numbers[BATCH], expected[MAX_RECEIVERS] = { 0 }, taken = 0;
     uint32_t wanted = role->takes ? role->producers * BENCH_SECTION : 0;
     uint32_t mine = role->receiver == NOBODY ? 0 : BENCH_SECTION;
-    struct wait wait = {0};
+    struct wait wait = { 0 };
 
     while (taken < wanted || load->sent < mine) {
         uint32_t moved = load->sent < mine ? load_push(load, segment, role) : 0;
@@ -140,7 +140,7 @@ static int section_pass(const struct segment *segment, struct bench_area *area,
             moved += count;
         }
         if (moved)
-            wait = (struct wait){0};
+            wait = (struct wait){ 0 };
         else if (waited(area, &wait))
             return -1;
     }
@@ -149,7 +149,7 @@ static int section_pass(const struct segment *segment, struct bench_area *area,
 
 static int load_return(struct pool *pool, struct bench_area *area)
 {
-    struct wait wait = {0};
+    struct wait wait = { 0 };
     while (pool->free_nodes < pool->segment->geometry.nodes_a_pool) {
         pool_sweep(pool);
         if (pool->free_nodes < pool->segment->geometry.nodes_a_pool && waited(area, &wait))
@@ -162,7 +162,7 @@ static int load_return(struct pool *pool, struct bench_area *area)
 static int section_pool(struct bench_area *area, const struct bench_role *role, struct pool *pool,
                         struct load *load, int64_t *time)
 {
-    uint32_t expected[MAX_RECEIVERS] = {0};
+    uint32_t expected[MAX_RECEIVERS] = { 0 };
     int64_t began = now();
     load_take(load, pool, role);
     if (batch_verify(pool->segment, area, load->numbers, BENCH_SECTION, expected) || load_return(pool, area))
@@ -191,8 +191,8 @@ static int section(const struct segment *segment, struct bench_area *area, const
 int bench_sections(const struct segment *segment, struct bench_area *area, const struct bench_role *role,
                    uint32_t sections, int64_t *times)
 {
-    struct load load = {0};
-    struct pool pool = {0};
+    struct load load = { 0 };
+    struct pool pool = { 0 };
     int result = 0;
 
     if (role->burst - 1 >= BATCH)

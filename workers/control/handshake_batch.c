@@ -34,8 +34,7 @@ static enum check_result check_one(const struct handshake_identity *identity, co
         return CHECK_COOKIE;
     if (identity && handshake_mac1_differs(identity->mac1_key, cell->message, length))
         return CHECK_MAC1_BAD;
-    if (identity && secret && handshake_mac2_differs(secret, cell->message, length, from->address,
-                                                     address_length(from), from->port))
+    if (identity && secret && handshake_mac2_differs(secret, cell->message, length, from->address, address_length(from), from->port))
         return memcmp(cell->message + length - MAC_BYTES, none, MAC_BYTES) ? CHECK_OLD_COOKIE : CHECK_NO_COOKIE;
     return type == MESSAGE_INITIATION ? CHECK_INITIATION : CHECK_RESPONSE;
 }

@@ -330,7 +330,12 @@ static void note_added(struct peer_changes *changes, uint32_t row)
 
 /* ---- a record is applied in stages, so that one with a million allowed IPs is done in slices ---- */
 
-enum stage { STAGE_BEGIN, STAGE_CLEAR, STAGE_ALLOW, STAGE_END };
+enum stage {
+    STAGE_BEGIN,
+    STAGE_CLEAR,
+    STAGE_ALLOW,
+    STAGE_END
+};
 
 /* All but allowed IPs and orders. It may stop, and begin once more. */
 static int begin(struct peer_changes *changes, const struct record *record)
@@ -382,8 +387,7 @@ static void end(struct peer_changes *changes, const struct record *record)
     if (row != NOBODY) {
         for (uint32_t i = 0; i < UAPI_NUMBERS_COUNT; i++)
             if (record->numbers[i])
-                orders |= change_number(changes, row, i, uapi_number(i)->bytes == 2 ? load16(record->numbers[i])
-                                                                                    : load32(record->numbers[i]));
+                orders |= change_number(changes, row, i, uapi_number(i)->bytes == 2 ? load16(record->numbers[i]) : load32(record->numbers[i]));
         if (!queue_is_empty(segment, 2 * row + OUTBOUND))
             orders |= ORDER_LOOK;
         if (orders & ORDER_ENDPOINT && changes->interface_is_up && segment->rows[row].keepalive &&

@@ -34,7 +34,8 @@ static uint32_t write_peer(const struct peer_table *table, uint32_t row, char *t
         .preshared_key = table->vault[row].preshared_key,
         .address = endpoint.address,
         .zone = zone,
-        .address_bytes = endpoint.family == AF_INET ? 4 : endpoint.family == AF_INET6 ? 16 : 0,
+        .address_bytes = endpoint.family == AF_INET ? 4 : endpoint.family == AF_INET6 ? 16
+                                                                                      : 0,
         .port = (uint32_t)(((uint8_t *)&endpoint.port)[0] << 8 | ((uint8_t *)&endpoint.port)[1]),
         .handshake_sec = is_time ? sec : 0,
         .handshake_nsec = is_time ? nsec : 0,

@@ -20,8 +20,16 @@ _Static_assert((int)TIMER_COLUMN_COUNT <= TIMER_COLUMNS, "more timer columns tha
 int holder_initialise(struct holder *holder, const struct segment *segment, struct aead *aead,
                       uint32_t worker)
 {
-    *holder = (struct holder){ .segment = segment, .aead = aead, .worker = worker, .budget = TAKE_BUDGET,
-                               .udp4 = -1, .udp6 = -1, .tun = -1, .wait_ms = SEND_WAIT_MS };
+    *holder = (struct holder){
+        .segment = segment,
+        .aead = aead,
+        .worker = worker,
+        .budget = TAKE_BUDGET,
+        .udp4 = -1,
+        .udp6 = -1,
+        .tun = -1,
+        .wait_ms = SEND_WAIT_MS,
+    };
     holder->mark = worker_mark(worker, segment->workers[worker].incarnation);
     for (int i = 0; i < MAX_WORKERS; i++)
         holder->bells[i] = -1;

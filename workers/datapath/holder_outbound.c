@@ -32,7 +32,8 @@ static void drop_nodes(const struct holder *holder, const uint32_t *numbers, uin
 static int socket_of(const struct holder *holder, uint32_t row, struct endpoint *to)
 {
     endpoint_load(holder->segment, row, to);
-    return to->family == AF_INET ? holder->udp4 : to->family == AF_INET6 ? holder->udp6 : -1;
+    return to->family == AF_INET ? holder->udp4 : to->family == AF_INET6 ? holder->udp6
+                                                                         : -1;
 }
 
 int holder_has_room(const struct holder *holder, uint32_t row)
@@ -107,10 +108,12 @@ static void seal_and_send(struct sealing *sealing)
         holder_count(holder, DROP_SESSION_ENDED, sealing->count);
     } else {
         for (uint32_t i = 0; i < sealing->count; i++)
-            messages[i] = (struct udp_message){ .data = sealing->packets[i].data,
-                                                .length = sealing->packets[i].length,
-                                                .ecn = sealing->packets[i].ecn,
-                                                .hops = sealing->packets[i].hops };
+            messages[i] = (struct udp_message){
+                .data = sealing->packets[i].data,
+                .length = sealing->packets[i].length,
+                .ecn = sealing->packets[i].ecn,
+                .hops = sealing->packets[i].hops,
+            };
         POINT("seal: sealed, nothing sent");
         send_to_peer(holder, sealing->row, messages, sealing->count, UDP_SENT, sealing->now);
         POINT("seal: sent, news not kept");
@@ -206,10 +209,15 @@ uint32_t holder_seal_batch(struct holder *holder, uint32_t row, uint64_t now, ui
     for (uint32_t i = 0; i < count; i++) {
         struct node node;
         uint8_t *data = node_read(s, numbers[i], DATA_HEADER_BYTES, PADDING_MOST + AEAD_TAG_BYTES, &node);
-        struct super_packet super = { .data = data, .length = node.length, .flags = (uint8_t)node.vnet_flags,
-                                      .gso_type = node.gso_type, .gso_size = node.gso_size,
-                                      .checksum_start = node.checksum_start,
-                                      .checksum_offset = node.checksum_offset };
+        struct super_packet super = {
+            .data = data,
+            .length = node.length,
+            .flags = (uint8_t)node.vnet_flags,
+            .gso_type = node.gso_type,
+            .gso_size = node.gso_size,
+            .checksum_start = node.checksum_start,
+            .checksum_offset = node.checksum_offset,
+        };
 
         uint8_t hops;
 

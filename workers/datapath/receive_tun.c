@@ -59,7 +59,8 @@ static int is_own_handshake(const struct segment *s, const uint8_t *data, uint32
 
     return message && (type == MESSAGE_INITIATION || type == MESSAGE_RESPONSE) &&
            index_lookup((const struct index_entry *)s->index, s->geometry.max_keypairs, s->device->index_key,
-                        handshake_sender_index(message), &owner) && owner == peer;
+                        handshake_sender_index(message), &owner) &&
+           owner == peer;
 }
 
 /* The peer that the packet's destination belongs to, if it can be sent to; else a counted drop. */

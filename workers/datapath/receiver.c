@@ -92,9 +92,13 @@ struct receiver *receiver_new(const struct segment *segment, uint32_t number, in
     for (uint32_t d = 0; d < DIRECTIONS; d++) {
         if (pool_open(&receiver->pools[d], segment, 2 * number + d))
             goto refused;
-        receiver->intakes[d] = (struct intake){ .segment = segment, .worker = receiver->worker,
-                                                .number = number, .bells = receiver->bells,
-                                                .pool = &receiver->pools[d] };
+        receiver->intakes[d] = (struct intake){
+            .segment = segment,
+            .worker = receiver->worker,
+            .number = number,
+            .bells = receiver->bells,
+            .pool = &receiver->pools[d],
+        };
     }
     if (receiver->epoll < 0 || udp_inbox_open(&receiver->inbox))
         goto refused;

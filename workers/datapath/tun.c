@@ -26,7 +26,14 @@ int64_t tun_read(int fd, uint8_t *place, uint32_t room, uint8_t *spill, uint32_t
 }
 
 /* The header's 16-bit fields, in the machine's byte order. */
-enum { VNET_FLAGS = 0, VNET_GSO_TYPE = 1, VNET_HEADER = 2, VNET_GSO_SIZE = 4, VNET_START = 6, VNET_OFFSET = 8 };
+enum {
+    VNET_FLAGS = 0,
+    VNET_GSO_TYPE = 1,
+    VNET_HEADER = 2,
+    VNET_GSO_SIZE = 4,
+    VNET_START = 6,
+    VNET_OFFSET = 8
+};
 
 static uint16_t field_read(const uint8_t *header, int field)
 {
@@ -90,7 +97,9 @@ int tun_write_joined(int fd, const struct packet *packets, const struct joined *
     field_write(header, VNET_OFFSET, joined->checksum_offset);
     parts[0] = (struct iovec){ .iov_base = header, .iov_len = packets[0].length + VNET_HEADER_BYTES };
     for (uint32_t i = 1; i < joined->packets; i++)
-        parts[i] = (struct iovec){ .iov_base = packets[i].data + joined->header,
-                                   .iov_len = packets[i].length - joined->header };
+        parts[i] = (struct iovec){
+            .iov_base = packets[i].data + joined->header,
+            .iov_len = packets[i].length - joined->header,
+        };
     return put(fd, parts, (int)joined->packets);
 }

@@ -197,9 +197,12 @@ void fuzz_one(struct input *input)
 
         switch (what % 16) {
         default: insert(&world, input); break;
-        case 8: case 9: case 10: remove_one(&world, input); break;
+        case 8:
+        case 9:
+        case 10: remove_one(&world, input); break;
         case 11: remove_peer(&world, take_below(input, PEERS)); break;
-        case 12: case 15: lookup(&world, address, take_address(input, address)); break;
+        case 12:
+        case 15: lookup(&world, address, take_address(input, address)); break;
         case 13: allowedips_reclaim(&world.ips); break;
         case 14: restart(&world); break;
         }

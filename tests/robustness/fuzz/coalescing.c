@@ -140,10 +140,15 @@ static void cut_again(const struct packet *packets, const struct joined *joined,
     uint8_t *whole = malloc(joined->length), *out;
     uint32_t at = packets[0].length;
     struct segmentation plan;
-    struct super_packet super = { .data = whole, .length = joined->length, .flags = joined->flags,
-                                  .gso_type = joined->gso_type, .gso_size = joined->gso_size,
-                                  .checksum_start = joined->checksum_start,
-                                  .checksum_offset = joined->checksum_offset };
+    struct super_packet super = {
+        .data = whole,
+        .length = joined->length,
+        .flags = joined->flags,
+        .gso_type = joined->gso_type,
+        .gso_size = joined->gso_size,
+        .checksum_start = joined->checksum_start,
+        .checksum_offset = joined->checksum_offset,
+    };
 
     memcpy(whole, packets[0].data, at);
     for (uint32_t i = 1; i < joined->packets; i++) {
@@ -199,8 +204,10 @@ void fuzz_one(struct input *input)
         go_on(input, &shape);
         /* as a session lets it through: whole headers, the length that they give */
         if (packet_source(shape.bytes, shape.length, &source, &trimmed))
-            packets[count++] = (struct packet){ .data = memcpy(malloc(trimmed), shape.bytes, trimmed),
-                                                .length = trimmed };
+            packets[count++] = (struct packet){
+                .data = memcpy(malloc(trimmed), shape.bytes, trimmed),
+                .length = trimmed,
+            };
     }
     for (uint32_t i = 0; i < count; i += 1 + kinds)
         join(packets + i, count - i, kinds);

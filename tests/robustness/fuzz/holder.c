@@ -54,7 +54,8 @@ int __wrap_sendmmsg(int fd, struct mmsghdr *messages, unsigned int count, int fl
     must((fd == 4 || fd == 6) && count >= 1);
     for (unsigned int i = 0; i < count; i++)
         read_all(messages[i].msg_hdr.msg_iov, messages[i].msg_hdr.msg_iovlen);
-    errno = refusal & 4 ? EINVAL : refusal & 8 ? EAGAIN : EIO;
+    errno = refusal & 4 ? EINVAL : refusal & 8 ? EAGAIN
+                                               : EIO;
     return refusal & 2 ? -1 : (int)(refusal >> 4 && refusal >> 4 < count ? refusal >> 4 : count);
 }
 
@@ -89,8 +90,12 @@ static void seal(struct aead *aead, uint8_t *data, uint32_t length, uint32_t seg
 
     for (uint32_t at = 0; segment >= DATA_OVERHEAD && at + DATA_OVERHEAD <= length; at += segment) {
         uint32_t bytes = length - at < segment ? length - at : segment;
-        struct aead_job job = { .data = data + at + DATA_HEADER_BYTES, .length = bytes - DATA_OVERHEAD,
-                                .counter = counter++, .key = key };
+        struct aead_job job = {
+            .data = data + at + DATA_HEADER_BYTES,
+            .length = bytes - DATA_OVERHEAD,
+            .counter = counter++,
+            .key = key,
+        };
 
         data_header_write(data + at, 1 + data[at] % 3, job.counter);
         aead_seal(aead, &job, 1);
@@ -153,7 +158,8 @@ static void row_make(const struct segment *s, struct input *input)
     peer->key_word = how & 1 ? take64(input) : key_word_of(1, how & 2 ? 2 : 0, how & 4 ? 3 : 0);
     peer->installing = take_below(input, memory_geometry.max_keypairs + 2);
     for (int turn = 0; turn < 2; turn++) {
-        peer->endpoints[turn].family = how & 8 ? AF_INET6 : how & 16 ? take8(input) : AF_INET;
+        peer->endpoints[turn].family = how & 8 ? AF_INET6 : how & 16 ? take8(input)
+                                                                     : AF_INET;
         take_into(input, peer->endpoints[turn].source, how & 32 ? 16 : 0);
     }
     peer->endpoint_turn = how >> 6;

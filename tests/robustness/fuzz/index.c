@@ -80,8 +80,15 @@ static void keys(struct input *input)
     uint8_t *rows = calloc(ROWS, STRIDE), wanted[32];
     uint32_t *buckets = calloc(BUCKETS, sizeof *buckets);
     int is_there[ROWS] = { 0 };
-    struct publickeys keys = { .buckets = buckets, .bucket_count = BUCKETS, .key = { take64(input), take64(input) },
-                               .rows = rows, .stride = STRIDE, .chain_offset = 32, .max_rows = ROWS };
+    struct publickeys keys = {
+        .buckets = buckets,
+        .bucket_count = BUCKETS,
+        .key = { take64(input), take64(input) },
+        .rows = rows,
+        .stride = STRIDE,
+        .chain_offset = 32,
+        .max_rows = ROWS,
+    };
 
     for (int steps = 0; input->left && steps < 60; steps++) {
         uint8_t what = take8(input);
@@ -112,8 +119,15 @@ static void any_chains(struct input *input)
 {
     uint8_t *rows = take_buffer(input, ROWS * STRIDE);
     uint32_t *buckets = calloc(BUCKETS, sizeof *buckets), found;
-    struct publickeys keys = { .buckets = buckets, .bucket_count = BUCKETS, .key = { 1, 2 }, .rows = rows,
-                               .stride = STRIDE, .chain_offset = 32, .max_rows = ROWS };
+    struct publickeys keys = {
+        .buckets = buckets,
+        .bucket_count = BUCKETS,
+        .key = { 1, 2 },
+        .rows = rows,
+        .stride = STRIDE,
+        .chain_offset = 32,
+        .max_rows = ROWS,
+    };
 
     for (int i = 0; i < BUCKETS; i++)
         buckets[i] = take_below(input, ROWS + 3);

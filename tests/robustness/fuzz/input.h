@@ -11,12 +11,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define must(condition)                                                              \
-    do {                                                                             \
-        if (!(condition)) {                                                          \
-            fprintf(stderr, "%s:%d: not so: %s\n", __FILE__, __LINE__, #condition);  \
-            abort();                                                                 \
-        }                                                                            \
+#define must(condition) \
+    do { \
+        if (!(condition)) { \
+            fprintf(stderr, "%s:%d: not so: %s\n", __FILE__, __LINE__, #condition); \
+            abort(); \
+        } \
     } while (0)
 
 struct input {

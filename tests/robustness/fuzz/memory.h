@@ -24,8 +24,16 @@
 #define MEMORY_ROWS 4
 
 static const struct geometry memory_geometry = {
-    .max_peers = 64, .max_keypairs = 16, .max_receivers = 1, .max_consumers = 1, .nodes_a_pool = 64,
-    .small_slots = 24, .train_slots = 18, .mailbox_cells = 4, .max_trie_nodes = 16, .public_key_buckets = 4,
+    .max_peers = 64,
+    .max_keypairs = 16,
+    .max_receivers = 1,
+    .max_consumers = 1,
+    .nodes_a_pool = 64,
+    .small_slots = 24,
+    .train_slots = 18,
+    .mailbox_cells = 4,
+    .max_trie_nodes = 16,
+    .public_key_buckets = 4,
 };
 
 /* As at the start of an interface with some peers. The same memory each time. */

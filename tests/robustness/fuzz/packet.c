@@ -17,7 +17,8 @@ static void outer(const uint8_t *data, uint32_t length)
         must(!memcmp(header, data, DATA_HEADER_BYTES));
     } else if (type) {
         must(length == (type == MESSAGE_INITIATION ? INITIATION_BYTES
-                        : type == MESSAGE_RESPONSE ? RESPONSE_BYTES : COOKIE_BYTES));
+                        : type == MESSAGE_RESPONSE ? RESPONSE_BYTES
+                                                   : COOKIE_BYTES));
     }
 }
 

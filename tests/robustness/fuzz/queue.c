@@ -147,7 +147,10 @@ static void scribble(struct world *world, struct input *input)
     case 12: worker->journal_last = word; break;
     case 13: worker->journal_packets = (uint32_t)word; break;
     case 14: peer->consumer = (uint32_t)word; break;
-    case 15: worker->peer_in_hand = (uint32_t)word; worker->journal_latest = (uint32_t)(word >> 32); break;
+    case 15:
+        worker->peer_in_hand = (uint32_t)word;
+        worker->journal_latest = (uint32_t)(word >> 32);
+        break;
     }
 }
 
@@ -166,8 +169,12 @@ void fuzz_one(struct input *input)
 
         switch (what % 16) {
         default: push(&world, input); break;
-        case 6: case 7: case 8: pop(&world, input); break;
-        case 9: case 10: case 11: bring_home(&world, input); break;
+        case 6:
+        case 7:
+        case 8: pop(&world, input); break;
+        case 9:
+        case 10:
+        case 11: bring_home(&world, input); break;
         case 12: pool_sweep(&world.pool); break;
         case 13: repair(&world); break;
         case 14: reopen(&world); break;

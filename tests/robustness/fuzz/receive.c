@@ -128,8 +128,12 @@ static void write_data(uint8_t *message, uint32_t bytes)
     static const uint8_t key[AEAD_KEY_BYTES];
     struct input *input = world.input;
     uint8_t how = take8(input);
-    struct aead_job job = { .data = message + DATA_HEADER_BYTES, .length = bytes - DATA_OVERHEAD,
-                            .counter = world.counter, .key = key };
+    struct aead_job job = {
+        .data = message + DATA_HEADER_BYTES,
+        .length = bytes - DATA_OVERHEAD,
+        .counter = world.counter,
+        .key = key,
+    };
 
     memset(message, 0, bytes);
     if (how & 4 && bytes >= 52) {
@@ -261,8 +265,12 @@ static void begin(struct input *input)
     }
     for (uint32_t d = 0; d < DIRECTIONS; d++) {
         must(pool_open(&world.pools[d], &world.segment, d) == 0);
-        world.intakes[d] = (struct intake){ .segment = &world.segment, .worker = WORKER_RECEIVER, .bells = bells,
-                                            .pool = &world.pools[d] };
+        world.intakes[d] = (struct intake){
+            .segment = &world.segment,
+            .worker = WORKER_RECEIVER,
+            .bells = bells,
+            .pool = &world.pools[d],
+        };
     }
 }
 
@@ -333,9 +341,13 @@ void fuzz_one(struct input *input)
         world.intakes[INBOUND].inline_holder = what & 64 ? &world.holder : NULL;
         world.pending = 1 + (what >> 2) % MESSAGES_MOST;
         switch (what % 4) {
-        case 0: case 1: got = receive_udp(&world.intakes[INBOUND], 4, world.inbox); break;
+        case 0:
+        case 1: got = receive_udp(&world.intakes[INBOUND], 4, world.inbox); break;
         case 2: got = receive_tun(&world.intakes[OUTBOUND], 7, spill); break;
-        case 3: drain(); got = 0; break;
+        case 3:
+            drain();
+            got = 0;
+            break;
         }
         must(got >= 0 && got <= BURST_MAX);
         check_books();

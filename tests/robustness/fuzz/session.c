@@ -98,8 +98,12 @@ static void seal(struct world *world, struct input *input)
         must(packets[i].data == buffers[i] && data_counter(buffers[i]) == first + i);
         must(first + i < REJECT_AFTER_MESSAGES);
         if (world->count < KEPT)
-            world->kept[world->count++] = (struct kept){ .message = buffers[i], .length = packets[i].length,
-                                                         .number = number, .counter = first + i };
+            world->kept[world->count++] = (struct kept){
+                .message = buffers[i],
+                .length = packets[i].length,
+                .number = number,
+                .counter = first + i,
+            };
         else
             free(buffers[i]);
     }
@@ -175,9 +179,17 @@ void fuzz_one(struct input *input)
     world.keypairs = calloc(KEYPAIRS, sizeof *world.keypairs);
     world.columns = calloc(TIMER_COLUMN_COUNT * ROWS, sizeof *world.columns);
     world.nodes = calloc(NODES, sizeof *world.nodes);
-    world.session = (struct session){ .key_word = &world.word, .keypairs = world.keypairs, .max_keypairs = KEYPAIRS,
-                                      .peer = 1, .peer_generation = 7, .columns = world.columns, .stride = ROWS,
-                                      .trie = world.nodes, .max_trie_nodes = NODES };
+    world.session = (struct session){
+        .key_word = &world.word,
+        .keypairs = world.keypairs,
+        .max_keypairs = KEYPAIRS,
+        .peer = 1,
+        .peer_generation = 7,
+        .columns = world.columns,
+        .stride = ROWS,
+        .trie = world.nodes,
+        .max_trie_nodes = NODES,
+    };
     timers_initialise(world.columns, ROWS, 1);
     world.session.mtu = take8(input) * 2;
     world.session.root4 = take_below(input, NODES + 2);
@@ -187,8 +199,10 @@ void fuzz_one(struct input *input)
     set_word(&world, input);
     for (int steps = 0; input->left && steps < 40; steps++)
         switch (take8(input) % 8) {
-        case 0: case 1: seal(&world, input); break;
-        case 2: case 3: open_batch(&world, input); break;
+        case 0:
+        case 1: seal(&world, input); break;
+        case 2:
+        case 3: open_batch(&world, input); break;
         case 4: set_word(&world, input); break;
         case 5: keypair_make(&world, input, 1 + take_below(input, KEYPAIRS - 1)); break;
         case 6: node_make(&world, input); break;

@@ -121,7 +121,8 @@ static void send_batch(struct input *input)
     for (uint32_t i = 0; i < sending.count; i++) {
         uint8_t how = take8(input);
 
-        sending.messages[i].length = how & 64 ? 1 + take16(input) % 9000 : i ? sending.messages[i - 1].length : 32;
+        sending.messages[i].length = how & 64 ? 1 + take16(input) % 9000 : i ? sending.messages[i - 1].length
+                                                                             : 32;
         sending.messages[i].ecn = how & 128 ? 3 : 0;
         bytes += sending.messages[i].length + 1;
     }

@@ -58,11 +58,36 @@
 #define REPEATS 1
 #endif
 
-enum { RELAXED, CONSUME, ACQUIRE, RELEASE, ACQ_REL, SEQ_CST, NO_FENCE };
-enum kind { LOAD, STORE, RMW, CAS, FENCE, WAIT, WOKEN, WAKE, EVENT_WAIT, EVENT_WRITE, JOIN, ENDED };
-static const char *kinds[] = {"load", "store", "rmw", "cas", "fence", "futex wait", "woken", "futex wake",
-                              "eventfd wait", "eventfd write", "join", "ended"};
-enum status { LIVE, WAITING, KILLED };
+enum {
+    RELAXED,
+    CONSUME,
+    ACQUIRE,
+    RELEASE,
+    ACQ_REL,
+    SEQ_CST,
+    NO_FENCE
+};
+enum kind {
+    LOAD,
+    STORE,
+    RMW,
+    CAS,
+    FENCE,
+    WAIT,
+    WOKEN,
+    WAKE,
+    EVENT_WAIT,
+    EVENT_WRITE,
+    JOIN,
+    ENDED
+};
+static const char *kinds[] = { "load", "store", "rmw", "cas", "fence", "futex wait", "woken", "futex wake",
+                               "eventfd wait", "eventfd write", "join", "ended" };
+enum status {
+    LIVE,
+    WAITING,
+    KILLED
+};
 
 struct view {
     uint8_t at[WORDS];
@@ -101,7 +126,10 @@ struct thread {
     uint64_t result;
     int success;
     uint8_t visits;
-    struct { const char *site; uint8_t word, times; } visit[VISITS];
+    struct {
+        const char *site;
+        uint8_t word, times;
+    } visit[VISITS];
 };
 
 /* Plain accesses to four bytes. */
@@ -168,7 +196,7 @@ static struct site *site_of(const char *address)
             return &sites[i];
     if (site_count == 1024)
         die("more than 1024 sites");
-    sites[site_count] = (struct site){.address = address, .kind = -1, .weakened = -1};
+    sites[site_count] = (struct site){ .address = address, .kind = -1, .weakened = -1 };
     return &sites[site_count++];
 }
 
@@ -306,7 +334,7 @@ static int word_at(char *address, int size, int writes)
         if (known_count == 1024)
             die("more than 1024 atomic words");
         known_count++;
-        *k = (struct known){.address = address, .size = size, .shared = -1};
+        *k = (struct known){ .address = address, .size = size, .shared = -1 };
     }
     k->users |= 1u << running;
     k->writers |= (unsigned)writes << running;
@@ -399,7 +427,8 @@ static uint64_t sized(uint64_t value, int size)
 static uint64_t access_word(struct request request, int *success)
 {
     int word = running < 0 || !in_arena(request.address)
-                   ? -1 : word_at(request.address, request.size, request.kind != LOAD);
+                   ? -1
+                   : word_at(request.address, request.size, request.kind != LOAD);
     if (word < 0) {
         uint64_t old = memory_read(request.address, request.size);
         int equal = old == request.expected;
@@ -424,37 +453,70 @@ static uint64_t access_word(struct request request, int *success)
 }
 
 #define SITE __builtin_return_address(0)
-#define ATOMICS(bits, type)                                                                                   \
-    type __tsan_atomic##bits##_load(const volatile type *a, int order);                                       \
-    type __tsan_atomic##bits##_load(const volatile type *a, int order)                                        \
-    {                                                                                                         \
-        return (type)access_word((struct request){.kind = LOAD, .size = sizeof(type), .address = (char *)(uintptr_t)a, \
-                                 .order = order_of(SITE, LOAD, order, 0), .site = SITE}, 0);                  \
-    }                                                                                                         \
-    void __tsan_atomic##bits##_store(volatile type *a, type v, int order);                                    \
-    void __tsan_atomic##bits##_store(volatile type *a, type v, int order)                                     \
-    {                                                                                                         \
-        access_word((struct request){.kind = STORE, .size = sizeof(type), .address = (char *)(uintptr_t)a, .operand = v, \
-                    .order = order_of(SITE, STORE, order, 0), .site = SITE}, 0);                              \
-    }                                                                                                         \
+#define ATOMICS(bits, type) \
+    type __tsan_atomic##bits##_load(const volatile type *a, int order); \
+    type __tsan_atomic##bits##_load(const volatile type *a, int order) \
+    { \
+        return (type)access_word((struct request){ \
+                                     .kind = LOAD, \
+                                     .size = sizeof(type), \
+                                     .address = (char *)(uintptr_t)a, \
+                                     .order = order_of(SITE, LOAD, order, 0), \
+                                     .site = SITE, \
+                                 }, \
+                                 0); \
+    } \
+    void __tsan_atomic##bits##_store(volatile type *a, type v, int order); \
+    void __tsan_atomic##bits##_store(volatile type *a, type v, int order) \
+    { \
+        access_word((struct request){ \
+                        .kind = STORE, \
+                        .size = sizeof(type), \
+                        .address = (char *)(uintptr_t)a, \
+                        .operand = v, \
+                        .order = order_of(SITE, STORE, order, 0), \
+                        .site = SITE, \
+                    }, \
+                    0); \
+    } \
     int __tsan_atomic##bits##_compare_exchange_strong(volatile type *a, type *e, type v, int order, int failure); \
     int __tsan_atomic##bits##_compare_exchange_strong(volatile type *a, type *e, type v, int order, int failure) \
-    {                                                                                                         \
-        int success;                                                                                          \
-        uint64_t old = access_word((struct request){.kind = CAS, .size = sizeof(type), .address = (char *)(uintptr_t)a, \
-            .operand = v, .expected = *e, .order = order_of(SITE, CAS, order, failure), .failure = failure, .site = SITE}, &success); \
-        if (!success)                                                                                         \
-            *e = (type)old;                                                                                   \
-        return success;                                                                                       \
-    }                                                                                                         \
-    RMW_OF(bits, type, exchange, '=') RMW_OF(bits, type, fetch_add, '+') RMW_OF(bits, type, fetch_sub, '-')   \
-    RMW_OF(bits, type, fetch_or, '|') RMW_OF(bits, type, fetch_and, '&')
-#define RMW_OF(bits, type, name, sign)                                                                        \
-    type __tsan_atomic##bits##_##name(volatile type *a, type v, int order);                                   \
-    type __tsan_atomic##bits##_##name(volatile type *a, type v, int order)                                    \
-    {                                                                                                         \
-        return (type)access_word((struct request){.kind = RMW, .size = sizeof(type), .address = (char *)(uintptr_t)a, \
-            .operand = v, .operation = sign, .order = order_of(SITE, RMW, order, 0), .site = SITE}, 0);       \
+    { \
+        int success; \
+        uint64_t old = access_word((struct request){ \
+                                       .kind = CAS, \
+                                       .size = sizeof(type), \
+                                       .address = (char *)(uintptr_t)a, \
+                                       .operand = v, \
+                                       .expected = *e, \
+                                       .order = order_of(SITE, CAS, order, failure), \
+                                       .failure = failure, \
+                                       .site = SITE, \
+                                   }, \
+                                   &success); \
+        if (!success) \
+            *e = (type)old; \
+        return success; \
+    } \
+    RMW_OF(bits, type, exchange, '=') \
+    RMW_OF(bits, type, fetch_add, '+') \
+    RMW_OF(bits, type, fetch_sub, '-') \
+    RMW_OF(bits, type, fetch_or, '|') \
+    RMW_OF(bits, type, fetch_and, '&')
+#define RMW_OF(bits, type, name, sign) \
+    type __tsan_atomic##bits##_##name(volatile type *a, type v, int order); \
+    type __tsan_atomic##bits##_##name(volatile type *a, type v, int order) \
+    { \
+        return (type)access_word((struct request){ \
+                                     .kind = RMW, \
+                                     .size = sizeof(type), \
+                                     .address = (char *)(uintptr_t)a, \
+                                     .operand = v, \
+                                     .operation = sign, \
+                                     .order = order_of(SITE, RMW, order, 0), \
+                                     .site = SITE, \
+                                 }, \
+                                 0); \
     }
 ATOMICS(32, uint32_t)
 ATOMICS(64, uint64_t)
@@ -466,7 +528,7 @@ void __tsan_atomic_thread_fence(int order)
     if (running < 0 || as == NO_FENCE)
         return;
     struct thread *t = &w.thread[running];
-    t->request = (struct request){.kind = FENCE, .order = as, .site = SITE};
+    t->request = (struct request){ .kind = FENCE, .order = as, .site = SITE };
     if (as == SEQ_CST) {
         stop_here();
         return;
@@ -479,19 +541,35 @@ void __tsan_atomic_thread_fence(int order)
 void __tsan_atomic_signal_fence(int order);
 void __tsan_atomic_signal_fence(int order) { (void)order; }
 
-#define PLAIN(bytes)                                                                                          \
-    void __tsan_read##bytes(void *a); void __tsan_read##bytes(void *a) { plain(a, bytes, 0); }                \
-    void __tsan_write##bytes(void *a); void __tsan_write##bytes(void *a) { plain(a, bytes, 1); }
-PLAIN(1) PLAIN(2) PLAIN(4) PLAIN(8) PLAIN(16)
-#define UNALIGNED(bytes)                                                                                      \
-    void __tsan_unaligned_read##bytes(void *a); void __tsan_unaligned_read##bytes(void *a) { plain(a, bytes, 0); } \
-    void __tsan_unaligned_write##bytes(void *a); void __tsan_unaligned_write##bytes(void *a) { plain(a, bytes, 1); }
-UNALIGNED(2) UNALIGNED(4) UNALIGNED(8) UNALIGNED(16)
-void __tsan_read_range(void *a, size_t size); void __tsan_read_range(void *a, size_t size) { plain(a, size, 0); }
-void __tsan_write_range(void *a, size_t size); void __tsan_write_range(void *a, size_t size) { plain(a, size, 1); }
-void __tsan_init(void); void __tsan_init(void) {}
-void __tsan_func_entry(void *a); void __tsan_func_entry(void *a) { (void)a; }
-void __tsan_func_exit(void *a); void __tsan_func_exit(void *a) { (void)a; }
+#define PLAIN(bytes) \
+    void __tsan_read##bytes(void *a); \
+    void __tsan_read##bytes(void *a) { plain(a, bytes, 0); } \
+    void __tsan_write##bytes(void *a); \
+    void __tsan_write##bytes(void *a) { plain(a, bytes, 1); }
+PLAIN(1)
+PLAIN(2)
+PLAIN(4)
+PLAIN(8)
+PLAIN(16)
+#define UNALIGNED(bytes) \
+    void __tsan_unaligned_read##bytes(void *a); \
+    void __tsan_unaligned_read##bytes(void *a) { plain(a, bytes, 0); } \
+    void __tsan_unaligned_write##bytes(void *a); \
+    void __tsan_unaligned_write##bytes(void *a) { plain(a, bytes, 1); }
+UNALIGNED(2)
+UNALIGNED(4)
+UNALIGNED(8)
+UNALIGNED(16)
+void __tsan_read_range(void *a, size_t size);
+void __tsan_read_range(void *a, size_t size) { plain(a, size, 0); }
+void __tsan_write_range(void *a, size_t size);
+void __tsan_write_range(void *a, size_t size) { plain(a, size, 1); }
+void __tsan_init(void);
+void __tsan_init(void) {}
+void __tsan_func_entry(void *a);
+void __tsan_func_entry(void *a) { (void)a; }
+void __tsan_func_exit(void *a);
+void __tsan_func_exit(void *a) { (void)a; }
 
 /* Compiled in for the library's: -Dmemcpy=weak_memcpy and so on. */
 void *weak_memcpy(void *to, const void *from, size_t size);
@@ -536,8 +614,13 @@ long weak_syscall(long number, ...)
         word_waited[at] = again = 1;
         stop_here();
     }
-    uint64_t answer = ask((struct request){.kind = operation == FUTEX_WAIT ? WAIT : WAKE, .address = word,
-                                           .word = at, .expected = value, .site = SITE});
+    uint64_t answer = ask((struct request){
+        .kind = operation == FUTEX_WAIT ? WAIT : WAKE,
+        .address = word,
+        .word = at,
+        .expected = value,
+        .site = SITE,
+    });
     if (operation == FUTEX_WAIT && answer) {
         errno = answer == 1 ? EAGAIN : ETIMEDOUT;
         return -1;
@@ -549,18 +632,18 @@ long weak_write(int fd, const void *bytes, size_t size);
 long weak_write(int fd, const void *bytes, size_t size)
 {
     (void)bytes;
-    ask((struct request){.kind = EVENT_WRITE, .operand = (uint64_t)fd, .site = SITE});
+    ask((struct request){ .kind = EVENT_WRITE, .operand = (uint64_t)fd, .site = SITE });
     return (long)size;
 }
 
 void eventfd_wait(int fd)
 {
-    ask((struct request){.kind = EVENT_WAIT, .operand = (uint64_t)fd, .site = SITE});
+    ask((struct request){ .kind = EVENT_WAIT, .operand = (uint64_t)fd, .site = SITE });
 }
 
 int join(unsigned thread)
 {
-    return (int)ask((struct request){.kind = JOIN, .operand = thread, .site = SITE});
+    return (int)ask((struct request){ .kind = JOIN, .operand = thread, .site = SITE });
 }
 
 /* --- steps --- */
@@ -630,8 +713,14 @@ static void emit(struct thread *t, int at, uint64_t value, int order, int behind
     word->order[place] = (uint8_t)id;
     struct message *m = &word->message[id];
     struct view from_rmw = word->message[behind].view;
-    *m = (struct message){.value = value, .place = (uint8_t)place, .thread = (uint8_t)(me + 1), .number = ++t->stores,
-                          .rmw = (uint8_t)rmw, .view = t->released};
+    *m = (struct message){
+        .value = value,
+        .place = (uint8_t)place,
+        .thread = (uint8_t)(me + 1),
+        .number = ++t->stores,
+        .rmw = (uint8_t)rmw,
+        .view = t->released,
+    };
     view_see(&t->current, at, id);
     view_see(&t->acquired, at, id);
     if (order == RELEASE || order == ACQ_REL || order == SEQ_CST)
@@ -781,7 +870,7 @@ static void resume(int me)
 static void body(int me)
 {
     scenario->run[me]();
-    w.thread[me].request = (struct request){.kind = ENDED};
+    w.thread[me].request = (struct request){ .kind = ENDED };
     for (;;)
         stop_here();
 }
@@ -892,7 +981,11 @@ static void load(const struct snapshot *s)
     }
 }
 
-static struct { int thread, killed; struct request request; uint64_t value; } path[DEPTH];
+static struct {
+    int thread, killed;
+    struct request request;
+    uint64_t value;
+} path[DEPTH];
 
 static void tell(int depth)
 {
@@ -1049,7 +1142,7 @@ int main(int count, char **words)
             if (*end == 0)
                 continue;
         }
-        scenario = &(struct scenario){0};
+        scenario = &(struct scenario){ 0 };
     }
     if (!scenario->name) {
         fputs("usage: weak SCENARIO [--weaken SITE=ORDER]... [--limit STATES] | weak --list\n", stderr);
@@ -1070,5 +1163,6 @@ int main(int count, char **words)
     for (int i = 0; i < site_count; i++)
         if (sites[i].kind >= 0)
             printf("used %p %s %d %d\n", (const void *)sites[i].address, kinds[sites[i].kind], sites[i].order, sites[i].failure);
-    return fault[0] ? 1 : stopped ? 3 : 0;
+    return fault[0] ? 1 : stopped ? 3
+                                  : 0;
 }

@@ -32,8 +32,14 @@ static struct log *logs;
 static void lay_out(uint32_t peers)
 {
     s = private_new(sizeof *s);
-    s->geometry = (struct geometry){.max_peers = peers, .max_receivers = 2, .max_consumers = 1, .nodes_a_pool = NODES,
-                                    .small_slots = NODES, .mailbox_cells = 1};
+    s->geometry = (struct geometry){
+        .max_peers = peers,
+        .max_receivers = 2,
+        .max_consumers = 1,
+        .nodes_a_pool = NODES,
+        .small_slots = NODES,
+        .mailbox_cells = 1,
+    };
     s->pools = 4;
     s->nodes = 4 * NODES;
     s->device = shared_new(sizeof *s->device);
@@ -121,7 +127,7 @@ static void all_taken(uint32_t first, uint32_t count, uint32_t times)
 {
     for (uint32_t round = 0; round < 4; round++)
         drain(THREADS - 1, 99);
-    if (queue_packets(s, 0) != 0 && queue_pop_sc(s, 99, 0, (uint32_t[4]){0}, 4, 4) == 0 && queue_packets(s, 0) != 0)
+    if (queue_packets(s, 0) != 0 && queue_pop_sc(s, 99, 0, (uint32_t[4]){ 0 }, 4, 4) == 0 && queue_packets(s, 0) != 0)
         fail("the count is %u in an empty queue", queue_packets(s, 0));
     for (uint32_t number = first; number < first + count; number++) {
         uint32_t found = 0;
@@ -634,8 +640,8 @@ static void repair_reader_1(void)
 
 static void put(uint16_t port)
 {
-    struct endpoint from = {.family = 2, .port = port};
-    uint8_t message[8] = {(uint8_t)port};
+    struct endpoint from = { .family = 2, .port = port };
+    uint8_t message[8] = { (uint8_t)port };
     if (mailbox_put(s, 0, &from, message, sizeof message) == 0)
         take(0, port);
 }
@@ -675,7 +681,7 @@ static void mailbox_end(unsigned waiting)
 
 static void endpoint_give(uint16_t port)
 {
-    struct endpoint endpoint = {.family = port, .source_ifindex = port};
+    struct endpoint endpoint = { .family = port, .source_ifindex = port };
     endpoint_store(s, 0, &endpoint);
 }
 static void endpoint_twice_0(void)
@@ -751,6 +757,7 @@ static void prepare_queued(void)
     push(0, 1);
 }
 
+/* clang-format off */
 const struct scenario scenarios[] = {
     {"pop", "a producer pushes two chains, a holder pops", 0, lay_out_queue, {push_then_push_0, holder_of_one}, 0, one_producer_end},
     {"push", "two producers push one each", 0, lay_out_queue, {push_one_0, push_one_1}, 0, two_producers_end},
@@ -784,3 +791,4 @@ const struct scenario scenarios[] = {
     {"alone", "a producer dies anywhere and is repaired", 0, lay_out_queue, {push_and_schedule_0, repair_1}, 1, died_end},
     {0},
 };
+/* clang-format on */

@@ -172,8 +172,15 @@ static void garbage_chains(void)
     uint32_t rows_count = 1 + draw_below(&seed, 8), stride = 36;
     uint8_t *rows = random_bytes(rows_count * stride);
     uint32_t *buckets = (uint32_t *)(void *)random_bytes(4 * sizeof(uint32_t));
-    struct publickeys keys = { .buckets = buckets, .bucket_count = 4, .key = { 1, 2 }, .rows = rows, .stride = stride,
-                               .chain_offset = 32, .max_rows = rows_count };
+    struct publickeys keys = {
+        .buckets = buckets,
+        .bucket_count = 4,
+        .key = { 1, 2 },
+        .rows = rows,
+        .stride = stride,
+        .chain_offset = 32,
+        .max_rows = rows_count,
+    };
 
     for (uint32_t i = 0; i < 4; i++)
         buckets[i] = draw_below(&seed, rows_count + 3);
@@ -242,9 +249,30 @@ static void handshakes(struct handshake_crypto *crypto)
 static void configuration_text(void)
 {
     static const char *const pieces[] = {
-        "public_key=", "00", "ffffffffffffffffffffffffffffffff", "\n", "\n", "allowed_ip=", "1.2.3.4", "/32", "-", "::",
-        "preshared_key=", "endpoint=", "[", "]:7", ":9", "replace_allowed_ips=true\n", "remove=true\n", "/", ".", "%",
-        "persistent_keepalive_interval=25\n", "allowed_ip=::1/12\n", "allowed_ip=9.9.9.9/7\n", "allowed_ip=\n",
+        "public_key=",
+        "00",
+        "ffffffffffffffffffffffffffffffff",
+        "\n",
+        "\n",
+        "allowed_ip=",
+        "1.2.3.4",
+        "/32",
+        "-",
+        "::",
+        "preshared_key=",
+        "endpoint=",
+        "[",
+        "]:7",
+        ":9",
+        "replace_allowed_ips=true\n",
+        "remove=true\n",
+        "/",
+        ".",
+        "%",
+        "persistent_keepalive_interval=25\n",
+        "allowed_ip=::1/12\n",
+        "allowed_ip=9.9.9.9/7\n",
+        "allowed_ip=\n",
     };
     char made[1200] = "";
     uint32_t parts = draw_below(&seed, 24);
@@ -272,9 +300,17 @@ int main(int count, char **words)
     uint32_t *columns = calloc(TIMER_COLUMN_COUNT * ROWS, sizeof(*columns));
     struct trie_node nodes[NODES] = { 0 };
     uint64_t word = 0;
-    struct session session = { .key_word = &word, .keypairs = keypairs, .max_keypairs = KEYPAIRS, .peer = 1,
-                               .columns = columns, .stride = ROWS, .trie = nodes, .max_trie_nodes = NODES,
-                               .mtu = 280 };
+    struct session session = {
+        .key_word = &word,
+        .keypairs = keypairs,
+        .max_keypairs = KEYPAIRS,
+        .peer = 1,
+        .columns = columns,
+        .stride = ROWS,
+        .trie = nodes,
+        .max_trie_nodes = NODES,
+        .mtu = 280,
+    };
 
     timers_initialise(columns, ROWS, 1);
     for (int provider = 0; provider < AEAD_PROVIDERS_COUNT; provider++) {

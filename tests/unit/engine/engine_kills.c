@@ -132,14 +132,22 @@ static void nonces_inspect(void)
 static const struct prefix {
     uint8_t address[4];
     uint8_t cidr, row;
-} prefixes[] = { { { 10, 0, 0, 0 }, 8, 0 },  { { 10, 1, 0, 0 }, 16, 1 }, { { 10, 1, 2, 0 }, 24, 2 },
-                 { { 10, 1, 3, 0 }, 24, 1 }, { { 10, 1, 2, 9 }, 32, 3 }, { { 192, 168, 0, 0 }, 16, 0 } };
+} prefixes[] = { { { 10, 0, 0, 0 }, 8, 0 }, { { 10, 1, 0, 0 }, 16, 1 }, { { 10, 1, 2, 0 }, 24, 2 }, { { 10, 1, 3, 0 }, 24, 1 }, { { 10, 1, 2, 9 }, 32, 3 }, { { 192, 168, 0, 0 }, 16, 0 } };
 #define PREFIXES (sizeof(prefixes) / sizeof(prefixes[0]))
-static const uint8_t probes[][4] = { { 10, 0, 0, 1 }, { 10, 1, 0, 1 }, { 10, 1, 2, 1 }, { 10, 1, 3, 1 }, { 10, 1, 2, 9 },
-                                     { 192, 168, 1, 1 }, { 172, 16, 0, 1 }, { 10, 1, 2, 200 }, { 11, 0, 0, 1 } };
+static const uint8_t probes[][4] = { { 10, 0, 0, 1 }, { 10, 1, 0, 1 }, { 10, 1, 2, 1 }, { 10, 1, 3, 1 }, { 10, 1, 2, 9 }, { 192, 168, 1, 1 }, { 172, 16, 0, 1 }, { 10, 1, 2, 200 }, { 11, 0, 0, 1 } };
 #define PROBES (sizeof(probes) / sizeof(probes[0]))
 
-enum trie_case { INSERT_FORK, INSERT_ABOVE, INSERT_LEAF, MOVE, REMOVE_LEAF, REMOVE_INNER, REMOVE_PEER, RECLAIM, TRIE_CASES };
+enum trie_case {
+    INSERT_FORK,
+    INSERT_ABOVE,
+    INSERT_LEAF,
+    MOVE,
+    REMOVE_LEAF,
+    REMOVE_INNER,
+    REMOVE_PEER,
+    RECLAIM,
+    TRIE_CASES
+};
 static enum trie_case trie_case;
 static uint32_t before[PROBES], after[PROBES];
 
@@ -228,8 +236,7 @@ static int removing;
 
 static void chains_open(void)
 {
-    keys = (struct publickeys){ .buckets = &shared->bucket, .bucket_count = 1, .key = { 3, 4 }, .rows = shared->rows,
-                                .stride = STRIDE, .chain_offset = 32, .max_rows = ROWS };
+    keys = (struct publickeys){ .buckets = &shared->bucket, .bucket_count = 1, .key = { 3, 4 }, .rows = shared->rows, .stride = STRIDE, .chain_offset = 32, .max_rows = ROWS };
 }
 
 static void chains_prepare(void)
@@ -297,7 +304,8 @@ int main(void)
 
     if (!stepping_allowed()) {
         fputs("engine_kills: ptrace is not allowed here, so nothing was tested. "
-              "Run it where a process may trace its child.\n", stderr);
+              "Run it where a process may trace its child.\n",
+              stderr);
         return 77;
     }
     shared = mmap(NULL, sizeof(*shared), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);

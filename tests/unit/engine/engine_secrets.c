@@ -200,11 +200,11 @@ static void handshake_ends(void)
  * minutes, and shows no key. */
 static uint8_t cookie_secret[KEY], reply[COOKIE_BYTES];
 static uint8_t asking[INITIATION_BYTES];
-static const uint8_t address[4] = {10, 0, 0, 1};
+static const uint8_t address[4] = { 10, 0, 0, 1 };
 
 static void cookie_begins(void)
 {
-    static const uint8_t no_key[KEY] = {1};
+    static const uint8_t no_key[KEY] = { 1 };
 
     check((crypto = handshake_crypto_new()));
     handshake_identity(crypto, no_key, &identities[0]);
@@ -238,7 +238,7 @@ static void aead_used(void)
     check(aead);
     fresh("the sending key", key);
     for (uint32_t i = 0; i < 8; i++)
-        jobs[i] = (struct aead_job){.data = data[i], .length = 100 + 200 * i, .counter = i, .key = key};
+        jobs[i] = (struct aead_job){ .data = data[i], .length = 100 + 200 * i, .counter = i, .key = key };
     aead_seal(aead, jobs, 8);
     for (uint32_t i = 0; i < 8; i++)
         jobs[i].length += AEAD_TAG_BYTES;
@@ -254,7 +254,7 @@ static void aead_used(void)
 static void aead_ends(void)
 {
     static uint8_t data[64], key[KEY];
-    struct aead_job job = {.data = data, .length = 32, .key = key};
+    struct aead_job job = { .data = data, .length = 32, .key = key };
 
     fresh("the last key", key);
     aead_seal(aead, &job, 1);
@@ -373,11 +373,11 @@ static void scenario_run(const char *name, step *const *steps)
 
 int main(void)
 {
-    static step *const handshake[] = {handshake_begins, create_initiation, open_initiation, open_timestamp,
-                                      create_response, refuse_response, consume_response, handshake_ends, NULL};
-    static step *const cookie[] = {cookie_begins, cookie_reply, cookie_checked, cookie_ends, NULL};
-    static step *const forgotten[] = {aead_used, NULL};
-    static step *const freed[] = {aead_ends, stacks_away, NULL};
+    static step *const handshake[] = { handshake_begins, create_initiation, open_initiation, open_timestamp,
+                                       create_response, refuse_response, consume_response, handshake_ends, NULL };
+    static step *const cookie[] = { cookie_begins, cookie_reply, cookie_checked, cookie_ends, NULL };
+    static step *const forgotten[] = { aead_used, NULL };
+    static step *const freed[] = { aead_ends, stacks_away, NULL };
 
     scenario_run("handshake", handshake);
     scenario_run("cookie", cookie);

@@ -100,12 +100,17 @@ static uint32_t train_write(struct packet *packets, uint32_t most)
     uint32_t length = 80 + draw_below(&seed, draw_below(&seed, 8) ? 2000 : 65000);
     uint8_t *data = plausible_bytes(length, &transport);
     struct segmentation plan;
-    struct super_packet super = { .data = data, .length = length, .flags = VNET_NEEDS_CSUM,
-                                  .gso_size = (uint16_t)(1 + draw_below(&seed, 300)),
-                                  .checksum_start = (uint16_t)transport };
+    struct super_packet super = {
+        .data = data,
+        .length = length,
+        .flags = VNET_NEEDS_CSUM,
+        .gso_size = (uint16_t)(1 + draw_below(&seed, 300)),
+        .checksum_start = (uint16_t)transport,
+    };
 
     super.gso_type = data[data[0] >> 4 == 4 ? 9 : 6] == 17 ? VNET_GSO_UDP_L4
-                     : data[0] >> 4 == 4 ? VNET_GSO_TCPV4 : VNET_GSO_TCPV6;
+                     : data[0] >> 4 == 4                   ? VNET_GSO_TCPV4
+                                                           : VNET_GSO_TCPV6;
     if (segmentation_plan(&super, &plan) == 0)
         for (; count < plan.packets && count < most; count++) {
             uint8_t *room = malloc(plan.largest);
@@ -157,10 +162,15 @@ static void join_and_cut(struct packet *packets, uint32_t count)
         at += packets[i].length - joined.header;
     }
     check(at == joined.length);
-    super = (struct super_packet){ .data = whole, .length = at, .flags = joined.flags,
-                                   .gso_type = joined.gso_type, .gso_size = joined.gso_size,
-                                   .checksum_start = joined.checksum_start,
-                                   .checksum_offset = joined.checksum_offset };
+    super = (struct super_packet){
+        .data = whole,
+        .length = at,
+        .flags = joined.flags,
+        .gso_type = joined.gso_type,
+        .gso_size = joined.gso_size,
+        .checksum_start = joined.checksum_start,
+        .checksum_offset = joined.checksum_offset,
+    };
     check(segmentation_plan(&super, &plan) == 0);
     check(plan.packets == joined.packets && plan.header == joined.header);
     for (uint32_t i = 0; i < plan.packets; i++) {

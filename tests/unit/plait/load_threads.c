@@ -8,7 +8,7 @@
 
 #define PACKETS 3000u
 
-static struct load load = {.run = 7, .bytes = 1500, .tick_us = 500, .rate = 100000, .packets = PACKETS};
+static struct load load = { .run = 7, .bytes = 1500, .tick_us = 500, .rate = 100000, .packets = PACKETS };
 static int sender, receiver;
 
 static void *send_all(void *nothing)
@@ -19,10 +19,10 @@ static void *send_all(void *nothing)
 
 int main(void)
 {
-    struct sockaddr_in here = {.sin_family = AF_INET, .sin_addr = {htonl(INADDR_LOOPBACK)}};
+    struct sockaddr_in here = { .sin_family = AF_INET, .sin_addr = { htonl(INADDR_LOOPBACK) } };
     socklen_t length = sizeof(here);
     int room = 1 << 24;
-    uint64_t seen[(PACKETS + 63) / 64] = {0};
+    uint64_t seen[(PACKETS + 63) / 64] = { 0 };
     pthread_t thread;
     void *failed;
     sender = socket(AF_INET, SOCK_DGRAM, 0);

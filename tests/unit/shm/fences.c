@@ -153,12 +153,12 @@ static const struct pair {
     uint32_t (*right)(void);
     int (*is_lost)(void);
 } pairs[] = {
-    {"bell_announce, bell_ring", bell_reset, sleeper, ringer, nobody_saw},
-    {"bell_starve, bell_ring_starving", starving_reset, starving, feeder, nobody_saw},
-    {"peer_give, peer_schedule", peer_reset, giver, scheduler, peer_is_forgotten},
-    {"epoch_wake, grace_begin", asleep_reset, waker, unpublisher, reader_holds_it},
-    {"epoch_turn, grace_begin", awake_reset, turner, unpublisher, reader_holds_it},
-    {"timers_data_sent, timers_look", timers_reset, stamper, looker, nobody_saw},
+    { "bell_announce, bell_ring", bell_reset, sleeper, ringer, nobody_saw },
+    { "bell_starve, bell_ring_starving", starving_reset, starving, feeder, nobody_saw },
+    { "peer_give, peer_schedule", peer_reset, giver, scheduler, peer_is_forgotten },
+    { "epoch_wake, grace_begin", asleep_reset, waker, unpublisher, reader_holds_it },
+    { "epoch_turn, grace_begin", awake_reset, turner, unpublisher, reader_holds_it },
+    { "timers_data_sent, timers_look", timers_reset, stamper, looker, nobody_saw },
 };
 
 static const struct pair *pair;
@@ -180,7 +180,12 @@ static void wait_for(const uint64_t *round, uint64_t value)
 }
 
 /* Rounds differ, since what makes a processor look early depends on where the lines are, and on who comes first. */
-enum { RIGHT_LATE = 1, LEFT_LATE = 2, WARM = 4, BOTH_READY = 8 };
+enum {
+    RIGHT_LATE = 1,
+    LEFT_LATE = 2,
+    WARM = 4,
+    BOTH_READY = 8
+};
 
 /* Now one side comes a little later, now the other. */
 static void dawdle(uint32_t steps)
@@ -262,8 +267,8 @@ static uint64_t pair_meet(cpu_set_t *all)
 int main(int count, char **words)
 {
     static const struct geometry geometry = {
-        .max_peers = 64, .max_keypairs = 64, .max_receivers = 1, .max_consumers = 1, .nodes_a_pool = 32,
-        .small_slots = 16, .train_slots = 1, .mailbox_cells = 4, .max_trie_nodes = 64, .public_key_buckets = 64};
+        .max_peers = 64, .max_keypairs = 64, .max_receivers = 1, .max_consumers = 1, .nodes_a_pool = 32, .small_slots = 16, .train_slots = 1, .mailbox_cells = 4, .max_trie_nodes = 64, .public_key_buckets = 64
+    };
     uint64_t rounds = 0;
     cpu_set_t all;
     if (count > 1)

@@ -63,16 +63,16 @@ static const struct scenario {
     void (*others)(void);
     void (*outcome)(void);
 } scenarios[] = {
-    {"read, change meanwhile", child_read, others_change_and_change_back, nothing_refused},
-    {"learn, killed", child_learn, others_die, learnt},
+    { "read, change meanwhile", child_read, others_change_and_change_back, nothing_refused },
+    { "learn, killed", child_learn, others_die, learnt },
 };
 
 #if defined(__x86_64__)
 static uint32_t scenario_run(const struct scenario *run)
 {
     static const struct geometry geometry = {
-        .max_peers = 64, .max_keypairs = 64, .max_receivers = 1, .max_consumers = 1, .nodes_a_pool = 32,
-        .small_slots = 16, .train_slots = 1, .mailbox_cells = 4, .max_trie_nodes = 64, .public_key_buckets = 64};
+        .max_peers = 64, .max_keypairs = 64, .max_receivers = 1, .max_consumers = 1, .nodes_a_pool = 32, .small_slots = 16, .train_slots = 1, .mailbox_cells = 4, .max_trie_nodes = 64, .public_key_buckets = 64
+    };
     scenario = run->name;
     world_make(&segment, &geometry, 1, MAP_PRIVATE);
     before();

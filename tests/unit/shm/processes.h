@@ -174,8 +174,8 @@ static void child_give(void)
 static void world_begin(int sharing, uint32_t max_peers)
 {
     struct geometry geometry = {
-        .max_peers = max_peers, .max_keypairs = 64, .max_receivers = 2, .max_consumers = 2, .nodes_a_pool = 12,
-        .small_slots = 12, .train_slots = 0, .mailbox_cells = 4, .max_trie_nodes = 16, .public_key_buckets = 64};
+        .max_peers = max_peers, .max_keypairs = 64, .max_receivers = 2, .max_consumers = 2, .nodes_a_pool = 12, .small_slots = 12, .train_slots = 0, .mailbox_cells = 4, .max_trie_nodes = 16, .public_key_buckets = 64
+    };
     world_make(&segment, &geometry, ROW + 1, sharing);
     memset(ledger, 0, sizeof *ledger);
     CHECK(pool_open(&pool, &segment, 0) == 0 && pool_open(&other, &segment, 2) == 0, "no memory");
@@ -191,7 +191,7 @@ static void world_end(void)
 /* All packets in order and at most once; returns how many are missing before the latest that came. */
 static uint32_t log_missing(uint32_t live_pushed)
 {
-    uint8_t seen[256] = {0}, last[2] = {0};
+    uint8_t seen[256] = { 0 }, last[2] = { 0 };
     uint32_t missing = 0;
     for (uint32_t i = 0; i < ledger->delivered; i++) {
         uint8_t packet = ledger->log[i];

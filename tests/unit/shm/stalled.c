@@ -135,7 +135,7 @@ static void token_outcome(void)
 
 /* ---- taker and setter of ready bits ---- */
 
-static const uint32_t set_rows[] = {0, 5, 63, 64, 4095, 4096, 8191};
+static const uint32_t set_rows[] = { 0, 5, 63, 64, 4095, 4096, 8191 };
 #define SET_ROWS (sizeof set_rows / sizeof set_rows[0])
 static uint8_t row_taken[8192];
 static uint32_t set_cursor;
@@ -279,8 +279,8 @@ static uint32_t letters_put, letters_got;
 
 static void letter_put(void)
 {
-    struct endpoint from = {0};
-    uint8_t message[4] = {0};
+    struct endpoint from = { 0 };
+    uint8_t message[4] = { 0 };
     message[0] = (uint8_t)(letters_put + 1);
     letters_put += mailbox_put(&segment, 0, &from, message, 4) == 0;
 }
@@ -323,31 +323,31 @@ static const struct scenario {
     void (*others)(void);
     void (*outcome)(void);
 } scenarios[] = {
-    {"push one, empty", before_empty, child_push_one, others_recycle, push_outcome},
-    {"push chain, behind three", before_three, child_push_chain, others_recycle, push_outcome},
-    {"push chain, end lags", before_lagging, child_push_chain, others_recycle, push_outcome},
-    {"push chain, no stub", before_no_stub, child_push_chain, others_recycle, push_outcome},
-    {"push chain, stub inside", before_stub_inside, child_push_chain, others_recycle, push_outcome},
-    {"push twice, empty", before_empty, child_push_twice, others_recycle, push_outcome},
-    {"push chain, others prepare", before_no_stub, child_push_chain, others_recycle_and_prepare, prepared_outcome},
-    {"push chain, end lags, others prepare", before_lagging, child_push_chain, others_recycle_and_prepare,
-     prepared_outcome},
-    {"consume, push meanwhile", before_three, child_consume, others_push, push_outcome},
-    {"consume by two, push meanwhile", before_stub_inside, child_consume_by_two, others_push, push_outcome},
-    {"inline, push meanwhile", before_empty, child_inline, others_push, push_outcome},
-    {"give, order meanwhile", before_taken, child_give, others_order, order_outcome},
-    {"give staged, order meanwhile", before_taken, child_give_staged, others_order, order_outcome},
-    {"take, taken meanwhile", before_empty, child_take_idle, others_take, token_outcome},
-    {"ready: take, set meanwhile", before_one_bit, child_take_all, others_set, set_outcome},
-    {"ready: set, take meanwhile", before_one_bit, child_set_one, others_take_all, one_outcome},
-    {"bell: sleep, ring meanwhile", before_empty, child_fall_asleep, others_ring, sleep_outcome},
-    {"bell: ring, sleep meanwhile", before_empty, child_ring, child_fall_asleep, sleep_outcome},
-    {"orders: apply, give meanwhile", before_wish, child_apply, others_wish, wish_outcome},
-    {"orders: give, apply meanwhile", before_wish, others_wish, child_apply, wish_outcome},
-    {"endpoint: load, store meanwhile", before_endpoint, child_load, others_store, endpoint_outcome},
-    {"endpoint: store, load meanwhile", before_endpoint, child_store, others_load, endpoint_outcome},
-    {"mailbox: put, take meanwhile", before_letters, letter_put, others_take_letters, letters_outcome},
-    {"mailbox: take, put meanwhile", before_letters, letter_take, others_letters, letters_outcome},
+    { "push one, empty", before_empty, child_push_one, others_recycle, push_outcome },
+    { "push chain, behind three", before_three, child_push_chain, others_recycle, push_outcome },
+    { "push chain, end lags", before_lagging, child_push_chain, others_recycle, push_outcome },
+    { "push chain, no stub", before_no_stub, child_push_chain, others_recycle, push_outcome },
+    { "push chain, stub inside", before_stub_inside, child_push_chain, others_recycle, push_outcome },
+    { "push twice, empty", before_empty, child_push_twice, others_recycle, push_outcome },
+    { "push chain, others prepare", before_no_stub, child_push_chain, others_recycle_and_prepare, prepared_outcome },
+    { "push chain, end lags, others prepare", before_lagging, child_push_chain, others_recycle_and_prepare,
+      prepared_outcome },
+    { "consume, push meanwhile", before_three, child_consume, others_push, push_outcome },
+    { "consume by two, push meanwhile", before_stub_inside, child_consume_by_two, others_push, push_outcome },
+    { "inline, push meanwhile", before_empty, child_inline, others_push, push_outcome },
+    { "give, order meanwhile", before_taken, child_give, others_order, order_outcome },
+    { "give staged, order meanwhile", before_taken, child_give_staged, others_order, order_outcome },
+    { "take, taken meanwhile", before_empty, child_take_idle, others_take, token_outcome },
+    { "ready: take, set meanwhile", before_one_bit, child_take_all, others_set, set_outcome },
+    { "ready: set, take meanwhile", before_one_bit, child_set_one, others_take_all, one_outcome },
+    { "bell: sleep, ring meanwhile", before_empty, child_fall_asleep, others_ring, sleep_outcome },
+    { "bell: ring, sleep meanwhile", before_empty, child_ring, child_fall_asleep, sleep_outcome },
+    { "orders: apply, give meanwhile", before_wish, child_apply, others_wish, wish_outcome },
+    { "orders: give, apply meanwhile", before_wish, others_wish, child_apply, wish_outcome },
+    { "endpoint: load, store meanwhile", before_endpoint, child_load, others_store, endpoint_outcome },
+    { "endpoint: store, load meanwhile", before_endpoint, child_store, others_load, endpoint_outcome },
+    { "mailbox: put, take meanwhile", before_letters, letter_put, others_take_letters, letters_outcome },
+    { "mailbox: take, put meanwhile", before_letters, letter_take, others_letters, letters_outcome },
 };
 
 #if defined(__x86_64__)

@@ -42,7 +42,7 @@ static void on_instruction(int number, siginfo_t *info, void *context)
 /* Also the copies come back from here: `is_copy` says so. */
 static void step_through(void (*child)(void), void (*meanwhile)(void))
 {
-    struct sigaction action = {.sa_sigaction = on_instruction, .sa_flags = SA_SIGINFO};
+    struct sigaction action = { .sa_sigaction = on_instruction, .sa_flags = SA_SIGINFO };
     CHECK(sigaction(SIGTRAP, &action, NULL) == 0, "no handler");
     others = meanwhile;
     step = 0;

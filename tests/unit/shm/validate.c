@@ -131,7 +131,7 @@ static uint32_t burst(struct pool *pool, uint32_t receiver, uint32_t row, uint64
 static void *receiver_run(void *argument)
 {
     uint32_t receiver = (uint32_t)(uintptr_t)argument, worker = WORKER_RECEIVER + receiver;
-    uint64_t random = 88172645463325252ull + receiver, sent[PEERS] = {0}, total = 0;
+    uint64_t random = 88172645463325252ull + receiver, sent[PEERS] = { 0 }, total = 0;
     struct pool pool;
     CHECK(pool_open(&pool, &segment, 2 * receiver) == 0, "no memory");
     while (total < packets_each) {
@@ -202,7 +202,7 @@ static void *consumer_run(void *argument)
 static void *mover_run(void *argument)
 {
     uint64_t random = 4101842887655102017ull, mended = 0;
-    uint32_t wishes[PEERS] = {0};
+    uint32_t wishes[PEERS] = { 0 };
     (void)argument;
     while (__atomic_load_n(&receivers_running, __ATOMIC_ACQUIRE) != 0) {
         uint32_t row = draw(&random) % PEERS;
@@ -237,10 +237,18 @@ static void *mover_run(void *argument)
 
 int main(int count, char **arguments)
 {
-    struct geometry geometry = {.max_peers = 64, .max_keypairs = 64, .max_receivers = RECEIVERS,
-                                .max_consumers = CONSUMERS, .nodes_a_pool = 128, .small_slots = 112,
-                                .train_slots = 4, .mailbox_cells = 16, .max_trie_nodes = 64,
-                                .public_key_buckets = 64};
+    struct geometry geometry = {
+        .max_peers = 64,
+        .max_keypairs = 64,
+        .max_receivers = RECEIVERS,
+        .max_consumers = CONSUMERS,
+        .nodes_a_pool = 128,
+        .small_slots = 112,
+        .train_slots = 4,
+        .mailbox_cells = 16,
+        .max_trie_nodes = 64,
+        .public_key_buckets = 64,
+    };
     pthread_t threads[RECEIVERS + CONSUMERS + 1];
     uint32_t started = 0, numbers[1];
     if (count > 1)

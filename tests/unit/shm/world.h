@@ -17,20 +17,20 @@
 #include "shm/schedule.h"
 #include "shm/token.h"
 
-#define CHECK(condition, ...)                                                            \
-    do {                                                                                 \
-        if (!(condition)) {                                                              \
-            fprintf(stderr, "%s:%d: %s: ", __FILE__, __LINE__, #condition);              \
-            fprintf(stderr, __VA_ARGS__);                                                \
-            fputc('\n', stderr);                                                         \
-            abort();                                                                     \
-        }                                                                                \
+#define CHECK(condition, ...) \
+    do { \
+        if (!(condition)) { \
+            fprintf(stderr, "%s:%d: %s: ", __FILE__, __LINE__, #condition); \
+            fprintf(stderr, __VA_ARGS__); \
+            fputc('\n', stderr); \
+            abort(); \
+        } \
     } while (0)
 
 /* sharing: MAP_SHARED with forks, or MAP_PRIVATE: then a fork has a copy of its own. */
 static inline void world_make(struct segment *segment, const struct geometry *geometry, uint32_t rows, int sharing)
 {
-    struct header header = {0};
+    struct header header = { 0 };
     uint64_t bytes = segment_lay_out(geometry, &header);
     CHECK(bytes != 0, "geometry out of bounds");
     void *memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE, sharing | MAP_ANONYMOUS, -1, 0);

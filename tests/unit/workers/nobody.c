@@ -8,8 +8,10 @@
 int main(void)
 {
     static struct keypair keypairs[1];
-    struct segment segment = { .rows = (struct peer_row *)(UINTPTR_MAX - PEER_ROW_BYTES + 1),
-                               .keypairs = (uint8_t *)keypairs };
+    struct segment segment = {
+        .rows = (struct peer_row *)(UINTPTR_MAX - PEER_ROW_BYTES + 1),
+        .keypairs = (uint8_t *)keypairs,
+    };
     struct handshake handshakes[2] = { { .result = HANDSHAKE_PASSED_OVER }, { .result = HANDSHAKE_STATIC_TAG } };
     uint32_t rows[2] = { UINT32_MAX, UINT32_MAX }, numbers[2] = { 0, 0 }, orders[2] = { 0, 0 };
 

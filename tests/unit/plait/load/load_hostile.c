@@ -74,8 +74,11 @@ static void answer_data(struct aead *aead, uint8_t *message, uint32_t length, co
 {
     uint32_t index = data_receiver_index(message), inner = length - DATA_OVERHEAD;
     uint8_t swap[4], *packet = message + DATA_HEADER_BYTES;
-    struct aead_job job = { .data = packet, .length = length - DATA_HEADER_BYTES,
-                            .counter = data_counter(message) };
+    struct aead_job job = {
+        .data = packet,
+        .length = length - DATA_HEADER_BYTES,
+        .counter = data_counter(message),
+    };
 
     if (!index || index >= session_count)
         return;
@@ -169,9 +172,7 @@ int main(int argc, char **argv)
     setvbuf(stdout, NULL, _IOLBF, 0);
     uint64_t length = (argc > 1 ? (uint64_t)atoi(argv[1]) : 300) * 1000000ull;
     struct load_area *area = mmap(NULL, sizeof *area, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    struct load_setup setup = { .family = AF_INET, .peers = PEERS, .inner_base = 0x0a400000, .ports = PORTS,
-                                .sources = 5, .source = { 127, 3, 0, 1 }, .retry = 150000000,
-                                .retry_jitter = 20000000 };
+    struct load_setup setup = { .family = AF_INET, .peers = PEERS, .inner_base = 0x0a400000, .ports = PORTS, .sources = 5, .source = { 127, 3, 0, 1 }, .retry = 150000000, .retry_jitter = 20000000 };
     struct sockaddr_in name, own;
     int32_t fds[PORTS + 1];
     uint8_t private_key[32];
@@ -206,10 +207,19 @@ int main(int argc, char **argv)
     load_stock_filled(load, 50);
     for (uint32_t number = 0; number < PHASES; number++) {
         struct load_phase phase = {
-            .number = number, .length = length, .drain = 50000000, .patience = 100000000, .confirm = number != 1,
-            .handshake_rate = { 20, 120 }, .outstanding = number % 2 ? 4 : 0,
-            .traffic_rate = { 1000, 300 }, .traffic_outstanding = number == 3 ? 7 : 0, .traffic_peers = PEERS,
-            .inner_bytes = number ? 1920 : 65, .keepalive_rate = 100, .roam_rate = 200,
+            .number = number,
+            .length = length,
+            .drain = 50000000,
+            .patience = 100000000,
+            .confirm = number != 1,
+            .handshake_rate = { 20, 120 },
+            .outstanding = number % 2 ? 4 : 0,
+            .traffic_rate = { 1000, 300 },
+            .traffic_outstanding = number == 3 ? 7 : 0,
+            .traffic_peers = PEERS,
+            .inner_bytes = number ? 1920 : 65,
+            .keepalive_rate = 100,
+            .roam_rate = 200,
             .garbage_rate = { 30, 30, 30, 30, 30, 200, 200 },
         };
 
