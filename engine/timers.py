@@ -104,8 +104,9 @@ def widen_all(stamps: Rows, now: int) -> Wide:
 
 def is_younger(stamps: Rows, age: int, now: int) -> npt.NDArray[np.bool_]:
     """Whether each is a stamp of at most `age` ticks before `now`, a tick. Without 8 bytes a row."""
-    passed = np.uint32((now + _AHEAD) & _LOW) - stamps  # wraps
-    return np.asarray((stamps != 0) & (passed <= np.uint32(min(age + _AHEAD, _LOW))))
+    newest = _AHEAD - 1  # ticks after `now`; a stamp that is one more is a lap old
+    passed = np.uint32((now + newest) & _LOW) - stamps  # wraps
+    return np.asarray((stamps != 0) & (passed <= np.uint32(min(age + newest, _LOW))))
 
 
 NEW_HANDSHAKE: Final = ticks(constants.NEW_HANDSHAKE_TIME)

@@ -7,7 +7,7 @@
 #include "uapi_sections.h"
 
 /* cdef begin */
-#define UAPI_PEER_TEXT 1024    /* the most that uapi_write_peer writes, with 8 numbers */
+#define UAPI_PEER_TEXT 1024    /* the most that uapi_write_peer writes: 404 and 72 a number; one more line needs its own room */
 #define UAPI_ALLOWED_TEXT 64   /* likewise uapi_write_allowed */
 
 struct uapi_shown {

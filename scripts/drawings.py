@@ -102,9 +102,9 @@ INWARDS = (
          "engine/session.c, engine/aead.c, engine/window.c"),
     Step(RECEIVER, TUN, "neighbours of one flow joined, one writev",
          "engine/coalescing.c, workers/datapath/tun.c"),
-    Step(RECEIVER, MEMORY, "nodes home, token back", "shm/queue.c, shm/schedule.c"),
-    Step(RECEIVER, CONTROL, "news for control: its bell",
-         "workers/datapath/holder.c, shm/orders.h, shm/bell.c"),
+    Step(RECEIVER, MEMORY, "nodes home", "shm/queue.c"),
+    Step(RECEIVER, CONTROL, "news for control: its bell; then the token back",
+         "workers/datapath/holder.c, shm/orders.h, shm/bell.c, shm/schedule.c"),
 )
 
 # --- how they are drawn -----------------------------------------------------------------------------

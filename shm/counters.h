@@ -43,7 +43,7 @@ enum counter {
     DROP_PEER_SHARE_OUTBOUND,  /* (end out) */
     DROP_NO_SLOT_OUTBOUND,     /* (end out) */
     DROP_QUEUE_FULL_OUTBOUND,  /* (end out) */
-    DROP_STAGED,               /* (end out) oldest of more than 128 waiting for a session, or given up */
+    DROP_STAGED,               /* (end out) oldest of more than 128 waiting for a session, or the handshake was given up, or the interface is down */
     DROP_SESSION_ENDED,        /* (end out) outbound: the session ran out between the look and the seal */
     DROP_NO_SOCKET,            /* (end out, event) this host has no socket of the endpoint's family */
     DROP_UDP_FULL,             /* (end out, event) the UDP socket's buffer stayed full */

@@ -32,7 +32,7 @@
 #define ORDER_AUTHENTICATED_RECEIVED 64   /* control opened a handshake message of this peer */
 #define ORDER_AUTHENTICATED_SENT 128      /* control sent one */
 #define ORDER_CLEAR_SOURCE 256 /* forget the sticky source */
-#define ORDER_PURGE_STAGED 512 /* the handshake was given up: drop what waits */
+#define ORDER_PURGE_STAGED 512 /* the handshake was given up, or the interface went down: drop what waits */
 #define ORDER_STOP_SENDING 1024 /* private key changed: drop current and next for sending */
 #define ORDER_LOOK 2048        /* nothing but a turn: e.g. the outbound queue became usable */
 #define ORDER_INSTALL_NEXT 4096 /* row.installing_next, of a handshake that we answered, becomes next */

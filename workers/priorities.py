@@ -21,4 +21,8 @@ def capabilities_to_return() -> int:
     """Which capabilities (bit n: capability n) a process needs to have the priority again after it gave it
     up: none where RLIMIT_RTPRIO allows the priority. Raising that limit takes CAP_SYS_RESOURCE, which
     containers lack; then CAP_SYS_NICE allows it."""
-    return 0 if resource.getrlimit(resource.RLIMIT_RTPRIO)[0] else 1 << CAP_SYS_NICE
+    try:
+        is_allowed = resource.getrlimit(resource.RLIMIT_RTPRIO)[0] > 0
+    except OSError:  # where the call is refused, the limit could not be raised either
+        is_allowed = False
+    return 0 if is_allowed else 1 << CAP_SYS_NICE

@@ -232,8 +232,9 @@ class Process:
         """Kill it if it runs; forget its output."""
         self.signal(signal.SIGKILL)
         self._popen.wait()
-        with contextlib.suppress(OSError):
+        if self._pidfd >= 0:  # its number may be another's by the second time
             os.close(self._pidfd)
+            self._pidfd = -1
         self._log.close()
 
 

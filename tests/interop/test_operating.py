@@ -103,7 +103,7 @@ def test_scaled_there_and_back(engine: Engine) -> None:
     for count, words in (
         ("+1", f"cannot run 3 receivers and 4 consumers: {room}{both}"),
         ("3", f"cannot run 3 receivers and 3 consumers: {room}max_receivers in /run/wg0.toml, then "),
-        ("65", "No engine has more than 64 of each"),
+        ("257", "No engine has more than 256 of each"),
         ("0", "cannot run 0 receivers and 0 consumers: an engine has one of each at least. Ask for 1"),
         ("-2", "cannot run 0 receivers and 1 consumer: "),
     ):

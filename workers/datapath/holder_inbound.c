@@ -12,7 +12,7 @@
 #include <stddef.h>
 #include <string.h>
 
-static const uint8_t verdict_counters[] = {
+static const uint8_t verdict_counters[VERDICT_NO_SESSION] = {
     [VERDICT_KEEPALIVE] = KEEPALIVE_RECEIVED,
     [VERDICT_KEYPAIR_GONE] = DROP_KEYPAIR_GONE,
     [VERDICT_KEYPAIR_EXPIRED] = DROP_KEYPAIR_EXPIRED,
@@ -22,6 +22,7 @@ static const uint8_t verdict_counters[] = {
     [VERDICT_INNER_SOURCE] = DROP_INNER_SOURCE,
     [VERDICT_ECN] = DROP_ECN,
 };
+_Static_assert(VERDICT_NO_SESSION == VERDICT_ECN + 1, "a verdict more: its counter belongs into the table above");
 
 /* The endpoint moves to where the latest authenticated packet came from. EVENT_ENDPOINT when that is
  * another place, 0 when at most our own address is another. */

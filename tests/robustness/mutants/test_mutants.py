@@ -64,7 +64,8 @@ TOY_KEPT = [
 @pytest.fixture(scope="module")
 def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("toy") / "toy project"
-    for name, text in (("toy/sum.c", SUM_C), ("toy/half.py", HALF_PY), ("tests/test_toy.py", TEST_PY)):
+    for name, text in (("toy/sum.c", SUM_C), ("toy/half.py", HALF_PY), ("tests/test_toy.py", TEST_PY),
+                       ("plait/pytest_plugin.py", "")):  # pytest loads what the environment has installed
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(text)
     project = "project('toy', 'c', default_options: ['buildtype=release'])\nsubdir('toy')\n"

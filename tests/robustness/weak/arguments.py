@@ -34,6 +34,10 @@ RELEASED_BY_FENCE = (
     "reads nothing that "
     "the sleeper wrote"
 )
+STARVING_BY_FENCES = (
+    "the seq_cst fences of ringer and sleeper decide: behind the sleeper's, the ringer's later reads see its "
+    "bell; else the sleeper's last sweep finds the nodes"
+)
 BEHIND_WAITPID = (
     "only repair reads it, after waitpid, which orders all that the dead did; what a kill "
     "leaves is a matter of "
@@ -49,6 +53,8 @@ FENCED = (
 ARGUMENTS = (
     Argument("shm/bell.c", "bell_ring", "if (__atomic_exchange_n(", RELEASED_BY_FENCE),
     Argument("shm/bell.c", "starving_wake", "if (__atomic_exchange_n(", RELEASED_BY_FENCE),
+    Argument("shm/bell.c", "bell_starve", "__atomic_fetch_or(", STARVING_BY_FENCES),
+    Argument("shm/bell.c", "bell_ring_starving", "uint64_t bits = __atomic_exchange_n(", STARVING_BY_FENCES),
     Argument(
         "shm/bell.c", "bell_mend_starving", "",
         "the supervisor, which has what the dead saw by waitpid, rings next and takes these bits itself",

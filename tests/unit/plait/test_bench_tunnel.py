@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import socket
 import struct
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -286,7 +287,9 @@ def test_the_packet_of_the_flood_is_ipv4_and_udp() -> None:
     assert (total & 0xFFFF) + (total >> 16) == 0xFFFF
     assert len(made) == 28 and struct.unpack("!H", made[2:4])[0] == 28
     assert made[12:20] == bytes([10, 201, 0, 3, 10, 201, 0, 2])
-    assert struct.unpack("!HHHH", made[20:]) == (neighbours.SINK_PORT, neighbours.SINK_PORT, 8, 0)
+    assert struct.unpack("!HHH", made[20:26]) == (neighbours.SINK_PORT, neighbours.SINK_PORT, 8)
+    total = sum(struct.unpack("!8H", made[12:])) + socket.IPPROTO_UDP + 8
+    assert (total & 0xFFFF) + (total >> 16) == 0xFFFF
 
 
 @pytest.mark.network

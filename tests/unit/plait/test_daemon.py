@@ -369,7 +369,7 @@ TMPFS = "mount -t tmpfs -o size={} none /dev/shm; "
 # name, shell around plaitd, environment, exit code, words
 NO_SHM = "of /dev/shm, which has 4 MiB free; enlarge it (mount -o remount,size="
 NO_TUN = "cannot create the interface t0: "
-BAD = "printf 'receivers = 1\\nconsumers = 99\\n' > /run/bad.toml; exec {}"
+BAD = "printf 'receivers = 1\\nconsumers = 999\\n' > /run/bad.toml; exec {}"
 OF_ANOTHER = "ip tuntap add dev t0 mode tun user 12345; trap 'ip link delete t0' EXIT"
 WITHOUT_RIGHT = "setpriv --bounding-set -net_admin {}"
 ERRORS: list[tuple[str, str, dict[str, str], Exit, str]] = [
@@ -390,7 +390,7 @@ ERRORS: list[tuple[str, str, dict[str, str], Exit, str]] = [
     ("full /dev/shm", TMPFS.format("64m") + "head -c 60M /dev/zero > /dev/shm/x; exec {}",
      {"PLAIT_CONFIG": ""}, Exit.MEMORY, NO_SHM),
     ("bad settings", BAD, {"PLAIT_CONFIG": "/run/bad.toml"},
-     Exit.SETTINGS, "/run/bad.toml, line 2: cannot use `consumers = 99`: expected int <= 64; "),
+     Exit.SETTINGS, "/run/bad.toml, line 2: cannot use `consumers = 999`: expected int <= 256; "),
     ("no settings", "exec {}", {"PLAIT_CONFIG": "/run/none.toml"},
      Exit.SETTINGS, "cannot read the settings file /run/none.toml: No such file or directory; write that "
      "file, or unset PLAIT_CONFIG "),

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from shm._shm import ffi, lib
-from tests.unit.shm.small_segment import GEOMETRY, make
+from tests.support.small_segment import GEOMETRY, make
 
 READERS = (lib.WORKER_RECEIVER, lib.WORKER_RECEIVER + 1, lib.WORKER_CONSUMER,
            lib.WORKER_CONSUMER + GEOMETRY["max_consumers"] - 1)  # fmt: skip

@@ -18,9 +18,9 @@ import numpy as np
 
 from shm import segment
 from shm._shm import ffi, lib
+from tests.support.small_segment import faults, make
 from tests.support.waiting import until
 from tests.unit.shm.programs import program
-from tests.unit.shm.small_segment import faults, make
 
 RECEIVERS = CONSUMERS = 2
 PEERS = 4

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from shm._shm import ffi, lib
-from tests.unit.shm.small_segment import GEOMETRY, faults, make, mark
+from tests.support.small_segment import GEOMETRY, faults, make, mark
 
 NONE = 0xFFFFFFFF
 BUDGET = settings(

@@ -9,7 +9,7 @@ import pytest
 
 from shm import segment
 from shm._shm import ffi, lib
-from tests.unit.shm.small_segment import faults, make, mark
+from tests.support.small_segment import faults, make, mark
 
 ROW = 5
 PATIENCE_NS = 20_000_000_000  # how long a sleeper that nobody wakes keeps the test

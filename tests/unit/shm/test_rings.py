@@ -7,7 +7,7 @@ import resource
 from collections.abc import Callable
 
 from shm._shm import ffi, lib
-from tests.unit.shm.small_segment import make, mark
+from tests.support.small_segment import make, mark
 
 CPU_SECONDS = 20  # a thousand times what any of these takes; a walk that does not end has no other limit
 

@@ -17,7 +17,7 @@ from shm import segment
 from shm._shm import ffi, lib
 from shm.columns import Columns
 from shm.layout import COUNTERS, REGIONS, dtype, layout_hash
-from tests.unit.shm.small_segment import GEOMETRY, faults, make
+from tests.support.small_segment import GEOMETRY, faults, make
 
 
 def test_what_is_made_is_private_nameless_and_whole() -> None:

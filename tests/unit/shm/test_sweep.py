@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from shm._shm import ffi, lib
-from tests.unit.shm.small_segment import make
+from tests.support.small_segment import make
 
 OUT = 40  # nodes that are out; more than a sweep looks at
 

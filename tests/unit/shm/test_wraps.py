@@ -11,7 +11,7 @@ import pytest
 
 from shm import segment
 from shm._shm import ffi, lib
-from tests.unit.shm.small_segment import faults, make, mark
+from tests.support.small_segment import faults, make, mark
 from workers._workers import ffi as workers_ffi
 from workers._workers import lib as workers_lib
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from engine import constants, messages
-from tests.unit.shm.small_segment import make
+from tests.support.small_segment import make
 from workers._workers import ffi, lib
 
 COUNT = 3  # of the batch; the arrays have one more

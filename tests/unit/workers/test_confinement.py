@@ -313,7 +313,7 @@ def test_no_process_can_be_traced_by_its_own_user(running: Host) -> None:
     pids = running.titles()
     try:
         look = [*NO_TRACER, sys.executable, "-c", OPEN_MEMORY]
-        until(lambda: "sleep" in (read_proc(ordinary.pid, "cmdline") or ""), "an ordinary process")
+        until(lambda: (read_proc(ordinary.pid, "cmdline") or "").startswith("sleep"), "an ordinary process")
         asked = map(str, (ordinary.pid, *pids.values()))
         done = subprocess.run([*look, *asked], capture_output=True, text=True, timeout=120)
     finally:

@@ -83,12 +83,13 @@ def test_every_setting_can_be_given(tmp_path: Path) -> None:
         tmp_path,
         "receivers = 3\nconsumers = 2\ncores = [2, 0]\nmax_peers = 100\nsessions = 200\n"
         "small_slots = 128\ntrain_slots = 4\nhandoff = 'pipeline'\npin = true\naead = 'evp'\n"
-        "max_receivers = 5\nmax_consumers = 2\ntun_offload = false\nudp_offload = false\nmulticast = true\n",
+        "max_receivers = 5\nmax_consumers = 2\ntun_offload = false\nudp_offload = false\nmulticast = true\n"
+        "priority = 'normal'\n",
     )
     assert given == settings.Settings(
         receivers=3, consumers=2, cores=(2, 0), max_peers=100, sessions=200, small_slots=128, train_slots=4,
         handoff="pipeline", pin=True, aead="evp", max_receivers=5, max_consumers=2, tun_offload=False,
-        udp_offload=False, multicast=True,
+        udp_offload=False, multicast=True, priority="normal",
     )
     assert [given.cores_of(i) for i in range(3)] == [(2,), (0,), (2,)]
     assert msgspec.structs.replace(given, pin=False).cores_of(1) == (0, 2)
