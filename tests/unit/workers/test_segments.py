@@ -54,15 +54,19 @@ def test_nothing_stays_of_a_start_that_ends_half_way(left: int, why: str) -> Non
     def mappings() -> int:
         return Path("/proc/self/maps").read_text().count("plait-")
 
-    lowest, before = os.open(os.devnull, os.O_RDONLY), mappings()
-    os.close(lowest)
+    highest = max(map(int, os.listdir("/proc/self/fd")))
+    filled = [os.open(os.devnull, os.O_RDONLY)]  # below the limit nothing is free but what is left
+    while filled[-1] <= highest:
+        filled.append(os.open(os.devnull, os.O_RDONLY))
+    before = mappings()
     usual, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest + left, most))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (filled[-1] + 1 + left, most))
     try:
         with pytest.raises(Failure, match=f"shared memory of t0.*{why}"):
             open_segments("t0", SMALL)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (usual, most))
-    again = os.open(os.devnull, os.O_RDONLY)
-    os.close(again)
-    assert (again, mappings()) == (lowest, before)
+        again = os.open(os.devnull, os.O_RDONLY)
+        for fd in (again, *filled):
+            os.close(fd)
+    assert (again, mappings()) == (filled[-1] + 1, before)
