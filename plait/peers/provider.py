@@ -7,6 +7,7 @@ connections end; they are made again for as long as somebody listens.
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
 import signal
@@ -128,7 +129,10 @@ class Provider:
     ) -> None:
         if isinstance(answer, uapi.PeerChange):
             answer.on_demand = 1
-            code = await setter.set(answer)
+            try:
+                code = await setter.set(answer)
+            except OSError:  # the client's next try is asked about again
+                code = errno.ECONNRESET
             if code:
                 say(f"{self.name}: the engine refuses a peer ({os.strerror(code)}); its log and "
                     f"`plait events {self.name}` say why")
@@ -157,20 +161,23 @@ class Setter:
         async with self.lock:
             if self.writer is None:
                 reader, self.writer = await asyncio.open_unix_connection(self.path)
-                self.reading = asyncio.create_task(self._read(reader))
+                self.reading = asyncio.create_task(self._read(reader, self.writer))
             done: asyncio.Future[int] = asyncio.get_running_loop().create_future()
             self.waiting.append(done)
             self.writer.write("".join(uapi.format_set(operation)).encode("ascii"))
             await self.writer.drain()
         return await done
 
-    async def _read(self, reader: asyncio.StreamReader) -> None:
+    async def _read(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(ConnectionError):
             while line := await reader.readline():
                 if line.startswith(b"errno="):
                     done = self.waiting.popleft()
                     if not done.done():
                         done.set_result(abs(int(line[6:])))
+        writer.close()
+        if self.writer is writer:  # the next set connects anew: an engine closes who was silent longest
+            self.writer = None
         for done in self.waiting:
             if not done.done():
                 done.set_exception(ConnectionResetError("the engine closed the connection"))

@@ -341,7 +341,12 @@ class Configuration:
         for row in rows[: lib.CHANGES_EMITTED]:
             self.events.emit(Event.PEER_REMOVED, row)
         self.events.suppress(Event.PEER_REMOVED, max(len(rows) - lib.CHANGES_EMITTED, 0))
-        self.handshakes.cookies.forget(np.array(rows, np.uint32))
+        numbers = np.array(rows, np.uint32)
+        self.handshakes.cookies.forget(numbers)
+        gone = numbers[self.peers.memory.rows["on_demand"][numbers] != 0]
+        for row, stamp in zip(gone.tolist(), self.vault.timestamps_seen(gone), strict=True):
+            if stamp.any():  # so that a provider that sets the peer again lets no replay in
+                self.handshakes.lookups.remember(self.peers.public_key(row), stamp.tobytes())
         if self.handshakes.lookups.refusals.is_used:
             for row in rows:
                 self.handshakes.lookups.refusals.remove(self.peers.public_key(row))

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from engine import constants, timers
+from engine import constants, tai64n, timers
 from workers._workers import lib
 from workers.control.events import Event
 from workers.control.peers import LIVE
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 SECOND: Final = constants.SECOND
 NEVER_COMPLETED: Final = 90  # seconds
 LOOKED_AT: Final = 8192  # rows a second
+OFFERED_A_LOOK: Final = 512
 REMOVED_A_TURN: Final = 32
 ALLOWED_IPS_MOST: Final = 4096  # a peer of more stays: it could not be taken away in one turn
 AGAIN: Final = 60 * SECOND  # before a peer that the provider did not take is offered once more
@@ -66,15 +67,17 @@ class Eviction:
 
     def look(self, now: int) -> None:
         """Once a second: offer some peers that are idle to the provider."""
+        self.lookups.end_if_overdue(now)
         while self.later and next(iter(self.later.values())) <= now:
             self.later.popitem(last=False)
         used = self.peers.used
         if not used or not self.lookups.has_room:
             return
+        most = len(self.leaving) + OFFERED_A_LOOK
         first = self.swept if self.swept < used else 0
         last = self.swept = min(first + LOOKED_AT, used)
         for row in self._idle(first, last, timers.tick(now)):
-            if not self.lookups.has_room:
+            if not self.lookups.has_room or len(self.leaving) >= most:
                 self.swept = row
                 return
             self._offer(row, now)
@@ -111,6 +114,8 @@ class Eviction:
         if generation != int(peer.generation):
             had_rx = had_tx = 0
         stamp = self.vault.timestamp_seen(row)
+        if stamp > tai64n.stamp(self.lookups.wall()):
+            return  # its clock is ahead of ours: no floor would keep out what it sent. It stays until then
         self.leaving[key] = Leaving(row, int(peer.generation), totals, stamp)
         self.lookups.offer(key, now, {
             "timestamp": stamp.hex(),
@@ -140,13 +145,14 @@ class Eviction:
     def _take_away(self, key: bytes, leaving: Leaving) -> bool:
         """The provider has its totals. False: it was set again meanwhile, or they moved; it stays."""
         row = leaving.row
-        if not self.peers.is_generation(row, leaving.generation) or not self.peers.rows[row].on_demand:
+        if not self.peers.is_generation(row, leaving.generation):
             return False
-        if (self._totals(row), self.vault.timestamp_seen(row)) != (leaving.totals, leaving.stamp):
+        has_moved = (self._totals(row), self.vault.timestamp_seen(row)) != (leaving.totals, leaving.stamp)
+        is_large = self.peers.count_allowed(row, ALLOWED_IPS_MOST + 1) > ALLOWED_IPS_MOST  # by now
+        if has_moved or is_large or not self.peers.rows[row].on_demand:
             self.known[row] = (leaving.generation, *leaving.totals)
             return False
         self.known.pop(row, None)
-        self.lookups.remember(key, leaving.stamp)
         self.configuration.events.emit(Event.PEER_EVICTED, row)
         for _ in self.configuration.remove([row]):
             pass

@@ -96,7 +96,8 @@ class Handshakes(HandshakeBatch):
         waiting = lib.mailbox_waiting(self.segment)
         if now >= self.wasted_until:
             self.wasted, self.wasted_until = 0, now + constants.SECOND
-        if waiting >= constants.UNDER_LOAD_QUEUE or self.wasted >= self.pace.wasted:
+        is_crowded = self.wasted >= self.pace.wasted or self.lookups.is_crowded
+        if waiting >= constants.UNDER_LOAD_QUEUE or is_crowded:
             if now >= self.load_until:
                 self.events.emit(Event.UNDER_LOAD, count=max(waiting, self.wasted))
             self.load_until = now + constants.UNDER_LOAD_TIME

@@ -6,8 +6,8 @@ What an unknown initiation passes, the cheap before the dear:
     the static key opens    responder.py: from here on the key is known, and that it is nobody's
     a provider serves       else it is refused, as in an engine without one
     not refused lately      refusals.py
-    the timestamp opens     one X25519 more. Only the owner of that key can have made it: nobody has others
-                            asked about, and each key that is asked about cost its maker a pair
+    the timestamp opens     one X25519 more. Only the owner of that key can have made it, so it is its own or
+                            a replay of one: nobody can make up questions about others' keys
     room                    PARKED of them; a later one of the same key takes the place of the earlier
     window, bucket          a question waits for both, and its initiation meanwhile
 
@@ -122,6 +122,11 @@ class Lookups:
     def serving(self) -> Provider | None:
         return self.providers[0] if self.providers else None
 
+    @property
+    def is_crowded(self) -> bool:
+        """So many are parked that senders must prove their addresses."""
+        return len(self.parked) >= PARKED_MOST // 2
+
     def wants(self, key: bytes, now: int) -> bool:
         """Whether the timestamp of an initiation with this key, which is nobody's, is to be opened."""
         if key in self.leaving:
@@ -158,8 +163,8 @@ class Lookups:
         self.unasked.pop(key, None)
         self.free.append(parked.cell)
         self.wasted += 1
+        self.vault.note_parked(len(self.parked))  # first: a kill in between leaves one too few, never two
         self.count(lib.HS_UNKNOWN_PEER, 1)
-        self.vault.note_parked(len(self.parked))
         if event is not None:
             self.events.emit(event, None, lambda: self._sender(parked), key=key)
 
@@ -175,10 +180,10 @@ class Lookups:
 
     def lost(self) -> None:
         """At the start: those that were parked when the control before this one ended are no more."""
-        if self.vault.parked:
-            self.count(lib.HS_UNKNOWN_PEER, self.vault.parked)
-            self.count(lib.UNKNOWN_TIMEOUT, self.vault.parked)
+        if parked := self.vault.parked:
             self.vault.note_parked(0)
+            self.count(lib.HS_UNKNOWN_PEER, parked)
+            self.count(lib.UNKNOWN_TIMEOUT, parked)
 
     # -- once a turn --------------------------------------------------------------------------
 
@@ -248,8 +253,9 @@ class Lookups:
         """A set adds peers with these keys (None: too many to name), which are not whole before its end."""
         if keys is None:
             self.are_many_added = True
-            for key in self.recent:
+            for key in [key for key in self.recent if self.find(key) is not None]:
                 self._bring_back(key)
+                del self.recent[key]  # it stands in the row now
             return
         for key in keys:
             self._bring_back(key)
@@ -266,7 +272,7 @@ class Lookups:
     def set_is_over(self) -> None:
         """Peers that it added are whole: their initiations are answered."""
         keys = list(self.parked) if self.are_many_added else self.added
-        self.ready.extend(key for key in keys if self.find(key) is not None)
+        self.ready.extend(key for key in keys if key not in self.leaving and self.find(key) is not None)
         self.added, self.are_many_added = [], False
 
     def take_ready(self, cells: Any, most: int) -> int:
@@ -315,17 +321,28 @@ class Lookups:
             self.ready.append(key)
 
     def remember(self, key: bytes, stamp: bytes) -> None:
-        """The greatest timestamp of a peer that is being evicted."""
+        """The greatest timestamp of a peer on demand that is being taken away."""
         self.recent.pop(key, None)
         self.recent[key] = stamp
         if len(self.recent) > REMEMBERED:
-            self.least = max(self.least, self.recent.popitem(last=False)[1])
+            forgotten = self.recent.popitem(last=False)[1]
+            # One clock that is ahead must not shut others out.
+            self.least = max(self.least, min(forgotten, tai64n.stamp(self.wall())))
 
     def floor(self) -> bytes:
         """What the first initiation of a peer on demand must be later than."""
         return max(tai64n.stamp(max(self.wall() - FLOOR, self.start, 0)), self.least)
 
     # -- providers ----------------------------------------------------------------------------
+
+    def end_if_overdue(self, now: int) -> None:
+        """Once a second. A peer that is leaving is shut out: no provider may let it wait for long."""
+        provider = self.serving
+        if provider is None or provider.is_over:
+            return
+        if any(each.is_eviction and now - each.asked >= SILENT for each in provider.open.values()):
+            why = "an `evicted` was not answered for 30 s"
+            self._wrong(provider, Wrong("the connection ends", why, "answer each `evicted`"), errno.ETIME)
 
     def join(self, window: int) -> Provider | None:
         """A client wants to be asked; None when too many do."""
@@ -370,6 +387,8 @@ class Lookups:
         try:
             for answer in provider.feed(data):
                 self._answered(provider, answer, now)
+                if provider.is_over:
+                    return
         except Wrong as wrong:
             self._wrong(provider, wrong, errno.EPROTO)
 
@@ -383,6 +402,10 @@ class Lookups:
         if question is None:
             why = f"no question {answer.number} is open; it was answered before, or never asked"
             wrong = Wrong("an answer is refused", why, "answer each question once, with its own id")
+            provider.wrong_answers += 1
+            if provider.wrong_answers > provider.window:
+                self._wrong(provider, wrong, errno.EPROTO)
+                return
             provider.refuse(wrong)
             self.events.emit(Event.PROVIDER_WRONG, reason=wrong.why, mend=wrong.next)
             return

@@ -356,6 +356,8 @@ static int begin(struct peer_changes *changes, const struct record *record)
             return CHANGES_NO_ROW;
         row = table_add(table, record->public_key);
         segment->rows[row].added = changes->tick;
+        if (record->numbers[UAPI_ON_DEMAND]) /* before an initiation can find the row: its floor depends on it */
+            segment->rows[row].on_demand = load16(record->numbers[UAPI_ON_DEMAND]);
         note_added(changes, row);
     }
     if (has_endpoint) {

@@ -61,6 +61,7 @@ class Provider:
     heard: int  # ns; when it said something last, or came
     unread: deque[bytes] = field(default_factory=deque)
     open: dict[int, Question] = field(default_factory=dict)  # by number, in the order of asking
+    wrong_answers: int = 0  # to questions that are not open
     is_over: bool = False  # it is closed when it has read its lines
     _rest: bytes = b""
     _refused: int | None = None  # a refusal whose ttl may follow

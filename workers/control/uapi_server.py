@@ -185,6 +185,7 @@ class Connection:
         if self.provider is None:
             log.error("a client cannot be asked about unknown peers: %d are; end one of them", PROVIDERS)
             self.answer = iter((uapi.answer_get_refused(errno.EBUSY),))
+            self.operations = self.reader.feed(self.reader.take_rest())
             return
         self.answer, self.operations = self.provider, iter(())
         if rest := self.reader.take_rest():

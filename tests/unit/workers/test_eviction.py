@@ -228,11 +228,61 @@ def test_a_peer_that_moved_meanwhile_stays_and_the_rest_is_told_later(world: Evi
 
 def test_the_floor_rises_to_what_was_forgotten(world: Evicting) -> None:
     before = world.lookups.floor()
-    late = stamp_of(10_000)
+    world.pass_time(10_000 * SECOND)
+    late = stamp_of(9_990)
     world.lookups.remember(b"k" * 32, bytes.fromhex(late))
     for number in range(REMEMBERED):
         world.lookups.remember(number.to_bytes(32, "little"), bytes(12))
     assert world.lookups.floor().hex() == late > before.hex()
+
+
+def test_one_clock_that_is_ahead_shuts_nobody_out(world: Evicting) -> None:
+    world.lookups.remember(b"k" * 32, tai64n.stamp(WALL + 10 * 365 * 24 * 3600 * SECOND))
+    for number in range(REMEMBERED):
+        world.lookups.remember(number.to_bytes(32, "little"), bytes(12))
+    assert world.lookups.floor() <= tai64n.stamp(world.lookups.wall())
+
+
+def test_a_peer_whose_clock_is_ahead_stays_until_then(world: Evicting) -> None:
+    """No floor of ours would keep out what it sent before its eviction."""
+    other = world.add(connects=False)
+    assert world.comes(other, other.initiation(later=3600 * SECOND)) == "HS_INITIATION_ACCEPTED"
+    world.complete(other)
+    world.pass_time(OVER)
+    assert world.evicted() == []
+    world.pass_time(3600 * SECOND)
+    assert [each["public_key"] for each in world.evicted()] == [base64(other)]
+
+
+def test_a_peer_that_was_removed_lets_no_replay_in_when_it_is_back(world: Evicting) -> None:
+    other = world.add(connects=False)
+    recorded = other.initiation()
+    assert world.comes(other, recorded) == "HS_INITIATION_ACCEPTED"
+    world.set(f"public_key={other.identity.public_key.hex()}\nremove=true\n")
+    world.set(section(other) + ON_DEMAND)
+    assert world.comes(other, recorded) == "HS_TIMESTAMP_REPLAYED"
+
+
+def test_a_provider_that_ignores_evictions_is_closed(world: Evicting) -> None:
+    """Its peer would be shut out: what it sends is parked until the answer."""
+    world.add()
+    world.pass_time(OVER)
+    assert len(world.evicted()) == 1
+    for _ in range(4):
+        world.pass_time(10 * SECOND)
+        world.lookups.heard(world.provider, b"\n")
+        world.eviction.look(world.time[0])
+    assert world.provider.is_over
+
+
+def test_a_large_set_leaves_what_leaving_peers_sent_where_it_is(world: Evicting) -> None:
+    other = world.add()
+    world.pass_time(OVER)
+    assert len(world.evicted()) == 1
+    assert world.comes(other, other.initiation(later=OVER)) == "parked"
+    world.lookups.peers_added(None)
+    world.lookups.set_is_over()
+    assert not world.lookups.ready and world.lookups.parked
 
 
 def test_on_demand_peers_are_shown_and_replaced_as_others(world: Evicting) -> None:

@@ -359,6 +359,14 @@ def test_an_answer_to_no_question_is_told_and_the_provider_goes_on(
     assert b'"event": "provider_wrong"' in b"".join(world.parts.events.remembered())
 
 
+def test_so_many_answers_to_no_question_end_the_connection(world: Unknown) -> None:
+    provider = world.join()
+    told(provider)
+    world.lookups.heard(provider, b"done=9\n" * (provider.window + 1000))
+    errors = [value for key, value in told(provider) if key == "error"]
+    assert provider.is_over and len(errors) == provider.window + 1
+
+
 @pytest.mark.parametrize("said, why", [
     (b"hello\n", "it is no `done=`"),
     (b"set=1\n", "it is no `done=`"),
