@@ -4,7 +4,7 @@
  * at sleeping. The two fences make it impossible that the sleeper misses the publication and
  * the ringer misses the announcement. Of several ringers the one whose exchange reads 1 makes
  * the call. A ringer killed between the exchange and the call leaves a sleeper unwoken: waits
- * have a timeout, and repair.c wakes everybody.
+ * have a timeout, and repair.c wakes every consumer.
  */
 #include "bell.h"
 
@@ -89,8 +89,8 @@ void bell_starve(const struct segment *segment, uint32_t worker, uint32_t starvi
     __atomic_store_n(&segment->bells[worker].starving, starving, __ATOMIC_RELAXED);
     POINT("starve: announced on the bell, not in the word");
     if (starving)
-        /* release: whoever takes the bit finds the announcement on the bell. Set again even where it is
-         * set: whoever is about to clear it may have looked at this bell already. */
+        /* release: whoever takes the bit finds the announcement on the bell. Set again even where it is set:
+         * whoever takes a bit that was set before need not see what has come to the bell since. */
         __atomic_fetch_or(&segment->starving->receivers, starving_bit(worker), __ATOMIC_RELEASE);
     fence_seq_cst(); /* announced, then the last sweep */
 }
@@ -125,7 +125,8 @@ uint32_t bell_ring_starving(const struct segment *segment, const int32_t *eventf
 
 void bell_mend_starving(const struct segment *segment)
 {
-    /* release: as in bell_starve, for what the dead had seen announced */
+    /* All changes of the word are read-modify-writes: whoever takes the word later acquires from each receiver
+     * that set a bit. release keeps that one rule for all who set bits. */
     __atomic_fetch_or(&segment->starving->receivers, ~0ull, __ATOMIC_RELEASE);
 }
 

@@ -268,7 +268,7 @@ struct bell {
 
 /* Which receivers wait for slots, alone on its line: nearly always nobody, so that every holder has a copy. */
 struct starving {
-    uint64_t receivers;      /* bit number % 64: perhaps one of those; set by it, cleared by whoever rings them (bell.h) */
+    uint64_t receivers;      /* bit number % 64: perhaps one of those; set by it (all by repair), taken whole by whoever rings (bell.h) */
     uint64_t reserved[7];
 };
 

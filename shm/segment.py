@@ -105,7 +105,7 @@ class PlainSegment:
             os.close(fd)
             what = f"mapping {bytes_} bytes of shared memory"
             if isinstance(error, OSError) and error.errno == errno.EMFILE:  # a mapping keeps one of its own
-                next_step = "raise the limit on open files (ulimit -n 1024; LimitNOFILE=1024)"
+                next_step = "raise the limit on open files (ulimit -n; LimitNOFILE=)"
                 raise SegmentError(what, "no descriptor is left", next_step) from error
             raise SegmentError(
                 what,

@@ -80,7 +80,8 @@ class Row:
     help="Another engine, as of `plait bench tunnel`. May be given again.",
 )
 @click.option("--handoff", "handoffs", multiple=True, type=HandoffChoice(), help="Plait in this mode.")
-@click.option("--seconds", type=click.IntRange(1, 600), default=2, show_default=True, help="Of a direction.")
+# Outbound is one session, which ends after 180 s.
+@click.option("--seconds", type=click.IntRange(1, 150), default=2, show_default=True, help="Of a direction.")
 @click.option("--runs", type=click.IntRange(1, 100), default=3, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="The same as JSON.")
 def one_peer(

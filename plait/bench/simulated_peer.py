@@ -26,9 +26,13 @@ def handshake(private: bytes, public: bytes, out: socket.socket, title: str) -> 
     """
     identity = noise.Identity(private)
     peer = noise.PeerKeys(identity, public)
-    out.settimeout(1)
     deadline = time.monotonic() + REACHED
     while time.monotonic() < deadline:
+        out.setblocking(False)
+        with suppress(BlockingIOError):  # answers to earlier tries, keepalives
+            while True:
+                out.recv(2048)
+        out.settimeout(1)
         body, state = noise.create_initiation(identity, peer, INDEX, tai64n.stamp(time.time_ns() + AHEAD))
         with suppress(TimeoutError, noise.HandshakeRefused, struct.error):  # struct.error: no response
             out.send(cookie.add_macs(body, peer.mac1_key, None))

@@ -147,7 +147,11 @@ def raise_stack() -> None:
 
 def _more_files(settings: Settings, hard: int) -> str:
     """The next step where a process may open no more than hard files. Fewer workers help only some."""
-    raised = "raise it (ulimit -n 1024 as root; LimitNOFILE=1024; docker run --ulimit nofile=1024)"
+    wanted = max(1024, need(settings).files)
+    raised = (
+        f"raise it (ulimit -n {wanted} as root; LimitNOFILE={wanted}; "
+        f"docker run --ulimit nofile={wanted})"
+    )
     one = {"receivers": 1, "consumers": 1, "max_receivers": 1, "max_consumers": 1}
     if need(msgspec.structs.replace(settings, **one)).files > hard:
         return raised
