@@ -22,7 +22,7 @@ from plait.bench.competitors import NEWEST
 from plait.bench.datagrams import trial
 from plait.bench.implementation import CABLE, Implementation, Tunnel, chosen
 from plait.failure import Failure
-from plait.lab.namespaces import Engine, missing
+from plait.lab.namespaces import Engine
 from plait.lab.versions import program_version
 
 PLAIT = Implementation("plait", "0.1.0 (inline)", ("plaitd",), is_plait=True)
@@ -203,7 +203,6 @@ def test_without_root_it_says_so() -> None:
 
 
 @pytest.mark.network
-@pytest.mark.skipif(bool(missing("wg", "iperf3", "ping")), reason="no lab here")
 def test_a_file_that_cannot_be_written_is_told_before_the_run(tmp_path: Path) -> None:
     """Nothing is measured: progress says nothing, and no table is shown."""
     arguments = ["tunnel", "--vs", RIVAL, "--seconds", "1", "--runs", "1", "--json", str(tmp_path)]
