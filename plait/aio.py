@@ -216,18 +216,21 @@ class _Head(uapi_client.Reading):
             super().take([pair])
 
 
-async def _ask(name: str, operation: bytes, reader: _Reader | None) -> None:
-    """Send one operation, and have its answer read. Failure when it is refused; within TIMEOUT a byte."""
+async def _ask(
+    name: str, operation: bytes, reader: _Reader | None, patience: float = uapi_client.TIMEOUT
+) -> None:
+    """Send one operation, and have its answer read. Failure when it is refused, or when
+    the engine does not take it within `patience` seconds, or then sends nothing for that time."""
     answer = uapi_client.Answer(name)
     loop = asyncio.get_running_loop()
-    with uapi_client.explained(name, f"{name} cannot be asked", uapi_client.TIMEOUT):
+    with uapi_client.explained(name, f"{name} cannot be asked", patience):
         sock = await _connected(name)
         try:
             with suppress(BrokenPipeError, ConnectionResetError):  # it may have answered before it ended it
-                await loop.sock_sendall(sock, operation)
+                await asyncio.wait_for(loop.sock_sendall(sock, operation), patience)
             while not answer.is_whole:
                 try:
-                    data = await asyncio.wait_for(loop.sock_recv(sock, 1 << 16), uapi_client.TIMEOUT)
+                    data = await asyncio.wait_for(loop.sock_recv(sock, 1 << 16), patience)
                 except ConnectionResetError:
                     data = b""
                 if not data:

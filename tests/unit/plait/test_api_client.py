@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -16,7 +17,9 @@ import pytest
 
 import plait
 from plait import Failure, Key, Peer
+from plait.api.interface import transaction
 from tests.support.control_harness import SMALL, ControlProcess, Interface
+from tests.support.waiting import PATIENCE
 from workers._workers import ffi
 from workers.control.peer_counters import ROWS
 from workers.settings import Settings
@@ -220,3 +223,16 @@ def test_nobody_there_is_a_failure(tmp_path: Path) -> None:
 
         with pytest.raises(Failure, match="nobody listens"):
             asyncio.run(enter())
+
+
+def test_an_engine_that_takes_nothing_is_not_waited_for(tmp_path: Path) -> None:
+    """It listens, and reads not a byte of more than a socket's buffer holds."""
+    path = str(tmp_path / "deaf.sock")
+
+    async def change() -> None:
+        async with asyncio.timeout(PATIENCE):
+            await plait.aio._ask(path, transaction(peers(20000), ()).encode(), None, 0.2)
+
+    with socket.create_server(path, family=socket.AF_UNIX), pytest.raises(Failure) as refused:
+        asyncio.run(change())
+    assert refused.value.what and refused.value.why and refused.value.next_step
