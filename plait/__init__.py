@@ -6,9 +6,9 @@
     with Interface("wg0", private_key=Key.generate(), addresses=["10.0.0.1/24"]) as wg:
         wg.add(Peer(their_key, allowed_ips=[ip_network("10.0.0.2/32")], keepalive=25))
 
-What `__all__` names here and in plait/aio.py (the same for asyncio) is public and stays; all other modules
-may change in every version. The command line, plait/command.py, is a user of the same client. Nothing is
-imported before it is asked for, since plaitd is a module of this package, too.
+What `__all__` names here, in plait/aio.py (the same for asyncio) and in plait/pytest_plugin.py is public and
+stays; all other modules may change in every version. The command line, plait/command.py, is a user of the
+same client. Nothing is imported before it is asked for, since plaitd is a module of this package, too.
 
 docs/python.md is the guide.
 """

@@ -149,7 +149,8 @@ class Interface:
         """Events as they come, until the engine ends; the iterator waits for the next one.
 
         since: None for all that the engine remembers, "now", an age (timedelta, or as "10m"), or a time
-        (datetime, or in ISO 8601). follow: False ends behind what is remembered.
+        (datetime, or in ISO 8601). follow: False ends behind what is remembered. Failure when the engine is
+        not plaitd.
         """
         after = seconds_of(since)
         if follow:
