@@ -397,15 +397,15 @@ def proxy(config: str, socks5: Sequence[str], http: Sequence[str], local: Sequen
     Examples:
       plait proxy ./home.conf --socks5 1080 --http 8080
       plait proxy ./home.conf -L 8000:intranet.example:80
-      plait proxy ./home.conf -R 10.9.0.2:8000:localhost:8000
+      plait proxy ./home.conf -R 8000:localhost:8000
 
-    Without ADDRESS it is 127.0.0.1. With port 0 any that is free is taken, and told.
+    Without ADDRESS it is 127.0.0.1, for -R 0.0.0.0 inside. With port 0 any that is free is taken, and told.
     """
     from plait.rootless import proxy as rootless
 
     wishes = rootless.Wishes(
         [rootless.place(text) for text in socks5], [rootless.place(text) for text in http],
-        [rootless.forward(text) for text in local], [rootless.forward(text) for text in remote],
+        [rootless.forward(text) for text in local], [rootless.forward(text, "0.0.0.0") for text in remote],
     )  # fmt: skip
     if wishes == rootless.Wishes([], [], [], []):
         raise click.UsageError("nothing is asked for: give --socks5, --http, -L or -R")

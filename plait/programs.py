@@ -1,4 +1,4 @@
-"""The host's own programs (ip, nft, resolvconf, …), run for `plait up` and `plait down`.
+"""The host's own programs (ip, nft, resolvconf, …), run for `plait up` and `plait down`; where plaitd is.
 
 What changes the host is said on stderr first, as wg-quick says it.
 """
@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shlex
+import shutil
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from plait.failure import Failure
@@ -93,3 +96,13 @@ def ip_json(*arguments: str) -> list[dict[str, Any]]:
     if done.returncode or not done.stdout.strip():
         return []
     return [entry for entry in json.loads(done.stdout) if entry]
+
+
+def plaitd(whose: str) -> str:
+    """Path of plaitd: beside this Python, else on PATH. Failure, of whose engine it would be, without one."""
+    beside = Path(sys.executable).parent / "plaitd"
+    found = str(beside) if os.access(beside, os.X_OK) else shutil.which("plaitd")
+    if found is None:
+        why = "there is no program plaitd beside this Python, nor on PATH"
+        raise Failure(f"{whose} has no engine", why, "Install Plait whole: the package has plaitd.")
+    return found

@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -19,10 +18,10 @@ import sys
 import threading
 from collections import deque
 from concurrent.futures import Future
-from pathlib import Path
 from typing import Final
 
 from plait.failure import Failure
+from plait.programs import plaitd
 
 log = logging.getLogger("plait.engine")
 START_SECONDS: Final = 60.0
@@ -135,10 +134,6 @@ class Engine:
 
 
 def _program(interface: str) -> list[str]:
-    beside = Path(sys.executable).parent / "plaitd"
-    plaitd = str(beside) if os.access(beside, os.X_OK) else shutil.which("plaitd")
-    if plaitd is None:
-        why = "there is no program plaitd beside this Python, nor on PATH"
-        raise Failure(f"{interface} has no engine", why, "Install Plait whole: the package has plaitd.")
     # -I: nothing that lies about has a say. The stub's own import of ctypes is of the standard library.
-    return [sys.executable, "-I", "-S", "-c", CHILD, str(os.getpid()), plaitd, "--foreground", interface]
+    command = [plaitd(interface), "--foreground", interface]
+    return [sys.executable, "-I", "-S", "-c", CHILD, str(os.getpid()), *command]

@@ -11,31 +11,33 @@ import contextlib
 import ipaddress
 import json
 import os
-import shutil
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import threading
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Final, Self
 
 from engine import uapi
 from plait.failure import Failure
+from plait.programs import plaitd
 from plait.quick import conf as wgconf
 from plait.quick.quick_file import read
 from plait.quick.up_down import resolve
+from plait.rootless import init
+from plait.rootless.init import received
 from plait.rootless.words import failure_of
 from workers.failure import Failure as EngineFailure
 from workers.supervisor.sockets import GIVEN, Pair, close_sockets, open_sockets
 
-INIT: Final = Path(__file__).with_name("init.py")
+INIT: Final = Path(init.__file__)
 MTU: Final = 1420
-BYTES: Final = 1 << 20
 LONG_BYTES: Final = 1 << 16  # less than the smallest buffer that a socket may have
-ANSWERS: Final = ("socket", "refused")
 
 
 class Sandbox:
@@ -45,68 +47,100 @@ class Sandbox:
     """
 
     def __init__(self, config: str) -> None:
-        """config: a wg-quick file, or the name of one in /etc/wireguard. Its hooks, Table, FwMark and
-        SaveConfig have no meaning here. Failure when the file is refused."""
+        """config: a wg-quick file, or the name of one in /etc/wireguard: a bare word is such a name, so a
+        file of this directory is "./home.conf". Its hooks, Table, FwMark and SaveConfig have no meaning here.
+        Failure when the file is refused."""
         self.name, self.path, self._conf = read(config)
         if self._conf.interface.private_key is None or not self._conf.interface.addresses:
             why = "it has no PrivateKey or no Address, and a tunnel without them carries nothing"
             raise Failure(f"{self.path} makes no sandbox", why, "Add what is missing.")
         self._next = 0
-        self._ends: dict[int, dict[str, Any]] = {}
-        self._answers: list[tuple[dict[str, Any], list[int]]] = []
+        self._ends: dict[int, tuple[dict[str, Any], list[int]]] = {}
+        self._unwanted: set[int] = set()  # numbers of sockets whose callers were interrupted
         self._news = threading.Condition()
-        self._asking = threading.Lock()
         self._failure: Failure | None = None
+        self._is_ready = False
+        self._process: Future[subprocess.Popen[bytes]] = Future()
+        self._reader: threading.Thread | None = None
 
     def __enter__(self) -> Self:
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         pairs: list[Pair] = []
         try:
-            with theirs:
-                orders = self._orders()
-                pairs = _opened(self._conf.interface.listen_port or 0)
-                fds = {name: fd for name, fd in zip(GIVEN.values(), pairs[0], strict=True) if fd is not None}
-                orders["sockets"] = list(fds)
-                self._process = _start(theirs)
+            orders = self._orders()
+            pairs = _opened(self._conf.interface.listen_port or 0)
+            fds = {name: fd for name, fd in zip(GIVEN.values(), pairs[0], strict=True) if fd is not None}
+            orders["sockets"] = list(fds)
+            self._start_reader(theirs)
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it says why it has ended
                 _send(self._control, orders, list(fds.values()))
-            message, _ = _receive(self._control)
-            if message is None:
-                raise failure_of({"failed": "system", "errno": 0, "words": "process 1 ended at once"})
-            if "failed" in message:
-                raise failure_of(message)
+            with self._news:
+                self._news.wait_for(lambda: self._is_ready or self._failure)
+                if self._failure:
+                    raise self._failure
         except BaseException:
             self._close()
             raise
         finally:
+            theirs.close()
             close_sockets(pairs)
-        self._reader = threading.Thread(target=self._listen, daemon=True, name=f"sandbox {self.name}")
-        self._reader.start()
         return self
+
+    def _start_reader(self, theirs: socket.socket) -> None:
+        """The thread that reads what process 1 says, and whose child that one is: the kernel kills it when
+        its parent, a thread, has ended (prctl(2), PR_SET_PDEATHSIG), so this cannot be a caller's thread."""
+        reader = threading.Thread(
+            target=self._keep, args=(theirs,), daemon=True, name=f"sandbox {self.name}"
+        )  # fmt: skip
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())  # which a new thread inherits
+        try:
+            reader.start()
+            self._reader = reader
+        except RuntimeError as error:
+            raise _no_process(str(error)) from error
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        try:
+            self._process.result()
+        except OSError as error:
+            raise _no_process(error.strerror or str(error)) from error
+
+    def _keep(self, theirs: socket.socket) -> None:
+        try:
+            process = _start(theirs)
+        except BaseException as error:
+            self._process.set_exception(error)
+            return
+        finally:
+            theirs.close()
+        self._process.set_result(process)
+        self._listen()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._close()
-        self._reader.join()
-        self._control.close()
 
     # -- programs -------------------------------------------------------------------------------
 
     def start(
         self, command: Sequence[str], *, stdin: int = 0, stdout: int = 1, stderr: int = 2,
         environment: Mapping[str, str] | None = None, directory: str | None = None,
+        start_new_session: bool = False,
     ) -> int:
         """Start a program inside, as the user who is outside; the number by which `wait` and `signal` know
-        it. stdin, stdout, stderr: descriptors of ours that it gets. Failure when it cannot be run."""
-        with self._news:
-            self._next += 1
-            number = self._next
+        it. Failure when the sandbox has ended; whether the program can be run at all, `wait` tells.
+
+        stdin, stdout, stderr: descriptors of ours that it gets. environment: None for ours. directory: where
+        it begins, None for ours. start_new_session: a terminal's Ctrl-C, which all programs get that were
+        started from there, does not reach it."""
+        number = self._number()
         order = {
             "run": number,
             "arguments": list(command),
             "environment": dict(os.environ if environment is None else environment),
             "directory": directory or os.getcwd(),
+            "session": start_new_session,
         }
         self._say(order, [stdin, stdout, stderr])
         return number
@@ -114,19 +148,18 @@ class Sandbox:
     def wait(self, number: int) -> int:
         """Exit code of a started program, 128 + N when a signal ended it. Failure when it could not be run
         (its `errno` is the attribute of that name), or when the tunnel ended first."""
-        with self._news:
-            self._news.wait_for(lambda: number in self._ends or self._failure)
-            if number not in self._ends:
-                assert self._failure is not None
-                raise self._failure
-            end = self._ends.pop(number)
+        end, _ = self._end(number)
         if "refused" in end:
             raise NotRun(end["refused"])
         code: int = end["code"]
         return code if code >= 0 else 128 - code
 
     def signal(self, number: int, which: int) -> None:
-        """Send a signal to a started program; nothing happens when it has ended."""
+        """Send a signal to a started program; nothing happens when it has ended. Failure when there is no
+        such signal."""
+        if which not in signal.valid_signals():
+            step = "Give a number of signal.Signals."
+            raise Failure("the program gets no signal", f"there is no signal {which}", step)
         self._say({"signal": which, "to": number}, [])
 
     def run(
@@ -151,20 +184,43 @@ class Sandbox:
 
     def socket(self, family: int = socket.AF_INET, kind: int = socket.SOCK_STREAM) -> socket.socket:
         """A socket of the sandbox's network, used out here. Failure when the kernel refuses."""
-        with self._asking:
-            self._say({"socket": [int(family), int(kind)]}, [])
+        number = self._number()
+        try:
+            self._say({"socket": [int(family), int(kind)], "number": number}, [])
+            end, fds = self._end(number)
+            if "refused" in end:
+                why = os.strerror(end["refused"])
+                raise Failure("the sandbox has no such socket", why, "Ask for AF_INET or AF_INET6.")
+            made = socket.socket(fileno=fds[0])
+            fds.clear()
+            return made
+        finally:
             with self._news:
-                self._news.wait_for(lambda: self._answers or self._failure)
-                if not self._answers:
-                    assert self._failure is not None
-                    raise self._failure
-                message, fds = self._answers.pop()
-        if "refused" in message:
-            why = os.strerror(message["refused"])
-            raise Failure("the sandbox has no such socket", why, "Ask for AF_INET or AF_INET6.")
-        return socket.socket(fileno=fds[0])
+                self._unwanted.add(number)
+                self._drop(number)
 
     # -- the inside -----------------------------------------------------------------------------
+
+    def _number(self) -> int:
+        with self._news:
+            self._next += 1
+            return self._next
+
+    def _end(self, number: int) -> tuple[dict[str, Any], list[int]]:
+        """What came of an order. Failure when the sandbox ended first."""
+        with self._news:
+            self._news.wait_for(lambda: number in self._ends or self._failure)
+            if number not in self._ends:
+                assert self._failure is not None
+                raise self._failure
+            return self._ends[number]
+
+    def _drop(self, number: int) -> None:
+        """Forget what came of an order that nobody waits for, if it has come. With the lock."""
+        if number in self._ends:
+            self._unwanted.discard(number)
+            for fd in self._ends.pop(number)[1]:
+                os.close(fd)
 
     def _say(self, message: dict[str, Any], fds: list[int]) -> None:
         try:
@@ -178,13 +234,16 @@ class Sandbox:
             message, fds = _receive(self._control)
             with self._news:
                 if message is None:
-                    self._failure = self._failure or _gone()
+                    at_once = {"failed": "system", "errno": 0, "words": "process 1 ended at once"}
+                    self._failure = self._failure or (_gone() if self._is_ready else failure_of(at_once))
                 elif "failed" in message:
                     self._failure = failure_of(message)
+                elif "ready" in message:
+                    self._is_ready = True
                 elif "ended" in message:
-                    self._ends[message["ended"]] = message
-                elif any(key in message for key in ANSWERS):
-                    self._answers.append((message, fds))
+                    self._ends[message["ended"]] = message, fds
+                    if message["ended"] in self._unwanted:
+                        self._drop(message["ended"])
                 self._news.notify_all()
             if message is None:
                 return
@@ -193,11 +252,11 @@ class Sandbox:
         """Process 1 ends with its socket, and everything with it."""
         with contextlib.suppress(OSError):
             self._control.shutdown(socket.SHUT_RDWR)
-        process = getattr(self, "_process", None)
-        if process is not None:
-            process.wait()
-        if not hasattr(self, "_reader"):
-            self._control.close()
+        if self._reader is not None:
+            if self._process.exception() is None:
+                self._process.result().wait()
+            self._reader.join()
+        self._control.close()
 
     def _orders(self) -> dict[str, Any]:
         interface = self._conf.interface
@@ -207,7 +266,10 @@ class Sandbox:
         lines = ["link set lo up"]
         lines += [f"address add {address} dev {name}" for address in interface.addresses]
         lines.append(f"link set dev {name} mtu {interface.mtu or MTU} up")
-        prefixes = {str(ip) for peer in self._conf.peers for ip in peer.allowed_ips}
+        prefixes: set[str] = set()
+        for ip in (ip for peer in self._conf.peers for ip in peer.allowed_ips):
+            change = prefixes.discard if ip.removed else prefixes.add
+            change(str(ip._replace(removed=False)))
         versions = {ipaddress.ip_interface(str(address)).version for address in interface.addresses}
         for prefix in sorted(prefixes):
             version = ipaddress.ip_network(prefix).version
@@ -221,7 +283,7 @@ class Sandbox:
             "set": "".join(uapi.format_set(operation)),
             "ip": lines,
             "resolv": "\n".join(resolv) + "\n" if interface.dns else None,
-            "plaitd": _plaitd(),
+            "plaitd": plaitd("the sandbox"),
             "environment": {key: value for key, value in os.environ.items() if key not in _OF_OTHERS},
         }
 
@@ -281,20 +343,18 @@ def _opened(port: int) -> list[Pair]:
         raise Failure(failure.what, failure.why, step) from failure
 
 
-def _plaitd() -> str:
-    beside = Path(sys.executable).parent / "plaitd"
-    found = str(beside) if os.access(beside, os.X_OK) else shutil.which("plaitd")
-    if found is None:
-        why = "there is no program plaitd beside this Python, nor on PATH"
-        raise Failure("the sandbox has no engine", why, "Install Plait whole: the package has plaitd.")
-    return found
+def _no_process(said: str) -> Failure:
+    return failure_of(
+        {"failed": "process", "errno": 0, "words": f"the kernel refuses another process ({said})"}
+    )
 
 
 def _send(sock: socket.socket, message: dict[str, Any], fds: Sequence[int]) -> None:
     """A message with its descriptors; a long one, of many peers, goes as a file before them."""
     text = json.dumps(message).encode()
-    with tempfile.TemporaryFile() as file:
+    with contextlib.ExitStack() as stack:
         if len(text) > LONG_BYTES:
+            file = stack.enter_context(tempfile.TemporaryFile())
             file.write(text)
             file.seek(0)
             text, fds = b"{}", [file.fileno(), *fds]
@@ -306,7 +366,7 @@ def _receive(sock: socket.socket) -> tuple[dict[str, Any] | None, list[int]]:
     """A message and its descriptors; None at the end."""
     while True:
         try:
-            data, fds, _, _ = socket.recv_fds(sock, BYTES, 8)
+            data, fds = received(sock)
             break
         except ConnectionResetError:  # it ended with something unread; what it said before comes next
             continue

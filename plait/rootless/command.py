@@ -10,6 +10,7 @@ from typing import Final
 
 from plait.failure import Failure
 from plait.rootless.box import NotRun, Sandbox
+from plait.signals import interruptible
 
 # Exit codes beside the program's own, as env(1) and containers have them.
 NO_SANDBOX: Final = 125
@@ -26,10 +27,11 @@ ENDED: Final = signal.SIGCHLD
 
 def run(config: str, command: Sequence[str]) -> int:
     """Run the program; its exit code, 128 + N when a signal ended it."""
-    # Before any thread, which inherits this: signals are waited for, with who sent them.
-    signal.pthread_sigmask(signal.SIG_BLOCK, {*PASSED_ON, ENDED})
     try:
-        with Sandbox(config) as box:
+        with interruptible(), Sandbox(config) as box:
+            # Behind the start, which a signal may end: now they are waited for, with who sent them. The
+            # sandbox's own thread has them blocked anyhow, and others are made later.
+            signal.pthread_sigmask(signal.SIG_BLOCK, {*PASSED_ON, ENDED})
             return _wait(box, box.start(command))
     except NotRun as failure:
         print(f"plait: {failure}", file=sys.stderr)

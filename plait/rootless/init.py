@@ -8,14 +8,17 @@ parent has died (PR_SET_PDEATHSIG), and with process 1 everything in its pid nam
 whatever is killed.
 
 Messages are JSON, with descriptors beside them. From here: {"failed": step, "errno", "words"}, {"ready": 1},
-{"ended": number of a run, "code"}, {"socket": 1} or {"refused": errno}. To here: the orders (box.py), then
-{"run": number, "arguments", "environment", "directory"} with three descriptors, {"signal": number, "to": a
-run}, {"socket": [family, kind]}.
+{"ended": number of an order} with "code" of a run, "socket" and a descriptor, or "refused": errno. To here:
+the orders (box.py), then {"run": number, "arguments", "environment", "directory", "session"} with three
+descriptors, {"signal": number, "to": a run}, {"socket": [family, kind], "number"}.
 """
 
 from __future__ import annotations
 
+import array
+import contextlib
 import ctypes
+import errno
 import fcntl
 import json
 import os
@@ -36,6 +39,8 @@ PASSED_ON = (
 READY_SECONDS = 60
 FDS = 8
 BYTES = 1 << 20
+LOG_BYTES = 4096  # of the engine's log that are kept
+RESOLVED = "/run/systemd/resolve/resolv.conf"  # systemd-resolved(8): the servers that it asks itself
 
 
 class Failed(Exception):
@@ -115,11 +120,30 @@ def main() -> int:
     return 1
 
 
+def received(control: socket.socket) -> tuple[bytes, list[int]]:
+    """A message and its descriptors, which no program inherits (socket.recv_fds passes no flags on)."""
+    room = socket.CMSG_SPACE(FDS * array.array("i").itemsize)
+    data, ancillary, _, _ = control.recvmsg(BYTES, room, socket.MSG_CMSG_CLOEXEC)
+    fds = array.array("i")
+    for level, kind, numbers in ancillary:
+        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+            fds.frombytes(numbers)
+    return data, list(fds)
+
+
 def send(control: socket.socket, message: dict[str, object], fds: list[int] | None = None) -> None:
     try:
         socket.send_fds(control, [json.dumps(message).encode()], fds or [])
     except OSError:
         os._exit(1)  # nobody is there
+
+
+def first_text(*paths: str) -> str | None:
+    """Of the first of these files that can be read."""
+    for path in paths:
+        with contextlib.suppress(OSError), open(path, errors="surrogateescape") as file:
+            return file.read()
+    return None
 
 
 class First:
@@ -130,6 +154,7 @@ class First:
         self.user, self.group = user, group
         self.engine: subprocess.Popen[bytes] | None = None
         self.runs: dict[int, int] = {}  # pid -> number of a run
+        self.said = b""  # the end of the engine's log
         self.wake, self.woken = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
 
     def work(self) -> None:
@@ -148,11 +173,9 @@ class First:
         self.serve()
 
     def receive(self) -> tuple[dict[str, Any], list[int]]:
-        data, fds, _, _ = socket.recv_fds(self.control, BYTES, FDS)
+        data, fds = received(self.control)
         if not data:
             os._exit(0)  # box.py has ended
-        for fd in fds:
-            os.set_inheritable(fd, False)
         message = json.loads(data)
         if not message:
             with open(fds.pop(0), "rb") as file:
@@ -168,6 +191,10 @@ class First:
         homes = [home for home in (f"/run/user/{self.user}",) if os.path.isdir(home)]
         kept = [(home, os.open(home, os.O_PATH | os.O_DIRECTORY)) for home in homes]
         resolved = os.path.realpath("/etc/resolv.conf")
+        is_in_run = resolved.startswith(("/run/", "/var/run/"))
+        words = orders.get("resolv")
+        if words is None and is_in_run:
+            words = first_text(RESOLVED, resolved)
         for run in {os.path.realpath(path) for path in ("/run", "/var/run") if os.path.isdir(path)}:
             mount("run", "plait", run, "tmpfs", MS_NOSUID | MS_NODEV, "mode=755")
         for home, fd in kept:
@@ -175,10 +202,10 @@ class First:
             mount("run", f"/proc/self/fd/{fd}", home, flags=MS_BIND | MS_REC)
             os.close(fd)
         os.makedirs("/var/run/wireguard", 0o755, exist_ok=True)
-        if orders.get("resolv") is not None:
-            with open("/run/plait.resolv.conf", "w") as file:
-                file.write(orders["resolv"])
-            if resolved.startswith(("/run/", "/var/run/")):
+        if words is not None:
+            with open("/run/plait.resolv.conf", "w", errors="surrogateescape") as file:
+                file.write(words)
+            if is_in_run:
                 os.makedirs(os.path.dirname(resolved), exist_ok=True)
                 os.symlink("/run/plait.resolv.conf", resolved)
             else:
@@ -211,22 +238,31 @@ class First:
             for fd in (errors, *fds):
                 os.close(fd)
             self.log = log
-            said = b""
             poll = select.poll()
             for fd in (told.fileno(), log):
                 poll.register(fd, select.POLLIN)
+            poll.register(self.control.fileno(), 0)  # POLLHUP comes unasked
             while True:
                 ready = dict(poll.poll(READY_SECONDS * 1000))
+                if self.control.fileno() in ready:
+                    os._exit(0)  # box.py has ended
                 if not ready:
                     raise Failed("engine", 0, f"it is not ready after {READY_SECONDS} s")
                 if told.fileno() in ready and b"READY=1" in told.recv(4096).split(b"\n"):
                     return
-                if log in ready:
-                    part = os.read(log, 1 << 16)
-                    if not part:
-                        lines = said.decode(errors="replace").strip().splitlines()
-                        raise Failed("engine", 0, lines[-1] if lines else "it ended at once")
-                    said = (said + part)[-4096:]
+                if log in ready and not self.read_log():
+                    raise Failed("engine", 0, self.last_line() or "it ended at once")
+
+    def read_log(self) -> bool:
+        """False at the end of the engine's log."""
+        part = os.read(self.log, 1 << 16)
+        self.said = (self.said + part)[-LOG_BYTES:]
+        return bool(part)
+
+    def last_line(self) -> str:
+        """Of the engine's log; empty when it has said nothing."""
+        lines = self.said.decode(errors="replace").strip().splitlines()
+        return lines[-1] if lines else ""
 
     def set_up(self, orders: dict[str, Any]) -> None:
         with socket.socket(socket.AF_UNIX) as engine:
@@ -257,7 +293,7 @@ class First:
                     os.read(self.wake, 4096)
                     self.reap()
                 elif fd == self.log:
-                    if not os.read(self.log, 1 << 16):
+                    if not self.read_log():
                         poll.unregister(self.log)
                 else:
                     self.obey(*self.receive())
@@ -268,13 +304,16 @@ class First:
         elif "signal" in order:
             for pid, number in self.runs.items():
                 if number == order["to"]:
-                    os.kill(pid, order["signal"])
+                    with contextlib.suppress(OSError, OverflowError):  # there is no such signal
+                        os.kill(pid, order["signal"])
         elif "socket" in order:
             try:
                 with socket.socket(*order["socket"]) as made:
-                    send(self.control, {"socket": 1}, [made.fileno()])
+                    send(self.control, {"ended": order["number"], "socket": 1}, [made.fileno()])
             except OSError as error:
-                send(self.control, {"refused": error.errno})
+                send(self.control, {"ended": order["number"], "refused": error.errno})
+            except OverflowError:  # a number that no int of C holds
+                send(self.control, {"ended": order["number"], "refused": errno.EINVAL})
         for fd in fds:
             os.close(fd)
 
@@ -285,6 +324,8 @@ class First:
         if pid == 0:
             try:
                 signal.set_wakeup_fd(-1)
+                if order["session"]:  # before a signal of the terminal can end it
+                    os.setsid()
                 for which in (*PASSED_ON, signal.SIGCHLD, signal.SIGPIPE):
                     signal.signal(which, signal.SIG_DFL)
                 for place, fd in enumerate(fds):
@@ -320,7 +361,11 @@ class First:
                 send(self.control, {"ended": self.runs.pop(pid), "code": code})
             elif self.engine is not None and pid == self.engine.pid:
                 code = os.waitstatus_to_exitcode(status)
-                raise Failed("died", 0, f"exit code {code}" if code >= 0 else signal.Signals(-code).name)
+                words = f"exit code {code}" if code >= 0 else signal.Signals(-code).name
+                while select.select([self.log], [], [], 0)[0] and self.read_log():
+                    pass
+                line = self.last_line()
+                raise Failed("died", 0, f"{words}; it said last: {line}" if line else words)
 
 
 if __name__ == "__main__":

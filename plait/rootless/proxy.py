@@ -26,10 +26,12 @@ from urllib.parse import urlsplit
 
 from plait.failure import Failure
 from plait.rootless.box import Sandbox
+from plait.signals import interruptible
 
 GREETING_SECONDS: Final = 60.0  # for a client to say what it wants, and for the connection to be there
 PIECE: Final = 1 << 16
 HEAD_BYTES: Final = 1 << 16  # of an HTTP request
+NAME_CHARACTERS: Final = 253  # RFC 1035, section 2.3.4: 255 bytes, of which the form in use spends two
 RESOLVER: Final = """
 import concurrent.futures, json, socket, sys, threading
 lock = threading.Lock()
@@ -80,27 +82,27 @@ class Wishes:
     remote: Sequence[tuple[Place, Place]] = ()
 
 
-def place(text: str) -> Place:
-    """[ADDRESS:]PORT. Failure when it is none."""
+def place(text: str, address: str = "127.0.0.1") -> Place:
+    """[ADDRESS:]PORT, at this address when it names none. Failure when it is none."""
     found = _PLACE.fullmatch(text)
     if not found or int(found["port"]) > 0xFFFF:
         step = "Write 127.0.0.1:1080, [::1]:1080 or 1080."
         raise Failure(f"{text} is not understood", "it is no address and port", step)
-    return Place(found["six"] or found["host"] or "127.0.0.1", int(found["port"]))
+    return Place(found["six"] or found["host"] or address, int(found["port"]))
 
 
-def forward(text: str) -> tuple[Place, Place]:
-    """[ADDRESS:]PORT:HOST:PORT, as ssh has it. Failure when it is none."""
+def forward(text: str, address: str = "127.0.0.1") -> tuple[Place, Place]:
+    """[ADDRESS:]PORT:HOST:PORT, as ssh has it; address as for `place`. Failure when it is none."""
     found = _FORWARD.fullmatch(text)
     if not found:
         step = "Write 8080:intranet.example:80, or 127.0.0.1:8080:intranet.example:80."
         raise Failure(f"{text} is not understood", "it is no [ADDRESS:]PORT:HOST:PORT", step)
-    return place(found["here"]), place(found["there"])
+    return place(found["here"], address), place(found["there"])
 
 
 def run(config: str, wishes: Wishes) -> int:
     """Serve until a signal ends it; exit code. Failure when the tunnel or a port cannot be had."""
-    with Sandbox(config) as box:
+    with interruptible(), Sandbox(config) as box:
         return asyncio.run(Proxy(box).serve(wishes))
 
 
@@ -174,6 +176,8 @@ class Proxy:
         with contextlib.suppress(ValueError):
             family = socket.AF_INET6 if ip_address(host).version == 6 else socket.AF_INET
             return [(family, host)]
+        if len(host) > NAME_CHARACTERS:
+            return []
         number, future = next(self._numbers), asyncio.get_running_loop().create_future()
         self._asked[number] = future
         try:
@@ -188,7 +192,7 @@ class Proxy:
         theirs, self._questions = os.pipe()
         answers, told = os.pipe()
         program = [sys.executable, "-I", "-S", "-c", RESOLVER]
-        number = self.box.start(program, stdin=theirs, stdout=told, directory="/")
+        number = self.box.start(program, stdin=theirs, stdout=told, directory="/", start_new_session=True)
         os.close(theirs)
         os.close(told)
         loop, rest = asyncio.get_running_loop(), b""
@@ -258,7 +262,7 @@ class Proxy:
         if method == "CONNECT":
             writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
             return sock
-        own = re.sub(r"(?im)^(proxy-)?connection:.*\r\n", "", fields)
+        own = re.sub(r"(?im)^(?:connection|proxy-[^:\r\n]*):.*\r\n", "", fields)
         path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         request = f"{method} {path} {version}\r\nConnection: close\r\n{own}".encode("latin-1")
         await asyncio.get_running_loop().sock_sendall(sock, request)

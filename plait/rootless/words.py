@@ -22,8 +22,9 @@ def failure_of(message: dict[str, Any]) -> Failure:
         case "user":
             return _no_user_namespace(said)
         case "network" | "mount" | "fork":
-            why = f"the kernel refuses this user another {step} namespace ({said})"
+            kind = "pid" if step == "fork" else step
             limit = {"network": "net", "mount": "mnt", "fork": "pid"}[step]
+            why = f"the kernel refuses this user another {kind} namespace ({said})"
             return Failure(WHAT, why, _raise_or_ask(f"user.max_{limit}_namespaces"))
         case "proc":
             why = f"/proc cannot be mounted in it ({said}); in a container, parts of its own may be hidden"

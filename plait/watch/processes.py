@@ -39,9 +39,10 @@ def pss_bytes(pid: int) -> int:
 
 
 def children(pid: int) -> Iterator[int]:
-    """Child processes of pid."""
+    """Child processes of pid, of whichever of its threads."""
     try:
-        yield from map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
+        tasks = Path(f"/proc/{pid}/task").iterdir()
+        yield from [int(child) for task in tasks for child in (task / "children").read_text().split()]
     except GONE:  # or a kernel without CONFIG_PROC_CHILDREN
         for entry in os.listdir("/proc"):
             if entry.isdigit():

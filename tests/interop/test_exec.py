@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import os
+import re
 import signal
 import socket
 import struct
@@ -13,17 +14,15 @@ from pathlib import Path
 
 import pytest
 
-from plait.lab.namespaces import Engine, Lab, Link, Peer, Process, keypair, state
+from plait.lab.namespaces import Lab, Process, state
 from plait.watch.processes import GONE, children
-from tests.support.unprivileged import UNPRIVILEGED, USER, open_to_all
+from tests.support import rootless
+from tests.support.rootless import CONF, PLAIT, SERVER, SERVER6
+from tests.support.unprivileged import UNPRIVILEGED, USER
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.network
 ROOT = Path(__file__).resolve().parents[2]
-PLAIT = str(Path(sys.executable).parent / "plait")
-CONF = "/run/wgx.conf"
-SERVER = "10.9.0.1"
-SERVER6 = "fd09::1"
 LOOP = ("sh", "-c", "trap 'echo told; exit 9' TERM; echo up; while :; do sleep 0.05; done")
 PAGE = f"""
 import http.server, socket, threading
@@ -55,37 +54,11 @@ for place in ("{SERVER}", "[{SERVER6}]"):
 """
 
 
-class Scene:
-    """A client whose user has no privilege, a server with an engine, a page and a name server inside."""
+class Scene(rootless.Scene):
+    """A page and a name server are inside."""
 
     def __init__(self, lab: Lab) -> None:
-        self.client, self.server = lab.add_hosts(["client", "server"])
-        self.cable: Link = lab.link(self.client, self.server)
-        (private, public), (self.key, theirs) = keypair(), keypair()
-        self.engine: Engine = self.server.engine("wg0", settings="receivers = 1\nconsumers = 1\n")
-        peers = [Peer(public, ["10.9.0.2/32", "fd09::2/128"])]
-        self.engine.configure(self.key, peers, [f"{SERVER}/24", f"{SERVER6}/64"], 51820)
-        self.page: Process = self.server.popen([sys.executable, "-I", "-S", "-c", PAGE])
-        until(lambda: "up" in self.page.output(), "the page")
-        self.file = self.client.root / CONF.lstrip("/")
-        self.text = (
-            f"[Interface]\nPrivateKey = {private}\nAddress = 10.9.0.2/24, fd09::2/64\n"
-            f"DNS = {SERVER}, inside.test\n"
-            f"[Peer]\nPublicKey = {theirs}\nAllowedIPs = 0.0.0.0/0, ::/0\n"
-            f"Endpoint = {self.cable.endpoint(self.server, 51820)}\n"
-        )
-        self.write(self.text)
-        open_to_all(self.client, Path(sys.base_prefix), Path(sys.prefix), ROOT)
-        self.client.run(["sh", "-ec", "mknod /run/tun c 10 200; mount --bind /run/tun /dev/net/tun"])
-        self.tun_mode(0o666)
-
-    def write(self, text: str) -> None:
-        self.file.write_text(text)
-        os.chown(self.file, USER, USER)
-        self.file.chmod(0o600)
-
-    def tun_mode(self, mode: int) -> None:
-        self.client.run(["chmod", f"{mode:o}", "/run/tun"])
+        super().__init__(lab, PAGE)
 
     def exec(self, *command: str) -> tuple[int, str, str]:
         """Exit code, stdout and stderr."""
@@ -93,7 +66,7 @@ class Scene:
         return done.returncode, done.stdout, done.stderr
 
     def popen(self, *command: str) -> Process:
-        return self.client.popen([*UNPRIVILEGED, PLAIT, "exec", CONF, "--", *command])
+        return self.plait("exec", CONF, "--", *command)
 
 
 def tree(pid: int) -> list[int]:
@@ -140,7 +113,51 @@ def test_names_are_asked_for_in_the_tunnel_alone(scene: Scene) -> None:
     assert (code, out) == (0, f"nameserver {SERVER}\nsearch inside.test\n")
     lookup = "import socket\ntry: socket.getaddrinfo('somewhere.example', 80)\nexcept OSError: print('none')"
     assert scene.exec(sys.executable, "-I", "-S", "-c", lookup)[:2] == (0, "none\n")
-    assert "asked 10.9.0.2 b'\\tsomewhere\\x07example'" in scene.page.output()
+    assert "asked 10.9.0.2 b'\\tsomewhere\\x07example'" in scene.inside.output()
+
+
+def test_a_file_without_dns_keeps_the_host_s_servers(scene: Scene) -> None:
+    """Where /etc/resolv.conf is a link into /run, which is another one inside."""
+    link = "mkdir -p /run/systemd/resolve; cp -a /etc /run/etc; ln -sf {place} /run/etc/resolv.conf"
+    real, stub = "/run/systemd/resolve/resolv.conf", "/run/systemd/resolve/stub-resolv.conf"
+    scene.write(scene.text.replace("\nDNS", "\n# DNS"))
+    try:
+        resolved, plain = {real: SERVER, stub: "127.0.0.53"}, {"/run/resolv": SERVER6}
+        for place, files in ((stub, resolved), ("/run/resolv", plain)):
+            writes = [f"echo nameserver {server} > {file}" for file, server in files.items()]
+            script = "\n".join([link.format(place=place), *writes, "mount --bind /run/etc /etc"])
+            scene.client.run(["sh", "-ec", script])
+            try:
+                server = next(iter(files.values()))
+                assert scene.exec("cat", "/etc/resolv.conf") == (0, f"nameserver {server}\n", "")
+            finally:
+                scene.client.run(["sh", "-c", "umount /etc; rm -rf /run/etc /run/systemd /run/resolv"])
+    finally:
+        scene.write(scene.text)
+
+
+def test_a_signal_ends_it_while_it_starts(scene: Scene) -> None:
+    """Its engine never becomes ready."""
+    slow = scene.client.root / "run/slow"
+    slow.write_text("#!/bin/sh\nexec sleep 600\n")
+    slow.chmod(0o755)
+    plaitd = str(Path(PLAIT).with_name("plaitd"))
+    scene.client.run(["mount", "--bind", "/run/slow", plaitd])
+    try:
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
+            program = scene.popen("true")
+
+            def every(program: Process = program) -> dict[int, bytes]:
+                return {pid: cmdline(pid) for pid in tree(program.pid)}
+
+            until(lambda every=every: b"sleep\x00600\x00" in every().values(), "the engine")
+            started = every()
+            program.signal(number)
+            assert program.wait() in (128 + number, -number)
+            until(lambda started=started: all(state(pid) in ("", "Z") for pid in started), "their end")
+            assert "Traceback" not in program.output()
+    finally:
+        scene.client.run(["sh", "-c", f"umount '{plaitd}'; rm /run/slow"])
 
 
 def test_nothing_but_datagrams_to_the_endpoint_leaves(scene: Scene) -> None:
@@ -152,11 +169,18 @@ def test_nothing_but_datagrams_to_the_endpoint_leaves(scene: Scene) -> None:
         ask = f"ping -c 1 -W 1 {SERVER} && echo pong; ping -c 1 -W 1 192.0.2.9"
         program = scene.popen("sh", "-c", f"while :; do {ask}; done")
         until(lambda: "pong" in program.output(), "an answer")
-        os.kill(scene.engine.process.pid, signal.SIGSTOP)
-        seen = program.output().count("\n")
-        until(lambda: program.output().count("\n") > seen + 8, "more packets")
-        for pid in (scene.engine.process.pid, scene.engine.process.session):  # nsenter has stopped with it
-            os.kill(pid, signal.SIGCONT)
+        engine = [usage.pid for usage in scene.engine.processes()]
+        assert len(engine) >= 4
+        stopped = [*engine, scene.engine.process.session]  # nsenter stops with the supervisor
+        for pid in engine:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            seen = len(program.output())
+            lost = f"--- {SERVER} ping statistics ---\n1 packets transmitted, 0 received"
+            until(lambda: lost in program.output()[seen:], "a ping without an answer")
+        finally:
+            for pid in stopped:
+                os.kill(pid, signal.SIGCONT)
         [supervisor] = [pid for pid in tree(program.pid) if b"supervisor" in cmdline(pid)]
         os.kill(supervisor, signal.SIGKILL)
         assert program.wait() == 125 and "the tunnel has ended" in program.output()
@@ -221,6 +245,15 @@ def test_a_worker_that_dies_ends_nothing(scene: Scene) -> None:
     assert program.wait() == 9
 
 
+def test_the_engine_s_last_words_are_told(scene: Scene) -> None:
+    command = [*UNPRIVILEGED, "env", "LOG_LEVEL=debug", PLAIT, "exec", CONF, "--", *LOOP]
+    program = scene.client.popen(command)
+    until(lambda: "up" in program.output(), "the program")
+    [supervisor] = [pid for pid in tree(program.pid) if b"supervisor" in cmdline(pid)]
+    os.kill(supervisor, signal.SIGKILL)
+    assert program.wait() == 125 and "its engine: SIGKILL; it said last: " in program.output()
+
+
 def test_what_is_wrong_is_said_with_its_next_step(scene: Scene) -> None:
     """Exit code 125, one line, and nothing else has happened."""
 
@@ -247,6 +280,9 @@ def test_what_is_wrong_is_said_with_its_next_step(scene: Scene) -> None:
             assert refused().startswith("plait: ")
         finally:
             scene.write(scene.text)
+    scarce = [*UNPRIVILEGED, "prlimit", "--nproc=1", PLAIT, "exec", CONF, "--", "true"]
+    as_user = scene.client.run(scarce, check=False)
+    assert as_user.returncode == 125 and "the kernel refuses another process" in as_user.stderr
     none = 'echo 0 > /proc/sys/user/max_user_namespaces; exec "$@"'
     inside = [*UNPRIVILEGED, "unshare", "-Ur", "sh", "-c", none, "sh"]
     as_user = scene.client.run([*inside, PLAIT, "exec", CONF, "--", "true"], check=False)
@@ -267,7 +303,7 @@ def test_a_file_of_many_peers_is_taken(scene: Scene) -> None:
 
 
 BOX = f"""
-import socket, subprocess, plait
+import os, socket, subprocess, threading, plait
 with plait.sandbox("{CONF}") as box:
     done = box.run(["sh", "-c", "echo out; echo err >&2; exit 3"], capture_output=True)
     print(done.returncode, done.stdout.strip(), done.stderr.strip())
@@ -283,12 +319,38 @@ with plait.sandbox("{CONF}") as box:
         sock.sendall(b"GET / HTTP/1.0\\r\\n\\r\\n")
         print(sock.makefile("rb").read().rpartition(b"\\r\\n")[2].decode())
     number = box.start(["sleep", "600"])
+    for which in (9999, 1 << 70):
+        try:
+            box.signal(number, which)
+        except plait.Failure as failure:
+            print(failure.why)
+        box._say({{"signal": which, "to": number}}, [])  # whoever sends what, process 1 goes on
     box.signal(number, 15)
-    print(box.wait(number))
+    print(box.wait(number), box.wait(number))
+    for family in (socket.AF_UNIX + 4000, 1 << 70):
+        try:
+            box.socket(family)
+        except plait.Failure as failure:
+            print(failure.what)
+    # An interrupted call leaves nothing behind, and its answer is not the next one's.
+    before = len(os.listdir("/proc/self/fd"))
+    def interrupt(number):
+        raise KeyboardInterrupt
+    waiting, box._end = box._end, interrupt
     try:
-        box.socket(socket.AF_UNIX + 4000)
-    except plait.Failure as failure:
-        print(failure.what)
+        box.socket(socket.AF_INET6)
+    except KeyboardInterrupt:
+        box._end = waiting
+    with box.socket() as sock:
+        print(sock.family.name, len(os.listdir("/proc/self/fd")) - before)
+    entered = plait.sandbox("{CONF}")
+    thread = threading.Thread(target=entered.__enter__)
+    thread.start()
+    thread.join()
+    with box.socket() as sock:
+        print(os.get_inheritable(sock.fileno()))
+    print(entered.run(["true"]).returncode)
+    entered.__exit__(None, None, None)
     unfinished = box.start(["sleep", "600"])
 try:
     box.wait(unfinished)
@@ -301,9 +363,29 @@ def test_a_sandbox_for_python(scene: Scene) -> None:
     done = scene.client.run([*UNPRIVILEGED, sys.executable, "-P", "-c", BOX])
     assert done.stdout.splitlines() == [
         "3 out err", "CalledProcessError", "NotRun", "page for 10.9.0.2", "page for fd09::2",
-        "143", "the sandbox has no such socket", "the sandbox has ended",
+        "there is no signal 9999", f"there is no signal {1 << 70}", "143 143",
+        *["the sandbox has no such socket"] * 2, "AF_INET 1", "False", "0", "the sandbox has ended",
     ]  # fmt: skip
     assert done.stderr == "" and scene.client.pids() == []
+
+
+def test_the_program_of_the_guide_runs(scene: Scene) -> None:
+    """With another server than the guide's, and with a file of this directory."""
+    guide = (rootless.ROOT / "docs/rootless.md").read_text()
+    [text] = re.findall(r"^```python\n(.*?)^```$", guide, re.M | re.S)
+    here = {'"curl", "https://intranet.example"': f'"ping", "-c1", "{SERVER}"', "10.64.0.1": SERVER}
+    text += "    print(sock.getpeername())"
+    for there, ours in here.items():
+        assert there in text
+        text = text.replace(there, ours)
+    scene.client.run(["cp", "-p", CONF, "/run/home.conf"])
+    try:
+        script = 'cd /run; exec "$@"'
+        command = ["sh", "-c", script, "sh", sys.executable, "-P", "-c", text]
+        done = scene.client.run([*UNPRIVILEGED, *command])
+        assert done.stdout.endswith(f"('{SERVER}', 80)\n") and done.stderr == ""
+    finally:
+        scene.client.run(["rm", "/run/home.conf"])
 
 
 def test_what_the_engine_cannot_change_inside_it_refuses(scene: Scene) -> None:

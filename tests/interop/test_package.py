@@ -119,9 +119,10 @@ def test_the_running_program_survives_its_files(installed: Path, tmp_path: Path)
 
 
 def test_a_program_of_a_user_is_typed_strictly(installed: Path, tmp_path: Path) -> None:
-    """The programs of docs/python.md pass mypy --strict with the installed package, and a wrong one fails."""
-    blocks = re.findall(r"^```python\n(.*?)^```$", (ROOT / "docs/python.md").read_text(), re.M | re.S)
-    assert len(blocks) >= 2
+    """The programs of the guides pass mypy --strict with the installed package, and a wrong one fails."""
+    guides = "".join((ROOT / "docs" / name).read_text() for name in ("python.md", "rootless.md"))
+    blocks = re.findall(r"^```python\n(.*?)^```$", guides, re.M | re.S)
+    assert len(blocks) >= 3
     user = tmp_path / "user.py"
     check = [sys.executable, "-m", "mypy", "--strict", "user.py",
              "--python-executable", str(installed / "bin/python")]  # fmt: skip

@@ -3,32 +3,32 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import shutil
+import signal
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from plait.lab.namespaces import Lab, Peer, Process, keypair
-from tests.support.unprivileged import UNPRIVILEGED, USER, open_to_all
+from plait.lab.namespaces import Lab, Process
+from tests.support import rootless
+from tests.support.rootless import CONF, SERVER, SERVER6
 from tests.support.waiting import until
 
-pytestmark = [
-    pytest.mark.network,
-    pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl: apt install curl"),
-]
-ROOT = Path(__file__).resolve().parents[2]
-PLAIT = str(Path(sys.executable).parent / "plait")
-SERVER, SERVER6, NAME = "10.9.0.1", "fd09::1", "page.inside.test"
+pytestmark = pytest.mark.network
+NAME = "page.inside.test"
 BYTES = 200_000
-# The body of /N is a stream of bytes that N begins; the name server knows one name.
+# The body of /N is a stream of bytes that N begins, that of /fields the request's fields; the name server
+# knows one name.
 INSIDE = f"""
 import hashlib, http.server, socket, threading
 class Page(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         body = hashlib.shake_128(self.path.encode()).digest({BYTES})
+        if self.path == "/fields":
+            body = str(self.headers).encode()
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
@@ -78,39 +78,21 @@ print(len(good))
 """
 
 
-class Scene:
+class Scene(rootless.Scene):
     """A proxy in a client, for what is inside of the tunnel to a server."""
 
     def __init__(self, lab: Lab) -> None:
-        self.client, self.server = lab.add_hosts(["client", "server"])
-        cable = lab.link(self.client, self.server)
-        (private, public), (key, theirs) = keypair(), keypair()
-        engine = self.server.engine("wg0", settings="receivers = 1\nconsumers = 1\n")
-        peers = [Peer(public, ["10.9.0.2/32", "fd09::2/128"])]
-        engine.configure(key, peers, [f"{SERVER}/24", f"{SERVER6}/64"], 51820)
-        inside = self.server.popen([sys.executable, "-I", "-S", "-c", INSIDE])
-        until(lambda: "up" in inside.output(), "what is inside")
-        conf = self.client.root / "run/wgx.conf"
-        conf.write_text(
-            f"[Interface]\nPrivateKey = {private}\nAddress = 10.9.0.2/24, fd09::2/64\nDNS = {SERVER}\n"
-            f"[Peer]\nPublicKey = {theirs}\nAllowedIPs = 0.0.0.0/0, ::/0\n"
-            f"Endpoint = {cable.endpoint(self.server, 51820)}\n"
-        )
-        conf.chmod(0o600)
-        self.client.run(["chown", str(USER), "/run/wgx.conf"])
-        open_to_all(self.client, Path(sys.base_prefix), Path(sys.prefix), ROOT)
-        tun = "mknod /run/tun c 10 200; chmod 666 /run/tun; mount --bind /run/tun /dev/net/tun"
-        self.client.run(["sh", "-ec", tun])
+        super().__init__(lab, INSIDE)
         outside = [sys.executable, "-I", "-S", "-m", "http.server", "7777", "--directory", "/run"]
         self.client.popen(outside)
         self.proxy = self.popen(
-            "--socks5", "0", "--http", "0", "-L", f"0:{NAME}:80", "-R", "10.9.0.2:7000:127.0.0.1:7777"
+            "--socks5", "0", "--http", "0", "-L", f"0:{NAME}:80", "-R", "7000:127.0.0.1:7777"
         )
         until(lambda: len(self.ports()) == 4 or self.proxy.poll() is not None, "the proxy")
         self.socks5, self.http, self.local, self.remote = self.ports()
 
     def popen(self, *options: str) -> Process:
-        return self.client.popen([*UNPRIVILEGED, PLAIT, "proxy", "/run/wgx.conf", *options])
+        return self.plait("proxy", CONF, *options)
 
     def ports(self) -> list[int]:
         return [int(port) for port in re.findall(r":(\d+) is open", self.proxy.output())]
@@ -128,6 +110,9 @@ def page(path: str) -> tuple[int, str]:
 
 @pytest.fixture(scope="module")
 def scene() -> Iterator[Scene]:
+    if shutil.which("curl") is None:
+        lack = pytest.fail if os.environ.get("CI") == "true" else pytest.skip
+        lack("needs curl: apt install curl")
     with Lab() as lab:
         yield Scene(lab)
 
@@ -178,3 +163,20 @@ def test_its_end_leaves_nothing(scene: Scene) -> None:
     program = scene.popen("--socks5", "0")
     until(lambda: "is open" in program.output(), "the proxy")
     assert program.stop() == 0 and "Traceback" not in program.output()
+
+
+def test_ctrl_c_of_a_terminal_ends_it_quietly(scene: Scene) -> None:
+    """It reaches the whole process group, and a program that begins inside as well."""
+    for _ in range(3):
+        program = scene.popen("--socks5", "0")
+        until(lambda program=program: "is open" in program.output(), "the proxy")
+        os.killpg(program.pid, signal.SIGINT)
+        assert program.wait() == 0
+        assert re.fullmatch(r"plait: \S+ is open: socks5\n", program.output())
+
+
+def test_fields_for_the_proxy_are_not_passed_on(scene: Scene) -> None:
+    fields = scene.client.run(["curl", "-s", "--max-time", "60", "--proxy", f"http://127.0.0.1:{scene.http}",
+                               "-H", "Proxy-Authorization: secret", "-H", "Proxy-Mine: 1", "-H", "Other: 2",
+                               f"http://{SERVER}/fields"]).stdout  # fmt: skip
+    assert "Other: 2" in fields and "Host:" in fields and "proxy" not in fields.lower()
