@@ -216,6 +216,7 @@ def _run_one(
     """One run against one target: screen, summary, JSON, thresholds. The exit code."""
     from contextlib import ExitStack
 
+    from plait.load import abort as load_abort
     from plait.load import document as load_json
     from plait.load import output as load_output
     from plait.load import result as load_result
@@ -226,8 +227,9 @@ def _run_one(
     from plait.result_file import ResultFile
 
     thresholds = [load_thresholds.parse(text) for text in require]
-    aborts = [load_thresholds.parse(text, "--abort-on") for text in made.abort_on]
-    load_thresholds.check_phases([*thresholds, *aborts], [phase.name for phase in made.phase])
+    names = [phase.name for phase in made.phase]
+    load_thresholds.check_phases(thresholds, names)
+    load_abort.check(made.abort_on, names)
 
     def text(run: Any) -> str:
         return load_json.text(load_json.document(run, load_json.judge(run, thresholds), tags))

@@ -39,7 +39,7 @@ void load_traffic_next(struct load *load, struct load_peer *peer)
     uint32_t i = (uint32_t)(peer - load->peers);
 
     peer->asked_at = 0;
-    if (i >= load->phase->traffic_outstanding || load->now >= load->begin + load->phase->length)
+    if (i >= load->phase->traffic_outstanding || load->now >= load->end)
         return;
     if (!load_has_session(load, peer))
         return;

@@ -68,7 +68,8 @@ enum load_counter {
     LOAD_OWN_DROPS,                /* lost in our own sockets' buffers */
     LOAD_UNREACHABLE,              /* ICMP errors: no way there, or no socket at that port */
     /* Events at a rate (open loop): due by the end; of these, left more than 10 ms late; never left. The
-     * generator stood still, or was busy, where the name gives no other cause. */
+     * generator stood still, or was busy, where the name gives no other cause. Of a closed loop of handshakes
+     * those are due, and not begun, that its `count` still had when the time was over. */
     LOAD_ECHOES_DUE,
     LOAD_ECHOES_LATE,
     LOAD_ECHOES_NOT_SENT,          /* besides UNSENT and ECHOES_REFUSED */
@@ -78,7 +79,7 @@ enum load_counter {
     LOAD_HANDSHAKES_LATE_WAITING,  /* every peer waited for the gateway */
     LOAD_HANDSHAKES_LATE_FEW,      /* every peer had just begun one: too few peers for the rate */
     LOAD_HANDSHAKES_NOT_SENT,
-    LOAD_HANDSHAKES_NOT_BEGUN_WAITING,
+    LOAD_HANDSHAKES_NOT_BEGUN_WAITING,  /* as above; or the closed loop's places were taken until the end */
     LOAD_HANDSHAKES_NOT_BEGUN_FEW,
     LOAD_OTHERS_DUE,               /* keepalives, roaming, garbage */
     LOAD_OTHERS_LATE,

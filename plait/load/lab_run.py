@@ -33,6 +33,7 @@ from plait.failure import Failure
 from plait.lab import namespaces as lab
 from plait.lab.namespaces import Engine, Host, Lab
 from plait.lab.versions import program_version
+from plait.load import abort as load_abort
 from plait.load import compare as load_compare
 from plait.load import document as load_json
 from plait.load import output as load_output
@@ -112,8 +113,10 @@ def run(
     lacks = lab.missing("wg", *(one.words[0] for one in contest))
     if lacks:
         raise Failure(f"no lab: {lacks[0].what}", lacks[0].why, lacks[0].next_step)
+    names = [phase.name for phase in profile.phase]
     thresholds = [load_thresholds.parse(text) for text in require]
-    load_thresholds.check_phases(thresholds, [phase.name for phase in profile.phase])
+    load_thresholds.check_phases(thresholds, names)
+    load_abort.check(profile.abort_on, names)
     began, stop = time.time(), Stop()
     turns: list[dict[str, Any]] = []
 
@@ -134,12 +137,18 @@ def run(
                 turns.append(found.as_json())
             if file is not None:
                 file.write(text("running"))
-            if found.failed is not None:
-                print(f"plait: load: {one.name}: {found.failed}", file=sys.stderr, flush=True)
+            for words in found.ended_early():
+                print(f"plait: load: {one.name}: {words}", file=sys.stderr, flush=True)
             if stop.signal is not None:
                 break
         failed = [turn for turn in turns if turn["failed"] is not None]
-        end = "stopped" if stop.signal is not None else "failed" if failed else "finished"
+        aborted = [turn for turn in turns if _is_aborted(turn)]
+        end = (
+            "stopped" if stop.signal is not None
+            else "failed" if failed
+            else "aborted" if aborted
+            else "finished"
+        )  # fmt: skip
         if file is not None:
             file.last(text(end))
         if json_file != "-":
@@ -154,6 +163,8 @@ def run(
         return STOPPED_EXIT_CODE
     if failed:
         return 1
+    if aborted:
+        return load_thresholds.EXIT_CODE
     blames = [each["blame"] for each in requirements(turns, thresholds) if not each["holds"]]
     has_limit = any(
         load_result.is_limit([phase["counters"] for phase in turn["run"]["phases"]]) for turn in turns
@@ -177,14 +188,15 @@ def document(
     for turn in turns:
         if turn["run"] is not None:
             turn["run"] |= {"command": command, "tags": dict(tags)}
-    failed = [f"{turn['name']}: {turn['failed']}" for turn in turns if turn["failed"] is not None]
+    ends = [f"{turn['name']}: {turn['failed']}" for turn in turns if turn["failed"] is not None]
+    ends += [f"{turn['name']}: {turn['run']['why']}" for turn in turns if _is_aborted(turn)]
     return {
         "plait_load_lab": VERSION,
         "command": command,
         "began": load_json.moment(began),
         "ended": load_json.moment(time.time()),
         "end": end,
-        "why": stopped_by.name if stopped_by is not None else failed[0] if failed else None,
+        "why": stopped_by.name if stopped_by is not None else ends[0] if ends else None,
         "tags": dict(tags),
         "profile": msgspec.to_builtins(profile),
         "rounds": rounds,
@@ -194,6 +206,11 @@ def document(
         "turns": turns,
         "requirements": list(requirements(turns, thresholds)),
     }
+
+
+def _is_aborted(turn: dict[str, Any]) -> bool:
+    """Whether --abort-on ended it."""
+    return turn["run"] is not None and turn["run"]["end"] == "aborted"
 
 
 @cache
@@ -234,6 +251,13 @@ class Turn:
             "run": self.found,
             "failed": self.failed,
         }
+
+    def ended_early(self) -> Iterator[str]:
+        """Why it failed, or an --abort-on ended it; nothing when neither."""
+        if self.failed is not None:
+            yield self.failed
+        elif _is_aborted(self.as_json()) and self.found is not None:
+            yield f"ended early: {self.found['why']}"
 
     def take(
         self, profile: Profile, cores: list[int] | None, gateway_cores: list[int] | None, stop: Stop
@@ -464,7 +488,8 @@ def main() -> None:
         raise done.failure
     if done.signal is not None:
         sys.exit(STOPPED_EXIT_CODE)
-    load_run.check_answered(done)
+    if done.aborted is None:  # whose words are in the file
+        load_run.check_answered(done)
 
 
 if __name__ == "__main__":

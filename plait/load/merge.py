@@ -20,17 +20,19 @@ from plait.load import result as load_result
 from plait.load import thresholds as load_thresholds
 from plait.load.result import HISTOGRAMS, PhaseResult
 from plait.load.series import COUNTERS
+from plait.load.stop import EXIT_CODE as STOPPED_EXIT_CODE
 from plait.result_file import ResultFile
 
 APART_SECONDS = 1.0  # more is said: what was measured then did not happen at once
-_ENDS = (
-    "failed",
-    "aborted",
-    "gave_up",
-    "stopped",
-    "running",
-    "finished",
-)  # the first that any machine has is the whole's
+# The first that any machine has is the whole's, and decides the exit code; None: the requirements do.
+_ENDS = {
+    "failed": 1,
+    "gave_up": 1,
+    "running": 1,  # the command was killed
+    "aborted": load_thresholds.EXIT_CODE,
+    "stopped": STOPPED_EXIT_CODE,
+    "finished": None,
+}
 
 
 def run(files: Sequence[str], output: str, require: Sequence[str]) -> int:
@@ -46,6 +48,8 @@ def run(files: Sequence[str], output: str, require: Sequence[str]) -> int:
             found = load_thresholds.in_its_unit(verdict["text"], verdict["found"])
             why = ": the generator's doing, not the gateway's" if verdict["blame"] else ""
             print(f"plait: load: required {verdict['text']}, found {found}{why}", file=sys.stderr)
+    if (code := _ENDS[made["end"]]) is not None:
+        return code
     blames = [verdict["blame"] for verdict in made["requirements"] if not verdict["holds"]]
     has_limit = load_result.is_limit([phase["counters"] for phase in made["phases"]])
     return load_thresholds.exit_code(blames, has_limit=has_limit)
@@ -81,11 +85,19 @@ def check(files: Sequence[str], documents: Sequence[dict[str, Any]]) -> list[str
     if (apart := max(moments) - min(moments)) > APART_SECONDS:
         said.append(f"they began up to {apart:.1f} s apart: they did not load the gateway together")
     said += [
-        f"{file} ended early: {each['why']}"
+        f"{file} ended early: {_why(each)}"
         for file, each in zip(files, documents, strict=True)
         if each["end"] != "finished"
     ]
     return said
+
+
+def _why(document: dict[str, Any]) -> str | None:
+    """Why it ended before its time; None when it did not."""
+    if document["end"] == "running":
+        return "the command was killed"
+    why: str | None = document["why"]
+    return why
 
 
 def merged(documents: Sequence[dict[str, Any]], require: Sequence[str] = ()) -> dict[str, Any]:
@@ -96,19 +108,22 @@ def merged(documents: Sequence[dict[str, Any]], require: Sequence[str] = ()) -> 
         name: [phase for each in documents for phase in each["phases"] if phase["name"] == name]
         for name in names
     }
-    phases = [together([restored(part) for part in parts[name]]) for name in names if parts[name]]
+    phases = [
+        together([restored(part) for part in parts[name]], len(documents)) for name in names if parts[name]
+    ]
     thresholds = [load_thresholds.parse(text) for text in (*first["profile"]["require"], *require)]
     load_thresholds.check_phases(thresholds, names)
     by_name = {phase.name: load_result.metrics([phase]) for phase in phases}
     whole = load_result.metrics(phases) if phases else {}
     ends = [each["end"] for each in documents]
+    end = next(end for end in _ENDS if end in ends)
     return {
         **first,
         "command": ["plait", *sys.argv[1:]],
         "began": min((each["began"] for each in documents), key=_seconds),
         "ended": max((each["ended"] for each in documents), key=_seconds),
-        "end": next(end for end in _ENDS if end in ends),
-        "why": next((each["why"] for each in documents if each["why"] is not None), None),
+        "end": end,
+        "why": _why(documents[ends.index(end)]),
         "stopped_early": any(each["stopped_early"] for each in documents),
         "machines": [machine for each in documents for machine in each["machines"]],
         "tags": {name: text for each in reversed(documents) for name, text in each["tags"].items()},
@@ -145,7 +160,6 @@ def restored(phase: dict[str, Any]) -> PhaseResult:
         lag_most=phase["generator"]["lag_most"],
         seconds=phase["seconds"],
         cpu_shares=[] if share is None else [share],
-        handshakes_planned=bool(phase["counters"]["initiations"]),
         began=phase["began"],
         is_finished=phase["finished"],
         gap_most=phase["longest_gap"],
@@ -153,8 +167,8 @@ def restored(phase: dict[str, Any]) -> PhaseResult:
     )
 
 
-def together(parts: Sequence[PhaseResult]) -> PhaseResult:
-    """One phase of several machines."""
+def together(parts: Sequence[PhaseResult], machines: int) -> PhaseResult:
+    """One phase of so many machines: of those that came so far."""
     return PhaseResult(
         name=parts[0].name,
         counters={name: sum(part.counters[name] for part in parts) for name in parts[0].counters},
@@ -162,11 +176,10 @@ def together(parts: Sequence[PhaseResult]) -> PhaseResult:
         lag_most=max(part.lag_most for part in parts),
         seconds=max(part.seconds for part in parts),
         cpu_shares=[share for part in parts for share in part.cpu_shares],
-        handshakes_planned=any(part.handshakes_planned for part in parts),
         began=min(part.began for part in parts),
         gap_most=max(part.gap_most for part in parts),
         confirmed_last=max(part.confirmed_last for part in parts),
-        is_finished=all(part.is_finished for part in parts),
+        is_finished=len(parts) == machines and all(part.is_finished for part in parts),
     )
 
 

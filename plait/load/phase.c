@@ -128,10 +128,13 @@ static void note_lag(struct load *load, uint32_t what, const struct load_pacer *
 
     if (why == GENERATOR && lag > load->tally->lag_most)
         load->tally->lag_most = lag;
-    if (lag > BEHIND_NS)
-        count(load, what == HANDSHAKES ? LOAD_HANDSHAKES_LATE + why
-                    : what == TRAFFIC  ? LOAD_ECHOES_LATE
-                                       : LOAD_OTHERS_LATE);
+    if (lag <= BEHIND_NS)
+        return;
+    count(load, what == HANDSHAKES ? LOAD_HANDSHAKES_LATE + why
+                : what == TRAFFIC  ? LOAD_ECHOES_LATE
+                                   : LOAD_OTHERS_LATE);
+    if (what == TRAFFIC)
+        *load->mark |= MARK_LATE;
 }
 
 static void count_due(struct load *load, uint32_t what)
@@ -294,7 +297,7 @@ static uint32_t pacers_run(struct load *load, struct load_pacer *pacers)
 
         if (pacer->is_blocked && load->now < pacer->blocked_at + AGAIN_NS)
             continue;
-        for (uint32_t n = 0; n < BURST && pacer->due <= load->now; n++) {
+        for (uint32_t n = 0; n < BURST && pacer->due <= load->now && pacer->due < load->end; n++) {
             int has_left = carry_out(load, what, pacer);
 
             pacer->is_blocked = !has_left && what == HANDSHAKES;
@@ -405,13 +408,28 @@ static void note_not_sent(struct load *load, uint32_t what, const struct load_pa
     }
 }
 
+/* The handshakes that a closed loop had no time for: its places waited for the gateway, unless they were
+ * free and the peers too few. They have no times, as none in a closed loop has before it begins. */
+static void note_not_begun(struct load *load)
+{
+    const struct load_phase *phase = load->phase;
+    uint32_t why = WAITING;
+
+    if (!phase->outstanding || !phase->handshakes || load->begun >= phase->handshakes)
+        return;
+    if (load->places < phase->outstanding)
+        next_ready(load, &why);
+    count_many(load, LOAD_HANDSHAKES_DUE, phase->handshakes - load->begun);
+    count_many(load, LOAD_HANDSHAKES_NOT_SENT + why, phase->handshakes - load->begun);
+}
+
 /* What was due before the end and has not left yet, because the loop woke late: it still leaves, if
  * that takes no more than half a second. The rest never leaves. */
-static void catch_up(struct load *load, struct load_pacer *pacers, uint64_t end)
+static void catch_up(struct load *load, struct load_pacer *pacers)
 {
     uint64_t left;
 
-    while (!stopped_at_once(load) && load->now < end + CATCH_UP_NS && pacers_run(load, pacers)) {
+    while (!stopped_at_once(load) && load->now < load->end + CATCH_UP_NS && pacers_run(load, pacers)) {
         load_receive(load);
         load_flush_all(load);
         load->now = clock_now();
@@ -419,8 +437,10 @@ static void catch_up(struct load *load, struct load_pacer *pacers, uint64_t end)
     load_flush_all(load);
     left = load->phase->handshakes ? load->phase->handshakes - load->begun : UINT64_MAX;
     for (uint32_t what = 0; what < PACERS; what++)
-        for (; pacers[what].due < end && (what != HANDSHAKES || left--); pacer_next(load, &pacers[what]))
+        for (; pacers[what].due < load->end && (what != HANDSHAKES || left--); pacer_next(load, &pacers[what]))
             note_not_sent(load, what, &pacers[what]);
+    if (!stopped(load))
+        note_not_begun(load);
 }
 
 /* Each peer's longest wait, and who has a session and who is still without an answer. */
@@ -468,11 +488,12 @@ static int has_garbage(const struct load_phase *phase)
 void load_run_phase(struct load *load, const struct load_phase *phase, uint64_t begin)
 {
     struct load_pacer pacers[PACERS];
-    uint64_t end = begin + phase->length, cpu, drops = own_drops(load);
+    uint64_t cpu, drops = own_drops(load);
 
     load->phase = phase;
     load->tally = &load->area->tallies[phase->number];
     load->begin = begin;
+    load->end = begin + phase->length;
     load->begun = 0;
     load->swept = 0;
     prctl(PR_SET_TIMERSLACK, 1);
@@ -484,9 +505,9 @@ void load_run_phase(struct load *load, const struct load_phase *phase, uint64_t 
     while ((load->now = clock_now()) < begin)
         rest(load, begin);
 
-    while (load->now < end && !stopped(load) && !(phase->until_done && all_is_over(load))) {
+    while (load->now < load->end && !stopped(load) && !(phase->until_done && all_is_over(load))) {
         uint32_t done = load_receive(load);
-        uint64_t due = end;
+        uint64_t due = load->end;
 
         load->now = clock_now();
         load_timers_run(load);
@@ -508,7 +529,9 @@ void load_run_phase(struct load *load, const struct load_phase *phase, uint64_t 
         load->now = clock_now();
     }
     count_many(load, LOAD_WALL_NS, load->now > begin ? load->now - begin : 0);
-    catch_up(load, pacers, load->now < end ? load->now : end);
+    if (load->now < load->end)
+        load->end = load->now;
+    catch_up(load, pacers);
     drain(load);
     peers_note(load);
     publish(load);

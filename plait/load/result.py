@@ -114,7 +114,6 @@ class PhaseResult:
     lag_most: float = 0.0  # seconds
     seconds: float = 0.0
     cpu_shares: Sequence[float] = field(default_factory=list)  # of each process's core
-    handshakes_planned: bool = False
     began: float = 0.0  # seconds since 1970
     is_finished: bool = True  # False: the run ended in it
     gap_most: float = 0.0  # seconds: the longest that no peer of a process got an answer
@@ -402,7 +401,8 @@ def _too_much(counters: Counts) -> list[Party]:
     few = counters["handshakes_late_few"] + counters["handshakes_not_begun_few"]
     if waiting:
         text = (
-            f"{waiting:,} handshakes began late or never, because every peer still waited for the gateway"
+            f"{waiting:,} handshakes began late or never, because every peer still waited for the gateway, "
+            "or every place of `outstanding` was taken"
         )
         found.append(Party("gateway", text))
     if few:

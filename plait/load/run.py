@@ -170,6 +170,16 @@ def now_ns() -> int:
     return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
 
 
+def wall_ahead_ns(clock: Callable[[], int] = now_ns, wall: Callable[[], int] = time.time_ns) -> int:
+    """How far the wall clock is ahead of now_ns(). Of five readings that of the shortest time counts: in the
+    others something came between the two clocks."""
+    readings = []
+    for _ in range(5):
+        before, between_them, after = clock(), wall(), clock()
+        readings.append((after - before, between_them - (before + after) // 2))
+    return min(readings)[1]
+
+
 class _EarlyEndError(Exception):
     """The run ends before its time."""
 
@@ -482,7 +492,7 @@ def _lead(
     start = now_ns() + AHEAD_NS
     if start_at is not None:
         start = _start(run, processes, stop, start_at)
-    run.began = time.time() + (start - now_ns()) / SECOND
+    run.began = (start + wall_ahead_ns()) / SECOND
     planned = start
     silence = _Silence(run.profile, screen.say)
     abort = AbortWatch(run.profile.abort_on)
@@ -522,7 +532,7 @@ def _start(run: Run, processes: list[Process], stop: Stop, start_at: float) -> i
         why = f"when all was prepared, after {run.prepared_seconds:.1f} s, it was {late:.1f} s past it"
         raise Failure("cannot start at that time", why, "Give a later one.")
     _wait(processes, stop, lambda _: time.time() >= start_at - 0.1, lambda: None)
-    return now_ns() + int((start_at - time.time()) * SECOND)
+    return int(start_at * SECOND) - wall_ahead_ns()
 
 
 def check_in_step(profile: Profile) -> None:
@@ -607,7 +617,6 @@ def _result(run: Run, number: int, processes: list[Process], *, is_finished: boo
         lag_most=max(lag for _, _, lag in tallies) / SECOND,
         seconds=max(walls) / SECOND or min(seen - run.phase_begin, phase.length()),
         cpu_shares=[int(counted[cpu]) / counted[wall] for counted, _, _ in tallies if counted[wall]],
-        handshakes_planned=phase.handshakes is not None,
         began=run.began + run.phase_begin,
         is_finished=is_finished,
         gap_most=max(process.area.tallies[number].gap_most for process in processes) / SECOND,

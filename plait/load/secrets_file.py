@@ -10,11 +10,13 @@ import contextlib
 import hashlib
 import os
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
 PEERS_LEAST = 10_000  # fewer are computed in a second
-FILES_MOST = 8  # the least recently used go
+BYTES_MOST = 512 << 20  # in all: the least recently used files go
+PART, PART_SECONDS = ".part", 3600  # while one is written; an older one was left by a process that was killed
 DIGEST = 32
 
 
@@ -31,10 +33,12 @@ def setup_digest(setup: dict[str, Any]) -> str:
 
 
 class SecretsFile:
-    """One file: a digest of what follows, then `size` bytes. None is used for few peers."""
+    """One file: a digest of what follows, then `size` bytes. None is used for few peers. bytes_most: of all
+    files of the folder."""
 
-    def __init__(self, folder: str, name: str, size: int) -> None:
+    def __init__(self, folder: str, name: str, size: int, bytes_most: int = BYTES_MOST) -> None:
         self._path, self._size = Path(folder) / f"{name}.secrets", size
+        self._bytes_most = bytes_most
         self._is_used = size >= 64 * PEERS_LEAST
 
     def read(self) -> memoryview | None:
@@ -58,7 +62,7 @@ class SecretsFile:
             return
         with contextlib.suppress(OSError):
             self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            with tempfile.NamedTemporaryFile(dir=self._path.parent, delete=False) as file:
+            with tempfile.NamedTemporaryFile(dir=self._path.parent, suffix=PART, delete=False) as file:
                 try:
                     file.write(hashlib.blake2s(secrets).digest())
                     file.write(secrets)
@@ -70,6 +74,16 @@ class SecretsFile:
             self._forget()
 
     def _forget(self) -> None:
-        files = sorted(self._path.parent.glob("*.secrets"), key=lambda path: path.stat().st_mtime)
-        for path in files[:-FILES_MOST]:
-            path.unlink()
+        found, left = [], self._bytes_most
+        for path in self._path.parent.iterdir():
+            with contextlib.suppress(FileNotFoundError):  # other processes do the same
+                status = path.stat()
+                found.append((status.st_mtime, status.st_size, path))
+        for changed, size, path in sorted(found, reverse=True):
+            if path.suffix == self._path.suffix:
+                left -= size
+                is_over = left < 0
+            else:
+                is_over = path.suffix == PART and time.time() - changed > PART_SECONDS
+            if is_over:
+                path.unlink(missing_ok=True)

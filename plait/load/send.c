@@ -177,8 +177,11 @@ void load_flush(struct load *load, uint32_t port)
             again = 1;
         } else if (errno != EINTR) {
             count(load, LOAD_SEND_REFUSED);
-            if (out->asker[next] != NOBODY && out->data[next][0] == MESSAGE_DATA)
+            if (out->mark[next] & MARK_TRAFFIC)
                 count(load, LOAD_ECHOES_REFUSED);
+            /* Each event has one fate: what never left was not late. */
+            if (out->mark[next] & MARK_LATE)
+                load->tally->counters[LOAD_ECHOES_LATE]--;
             next++;
             again = 0;
         }
@@ -201,6 +204,8 @@ uint8_t *load_out_place(struct load *load, uint32_t port, uint32_t length, uint3
     out->length[out->count] = length;
     out->source[out->count] = source;
     out->asker[out->count] = NOBODY;
+    load->mark = &out->mark[out->count];
+    *load->mark = 0;
     return out->data[out->count++];
 }
 
@@ -259,6 +264,8 @@ void load_echo(struct load *load, struct load_peer *peer, uint32_t bytes, uint8_
     /* Its checksum and departure are written when it leaves. */
     out->asker[out->count - 1] = (uint32_t)(peer - load->peers);
     out->sequence[out->count - 1] = peer->sequence;
+    if (kind == STAMP_TRAFFIC)
+        *load->mark = MARK_TRAFFIC;
     inner[0] = 0x45;
     store_be16(inner + 2, bytes);
     inner[8] = 64;

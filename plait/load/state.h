@@ -70,12 +70,16 @@ struct load_peer {
     uint8_t state, flags, attempts;
 };
 
+#define MARK_TRAFFIC 1             /* an echo that is counted in LOAD_ASKED */
+#define MARK_LATE 2                /* and in LOAD_ECHOES_LATE */
+
 struct load_out {
     uint32_t count, jobs;
     struct aead_job job[LOAD_BATCH];
     uint32_t length[LOAD_BATCH];
     uint32_t source[LOAD_BATCH];
     uint32_t asker[LOAD_BATCH], sequence[LOAD_BATCH];  /* of an echo or initiation: whose, and its number; else NOBODY */
+    uint8_t mark[LOAD_BATCH];      /* MARK_* */
     uint8_t key[LOAD_BATCH][AEAD_KEY_BYTES];  /* of each job: a session may end before the batch leaves */
     uint8_t data[LOAD_BATCH][LOAD_MESSAGE_MOST];
 };
@@ -111,6 +115,8 @@ struct load {
     int32_t fds[LOAD_PORTS_MOST + 1];
     int epoll;
     uint64_t now, begin;
+    uint64_t end;                  /* what is due then or later is not begun; an early end brings it forward */
+    uint8_t *mark;                 /* of the message that was placed last */
     uint64_t arrived;              /* when the kernel took in the datagram in hand */
     uint64_t waits_since;          /* as a peer's, of all of them */
     int has_errors;                /* a socket's error queue may hold something */

@@ -132,12 +132,14 @@ def in_its_unit(text: str, found: object) -> str:
     return f"{round(found / unit, 3):.15g}{match['unit']}"
 
 
-def check_phases(thresholds: Sequence[Threshold], phases: Sequence[str]) -> None:
+def check_phases(
+    thresholds: Sequence[Threshold], phases: Sequence[str], option: str = "--require"
+) -> None:
     """Failure when one is about a phase that there is not."""
     for threshold in thresholds:
         if threshold.phase is not None and threshold.phase not in phases:
             why = f"there is no phase {threshold.phase}"
-            raise _refused(threshold.text, why, f"Phases: {', '.join(phases)}.")
+            raise _refused(threshold.text, why, f"Phases: {', '.join(phases)}.", option)
 
 
 def _refused(

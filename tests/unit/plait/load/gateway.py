@@ -88,6 +88,7 @@ class Gateway:
         self.least_ns = self.due = 0
         self.drop_every = self.repeat_every = self.forge_every = self.wrong_every = 0
         self.dues: list[int] = []  # when echoes were due, ns of the load's clock
+        self.traffic: list[tuple[int, int]] = []  # when echoes of traffic were due, and when they left
         self.sizes: collections.Counter[int] = collections.Counter()
         self.first_at = 0.0  # when the first datagram came: seconds since 1970
         self.delay = 0.0  # seconds until an echo is answered
@@ -213,6 +214,8 @@ class Gateway:
         due, last = int.from_bytes(inner[36:44], "little"), self.due
         is_traffic = inner[57] == 0
         self.due = due if is_traffic else last
+        if is_traffic:
+            self.traffic.append((due, int.from_bytes(inner[44:52], "little")))
         if self.mute or (is_traffic and 0 <= due - last < self.least_ns):
             self.seen["not answered"] += 1
             return

@@ -7,14 +7,19 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
-from plait.lab.namespaces import title
+from plait.lab.namespaces import Lab, title
+from plait.load import profile as load_profile
+from plait.load import result as load_result
+from plait.load import run as load_run
 from plait.watch.processes import children
 from tests.support.waiting import PATIENCE, until
+from tests.support.wire import inside
 from tests.unit.plait.load.capture import Capture, echoes, quantile
 from tests.unit.plait.load.gateway import Gateway
 
@@ -113,3 +118,58 @@ def test_a_generator_that_stands_still_for_4_s_of_6_is_found_out(tmp_path: Path)
     assert [(each["holds"], each["blame"]) for each in found["requirements"]] == [(False, "generator")] * 2
     assert f"{account['not_sent']:,} of" in words[0] and "never left" in words[0]
     assert "required steady:loss<0.1%, found" in words[1] and "the generator's doing" in words[1]
+
+
+# By the length of UDP, its own header with it: the echo of 64 bytes that confirms a handshake, and one of 84.
+REFUSING = """
+table ip refusing {
+    chain out {
+        type filter hook output priority 0
+        udp dport %d udp length { %d, %d } drop
+    }
+}
+"""
+
+
+class StandingStill(load_run.Screen):
+    """Stops the load process for 0.3 s at each of the first looks at the second phase."""
+
+    def look(self, run: load_run.Run, look: load_run.Look, before: load_run.Look | None) -> None:
+        if look.phase == 1 and look.elapsed < 1:
+            pids = Path(f"/proc/self/task/{threading.get_native_id()}/children").read_text().split()
+            for number in (signal.SIGSTOP, signal.SIGCONT):
+                for pid in pids:
+                    os.kill(int(pid), number)
+                time.sleep(0.3 if number == signal.SIGSTOP else 0)
+
+
+@pytest.mark.network
+def test_what_the_kernel_refuses_has_one_fate() -> None:
+    """Late or not, it was not sent; and only echoes of traffic are in the account of echoes."""
+    traffic = {"rate": 400, "mix": {"84": 1, "300": 1}}
+    steady = {"name": "steady", "seconds": 2, "drain": 20, "traffic": traffic}
+    storm = {"name": "storm", "handshakes": {"outstanding": 4, "patience": 0.2}}
+
+    def refused_run() -> tuple[Gateway, load_run.Run]:
+        with Gateway(SEED, 4) as gateway:
+            port = gateway.socket.getsockname()[1]
+            host.run(["nft", "-f", "-"], text=REFUSING % (port, 64 + 32 + 8, 96 + 32 + 8))
+            made = load_profile.of_options(
+                {"phase": [storm, steady], "peers": 4, "target": gateway.target, "seed": SEED}
+            )
+            return gateway, load_run.execute(made, load_run.default_cores(), [], StandingStill())
+
+    with Lab() as lab:
+        host = lab.host("load")
+        gateway, run = inside(host, refused_run)
+    first, second = (phase.counters for phase in run.phases)
+    assert first["unconfirmed"] == first["send_refused"] == first["responses"] == 4
+    assert first["asked"] == first["echoes_refused"] == 0
+    account = load_result.events(second)["echoes"]
+    refused = account["because"]["refused"]
+    assert second["asked"] == second["answered"] + refused and second["answered"] == gateway.seen["echoes"]
+    assert account["due"] == 800 == account["in_time"] + account["late"] + account["not_sent"]
+    # Half of all are refused, and half of the late ones: late are those alone that came to the gateway so.
+    assert refused > 200 and set(gateway.sizes) == {300}
+    late = sum(left - due > 10_000_000 for due, left in gateway.traffic)
+    assert 0 < account["late"] <= late

@@ -148,7 +148,50 @@ def test_a_stop_between_two_phases_writes_none_of_them_twice() -> None:
     assert load_json.document(run, [])["total"]["metrics"]["handshakes"] == 4
 
 
-def test_a_stop_while_it_prepares_tells_how_much_was_done() -> None:
+class StoppingWhenAsked(load_run.Screen):
+    """A signal, as soon as the second phase has asked something."""
+
+    def __init__(self, stop: Stop) -> None:
+        self.stop = stop
+
+    def look(self, run: load_run.Run, look: load_run.Look, before: load_run.Look | None) -> None:
+        if look.phase == 1 and look.counters["asked"]:
+            self.stop.signal = signal.SIGINT
+
+
+@pytest.mark.parametrize("end", [{"seconds": 600}, {"handshakes": {"outstanding": 2, "confirm": False}}])
+def test_a_closed_loop_asks_nothing_after_its_end(end: dict[str, Any]) -> None:
+    """Stopped, or over with its handshakes: while it drains it only waits for what is in flight."""
+    stop = Stop()
+    loop = {"name": "loop", "traffic": {"outstanding": 2}, "drain": 20, **end}
+    with Gateway(SEED, 4) as gateway:
+        gateway.delay = 0.05
+        made = profile_for(gateway, [STORM, loop])
+        run = load_run.execute(made, load_run.default_cores(), [], StoppingWhenAsked(stop), stop)
+    counters = run.phases[1].counters
+    assert counters["asked"] == counters["answered"] == len(gateway.traffic) > 0
+    # The phase began before the first of them was due, and ended after the last.
+    dues = [due for due, _ in gateway.traffic]
+    assert (max(dues) - min(dues)) / 1e9 <= run.phases[1].seconds
+
+
+def test_a_stop_at_a_rate_that_is_too_high_begins_nothing_more() -> None:
+    """What was due before it still leaves; what was due later is none of the phase's events."""
+    stop, rate = Stop(), 300_000
+    steady = {"name": "steady", "seconds": 600, "drain": 0, "traffic": {"rate": rate}}
+    with Gateway(SEED, 4) as gateway:
+        made = profile_for(gateway, [STORM, steady])
+        run = load_run.execute(made, load_run.default_cores(), [], StoppingWhenAsked(stop), stop)
+    due = load_result.events(run.phases[1].counters)["echoes"]["due"]
+    assert due == pytest.approx(rate * run.phases[1].seconds, abs=2)
+
+
+def test_a_stop_while_it_prepares_tells_how_much_was_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On one core, and with nothing kept from another run: a look comes long before it is done."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    cores = os.sched_getaffinity(0)
     stop, told = Stop(), []
 
     class Stopping(load_run.Screen):
@@ -159,7 +202,11 @@ def test_a_stop_while_it_prepares_tells_how_much_was_done() -> None:
 
     phase = {"name": "storm", "handshakes": {"outstanding": 4}}
     given = {"phase": [phase], "peers": 100_000, "target": "127.0.0.1:9"}
-    run = load_run.execute(load_profile.of_options(given), load_run.default_cores(), [], Stopping(), stop)
+    os.sched_setaffinity(0, {min(cores)})
+    try:
+        run = load_run.execute(load_profile.of_options(given), load_run.default_cores(), [], Stopping(), stop)
+    finally:
+        os.sched_setaffinity(0, cores)
     done, total = told[-1]
     assert total == 200_000 and done <= run.static_static < 100_000 and run.ephemerals == 0
     assert run.phases == [] and run.end == "stopped" and run.prepared_seconds > 0

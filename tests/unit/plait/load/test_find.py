@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from plait.load.find import LEAST, Search
 from plait.load.profile import PHASES_MOST
-from tests.support.waiting import PATIENCE
+from tests.support.waiting import PATIENCE, until
 from tests.unit.plait.load.gateway import Gateway
 
 SEED = "tests"
@@ -77,3 +78,19 @@ def test_the_command_finds_the_rate_of_a_gateway_that_has_one(tmp_path: Path) ->
     assert found["found"] <= 301 and f"{found['found']:,.0f} echoes a second" in done.stdout, words
     if not found["is_bound_from_below"]:
         assert done.returncode == 0 and found["found"] >= 284, words
+
+
+def test_a_search_that_is_stopped_before_the_first_answer_is_stopped() -> None:
+    """Nobody had the time to answer: no word that nobody does."""
+    with Gateway(SEED, 2) as gateway:
+        gateway.deaf = True
+        process = subprocess.Popen(
+            [sys.executable, "-m", "plait", "load", "find", "loss<1%", "--target", gateway.target,
+             "--seed", SEED, "--peers", "2"],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        until(lambda: gateway.seen["initiations"], "an initiation")
+        process.send_signal(signal.SIGINT)
+        words = process.communicate(timeout=PATIENCE)[1]
+    assert process.returncode == 105, words
+    assert words.splitlines()[-1] == "plait: load: no rate found: the run was ended early"

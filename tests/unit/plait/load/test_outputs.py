@@ -9,6 +9,7 @@ import re
 import socket
 import time
 import urllib.request
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -215,6 +216,31 @@ def test_what_is_no_part_of_one_run_is_not_merged(written: dict[str, Any]) -> No
     part = json.loads(json.dumps(one))
     part["profile"]["peers"] = 100
     assert load_merge.check(["a"], [part]) == ["94 of the profile's 100 peers are in none of these files"]
+
+
+@pytest.mark.parametrize(
+    ("end", "why", "code"),
+    [("finished", None, 0), ("stopped", "SIGINT", 105), ("failed", "a load process ended", 1),
+     ("gave_up", "silence", 1), ("aborted", "loss>50%", 99), ("running", None, 1)],
+)  # fmt: skip
+def test_a_machine_that_did_not_come_to_its_end_decides(
+    end: str, why: str | None, code: int, written: dict[str, Any], tmp_path: Path
+) -> None:
+    """Its phases are in the whole, and one that it never ran is not over."""
+    parts = [json.loads(load_json.text(written["document"])) for _ in range(2)]
+    for part, peers in zip(parts, ([0, 5], [6, 11]), strict=True):
+        part["profile"] |= {"peers": 12, "require": []}
+        part["machines"][0]["peers"] = peers
+    parts[1] |= {"end": end, "why": why}
+    if end != "finished":
+        parts[1]["phases"].pop()
+    files = [tmp_path / "one.json", tmp_path / "two.json"]
+    for file, part in zip(files, parts, strict=True):
+        file.write_text(json.dumps(part))
+    assert load_merge.run([str(file) for file in files], str(tmp_path / "both.json"), []) == code
+    made = load_json.read(str(tmp_path / "both.json"))
+    assert [phase["finished"] for phase in made["phases"]] == [True, end == "finished"]
+    assert (made["end"], made["why"]) == (end, "the command was killed" if end == "running" else why)
 
 
 def test_machines_begin_at_one_time() -> None:

@@ -14,7 +14,7 @@ from plait.failure import Failure
 from plait.load import profile as load_profile
 from plait.load import result as load_result
 from plait.load import run as load_run
-from plait.load.abort import AbortedError, AbortWatch
+from plait.load.abort import AT_THE_END, AbortedError, AbortWatch
 from plait.load.result import PhaseResult
 from plait.load.run import Run
 from tests.support.waiting import PATIENCE
@@ -60,6 +60,21 @@ def test_peers_that_wait_for_the_gateway_are_the_gateways_doing() -> None:
     assert not load_result.is_limit([counters])
     # Their times go in as well: they are those of a gateway that does not answer.
     assert run.phases[0].times("response").sum() == 95
+
+
+def test_handshakes_that_a_closed_loop_had_no_time_for_are_due() -> None:
+    """Both places wait for the gateway until the end: what never began is no less of its doing."""
+    phase = {"name": "h", "seconds": 0.5, "handshakes": {"outstanding": 2, "count": 9}, "drain": 0}
+    with Gateway(SEED, 5) as gateway:
+        gateway.deaf = True
+        run = run_phases(gateway.target, 5, phase)
+    counters = run.phases[0].counters
+    account = load_result.events(counters)["handshakes"]
+    assert counters["initiations"] == 2 and account["due"] == account["not_sent"] == 7
+    assert account["because"] == {"generator": 0, "waiting": 7, "few_peers": 0}
+    assert load_result.handshake_loss({**counters, "handshakes": 2}) == pytest.approx(7 / 9)
+    assert "7 handshakes began late or never" in named(run)["gateway"]
+    assert not load_result.is_limit([counters])
 
 
 def test_too_few_peers_for_a_rate_are_refused() -> None:
@@ -160,3 +175,42 @@ def test_abort_on_judges_the_last_seconds_and_not_what_is_on_its_way() -> None:
         for tick in range(4 * 50, 4 * 54):
             watch.check(tick / 4, lambda tick=tick: at(25 * tick, 25 * 4 * 50 - 50))  # type: ignore[misc]
     AbortWatch(["other:loss>10%"]).check(10, lambda: at(1000, 0))
+
+
+def shaken(handshakes: int, last: float, wall_ns: int = 0) -> PhaseResult:
+    """A phase with so many handshakes, the last of them confirmed at that second."""
+    names = load_result.counter_names()
+    counters = {**dict.fromkeys(names, 0), "initiations": handshakes, "handshakes": handshakes}
+    rows = np.zeros((len(load_result.HISTOGRAMS), 8448), dtype=np.uint64)
+    return PhaseResult("storm", {**counters, "wall_ns": wall_ns}, rows, confirmed_last=last)
+
+
+@pytest.mark.parametrize("metric", ["handshakes/s", "handshakes_last/s"])
+def test_abort_on_knows_the_rate_of_the_last_seconds(metric: str) -> None:
+    """A hundred a second from the tenth second on; then no more."""
+    watch = AbortWatch([f"{metric}>110"])
+    slow = AbortWatch([f"{metric}<90"])
+    for tick in range(4 * 20, 4 * 60):
+        found = shaken(25 * tick, tick / 4)
+        watch.check(tick / 4, lambda found=found: found)  # type: ignore[misc]
+        slow.check(tick / 4, lambda found=found: found)  # type: ignore[misc]
+    with pytest.raises(AbortedError, match="held over the last 5 s"):
+        for tick in range(4 * 60, 4 * 64):
+            slow.check(tick / 4, lambda: shaken(6000, 60))
+
+
+def test_abort_on_judges_no_drain() -> None:
+    watch = AbortWatch(["handshakes/s<90"])
+    for tick in range(4 * 20):
+        watch.check(tick / 4, lambda tick=tick: shaken(25 * tick, tick / 4))  # type: ignore[misc]
+    for tick in range(4 * 20, 4 * 30):
+        watch.check(tick / 4, lambda: shaken(2000, 20, wall_ns=20_000_000_000))
+
+
+@pytest.mark.parametrize("metric", [*AT_THE_END, "gap_p50", "gap_max"])
+def test_abort_on_refuses_what_is_known_only_at_the_end(metric: str) -> None:
+    text = f"{metric}>1s" if metric.startswith("gap_") else f"{metric}>1"
+    with pytest.raises(Failure, match=f"{metric} is known only when a phase is over") as refused:
+        AbortWatch([text])
+    words = str(refused.value)
+    assert words.startswith(f"cannot use --abort-on '{text}': ") and "--require" in words

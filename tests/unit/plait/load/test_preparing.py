@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from plait.load import profile as load_profile
 from plait.load import run as load_run
 from plait.load._generator import ffi, lib
 from plait.load.process import STEPS, _on_all_cores, bound_socket
-from plait.load.secrets_file import DIGEST, FILES_MOST, PEERS_LEAST, SecretsFile
+from plait.load.secrets_file import DIGEST, PART, PART_SECONDS, PEERS_LEAST, SecretsFile
 from tests.unit.plait.load.gateway import Gateway, derived, private_key, public_key
 
 SEED = "tests"
@@ -125,13 +126,19 @@ def test_secrets_are_kept_for_the_next_run(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_old_secrets_go_and_a_folder_that_is_none_hurts_nobody(tmp_path: Path) -> None:
+    """The bytes count, not the files: processes of one run have a small one each."""
     size = 64 * PEERS_LEAST
-    for number in range(FILES_MOST + 3):
+    for number in range(12):
         SecretsFile(str(tmp_path), f"{number:02}", size).write(bytes(size))
         os.utime(tmp_path / f"{number:02}.secrets", (number, number))
-    SecretsFile(str(tmp_path), "last", size).write(bytes(size))
-    assert sorted(path.stem for path in tmp_path.iterdir()) == [
-        *(f"{number:02}" for number in range(4, FILES_MOST + 3)), "last",
+    assert len(list(tmp_path.iterdir())) == 12
+    # What a process was writing when it was killed, and what one writes now.
+    for name, age in (("old", PART_SECONDS + 60), ("new", 0)):
+        (tmp_path / f"{name}{PART}").write_text("half")
+        os.utime(tmp_path / f"{name}{PART}", (time.time() - age,) * 2)
+    SecretsFile(str(tmp_path), "last", size, 8 * (DIGEST + size)).write(bytes(size))
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        *(f"{number:02}.secrets" for number in range(5, 12)), "last.secrets", f"new{PART}",
     ]  # fmt: skip
     (tmp_path / "a file").write_text("")
     nowhere = SecretsFile(str(tmp_path / "a file"), "x", size)
