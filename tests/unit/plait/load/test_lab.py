@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,7 +16,7 @@ import pytest
 from click.testing import CliRunner
 
 from plait.failure import Failure
-from plait.lab.namespaces import Lab, missing, title
+from plait.lab.namespaces import Lab, title
 from plait.load import compare as load_compare
 from plait.load import document as load_json
 from plait.load import profile as load_profile
@@ -42,11 +42,6 @@ traffic = { rate = 500 }
 garbage = { mac1 = 50, replayed_data = 50, tag = 50 }
 """
 ENGINES = ["plaitd -f {iface}", "wireguard-go -f {iface}"]
-
-pytestmark = [
-    pytest.mark.network,
-    pytest.mark.skipif(bool(missing("wg", "wireguard-go")), reason="no lab here"),
-]
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +79,7 @@ def turns(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, object]]:
     return found
 
 
+@pytest.mark.network
 def test_both_engines_bear_it(turns: list[dict[str, object]]) -> None:
     assert [turn["engine"] for turn in turns] == ENGINES
     for turn in turns:
@@ -95,6 +91,7 @@ def test_both_engines_bear_it(turns: list[dict[str, object]]) -> None:
         assert turn["gateway"]["cpu_seconds"] > 0  # type: ignore[index]
 
 
+@pytest.mark.network
 def test_requirements_decide_the_exit_code(turns: list[dict[str, object]]) -> None:
     from plait.load.lab_run import requirements
     from plait.load.thresholds import parse
@@ -105,6 +102,7 @@ def test_requirements_decide_the_exit_code(turns: list[dict[str, object]]) -> No
     ]
 
 
+@pytest.mark.network
 def test_report_and_comparison(
     turns: list[dict[str, object]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -134,11 +132,11 @@ traffic = { rate = 100 }
 
 
 @contextmanager
-def long_lab(directory: Path, *engines: str) -> Iterator[subprocess.Popen[str]]:
+def long_lab(directory: Path, *engines: str, more: Sequence[str] = ()) -> Iterator[subprocess.Popen[str]]:
     """A lab whose second phase lasts until something ends it."""
     (directory / "profile.toml").write_text(LONG)
     labs = [word for engine in engines for word in ("--lab", engine)]
-    words = [str(directory / "profile.toml"), *labs, "--json", str(directory / "lab.json")]
+    words = [str(directory / "profile.toml"), *labs, *more, "--json", str(directory / "lab.json")]
     with (directory / "stderr").open("w") as stderr:
         process = subprocess.Popen(
             [sys.executable, "-m", "plait", "load", "run", *words],
@@ -173,6 +171,7 @@ def engine_under_load(
     return until(found, f"{name} under load")
 
 
+@pytest.mark.network
 def test_a_turn_that_fails_takes_nothing_from_the_others(tmp_path: Path) -> None:
     """One engine does not start, one dies under load: what both others found is written, with until when."""
     silent = "absent=sh -c 'echo no tunnel here >&2; exit 3'"
@@ -204,6 +203,7 @@ def test_a_turn_that_fails_takes_nothing_from_the_others(tmp_path: Path) -> None
     assert "first" in out and "handshakes/s" in out and "absent" in out
 
 
+@pytest.mark.network
 def test_machines_of_their_own_make_one_run(tmp_path: Path) -> None:
     """Two hosts with a part of the peers each: merged, the counts are those of one run."""
     (tmp_path / "p.toml").write_text(PROFILE)
@@ -234,12 +234,34 @@ def test_machines_of_their_own_make_one_run(tmp_path: Path) -> None:
     assert [machine["peers"] for machine in made["machines"]] == [[0, 79], [80, 199]]
 
 
+@pytest.mark.network
 def test_a_lab_whose_engine_fails_is_a_failure(tmp_path: Path) -> None:
     with long_lab(tmp_path, "sh -c 'exit 3'") as process:
         process.communicate(timeout=PATIENCE)
     assert process.returncode == 1
     found = json.loads((tmp_path / "lab.json").read_text())
     assert found["end"] == "failed" and found["why"].startswith("sh: ")
+
+
+@pytest.mark.network
+def test_abort_on_ends_a_turn_and_is_told(tmp_path: Path) -> None:
+    """The next turn comes all the same; nothing begins for a phase that there is not."""
+    engines = ["one=wireguard-go -f {iface}", "other=wireguard-go -f {iface}"]
+    with long_lab(tmp_path, *engines, more=["--abort-on", "steady:loss<=100%"]) as process:
+        process.communicate(timeout=2 * PATIENCE)
+    words = (tmp_path / "stderr").read_text()
+    assert process.returncode == 99, words
+    found = json.loads((tmp_path / "lab.json").read_text())
+    assert found["end"] == "aborted" and found["why"].startswith("one: steady:loss<=100% held over the last")
+    assert [turn["run"]["end"] for turn in found["turns"]] == ["aborted"] * 2
+    assert [turn["failed"] for turn in found["turns"]] == [None] * 2
+    for name in ("one", "other"):
+        assert f"plait: load: {name}: ended early: steady:loss<=100% held over the last" in words
+    with long_lab(tmp_path, *engines, more=["--abort-on", "nowhere:loss>50%"]) as process:
+        process.communicate(timeout=PATIENCE)
+    words = (tmp_path / "stderr").read_text()
+    assert process.returncode == 1 and "round 1" not in words
+    assert "cannot use --abort-on 'nowhere:loss>50%': there is no phase nowhere" in words
 
 
 def test_engines_have_names() -> None:
