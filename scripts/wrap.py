@@ -15,7 +15,7 @@ from pathlib import Path
 WIDTH = 100
 ITEM = re.compile(r" *(?:[-*]|\d+\.) +")
 # Tables, headings, pictures, places of links, code.
-APART = re.compile(r"\||#|!\[|<|\[[^]]+\]: |(?: {4}|\t)(?! *(?:[-*]|\d+\.) )")
+APART = re.compile(r" *\||#|!\[|<|\[[^]]+\]: |(?: {4}|\t)(?! *(?:[-*]|\d+\.) )")
 MARKER = re.compile(r"(?:[-+*>|]|#+|\d+[.)])$")  # a word that would mean something where a line begins
 
 

@@ -23,6 +23,7 @@ def test_lines_end_at_100_columns(page: Path) -> None:
 
 @pytest.mark.parametrize("text", [
     "| a | " + LONG + "|\n",
+    "- an item\n\n  | a | b |\n  |---|---|\n  | a | " + LONG + "|\n",
     "```\n" + LONG + "\n```\n",
     "    " + LONG + "\n",
     "# " + LONG + "\n",
