@@ -8,7 +8,7 @@ from ipaddress import ip_address
 
 import pytest
 
-from engine import cookie, messages, noise
+from engine import cookie, noise
 from tests.support.fake_peer import PORT, FakePeer, Network
 from tests.support.tunnel import eventually
 
@@ -34,8 +34,9 @@ def test_under_a_flood_cookies_are_asked_for_and_open_the_door(network: Network,
         eventually(lambda: network.count("hs_cookie_sent") > before["hs_cookie_sent"])
         message, _ = peer.initiation()
         held = cookie.CookieHolder()
-        reply = None
+        reply, sent = None, set()
         while reply is None:
+            sent.add(message[4:8])
             peer.send_raw(message)
             held.message_sent(message)
             try:
@@ -44,7 +45,7 @@ def test_under_a_flood_cookies_are_asked_for_and_open_the_door(network: Network,
                 message, _ = peer.initiation()
         # The load may have let one through between two floods: then there is nothing more to show here.
         if reply.kind == 3:
-            assert messages.CookieReply.unpack(reply.data).receiver_index == 77
+            assert reply.data[4:8] in sent  # receiver_index
             held.consume_reply(noise.cookie_key(network.identity.public_key), reply.data, 0)
             accepted = network.count("hs_initiation_accepted")
             deadline = time.monotonic() + 20

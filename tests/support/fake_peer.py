@@ -117,7 +117,9 @@ class FakePeer:
         self.address = network.link.address(network.beyond, version)
         self.socket = udp_socket(network.beyond, self.address)
         self.engine = (network.link.address(network.plait, version), PORT)
-        self.session: noise.Session | None = None
+        self.sessions: dict[int, noise.Session] = {}  # all, by our index: older packets may be on their way
+        self._session: noise.Session | None = None
+        self.indices = itertools.count(77)
         self.counter = itertools.count()
         self.wall = 0
         where = f"endpoint={self.endpoint}\n" if endpoint else ""
@@ -128,6 +130,17 @@ class FakePeer:
     def endpoint(self) -> str:
         address, port = self.socket.getsockname()[:2]
         return f"[{address}]:{port}" if self.version == 6 else f"{address}:{port}"
+
+    @property
+    def session(self) -> noise.Session | None:
+        """The newest; None: data messages are not opened."""
+        return self._session
+
+    @session.setter
+    def session(self, session: noise.Session | None) -> None:
+        self._session = session
+        if session is not None:
+            self.sessions[session.local_index] = session
 
     def move(self) -> None:
         """Another port from now on."""
@@ -140,7 +153,8 @@ class FakePeer:
         """An initiation of now, and what its response needs."""
         self.wall = max(self.wall + (1 << 24), time.time_ns())
         keys = noise.PeerKeys(self.identity, self.network.identity.public_key)
-        body, state = noise.create_initiation(self.identity, keys, 77, tai64n.stamp(self.wall))
+        index, stamp = next(self.indices), tai64n.stamp(self.wall)
+        body, state = noise.create_initiation(self.identity, keys, index, stamp)
         return cookie.add_macs(body, keys.mac1_key, cookie_), state
 
     def initiate(self, tries: int = 1) -> Message:
@@ -161,11 +175,12 @@ class FakePeer:
         eventually(lambda: self.network.peer(self)["last_handshake_time_sec"] != "0")
         return response
 
-    def respond(self, initiation: Message, index: int = 78) -> None:
+    def respond(self, initiation: Message, index: int | None = None) -> None:
         """Answer a handshake of the engine's."""
         opened = noise.open_initiation(self.identity, initiation.data)
         secret = self.identity.static_static(opened.peer_public_key)
         _, opened = noise.open_timestamp(opened, secret)
+        index = next(self.indices) if index is None else index
         body, self.session = noise.create_response(opened, noise.NO_PSK, index)
         self.counter = itertools.count()
         self.send_raw(cookie.add_macs(body, self.network.identity.mac1_key, None))
@@ -199,17 +214,21 @@ class FakePeer:
         opened = b""
         if data[0] == 4 and self.session is not None:
             _, index, counter = DATA.unpack_from(data)
-            assert index == self.session.local_index
             nonce = bytes(4) + counter.to_bytes(8, "little")
-            opened = ChaCha20Poly1305(self.session.receive_key).decrypt(nonce, data[16:], None)
+            opened = ChaCha20Poly1305(self.sessions[index].receive_key).decrypt(nonce, data[16:], None)
         return Message(data, tos, source[:2], opened)
 
     def hear(self, kind: int, timeout: float = PATIENCE) -> Message:
-        """The next message of this type; 4: the next with something in it."""
+        """The next message of this type; 4: the next of the newest session with something in it."""
         while True:
             message = self.receive(timeout)
-            if message.kind == kind and (kind != 4 or len(message.data) > 32):
+            if message.kind != kind:
+                continue
+            if kind != 4 or (len(message.data) > 32 and self._is_newest(message)):
                 return message
+
+    def _is_newest(self, message: Message) -> bool:
+        return self.session is None or DATA.unpack_from(message.data)[1] == self.session.local_index
 
     def hears_nothing(self, timeout: float = 0.2) -> bool:
         try:

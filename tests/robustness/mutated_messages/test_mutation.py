@@ -49,6 +49,7 @@ from tests.support.waiting import until
 pytestmark = pytest.mark.network
 
 COUNT = 100_000
+ROUND = 500
 PORT = 51820
 SINK_PORT = 9
 ALLOWED = frozenset((OUR_ADDRESS, OUR_ADDRESS6))
@@ -216,19 +217,24 @@ def test_answers_to_the_engines_own_initiation(bench: Bench, peer: Initiator) ->
     def is_initiation(answer: bytes) -> bool:
         return answer[:4] == b"\1\0\0\0"
 
-    initiation = peer.await_answer(is_initiation)
-    count = 5000
-    response, _ = peer.respond(initiation)
-    wrong = wrong_response(Random(8), response, peer.keys.mac1_key, count)
-    bench.target.send(peer, wrong, rate=0.8 * constants.UNDER_LOAD_WASTED)
-    reply = cookie.create_cookie_reply(peer.identity.cookie_key, bytes(32), initiation, bytes(4), 1)
-    bench.target.send(peer, (reply[:24] + Random(n).randbytes(40) for n in range(count)))
-    bench.target.send(peer, (reply[:4] + Random(n).randbytes(60) for n in range(count)))
-    counted = bench.target.delta()
-    # The engine begins anew every 5 s; what answers an initiation before that is not waited for.
+    initiation, count, rounds = peer.await_answer(is_initiation), 0, 0
+    counted: dict[str, int] = {}
+    # The engine begins anew every 5 s, and what answers an initiation before that is not waited for: each
+    # round answers the newest one, and on a busy machine some rounds come too late.
+    while rounds < 10 or not {"hs_response_tag", "hs_cookie_tag"} <= counted.keys():
+        answers = peer.answers()
+        assert all(is_initiation(answer) for answer in answers)
+        initiation = [initiation, *answers][-1]
+        response, _ = peer.respond(initiation)
+        wrong = wrong_response(Random(8 + rounds), response, peer.keys.mac1_key, ROUND)
+        bench.target.send(peer, wrong, rate=0.8 * constants.UNDER_LOAD_WASTED)
+        reply = cookie.create_cookie_reply(peer.identity.cookie_key, bytes(32), initiation, bytes(4), 1)
+        bench.target.send(peer, (reply[:24] + Random(count + n).randbytes(40) for n in range(ROUND)))
+        bench.target.send(peer, (reply[:4] + Random(count + n).randbytes(60) for n in range(ROUND)))
+        rounds, count = rounds + 1, count + ROUND
+        counted = bench.target.delta()
     assert counted["hs_response_tag"] + counted.get("hs_response_unknown", 0) == count
     assert counted["hs_cookie_tag"] + counted["hs_cookie_unexpected"] == 2 * count
-    assert counted["hs_response_tag"] > 0 < counted["hs_cookie_tag"]
     assert counted["udp_received"] == counted["handshake_to_control"] == 3 * count
     assert all(is_initiation(answer) for answer in peer.answers())
     # A right response is taken as if nothing had been.
