@@ -98,6 +98,14 @@ class WorkerStart:
             else:
                 self._kept = capabilities_to_return()
 
+    def stay_on_a_core(self, open_affinity: Callable[[int], int]) -> None:
+        """Stay on the core of the start message, if it names one, while there is little to do
+        (workers/datapath/affinity.h), by `open_affinity`, which returns 0 or -1 with ffi.errno. An ordinary
+        process would wait there for whoever runs, so this is for real-time priority alone."""
+        core = self.message["quiet_core"]
+        if core is not None and Promise.WAKES not in self.broken and open_affinity(core) != 0:
+            self.broken[Promise.CORES] = os.strerror(ffi.errno)
+
     def enter_sandbox(self) -> None:
         """Give up for ever what the worker needs no more (sandbox.h); `broken` notes each refusal.
 

@@ -29,6 +29,7 @@ MAX_SMALL_SLOTS = 32767  # shm counts the nodes of a pool in 16 bits
 MAX_TRAIN_SLOTS = 4096
 MAILBOX_CELLS = 4096  # over all receivers; the kernel's MAX_QUEUED_INCOMING_HANDSHAKES
 ALLOWED_IPS_A_PEER = 4  # an estimate; each allowed IP takes at most two trie nodes
+QUIET_SHARERS = 4  # receivers, and as many consumers, that share a core (workers/datapath/affinity.c)
 COUNTS = {"receivers", "consumers", "max_receivers", "max_consumers"}
 NODES_A_TRAIN = 8  # a train whose packets belong to several sessions takes a node for each run
 
@@ -42,7 +43,8 @@ KEYS = {
     "max_receivers": f"a number from receivers to {MAX_WORKERS_OF_A_KIND}: room for `plait scale`",
     "max_consumers": f"a number from consumers to {MAX_WORKERS_OF_A_KIND}: room for `plait scale`",
     "cores": "a list of CPU numbers, for example [0, 1]: where receivers and consumers run",
-    "pin": "true (receiver i and consumer i stay on the i-th of the cores) or false (the kernel places them)",
+    "pin": "true (receiver i and consumer i stay on the i-th of the cores) or false (the kernel places those "
+    "that are busy; others share one)",
     "max_peers": f"a number from 1 to {MAX_PEERS}: peers that this interface can ever have at once",
     "sessions": f"a number from 64 to {MAX_SESSIONS}: session keys that can be live at once",
     "small_slots": f"a number from 64 to {MAX_SMALL_SLOTS}: packet buffers of 2 KiB, for each pool",
@@ -109,6 +111,14 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         if self.pin:
             return (self.cores[number % len(self.cores)],)
         return tuple(sorted(set(self.cores)))
+
+
+    def quiet_core_of(self, number: int) -> int | None:
+        """The CPU on which receiver or consumer `number` stays while it has little to do; None: on none."""
+        cores = sorted(set(self.cores))
+        if self.pin or self.priority != REALTIME or len(cores) == 1:
+            return None
+        return cores[number // QUIET_SHARERS * QUIET_SHARERS % len(cores)]
 
 
 def path_of(interface: str, environment: Mapping[str, str]) -> Path:

@@ -127,6 +127,7 @@ static const struct rule common_rules[] = {
     /* workers/datapath/priority.c; RLIMIT_RTPRIO bounds the priority where it is set (workers/priorities.py) */
     { SYS_sched_setscheduler, { { 0, ALL, SELF }, { 1, ALL, SCHED_RR | SCHED_RESET_ON_FORK } } },
     { SYS_sched_setscheduler, { { 0, ALL, SELF }, { 1, ALL, SCHED_NORMAL | SCHED_RESET_ON_FORK } } },
+    { SYS_sched_setaffinity, { { 0, ALL, SELF } } }, /* workers/datapath/affinity.c */
     { SYS_mmap, { { 2, PROT_EXEC, 0 } } },
     { SYS_ioctl, { { 1, ALL, FIOCLEX } } },
 };

@@ -175,13 +175,12 @@ class FakePeer:
         eventually(lambda: self.network.peer(self)["last_handshake_time_sec"] != "0")
         return response
 
-    def respond(self, initiation: Message, index: int | None = None) -> None:
+    def respond(self, initiation: Message) -> None:
         """Answer a handshake of the engine's."""
         opened = noise.open_initiation(self.identity, initiation.data)
         secret = self.identity.static_static(opened.peer_public_key)
         _, opened = noise.open_timestamp(opened, secret)
-        index = next(self.indices) if index is None else index
-        body, self.session = noise.create_response(opened, noise.NO_PSK, index)
+        body, self.session = noise.create_response(opened, noise.NO_PSK, next(self.indices))
         self.counter = itertools.count()
         self.send_raw(cookie.add_macs(body, self.network.identity.mac1_key, None))
 

@@ -5,6 +5,7 @@
  * looks once more, and waits on its bell. */
 #include "workers/datapath/consumer.h"
 #include "workers/clock.h"
+#include "workers/datapath/affinity.h"
 #include "workers/datapath/priority.h"
 
 #include "engine/aead.h"
@@ -31,6 +32,7 @@ struct consumer {
     uint32_t cursor;
     struct pollfd channel;
     struct priority priority;
+    struct affinity affinity;
 };
 
 struct consumer *consumer_new(struct holder *holder, uint32_t number, int channel)
@@ -48,6 +50,11 @@ struct consumer *consumer_new(struct holder *holder, uint32_t number, int channe
 int consumer_wake_at_once(struct consumer *consumer)
 {
     return priority_open(&consumer->priority, clock_now());
+}
+
+int consumer_stay_on(struct consumer *consumer, uint32_t core)
+{
+    return affinity_open(&consumer->affinity, core, clock_now());
 }
 
 void consumer_free(struct consumer *consumer)
@@ -106,6 +113,7 @@ static void sleep_until_rung(struct consumer *consumer)
 {
     const struct segment *s = consumer->holder->segment;
     uint32_t worker = consumer->holder->worker;
+    uint64_t begin, end;
 
     bell_announce(s, worker);
     if (!ready_is_empty(s, 1 + consumer->number) || poll(&consumer->channel, 1, 0) > 0) {
@@ -113,11 +121,14 @@ static void sleep_until_rung(struct consumer *consumer)
         return;
     }
     epoch_sleep(s, worker);
+    begin = clock_now();
     priority_before_sleep(&consumer->priority);
     if (!bell_wait(s, worker, SLEEP_NS))
         aead_forget(consumer->holder->aead);
     epoch_wake(s, worker);
-    priority_after_sleep(&consumer->priority, clock_now());
+    end = clock_now();
+    priority_after_sleep(&consumer->priority, end);
+    affinity_slept(&consumer->affinity, begin, end);
 }
 
 int consumer_run(struct consumer *consumer, uint64_t until)
@@ -137,6 +148,7 @@ int consumer_run(struct consumer *consumer, uint64_t until)
             now = clock_now();
             epoch_turn(s, worker, now);
             priority_check(&consumer->priority, now);
+            affinity_check(&consumer->affinity, now);
             turns++;
         }
         looks++;

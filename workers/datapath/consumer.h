@@ -14,6 +14,8 @@ void consumer_free(struct consumer *consumer);
 #define CONSUMER_TIME 2     /* `until` has come */
 /* This process runs before ordinary processes when it wakes (priority.h). 0, or -1 with errno. */
 int consumer_wake_at_once(struct consumer *consumer);
+/* This process stays on `core` while it has little to do (affinity.h). 0, or -1 with errno. */
+int consumer_stay_on(struct consumer *consumer, uint32_t core);
 int consumer_run(struct consumer *consumer, uint64_t until);
 /* cdef end */
 

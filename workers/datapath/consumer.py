@@ -26,6 +26,7 @@ def work(start: WorkerStart) -> None:
     if consumer == ffi.NULL:
         raise MemoryError("no memory for the consumer's own state")
     start.wake_at_once(lambda: lib.consumer_wake_at_once(consumer))
+    start.stay_on_a_core(lambda core: lib.consumer_stay_on(consumer, core))
     start.enter_sandbox()
     start.ready()
     while True:

@@ -5,6 +5,7 @@
  * its descriptors out of the set (nothing is read that can not be kept: the kernel's buffers
  * hold the rest) until a holder that brought nodes home rings. */
 #include "workers/clock.h"
+#include "workers/datapath/affinity.h"
 #include "workers/datapath/holder.h"
 #include "workers/datapath/moderation.h"
 #include "workers/datapath/priority.h"
@@ -49,6 +50,7 @@ struct receiver {
     struct intake intakes[DIRECTIONS];
     struct udp_inbox inbox;
     struct priority priority;
+    struct affinity affinity;
     struct moderation moderation;
 };
 
@@ -134,6 +136,11 @@ void receiver_free(struct receiver *receiver)
 int receiver_wake_at_once(struct receiver *receiver)
 {
     return priority_open(&receiver->priority, clock_now());
+}
+
+int receiver_stay_on(struct receiver *receiver, uint32_t core)
+{
+    return affinity_open(&receiver->affinity, core, clock_now());
 }
 
 void receiver_hand_off(struct receiver *receiver, struct holder *inline_holder)
@@ -242,6 +249,12 @@ static int serve(struct receiver *receiver, enum watch which, struct round *roun
     return 0;
 }
 
+static void slept(struct receiver *receiver, uint64_t begin, uint64_t end)
+{
+    priority_after_sleep(&receiver->priority, end);
+    affinity_slept(&receiver->affinity, begin, end);
+}
+
 /* Waits until a descriptor is ready, or for timeout (ms). Returns as epoll_wait does. */
 static int wait_for_packets(struct receiver *receiver, struct epoll_event *events, int timeout)
 {
@@ -252,9 +265,10 @@ static int wait_for_packets(struct receiver *receiver, struct epoll_event *event
     if (receiver->priority.state == PRIORITY_NORMAL)
         return epoll_wait(receiver->epoll, events, WATCHES, timeout);
     if (receiver->moderation.held) {
+        before = clock_now();
         priority_before_sleep(&receiver->priority);
         nanosleep(&hold, NULL);
-        priority_after_sleep(&receiver->priority, clock_now());
+        slept(receiver, before, clock_now());
     } else if (receiver->priority.state == PRIORITY_GIVEN_UP) {
         ready = epoll_wait(receiver->epoll, events, WATCHES, 0);
         if (ready)
@@ -265,7 +279,7 @@ static int wait_for_packets(struct receiver *receiver, struct epoll_event *event
     ready = epoll_wait(receiver->epoll, events, WATCHES, timeout);
     after = clock_now();
     if (receiver->priority.state == PRIORITY_REALTIME && after - before > SLEPT_NS)
-        priority_after_sleep(&receiver->priority, after);
+        slept(receiver, before, after);
     return ready;
 }
 
@@ -283,6 +297,7 @@ int receiver_run(struct receiver *receiver, uint64_t until)
 
         epoch_turn(s, receiver->worker, now);
         priority_check(&receiver->priority, now);
+        affinity_check(&receiver->affinity, now);
         feed(receiver);
         /* Asleep for those who wait for a grace period: nothing of the turn before is held any more. */
         epoch_sleep(s, receiver->worker);

@@ -22,6 +22,8 @@ int receiver_use_queues(struct receiver *receiver, const int32_t *queues, uint32
 /* This process runs before ordinary processes when it wakes (priority.h), and gathers single small packets
  * (moderation.h). 0, or -1 with errno. */
 int receiver_wake_at_once(struct receiver *receiver);
+/* This process stays on `core` while it has little to do (affinity.h). 0, or -1 with errno. */
+int receiver_stay_on(struct receiver *receiver, uint32_t core);
 
 /* The hand-off. With an inline_holder, which the caller owns (run to completion), the receiver itself drains each
  * peer it pushed to, if nobody holds that peer; sends with this holder no longer wait for a full UDP socket. With

@@ -35,6 +35,7 @@ def work(start: WorkerStart) -> None:
         inline_holder.budget = lib.QUEUE_LIMIT
         lib.receiver_hand_off(receiver, inline_holder)
     start.wake_at_once(lambda: lib.receiver_wake_at_once(receiver))
+    start.stay_on_a_core(lambda core: lib.receiver_stay_on(receiver, core))
     start.enter_sandbox()
     start.ready()
     while True:

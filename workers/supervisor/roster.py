@@ -232,6 +232,7 @@ class Roster:
             "incarnation": int(line.incarnation),
             "segment_bytes": self.resources.data.bytes,
             "cpus": worker.cpus,
+            "quiet_core": None if worker.kind == "control" else self.settings.quiet_core_of(worker.number),
             "handoff": self.settings.handoff,
             "priority": self.settings.priority,
             "aead": self.settings.aead,

@@ -48,6 +48,7 @@ def of_packets() -> dict[str, tuple[list[Arguments], Permits]]:
         "mmap": ([(0, 0, mmap.PROT_READ)], lambda a: not a[2] & mmap.PROT_EXEC),
         "ioctl": ([(9, FIOCLEX, 0)], lambda a: a[1] == FIOCLEX),
         "sched_setscheduler": ([(0, each, 0) for each in POLICIES], lambda a: a[0] == 0 and a[1] in POLICIES),
+        "sched_setaffinity": ([(0, 128, 0)], lambda a: a[0] == 0),
     } | {
         name: ([arguments], lambda a: False)
         for name, arguments in {
