@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -113,12 +114,14 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         return tuple(sorted(set(self.cores)))
 
 
-    def quiet_core_of(self, number: int) -> int | None:
-        """The CPU on which receiver or consumer `number` stays while it has little to do; None: on none."""
+    def quiet_core_of(self, number: int, interface: str) -> int | None:
+        """The CPU on which receiver or consumer `number` stays while it has little to do; None: on none.
+        Which one comes first depends on the interface's name, so that many engines do not share one."""
         cores = sorted(set(self.cores))
         if self.pin or self.priority != REALTIME or len(cores) == 1:
             return None
-        return cores[number // QUIET_SHARERS * QUIET_SHARERS % len(cores)]
+        first = zlib.crc32(interface.encode())
+        return cores[(first + number // QUIET_SHARERS * QUIET_SHARERS) % len(cores)]
 
 
 def path_of(interface: str, environment: Mapping[str, str]) -> Path:

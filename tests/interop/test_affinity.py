@@ -49,7 +49,7 @@ def places(side: Side) -> dict[str, set[int]]:
 def share_a_core(side: Side) -> bool:
     found = places(side)
     workers = {title for title in found if title.startswith(("receiver", "consumer"))}
-    return len(workers) == 4 and all(found[title] == {min(CORES)} for title in workers)
+    return len(workers) == 4 and len(set.union(*(found[title] for title in workers))) == 1
 
 
 def has_spread(side: Side) -> bool:

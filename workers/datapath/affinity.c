@@ -7,15 +7,35 @@
  * of its core waiting, so it leaves early: it may then run anywhere, and lets the others go first, upon which the
  * kernel moves it. Many workers, each with little to do, are work for two cores as well, so the share of time counts
  * too: eight workers share a core (settings.py), and each leaves at a sixteenth. A quarter of that is the bar for
- * coming back, so that a steady load does not send a worker to and fro. */
+ * coming back, so that a steady load does not send a worker to and fro.
+ *
+ * What else runs on the core, as the quiet workers of many other engines, shows in how long a worker had to wait for
+ * it. The kernel counts that for each process. A worker that waited for too long leaves for some seconds. */
 #define _GNU_SOURCE /* sched_setaffinity */
 #include "workers/datapath/affinity.h"
 
+#include <fcntl.h>
 #include <sched.h>
+#include <stdlib.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 _Static_assert(AFFINITY_SPREAD_NS > AFFINITY_GATHER_NS, "what sends a worker away does not call it back");
+
+/* ns for which this process has waited for a core while it could run; 0 when the kernel does not say. */
+static uint64_t waited(const struct affinity *affinity)
+{
+    char text[64]; /* ns that it ran, ns that it waited, and how often it ran */
+    char *end;
+    ssize_t got;
+
+    if (affinity->schedstat < 0 || lseek(affinity->schedstat, 0, SEEK_SET))
+        return 0;
+    got = read(affinity->schedstat, text, sizeof text - 1);
+    text[got > 0 ? got : 0] = 0;
+    strtoull(text, &end, 10);
+    return strtoull(end, NULL, 10);
+}
 
 static int gather(struct affinity *affinity)
 {
@@ -41,7 +61,7 @@ int affinity_open(struct affinity *affinity, uint32_t core, uint64_t now)
 {
     long bytes;
 
-    *affinity = (struct affinity){ .core = core, .woken = now, .window = now };
+    *affinity = (struct affinity){ .core = core, .woken = now, .window = now, .schedstat = -1 };
     bytes = syscall(SYS_sched_getaffinity, 0, sizeof affinity->mask, affinity->mask);
     if (bytes <= 0 || core >= 64 * AFFINITY_WORDS)
         return -1;
@@ -49,7 +69,16 @@ int affinity_open(struct affinity *affinity, uint32_t core, uint64_t now)
     if (gather(affinity))
         return -1;
     affinity->is_open = 1;
+    affinity->schedstat = open("/proc/self/schedstat", O_RDONLY | O_CLOEXEC);
+    affinity->waited = waited(affinity);
     return 0;
+}
+
+void affinity_close(struct affinity *affinity)
+{
+    if (affinity->is_open && affinity->schedstat >= 0)
+        close(affinity->schedstat);
+    affinity->is_open = 0;
 }
 
 void affinity_check(struct affinity *affinity, uint64_t now)
@@ -60,6 +89,8 @@ void affinity_check(struct affinity *affinity, uint64_t now)
 
 void affinity_slept(struct affinity *affinity, uint64_t begin, uint64_t now)
 {
+    uint64_t before = affinity->waited;
+
     if (!affinity->is_open)
         return;
     affinity->busy += begin - affinity->woken;
@@ -68,8 +99,13 @@ void affinity_slept(struct affinity *affinity, uint64_t begin, uint64_t now)
         spread(affinity);
     if (now - affinity->window < AFFINITY_WINDOW_NS)
         return;
-    if (affinity->is_spread && affinity->busy < AFFINITY_GATHER_NS)
+    affinity->waited = waited(affinity);
+    if (affinity->waited - before > AFFINITY_SPREAD_NS && !affinity->is_spread) {
+        affinity->away_until = now + AFFINITY_AWAY_NS;
+        spread(affinity);
+    } else if (affinity->is_spread && affinity->busy < AFFINITY_GATHER_NS && now >= affinity->away_until) {
         gather(affinity);
+    }
     affinity->window = now;
     affinity->busy = 0;
 }

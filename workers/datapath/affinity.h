@@ -9,6 +9,7 @@
 #define AFFINITY_WINDOW_NS 100000000 /* and one that was busy for more of such a window */
 #define AFFINITY_SPREAD_NS 6250000   /* than this; it goes back when it was busy for less of one */
 #define AFFINITY_GATHER_NS 1562500   /* than this */
+#define AFFINITY_AWAY_NS 10000000000 /* after it waited for the core for longer than AFFINITY_SPREAD_NS of a window */
 #define AFFINITY_WORDS 128           /* of 64 CPUs each: 8,192, the most that Linux has */
 
 struct affinity {
@@ -18,12 +19,16 @@ struct affinity {
     uint64_t woken;     /* ns of clock_now: end of the latest sleep */
     uint64_t window;    /* and when the window began */
     uint64_t busy;      /* ns in the window */
+    uint64_t waited;    /* ns: for the core, in this process's life, by the window's begin */
+    uint64_t away_until; /* it does not go back before */
+    int32_t schedstat;  /* the fd of its own /proc/self/schedstat; -1: the kernel does not say how it waited */
     uint64_t bytes;     /* of the mask */
     uint64_t mask[AFFINITY_WORDS];
 };
 
 /* This process stays on `core` from now on while it has little to do. 0, or -1 with errno, and then it runs as it did. */
 int affinity_open(struct affinity *affinity, uint32_t core, uint64_t now);
+void affinity_close(struct affinity *affinity);
 /* Looks whether the worker is busy. */
 void affinity_check(struct affinity *affinity, uint64_t now);
 /* The worker has slept from `begin` until now. */

@@ -59,6 +59,7 @@ int consumer_stay_on(struct consumer *consumer, uint32_t core)
 
 void consumer_free(struct consumer *consumer)
 {
+    affinity_close(&consumer->affinity);
     free(consumer);
 }
 

@@ -128,6 +128,7 @@ void receiver_free(struct receiver *receiver)
         pool_close(&receiver->pools[d]);
     }
     udp_inbox_close(&receiver->inbox);
+    affinity_close(&receiver->affinity);
     if (receiver->epoll >= 0)
         close(receiver->epoll);
     free(receiver);

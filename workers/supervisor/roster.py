@@ -232,7 +232,7 @@ class Roster:
             "incarnation": int(line.incarnation),
             "segment_bytes": self.resources.data.bytes,
             "cpus": worker.cpus,
-            "quiet_core": None if worker.kind == "control" else self.settings.quiet_core_of(worker.number),
+            "quiet_core": self._quiet_core_of(worker),
             "handoff": self.settings.handoff,
             "priority": self.settings.priority,
             "aead": self.settings.aead,
@@ -251,6 +251,11 @@ class Roster:
             message["given"] = self.resources.given
             message["program"] = {**version.as_dict(), "program": self.program}
         self.send(worker, message, fds)
+
+    def _quiet_core_of(self, worker: Worker) -> int | None:
+        if worker.kind == "control":
+            return None
+        return self.settings.quiet_core_of(worker.number, self.resources.interface)
 
     def _watch(self, worker: Worker) -> None:
         if worker.pidfd >= 0:
