@@ -1,9 +1,11 @@
 /* aead_ipsec_mb: the provider for CPUs with AVX-512 or AVX2, through the job interface of Intel's
- * libipsec-mb. The library computes tags; its caller compares them. */
+ * libipsec-mb. The library computes tags; its caller compares them. It is opened at run time, so that a build runs
+ * on hosts without it, too. */
 #include "aead_provider.h"
 
 #ifdef HAVE_IPSEC_MB
 
+#include <dlfcn.h>
 #include <intel-ipsec-mb.h>
 #include <openssl/crypto.h>
 #include <stdio.h>
@@ -11,8 +13,17 @@
 
 #define CHUNK 64  /* jobs in the library at once; it allows 256 */
 
+/* The functions of the library that are called by name; all others are pointers in the manager. */
+struct functions {
+    __typeof__(alloc_mb_mgr) *alloc_mb_mgr;
+    __typeof__(free_mb_mgr) *free_mb_mgr;
+    __typeof__(init_mb_mgr_auto) *init_mb_mgr_auto;
+    __typeof__(imb_get_errno) *imb_get_errno;
+};
+
 struct ipsec_mb {
     struct aead aead;
+    struct functions call;
     IMB_MGR *manager;
     uint8_t nonces[CHUNK][NONCE_BYTES];
     uint8_t tags[CHUNK][AEAD_TAG_BYTES];
@@ -121,23 +132,44 @@ static void ipsec_mb_free(struct aead *aead)
     struct ipsec_mb *mb = (struct ipsec_mb *)aead;
 
     if (mb->manager)
-        free_mb_mgr(mb->manager);
+        mb->call.free_mb_mgr(mb->manager);
     OPENSSL_cleanse(mb, sizeof(*mb));
     free(mb);
 }
 
+/* Finds the functions: 0, or -1 when the library or a function is missing. Only the library of the headers' major
+ * version fits: the manager is a struct of theirs. It is never closed, since every manager calls into it. */
+static int look_up(struct functions *call)
+{
+    char name[] = "libIPSec_MB.so.0";
+    void *library;
+
+    name[sizeof name - 2] = IMB_VERSION_STR[0];
+    library = dlopen(name, RTLD_NOW | RTLD_LOCAL);
+    if (!library)
+        return -1;
+    /* POSIX, unlike ISO C, lets the `void *` of dlsym hold a function's address. */
+    *(void **)&call->alloc_mb_mgr = dlsym(library, "alloc_mb_mgr");
+    *(void **)&call->free_mb_mgr = dlsym(library, "free_mb_mgr");
+    *(void **)&call->init_mb_mgr_auto = dlsym(library, "init_mb_mgr_auto");
+    *(void **)&call->imb_get_errno = dlsym(library, "imb_get_errno");
+    return call->alloc_mb_mgr && call->free_mb_mgr && call->init_mb_mgr_auto && call->imb_get_errno ? 0 : -1;
+}
+
 struct aead *aead_ipsec_mb_new(void)
 {
-    struct ipsec_mb *mb = calloc(1, sizeof(*mb));
+    struct functions call;
+    struct ipsec_mb *mb;
     IMB_ARCH arch = IMB_ARCH_NONE;
 
-    if (!mb)
+    if (look_up(&call) || !(mb = calloc(1, sizeof(*mb))))
         return NULL;
+    mb->call = call;
     mb->aead = (struct aead){ AEAD_IPSEC_MB, "libipsec-mb", ipsec_mb_seal, ipsec_mb_open, ipsec_mb_free };
-    mb->manager = alloc_mb_mgr(0);
+    mb->manager = call.alloc_mb_mgr(0);
     if (mb->manager)
-        init_mb_mgr_auto(mb->manager, &arch);
-    if (!mb->manager || imb_get_errno(mb->manager) != 0 || arch < IMB_ARCH_SSE) {
+        call.init_mb_mgr_auto(mb->manager, &arch);
+    if (!mb->manager || call.imb_get_errno(mb->manager) != 0 || arch < IMB_ARCH_SSE) {
         ipsec_mb_free(&mb->aead);
         return NULL;
     }

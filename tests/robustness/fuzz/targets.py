@@ -125,9 +125,8 @@ def _compile(names: list[str], jobs: int) -> dict[str, Program]:
     shared = sources("engine/**/*.c", "shm/**/*.c", at_least=30)
     shared += [ROOT / "workers" / f"{name}.c" for name in WORKERS]
     flags = [*FLAGS, "-fsanitize=fuzzer-no-link"] if fuzzing else [*FLAGS, "-DREPLAY"]
-    libraries = ["-lcrypto"]
     if _has_ipsec_mb(compiler):
-        flags, libraries = [*flags, "-DHAVE_IPSEC_MB"], [*libraries, "-lIPSec_MB"]
+        flags = [*flags, "-DHAVE_IPSEC_MB"]
     headers = sources(
         *(f"{place}/**/*.h" for place in ("engine", "shm", "workers", "tests/robustness/fuzz")), at_least=40
     )
@@ -152,7 +151,7 @@ def _compile(names: list[str], jobs: int) -> dict[str, Program]:
         if not target.exists():
             wraps = [f"-Wl,--wrap={call}" for call in C_TARGETS[name]]
             engine = "fuzzer,address,undefined" if fuzzing else "address,undefined"
-            command = [compiler, f"-fsanitize={engine}", *map(str, objects), *wraps, *libraries]
+            command = [compiler, f"-fsanitize={engine}", *map(str, objects), *wraps]
             _replace(directory.glob(f"{name}-{'?' * 16}"), command, target)
         return Program(name, (str(target),), fuzzing is not None)
 

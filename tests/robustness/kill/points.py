@@ -50,8 +50,7 @@ def build() -> list[str]:
     """The command of an engine with points, built as far as it has to be; {iface} is for the lab."""
     if not (BUILD / "build.ninja").exists():
         _run("meson", "setup", str(BUILD), "-Dpoints=true", "--buildtype=plain", "-Doptimization=0")
-    suffix = sysconfig.get_config_var("EXT_SUFFIX")
-    _run("ninja", "-C", str(BUILD), *(f"{package}/_{package}{suffix}" for package in MARKED))
+    _run("ninja", "-C", str(BUILD), *(f"{package}/_{package}.abi3.so" for package in MARKED))
     packages = BUILD / "packages"
     for package in (*MARKED, "engine", "plait"):
         shutil.rmtree(packages / package, ignore_errors=True)
