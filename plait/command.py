@@ -214,6 +214,9 @@ def exporter(listen: str, peers: bool | None) -> None:
     Per-peer series have the names of prometheus_wireguard_exporter: wireguard_sent_bytes_total,
     wireguard_received_bytes_total, wireguard_latest_handshake_seconds.
     """
+    from plait import extras
+
+    extras.require("prometheus_client", "cannot serve metrics")
     from plait.watch import exporter
 
     exporter.run(listen, peers)

@@ -66,7 +66,7 @@ def bench() -> None:
     "--only", multiple=True, type=click.Choice(FIGURE_NAMES), help="This figure; may be given again."
 )
 @click.option("--json", "json_file", metavar="FILE", help="Write the result there as JSON; - is stdout.")
-@click.option("--plot", metavar="DIR", help="Write a plot of each figure there (needs plait[report]).")
+@click.option("--plot", metavar="DIR", help="Write a plot of each figure there (needs matplotlib).")
 def tunnel_command(
     others: tuple[str, ...],
     list_only: bool,
@@ -136,7 +136,7 @@ def scale_command(seconds: int, runs: int, as_json: bool) -> None:
 @click.option(
     "--growth",
     metavar="FILE.svg",
-    help="Instead: plot bytes and time from 1 to 2^20 peers (needs plait[report]).",
+    help="Instead: plot bytes and time from 1 to 2^20 peers (needs matplotlib).",
 )
 @click.option("--json", "as_json", is_flag=True, help="The same as JSON.")
 def peers_command(peers: int, others: tuple[str, ...], growth: str | None, as_json: bool) -> None:

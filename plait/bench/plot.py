@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from plait.failure import Failure
+from plait import extras
 
 
-def require(find: Callable[[str], object] = importlib.util.find_spec) -> None:
+def require() -> None:
     """Raise Failure where matplotlib is missing: before anything is measured, not after."""
-    if find("matplotlib") is None:
-        raise Failure(
-            "cannot plot",
-            "matplotlib is not installed",
-            "Install the extra with `pip install 'plait[report]'`, or leave --plot out.",
-        )
+    extras.require("matplotlib", "cannot plot")
 
 
 def tunnel(result: dict[str, Any], directory: Path) -> list[Path]:

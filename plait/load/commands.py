@@ -173,9 +173,12 @@ def run(
     """
     import msgspec
 
+    from plait import extras
     from plait.load import profile as load_profile
     from plait.load import run as load_run
 
+    if json_file or engines:
+        extras.require("hdrh", "cannot write histograms")
     load_options.check_effects(
         context, has_profile=profile is not None, has_lab=bool(engines), has_rate=rate is not None
     )
@@ -370,8 +373,10 @@ def config(peers: int, seed: str, inner: str, listen_port: int, psk: bool, form:
 @click.option("--output", "-o", metavar="FILE", help="Where to.  [default: stdout]")
 def report(run_json: str, output: str | None) -> None:
     """Write one self-contained HTML page: figures, and plots over time."""
+    from plait import extras
     from plait.load import report as load_report
 
+    extras.require("hdrh", "cannot read histograms")
     load_report.write(run_json, output)
 
 
@@ -412,6 +417,8 @@ def merge(files: tuple[str, ...], output: str, require: tuple[str, ...]) -> None
     Counts add up, and so do histograms: percentiles are of all together. The profile's own requirements, and
     those given here, are held against the whole.
     """
+    from plait import extras
     from plait.load import merge as load_merge
 
+    extras.require("hdrh", "cannot read histograms")
     sys.exit(load_merge.run(files, output, require))

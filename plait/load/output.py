@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import IO, Any
 
+from plait import extras
 from plait.failure import Failure
 from plait.load import series as load_series
 from plait.load.result import PERCENTILES, PhaseResult
@@ -169,6 +170,7 @@ def _opened(text: str, stack: contextlib.ExitStack) -> Screen:
 
 
 def _served(place: str, stack: contextlib.ExitStack) -> Screen:
+    extras.require("prometheus_client", f"cannot use --out prometheus={place}")
     from prometheus_client import CollectorRegistry, start_http_server
 
     host, colon, port = place.rpartition(":")

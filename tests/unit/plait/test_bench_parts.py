@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 from engine._engine import lib
+from plait import extras
 from plait.bench import aead, figures, plot, scale
 from plait.bench import bench as command
 from plait.failure import Failure
@@ -79,6 +82,18 @@ def test_a_plot_a_figure(tmp_path: Path) -> None:
     assert file.read_bytes().startswith(b"\x89PNG") and file.stat().st_size > 5000
 
 
-def test_without_matplotlib_it_says_so() -> None:
-    with pytest.raises(Failure, match=r"matplotlib is not installed.*pip install 'plait\[report\]'"):
-        plot.require(find=lambda name: None)
+@pytest.mark.parametrize("module", extras.LIBRARIES)
+def test_without_a_library_of_an_extra_it_says_so(module: str) -> None:
+    extras.require(module, "cannot plot")
+    words = rf"cannot plot: the Python library {extras.LIBRARIES[module]} is not installed.*pip install"
+    with pytest.raises(Failure, match=words):
+        extras.require(module, "cannot plot", find=lambda name: None)
+
+
+def test_the_extras_are_of_the_package_and_its_developers() -> None:
+    project = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text())["project"]
+    optional = dict(project["optional-dependencies"])
+    dev = {re.split("[>=]", each)[0] for each in optional.pop("dev")}
+    named = {re.split("[>=]", each)[0] for extra in optional.values() for each in extra}
+    assert named == set(extras.LIBRARIES.values()) and named <= dev
+    assert not named & {re.split("[>=]", each)[0] for each in project["dependencies"]}
