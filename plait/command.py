@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 
 import click
 
-from plait import checkout, standard_streams
+from plait import checkout, completion, standard_streams
 from plait.failure import Failure
 from plait.handoff_option import HandoffChoice
 from plait.later import Later
@@ -118,7 +118,7 @@ def pubkey() -> None:
 
 
 @plait.command(short_help="Show interfaces and peers, or the engine's insides.")
-@click.argument("interface", required=False)
+@click.argument("interface", required=False, shell_complete=completion.engines)
 @click.argument("field", required=False)
 @click.option("--engine", is_flag=True, help="Processes, queues, slots, drops by cause, AEAD provider.")
 @click.option("--json", "as_json", is_flag=True, help="The same as JSON.")
@@ -137,7 +137,7 @@ def show(interface: str | None, field: str | None, engine: bool, as_json: bool) 
 
 @plait.command(short_help="Why is this peer offline? In sentences.")
 @click.argument("key")
-@click.argument("interface", required=False)
+@click.argument("interface", required=False, shell_complete=completion.engines)
 @click.option("--json", "as_json", is_flag=True, help="The same as JSON, a list of what each engine knows.")
 def why(key: str, interface: str | None, as_json: bool) -> None:
     """Say what is known of the peer with the public key KEY: whether it is configured, its last handshake and
@@ -151,7 +151,7 @@ def why(key: str, interface: str | None, as_json: bool) -> None:
 
 
 @plait.command(short_help="Answer an engine that asks about unknown peers.")
-@click.argument("interface")
+@click.argument("interface", shell_complete=completion.engines)
 @click.option("--exec", "command", metavar="'PROGRAM %k'", help="Run it for each key; it prints the answer.")
 @click.option("--file", "file", metavar="FILE", help="Look each key up in the [Peer] sections of a file.")
 @click.option("--jobs", type=click.IntRange(1, 1000), default=16, show_default=True, help="Programs at once.")
@@ -182,7 +182,7 @@ def peers(interface: str, command: str | None, file: str | None, jobs: int, time
 
 
 @plait.command(short_help="Watch an engine: rates, busiest peers, CPU, drops.")
-@click.argument("interface", required=False)
+@click.argument("interface", required=False, shell_complete=completion.engines)
 @click.option("--interval", type=click.FloatRange(0.5, 30), default=1, show_default=True, help="Seconds.")
 @click.option("--once", is_flag=True, help="Print one table of one interval, and end.")
 @click.option("--json", "as_json", is_flag=True, help="The same as JSON.")
@@ -223,7 +223,7 @@ def exporter(listen: str, peers: bool | None) -> None:
 
 
 @plait.command(short_help="Follow what handshakes come to, and why nothing happens.")
-@click.argument("interface", required=False)
+@click.argument("interface", required=False, shell_complete=completion.engines)
 @click.option("--since", metavar="TIME", help="From 90s, 10m, 2h or 1d ago, 2026-01-31T12:00, or now.")
 @click.option("--no-follow", is_flag=True, help="End after what is remembered.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
@@ -240,7 +240,7 @@ def events(interface: str | None, since: str | None, no_follow: bool, as_json: b
 
 
 @plait.command(short_help="Have an engine become the program that is installed now.")
-@click.argument("interface")
+@click.argument("interface", shell_complete=completion.engines)
 @click.option("--dry-run", is_flag=True, help="Only try whether that program could take over.")
 @click.option("--json", "as_json", is_flag=True, help="The same as JSON.")
 def upgrade(interface: str, dry_run: bool, as_json: bool) -> None:
@@ -262,7 +262,7 @@ def upgrade(interface: str, dry_run: bool, as_json: bool) -> None:
 @plait.command(
     short_help="More or fewer receivers and consumers.", context_settings={"ignore_unknown_options": True}
 )
-@click.argument("interface")
+@click.argument("interface", shell_complete=completion.engines)
 @click.argument("count", metavar="+N|-N|N")
 @click.option("--receivers", "which", flag_value="receivers", help="Of receivers alone.")
 @click.option("--consumers", "which", flag_value="consumers", help="Of consumers alone.")
@@ -288,7 +288,7 @@ def scale(interface: str, count: str, which: str | None, as_json: bool) -> None:
 
 
 @plait.command(short_help="Set up an interface from a wg-quick file.")
-@click.argument("config", metavar="FILE|INTERFACE")
+@click.argument("config", metavar="FILE|INTERFACE", shell_complete=completion.files)
 def up(config: str) -> None:
     """Set up the interface that a wg-quick file describes: engine, keys, addresses, MTU, routes, DNS, hooks.
 
@@ -300,7 +300,7 @@ def up(config: str) -> None:
 
 
 @plait.command(short_help="Take down what `plait up` set up.")
-@click.argument("config", metavar="FILE|INTERFACE")
+@click.argument("config", metavar="FILE|INTERFACE", shell_complete=completion.files)
 def down(config: str) -> None:
     """Take down the interface that a wg-quick file describes, with its routes, rules and DNS."""
     from plait.quick import up_down as quick
@@ -309,7 +309,7 @@ def down(config: str) -> None:
 
 
 @plait.command(short_help="Make a running interface what its changed file says.")
-@click.argument("config", metavar="FILE|INTERFACE")
+@click.argument("config", metavar="FILE|INTERFACE", shell_complete=completion.files)
 def reload(config: str) -> None:
     """Apply a changed wg-quick file to the running interface: what it no longer has goes, what is new comes.
 
@@ -328,7 +328,7 @@ def reload(config: str) -> None:
 
 
 @plait.command(short_help="Write a running interface into its wg-quick file.")
-@click.argument("config", metavar="FILE|INTERFACE")
+@click.argument("config", metavar="FILE|INTERFACE", shell_complete=completion.files)
 def save(config: str) -> None:
     """Write what is in force now into the wg-quick file, as `wg-quick save` does: all or nothing.
 
@@ -344,7 +344,7 @@ def save(config: str) -> None:
 
 
 @plait.command(short_help="Print the part of a wg-quick file that wg(8) reads.")
-@click.argument("config", metavar="FILE|INTERFACE")
+@click.argument("config", metavar="FILE|INTERFACE", shell_complete=completion.files)
 def strip(config: str) -> None:
     """Print what `wg setconf` takes of a wg-quick file: all but the lines that are wg-quick's own.
 
@@ -361,7 +361,7 @@ def strip(config: str) -> None:
 
 @plait.command("exec", short_help="Run a program whose only network is a tunnel, without root.",
                context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
-@click.argument("config", metavar="FILE|INTERFACE")
+@click.argument("config", metavar="FILE|INTERFACE", shell_complete=completion.files)
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 def exec_(config: str, command: tuple[str, ...]) -> None:
     """Run COMMAND in namespaces of its own, whose only way out is the tunnel of a wg-quick file.
@@ -385,7 +385,7 @@ def exec_(config: str, command: tuple[str, ...]) -> None:
 
 
 @plait.command(short_help="A tunnel as SOCKS5, HTTP proxy or single ports, without root.")
-@click.argument("config", metavar="FILE|INTERFACE")
+@click.argument("config", metavar="FILE|INTERFACE", shell_complete=completion.files)
 @click.option("--socks5", multiple=True, metavar="[ADDRESS:]PORT", help="SOCKS5; names are asked inside.")
 @click.option("--http", multiple=True, metavar="[ADDRESS:]PORT", help="An HTTP proxy here, with CONNECT.")
 @click.option("-L", "local", multiple=True, metavar="[ADDRESS:]PORT:HOST:PORT",
