@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import re
 import shutil
@@ -10,9 +11,12 @@ import subprocess
 import sys
 import sysconfig
 import time
+import tomllib
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 from plait.lab.namespaces import PLAIT, Lab
 from tests.support.stream import pid_of
@@ -20,6 +24,7 @@ from tests.support.tunnel import eventually, two_hosts
 from workers.version import commit
 
 ROOT = Path(__file__).resolve().parents[2]
+PACKAGES = ("engine", "plait", "shm", "workers")
 
 FAST = "--config-settings=setup-args=-Doptimization=0"  # to build; what runs fast is measured elsewhere
 IMPORTS = """
@@ -35,16 +40,32 @@ print(version.commit())
 """
 
 
+def link(site: Path, names: Iterable[str]) -> None:
+    """Put links into site to these packages of our own environment and to all that they need; no extras."""
+    waiting, seen = [*names], set()
+    while waiting:
+        need = Requirement(waiting.pop())
+        if need.name in seen or (need.marker is not None and not need.marker.evaluate({"extra": ""})):
+            continue
+        seen.add(need.name)
+        found = importlib.metadata.distribution(need.name)
+        waiting += found.requires or []
+        for name in {file.parts[0] for file in found.files or []} - {"..", "__pycache__"}:
+            if not (site / name).is_symlink():
+                (site / name).symlink_to(str(found.locate_file(name)))
+
+
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A virtual environment with Plait in it as pip installs it; what Plait depends on is this one's."""
+    """A virtual environment with Plait in it as pip installs it, and nothing besides but what it says that it
+    depends on: links to this environment's. Its build is done with the same, and pytest is for fixtures."""
     if subprocess.run([sys.executable, "-c", "import mesonpy, pip"], capture_output=True).returncode:
         pytest.skip("pip or meson-python is not in this environment: scripts/setup --dev installs them")
     place = tmp_path_factory.mktemp("installed") / "venv"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(place)], check=True)
     site = place / sysconfig.get_path("purelib", vars={"base": ""}).lstrip("/")
-    # A directory that a .pth names is searched; its own .pth files, the editable install among them, are not.
-    (site / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    told = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    link(site, [*told["project"]["dependencies"], *told["build-system"]["requires"], "pytest"])
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     pip = [sys.executable, "-m", "pip", "--python", str(place / "bin/python"), "--disable-pip-version-check"]
     done = subprocess.run(
@@ -55,6 +76,11 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
+def files_of(site: Path) -> list[Path]:
+    """What Plait has there."""
+    return [path for package in PACKAGES for path in (site / package).rglob("*") if path.is_file()]
+
+
 def test_an_ordinary_install_has_every_part(installed: Path) -> None:
     done = subprocess.run(
         [str(installed / "bin/python"), "-I", "-c", IMPORTS, str(installed)],
@@ -63,11 +89,51 @@ def test_an_ordinary_install_has_every_part(installed: Path) -> None:
     assert (done.returncode, done.stdout) == (0, f"{commit(ROOT)}\n"), done.stderr
     assert {"plait", "plaitd"} <= {path.name for path in (installed / "bin").iterdir()}
     [site] = (installed / "lib").glob("python*/site-packages")
-    stubs = {path.stem for path in site.rglob("_*.pyi")}
-    assert stubs == {path.name.partition(".")[0] for path in site.rglob("_*.so")} and len(stubs) >= 4
-    assert not any(path.is_symlink() for path in site.rglob("_*"))
-    typed = {path.parent.name for path in site.rglob("py.typed")}
-    assert typed == {"engine", "plait", "shm", "workers"}
+    ours = files_of(site)
+    stubs = {path.stem for path in ours if path.suffix == ".pyi"}
+    assert stubs == {path.name.partition(".")[0] for path in ours if path.suffix == ".so"} and len(stubs) >= 4
+    assert not any(path.is_symlink() for path in ours)
+    typed = {path.parent.name for path in ours if path.name == "py.typed"}
+    assert typed == set(PACKAGES)
+
+
+def test_nothing_of_a_build_is_installed(installed: Path) -> None:
+    """Python, modules for every Python, and stubs: no C, no byte code of the checkout's."""
+    [site] = (installed / "lib").glob("python*/site-packages")
+    own = [path for path in files_of(site) if "__pycache__" not in path.parts]  # pip makes its own
+    assert {path.suffix for path in own} == {".py", ".pyi", ".so", ".typed"}
+    modules = [path for path in own if path.suffix == ".so"]
+    assert len(modules) == 5 and all(path.name.endswith(".abi3.so") for path in modules)
+
+
+def test_the_modules_need_the_c_library_alone(installed: Path) -> None:
+    """Libraries of ciphers are opened at run time: one build runs with them, without, and with others."""
+    [site] = (installed / "lib").glob("python*/site-packages")
+    for module in (path for path in files_of(site) if path.suffix == ".so"):
+        said = subprocess.check_output(["readelf", "--dynamic", "--wide", str(module)], text=True)
+        needed = set(re.findall(r"\(NEEDED\).*\[(.+)\]", said))
+        assert needed - {"libpthread.so.0", "libm.so.6"} == {"libc.so.6"}, module
+
+
+def test_manual_pages_completions_units_and_examples_are_installed(installed: Path) -> None:
+    for name, place in (("share", "share"), ("configs", "share/plait")):
+        inside = {path.relative_to(ROOT / name) for path in (ROOT / name).rglob("*") if path.is_file()}
+        assert len(inside) > 10
+        for path in inside:
+            assert (installed / place / path).read_bytes() == (ROOT / name / path).read_bytes()
+
+
+@pytest.mark.parametrize(("arguments", "words"), [
+    (["exporter"], "cannot serve metrics: the Python library prometheus-client"),
+    (["load", "report", "run.json"], "cannot read histograms: the Python library hdrhistogram"),
+])  # fmt: skip
+def test_without_an_extra_its_command_says_what_to_install(
+    installed: Path, arguments: list[str], words: str
+) -> None:
+    command = [str(installed / "bin/plait"), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    words = f"plait: {words} is not installed. Install it where Plait is: {installed}/bin/python -m pip "
+    assert done.returncode == 1 and done.stderr.startswith(words), done.stderr
 
 
 @pytest.mark.network
@@ -95,7 +161,7 @@ def test_the_running_program_survives_its_files(installed: Path, tmp_path: Path)
         assert one.echo(two.address4, 2) == 2
         session = one.engine.wg("show", "wg0", "latest-handshakes")
         site = next((place / "lib").glob("python*/site-packages"))
-        for package in ("engine", "shm", "workers", "plait"):
+        for package in PACKAGES:
             for path in (site / package).rglob("*"):
                 if path.suffix in (".py", ".so"):
                     path.unlink()
