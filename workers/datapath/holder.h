@@ -41,6 +41,8 @@ struct holder {
 int holder_initialise(struct holder *holder, const struct segment *segment, struct aead *aead,
                       uint32_t worker);
 void holder_release(struct holder *holder);
+/* SESSION_* news and EVENT_* bits for control, with its bell. */
+void holder_tell(const struct holder *holder, uint32_t row, uint32_t session_news, uint32_t events);
 /* cdef end */
 
 /* Room for the packets cut from super-packets before they are sent: a whole one with all that
@@ -50,8 +52,6 @@ void holder_release(struct holder *holder);
 /* holder_orders.c: applies and clears what control ordered. Returns the bits that are the
  * caller's to finish in this turn: ORDER_KEEPALIVE, ORDER_PURGE_STAGED, ORDER_RETIRE. */
 uint32_t holder_apply_orders(const struct holder *holder, uint32_t row, uint64_t now);
-/* SESSION_* news and EVENT_* bits for control, with its bell. */
-void holder_tell(const struct holder *holder, uint32_t row, uint32_t session_news, uint32_t events);
 /* The engine's view of a row. */
 void holder_session(const struct holder *holder, uint32_t row, struct session *session);
 void holder_count(const struct holder *holder, uint32_t counter, uint64_t n);

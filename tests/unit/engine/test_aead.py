@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine._engine import ffi, lib
-from engine.aead import PROVIDERS
+from engine.aead import PROVIDERS, Provider, _providers
 
 
 @pytest.fixture(params=PROVIDERS, scope="module")
@@ -23,6 +23,12 @@ def aead(request: pytest.FixtureRequest) -> Any:
     if made == ffi.NULL:
         pytest.skip(f"{request.param}: not in this build, or not for this CPU")
     return ffi.gc(made, lib.aead_free)
+
+
+def test_providers_go_by_the_word_in_the_setting() -> None:
+    found = dict(_providers())
+    assert found == PROVIDERS
+    assert found["evp"] == Provider(0, "OpenSSL's libcrypto", "")
 
 
 @dataclass

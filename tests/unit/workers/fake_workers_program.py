@@ -2,16 +2,16 @@
 
     python fake_workers_program.py DIRECTORY IFACE    a supervisor; its workers are forks of it that run `act`
 
-Everything happens in DIRECTORY: settings.toml holds the settings, patience.json what is to be other in
-the supervisor's patience. The supervisor's word "ready" is a file of that name there. A
-fake worker called TITLE ("receiver 0") does at its start what TITLE.start says: `fail`, `crash`, `exit`,
-`hang`, or `slow` (it needs half a second of CPU). It writes each message it gets to TITLE.heard, one
-line of JSON with the ports of the UDP sockets it holds then. It obeys what is sent to its datagram
-socket TITLE.orders: {"say": MESSAGE} on its channel, {"raw": TEXT} likewise, {"close": true},
-{"sleep": true}, {"deaf": true} (to `stop`), {"spin": ROW + 1} (busy with that peer for ever),
-{"drink": true} (what its UDP sockets hold), {"claim": N} (the first peer is queued at consumer N for
-ever; with "owner": M it belongs to that one), {"gift": N} (a log line with so many descriptors; with
-"raw" that text). What hangs or sleeps does so for ever.
+Everything happens in DIRECTORY: settings.toml holds the settings, patience.json what is to be other in the
+supervisor's patience. The supervisor's word "ready" is a file of that name there. A fake worker called
+TITLE ("receiver 0") does at its start what TITLE.start says: `fail`, `crash`, `exit`, `hang`, or `slow` (it
+needs half a second of CPU). It writes each message it gets to TITLE.heard, one line of JSON with the ports
+of the UDP sockets it holds then, and a byte to TITLE.rung each time that its bell rings. It obeys what is
+sent to its datagram socket TITLE.orders: {"say": MESSAGE} on its channel, {"raw": TEXT} likewise, {"close":
+true}, {"sleep": true}, {"deaf": true} (to `stop`), {"spin": ROW + 1} (busy with that peer for ever),
+{"drink": true} (what its UDP sockets hold), {"claim": N} (the first peer is queued at consumer N for ever;
+with "owner": M it belongs to that one), {"exit": CODE}, {"gift": N} (a log line with so many descriptors;
+with "raw" that text). What hangs or sleeps does so for ever.
 """
 
 from __future__ import annotations
@@ -85,9 +85,14 @@ def act(directory: Path, start: WorkerStart) -> None:
     note(start.message)
     start.ready()
     deaf = False
+    bells = [fd for name, fd in start.fds.items() if name == f"bell:{start.worker}"]
     while True:
         lib.epoch_turn(start.segment, start.worker, lib.clock_now())  # the watchdog sees that we live
-        ready, _, _ = select.select([orders, start.channel], [], [], BEAT_SECONDS)
+        ready, _, _ = select.select([orders, start.channel, *bells], [], [], BEAT_SECONDS)
+        for bell in set(bells) & set(ready):
+            os.eventfd_read(bell)
+            with (directory / f"{title}.rung").open("ab") as rung:
+                rung.write(b"!")
         if orders in ready:
             order = json.loads(orders.recv(65536))
             gift = [orders.fileno()] * int(order.get("gift", 0))
@@ -114,6 +119,8 @@ def act(directory: Path, start: WorkerStart) -> None:
                 start.segment.tokens[0] = lib.TOKEN_QUEUED
                 lib.ready_set(start.segment, 1 + order["claim"], 0)
                 note({"kind": "claimed"})
+            elif "exit" in order:
+                os._exit(order["exit"])
             elif "drink" in order:
                 for name, fd in start.fds.items():
                     if name.startswith("udp"):

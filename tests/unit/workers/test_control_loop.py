@@ -6,19 +6,23 @@ import contextlib
 import errno
 import os
 import socket
+import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from engine import constants, cookie, noise, timers
-from engine.uapi import parse_set
+from engine.uapi import Scale, Upgrade, parse_set
 from tests.support.control_harness import Holder, Interface, Parts, take_message
+from tests.support.waiting import until
 from workers._workers import ffi, lib
 from workers.channel import Channel
 from workers.control.endpoints import Endpoint
 from workers.control.events import Event
 from workers.control.interface import InterfaceState, Removed
+from workers.control.keypairs import Keypairs, NoKeypair
 from workers.control.pace import PACE, Pace
 from workers.control.process import Control
 from workers.launch import WorkerStart
@@ -679,3 +683,169 @@ def test_peers_are_shared_out_among_as_many_consumers_as_there_can_be() -> None:
                 owner = own if own in here or not here else here[row // consumers % len(here)]
                 assert int(segment.rows[row].consumer) == owner, (row, consumers, away)
         loop.close()
+
+
+def test_another_name_is_told_once_until_the_supervisor_has_answered(loop: Loop) -> None:
+    states = [InterfaceState(1420, True, loop.interface.name)]
+
+    class Watched:
+        def look(self) -> InterfaceState:
+            return states[0]
+
+    control: Any = loop.control
+    control.interface = Watched()
+
+    def told() -> list[str]:
+        loop.turn(2 * SECOND)
+        return [message["kind"] for message in loop.messages_of_control() if message["kind"] == "renamed"]
+
+    assert told() == []
+    states[0] = InterfaceState(1420, True, "another")
+    assert [told(), told()] == [["renamed"], []]
+    states[0] = InterfaceState(1420, True, "")  # in another network namespace: no name that means anything
+    control.is_renaming = False
+    assert told() == []
+
+
+def test_how_the_interface_is_stays_as_it_was_known_where_it_cannot_be_seen(loop: Loop) -> None:
+    """By a control before this one. Where nothing is known, the host refuses what the start needs."""
+
+    class Watched:
+        def look(self) -> InterfaceState:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    control: Any = loop.control
+    control.interface = Watched()
+    device = loop.interface.segment.device
+    for is_up in (0, 1):
+        device.mtu, device.up = 1300, is_up
+        control._look_at_interface(first=True)
+        assert (device.mtu, device.up) == (1300, is_up)
+    device.mtu = 0
+    with pytest.raises(OSError, match="Too many open files"):
+        control._look_at_interface(first=True)
+
+
+@pytest.mark.parametrize(("operation", "change", "arguments"), [
+    (Scale("+1", "3"), "scale", ["+1", "3"]),
+    (Upgrade(for_good=True), "upgrade", []),
+    (Upgrade(for_good=False), "trial", []),
+])  # fmt: skip
+def test_the_supervisor_is_asked_for_a_change_and_gets_who_asked(
+    loop: Loop, operation: Scale | Upgrade, change: str, arguments: list[str]
+) -> None:
+    loop.messages_of_control()
+    reader, writer = os.pipe()
+    loop.control._ask_change(operation, writer)
+    os.close(writer)
+    message, [client] = loop.channel.receive()
+    assert message == {"kind": "change", "change": change, "arguments": arguments}
+    os.write(client, b"answer")
+    assert os.read(reader, 6) == b"answer"
+    os.close(client)
+    os.close(reader)
+
+
+def test_a_peer_that_nobody_was_told_to_serve_is_found_and_counted(loop: Loop) -> None:
+    row, segment = loop.add_peer(), loop.interface.segment
+    with Holder(loop.interface) as holder:
+        holder.take_turns()
+        stage_packet(loop, row)
+        lib.ready_take(segment, 1, holder.cursor)
+        segment.tokens[row] = lib.TOKEN_IDLE  # as a producer leaves it that dies before it schedules
+        assert not lib.ready_is_set(segment, 1, row)
+        for _ in range(3):
+            loop.turn(SECOND)
+        assert lib.ready_is_set(segment, 1, row)
+        assert lib.counter_sum(segment, lib.LOST_WAKES) == 1
+
+
+def test_timers_of_a_peer_that_has_gone_do_nothing(loop: Loop) -> None:
+    row = loop.add_peer()
+    assert loop.set(f"public_key={PEER.public_key.hex()}\nremove=true\n") == 0
+    before = loop.orders(row)
+    everything = timers.Action(0)
+    for action in timers.Action:
+        everything |= action
+    loop.control._act(row, everything, loop.now)
+    assert loop.orders(row) == before and loop.messages() == []
+
+
+def test_keys_are_not_logged_where_the_file_went_bad_since_the_start(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """plaitd looked at it; now the tunnel matters more."""
+    path = tmp_path / "keys"
+    monkeypatch.setenv("PLAIT_KEYLOG", str(path))
+    keylog = Control._open_keylog()
+    assert keylog is not None and keylog.path == str(path)
+    path.chmod(0o644)
+    assert Control._open_keylog() is None
+
+
+def test_keypairs_leave_the_list_of_their_row_wherever_they_stand(loop: Loop) -> None:
+    keypairs, row, other = loop.control.keypairs, 3, 4
+    numbers = [keypairs.reserve(row)[0] for _ in range(4)]
+    [foreign] = [keypairs.reserve(other)[0]]
+    left = numbers[::-1]
+    for number in (numbers[1], numbers[3], numbers[0], numbers[2]):
+        keypairs.release(row, number)
+        left.remove(number)
+        assert keypairs.numbers(row) == left
+    assert keypairs.numbers(other) == [foreign]
+    keypairs.reserve(row)
+    with pytest.raises(LookupError, match=f"keypair {foreign} is not one of peer row {row}'s"):
+        keypairs.release(row, foreign)
+
+
+def test_a_current_session_is_one_of_that_row(loop: Loop) -> None:
+    keypairs, segment = loop.control.keypairs, loop.interface.segment
+    row = loop.add_peer()
+    assert keypairs.current(row) == (0, False)
+    number = keypairs.reserve(row)[0]
+    keypair = keypairs.slab[number]
+    segment.rows[row].key_word = lib.key_word_of(number, 0, 0)
+    for flags, is_ours in ((0, False), (lib.KEYPAIR_INITIATOR, True)):
+        keypair.peer, keypair.birth, keypair.flags = row, 77, flags
+        assert keypairs.current(row) == (77, is_ours)
+    keypair.peer = row + 1
+    assert keypairs.current(row) == (0, False)
+    keypair.peer = row
+    segment.rows[row].key_word = lib.key_word_of(keypairs.limit, 0, 0)
+    assert keypairs.current(row) == (0, False)
+
+
+def test_sessions_whose_lists_are_lost_are_not_used_again(loop: Loop) -> None:
+    loop.control.keypairs.reserve(0)
+    ready = loop.control.vault.ready("keypairs_ready")
+    after = Keypairs(loop.control.memory, loop.control.grace_periods)
+    after.recover(lambda row, generation: True, is_lost=True)
+    assert after.out == ready - 1 and after.numbers(0) == []
+    with pytest.raises(NoKeypair) if ready == after.limit else contextlib.nullcontext():
+        assert after.reserve(0)[0] == ready
+
+
+def test_control_sleeps_until_it_is_rung_and_not_over_what_came_meanwhile(loop: Loop) -> None:
+    row, segment = loop.add_peer(), loop.interface.segment
+    bell = segment.bells[lib.WORKER_CONTROL]
+    with Holder(loop.interface) as holder:
+        holder.take_turns()
+
+    def ring() -> None:
+        until(lambda: bell.sleeping, "a sleeper")
+        lib.bell_ring(segment, lib.WORKER_CONTROL, loop.interface.bell)
+
+    ringer = threading.Thread(target=ring)
+    ringer.start()
+    loop.control._sleep(3600.0)
+    ringer.join()
+    place = ffi.new("struct endpoint *", {"family": socket.AF_INET})
+    assert lib.mailbox_put(segment, 0, place, b"\x01\0\0\0", 4) == 0
+    loop.control._sleep(3600.0)
+    loop.turn()
+    wanted(loop, row)
+    loop.control._sleep(3600.0)
+    loop.turn()
+    assert loop.messages() == [1] and not bell.sleeping
+    loop.control._sleep(0.0)
+    assert not bell.sleeping

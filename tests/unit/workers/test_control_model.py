@@ -7,14 +7,17 @@ used again in every order. Every peer that the model has must be found, with its
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from ipaddress import ip_network
 
+import numpy as np
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
+from engine.uapi import parse_set
 from tests.support.control_harness import SMALL, Holder, Interface, Parts
 from workers._workers import ffi, lib
 from workers.settings import Settings
@@ -199,3 +202,164 @@ TestConfigured.settings = settings(
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
+
+
+class Measured:
+    """A set, measured against the peers that there are (workers/control/peer_changes.c). end: the records end
+    before so many of their bytes. What stands behind them would be one more allowed IP."""
+
+    def __init__(
+        self, parts: Parts, text: str, own_key: bytes | None = None, end: int | None = None
+    ) -> None:
+        operation = parse_set(text)
+        self.length = len(operation.records)
+        self.records = ffi.new("uint8_t[]", bytes(operation.records) + bytes(lib.RECORD_ALLOWED_BYTES))
+        self.changes = ffi.new("struct peer_changes *")
+        self.changes.table, self.changes.records = parts.peers.table, self.records
+        self.changes.bytes = self.length if end is None else end
+        self.own_key = ffi.NULL if own_key is None else ffi.new("uint8_t[]", own_key)
+        self.changes.own_key = self.own_key
+        self.kept = ffi.new("uint8_t[]", parts.memory.max_peers)
+        self.need = ffi.new("struct changes_need *")
+        self.slots = np.zeros(1 << (2 * operation.peer_count).bit_length(), np.uint32)
+        self.need.slots = ffi.cast("uint32_t *", self.slots.ctypes.data)
+        self.need.slot_mask = len(self.slots) - 1
+        if operation.replace_peers:
+            self.changes.kept = self.kept
+        else:
+            self.need.count = self.need.peak = parts.peers.count
+            self.need.nodes = parts.peers.ips.live
+
+    def stop(self) -> int:
+        """What stopped it: CHANGES_DONE, or CHANGES_RARE."""
+        while (stop := lib.changes_measure(self.changes, self.need, 1)) == lib.CHANGES_SLICE:
+            pass
+        return int(stop)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    standing=st.lists(changes, max_size=4),
+    heard=st.sets(st.sampled_from(KEYS)),
+    replace_peers=st.booleans(),
+    own_key=st.none() | st.sampled_from(KEYS),
+    peers=st.lists(changes, max_size=7),
+)
+def test_what_a_set_will_need(
+    standing: list[Change],
+    heard: set[bytes],
+    replace_peers: bool,
+    own_key: bytes | None,
+    peers: list[Change],
+) -> None:
+    """Peers at the most, new ones and trie nodes, as a dictionary counts them."""
+    with Interface(f"plm{os.getpid()}", Settings(**SMALL)) as interface, Holder(interface) as holder:
+        parts = Parts(interface)
+        assert parts.set("set=1\n" + "".join(peer.text() for peer in standing)) == 0
+        parts.settle(holder)
+        found = {key: row for key in KEYS if (row := parts.peers.find(key)) is not None}
+        for key in heard & found.keys():
+            parts.segment.rows[found[key]].rx_bytes = 1
+        text = "set=1\n" + "replace_peers=true\n" * replace_peers + "".join(peer.text() for peer in peers)
+        measured = Measured(parts, text, own_key)
+        count = peak = int(measured.need.count)
+        fresh, nodes = 0, int(measured.need.nodes)
+        mentioned: dict[bytes, bool] = {}  # whether there is such a peer at this point
+        for change in peers:
+            key = change.key
+            if key == own_key:
+                continue
+            is_there = mentioned.get(key, key in found and not replace_peers)
+            if change.remove:
+                count -= is_there
+                mentioned[key] = False
+                continue
+            if not is_there:
+                if change.update_only:
+                    continue
+                has_endpoint = key in found and parts.endpoints.read(found[key]) is not None
+                is_kept = (replace_peers and key in found and key not in mentioned and key not in heard
+                           and (change.endpoint is not None or not has_endpoint))  # fmt: skip
+                fresh += not is_kept
+                count += 1
+                peak = max(peak, count)
+            elif change.replace and key not in mentioned:
+                nodes -= len(parts.peers.allowed(found[key]))
+            mentioned[key] = True
+            nodes += 2 * sum(not minus for minus, _ in change.allowed)
+        assert measured.stop() == lib.CHANGES_DONE
+        need = measured.need
+        found_needs = [int(each) for each in (need.count, need.peak, need.fresh, need.nodes)]
+        assert found_needs == [count, peak, fresh, nodes]
+        parts.close()
+
+
+@pytest.fixture
+def parts() -> Iterator[Parts]:
+    """With one peer that nobody has used."""
+    with Interface(f"plm{os.getpid()}", Settings(**SMALL)) as interface:
+        parts = Parts(interface)
+        assert parts.set(f"set=1\npublic_key={KEYS[0].hex()}\n") == 0
+        yield parts
+        parts.close()
+
+
+WHOLE = Change(KEYS[1], remove=False, update_only=False, replace=True, psk=bytes(32),
+               endpoint="[2001:db8::1]:7",
+               keepalive=25, allowed=[(False, "10.0.0.0/8"), (True, "::/0")])  # fmt: skip
+ENDPOINT_LAST = replace(WHOLE, allowed=[], keepalive=None)
+BARE = Change(KEYS[1], False, False, False, None, None, None, [])
+
+
+@pytest.mark.parametrize("change", [WHOLE, ENDPOINT_LAST, BARE])
+def test_a_record_that_ends_too_early_is_no_record(parts: Parts, change: Change) -> None:
+    """A damaged redo record; each of the three passes over the records stops in front of it."""
+    text = "set=1\nreplace_peers=true\n" + change.text()
+    length = Measured(parts, text).length
+    for end in range(1, length + 1):
+        is_whole = end == length
+        expected = lib.CHANGES_DONE if is_whole else lib.CHANGES_RARE
+        assert Measured(parts, text, end=end).stop() == expected, end
+        cut = Measured(parts, text, end=end).changes
+        cut.place = ffi.new("uint32_t *")
+        assert lib.changes_mark(cut, 1 << 20) == expected, end
+        if not is_whole:
+            cut.at = 0
+            assert lib.changes_apply(cut, 1 << 20) == lib.CHANGES_RARE, end
+            assert not lib.changes_pass(cut), end
+    assert parts.peers.find(KEYS[1]) is None
+
+
+def is_kept(parts: Parts, text: str = "") -> bool:
+    """Whether a set that replaces all peers by the one that there is lets its row stand."""
+    measured = Measured(parts, f"set=1\nreplace_peers=true\npublic_key={KEYS[0].hex()}\n{text}")
+    assert lib.changes_mark(measured.changes, 1 << 20) == lib.CHANGES_DONE
+    return bool(measured.kept[0])
+
+
+@pytest.mark.parametrize("word", ["key_word", "tx_bytes", "rx_bytes", "handshake_sec", "orders",
+                                  "handshake_tx", "handshake_rx"])
+def test_a_peer_that_was_used_is_replaced(parts: Parts, word: str) -> None:
+    row = parts.segment.rows[0]
+    assert is_kept(parts) and not is_kept(parts, "remove=true\n") and not is_kept(parts, "update_only=true\n")
+    setattr(row, word, 1)
+    assert not is_kept(parts)
+    setattr(row, word, 0)
+    assert is_kept(parts)
+
+
+def test_a_peer_whose_secrets_or_endpoint_were_used_is_replaced(parts: Parts) -> None:
+    row, secrets = parts.segment.rows[0], parts.peers.table.vault[0]
+    for owner, word in ((secrets, "seen_seconds"), (secrets, "sent")):
+        setattr(owner, word, 1)
+        assert not is_kept(parts), word
+        setattr(owner, word, 0)
+    row.pending_endpoint[0] = 1
+    assert not is_kept(parts), "an endpoint that waits"
+    row.pending_endpoint[0] = 0
+    endpoint = ffi.new("struct endpoint *", {"source": [0] * 15 + [1]})
+    lib.endpoint_store(parts.segment, 0, endpoint)
+    assert not is_kept(parts), "a source that was learnt"
+    endpoint = ffi.new("struct endpoint *", {"family": 2})
+    lib.endpoint_store(parts.segment, 0, endpoint)
+    assert not is_kept(parts) and is_kept(parts, "endpoint=192.0.2.1:1\n"), "no order takes an endpoint away"

@@ -55,7 +55,7 @@ def ipv4(payload: bytes, source: str = "10.0.0.1", destination: str = "10.0.0.2"
 class Path:
     """A segment with peer 0 (sends to itself as peer 1) and everything that moves its packets."""
 
-    def __init__(self, geometry: dict[str, int] = GEOMETRY) -> None:
+    def __init__(self, geometry: dict[str, int] = GEOMETRY, channel: int = -1) -> None:
         self.data = shm.segment.create(geometry)
         self.geometry = geometry
         self.segment = ffi.cast("struct segment *", self.data.segment_address)
@@ -73,7 +73,7 @@ class Path:
         bells = [-1] * lib.MAX_WORKERS
         self.bell = os.eventfd(0, os.EFD_NONBLOCK)
         bells[lib.WORKER_RECEIVER] = self.bell
-        self.receiver = lib.receiver_new(self.segment, 0, -1, ffi.new("int32_t[]", bells))
+        self.receiver = lib.receiver_new(self.segment, 0, channel, ffi.new("int32_t[]", bells))
         assert self.receiver != ffi.NULL
         assert lib.receiver_use_queues(self.receiver, [tun.fileno()], 1) == 0
         assert lib.receiver_use_sockets(self.receiver, [self.udp.fileno()], 1) == 0
@@ -350,6 +350,57 @@ def test_multicast_that_nobody_has_is_counted_apart(path: Path, packet: bytes, c
     gained = {name: n - before[name] for name, n in path.counters().items() if n != before[name]}
     assert {name: n for name, n in gained.items() if name.startswith("DROP")} == {counter: 1}
     assert counter == "DROP_NO_PEER" or answers == []
+
+
+def message(kind: int, sender: int) -> bytes:
+    """As long as a message of this kind is, from this sender index."""
+    lengths = {lib.MESSAGE_INITIATION: lib.INITIATION_BYTES, lib.MESSAGE_RESPONSE: lib.RESPONSE_BYTES,
+               lib.MESSAGE_COOKIE: lib.COOKIE_BYTES, lib.MESSAGE_DATA: lib.DATA_OVERHEAD}
+    return struct.pack("<II", kind, sender).ljust(lengths[kind], b"\0")
+
+
+@pytest.mark.parametrize("sender", ["this peer's", "another peer's", "nobody's"])
+@pytest.mark.parametrize("kind", [lib.MESSAGE_INITIATION, lib.MESSAGE_RESPONSE, lib.MESSAGE_COOKIE,
+                                  lib.MESSAGE_DATA])
+def test_only_own_handshakes_for_the_peer_that_they_would_go_to_are_loops(
+    path: Path, kind: int, sender: str
+) -> None:
+    """A tunnel in the tunnel is no loop, nor is what goes to one peer by way of another."""
+    keypairs = ffi.cast("struct keypair *", path.segment.keypairs)
+    index = {"this peer's": keypairs[1].local_index, "another peer's": keypairs[2].local_index,
+             "nobody's": keypairs[1].local_index ^ 1 << 31}[sender]  # fmt: skip
+    inner = message(kind, index)
+    before = path.counters()
+    path.inside.send(bytes(10) + ipv4(struct.pack("!HHHH", 9, 9, 8 + len(inner), 0) + inner))
+    lib.receiver_run(path.receiver, 0)
+    is_loop = sender == "this peer's" and kind in (lib.MESSAGE_INITIATION, lib.MESSAGE_RESPONSE)
+    assert path.counters()["DROP_LOOP"] - before["DROP_LOOP"] == is_loop
+    assert lib.queue_packets(path.segment, 2 * 0 + lib.OUTBOUND) == (not is_loop)
+    assert bool(lib.events_read(path.segment, 0) & lib.EVENT_LOOP) == is_loop
+    lib.events_clear(path.segment, 0, lib.events_read(path.segment, 0))
+    path.carry([])
+    assert_whole(path)
+
+
+def test_control_is_told_each_piece_of_news_by_its_own_event(path: Path) -> None:
+    events = {
+        lib.SESSION_HANDSHAKE_WANTED: lib.EVENT_HANDSHAKE_WANTED,
+        lib.SESSION_CONFIRMED: lib.EVENT_CONFIRMED,
+        lib.SESSION_TIMER: lib.EVENT_TIMER,
+        lib.SESSION_KEYS: lib.EVENT_KEYS,
+        lib.SESSION_AUTHENTICATED: 0,
+    }
+    lib.events_clear(path.segment, 0, lib.events_read(path.segment, 0))
+    for news in range(2 * max(events)):
+        for other in (0, lib.EVENT_ENDPOINT):
+            lib.bell_announce(path.segment, lib.WORKER_CONTROL)
+            lib.holder_tell(path.holder, 0, news, other)
+            expected = other | sum(event for bit, event in events.items() if news & bit)
+            told = int(lib.events_read(path.segment, 0)) & 0xFFFFFFFF
+            assert told == expected, news
+            assert path.segment.bells[lib.WORKER_CONTROL].sleeping == (not expected), "its bell rings"
+            lib.events_clear(path.segment, 0, lib.events_read(path.segment, 0))
+    lib.bell_cancel(path.segment, lib.WORKER_CONTROL)
 
 
 def slots_begin(path: Path) -> int:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 import resource
+import socket
+import time
 from collections.abc import Iterator
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support.waiting import until
+from tests.unit.workers.test_data_path import Path
 from workers._workers import ffi, lib
 from workers.priorities import allow_realtime, capabilities_to_return
 
@@ -165,3 +169,74 @@ def test_a_lone_packet_is_never_held_and_a_stream_of_them_is_gathered() -> None:
         assert lib.moderation_round(moderation, now, 12, 0)  # what came in the meantime
     now += HOLD
     assert not lib.moderation_round(moderation, now, 1, 0)  # the stream has ended
+
+
+class Receiver:
+    """One with real-time priority; a channel with a message, which a test may take, is ready in each turn."""
+
+    def __init__(self) -> None:
+        self.channel, self.words = os.pipe()
+        os.write(self.words, b"x")
+        self.path = Path(channel=self.channel)
+        self.sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        assert lib.receiver_wake_at_once(self.path.receiver) == 0
+
+    def sleeps(self, messages: int = 0) -> bool:
+        """After so many messages, one turn: whether the receiver gave the core away in it."""
+        for _ in range(messages):
+            self.sender.sendto(b"x", self.path.udp.getsockname())
+        before = resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw
+        lib.receiver_run(self.path.receiver, 0)
+        return resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw > before
+
+    def small_rounds(self) -> None:
+        """The first is close to none. On a busy machine the others may not be, either."""
+        for _ in range(1 + ROUNDS):
+            self.sleeps(messages=1)
+
+    def gathers(self) -> bool:
+        """After messages one by one: whether the receiver sleeps though there is something to read."""
+        self.small_rounds()
+        return self.sleeps(messages=LEAST)
+
+    def close(self) -> None:
+        self.path.close()
+        self.sender.close()
+        os.close(self.channel)
+        os.close(self.words)
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    receiver = Receiver()
+    yield receiver
+    receiver.close()
+
+
+def test_a_receiver_that_always_finds_work_gives_the_priority_up_until_it_sleeps(receiver: Receiver) -> None:
+    receiver.sleeps()
+    assert policy() == (os.SCHED_RR, 1)
+    time.sleep(BUSY / 1e9)  # which the receiver cannot tell from work
+    receiver.sleeps()
+    assert policy() == (os.SCHED_OTHER, 0)
+    os.read(receiver.channel, 1)
+    receiver.sleeps()
+    assert policy() == (os.SCHED_RR, 1), "with nothing to do it is about to sleep"
+
+
+def test_a_receiver_gathers_messages_that_come_one_by_one_and_no_others(receiver: Receiver) -> None:
+    until(lambda: sum(receiver.sleeps() for _ in range(4 * ROUNDS)) == 0, "turns without messages")
+    until(lambda: sum(receiver.sleeps(messages=2 * SMALL) for _ in range(4 * ROUNDS)) == 0, "many at once")
+    until(receiver.gathers, "a sleep though there is something to read")
+    until(lambda: receiver.gathers() and not receiver.sleeps(), "a sleep that gathered nothing is the last")
+
+
+def test_a_receiver_that_gathers_has_its_priority_again(receiver: Receiver) -> None:
+    def has_it_again() -> bool:
+        while policy() != (os.SCHED_RR, 1):  # the pause is over in some ms
+            receiver.sleeps()
+        receiver.small_rounds()
+        time.sleep(BUSY / 1e9)
+        return receiver.sleeps(messages=1) and policy() == (os.SCHED_RR, 1)
+
+    until(has_it_again, "real-time priority after the sleep")

@@ -6,11 +6,14 @@ The questions go to this host's own routing table: 127.0.0.1 is reached by lo, w
 from __future__ import annotations
 
 import itertools
+import struct
 from collections.abc import Iterator
+
+import pytest
 
 from workers._workers import lib
 from workers.control.endpoints import Endpoint
-from workers.control.routes import SECOND, SLICE, Routes
+from workers.control.routes import RTA_DST, RTA_OIF, SECOND, SLICE, Routes, _oif
 
 LOOPBACK = bytes([127, 0, 0, 1])
 FITS = Endpoint(LOOPBACK, 9, source=LOOPBACK, ifindex=1)
@@ -97,3 +100,43 @@ def test_a_look_that_was_begun_is_finished() -> None:
                 ends.append(now // SECOND)
             now += 1_000_000
         assert rows.orders == [*range(count)] * 3 and ends == [10, 11, 12]
+
+
+def test_where_the_kernel_cannot_be_asked_every_source_stays() -> None:
+    """In another network namespace, and where the kernel refuses netlink or does not answer."""
+    rows = Rows([ELSEWHERE])
+    away = Routes(rows, rows, is_at_home=False)  # type: ignore[arg-type]
+    assert (away.news, away.questions) == (None, None)
+    for deaf in watch([ELSEWHERE]):
+        silent, _ = deaf
+        assert silent.questions is not None and not silent.agrees(ELSEWHERE)
+        silent.questions.close()
+        for routes in (away, silent):
+            assert routes.interface(ELSEWHERE, 0) is None
+            assert routes.agrees(ELSEWHERE)
+            assert routes.describe(ELSEWHERE) == "unknown"
+    away.drain()
+    assert away.due_in(0) == 0 and away.step(0)
+    assert rows.orders == []
+    away.close()
+
+
+def attribute(kind: int, value: bytes) -> bytes:
+    return (struct.pack("=HH", 4 + len(value), kind) + value).ljust(4 + -(-len(value) // 4) * 4, b"\0")
+
+
+@pytest.mark.parametrize(("attributes", "interface"), [
+    ([], 0),
+    ([(RTA_OIF, struct.pack("=I", 258))], 258),
+    ([(RTA_DST, LOOPBACK), (RTA_OIF, struct.pack("=I", 7))], 7),
+    ([(RTA_DST, b"xyz"), (RTA_OIF, struct.pack("=I", 7))], 7),  # padded to whole words
+    ([(RTA_DST, b""), (RTA_OIF, struct.pack("=I", 7))], 7),
+    ([(RTA_DST, LOOPBACK)], 0),
+])  # fmt: skip
+def test_the_interface_stands_in_one_attribute_of_the_answer(
+    attributes: list[tuple[int, bytes]], interface: int
+) -> None:
+    answer = bytes(16 + 12) + b"".join(attribute(*each) for each in attributes)
+    assert _oif(answer) == interface
+    if interface:
+        assert _oif(answer[:-4] + bytes(4)) == 0 and _oif(answer[:-8] + struct.pack("=HH", 0, 99)) == 0

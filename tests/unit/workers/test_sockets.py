@@ -13,6 +13,7 @@ import pytest
 
 from plait.lab.namespaces import Lab
 from tests.support.descriptors import open_here
+from workers.descriptors import borrowed
 from workers.failure import Exit, Failure
 from workers.supervisor import sockets
 
@@ -211,3 +212,20 @@ def test_given_sockets_are_used_or_refused_with_a_reason() -> None:
         assert sockets.adopt_sockets({"PLAIT_UDP4_FD": four.fileno()}) == [(four.fileno(), None)]
         assert sockets.port_of([(four.fileno(), None)]) == port and not os.get_inheritable(four.fileno())
         assert not os.get_blocking(four.fileno())
+
+
+def test_every_socket_is_marked() -> None:
+    def marks(pairs: list[sockets.Pair]) -> set[int]:
+        found = set()
+        for fd in (fd for pair in pairs for fd in pair if fd is not None):
+            with borrowed(fd) as sock:
+                found.add(sock.getsockopt(socket.SOL_SOCKET, sockets.SO_MARK))
+        return found
+
+    for mark in (0, 0x1234):
+        pairs = sockets.open_sockets(0, 2, mark)
+        try:
+            pairs.append(sockets.open_one_more(pairs, mark))
+            assert len(pairs) == 3 and marks(pairs) == {mark}
+        finally:
+            sockets.close_sockets(pairs)

@@ -30,6 +30,7 @@ from workers.supervisor.process import Supervisor
 pytestmark = pytest.mark.network
 
 LOOK = 0.1
+ROOM = 64  # for peers
 BUSY_CONTROL = 1.2
 TITLES = ("control", "receiver 0", "receiver 1", "consumer 0", "consumer 1")
 
@@ -101,6 +102,53 @@ def test_control_is_told_of_deaths(running: FakeWorkers, title: str) -> None:
     assert (died["reason"], died["repaired"]) == ("it was killed by SIGKILL", "it left nothing undone")
     assert (replaced["event"], replaced["incarnation"]) == ("worker_replaced", again["incarnation"])
     assert replaced["away"] > 0 and died["at"] <= replaced["at"]
+
+
+@pytest.mark.parametrize(("order", "cause", "reason"), [
+    (None, "killed", "it was killed by SIGKILL"),
+    ({"exit": 0}, "ended", "it ended with code 0"),
+    ({"exit": 9}, "ended", "it ended with code 9"),
+    ({"close": True}, "stuck", "it closed its channel, so that it was killed"),
+    ({"raw": "[]"}, "stuck", "it sent what the supervisor does not understand, so that it was killed"),
+])  # fmt: skip
+def test_each_death_has_its_cause(running: FakeWorkers, order: dict[str, Any] | None, cause: str,
+                                  reason: str) -> None:
+    causes = ("killed", "ended", "stuck")
+    counters = [f"DEATHS_{each.upper()}" for each in causes]
+    title, before = "consumer 1", running.counts(*counters)
+    news = len(running.news(title))
+    running.expect_replacement(title, lambda: running.order(title, **order) if order else running.kill(title))
+
+    def deaths() -> list[dict[str, Any]]:
+        return [each for each in running.news(title)[news:] if each["event"] == "worker_died"]
+
+    [died] = until(deaths, "news")
+    assert (died["cause"], died["reason"]) == (cause, reason)
+    gained = [after - was for after, was in zip(running.counts(*counters), before, strict=True)]
+    assert gained == [each == cause for each in causes]
+
+
+def test_each_worker_that_runs_says_so_in_its_line(running: FakeWorkers) -> None:
+    lines = {"control": lib.WORKER_CONTROL, "receiver 0": lib.WORKER_RECEIVER,
+             "receiver 1": lib.WORKER_RECEIVER + 1, "consumer 0": lib.WORKER_CONSUMER,
+             "consumer 1": lib.WORKER_CONSUMER + 1}  # fmt: skip
+    with running.segment() as segment:
+        for title, number in lines.items():
+            line = segment.workers[number]
+            until(lambda line=line: line.state == lib.WORKER_RUNNING, f"{title} runs")
+            assert line.incarnation == running.heard(title)[-1].get("incarnation", line.incarnation)
+            assert line.cpu == 0xFFFFFFFF, "it may run anywhere"
+        supervisor = segment.workers[lib.WORKER_SUPERVISOR]
+        assert (supervisor.state, supervisor.incarnation) == (lib.WORKER_RUNNING, 1)
+
+
+def test_nobody_is_awake_where_nobody_is(running: FakeWorkers) -> None:
+    """A broken worker wrote so; grace periods would never end."""
+    with running.segment() as segment:
+        nobody = segment.workers[lib.WORKER_RECEIVER + 2]  # there is room for three, two are there
+        epoch = nobody.epoch = (nobody.epoch + 1) | 1
+        until(lambda: nobody.epoch != epoch, "asleep")
+        assert nobody.epoch % 2 == 0
 
 
 def test_deaths_of_several_at_once_are_told_once_each(running: FakeWorkers) -> None:
@@ -200,6 +248,8 @@ def test_worker_that_runs_in_circles_is_replaced(running: FakeWorkers) -> None:
     running.expect_replacement("consumer 0", lambda: running.order("consumer 0", spin=8))
     key = "A" * 43 + "="
     running.expect_words(f"consumer 0 is stuck with peer {key} in hand: it has run for")
+    running.expect_replacement("consumer 0", lambda: running.order("consumer 0", spin=ROOM + 1))
+    running.expect_words("consumer 0 is stuck: it has run for")
 
 
 def test_control_that_runs_in_circles_is_replaced(running: FakeWorkers) -> None:
@@ -328,13 +378,80 @@ def test_same_and_random_listen_port(running: FakeWorkers) -> None:
     assert answer["errno"] == 0 and answer["port"] not in (0, old)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT])
 def test_signals_end_it_cleanly(fakes: FakeWorkers, number: int) -> None:
     fakes.start().signal(number)
     assert fakes.exit_code() == 0, fakes.words()
     assert fakes.leftovers() == []
     for title in ("control", "receiver 0", "consumer 0"):
-        assert fakes.heard(title)[-1]["kind"] == "stop"
+        assert [message["kind"] for message in fakes.heard(title)].count("stop") == 1
+    words = fakes.words()
+    assert words.count("ending:") == 1
+    for fate in ("ended with code", "repaired", "starts again", "did not start"):
+        assert fate not in words, "an end that was asked for is no death"
+
+
+def test_an_end_that_is_asked_for_twice_kills_and_is_one_end(fakes: FakeWorkers) -> None:
+    fakes.start(stop=3600.0).order("consumer 0", deaf=True)
+
+    def stops() -> int:
+        return [message["kind"] for message in fakes.heard("consumer 0")].count("stop")
+
+    fakes.signal(signal.SIGTERM)
+    until(stops, "it is told")
+    fakes.signal(signal.SIGTERM)
+    until(lambda: fakes.ended() or stops() > 1, "the end")
+    assert stops() == 1
+    assert fakes.exit_code() == 0
+    assert fakes.words().count("ending:") == 1
+
+
+def test_a_worker_that_waits_for_its_next_start_does_not_hold_up_the_end(fakes: FakeWorkers) -> None:
+    fakes.start(2, pauses=[600.0])
+    fakes.kill("receiver 1")
+    fakes.expect_words("receiver 1 starts again in 600.0 s")
+    fakes.signal(signal.SIGTERM)
+    assert fakes.exit_code() == 0
+    assert fakes.starts("receiver 1") == 1
+
+
+def test_a_worker_that_waits_for_its_next_start_can_leave(fakes: FakeWorkers) -> None:
+    fakes.start(2, pauses=[600.0])
+    fakes.kill("consumer 1")
+    fakes.expect_words("consumer 1 starts again in 600.0 s")
+    fakes.signal(signal.SIGTTOU)
+    fakes.expect_words("1 receivers and 1 consumers run")
+    assert fakes.pids().keys() >= {"control", "receiver 0", "consumer 0"}
+    assert not {"receiver 1", "consumer 1"} & fakes.pids().keys()
+
+
+def test_a_successor_that_does_not_become_ready_is_killed_and_told_of(fakes: FakeWorkers) -> None:
+    fakes.start(restart=0.1, pauses=[0.0, 600.0])
+    (fakes.directory / "receiver 0.start").write_text("hang")
+    fakes.kill("receiver 0")
+    fakes.expect_words("receiver 0 did not become ready in time and is killed")
+    _, not_replaced = until(lambda: len(told := fakes.news("receiver 0")) == 2 and told, "news")
+    assert not_replaced["event"] == "worker_not_replaced"
+    assert (not_replaced["reason"], not_replaced["pause"]) == ("it did not become ready in time", 600.0)
+    with fakes.segment() as segment:
+        assert segment.workers[lib.WORKER_RECEIVER].state == lib.WORKER_ABSENT
+
+
+def test_the_supervisor_and_its_workers_follow_the_name_of_the_interface(fakes: FakeWorkers) -> None:
+    fakes.start()
+    fakes.host.run(["ip", "link", "set", "t0", "name", "t0new"], check=True)
+    after = {title: len(fakes.heard(title)) for title in ("control", "receiver 0", "consumer 0")}
+    fakes.order("control", say={"kind": "renamed"})
+    answer = fakes.next_heard("control", "renamed", after["control"])
+    assert answer["interface"] == "t0new" and answer["socket"][0].endswith("/t0new.sock")
+    for title in ("receiver 0", "consumer 0"):
+        assert fakes.next_heard(title, "sockets", after[title])["interface"] == "t0new"
+    fakes.expect_words("the interface is called t0new from now on")
+    assert (fakes.host.root / "run/wireguard/t0new.sock").exists()
+    assert not (fakes.host.root / "run/wireguard/t0.sock").exists()
+    until(lambda: "supervisor" in fakes.host.titles("t0new"), "its title")
+    fakes.signal(signal.SIGTERM)
+    assert fakes.exit_code() == 0
 
 
 def test_signal_while_starting_ends_it(fakes: FakeWorkers) -> None:
