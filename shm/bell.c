@@ -3,8 +3,9 @@
  * Sleeper: sleeping = 1, fence, look for work once more, wait.  Ringer: publish, fence, look
  * at sleeping. The two fences make it impossible that the sleeper misses the publication and
  * the ringer misses the announcement. Of several ringers the one whose exchange reads 1 makes
- * the call. A ringer killed between the exchange and the call leaves a sleeper unwoken: waits
- * have a timeout, and repair.c wakes every consumer.
+ * the call. A ringer killed between the exchange and the call leaves a sleeper unwoken. So after
+ * each death everybody is woken: consumers by repair.c, those with an eventfd by the supervisor.
+ * Whoever wakes looks for work, and announces itself again before it sleeps.
  */
 #include "bell.h"
 
@@ -121,13 +122,6 @@ uint32_t bell_ring_starving(const struct segment *segment, const int32_t *eventf
         for (uint32_t n = (uint32_t)__builtin_ctzll(bits); n < segment->geometry.max_receivers; n += 64)
             rung += (uint32_t)starving_wake(&segment->bells[WORKER_RECEIVER + n], eventfds[WORKER_RECEIVER + n]);
     return rung;
-}
-
-void bell_mend_starving(const struct segment *segment)
-{
-    /* All changes of the word are read-modify-writes: whoever takes the word later acquires from each receiver
-     * that set a bit. release keeps that one rule for all who set bits. */
-    __atomic_fetch_or(&segment->starving->receivers, ~0ull, __ATOMIC_RELEASE);
 }
 
 void bell_wake(const struct segment *segment, uint32_t worker)

@@ -20,8 +20,6 @@ void bell_starve(const struct segment *segment, uint32_t worker, uint32_t starvi
 /* Holder, after it brought nodes home: fences, and rings those that wait; nobody waits: one look at one word.
  * eventfds: MAX_WORKERS of them. How many system calls were made. */
 uint32_t bell_ring_starving(const struct segment *segment, const int32_t *eventfds);
-/* Repair: the dead may have taken the word and rung nobody; the next that rings looks at every bell. */
-void bell_mend_starving(const struct segment *segment);
 /* Repair: wakes a futex sleeper whether or not it is known to sleep. */
 void bell_wake(const struct segment *segment, uint32_t worker);
 /* cdef end */

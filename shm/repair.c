@@ -13,7 +13,8 @@
  *    come home and count as lost: once or never, not twice.
  *  - a receiver's nodes that are `owned`: home. What it had received and not made nodes of: counted.
  *  - wakes: after its latest push, after its latest give, of a queued token without a bit;
- *    summaries of ready sets; rings.
+ *    summaries of ready sets; rings of consumers. Its rings of others are the caller's to make up for,
+ *    who has their eventfds.
  *
  * Its incarnation moves on last: a repair that is itself cut short is repeated whole.
  */
@@ -148,7 +149,6 @@ void repair_worker(const struct segment *segment, uint32_t worker, struct repair
     __atomic_store_n(&line->epoch, (line->epoch + 1) & ~1u, __ATOMIC_RELEASE);
     bell_cancel(segment, worker);
     bell_starve(segment, worker, 0);
-    bell_mend_starving(segment);
     for (uint32_t consumer = 0; consumer < segment->geometry.max_consumers; consumer++)
         bell_wake(segment, WORKER_CONSUMER + consumer);
     /* release: repaired before its old number means nobody (and a grace period may end) */

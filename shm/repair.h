@@ -15,9 +15,8 @@ struct repair {
 };
 /* Supervisor. `worker` has been reaped and not yet replaced. Afterwards its incarnation is
  * one higher, so that its mark means nobody. Counts go to the supervisor's counter line.
- * Consumers are woken here; the caller then rings the receivers whose bells announce that they starve
- * (bell.h), since a ringer may have died with the word. Who died with an announcement leaves its receiver to the
- * timeout of the receiver's wait. */
+ * Consumers are woken here; the caller then writes every eventfd, since a ringer may have died with an
+ * announcement that it took (bell.h), and nodes may have come home. */
 void repair_worker(const struct segment *segment, uint32_t worker, struct repair *repair);
 
 /* Nobody else runs, or a test: 0 when every structure is whole, else the number of faults,

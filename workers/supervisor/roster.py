@@ -38,7 +38,7 @@ from workers.promises import say
 from workers.settings import Settings
 from workers.supervisor.patience import Patience
 from workers.supervisor.resources import Resources
-from workers.supervisor.watchdog import NANOSECONDS, process_state
+from workers.supervisor.watchdog import NANOSECONDS, process_state, ring
 from workers.supervisor.worker import Life, Told, Worker
 
 NO_CPU = 0xFFFFFFFF
@@ -374,8 +374,8 @@ class Roster:
         line.state = lib.WORKER_REPAIRING
         repair = ffi.new("struct repair *")
         lib.repair_worker(self.segment, worker.line, repair)
-        bells = [self.resources.bells.get(number, -1) for number in range(lib.MAX_WORKERS)]
-        lib.bell_ring_starving(self.segment, ffi.new("int32_t[]", bells))
+        for bell in self.resources.bells.values():  # the dead may have taken an announcement and rung nobody
+            ring(bell)
         line.state = lib.WORKER_ABSENT
         found = {name: int(getattr(repair, name)) for name, _ in ffi.typeof("struct repair").fields}
         counts = ", ".join(f"{name.replace('_', ' ')} {n}" for name, n in found.items() if n)

@@ -83,10 +83,15 @@ class Watchdog:
 
     def _ring(self, worker: int) -> None:
         if worker in self.bells:
-            with contextlib.suppress(BlockingIOError):  # the eventfd's counter is full, so it rings already
-                os.eventfd_write(self.bells[worker], 1)
+            ring(self.bells[worker])
         else:
             lib.bell_wake(self.segment, worker)
+
+
+def ring(bell: int) -> None:
+    """Wake the worker whose eventfd this is, whether or not it sleeps."""
+    with contextlib.suppress(BlockingIOError):  # the counter is full, so that it rings already
+        os.eventfd_write(bell, 1)
 
 
 def process_state(pid: int) -> tuple[str, int]:

@@ -56,10 +56,6 @@ ARGUMENTS = (
     Argument("shm/bell.c", "bell_starve", "__atomic_fetch_or(", STARVING_BY_FENCES),
     Argument("shm/bell.c", "bell_ring_starving", "uint64_t bits = __atomic_exchange_n(", STARVING_BY_FENCES),
     Argument(
-        "shm/bell.c", "bell_mend_starving", "",
-        "the supervisor, which has what the dead saw by waitpid, rings next and takes these bits itself",
-    ),
-    Argument(
         "shm/bell.c", "bell_wait", "while (__atomic_load_n(",
         "the exchange behind the loop reads the same word and acquires; that one is needed when the"
         " time is over",

@@ -454,6 +454,29 @@ def test_the_supervisor_and_its_workers_follow_the_name_of_the_interface(fakes: 
     assert fakes.exit_code() == 0
 
 
+def test_after_a_death_everybody_is_woken(fakes: FakeWorkers) -> None:
+    """The dead may have taken what a sleeper had announced, and not rung. No look of the watchdog helps."""
+    fakes.start(2, look=600.0)
+
+    def rung(title: str) -> int:
+        path = fakes.directory / f"{title}.rung"
+        return path.stat().st_size if path.exists() else 0
+
+    with fakes.segment() as segment:
+        for dead, others in (("consumer 0", ("control", "receiver 0", "receiver 1")),
+                             ("receiver 1", ("control", "receiver 0")),
+                             ("control", ("receiver 0", "receiver 1"))):  # fmt: skip
+            before = {title: rung(title) for title in others}
+            line = segment.workers[lib.WORKER_CONSUMER + 1]
+            bell = segment.bells[lib.WORKER_CONSUMER + 1]  # a fake one, which does not sleep there
+            bell.sleeping = 1
+            fakes.expect_replacement(dead, lambda dead=dead: fakes.kill(dead))
+            for title in others:
+                until(lambda title=title, before=before: rung(title) > before[title], f"{title} is woken")
+            until(lambda bell=bell: bell.sleeping == 0, "and consumers")
+            assert line.state == lib.WORKER_RUNNING
+
+
 def test_signal_while_starting_ends_it(fakes: FakeWorkers) -> None:
     (fakes.directory / "consumer 0.start").write_text("hang")
     fakes.begin(stop=0.2)
