@@ -339,7 +339,7 @@ def _print(result: Result) -> None:
     for cause in next(iter(result.counters.values()), {}):
         row = [counters.get(cause, 0) for counters in result.counters.values()]
         if any(row):
-            packets.add_row(cause.replace("_", " "), *map(str, row))
+            packets.add_row(cause, *map(str, row))
     console.print(packets)
 
     processes = table("Processes", ("host", "process"), ("pid", "CPU s", "PSS MiB"))

@@ -169,8 +169,8 @@ def _counters(report: dict[str, Any]) -> Table:
     counters = report["counters"]
     for name in sorted(counters, key=lambda name: (name.startswith("drop_"), name.startswith("hs_"))):
         if counters[name]:
-            made.add_row(name.replace("_", " "), str(counters[name]))
+            made.add_row(name, str(counters[name]))
     for where, count in report.get("kernel_drops", {}).items():  # an older engine tells none
         if count:
-            made.add_row(f"drop by the kernel, {where}", str(count))
+            made.add_row(f"drop_kernel_{where}", str(count))
     return made

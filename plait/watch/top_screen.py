@@ -207,7 +207,7 @@ def _title(process: dict[str, Any]) -> str:
 def _causes(name: str, word: str) -> tuple[Column, ...]:
     title = "DROPS, BY CAUSE" if name == "drops" else "HANDSHAKE MESSAGES, BY OUTCOME"
     return (
-        Column(title, lambda row: str(row[word]).replace("_", " ").ljust(30), 0, True),
+        Column(title, lambda row: str(row[word]).ljust(30), 0, True),
         Column("PER SECOND", lambda row: number(row["rate"])),
         Column("SINCE START", lambda row: number(row["total"])),
     )

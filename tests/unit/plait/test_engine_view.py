@@ -109,7 +109,7 @@ def test_packets_that_wait_for_a_session_are_in_the_tables(pair: tuple[Engine, E
     queues = report(engine)["queues"]
     assert isinstance(queues, dict) and queues["outbound"] == {"waiting": 12, "peers": 2, "longest": 9}
     engine.wg("set", "wg0", "peer", stranger, "remove", "peer", second, "remove")
-    for words in ("interface: wg0", "Processes", "Queues of 2 peers", "receiver 1", "tun received"):
+    for words in ("interface: wg0", "Processes", "Queues of 2 peers", "receiver 1", "tun_received"):
         assert words in table
     assert ["outbound", "7", "1", "7"] in [line.split() for line in table.splitlines()]
     assert ["sum", "816.2", "1,176.0"] in [line.split() for line in table.splitlines()]

@@ -105,7 +105,7 @@ def test_no_line_is_wider_and_no_screen_higher_than_the_terminal(
 
 def test_a_wide_screen_has_everything(shown: dict[str, Any]) -> None:
     text = "\n".join(line.plain for line in lines(shown, Choice(), 160, 50))
-    for words in ("500,000 peers, 2 active", "receiver 0", "25.0", "replay", "mac1 bad", "192.0.2.2:51820",
+    for words in ("500,000 peers, 2 active", "receiver 0", "25.0", "replay", "mac1_bad", "192.0.2.2:51820",
                   "10.0.1.0/24", "80 bit/s", "q quit", "7 % of small, 25 % of trains"):  # fmt: skip
         assert words in text, text
 
