@@ -1,6 +1,6 @@
-/* What changes from packet to packet is little: the IP length (and id and checksum of IPv4), and of
- * TCP the sequence number, FIN and PSH (the last packet's only), CWR (the first packet's only)
- * and the checksum; of UDP the length and the checksum. All else is copied. */
+/* Theory. Every packet cut from a super-packet has a copy of the headers, in which these fields change. IP: the
+ * length; IPv4 also: id and checksum. TCP: sequence number and checksum; FIN and PSH are set in the last packet
+ * only, CWR in the first only. UDP: length and checksum. */
 #include "segmentation.h"
 
 #include "bytes.h"
@@ -23,7 +23,7 @@ static int is_udp(const struct super_packet *super)
     return (super->gso_type & ~VNET_GSO_ECN) == VNET_GSO_UDP_L4;
 }
 
-/* The IP header's length as the packet itself says it; 0 when it does not fit. */
+/* The length that the IP header gives for itself; 0 when the packet is shorter, or the length is too small. */
 static uint32_t ip_header(const struct super_packet *super, int version)
 {
     uint32_t header = version == 4 ? (super->data[0] & 15u) * 4 : 40;
@@ -56,8 +56,8 @@ int segmentation_plan(const struct super_packet *super, struct segmentation *pla
         (type == VNET_GSO_TCPV6 && version != 6) || !super->gso_size || !(super->flags & VNET_NEEDS_CSUM))
         return -1;
     ip = ip_header(super, version);
-    /* Options and extension headers stand between; the transport header is where the
-     * checksum begins. */
+    /* Options or extension headers may follow the IP header, so its length does not tell where the transport
+     * header begins: the start of the checksum does. */
     if (!ip || super->checksum_start < ip || super->checksum_start + 20u > super->length + (type == VNET_GSO_UDP_L4 ? 12u : 0u))
         return -1;
     header = super->checksum_start + (is_udp(super) ? 8u : (super->data[super->checksum_start + 12] >> 4) * 4u);
@@ -108,14 +108,14 @@ static void finish_udp(const struct segmentation *plan, uint8_t *out, uint32_t l
     store_sum(udp + 6, checksum_add(checksum_pseudo(out, length - plan->transport, PROTOCOL_UDP), udp,
                                     length - plan->transport));
     if (!udp[6] && !udp[7])
-        udp[6] = udp[7] = 0xff;  /* RFC 768: zero would say that there is none */
+        udp[6] = udp[7] = 0xff;  /* RFC 768: zero means that there is no checksum */
 }
 
 static uint32_t cut_alone(const struct super_packet *super, uint8_t *out)
 {
     memcpy(out, super->data, super->length);
     if (super->flags & VNET_NEEDS_CSUM) {
-        /* The field holds the pseudo-header's sum already. */
+        /* The field already holds the sum of the pseudo-header. */
         uint8_t *field = out + super->checksum_start + super->checksum_offset;
 
         store_sum(field, checksum_add(0, out + super->checksum_start, super->length - super->checksum_start));

@@ -6,16 +6,16 @@
     with Interface("wg0", private_key=Key.generate(), addresses=["10.0.0.1/24"]) as wg:
         wg.add(Peer(their_key, allowed_ips=[ip_network("10.0.0.2/32")], keepalive=25))
 
-What `__all__` names here, in plait/aio.py (the same for asyncio) and in plait/pytest_plugin.py is public and
-stays; all other modules may change in every version. The command line, plait/command.py, is a user of the
-same client. Nothing is imported before it is asked for, since plaitd is a module of this package, too.
+Public and stable are the names in `__all__` of this module, of plait/aio.py (the same for asyncio) and of
+plait/pytest_plugin.py. Every other module may change in any version. The command line (plait/command.py) uses
+the same client. A name is imported at its first use: plaitd, a module of this package too, imports none.
 
 docs/python.md is the guide.
 """
 
 from __future__ import annotations
 
-TYPE_CHECKING = False  # as typing's: type checkers take the name for true
+TYPE_CHECKING = False  # like typing's, without an import: type checkers take this name for true
 if TYPE_CHECKING:
     from plait import aio as aio
     from plait.api.events import (
@@ -80,10 +80,10 @@ __all__ = [
 ]  # fmt: skip
 
 
-if not TYPE_CHECKING:  # to whom it would say that there is every name
+if not TYPE_CHECKING:  # a type checker would conclude that every name exists
 
     def __getattr__(name: str) -> object:
-        """A public name, imported now."""
+        """Import a public name at its first use."""
         from importlib import import_module
 
         if name == "aio":

@@ -1,6 +1,6 @@
-"""A group of commands, some of which are imported when somebody asks for them.
+"""A group of commands of which some are imported only when they run, or when their help is shown.
 
-`plait show` runs in a script's loop, so it must not wait for what benches import.
+Scripts run `plait show` in a loop: it must not wait for imports that only benches need.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import click
 
 
 class Later(click.Group):
-    """later: name of a command -> "module:attribute", where the command is found."""
+    """later: name of a command -> "module:attribute" to import it from."""
 
     def __init__(self, *args: Any, later: Mapping[str, str] | None = None, **extra: Any) -> None:
         super().__init__(*args, **extra)
@@ -24,7 +24,7 @@ class Later(click.Group):
         return sorted({*super().list_commands(ctx), *self.later})
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """The command of this name, imported now if need be."""
+        """The command of this name, imported now if it is not yet."""
         if cmd_name in self.later:
             module, _, attribute = self.later.pop(cmd_name).partition(":")
             self.add_command(getattr(import_module(module), attribute), cmd_name)

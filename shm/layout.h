@@ -122,7 +122,7 @@ struct header {
     uint64_t offset[REGIONS];
 };
 
-/* Device-wide words, all control's. Readers load each once. */
+/* Words of the whole interface, written by control alone. A reader loads each word once, as it may change. */
 struct device {
     uint32_t mtu;
     uint32_t fwmark;
@@ -134,7 +134,7 @@ struct device {
     uint32_t consumers;
     uint64_t index_key[2];    /* key of the receiver index permutation (engine/index.h) */
     uint32_t up;              /* 1 while the TUN is up */
-    uint32_t mac1_turn;       /* which copy of the next, and whether there is one (workers/datapath/mac1_filter.c) */
+    uint32_t mac1_turn;       /* selects a copy of mac1_keys; bit 0: there is a key (workers/datapath/mac1_filter.c) */
     uint32_t keypairs_ready;  /* memory is there for so many keypairs and index entries; only grows */
     uint32_t reserved;
     uint8_t mac1_keys[2][32]; /* of messages to us; it follows from our public key */
@@ -172,10 +172,10 @@ struct peer_row {
     /* lines 0 and 1: the producers' */
     struct queue_producers ends[2];
 
-    /* line 2: the holder's, and what all read and control hardly ever writes */
+    /* line 2: the holder's words, and two that everybody reads and control hardly ever writes */
     struct queue_holder heads[2];
     uint64_t key_word;       /* engine/keypair.h: current, previous, next */
-    uint64_t tx_bytes;       /* sealed bytes sent, headers of ours included, outer IP/UDP not */
+    uint64_t tx_bytes;       /* bytes of data messages sent, with WireGuard's headers, without outer IP and UDP */
     uint64_t rx_bytes;
     uint32_t endpoint_turn;  /* even/odd selects endpoints[turn & 1]; bumped after the copy is whole */
     uint32_t holder_flags;
@@ -192,9 +192,9 @@ struct peer_row {
     uint64_t events;         /* likewise: holder (EVENT_LOOP: a receiver, too) adds, control clears */
     struct endpoint ordered_endpoint;  /* control: meant by ORDER_ENDPOINT; one change at a time */
 
-    /* lines 6 and 7: control's */
+    /* lines 6 and 7: control alone */
     uint32_t installing;     /* keypair number meant by ORDER_INSTALL */
-    uint32_t state;          /* engine's peer state: unused, live, retiring */
+    uint32_t state;          /* enum peer_state (workers/control/peer_table.h) */
     uint32_t installing_next; /* keypair number meant by ORDER_INSTALL_NEXT */
     uint32_t key_chain;      /* next row in its public-key bucket; 0 = last (stored + 1) */
     uint16_t keepalive;      /* persistent keepalive in seconds, 0 = off */
@@ -206,8 +206,8 @@ struct peer_row {
     uint64_t handshake_rx;
     uint64_t outbound_seen;  /* `produced` of the outbound queue when a handshake was last wanted */
     uint64_t pending_endpoint[3]; /* 24 bytes of an endpoint that waits; 0 = none (workers/control/endpoints.h) */
-    uint32_t idle_after;     /* seconds until it is; 0: as of the interface */
-    uint32_t added;          /* tick of that */
+    uint32_t idle_after;     /* seconds without traffic until an on-demand peer is idle; 0: as of the interface */
+    uint32_t added;          /* tick at which the peer was added */
     uint64_t control_reserved[4];
 };
 
@@ -258,7 +258,7 @@ enum worker_state {
     WORKER_REPAIRING
 };
 
-/* A sleeper's word, alone on its line because others write it (bell.h). */
+/* What a sleeper announces, and others take (bell.h): on a line of its own, since others write it. */
 struct bell {
     uint32_t sleeping;       /* sleeper stores 1, whoever rings exchanges it for 0; a futex */
     uint32_t starving;       /* receiver: waits for slots to come home */
@@ -266,9 +266,10 @@ struct bell {
     uint32_t reserved[13];
 };
 
-/* Which receivers wait for slots, alone on its line: nearly always nobody, so that every holder has a copy. */
+/* Which receivers wait for slots. On a line of its own: nearly always nobody waits, so that the line stays in the
+ * cache of every holder. */
 struct starving {
-    uint64_t receivers;      /* bit number % 64: perhaps one of those; set by it (all by repair), taken whole by whoever rings (bell.h) */
+    uint64_t receivers;      /* bit number % 64: perhaps one of those; set by it, all taken by whoever rings (bell.h) */
     uint64_t reserved[7];
 };
 

@@ -25,7 +25,7 @@ int mailbox_put(const struct segment *segment, uint32_t receiver, const struct e
     return 0;
 }
 
-/* Cells waiting in one ring; never more than it has, whatever the words say. */
+/* Cells waiting in one ring; at most all of them, even where a broken worker wrote the words. */
 static uint32_t ring_waiting(const struct segment *segment, uint32_t receiver)
 {
     const struct mailbox_ring *ring = &segment->mailbox[receiver];
@@ -45,8 +45,8 @@ static uint32_t ring_take(const struct segment *segment, uint32_t receiver, stru
     uint32_t got = __atomic_load_n(&ring->got, __ATOMIC_RELAXED); /* our own word */
     *out = segment->cells[(uint64_t)receiver * cells + (got & (cells - 1))];
     POINT("mailbox: cell read, not given back");
-    /* release: read first, then the cell is the receiver's again. A kill in between makes the
-     * next control read the message twice, which the protocol refuses as a replay. */
+    /* release: the cell is read before the receiver may fill it again. If control is killed in between, the next
+     * control reads the message once more, and the protocol refuses it as a replay. */
     __atomic_store_n(&ring->got, got + 1, __ATOMIC_RELEASE);
     return out->length <= MAILBOX_MESSAGE_BYTES;
 }
@@ -55,7 +55,7 @@ uint32_t mailbox_take(const struct segment *segment, struct mailbox_cell *out, u
 {
     uint32_t receivers = segment->geometry.max_receivers;
     uint32_t taken = 0, start = 0;
-    /* begin elsewhere each time, so that a small max favours nobody */
+    /* begin with another ring each time, so that no receiver is preferred when max is small */
     for (uint32_t r = 0; r < receivers; r++)
         start += __atomic_load_n(&segment->mailbox[r].got, __ATOMIC_RELAXED);
     while (taken < max) {

@@ -1,4 +1,4 @@
-/* valid: the proof that nothing is broken, for a segment on which nobody works. */
+/* valid: checks that every structure of a segment is whole, while no process works on it. */
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -30,7 +30,7 @@ static int mark_is_alive(const struct segment *segment, uint32_t mark)
     return worker < MAX_WORKERS && mark == worker_mark(worker, segment->workers[worker].incarnation);
 }
 
-/* One node met in a list: seen once, in a state that belongs there, of this peer's pool. */
+/* A node of a list: in no other list, in a state that a list may have, of this peer and direction. */
 static void node_check(const struct segment *segment, uint32_t queue, uint32_t number, uint8_t *met,
                        struct report *report)
 {

@@ -39,7 +39,7 @@ int process_option(int option, uint64_t value)
     return prctl(option, (unsigned long)value, 0ul, 0ul, 0ul);
 }
 
-/* Whether the loader has written to code, where it stands now: such pages are no longer as in the file. */
+/* Whether the loader changed code in place (text relocations): those pages differ from the file, and stay. */
 static int has_text_relocations(const struct dl_phdr_info *object, const ElfW(Phdr) * dynamic)
 {
     const ElfW(Dyn) *entry = (const ElfW(Dyn) *)(object->dlpi_addr + dynamic->p_vaddr);
@@ -57,7 +57,7 @@ static int let_go_of(struct dl_phdr_info *object, size_t size, void *passed)
     int i;
 
     (void)size;
-    if (object->dlpi_name[0] && !strchr(object->dlpi_name, '/')) /* the kernel's own, without a file; "" is the program */
+    if (object->dlpi_name[0] && !strchr(object->dlpi_name, '/')) /* the vDSO, which has no file; "" is the program */
         return 0;
     for (i = 0; i < object->dlpi_phnum; i++)
         if (object->dlpi_phdr[i].p_type == PT_DYNAMIC && has_text_relocations(object, &object->dlpi_phdr[i]))

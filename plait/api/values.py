@@ -23,9 +23,9 @@ LISTENS = "Give the port that the peer listens on."
 class Key:
     """32 bytes: a private, public or preshared key.
 
-    `str()` is base64, as wg(8) writes keys. `repr()` shows public keys alone, so that no secret gets into a
-    log by a Peer or a traceback: a key counts as public when `public_key` or an engine gave it, or when it
-    stands as a Peer's `public_key`.
+    `str()` is base64, as wg(8) writes keys. `repr()` shows public keys and hides all others, so that a
+    printed Peer or traceback tells no secret. A key counts as public when it comes from `Key.public_key` or
+    from an engine, or when it is a Peer's `public_key`.
 
     >>> key = Key.from_base64("yAnz5TF+lXXJte14tji3zlMNq+hd2rYUIgJBgB3fBmk=")
     >>> key
@@ -39,7 +39,7 @@ class Key:
     __slots__ = ("_bytes", "_is_public")
 
     def __init__(self, key: str | bytes) -> None:
-        """key: 44 characters of base64, or 32 bytes. Failure when it is neither; its text is not told."""
+        """key: 44 characters of base64, or 32 bytes. Failure when it is neither, without its text."""
         try:
             self._bytes = keys.decode(key) if isinstance(key, str) else bytes(key)
             if len(self._bytes) != keys.KEY_BYTES:
@@ -61,7 +61,7 @@ class Key:
 
     @classmethod
     def from_base64(cls, text: str) -> Key:
-        """The key of 44 characters. Failure when they are none."""
+        """The key that these 44 characters stand for. Failure when they stand for none."""
         return cls(text)
 
     @property
@@ -100,7 +100,7 @@ def public(key: Key) -> Key:
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """An address (of IPv6 with its zone, if it has one) and a UDP port of 0 to 65535.
+    """An IP address (IPv6: with its zone, if it has one) and a UDP port of 0 to 65535.
 
     >>> Endpoint.parse("[fe80::1%eth0]:51820")
     Endpoint(address=IPv6Address('fe80::1%eth0'), port=51820)
@@ -118,8 +118,8 @@ class Endpoint:
 
     @classmethod
     def parse(cls, text: str) -> Endpoint:
-        """The endpoint that `192.0.2.1:51820` or `[2001:db8::1]:51820` names. Failure when it is none, and
-        when it is a name: resolving a name waits for others."""
+        """The endpoint in text such as `192.0.2.1:51820` or `[2001:db8::1]:51820`. Failure for anything else,
+        host names too: to resolve one could wait for a name server."""
         host, _, port = text.rpartition(":")
         is_bracketed = host.startswith("[") and host.endswith("]")
         try:
@@ -138,7 +138,7 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """One peer: what is configured, and in an engine's answer what was measured.
+    """One peer: its configuration and, in what an engine answers, its figures.
 
     Two peers are equal when their configuration is: the last three fields are not compared, and `add` does
     not send them.
@@ -151,9 +151,9 @@ class Peer:
 
     public_key: Key
     allowed_ips: Sequence[Network] = ()
-    """Prefixes whose packets go to the peer, and which it may send from."""
+    """Packets to these prefixes go to the peer, and packets of the peer must come from them."""
     endpoint: Endpoint | None = None
-    """None in what is added: where it is known to be stays known."""
+    """None in a peer that is added: an endpoint that the engine already knows stays."""
     preshared_key: Key | None = None
     keepalive: int = 0
     """Seconds between two persistent keepalives, 0 to 65535; 0: none."""
@@ -177,7 +177,7 @@ class Peer:
 
 
 def text_of_set(add: Sequence[Peer], remove: Sequence[Key], head: uapi.Set) -> str:
-    """One `set` operation: the interface's lines of head, then who goes, then who comes."""
+    """One `set` operation: the lines of the interface (head), of removed peers, then of added peers."""
     changes = [uapi.PeerChange(bytes(key), remove=True) for key in remove]
     lines = [uapi.format_head(head), *map(uapi.format_change, changes)]
     lines += [uapi.format_change(change_of(peer)) for peer in add]
@@ -185,7 +185,7 @@ def text_of_set(add: Sequence[Peer], remove: Sequence[Key], head: uapi.Set) -> s
 
 
 def change_of(peer: Peer) -> uapi.PeerChange:
-    """All that a set says of a peer that is added, or becomes what it is said to be."""
+    """The change that adds the peer, or makes one that is there equal to it."""
     place = None
     if (given := peer.endpoint) is not None:
         place = uapi.endpoint_of(given.address.packed, given.port, zone_of(given.address))
@@ -206,7 +206,7 @@ def zone_of(address: Address) -> str:
 
 
 def peer_of(told: uapi_client.Peer) -> Peer:
-    """The peer that an engine tells of."""
+    """The same peer, from what an engine answered."""
     handshake = None
     if told.handshake_sec or told.handshake_nsec:
         handshake = datetime.fromtimestamp(told.handshake_sec, UTC)

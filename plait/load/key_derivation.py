@@ -1,8 +1,8 @@
 """Keys and addresses of simulated peers, and the gateway configuration that fits them.
 
-Everything follows from a seed and a peer's number (plait/load/keys.c): the same seed gives the same
-keys on any machine, so a gateway and any number of load generators need not talk. Such keys
-are for tests: whoever knows the seed has them all.
+All keys follow from a seed and a peer's number (plait/load/keys.c). The same seed gives the same keys on
+any machine, so that a gateway and its load generators need not exchange any. Use such keys in tests alone:
+whoever knows the seed knows every key.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Keys:
         return bytes(private), bytes(public)
 
     def publics(self, count: int, *, psk: bool = False) -> Iterator[tuple[bytes, bytes | None]]:
-        """Public key and preshared key of peers 0 to count, computed as they are asked for."""
+        """(public key, preshared key or None) of peers 0 to count - 1, computed as they are taken."""
         from plait.load._generator import ffi, lib
 
         publics, psks = ffi.new("uint8_t[]", 32 * CHUNK), ffi.new("uint8_t[]", 32 * CHUNK)
@@ -60,7 +60,7 @@ def _no_memory() -> Failure:
 
 
 def inner_network(text: str, peers: int) -> ipaddress.IPv4Network:
-    """The network of the inner addresses, checked to hold a gateway and so many peers."""
+    """The network of the inner addresses. Failure when it is too small for a gateway and so many peers."""
     try:
         network = ipaddress.IPv4Network(text)
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""What the options of `plait load run` say, checked: none is taken that would have no effect."""
+"""Checks the options of `plait load run`; an option that would have no effect is refused."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import click
 
 from plait.failure import Failure
 
-OF_NO_PROFILE = ("rate", "size", "seconds", "outstanding")  # they make one up
+OF_NO_PROFILE = ("rate", "size", "seconds", "outstanding")  # they stand in for a profile
 OF_ONE_TARGET = ("target", "public_key", "owned", "outs", "peers_range", "start_at")
 OF_A_LAB = ("rounds", "gateway_cores")
 OF_A_RATE = ("size", "seconds")
@@ -20,7 +20,7 @@ _CLOCK = re.compile(r"\d{1,2}:\d{2}(:\d{2})?")
 
 
 def check_effects(context: click.Context, *, has_profile: bool, has_lab: bool, has_rate: bool) -> None:
-    """Failure that names an option which was given and says nothing here."""
+    """Failure for the first option that was given and has no effect beside the others."""
     refused: list[tuple[Sequence[str], str, str]] = []
     if has_profile:
         mend = "Change the profile, or a key of it: --set phase.NAME.traffic.rate=5000."
@@ -67,7 +67,7 @@ def cores(context: click.Context, parameter: click.Parameter, value: str | None)
 
 
 def peers_range(context: click.Context, parameter: click.Parameter, value: str | None) -> range | None:
-    """A callback of click: A-B, both of them among the peers."""
+    """A callback of click: A-B, numbers of the first and the last peer."""
     if value is None:
         return None
     first, _, last = value.partition("-")
@@ -77,7 +77,7 @@ def peers_range(context: click.Context, parameter: click.Parameter, value: str |
 
 
 def check_range(span: range | None, peers: int) -> None:
-    """Failure when it goes beyond the peers that there are."""
+    """Failure when the range ends behind the last peer."""
     if span is not None and span.stop > peers:
         why = f"the profile has peers 0 to {peers - 1}"
         mend = "Name the same --peers on each machine: all of them together."

@@ -1,5 +1,5 @@
-/* What can be computed before the clock starts: a peer's public key and static-static secret, ephemerals with
- * their secrets. It goes by ranges, and each call has contexts of its own, so threads share the work. */
+/* Computed before the clock starts: each peer's public key and static-static secret, and a stock of ephemerals with
+ * their secrets. Each call does one range with contexts of its own, so that threads can share the work. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -18,7 +18,7 @@ int load_prepare_peers(struct load *load, uint32_t first, uint32_t count)
         uint8_t private_key[NOISE_KEY];
 
         load_private_key(load->setup.seed, load->setup.first_peer + i, private_key);
-        /* Zeros for a gateway's key of low order: it answers nothing, and that is what shows. */
+        /* A gateway's key of low order gives zeros. Such a gateway answers nothing, and the run shows just that. */
         (void)noise_derive(noise, private_key, peer->public_key, peer->static_static);
     }
     noise_free(noise);

@@ -47,11 +47,11 @@ svg text { font: 12px system-ui, sans-serif; fill: var(--ink) } .narrow { displa
 @media (max-width: 560px) { .wide { display: none } svg.narrow { display: block }
   dl { grid-template-columns: 1fr } dd { margin-bottom: .4rem } }
 """
-TAIL_STEPS = 51  # of the distribution: ten to each power of ten of the share
+TAIL_STEPS = 51  # points of a tail: ten for each power of ten of the share
 
 
 def write(path: str, output: str | None) -> None:
-    """The page of a run's or a lab's JSON to a file, or to standard output."""
+    """Write the page of a run's or a lab's JSON to a file, or to standard output."""
     if output is not None and output.endswith((".png", ".svg", ".pdf")):
         raise Failure(
             f"cannot write {output}", "the report is a page of HTML", "Name a file such as run.html."
@@ -62,7 +62,7 @@ def write(path: str, output: str | None) -> None:
 
 
 def page(run: dict[str, Any]) -> str:
-    """The page of one run; it fetches nothing."""
+    """The page of one run. It is complete: a browser loads nothing else for it."""
     title = f"{run['profile']['peers']:,} peers on {run['gateway']['address']}"
     body = [_ended(run), *_figures(run), *_plots(run, "p"), *_how(run)]
     return _whole(title, body)
@@ -92,7 +92,7 @@ def lab_page(lab: dict[str, Any]) -> str:
 
 
 def _first_run(lab: dict[str, Any]) -> dict[str, Any]:
-    """What the page says of how it was run, and a lab's turns know."""
+    """What `_how` shows of a run, for a lab: taken from its first turn that ran."""
     runs = [turn["run"] for turn in lab["turns"] if turn["run"] is not None]
     versions = ", ".join(f"{one['name']} {one['version'] or 'of unknown version'}" for one in lab["engines"])
     return {
@@ -183,7 +183,7 @@ def _plots(run: dict[str, Any], prefix: str) -> Iterator[str]:
 
 
 def _tail(phase: dict[str, Any]) -> list[tuple[float, float]]:
-    """(ms, share that took longer), as far as there were so many round trips."""
+    """(ms, share of the round trips that took longer), down to the share that is one round trip."""
     found = phase["times"].get("round_trip")
     if found is None:
         return []
@@ -225,7 +225,7 @@ def _how(made: dict[str, Any]) -> Iterator[str]:
 
 
 def _without_defaults(value: Any) -> Any:
-    """A profile without what it does not say."""
+    """A profile without the keys that it does not set (null)."""
     if isinstance(value, dict):
         return {key: _without_defaults(each) for key, each in value.items() if each is not None}
     return [_without_defaults(each) for each in value] if isinstance(value, list) else value

@@ -1,7 +1,7 @@
-"""Whom a load generator may send to: nobody but its own user.
+"""Which addresses a load generator may send to: those of its own user.
 
-The rule, in full: loopback addresses; addresses of this host (or of the network namespace that the
-command runs in); and addresses that were named with --i-own-this-target, each exactly.
+The whole rule: loopback addresses; addresses of this host (or of the network namespace that the command runs
+in); and each address that --i-own-this-target names, networks excluded.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def own_addresses() -> set[Address]:
 def check(
     address: Address, owned: Collection[str], own: Callable[[], Collection[Address]] = own_addresses
 ) -> None:
-    """Failure unless the rule allows it. owned: the words of --i-own-this-target."""
+    """Failure unless the rule allows the address. owned: the values of --i-own-this-target."""
     named = set()
     for text in owned:
         try:
@@ -75,14 +75,15 @@ def check(
 
 @dataclass(frozen=True)
 class Sources:
-    """Consecutive source addresses; count 0: the route decides."""
+    """So many consecutive source addresses; with count 0 the route decides which address is used."""
 
     first: Address | None = None
     count: int = 0
 
 
 def sources(text: str | None, target: Address) -> Sources:
-    """FIRST+COUNT, for example 127.1.0.1+500. Failure when it is not that, or not of this host."""
+    """FIRST+COUNT, for example 127.1.0.1+500. Failure when the text is anything else, or an
+    address is not of this host."""
     if text is None:
         return Sources()
     first, _, count = text.partition("+")

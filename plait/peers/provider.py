@@ -1,7 +1,7 @@
-"""A provider of peers as a program: it is asked over one connection, sets peers over another, and answers.
+"""A provider of peers as a program: it answers questions over one connection, and sets peers over another.
 
-The engine's side, and each line, stand in docs/socket.md (`unknown_peers=1`). When control is restarted both
-connections end; they are made again for as long as somebody listens.
+docs/socket.md has each line of the conversation (`unknown_peers=1`). When the engine's control process is
+replaced both connections end; the provider connects again, and gives up when nobody listens any more.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ LINE_BYTES = 1 << 16
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """Who has this key? source: address and port that the initiation came from, not proven."""
+    """Who has this key? source: address and port of the initiation, which may be forged."""
 
     public_key: bytes
     source: str
@@ -59,7 +59,7 @@ def say(text: str) -> None:
 
 
 class Provider:
-    """One engine's."""
+    """The provider of one engine."""
 
     def __init__(self, name: str, window: int, look: Look) -> None:
         self.name = name
@@ -68,7 +68,7 @@ class Provider:
         self.path = os.fspath(uapi_client.SOCKETS / f"{name}.sock")
 
     async def serve(self) -> None:
-        """Until cancelled. Failure when nobody listens any more, or the engine does not know the question."""
+        """Serve until cancelled. Failure when nobody listens any more, or the engine takes no provider."""
         uapi_client.check_live(self.name)
         while True:
             with suppress(ConnectionError, FileNotFoundError):
@@ -121,7 +121,7 @@ class Provider:
     async def _answer(
         self, number: int, question: Question, setter: Setter, answers: asyncio.StreamWriter
     ) -> None:
-        with suppress(ConnectionError):  # what is open then is asked anew
+        with suppress(ConnectionError):  # the engine asks the next connection about what is open
             await self._answer_with(await self.look(question), number, setter, answers)
 
     async def _answer_with(
@@ -131,7 +131,7 @@ class Provider:
             answer.on_demand = 1
             try:
                 code = await setter.set(answer)
-            except OSError:  # the client's next try is asked about again
+            except OSError:  # the client's next initiation is asked about again
                 code = errno.ECONNRESET
             if code:
                 say(f"{self.name}: the engine refuses a peer ({os.strerror(code)}); its log and "
@@ -145,7 +145,7 @@ class Provider:
 
 
 class Setter:
-    """A connection for sets, each whole by itself; many may be under way."""
+    """A connection that carries sets. Many may be under way; the engine applies and answers them in order."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -176,7 +176,7 @@ class Setter:
                     if not done.done():
                         done.set_result(abs(int(line[6:])))
         writer.close()
-        if self.writer is writer:  # the next set connects anew: an engine closes who was silent longest
+        if self.writer is writer:  # the next set connects again: engines close the connection silent longest
             self.writer = None
         for done in self.waiting:
             if not done.done():

@@ -1,7 +1,7 @@
 """`plait reload`'s changes to a host: addresses, MTU, DNS, routes, rules and firewall of an interface.
 
-What is the same before and after is not touched. A change is undone when a later one fails: routes and
-firewall by going back to what was there before all of them, the others one by one.
+What is already as the file says is not touched. When a change fails, those before it are undone: routes and
+firewall are restored as they were before all changes, everything else one by one.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ ANY = {"-4": "0.0.0.0/0", "-6": "::/0"}
 
 
 def undone(step: Callable[..., None], *arguments: object) -> None:
-    """Undo a step: when that fails, it says so, and the others must follow."""
+    """Undo a step. A failure is reported and not raised, so that the other steps are undone too."""
     with complaints():
         step(*arguments)
 
@@ -48,7 +48,7 @@ def set_addresses(name: str, conf: Conf, undo: ExitStack) -> None:
 
 
 def _make_addresses(name: str, family: str, wanted: Sequence[str]) -> None:
-    """New ones come before old ones go, and no other goes with them: they would take routes along."""
+    """Add the new addresses, then delete the old ones alone: an address takes its routes with it."""
     routes = routes_of(name, family)
     _add_addresses(name, family, wanted)
     with _promoted_secondaries(name):
@@ -56,15 +56,15 @@ def _make_addresses(name: str, family: str, wanted: Sequence[str]) -> None:
             if address not in wanted and address in _cidrs(name, family):
                 run_command("ip", family, "address", "delete", address, "dev", name)
     _add_addresses(name, family, wanted)
-    _add_missing_routes(name, routes, routes_of(name, family))  # with the last address of IPv4 they all went
+    _add_missing_routes(name, routes, routes_of(name, family))  # the last IPv4 address took them all
 
 
 @contextlib.contextmanager
 def _promoted_secondaries(name: str) -> Iterator[None]:
-    """An IPv4 address that goes leaves its place to the next one of its subnet, which else goes with it."""
+    """Let the kernel keep the other addresses of a subnet when one is deleted (IPv4)."""
     switch = Path(f"/proc/sys/net/ipv4/conf/{name}/promote_secondaries")
     before = switch.read_text()
-    with contextlib.suppress(OSError):  # where /proc/sys is read-only, there is a gap instead
+    with contextlib.suppress(OSError):  # where /proc/sys is read-only, the next one is missing for a moment
         switch.write_text("1\n")
     try:
         yield
@@ -81,9 +81,10 @@ def _add_addresses(name: str, family: str, wanted: Sequence[str]) -> None:
 
 
 def _cidrs(name: str, family: str, *, with_links: bool = False) -> list[str]:
-    """Addresses of the interface that a file can have named.
+    """Addresses of the interface that the file may have set.
 
-    Link-local ones are the kernel's as a rule, and those with another end are a hook's: they stay.
+    Left out are link-local addresses, which the kernel sets as a rule, and point-to-point addresses, which a
+    hook set.
     """
     links = ip_json(family, "address", "show", "dev", name)
     entries = [entry for link in links for entry in link.get("addr_info", ())]
@@ -95,7 +96,7 @@ def _cidrs(name: str, family: str, *, with_links: bool = False) -> list[str]:
 
 
 def set_mtu(wanted: Device, conf: Conf, undo: ExitStack) -> None:
-    """The file's MTU, else what the ways to the peers' endpoints let through."""
+    """The file's MTU; without one, what the routes to the peers' endpoints allow."""
     name, now = wanted.name, _mtu(wanted.name)
     mtu = conf.interface.mtu or mtu_of(wanted)
     if mtu != now:
@@ -104,7 +105,7 @@ def set_mtu(wanted: Device, conf: Conf, undo: ExitStack) -> None:
 
 
 def set_dns(name: str, conf: Conf, undo: ExitStack) -> None:
-    """The file's name servers; none where it has none and resolvconf tells that there were some."""
+    """The file's name servers. Without any in the file, those that resolvconf has for the interface go."""
     if not shutil.which("resolvconf"):
         return
     lines = [f"nameserver {server}" for server in conf.interface.dns]
@@ -125,7 +126,7 @@ def _make_dns(name: str, lines: Sequence[str]) -> None:
 
 
 def _dns_record(name: str) -> list[str]:
-    """What resolvconf has for the interface: openresolv tells, Debian's old one keeps a file."""
+    """What resolvconf has for the interface: openresolv prints it, Debian's old one has a file."""
     done = subprocess.run(
         ["resolvconf", "-l", _resolvconf_name(name)], capture_output=True, text=True, check=False
     )
@@ -143,7 +144,7 @@ def _dns_record(name: str) -> list[str]:
 
 
 def check_table(before: Device, conf: Conf, config: str) -> None:
-    """Refuse a file whose Table is not the one that the interface was set up with, as far as that shows."""
+    """Refuse a file with another Table than the interface was set up with, if its routes show which."""
     name, table = before.name, conf.interface.table
     if table == "off":
         return
@@ -159,7 +160,7 @@ def check_table(before: Device, conf: Conf, config: str) -> None:
 
 
 def set_default_routes(before: Device, wanted: Device, conf: Conf, undo: ExitStack) -> None:
-    """Table, rules and firewall of a default route, for each family that has, had or gets one."""
+    """Routing table, rules and firewall of the default route, for each family that had or gets one."""
     if conf.interface.table != "auto":
         return
     is_gone = False
@@ -173,7 +174,7 @@ def set_default_routes(before: Device, wanted: Device, conf: Conf, undo: ExitSta
         if old:
             undo.callback(undone, _come_back, old, family)
             remove_firewall(wanted.name, family)
-        if new:  # before the old one goes: nothing leaves by another way in between
+        if new:  # before the old one goes, so that no packet takes another way in between
             add_default_routes(new, "auto", undo)
             wanted.fwmark = new.fwmark
         if old:
@@ -184,7 +185,7 @@ def set_default_routes(before: Device, wanted: Device, conf: Conf, undo: ExitSta
 
 
 def _rules(device: Device, family: str) -> list[list[str]]:
-    """The rules of the default route: those that name its table, each with the companion next before it."""
+    """The rules of the default route: each that names its table, and the rule for `main` before it."""
     shown = ip_json(family, "rule", "show")
     companions = [rule for rule in shown if rule.get("table") == "main" and "suppress_prefixlen" in rule]
     found = []
@@ -208,21 +209,21 @@ def _drop_default(device: Device, family: str, rules: Sequence[Sequence[str]]) -
 
 
 def _come_back(device: Device, family: str) -> None:
-    """Undo the loss of a default route, of which something may still be there."""
+    """Undo: the default route comes back, and parts of it may still be there."""
     remove_firewall(device.name, family)
     _drop_default(device, family, _rules(device, family))
     add_default_routes(device, "auto", ExitStack())
 
 
 def default_of(device: Device, family: str) -> Device | None:
-    """The interface with nothing but its default route of a family; None when it has none."""
+    """A copy of the device with the family's default route as its only allowed IP; None when it has none."""
     if ANY[family] not in _prefixes(device, family):
         return None
     return replace(device, peers=[Peer("", allowed_ips=[ANY[family]])])
 
 
 def firewalls_of(name: str) -> dict[str, str]:
-    """The interface's tables of nft, by family: empty where there is none."""
+    """The text of the interface's nft table, by family; empty where there is none."""
     shown = {}
     for family, ip in zip(FAMILIES, ("ip", "ip6"), strict=True):
         shown[family] = ""
@@ -234,14 +235,14 @@ def firewalls_of(name: str) -> dict[str, str]:
 
 
 def restore_firewall(name: str, before: Mapping[str, str]) -> None:
-    """Undo: the tables as they were, with the addresses that they named."""
+    """Undo: each nft table as it was, with the addresses that it named."""
     for family, now in firewalls_of(name).items():
         if before[family] != now:
             _replace_firewall(name, family, now, before[family])
 
 
 def _refresh_firewall(name: str, family: str, mark: int) -> None:
-    """Its rules name the interface's addresses. Undone by restore_firewall."""
+    """Make the firewall name the interface's present addresses. Undone by restore_firewall."""
     now = firewalls_of(name)[family]
     named = [line.split(" daddr ")[1].split()[0] for line in now.splitlines() if " daddr " in line]
     present = addresses(name, family)
@@ -250,13 +251,13 @@ def _refresh_firewall(name: str, family: str, mark: int) -> None:
 
 
 def _replace_firewall(name: str, family: str, now: str, text: str) -> None:
-    """In one transaction: no packet meets neither."""
+    """Replace the table in one transaction, so that every packet meets the old one or the new one."""
     drop = f"delete table {'ip' if family == '-4' else 'ip6'} wg-quick-{name}\n" if now else ""
     run_command("nft", "-f", "-", text=drop + text)
 
 
 def set_routes(before: Device, wanted: Device, conf: Conf) -> None:
-    """A route for each allowed IP, default routes of `Table = auto` excepted. Undone by restore_routes."""
+    """A route for each allowed IP, but not the default routes of `Table = auto`. Undone by restore_routes."""
     table = conf.interface.table
     if table == "off":
         return
@@ -291,17 +292,17 @@ def _prefixes(device: Device, family: str) -> set[str]:
     return {prefix for prefix in prefixes if (":" in prefix) == (family == "-6")}
 
 
-Route = tuple[str, str, str]  # table, prefix, and all that `ip route` tells but the interface
+Route = tuple[str, str, str]  # table, prefix, and what `ip route` prints, without the interface
 
 
 def routes_of(name: str, family: str | None = None, table: str = "all") -> list[Route]:
-    """Routes out of the interface that somebody added: those that the kernel makes itself excepted."""
+    """Routes through the interface, without those that the kernel made."""
     found = []
     for each in [family] if family else FAMILIES:
         command = ["ip", each, "route", "show", "table", table, "dev", name]
         shown = subprocess.run(command, capture_output=True, text=True, check=False).stdout
         for line in shown.splitlines():
-            if line[0].isspace():  # one of several ways of a route: no allowed IP has such
+            if line[0].isspace():  # a next hop of a multipath route, which no allowed IP has
                 continue
             words = [word for word in line.split() if word not in ("linkdown", "dead")]
             if "kernel" in words or words[0] in ("local", "broadcast", "multicast", "anycast"):
@@ -315,7 +316,7 @@ def routes_of(name: str, family: str | None = None, table: str = "all") -> list[
 
 
 def restore_routes(name: str, before: Sequence[Route]) -> None:
-    """Undo: routes that came go, routes that went come back."""
+    """Undo: delete the routes that were added, add those that were deleted."""
     now = routes_of(name)
     for entry in sorted(set(now) - set(before)):
         with complaints():

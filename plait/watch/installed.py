@@ -1,7 +1,8 @@
 """Whether a running engine is the program that is installed now, at the place it was started from.
 
-An engine goes on as what it was when files are put over its own, and its workers with it (docs/adr/0006). So
-it says of itself which it is, and the program at its path says what would start there now.
+New files over an engine's own do not change the engine, nor its workers, which are forks of it
+(docs/adr/0006). So the engine's report tells its own version, and the program at its path is run with
+--version to tell what would start there now.
 """
 
 from __future__ import annotations
@@ -12,15 +13,15 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-SECONDS = 10.0  # for a program to say its version
-FRESH = 60.0  # what it said is taken for true so long
+SECONDS = 10.0  # that a program may take to say its version
+FRESH = 60.0  # an answer is used again for so long
 NAMES = ("version", "layout", "commit")
 _WORDS = re.compile(r"plaitd (\S+) \(memory layout (\S+), commit (\S+)\)")
 _said: dict[tuple[str, ...], tuple[float, dict[str, str] | None]] = {}
 
 
 def at(program: Sequence[str]) -> dict[str, str] | None:
-    """What the program that this command starts says of itself; None when it does not."""
+    """Version, layout and commit that the program of this command prints; None when it prints none."""
     when, said = _said.get(tuple(program), (float("-inf"), None))
     if time.monotonic() - when > FRESH:
         said = _ask(program)
@@ -29,7 +30,8 @@ def at(program: Sequence[str]) -> dict[str, str] | None:
 
 
 def difference(report: dict[str, Any]) -> str:
-    """Of an engine's report: how it is not what is installed, in words; empty when it is, or nobody knows."""
+    """How the engine of this report differs from what is installed, in words; empty when it does not, or when
+    that cannot be known."""
     program = report.get("program")
     if not program or "version" not in report:  # of an older engine
         return ""
@@ -42,7 +44,7 @@ def difference(report: dict[str, Any]) -> str:
 
 
 def mend(interface: str, report: dict[str, Any]) -> str:
-    """What to do about it."""
+    """The next step where there is a difference."""
     said = at(report["program"])
     if said is None:
         return f"install Plait there again: {report['program'][-1]}"

@@ -1,9 +1,9 @@
-"""Threads for arithmetic alone: a batch of handshakes is worked off by every core at once.
+"""Threads that only compute: several cores share the arithmetic of a batch of handshakes.
 
-The calls into C let go of the interpreter's lock, and each thread has libcrypto's contexts to itself. Nobody
-is assigned a part: whoever is free takes the next few, so that a thread that the scheduler keeps waiting
-holds up no more than those. Threads that the kernel refuses (a full pids cgroup, RLIMIT_NPROC) are wanted
-again with the next batch. The helpers are SCHED_BATCH and nice: in a storm of handshakes, data comes first.
+The calls into C release the interpreter's lock, and each thread has libcrypto contexts of its own. A thread
+that is free takes the next few handshakes, so that one which gets no CPU delays no more than the few that it
+took. Where the kernel refuses a thread (a full pids cgroup, RLIMIT_NPROC), the next batch asks again. The
+helpers are SCHED_BATCH and nice: in a storm of handshakes, data comes first.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Step = Callable[["Pointer[handshake_crypto]", "Pointer[handshake]", int], None]
 
 
 class CryptoThreads:
-    """The caller's thread and up to `helpers` more, which start with the first large batch."""
+    """The caller's thread and `helpers` more at most, which start with the first large batch."""
 
     def __init__(self, helpers: int | None = None) -> None:
         if helpers is None:
@@ -47,7 +47,7 @@ class CryptoThreads:
 
     def each(self, step: Step, handshakes: Pointer[handshake], count: int) -> None:
         """step(crypto, handshakes, n) over all of an array, in pieces; returns when all are done."""
-        pieces = iter(range(0, count, PIECE))  # its next() is one step of the interpreter
+        pieces = iter(range(0, count, PIECE))  # next() is atomic: it holds the interpreter's lock
 
         def work(crypto: Pointer[handshake_crypto]) -> None:
             for first in pieces:
@@ -58,7 +58,7 @@ class CryptoThreads:
             try:
                 for crypto in self.cryptos[1:]:
                     begun.append(self.pool.submit(work, crypto))
-            except RuntimeError:  # no thread to be had; what was submitted is in the pool all the same
+            except RuntimeError:  # the kernel refuses a thread; what was submitted stays in the pool's queue
                 is_refused = True
         work(self.crypto)
         for helper in begun:
@@ -86,6 +86,7 @@ def _stand_back() -> None:
 
 
 def stand_back() -> None:
-    """Let others go before this thread. OSError: the kernel, or a filter, refuses."""
+    """Let other threads run before the calling one. OSError: the kernel, or a filter, refuses."""
     os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
-    os.setpriority(os.PRIO_PROCESS, 0, NICE)  # this thread, of Linux; control's filter lets no other
+    # On Linux this is the calling thread, the only one that control's filter allows.
+    os.setpriority(os.PRIO_PROCESS, 0, NICE)

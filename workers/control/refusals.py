@@ -1,8 +1,8 @@
-"""Refused: public keys that a provider does not know, for as long as it said (the negative cache).
+"""Negative cache: public keys that a provider does not know, each refused for the time that it gave.
 
-Whoever owns a key pair can have an entry made, so there is no more memory than for ENTRIES of them: a table
-of sets of WAYS, in which a new entry takes the place of one that is over, else of any at random. A tag is a
-keyed hash: nobody can choose keys that fall into one set, or take another's place.
+Anybody can make key pairs and cause entries, so their number is bounded: ENTRIES places, in sets of WAYS. A
+new entry replaces an expired one of its set, else one at random. Set and tag come from a keyed hash, so that
+nobody can choose keys that fall into one set, or that replace a certain key.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Refusals:
         )
 
     def remove(self, key: bytes) -> None:
-        """It was configured, or taken away: whether it is known is asked anew."""
+        """The key was configured or taken away: the provider is asked about it again."""
         if not self._tags:
             return
         first, tag = self._place(key)
@@ -68,5 +68,6 @@ class Refusals:
         return int(np.count_nonzero(until > now // SECOND))
 
     def _place(self, key: bytes) -> tuple[int, int]:
-        tag = hash(self._secret + key) & _LOW  # SipHash (PEP 456); both it and the text begin with a secret
+        # SipHash (PEP 456), keyed by the interpreter, over a text that begins with our secret.
+        tag = hash(self._secret + key) & _LOW
         return tag % (ENTRIES // WAYS) * WAYS, tag

@@ -11,8 +11,8 @@
   is repaired before its replacement starts, with the same fds and the next incarnation.
 - A worker that cannot start is an error with a reason, for the listener to judge. One that was
   ready once is started again, at once the first time, then with growing pauses.
-- When a receiver does not come back at once, the others read its sockets and queue until it does. The peers
-  of such a consumer belong to the others as long (docs/adr/0010).
+- While a receiver does not come back, the others read its sockets and its queue. While a consumer does not
+  come back, its peers belong to the others (docs/adr/0010).
 - A worker whose channel is stuck or nonsense is killed and replaced like any dead one.
 - Every worker is a fork of the supervisor, which has loaded what they run (launch.py).
 """
@@ -43,7 +43,7 @@ from workers.supervisor.worker import Life, Told, Worker
 
 NO_CPU = 0xFFFFFFFF
 OUT_OF_FILES = "the supervisor has no descriptor left; raise its limit on open files (prlimit --nofile)"
-# What a message raises whose words are of other types than they should be: an infinite number, no mapping, …
+# Raised by a message that has values of wrong types: an infinite number, no mapping, …
 SENSELESS = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 MOST_BROKEN = 32  # promises, and characters of each below: every control is told of all in one message
 PROMISE_CHARACTERS, WHY_CHARACTERS = 40, 200
@@ -52,17 +52,17 @@ log = logging.getLogger("plait")
 
 
 class Listener(Protocol):
-    """Who hears of the workers: the supervisor."""
+    """Hears what happens to the workers: the supervisor."""
 
     def worker_is_ready(self, worker: Worker) -> None:
-        """It works from now on; also each time that it was replaced."""
+        """The worker is ready, the first one or a replacement."""
 
     def worker_says(self, worker: Worker, message: dict[str, Any], fds: list[int]) -> None:
-        """A message that is not about its life. An exception of SENSELESS: it makes no sense. The
-        descriptors with it are closed afterwards."""
+        """A message that is not about the worker's own life. Its descriptors are closed afterwards. Raises
+        one of SENSELESS when it makes no sense."""
 
     def worker_will_not_start(self, what: str, why: str, next_step: str) -> None:
-        """One that was never ready, and that the interface needs."""
+        """The first process of a worker that the interface needs did not become ready."""
 
     def emit(self, event: str, **details: Any) -> None:
         """Something happened that `plait events` is to show (news.py)."""
@@ -97,7 +97,7 @@ class Roster:
     # -- who there is -------------------------------------------------------------------------
 
     def hire(self, kind: str, number: int, is_extra: bool = False) -> Worker:
-        """One more worker, which starts when the loop comes to it."""
+        """One more worker; `keep_time` starts its process."""
         cpus = () if kind == "control" else self.settings.cores_of(number)
         worker = Worker(kind, number, LINES[kind] + number, cpus, is_extra)
         self.workers.append(worker)
@@ -116,11 +116,11 @@ class Roster:
     # -- what another program is left (upgrade.py) ----------------------------------------------
 
     def describe(self) -> list[dict[str, Any]]:
-        """Every worker, in words for JSON."""
+        """Every worker as a JSON object."""
         return [worker.describe() for worker in self.workers]
 
     def fds(self) -> list[int]:
-        """The descriptors in it."""
+        """The descriptors that `describe` names."""
         return [worker.channel.fileno() for worker in self.workers if worker.channel is not None]
 
     def resume(self, described: list[dict[str, Any]]) -> None:
@@ -137,7 +137,7 @@ class Roster:
     # -- time ---------------------------------------------------------------------------------
 
     def due(self) -> Iterator[float]:
-        """When something is to be done, time.monotonic()."""
+        """Each time.monotonic() at which `keep_time` has something to do."""
         for worker in self.workers:
             if worker.life is Life.WAITING and not self.stopping:
                 yield worker.start_at
@@ -147,7 +147,7 @@ class Roster:
                 yield worker.kill_at
 
     def keep_time(self, now: float) -> None:
-        """Start and kill who is due."""
+        """Start and kill the workers whose time has come."""
         due = []
         for worker in self.workers:
             if worker.life is Life.WAITING:
@@ -170,7 +170,7 @@ class Roster:
                 worker.kill(why)
 
     def _waits_for_cpu(self, worker: Worker) -> bool:
-        """Whether it is starting and lacks the CPU that this takes: not its fault, whatever the time."""
+        """Whether a starting worker is late for want of CPU, which is no reason to kill it."""
         if worker.life is not Life.STARTING or worker.told is not Told.NOTHING_YET or worker.process is None:
             return False
         try:
@@ -182,7 +182,7 @@ class Roster:
     # -- the start ----------------------------------------------------------------------------
 
     def _start(self, workers: list[Worker]) -> None:
-        """Start these. Each has its process before any is told what to do, and before a refusal ends all."""
+        """Start these workers. All are forked before any is told what to do, and before any is given up."""
         channels, refused = [], []
         for worker in workers:
             try:
@@ -278,7 +278,7 @@ class Roster:
         self.listener.worker_is_ready(worker)
 
     def note_broken(self, broken: dict[str, str]) -> None:
-        """Say each once, and have control tell who asks: the host is the same for all."""
+        """Log each broken promise once, whichever worker noted it, and let control answer with them."""
         cut = {promise[:PROMISE_CHARACTERS]: why[:WHY_CHARACTERS] for promise, why in broken.items()}
         news = {promise: why for promise, why in cut.items() if promise not in self.broken}
         news = dict(islice(news.items(), max(MOST_BROKEN - len(self.broken), 0)))
@@ -299,7 +299,7 @@ class Roster:
     def _not_started(
         self, worker: Worker, why: str, mend: str = "see why with `plaitd --foreground`"
     ) -> None:
-        """A start that failed without words: the end at first, another try later."""
+        """A start failed without a message of the worker: the first ends all, a later one is tried again."""
         worker.life = Life.ENDED
         if worker.was_ready:
             log.error("%s did not start again: %s", worker.title, why)
@@ -315,7 +315,7 @@ class Roster:
     # -- the end of a process -------------------------------------------------------------------
 
     def reap_without_pidfd(self) -> None:
-        """SIGCHLD: somebody ended. Those who have a pidfd are told apart by it."""
+        """SIGCHLD: reap ended workers that have no pidfd. The others are reaped when their pidfd says so."""
         for worker in list(self.workers):
             if worker.pidfd < 0 and worker.process is not None and worker.process.has_ended:
                 self._reap(worker)
@@ -369,7 +369,7 @@ class Roster:
             worker.died_at = time.monotonic()
 
     def _repair(self, worker: Worker) -> str:
-        """Make whole what the dead worker left, and wake whoever waited for it. What it left, in words."""
+        """Repair what the dead worker left, and wake all who may wait for it. What it left, in words."""
         line = self.segment.workers[worker.line]
         line.state = lib.WORKER_REPAIRING
         repair = ffi.new("struct repair *")
@@ -416,7 +416,8 @@ class Roster:
         self._share_work(worker.kind)
 
     def _give_back(self, worker: Worker) -> None:
-        """It works again. Until the others have let go two read the same: order may suffer, and no more."""
+        """The worker is back. Until the others have let go, two processes read the same sockets or queue:
+        packets may be reordered, none is lost."""
         if worker.kind != "control" and worker.number in self._away(worker):
             self._away(worker).remove(worker.number)
             self._share_work(worker.kind)
@@ -430,8 +431,8 @@ class Roster:
             self.share(other)
 
     def peers_are_shared_out(self) -> None:
-        """No process knows any more that a peer belongs to a consumer that is away. What was marked ready at
-        such a one is passed on."""
+        """No process takes any peer for one of a consumer that is away. Peers marked ready at such a consumer
+        are passed on."""
         away = self.resources.away_consumers
         for worker in self.of_kind("consumer"):
             if worker.number in away and len(away) < self.resources.consumers:
@@ -453,16 +454,15 @@ class Roster:
             worker.kill("it does not read its channel")
         except OSError as error:  # what it misses now, its successor is told at the start
             if not (worker.was_ready or worker.is_extra or self.stopping):
-                raise  # nobody has been sent anything yet: the host refuses it
+                raise  # the first message of the start: the host refuses to pass descriptors
             why = f"what it is to be told cannot be sent: {error.strerror or error}"
             log.error("%s is killed: %s", worker.title, why)
             worker.kill(why)
 
     def share(self, worker: Worker, kind: str = "sockets", **more: Any) -> None:
-        """Give it the descriptors that it is to use from now on, how many workers there are, and what the
-        interface is called.
+        """Send a worker the descriptors to use from now on, the numbers of workers, and the interface's name.
 
-        It says when it has no others any more. One that is not there gets them when it starts.
+        The worker answers when it has closed its former ones. One without a process gets them at its start.
         """
         if worker.channel is None:
             return
@@ -520,7 +520,7 @@ class Roster:
                 self.listener.worker_says(worker, message, fds)
 
     def _read_last_words(self, worker: Worker) -> None:
-        """What a dead worker said before it died is still in its channel: the reason, mostly."""
+        """Read what a dead worker sent before it died: mostly the reason."""
         _channel(worker).socket.setblocking(False)
         with contextlib.suppress(BlockingIOError):
             while worker.channel is not None:
@@ -547,7 +547,7 @@ class Roster:
                 self._tell_to_end(worker)
 
     def dismiss(self, worker: Worker) -> None:
-        """It ends, and nobody takes its place."""
+        """End a worker for good."""
         if worker.process is None:
             worker.life = Life.ENDED
             self.workers.remove(worker)
@@ -556,7 +556,7 @@ class Roster:
         self._tell_to_end(worker)
 
     def renew(self, worker: Worker) -> None:
-        """It ends, and another process takes its place at once."""
+        """End a worker's process; another one follows at once."""
         if worker.process is not None:
             worker.told, worker.kill_at = Told.RENEW, time.monotonic() + self.patience.stop
             self._tell_to_end(worker)

@@ -39,8 +39,8 @@ BPF_RETURN = 0x06  # linux/bpf_common.h: BPF_RET | BPF_K
 
 UDP_GRO = 104  # linux/udp.h
 
-# What a socket can be without: level, option, value, what is lost. Path MTU is the inner packet's matter:
-# the outer one may be fragmented on its way.
+# Options that a socket can do without: level, option, value, what is lost without it. Outer packets may be
+# fragmented on their way: path MTU discovery is done by the inner packets.
 _WHOLE = "large packets get lost where the path's MTU is smaller than ours"
 _UNMARKED = "congestion that the path marks (ECN) is not told to what is inside"
 _ANY_SOURCE = "answers may leave from another address of this host than they were asked at"
@@ -77,7 +77,7 @@ def open_sockets(port: int, receivers: int, mark: int = 0) -> list[Pair]:
             return _open_all(port, receivers, mark)
         except OSError as error:
             if error.errno == errno.EADDRINUSE and tries_left:
-                continue  # the other family had that random port in use: take another
+                continue  # the random port is in use in the other family: take another
             raise _refused(port, error) from error
     raise AssertionError("unreachable")
 
@@ -129,10 +129,9 @@ def open_one_more(pairs: list[Pair], mark: int = 0) -> Pair:
 
 
 def gather(pairs: list[Pair]) -> None:
-    """All datagrams go to the first pair from now on, whoever the sender is. OSError from the kernel.
+    """Deliver all datagrams to the first pair, whoever the sender is. OSError from the kernel.
 
-    A program that every group can be given without privileges: `return 0`, the number of a socket in
-    the order of opening.
+    By a BPF program that needs no privileges: `return 0`, the index of the socket that was opened first.
     """
     code = ctypes.create_string_buffer(struct.pack("HBBI", BPF_RETURN, 0, 0, 0))
     program = struct.pack("HP", 1, ctypes.addressof(code))
@@ -151,9 +150,9 @@ def spread(pairs: list[Pair]) -> None:
 
 
 def deafen(pairs: list[Pair]) -> None:
-    """Nothing more comes in: who sends to the port of these finds it closed. What they hold can be read.
+    """Let these sockets receive nothing more: a sender finds the port closed. What is in them can be read.
 
-    Nobody may send through them any more.
+    Nobody may send through them afterwards.
     """
     code = ctypes.create_string_buffer(struct.pack("HBBI", BPF_RETURN, 0, 0, 0))
     nothing = struct.pack("HP", 1, ctypes.addressof(code))
@@ -162,9 +161,9 @@ def deafen(pairs: list[Pair]) -> None:
             if fd is None:
                 continue
             with borrowed(fd) as sock:
-                try:  # who is connected hears one sender alone: itself
+                try:  # a connected socket hears its peer alone, here itself
                     sock.connect((address, sock.getsockname()[1]))
-                except OSError:  # this namespace has no loopback: what comes is dropped, by a filter
+                except OSError:  # this namespace has no loopback: a filter drops what comes
                     with contextlib.suppress(OSError):
                         sock.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, nothing)
 
@@ -179,21 +178,21 @@ def is_empty(pair: Pair) -> bool:
 
 
 def empty(pair: Pair) -> int:
-    """Read away what waits in both sockets; how many datagrams it was, those of trains counted each."""
+    """Discard what waits in both sockets; returns how many datagrams, each of a train counted."""
     packets = 0
     for fd in pair:
         if fd is None:
             continue
         with borrowed(fd) as sock:
             while not is_empty((fd, None)):
-                with contextlib.suppress(OSError):  # news of what was sent, told once
+                with contextlib.suppress(OSError):  # an ICMP error for something sent, reported once
                     data, ancillary, _, _ = sock.recvmsg(1 << 16, 256)
                     packets += _datagrams(data, ancillary)
     return packets
 
 
 def _datagrams(data: bytes, ancillary: list[tuple[int, int, bytes]]) -> int:
-    """How many there are in a received message."""
+    """How many datagrams a received message has."""
     sizes = [size for *kind, size in ancillary if kind == [socket.IPPROTO_UDP, UDP_GRO]]
     segment = struct.unpack_from("i", sizes[0])[0] if sizes else len(data)
     return -(-len(data) // segment) if data else 1
@@ -254,7 +253,8 @@ class _NoGroup(OSError):
 
 
 def _open_socket(family: int, port: int, mark: int, joins: bool, opens: bool) -> socket.socket:
-    """One socket, which joins a group or opens one; unless others are to join (opens), it may lack one."""
+    """One socket that joins a group (joins) or opens one. opens: others will join, so that it must not lack
+    its group."""
     sock = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
     try:
         if family == socket.AF_INET6:
@@ -284,7 +284,7 @@ def _has_family(family: socket.AddressFamily) -> bool:
     try:
         socket.socket(family, socket.SOCK_DGRAM).close()
     except OSError as error:
-        if error.errno in (errno.EAFNOSUPPORT, errno.EPERM, errno.EACCES, errno.ENOSYS):  # a filter's answers
+        if error.errno in (errno.EAFNOSUPPORT, errno.EPERM, errno.EACCES, errno.ENOSYS):  # of filters
             return False
         raise
     return True
