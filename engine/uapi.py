@@ -154,6 +154,8 @@ class PeerChange:
     allowed_ips: list[AllowedIP] = field(default_factory=list)  # in the order given
     on_demand: int | None = None  # 1: it may be evicted when it is idle
     idle_after: int | None = None  # seconds, 0 = as of the interface
+    expires: int | None = None  # seconds since 1970, 0 = never
+    quota: int | None = None  # bytes of both directions together, 0 = none
     timestamp: bytes | None = None  # TAI64N of its greatest initiation, 12 bytes, from before it was evicted
 
 
@@ -742,6 +744,7 @@ class PeerRecord(NamedTuple):
     rx_bytes: int
     numbers: Sequence[int]  # of NUMBERS, in that order
     allowed_ips: Iterable[AllowedIP]
+    ran_out: str = ""  # quota or expired
 
 
 def answer_get(device: DeviceRecord, peers: Iterable[bytes]) -> Iterator[bytes]:
@@ -810,6 +813,7 @@ def format_peer(peer: PeerRecord) -> str:
     endpoint = f"endpoint={peer.endpoint}\n" if peer.endpoint else ""
     pairs = enumerate(zip(NUMBERS, peer.numbers, strict=True))  # Plait's own only where they are set
     numbers = "".join(f"{key}={value}\n" for at, (key, value) in pairs if value or not at)
+    numbers += f"plait_ran_out={peer.ran_out}\n" if peer.ran_out else ""
     ips = "".join(f"allowed_ip={ip}\n" for ip in peer.allowed_ips)
     return (
         f"public_key={peer.public_key.hex()}\n"

@@ -6,10 +6,11 @@
 #define ADDRESS_TEXT 46        /* the longest IPv6 address and its end */
 #define MOST_ALLOWED (1u << 16) /* in one section; more are left to Python */
 
-#define NUMBER_ROW(place, key, field, most) { key, #field, most, most > 0xffff ? 4 : 2 },
+#define NUMBER_ROW(place, key, field, most) { key, #field, most, most > 0xffffffff ? 8 : most > 0xffff ? 4 \
+                                                                                                       : 2 },
 static const struct uapi_number numbers[] = { UAPI_NUMBERS(NUMBER_ROW) };
 _Static_assert(UAPI_NUMBERS_COUNT <= UAPI_NUMBERS_MOST, "make room in struct uapi_shown and UAPI_PEER_TEXT");
-#define NUMBER_KEY(place, key, ...) _Static_assert(sizeof key <= 61, "make room in UAPI_PEER_TEXT");
+#define NUMBER_KEY(place, key, ...) _Static_assert(sizeof key <= 51, "make room in UAPI_PEER_TEXT");
 UAPI_NUMBERS(NUMBER_KEY)
 
 const struct uapi_number *uapi_number(uint32_t place)
@@ -29,7 +30,7 @@ struct section {
     uint8_t preshared_key[32];
     uint8_t endpoint[RECORD_ENDPOINT_BYTES];
     uint16_t flags;
-    uint32_t numbers[UAPI_NUMBERS_COUNT];
+    uint64_t numbers[UAPI_NUMBERS_COUNT];
     uint32_t allowed;    /* kept, of those given */
     uint32_t given;
 };
@@ -72,16 +73,16 @@ static int take_key(struct line value, uint8_t key[32])
     return 1;
 }
 
-static int take_number(struct line value, uint32_t most, uint32_t *number)
+static int take_number(struct line value, uint64_t most, uint64_t *number)
 {
-    uint32_t sum = 0;
+    uint64_t sum = 0;
 
-    if (value.bytes == 0 || value.bytes > 9)
+    if (value.bytes == 0 || value.bytes > 19) /* 10^19 - 1 is below 2^64 */
         return 0;
     for (uint64_t i = 0; i < value.bytes; i++) {
         if (value.text[i] < '0' || value.text[i] > '9')
             return 0;
-        sum = sum * 10 + (value.text[i] - '0');
+        sum = sum * 10 + (uint64_t)(value.text[i] - '0');
     }
     *number = sum;
     return sum <= most;
@@ -135,7 +136,7 @@ static int take_endpoint(struct line value, struct section *section)
     static const uint8_t mapped[12] = { [10] = 0xff, [11] = 0xff };
     uint8_t *to = section->endpoint;
     uint64_t colon = find(value, ':', 1);
-    uint32_t port;
+    uint64_t port;
 
     if (colon == value.bytes ||
         !take_number((struct line){ value.text + colon + 1, value.bytes - colon - 1 }, 0xffff, &port) || !port)
@@ -166,7 +167,8 @@ static int take_allowed(struct line value, uint8_t to[RECORD_ALLOWED_BYTES])
     int removed = value.bytes && value.text[0] == '-';
     struct line rest = { value.text + removed, value.bytes - removed };
     uint64_t slash = find(rest, '/', 0);
-    uint32_t bits = 32, cidr;
+    uint32_t bits = 32;
+    uint64_t cidr;
 
     memset(to, 0, RECORD_ALLOWED_BYTES);
     if (!take_ipv4((struct line){ rest.text, slash }, to)) {
@@ -178,7 +180,7 @@ static int take_allowed(struct line value, uint8_t to[RECORD_ALLOWED_BYTES])
     if (slash == rest.bytes ||
         !take_number((struct line){ rest.text + slash + 1, rest.bytes - slash - 1 }, bits, &cidr))
         return 0;
-    for (uint32_t place = cidr; place < bits; place += 8 - place % 8)
+    for (uint32_t place = (uint32_t)cidr; place < bits; place += 8 - place % 8)
         to[place / 8] &= (uint8_t)~(0xff >> place % 8);
     to[16] = (uint8_t)cidr;
     to[17] = (uint8_t)((bits == 128 ? ALLOWED_IPV6 : 0) | (removed ? ALLOWED_REMOVED : 0));
@@ -250,7 +252,7 @@ static uint64_t write_record(uint8_t *record, const struct section *section, con
     return (uint64_t)(to - record) + RECORD_ALLOWED_BYTES * (uint64_t)section->allowed;
 }
 
-#define HEAD_MOST (RECORD_HEAD_BYTES + 32 + RECORD_ENDPOINT_BYTES + 4 * UAPI_NUMBERS_COUNT)
+#define HEAD_MOST (RECORD_HEAD_BYTES + 32 + RECORD_ENDPOINT_BYTES + 8 * UAPI_NUMBERS_COUNT)
 
 /* The section at the front of text: its bytes, or 0 when it is not plain or not whole. */
 static uint64_t take_section(struct line text, struct section *section, uint8_t *ips, uint32_t *lines,

@@ -15,14 +15,16 @@
 #define UAPI_NUMBERS(X) \
     X(UAPI_KEEPALIVE, "persistent_keepalive_interval", keepalive, 0xffffu) \
     X(UAPI_ON_DEMAND, "on_demand", on_demand, 1u) \
-    X(UAPI_IDLE_AFTER, "idle_after", idle_after, 15552000u)
+    X(UAPI_IDLE_AFTER, "idle_after", idle_after, 15552000u) \
+    X(UAPI_EXPIRES, "plait_expires", expires, 0xffffffffu) \
+    X(UAPI_QUOTA, "plait_quota", quota, 0x7fffffffffffffffull)
 
 #define UAPI_PLACE(place, ...) place,
 enum { UAPI_NUMBERS(UAPI_PLACE) UAPI_NUMBERS_COUNT };
 
 /* cdef begin */
 /* A record: 32 bytes public key, u16 flags, u32 allowed IPs; preshared key; address (16), port (u16), bytes
- * of address and of zone (u8 each), zone; the numbers (u16, or u32 where one may be above 0xffff); the greatest
+ * of address and of zone (u8 each), zone; the numbers (u16, or as much as the most that it may be takes: u32, u64); the greatest
  * timestamp seen (12); the allowed IPs, 18 bytes each: address (16), length and flags (u8 each). Little-endian, packed; what a flag does not announce is not there. */
 #define RECORD_HEAD_BYTES 38
 #define RECORD_ENDPOINT_BYTES 20
@@ -41,7 +43,7 @@ enum { UAPI_NUMBERS(UAPI_PLACE) UAPI_NUMBERS_COUNT };
 struct uapi_number {
     const char *key;
     const char *field;
-    uint32_t most;
+    uint64_t most;
     uint32_t bytes;         /* in a record */
 };
 /* NULL for a place at or above UAPI_NUMBERS_COUNT. */

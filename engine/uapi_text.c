@@ -91,6 +91,10 @@ uint32_t uapi_write_peer(char *to, const struct uapi_shown *shown)
     for (uint32_t i = 0; i < UAPI_NUMBERS_COUNT; i++)
         if (i == UAPI_KEEPALIVE || shown->numbers[i])  /* Plait's own only where they are set */
             to = put_line(put_text(to, uapi_number(i)->key), "=", shown->numbers[i]);
+    if (shown->ran_out) {
+        to = put_text(put_text(to, "plait_ran_out="), shown->ran_out);
+        *to++ = '\n';
+    }
     return (uint32_t)(to - start);
 }
 

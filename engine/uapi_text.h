@@ -7,7 +7,7 @@
 #include "uapi_sections.h"
 
 /* cdef begin */
-#define UAPI_PEER_TEXT 1024    /* the most that uapi_write_peer writes: 404 and 72 a number; one more line needs its own room */
+#define UAPI_PEER_TEXT 1152    /* the most that uapi_write_peer writes: 404, 72 a number, and 24; one more line needs its own room */
 #define UAPI_ALLOWED_TEXT 64   /* likewise uapi_write_allowed */
 
 struct uapi_shown {
@@ -21,7 +21,8 @@ struct uapi_shown {
     uint64_t handshake_nsec;
     uint64_t tx_bytes;
     uint64_t rx_bytes;
-    uint32_t numbers[8];           /* UAPI_NUMBERS_MOST, those of UAPI_NUMBERS */
+    uint64_t numbers[8];           /* UAPI_NUMBERS_MOST, those of UAPI_NUMBERS */
+    const char *ran_out;           /* why it was cut off; NULL: it was not */
 };
 /* All lines but those of allowed IPs. Returns the bytes written; no end is put behind them. */
 uint32_t uapi_write_peer(char *to, const struct uapi_shown *shown);

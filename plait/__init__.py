@@ -36,7 +36,9 @@ if TYPE_CHECKING:
         PacketsDropped,
         PeerAdded,
         PeerEvicted,
+        PeerRanOut,
         PeerRemoved,
+        PeerRenewed,
         PrivateKeyChanged,
         ProviderFailed,
         ProviderServes,
@@ -59,9 +61,10 @@ _HOMES = {
     "plait.api.events": (
         "ConfigurationRefused", "CookieReceived", "EndpointMoved", "EngineEnding", "EngineStarted", "Event",
         "GivenUp", "HandshakeBegan", "HandshakeFailed", "HandshakeRefused", "InterfaceDown", "InterfaceUp",
-        "ListenPortChanged", "OfPeer", "PacketsDropped", "PeerAdded", "PeerEvicted", "PeerRemoved",
-        "PrivateKeyChanged", "ProviderFailed", "ProviderServes", "SessionBegan", "SessionEnded", "Suppressed",
-        "UnderLoad", "WorkerDied", "WorkerNotReplaced", "WorkerReplaced", "WorkersChanged",
+        "ListenPortChanged", "OfPeer", "PacketsDropped", "PeerAdded", "PeerEvicted", "PeerRanOut",
+        "PeerRemoved", "PeerRenewed", "PrivateKeyChanged", "ProviderFailed", "ProviderServes", "SessionBegan",
+        "SessionEnded", "Suppressed", "UnderLoad", "WorkerDied", "WorkerNotReplaced", "WorkerReplaced",
+        "WorkersChanged",
     ),
     "plait.api.interface": ("Interface", "attach"),
     "plait.api.tap": ("Packet",),
@@ -74,9 +77,9 @@ __all__ = [
     "ConfigurationRefused", "CookieReceived", "Endpoint", "EndpointMoved", "EngineEnding", "EngineStarted",
     "Event", "Failure", "GivenUp", "HandshakeBegan", "HandshakeFailed", "HandshakeRefused", "Interface",
     "InterfaceDown", "InterfaceUp", "Key", "ListenPortChanged", "OfPeer", "Packet", "PacketsDropped",
-    "Peer", "PeerAdded", "PeerEvicted", "PeerRemoved", "PrivateKeyChanged", "ProviderFailed",
-    "ProviderServes", "Sandbox", "SessionBegan", "SessionEnded", "Suppressed", "UnderLoad", "WorkerDied",
-    "WorkerNotReplaced", "WorkerReplaced", "WorkersChanged", "aio", "attach", "sandbox",
+    "Peer", "PeerAdded", "PeerEvicted", "PeerRanOut", "PeerRemoved", "PeerRenewed", "PrivateKeyChanged",
+    "ProviderFailed", "ProviderServes", "Sandbox", "SessionBegan", "SessionEnded", "Suppressed", "UnderLoad",
+    "WorkerDied", "WorkerNotReplaced", "WorkerReplaced", "WorkersChanged", "aio", "attach", "sandbox",
 ]  # fmt: skip
 
 

@@ -69,6 +69,9 @@ class Peer:
     rx_bytes: int = 0
     keepalive: int = 0
     allowed_ips: list[str] = field(default_factory=list)
+    expires: int = 0  # seconds since 1970, 0: never
+    quota: int = 0  # bytes of both directions together, 0: none
+    ran_out: str = ""  # quota or expired: the peer was cut off
     others: dict[str, str] = field(default_factory=dict)  # lines that this program has no name for
 
 
@@ -406,6 +409,12 @@ def _set_peer(peer: Peer, key: str, value: str) -> None:
             peer.keepalive = int(value)
         case "allowed_ip":
             peer.allowed_ips.append(value)
+        case "plait_expires":
+            peer.expires = int(value)
+        case "plait_quota":
+            peer.quota = int(value)
+        case "plait_ran_out":
+            peer.ran_out = value
         case "protocol_version":
             pass
         case _:

@@ -64,6 +64,7 @@ enum counter {
     HS_INITIATION_TAG,         /* (end message) AEAD refused */
     HS_TIMESTAMP_REPLAYED,     /* (end message) */
     HS_INITIATION_FLOOD,       /* (end message) within 20 ms of the last */
+    HS_RAN_OUT,                /* (end message) of a peer whose quota is used up, or whose time is over */
     HS_LOW_ORDER,              /* (end message) zero shared secret */
     HS_INITIATION_ACCEPTED,    /* (end message, fine) */
     HS_RESPONSE_UNKNOWN,       /* (end message) no handshake of that index in progress */

@@ -208,7 +208,11 @@ struct peer_row {
     uint64_t pending_endpoint[3]; /* 24 bytes of an endpoint that waits; 0 = none (workers/control/endpoints.h) */
     uint32_t idle_after;     /* seconds without traffic until an on-demand peer is idle; 0: as of the interface */
     uint32_t added;          /* tick at which the peer was added */
-    uint64_t control_reserved[4];
+    uint64_t quota;          /* bytes in both directions together, after which the peer ran out; 0: none */
+    uint32_t expires;        /* seconds since 1970 at which it does; 0: never */
+    uint16_t ran_out;        /* enum ran_out: what it was cut off for (workers/control/quotas.py) */
+    uint16_t rules_reserved;
+    uint64_t control_reserved[2];
 };
 
 /* A packet, or a train of equal packets, on its way from receiver to holder. 64 bytes.

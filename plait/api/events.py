@@ -176,6 +176,18 @@ class PeerEvicted(OfPeer):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PeerRanOut(OfPeer):
+    """A peer used up its quota, or its time is over: it was cut off."""
+
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PeerRenewed(OfPeer):
+    """A peer that had run out got another quota or expiry, and may talk again."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ProviderServes(Event):
     """A program is asked about unknown peers from now on."""
 
@@ -265,6 +277,8 @@ KINDS: Final[dict[str, type[Event]]] = {
     Kind.PEER_ADDED: PeerAdded,
     Kind.PEER_REMOVED: PeerRemoved,
     Kind.PEER_EVICTED: PeerEvicted,
+    Kind.PEER_RAN_OUT: PeerRanOut,
+    Kind.PEER_RENEWED: PeerRenewed,
     Kind.PROVIDER_SERVES: ProviderServes,
     Kind.PROVIDER_GONE: ProviderFailed,
     Kind.PROVIDER_WRONG: ProviderFailed,

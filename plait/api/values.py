@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import TypeAlias
+from typing import ClassVar, TypeAlias
 
 from engine import uapi
 from plait import keys, uapi_client
@@ -17,6 +17,8 @@ Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 MOST_SECONDS = 0xFFFF  # of a persistent keepalive
+MOST_BYTES = (1 << 63) - 1  # of a quota
+MOST_TIME = 0xFFFFFFFF  # seconds since 1970
 LISTENS = "Give the port that the peer listens on."
 
 
@@ -140,14 +142,17 @@ class Endpoint:
 class Peer:
     """One peer: its configuration and, in what an engine answers, its figures.
 
-    Two peers are equal when their configuration is: the last three fields are not compared, and `add` does
-    not send them.
+    Two peers are equal when their configuration is: what was measured is not compared, and `add` does not
+    send it.
 
     >>> from ipaddress import ip_network
     >>> key = Key.generate().public_key
     >>> Peer(key, [ip_network("10.0.0.2/32")]) == Peer(key, (ip_network("10.0.0.2"),), rx_bytes=7)
     True
     """
+
+    NEVER: ClassVar[datetime] = datetime(1970, 1, 1, tzinfo=UTC)
+    """The `expires` that takes away the one it has."""
 
     public_key: Key
     allowed_ips: Sequence[Network] = ()
@@ -163,6 +168,12 @@ class Peer:
     """From the peer, with WireGuard's own headers."""
     tx_bytes: int = field(default=0, compare=False)
     """To the peer, likewise."""
+    quota: int | None = None
+    """Bytes of both directions together that it may use; None in what is added: as it was; 0: no limit."""
+    expires: datetime | None = None
+    """When it is cut off, with a time zone; None in what is added: as it was; NEVER: not at all."""
+    ran_out: str = field(default="", compare=False)
+    """What it was cut off for: "quota" or "expired"."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "public_key", public(self.public_key))
@@ -171,9 +182,20 @@ class Peer:
             why = f"its keepalive is {self.keepalive} s, and the protocol has 0 to {MOST_SECONDS}"
             step = "Give 25 to keep a NAT open, else 0."
             raise Failure(f"the peer {self.public_key} is refused", why, step)
+        self._check_limits()
         if self.endpoint is not None and not self.endpoint.port:
             why = "nothing can be sent to port 0"
             raise Failure(f"the peer {self.public_key} is refused", why, LISTENS)
+
+    def _check_limits(self) -> None:
+        what = f"the peer {self.public_key} is refused"
+        if self.quota is not None and not 0 <= self.quota <= MOST_BYTES:
+            raise Failure(what, f"its quota is {self.quota} bytes", f"Give 1 to {MOST_BYTES}, or 0 for none.")
+        if self.expires is not None and self.expires.tzinfo is None:
+            step = "Give one: datetime(2027, 1, 31, tzinfo=UTC)."
+            raise Failure(what, "its `expires` has no time zone", step)
+        if self.expires is not None and not 0 <= self.expires.timestamp() <= MOST_TIME:
+            raise Failure(what, f"it expires at {self.expires}", "Give a time of 1970 to 2106.")
 
 
 def text_of_set(add: Sequence[Peer], remove: Sequence[Key], head: uapi.Set) -> str:
@@ -197,6 +219,8 @@ def change_of(peer: Peer) -> uapi.PeerChange:
         keepalive=peer.keepalive,
         replace_allowed_ips=True,
         allowed_ips=[uapi.AllowedIP(*network) for network in networks],
+        quota=peer.quota,
+        expires=None if peer.expires is None else int(peer.expires.timestamp()),
     )
 
 
@@ -220,4 +244,7 @@ def peer_of(told: uapi_client.Peer) -> Peer:
         handshake,
         told.rx_bytes,
         told.tx_bytes,
+        told.quota or None,
+        datetime.fromtimestamp(told.expires, UTC) if told.expires else None,
+        told.ran_out,
     )

@@ -36,7 +36,7 @@ from plait.quick.changes import (
     set_routes,
     undone,
 )
-from plait.quick.quick_file import Conf, read
+from plait.quick.quick_file import Conf, check_limits, is_plaitd, read
 from plait.quick.quick_file import save as save_file
 from plait.quick.up_down import resolve
 from plait.signals import interruptible
@@ -68,6 +68,7 @@ def reload(config: str) -> None:
         mend = "Install it (apt-get install openresolv), or take these lines out of the file."
         raise Failure(f"the DNS lines of {path} cannot be applied", "resolvconf is not installed", mend)
     check_table(before, conf, config)
+    check_limits(name, path, conf)
     wanted = wanted_device(before, conf)
     with interruptible(), ExitStack() as undo:
         undo.callback(undone, restore_firewall, name, firewalls_of(name))
@@ -120,6 +121,10 @@ def wanted_device(now: Device, conf: Conf) -> Device:
             peer.endpoint = str(change.endpoint)
         if change.keepalive is not None:
             peer.keepalive = change.keepalive
+        if change.quota is not None:
+            peer.quota = change.quota
+        if change.expires is not None:
+            peer.expires = change.expires
         if change.replace_allowed_ips:
             peer.allowed_ips = []
         peers[key] = peer
@@ -163,6 +168,10 @@ def difference(now: Device, wanted: Device, *, can_remove_ips: bool) -> uapi.Set
             change.endpoint = wgconf.Host(host.strip("[]"), int(port)).endpoint
         if peer.keepalive != old.keepalive:
             change.keepalive = peer.keepalive
+        if peer.quota != old.quota:
+            change.quota = peer.quota
+        if peer.expires != old.expires:
+            change.expires = peer.expires
         gone = [ip for ip in old.allowed_ips if moved.get(ip) is None]
         change.replace_allowed_ips = bool(gone) and not can_remove_ips
         kept = [] if change.replace_allowed_ips else old.allowed_ips
@@ -191,7 +200,7 @@ def _allowed_ip(prefix: str) -> uapi.AllowedIP:
 
 def _set_engine(name: str, wanted: Device, *, with_removals: bool = True) -> None:
     now = uapi_client.get(name)
-    operation = difference(now, wanted, can_remove_ips=_is_plaitd(name))
+    operation = difference(now, wanted, can_remove_ips=is_plaitd(name))
     if operation != uapi.Set():
         print(f"[#] configure {name}: {operation.peer_count} of {len(now.peers)} peers", file=sys.stderr)
         uapi_client.change(name, uapi.format_set(operation))
@@ -199,11 +208,3 @@ def _set_engine(name: str, wanted: Device, *, with_removals: bool = True) -> Non
     if with_removals and operation.peer_count:
         print(f"[#] configure {name}: remove {operation.peer_count} peers", file=sys.stderr)
         uapi_client.change(name, uapi.format_set(operation))
-
-
-def _is_plaitd(name: str) -> bool:
-    try:
-        uapi_client.engine(name)
-    except Failure:
-        return False
-    return True

@@ -2,8 +2,10 @@
 
 A file is sections [Interface] and [Peer] of ``Key = value`` lines; `#` begins a comment, except in the
 commands of hooks, which bash reads whole. Case does not matter in keys, white space does not matter
-anywhere but in commands. Keys of wg-quick stand in [Interface] alone. A mistake is a ConfError with
-file, line, what, why and what to do; nothing half-read is ever returned.
+anywhere but in commands. Keys of wg-quick stand in [Interface] alone. Plait's own
+keys stand in comments of a [Peer], a line each, so that the other programs read the same file:
+`# PlaitQuota = 100 GB`. A mistake is a ConfError with file, line, what, why
+and what to do; nothing half-read is ever returned.
 
 Bytes that are not UTF-8 (a comment in Latin-1) mean themselves: decode() keeps them as surrogate escapes.
 
@@ -20,12 +22,14 @@ from typing import Final, NamedTuple
 
 from engine import uapi
 from plait import keys
+from plait.quick import limits
 
 WG_INTERFACE_KEYS: Final = ("PrivateKey", "ListenPort", "FwMark")
 QUICK_KEYS: Final = (
     "Address", "DNS", "MTU", "Table", "PreUp", "PostUp", "PreDown", "PostDown", "SaveConfig",
 )  # fmt: skip
 PEER_KEYS: Final = ("PublicKey", "PresharedKey", "AllowedIPs", "Endpoint", "PersistentKeepalive")
+PLAIT_KEYS: Final = ("PlaitQuota", "PlaitExpires")  # behind # in a [Peer]
 # Keys of amneziawg-tools (August 2026; J1 to J3 and ITime are older) that change what is on the wire.
 AMNEZIA_KEYS: Final = (
     "Jc", "Jmin", "Jmax", "S1", "S2", "S3", "S4", "H1", "H2", "H3", "H4", "I1", "I2", "I3", "I4", "I5",
@@ -120,6 +124,8 @@ class Peer:
     endpoint: Host | None = None
     keepalive: int | None = None  # seconds, 0 = off
     allowed_ips: list[uapi.AllowedIP] = field(default_factory=list)
+    expires: int | None = None  # seconds since 1970, 0 = never
+    quota: int | None = None  # bytes of both directions together, 0 = none
     replace_allowed_ips: bool = True  # False when the last AllowedIPs line has a + or - before an entry
 
 
@@ -206,6 +212,8 @@ def to_set(
                 keepalive=peer.keepalive,
                 replace_allowed_ips=peer.replace_allowed_ips,
                 allowed_ips=peer.allowed_ips,
+                expires=peer.expires,
+                quota=peer.quota,
             )
         )
     return done
@@ -236,6 +244,10 @@ def to_text(conf: Conf) -> str:
             lines.append(f"Endpoint = {peer.endpoint}")
         if peer.keepalive:
             lines.append(f"PersistentKeepalive = {peer.keepalive}")
+        if peer.quota:
+            lines.append(f"# PlaitQuota = {peer.quota}")
+        if peer.expires:
+            lines.append(f"# PlaitExpires = {limits.format_expires(peer.expires)}")
         sections.append("\n".join(lines) + "\n")
     return "\n".join(sections)
 
@@ -245,6 +257,7 @@ def to_text(conf: Conf) -> str:
 _QUICK = {key.lower(): key for key in QUICK_KEYS}
 _WG_INTERFACE = {key.lower(): key for key in WG_INTERFACE_KEYS}
 _PEER = {key.lower(): key for key in PEER_KEYS}
+_PLAIT = {key.lower() for key in PLAIT_KEYS}
 _AMNEZIA = {key.lower() for key in AMNEZIA_KEYS}
 _NETWORKD = {section.lower() for section in NETWORKD_SECTIONS}
 _HOOKS = {"preup": "pre_up", "postup": "post_up", "predown": "pre_down", "postdown": "post_down"}
@@ -298,6 +311,8 @@ class _Reader:
             raise _Bad("a byte order mark", why, "save the file as UTF-8 without one")
         bare = _SPACES.sub("", raw.partition("#")[0])
         if not bare:
+            if self.section == "[peer]":
+                self._take_comment(raw)
             return
         if "\0" in bare:
             raise _Bad("not text", "there is a NUL byte in it", "remove it")
@@ -400,6 +415,21 @@ class _Reader:
             peer.replace_allowed_ips = not any(part[:1] in ("+", "-") for part in parts)
         else:
             raise self._unknown(name, "[Peer]", PEER_KEYS)
+
+    def _take_comment(self, raw: str) -> None:
+        """A line that is nothing but a comment may be one of Plait's own keys."""
+        name, equals, value = raw.strip(_SPACE).removeprefix("#").partition("=")
+        key, value = name.strip(_SPACE).lower(), value.strip(_SPACE)
+        if not equals or key not in _PLAIT:
+            return
+        try:
+            if key == "plaitquota":
+                self.conf.peers[-1].quota = limits.parse_quota(value)
+            else:
+                self.conf.peers[-1].expires = limits.parse_expires(value)
+        except ValueError as error:
+            what = "not a quota" if key == "plaitquota" else "not a time"
+            raise _Bad(what, str(error), "write such a one, or take the line out") from None
 
     def _take_quick(self, key: str, value: str) -> None:
         interface = self.conf.interface

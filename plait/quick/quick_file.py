@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from engine import uapi
-from plait import keys
+from plait import keys, uapi_client
 from plait.failure import Failure
 from plait.programs import ip_json
 from plait.quick import conf as wgconf
@@ -61,6 +61,24 @@ def _repeated(conf: Conf) -> Iterator[tuple[wgconf.Peer, wgconf.Peer]]:
         if peer.public_key in sections:
             yield sections[peer.public_key], peer
         sections[peer.public_key] = peer
+
+
+def is_plaitd(name: str) -> bool:
+    """Whether the interface's engine is one of Plait."""
+    try:
+        uapi_client.engine(name)
+    except Failure:
+        return False
+    return True
+
+
+def check_limits(name: str, path: Path, conf: Conf) -> None:
+    """Failure when the file limits a peer, and the interface's engine knows no limits."""
+    limited = next((peer for peer in conf.peers if peer.quota or peer.expires), None)
+    if limited is not None and not is_plaitd(name):
+        why = f"the [Peer] of line {limited.line_number} has PlaitQuota or PlaitExpires"
+        mend = "Run plaitd for it, or take these lines out."
+        raise Failure(f"{path} needs an engine that keeps quotas, and {name}'s does not", why, mend)
 
 
 def save(device: Device, path: Path, conf: Conf) -> None:
@@ -112,6 +130,7 @@ def _as_conf(device: Device) -> Conf:
     made.interface.listen_port, made.interface.fwmark = device.listen_port, device.fwmark
     for peer in device.peers:
         entry = wgconf.Peer(0, keys.decode(peer.public_key), keepalive=peer.keepalive)
+        entry.quota, entry.expires = peer.quota, peer.expires
         entry.preshared_key = keys.decode(peer.preshared_key) if peer.preshared_key else None
         if peer.endpoint:
             host, _, port = peer.endpoint.rpartition(":")

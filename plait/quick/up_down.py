@@ -27,7 +27,7 @@ from plait import uapi_client
 from plait.failure import Failure
 from plait.programs import complaints, ip_json, run_command, undo_command
 from plait.quick import conf as wgconf
-from plait.quick.quick_file import Conf, read, save
+from plait.quick.quick_file import Conf, check_limits, read, save
 from plait.quick.routes import add_routes, mtu_of, remove_firewall, remove_rules
 from plait.signals import interruptible
 from workers.environment import tell, unknown
@@ -54,6 +54,7 @@ def up(config: str) -> None:
     with interruptible(), ExitStack() as undo:
         _start_engine(name)
         undo.callback(_undo_engine, name)
+        check_limits(name, path, conf)
         run_hooks(conf.interface.pre_up)
         # Added to what PreUp set (a private key, a mark), and with names that PreUp may have made known.
         operation = wgconf.to_set(conf, resolve, append=True)

@@ -105,6 +105,11 @@ WORDS: Final[dict[Event, Words]] = {
         "it came less than 20 ms after the one before",
         "two hosts may use this key; a peer waits 5 s between its tries",
     ),
+    Event.RAN_OUT: Words(
+        "initiation of {peer}{from} refused",
+        "its quota is used up, or its time is over (plait show says which)",
+        "give it a larger plait_quota or a later plait_expires if it may go on",
+    ),
     Event.NO_ROOM_TO_ANSWER: Words(
         "initiation of {peer}{from} refused",
         "there is no room for another session: {reason}",
@@ -282,6 +287,12 @@ WORDS: Final[dict[Event, Words]] = {
     Event.PROVIDER_SERVES: Words("a provider of peers is asked about unknown keys from now on"),
     Event.PEER_ADDED: Words("peer {peer} added"),
     Event.PEER_EVICTED: Words("peer {peer} was idle, and went back to the provider"),
+    Event.PEER_RAN_OUT: Words(
+        "{peer} was cut off",
+        "{reason}",
+        "a larger plait_quota or a later plait_expires lets it in again",
+    ),
+    Event.PEER_RENEWED: Words("{peer} may talk again: it has another quota or expiry"),
     Event.PEER_REMOVED: Words("peer {peer} removed"),
     Event.PRIVATE_KEY_CHANGED: Words(
         "our public key is {public_key}",

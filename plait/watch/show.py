@@ -80,6 +80,9 @@ def peer_as_dict(peer: Peer) -> dict[str, Any]:
         "rx_bytes": peer.rx_bytes,
         "tx_bytes": peer.tx_bytes,
         "persistent_keepalive": peer.keepalive,
+        "quota": peer.quota,
+        "expires": peer.expires,
+        "ran_out": peer.ran_out or None,
     }
 
 
@@ -149,6 +152,11 @@ def _peer_lines(peer: Peer, now: float, paint: Paint, hidden: bool) -> list[str]
         add("transfer", f"{received} received, {sent} sent")
     if peer.keepalive:
         add("persistent keepalive", f"every {_duration(peer.keepalive, paint)}")
+    if peer.quota:
+        used = _bytes(peer.rx_bytes + peer.tx_bytes, paint)
+        add("quota", f"{used} of {_bytes(peer.quota, paint)} used{_is_out(peer, 'quota', paint)}")
+    if peer.expires:
+        add("expires", f"{_when(peer.expires, now, paint)}{_is_out(peer, 'expired', paint)}")
     for key, value in peer.others.items():
         add(_printable(key.replace("_", " ")), _printable(value))
     return lines
@@ -187,6 +195,22 @@ def _ago(seconds: int, paint: Paint) -> str:
     if seconds < 0:
         return f"({paint('System clock wound backward; connection problems may ensue.', 'bold')})"
     return f"{_duration(seconds, paint)} ago"
+
+
+def _when(expires: int, now: float, paint: Paint) -> str:
+    left = expires - int(now)
+    if left <= 0:
+        return _ago(-left, paint)
+    shown: list[str] = []
+    for unit, length in _SECONDS:  # to two units: what is years away needs no seconds
+        count, left = divmod(left, length)
+        if count and len(shown) < 2:
+            shown.append(f"{count} {paint(unit if count == 1 else unit + 's', 'cyan')}")
+    return f"in {', '.join(shown)}"
+
+
+def _is_out(peer: Peer, reason: str, paint: Paint) -> str:
+    return f" ({paint('cut off', 'bold')})" if peer.ran_out == reason else ""
 
 
 def _bytes(count: int, paint: Paint) -> str:

@@ -77,8 +77,8 @@ def explain(
     name: str, key: str, peer: Peer | None, told: list[dict[str, Any]], report: dict[str, Any],
     route: dict[str, Any] | None, now: float,
 ) -> dict[str, Any]:  # fmt: skip
-    """Everything as data; `verdict` is one of online, idle, unknown, refused, unanswered, no_endpoint,
-    no_route, never. told: events of this key, the oldest first. now: seconds since 1970."""
+    """Everything as data; `verdict` is one of online, idle, unknown, ran_out, refused, unanswered,
+    no_endpoint, no_route, never. told: events of this key, the oldest first. now: seconds since 1970."""
     refused = [each for each in told if each["event"] in REFUSALS]
     failed = [each for each in told if each["event"] in FAILURES]
     drops = {key: count for key, count in report["counters"].items() if key.startswith("drop_") and count}
@@ -95,6 +95,9 @@ def explain(
         "rx_bytes": 0 if peer is None else peer.rx_bytes,
         "tx_bytes": 0 if peer is None else peer.tx_bytes,
         "route": route,
+        "quota": 0 if peer is None else peer.quota,
+        "expires": 0 if peer is None else peer.expires,
+        "ran_out": None if peer is None else peer.ran_out or None,
         "last_refusal": refused[-1] if refused else None,
         "last_failure": failed[-1] if failed else None,
         "drops": drops,
@@ -105,6 +108,8 @@ def explain(
 def _verdict(name: str, facts: dict[str, Any], told: list[dict[str, Any]], now: float) -> str:
     if not facts["known"]:
         return "unknown"
+    if facts["ran_out"]:
+        return "ran_out"
     age = now - facts["latest_handshake"]
     refusal = facts["last_refusal"]
     if facts["latest_handshake"] and age < SESSION:
@@ -128,6 +133,7 @@ _VERDICTS: Final = {
     "online": "is online",
     "idle": "is idle: its session is over, and since then neither side had anything to send",
     "unknown": "is no peer here",
+    "ran_out": "was cut off: it ran out",
     "refused": "is offline: what it sends is refused",
     "unanswered": "is offline: it does not answer",
     "no_endpoint": "is offline: it is not known where it is",
@@ -137,6 +143,7 @@ _VERDICTS: Final = {
 _NEXT: Final = {
     "online": "It waits for nothing.",
     "idle": "It waits for a packet: the next one, from either side, begins a session.",
+    "ran_out": "It waits for a larger plait_quota or a later plait_expires (docs/quotas.md).",
     "unanswered": "It waits for an answer to our initiations: check UDP on the path, and that it runs.",
     "no_endpoint": "It waits for the other side: give it an Endpoint here, or have the other side begin.",
     "no_route": "It waits for a route to its endpoint (ip route get …).",
@@ -159,6 +166,12 @@ def sentences(facts: dict[str, Any], now: float | None = None) -> list[str]:
                          f"{facts['tx_bytes']} went to it.")  # fmt: skip
         else:
             lines.append("It has completed no handshake.")
+        if facts["quota"]:
+            used = facts["rx_bytes"] + facts["tx_bytes"]
+            lines.append(f"It used {used} of the {facts['quota']} bytes that it may use.")
+        if facts["expires"]:
+            until = datetime.fromtimestamp(facts["expires"]).strftime("%Y-%m-%d %H:%M:%S")
+            lines.append(f"Its time {'was' if facts['expires'] <= now else 'is'} over at {until}.")
         lines += _where(name, facts)
     elif facts["has_provider"]:
         lines.append("A provider is asked about it when its initiation comes (docs/on-demand.md).")

@@ -394,6 +394,13 @@ class Configuration:
         rows = self.peers.memory.rows[: self.peers.used]
         on_demand = int(np.count_nonzero((rows["on_demand"] != 0) & (rows["state"] == LIVE)))
         found["on_demand"] = {"peers": on_demand, **self.handshakes.lookups.report(now)}
+        rules = self.peers.rules[: self.peers.used]
+        found["rules"] = {
+            name: int(np.count_nonzero(rules & bit))
+            for name, bit in (
+                ("quota", lib.RULE_QUOTA), ("expires", lib.RULE_EXPIRES), ("ran_out", lib.RULE_OUT),
+            )
+        }
         found["broken_promises"] = promises.as_list(self.broken)
         return iter((uapi.answer_get_engine(json.dumps(found)),))
 

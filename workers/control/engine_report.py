@@ -20,6 +20,7 @@
      "on_demand": {"peers": 1, "providers": 1, "parked": 0, "asked": 0, "refused": 12,    peers that may be
                    "seconds": {"bounds": [0.001, …], "counts": [0, …], "sum": 1.5}},   evicted, clients asked,
                    initiations that wait, open questions, keys refused now; how long answers took (lookups.py)
+     "rules": {"quota": 2, "expires": 1, "ran_out": 1},    peers with a limit, and those that are cut off
      "broken_promises": [{"name": "locked", "promise": …, "why": …, "mend": …}, …]}   promises.py
 
 beat_ms: since the process's latest turn (asleep ones do not turn); null before its first. cpu: null when not

@@ -48,7 +48,7 @@ _SOURCE = np.array([_PLACE["family"] + i for i in range(2)] + [_PLACE["address"]
 _WASTED = np.array([
     lib.HS_INITIATION_TAG, lib.HS_UNKNOWN_PEER, lib.HS_LOW_ORDER, lib.HS_TIMESTAMP_REPLAYED,
     lib.HS_INITIATION_FLOOD, lib.HS_RESPONSE_TAG, lib.HS_COOKIE_SENT, lib.HS_RATE_LIMITED,
-    lib.HS_NO_ROOM,
+    lib.HS_NO_ROOM, lib.HS_RAN_OUT,
 ])  # fmt: skip
 
 

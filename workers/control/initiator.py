@@ -62,6 +62,9 @@ class Initiator:
 
     def wanted(self, row: int, now: int) -> None:
         """EVENT_HANDSHAKE_WANTED: begin one, unless one was sent in the last 5 s; then later."""
+        if self.peers.has_run_out(row):
+            self.peers.order(row, lib.ORDER_PURGE_STAGED)  # else what waits would wait for ever
+            return
         if self.keypairs.has_fresh(row, now, constants.REKEY_TIMEOUT):
             return  # stale: a newer session already exists
         peer = self.peers.rows[row]
@@ -82,7 +85,7 @@ class Initiator:
         """Send an initiation. False when the peer cannot be sent one now (no key, endpoint or room)."""
         identity = self.batch.identity
         endpoint = self.endpoints.read(row)
-        if not self.batch.is_up or not self.peers.is_live(row):
+        if not self.batch.is_up or not self.peers.is_live(row) or self.peers.has_run_out(row):
             return False
         leaving = self.batch.lookups.leaving
         if leaving and self.peers.public_key(row) in leaving:

@@ -117,7 +117,7 @@ class Memory:
 _ROW = (
     "generation", "state", "handshake_sec", "handshake_nsec", "key_word", "keepalive", "public_key", "orders",
     "events", "handshake_tx", "handshake_rx", "pending_endpoint",
-    "on_demand", "idle_after", "added",
+    "on_demand", "idle_after", "added", "rx_bytes", "tx_bytes", "quota", "expires", "ran_out",
 )  # fmt: skip
 
 

@@ -44,6 +44,11 @@ static uint32_t load32(const uint8_t *from)
     return (uint32_t)load16(from) | (uint32_t)load16(from + 2) << 16;
 }
 
+static uint64_t load_number(const uint8_t *from, uint32_t bytes)
+{
+    return bytes == 2 ? load16(from) : load32(from) | (bytes == 8 ? (uint64_t)load32(from + 4) << 32 : 0);
+}
+
 /* 0 when the records end within it: they are ours, but a damaged redo record must not lead astray. */
 static int read_record(const uint8_t *from, uint64_t left, struct record *record)
 {
@@ -273,7 +278,7 @@ static uint32_t change_keepalive(const struct peer_changes *changes, uint32_t ro
         break;
 
 /* Bits to order. */
-static uint32_t change_number(const struct peer_changes *changes, uint32_t row, uint32_t place, uint32_t value)
+static uint32_t change_number(const struct peer_changes *changes, uint32_t row, uint32_t place, uint64_t value)
 {
     struct peer_row *peer = &changes->table->segment->rows[row];
 
@@ -282,6 +287,8 @@ static uint32_t change_number(const struct peer_changes *changes, uint32_t row, 
     switch (place) {
         UAPI_NUMBERS(STORE)
     }
+    if (place == UAPI_EXPIRES || place == UAPI_QUOTA)
+        table_note_rules(changes->table, row);
     return 0;
 }
 
@@ -309,6 +316,7 @@ static void claim(const struct peer_changes *changes, uint32_t row, const struct
         memset(table->vault[row].preshared_key, 0, 32);
 #define CLEAR(place, key, field, most) peer->field = 0;
     UAPI_NUMBERS(CLEAR)
+    table_note_rules(table, row);
 }
 
 /* It comes back from who kept it. A smaller one than the row has would let in a replay. */
@@ -389,7 +397,7 @@ static void end(struct peer_changes *changes, const struct record *record)
     if (row != NOBODY) {
         for (uint32_t i = 0; i < UAPI_NUMBERS_COUNT; i++)
             if (record->numbers[i])
-                orders |= change_number(changes, row, i, uapi_number(i)->bytes == 2 ? load16(record->numbers[i]) : load32(record->numbers[i]));
+                orders |= change_number(changes, row, i, load_number(record->numbers[i], uapi_number(i)->bytes));
         if (!queue_is_empty(segment, 2 * row + OUTBOUND))
             orders |= ORDER_LOOK;
         if (orders & ORDER_ENDPOINT && changes->interface_is_up && segment->rows[row].keepalive &&

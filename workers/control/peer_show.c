@@ -17,6 +17,13 @@ static void name_zone(const struct endpoint *endpoint, char zone[IF_NAMESIZE])
 
 #define NUMBER(place, key, field, most) peer->field,
 
+/* The row's word may be anything. */
+static const char *why_out(uint32_t ran_out)
+{
+    return ran_out == RAN_OUT_QUOTA ? "quota" : ran_out == RAN_OUT_EXPIRED ? "expired"
+                                                                           : NULL;
+}
+
 static uint32_t write_peer(const struct peer_table *table, uint32_t row, char *text)
 {
     const struct peer_row *peer = &table->segment->rows[row];
@@ -42,6 +49,7 @@ static uint32_t write_peer(const struct peer_table *table, uint32_t row, char *t
         .tx_bytes = __atomic_load_n(&peer->tx_bytes, __ATOMIC_RELAXED) + peer->handshake_tx,
         .rx_bytes = __atomic_load_n(&peer->rx_bytes, __ATOMIC_RELAXED) + peer->handshake_rx,
         .numbers = { UAPI_NUMBERS(NUMBER) },
+        .ran_out = why_out(__atomic_load_n(&peer->ran_out, __ATOMIC_RELAXED)),
     };
     return uapi_write_peer(text, &shown);
 }

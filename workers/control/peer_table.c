@@ -96,6 +96,28 @@ uint32_t table_disallow_all(const struct peer_table *table, uint32_t row)
     return allowedips_remove_peer(table->ips, row, table_allowed(table), sizeof *table->vault);
 }
 
+void table_note_rules(struct peer_table *table, uint32_t row)
+{
+    const struct peer_row *peer = &table->segment->rows[row];
+    uint8_t rules = (uint8_t)((peer->quota ? RULE_QUOTA : 0) | (peer->expires ? RULE_EXPIRES : 0));
+    uint8_t before = table->rules[row];
+
+    if (!rules && !before) /* the pages of rows without rules stay untouched */
+        return;
+    table->rules[row] = rules | (before & RULE_OUT) | RULE_CHANGED;
+    if (table->expiries[row] != peer->expires)
+        table->expiries[row] = peer->expires;
+    table->rules_changed = 1;
+}
+
+static void forget_rules(const struct peer_table *table, uint32_t row)
+{
+    if (table->rules[row])
+        table->rules[row] = 0;
+    if (table->expiries[row])
+        table->expiries[row] = 0;
+}
+
 /* The row is found by its key from now on. */
 static void enter(struct peer_table *table, uint32_t row)
 {
@@ -177,6 +199,7 @@ void table_take_away(struct peer_table *table, const uint32_t *rows, uint32_t co
                          __ATOMIC_RELAXED);
         POINT("removal: retiring, secrets there");
         memset(&table->vault[row], 0, sizeof table->vault[row]);
+        forget_rules(table, row);
         table->count--;
     }
 }
@@ -228,6 +251,7 @@ void table_recover(struct peer_table *table, uint32_t *place)
         /* Atomic: stored for each row, since a death anywhere in the loop is judged by it. */
         __atomic_store_n(place, row + 1, __ATOMIC_RELAXED);
         enter(table, row);
+        table_note_rules(table, row);
     }
 }
 

@@ -18,6 +18,19 @@ enum peer_state {
     PEER_LEFT_OUT  /* control died of it, three times (workers/attempts.py): nobody touches the row again */
 };
 
+/* struct peer_row's `ran_out`. */
+enum ran_out {
+    RAN_OUT_NOT,
+    RAN_OUT_QUOTA,  /* as many bytes went as it may use */
+    RAN_OUT_EXPIRED /* its time is over */
+};
+
+/* What control keeps of a row in memory of its own, a byte each: bits (workers/control/quotas.py). */
+#define RULE_QUOTA 1    /* it has a quota */
+#define RULE_EXPIRES 2  /* it expires, at `expiries[row]` */
+#define RULE_CHANGED 4  /* by a set, and nobody looked since */
+#define RULE_OUT 8      /* it ran out: no handshake with it */
+
 /* What control alone may see or change of a peer, in the vault. 96 bytes. */
 struct vault_row {
     uint8_t preshared_key[32];
@@ -41,6 +54,9 @@ struct peer_table {
     uint32_t here_count;
     uint32_t here[MAX_CONSUMERS];  /* the consumers that are not away */
     uint8_t away[MAX_CONSUMERS];   /* 1 for each whose peers belong to others */
+    uint8_t *rules;        /* RULE_ bits of each row, and when it expires (seconds since 1970): control's own */
+    uint32_t *expiries;    /* memory, pages of which are there where a row has a rule; filled by table_recover */
+    uint32_t rules_changed; /* some row has RULE_CHANGED */
     uint32_t rows_ready;   /* memory is there for so many rows and as many buckets, trie nodes */
     uint32_t trie_ready;
 };
@@ -72,7 +88,9 @@ void table_free(struct peer_table *table, const uint32_t *rows, uint32_t count);
  * the others by turns. A bit that is set at another consumer is passed on by that one; what publishers set there
  * later, they began before. away: numbers of consumers, `count` of them. */
 void table_share_out(struct peer_table *table, uint32_t consumers, const uint32_t *away, uint32_t count);
-/* Public keys of all live rows into empty buckets; counts them. *place is row + 1 of the one in hand. */
+/* The row's quota or expiry is another one, or none. */
+void table_note_rules(struct peer_table *table, uint32_t row);
+/* Public keys of all live rows into empty buckets, their rules to where control looks for them; counts them. *place is row + 1 of the one in hand. */
 void table_recover(struct peer_table *table, uint32_t *place);
 /* Of rows first..last-1: live ones with a key word or outbound packets (is_down), or with a persistent
  * interval or outbound packets. Returns how many; found: room for last - first. */

@@ -89,6 +89,9 @@ class Peers:
         self.tables = self._open_public_keys()
         self.ips = ffi.new("struct allowedips *")
         self.free_rows = np.zeros(memory.max_peers, np.uint32)
+        # Of each row (workers/control/quotas.py). Pages come into being where a row has a rule.
+        self.rules = np.zeros(memory.max_peers, np.uint8)
+        self.expiries = np.zeros(memory.max_peers, np.uint32)
         self.table = self._open_table(consumers)
         self.away: list[int] = []  # consumers
         self.reclaiming = 0  # head of the removed trie nodes in a grace period
@@ -141,6 +144,10 @@ class Peers:
         rows = self.memory.rows[: self.used]
         waits = (rows["pending_endpoint"][:, 0] != 0) & (rows["state"] == LIVE)
         return [int(row) for row in np.flatnonzero(waits)]
+
+    def has_run_out(self, row: int) -> bool:
+        """Whether its quota is used up or its time over: no session may begin."""
+        return bool(self.rules[row] & lib.RULE_OUT)
 
     def active_rows(self, is_down: bool, first: int = 0, last: int | None = None) -> list[int]:
         """Live rows among first..last-1 with something outbound, or with keys that are there or ordered
@@ -418,6 +425,8 @@ class Peers:
         table.segment, table.keys, table.ips = self.segment, self.tables, self.ips
         table.vault = ffi.cast("struct vault_row *", self.vault.rows.ctypes.data)
         table.free = _pointer(self.free_rows)
+        table.rules = ffi.cast("uint8_t *", self.rules.ctypes.data)
+        table.expiries = _pointer(self.expiries)
         table.consumers = max(consumers, 1)
         return table
 

@@ -44,6 +44,7 @@ from workers.control.memory import Memory
 from workers.control.outgoing import Outgoing, mark_sockets
 from workers.control.pace import PACE, Pace
 from workers.control.peers import Peers
+from workers.control.quotas import Quotas
 from workers.control.routes import Routes
 from workers.control.timer_columns import TimerColumns
 from workers.control.uapi_server import UapiServer
@@ -102,6 +103,7 @@ class Control:
             start.message.get("program"), self.broken, pace, KernelDrops(self.interface, self._udp_fds),
         )  # fmt: skip
         self.eviction = Eviction(self.configuration, int(start.message.get("idle_after", 0)))
+        self.quotas = Quotas(self.handshakes)
         self.selector = Selector()
         self.bell = start.fds["bell:1"]
         self.socket_file: Sequence[Any] | None = start.message.get("socket")  # path, device, inode
@@ -140,6 +142,7 @@ class Control:
         self.handshakes.lookups.lost()
         self._look_at_interface(first=True)
         self.configuration.redo()
+        self.quotas.look(self.pace.now())  # before any message: who ran out stays out
         self.uapi = UapiServer(
             socket.socket(fileno=os.dup(self.start.fds["uapi"])),
             self.selector,
@@ -238,8 +241,10 @@ class Control:
                 self._act(row, action, now)
             if self.timer_columns.has_due:
                 self.scanned_at = 0
+        if self.quotas.is_due(now, is_set_over=self.uapi.steps is None):
+            self.quotas.look(now)
         taken = self.handshakes.take_messages(now)
-        is_busy = taken > 0
+        is_busy = taken > 0 or bool(self.quotas.leaving)
         if self.handshakes.under_load:
             is_busy = lib.mailbox_waiting(self.segment) >= HURRY
         is_busy |= self.timer_columns.has_due
@@ -270,7 +275,7 @@ class Control:
         periods = self.grace_periods
         if periods.running or periods.waiting or self.endpoints.waiting or self.uapi.is_pausing:
             return SHORT_WAIT
-        nap = (self.next_second - now) / SECOND
+        nap = (min(self.next_second, self.quotas.due) - now) / SECOND
         for look in self.routes.due_in(now), self.handshakes.lookups.due_in(now):
             if look is not None:
                 nap = min(nap, look)
@@ -421,7 +426,7 @@ class Control:
             self.timer_columns.may_send_handshake(row, now)
         ):
             self.handshakes.initiator.initiate(row, now, is_retry=True)
-        if action & timers.Action.SEND_KEEPALIVE:
+        if action & timers.Action.SEND_KEEPALIVE and not self.peers.has_run_out(row):
             # Without a session the holder asks for a handshake: one that may be tried 20 times again.
             self.timer_columns.handshake_wanted(row)
             orders |= lib.ORDER_KEEPALIVE

@@ -3,7 +3,7 @@
     open        whose key is it? arithmetic over the batch, on every core (crypto_threads.py)
     find        the peers' rows; their static-static secrets come from the vault, once computed
     open        the timestamp: from here on the sender is authentic; unknown ones are parked (lookups.py)
-    accept      timestamp greater than the latest, no flood, room for a session
+    accept      timestamp greater than the latest, no flood, quota left (quotas.py), room for a session
     respond     arithmetic again
     install     store the timestamp, write the keypair, order its installation; then send
 
@@ -166,22 +166,27 @@ class Responder:
             self._finish(np.array(list(numbers)), list(numbers.values()), count, outcomes, now)
 
     def _accept(self, which: Places, outcomes: Outcomes, now: int) -> Places:
-        """Neither replays nor a flood; returns those that may go on."""
+        """Neither replays nor a flood, nor of who ran out; returns those that may go on."""
         owner, rows = self.owner, self.rows[which]
         seen = self.vault.timestamps_seen(rows)
         is_later = tai64n.later(self.columns["timestamp"][which], seen)
         is_late = is_later & self._is_below_floor(which, seen)
         is_later &= ~is_late
         is_flood = is_later & owner.timer_columns.is_flood(rows, now)
+        is_out = is_later & ~is_flood & (owner.peers.rules[rows] & lib.RULE_OUT != 0)
+        if is_out.any():  # so that none of these messages begins a session when the peer may again
+            self.vault.store_timestamps_seen(rows[is_out], self.columns["timestamp"][which[is_out]])
         for bad, outcome, event in (
             (is_late, lib.HS_TIMESTAMP_REPLAYED, Event.TIMESTAMP_TOO_OLD),
             (~is_later & ~is_late, lib.HS_TIMESTAMP_REPLAYED, Event.TIMESTAMP_REPLAYED),
             (is_flood, lib.HS_INITIATION_FLOOD, Event.INITIATION_FLOOD),
+            (is_out, lib.HS_RAN_OUT, Event.RAN_OUT),
         ):
             for i in which[bad].tolist():
                 outcomes[int(self.where[i])] = int(outcome)
                 owner.emit(event, int(self.rows[i]), int(self.where[i]))
-        return which[is_later & ~is_flood]
+        may_go_on: Places = which[is_later & ~is_flood & ~is_out]
+        return may_go_on
 
     def _is_below_floor(self, which: Places, seen: tai64n.Stamps) -> npt.NDArray[np.bool_]:
         """Of peers on demand whose greatest timestamp nobody knows, what may be from before an eviction."""

@@ -39,6 +39,8 @@ PEERS = st.builds(
     st.none() | st.integers(0, 65535),
     st.booleans(),
     st.lists(allowed_ips(), max_size=4),
+    expires=st.none() | st.integers(0, 2**32 - 1),
+    quota=st.none() | st.integers(0, 2**63 - 1),
 )
 
 

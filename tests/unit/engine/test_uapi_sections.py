@@ -104,8 +104,10 @@ def test_what_is_plain_does_not_come_to_python() -> None:
 
 
 @settings(deadline=None)
-@given(PEERS, *[st.integers(0, 2**64 - 1)] * 4)
-def test_peers_are_written_alike(peer: uapi.PeerChange, sec: int, nsec: int, tx: int, rx: int) -> None:
+@given(PEERS, *[st.integers(0, 2**64 - 1)] * 4, st.sampled_from(["", "quota", "expired"]))
+def test_peers_are_written_alike(
+    peer: uapi.PeerChange, sec: int, nsec: int, tx: int, rx: int, ran_out: str
+) -> None:
     endpoint = peer.endpoint
     if endpoint is not None and len(endpoint.address) == 4:
         endpoint = endpoint._replace(zone="")
@@ -113,13 +115,14 @@ def test_peers_are_written_alike(peer: uapi.PeerChange, sec: int, nsec: int, tx:
     record = uapi.PeerRecord(
         peer.public_key, psk, endpoint, sec, nsec, tx, rx,
         [getattr(peer, number.field) or 0 for number in uapi.NUMBERS.values()],
-        [ip._replace(removed=False) for ip in peer.allowed_ips],
+        [ip._replace(removed=False) for ip in peer.allowed_ips], ran_out,
     )  # fmt: skip
     zone = ffi.new("char[]", endpoint.zone.encode() if endpoint else b"")
     address = ffi.from_buffer("uint8_t[]", endpoint.address if endpoint else b"")
     key, secret = ffi.from_buffer("uint8_t[]", peer.public_key), ffi.from_buffer("uint8_t[]", psk)
     port = endpoint.port if endpoint else 0
-    fields = [key, secret, address, zone, len(address), port, sec, nsec, tx, rx, list(record.numbers)]
+    why = ffi.new("char[]", ran_out.encode()) if ran_out else ffi.NULL
+    fields = [key, secret, address, zone, len(address), port, sec, nsec, tx, rx, list(record.numbers), why]
     shown = ffi.new("struct uapi_shown *", fields)
     text = ffi.new("char[]", lib.UAPI_PEER_TEXT)
     written = ffi.buffer(text, lib.uapi_write_peer(text, shown))[:]

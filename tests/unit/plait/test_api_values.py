@@ -8,6 +8,7 @@ import pickle
 import subprocess
 import sys
 import typing
+from datetime import UTC, datetime
 from ipaddress import ip_address, ip_network
 from typing import Any
 
@@ -101,7 +102,10 @@ def test_what_is_no_endpoint_is_refused(text: str) -> None:
 
 
 @pytest.mark.parametrize("change", [{"keepalive": -1}, {"keepalive": 65536},
-                                    {"endpoint": Endpoint(ip_address("192.0.2.1"), 0)}])  # fmt: skip
+                                    {"endpoint": Endpoint(ip_address("192.0.2.1"), 0)},
+                                    {"quota": -1}, {"quota": 1 << 63},
+                                    {"expires": datetime(2027, 1, 31)},
+                                    {"expires": datetime(2107, 1, 1, tzinfo=UTC)}])  # fmt: skip
 def test_a_peer_that_no_engine_would_take_is_refused(change: dict[str, Any]) -> None:
     with pytest.raises(Failure):
         Peer(Key(PRIVATE), **change)
@@ -112,6 +116,7 @@ def test_a_peer_comes_back_from_its_text_as_it_was() -> None:
     given = Peer(
         Key(PRIVATE).public_key, [ip_network("10.0.0.2/32"), ip_network("2001:db8::/64")],
         Endpoint.parse("[fe80::7%lo]:5"), Key(PRESHARED), 25,
+        quota=10**12, expires=datetime(2027, 1, 31, tzinfo=UTC),
     )  # fmt: skip
     bare = Peer(Key(PRESHARED).public_key)
     gone = Key.generate().public_key
@@ -123,14 +128,22 @@ def test_a_peer_comes_back_from_its_text_as_it_was() -> None:
     for peer, change in zip((given, bare), changes, strict=True):
         shown = uapi.format_peer(uapi.PeerRecord(
             change.public_key, change.preshared_key or bytes(32), change.endpoint, 1764000000, 5000, 6, 7,
-            [change.keepalive or 0] * len(uapi.NUMBERS), change.allowed_ips,
+            [getattr(change, number.field) or 0 for number in uapi.NUMBERS.values()], change.allowed_ips,
+            "quota",
         ))  # fmt: skip
         [told] = uapi_client.parse("wg0", shown + "errno=0\n\n").peers
         back = values.peer_of(told)
-        assert back == peer and (back.tx_bytes, back.rx_bytes) == (6, 7)
+        assert back == peer and (back.tx_bytes, back.rx_bytes, back.ran_out) == (6, 7, "quota")
         assert back.latest_handshake is not None
         assert back.latest_handshake.isoformat() == "2025-11-24T16:00:00.000005+00:00"
     assert dataclasses.replace(given, rx_bytes=9) == given != dataclasses.replace(given, keepalive=24)
+
+
+def test_limits_that_are_not_said_stay_and_others_can_be_taken_away() -> None:
+    key = Key(PRIVATE).public_key
+    assert "plait_" not in values.text_of_set([Peer(key)], [], uapi.Set())
+    text = values.text_of_set([Peer(key, quota=0, expires=Peer.NEVER)], [], uapi.Set())
+    assert "plait_expires=0\nplait_quota=0\n" in text
 
 
 FIELDS = {

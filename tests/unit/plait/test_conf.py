@@ -26,7 +26,7 @@ from hypothesis import strategies as st
 
 from engine import uapi
 from plait import keys
-from plait.quick import conf
+from plait.quick import conf, limits
 
 KEY, OTHER = "yAnz5TF+lXXJte14tji3zlMNq+hd2rYUIgJBgB3fBmk=", "xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg="
 RUN = Path("/var/run/wireguard")
@@ -99,6 +99,51 @@ def test_meaning() -> None:
     assert conf.Host("::ffff:192.0.2.9", 1).endpoint == where
 
 
+def test_limits_stand_in_comments_of_a_peer() -> None:
+    lines = ["# PlaitQuota = 1.5 GB", "#plaitexpires=2027-01-31", "# Quota = 7", "#"]
+    limited, other = conf.parse(f"[Peer]\nPublicKey = {OTHER}\n" + "\n".join([*lines, "[Peer]"])
+                                + f"\nPublicKey = {KEY} # PlaitQuota = 5\n#PlaitQuota = off\n").peers
+    assert (limited.quota, limited.expires) == (1_500_000_000, 1801353600)
+    assert (other.quota, other.expires) == (0, None), "a comment behind something is one"
+    (change, _) = conf.to_set(conf.Conf(peers=[limited, other])).peers
+    assert (change.quota, change.expires) == (limited.quota, limited.expires)
+    again = conf.parse(conf.to_text(conf.Conf(peers=[limited])))
+    assert (again.peers[0].quota, again.peers[0].expires) == (limited.quota, limited.expires)
+    assert conf.parse("# PlaitQuota = nothing\n[Interface]\n# PlaitQuota = nothing\n") == conf.Conf()
+
+
+@pytest.mark.parametrize(("text", "count"), [
+    ("1", 1), ("5000 B", 5000), ("100 GB", 10**11), ("100gib", 100 << 30), ("0.5 KB", 500),
+    ("1.5TiB", 3 << 39), ("off", 0), ("9223372036854775807", 2**63 - 1),
+])  # fmt: skip
+def test_quotas_as_they_are_written(text: str, count: int) -> None:
+    assert limits.parse_quota(text) == count
+
+
+NO_QUOTAS = ["", "0", "-1", "GB", "1 PB", "1.GB", "1e9", "9223372036854775808", "0.1 B", "1,5 GB"]
+
+
+@pytest.mark.parametrize("text", NO_QUOTAS)
+def test_what_is_no_quota(text: str) -> None:
+    with pytest.raises(ValueError, match="must be"):
+        limits.parse_quota(text)
+
+
+@pytest.mark.parametrize(("text", "seconds"), [
+    ("2027-01-31", 1801353600), ("2027-01-31T01:00:00+01:00", 1801353600), ("2027-01-31 00:00", 1801353600),
+    ("2027-01-31T00:00:00Z", 1801353600), ("off", 0),
+])  # fmt: skip
+def test_times_as_they_are_written(text: str, seconds: int) -> None:
+    assert limits.parse_expires(text) == seconds
+    assert not seconds or limits.parse_expires(limits.format_expires(seconds)) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "31.01.2027", "2027-02-30", "1970-01-01", "2107-01-01", "tomorrow"])
+def test_what_is_no_time(text: str) -> None:
+    with pytest.raises(ValueError, match="must be"):
+        limits.parse_expires(text)
+
+
 ALONE, P = "[Interface]", f"[Peer]\nPublicKey = {OTHER}"
 BAD = [
     ("", "PrivateKey = " + KEY, 1),
@@ -128,6 +173,8 @@ BAD = [
     (ALONE, "SaveConfig = yes", 2),
     (ALONE, "Endpoint = 192.0.2.1:1", 2),
     (ALONE, "Speed = fast", 2),
+    (P, "# PlaitQuota = much", 3),
+    (P, "# PlaitExpires = soon", 3),
     ("", "[NetDev]", 1),
     (P, "Address = 10.0.0.1/24", 3),
     (P, "PrivateKey = " + KEY, 3),

@@ -413,3 +413,29 @@ def test_without_an_interface_or_rights_there_is_one_sentence(hosts: Hosts, verb
     assert done.returncode == 1 and f"sudo plait {verb} {FILE}" in done.stderr
 
 
+
+
+def test_limits_of_peers_are_set_changed_and_saved(hosts: Hosts) -> None:
+    """By comments, which wg reads over; and not at all where the engine could not keep them."""
+
+    def limits() -> list[tuple[int, int]]:
+        told = json.loads(hosts.a.run(["plait", "show", "wg0", "--json"]).stdout)
+        return sorted((peer["quota"], peer["expires"]) for peer in told[0]["peers"])
+
+    def limited(*lines: str) -> str:
+        return text("Address = 10.8.0.1/24", (C, "|".join(("AllowedIPs = 10.9.0.0/24", *lines))), TO_B)
+
+    up(hosts.a, limited("# PlaitQuota = 5 GB", "# PlaitExpires = 2090-01-01"))
+    assert limits() == [(0, 0), (5 * 10**9, 3786912000)]
+    do(hosts.a, "reload", limited("# PlaitQuota = 6 GB"))
+    assert limits() == [(0, 0), (6 * 10**9, 0)]
+    code, said = quick(hosts.a, "plait", "save", FILE, engine="")
+    saved = (hosts.a.root / FILE.lstrip("/")).read_text()
+    assert code == 0 and "# PlaitQuota = 6000000000\n" in saved and "PlaitExpires" not in saved, said
+    do(hosts.a, "reload", limited())
+    assert limits() == [(0, 0), (0, 0)]
+    down(hosts.a)
+    write(hosts.a, limited("# PlaitQuota = 5 GB"))
+    code, said = quick(hosts.a, "plait", "up", FILE, engine="wireguard-go")
+    assert code == 1 and "needs an engine that keeps quotas" in said and "line " in said
+    assert not (hosts.a.root / "run/wireguard/wg0.sock").exists()

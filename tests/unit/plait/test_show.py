@@ -221,6 +221,23 @@ def test_colours_are_for_terminals_that_want_them(monkeypatch: pytest.MonkeyPatc
         assert found is wanted, (mode, no_color, terminal)
 
 
+@pytest.mark.parametrize(("lines", "shown"), [
+    ("plait_quota=2048\nrx_bytes=1024\ntx_bytes=512\n", "  quota: 1.50 KiB of 2.00 KiB used\n"),
+    ("plait_quota=1024\nrx_bytes=2048\nplait_ran_out=quota\n",
+     "  quota: 2.00 KiB of 1.00 KiB used (cut off)\n"),
+    ("plait_expires=1000090\n", "  expires: in 1 minute, 30 seconds\n"),
+    ("plait_expires=32622400\n", "  expires: in 1 year, 1 day\n"),
+    ("plait_expires=999999\nplait_ran_out=expired\n", "  expires: 1 second ago (cut off)\n"),
+])  # fmt: skip
+def test_limits_of_a_peer_are_shown(lines: str, shown: str) -> None:
+    device = uapi_client.parse("wg0", f"public_key={'ab' * 32}\n{lines}errno=0\n\n")
+    assert shown in show.pretty(device, 1_000_000.5, coloured=False)
+    (told,) = show.as_dict(device)["peers"]
+    assert (told["quota"], told["expires"], told["ran_out"]) == (
+        device.peers[0].quota, device.peers[0].expires, device.peers[0].ran_out or None,
+    )  # fmt: skip
+
+
 @pytest.mark.parametrize("answer, said", [
     ("", "ended early"),
     ("listen_port=1\n", "ended early"),
