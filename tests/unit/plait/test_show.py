@@ -88,26 +88,25 @@ def served() -> Iterator[tuple[Host, dict[str, str]]]:
 
 
 def wg_and_ours(host: Host, name: str, text: str, *, coloured: bool) -> tuple[str, str]:
-    """`wg show` and our text of the same moment: seconds pass, so wg is asked before and after."""
-    device = uapi_client.parse(name, text)
-    environment = {"WG_COLOR_MODE": "always" if coloured else "never"}
-
-    def theirs() -> str:
-        return host.run(["wg", "show", name], environment=environment).stdout
-
-    return between(theirs, lambda: show.pretty(device, time.time(), coloured=coloured))
-
-
-def between(theirs: Callable[[], str], ours: Callable[[], str]) -> tuple[str, str]:
-    """What both say while what they speak of does not change: asked before and after, in one second.
+    """`wg show`, and our text of the same second: of all that passed while wg was asked, the one that fits.
 
     time(2), which wg asks, is the kernel's coarse clock: up to a tick behind the one that Python reads.
     """
+    device = uapi_client.parse(name, text)
+    environment = {"WG_COLOR_MODE": "always" if coloured else "never"}
+
+    begin = int(time.clock_gettime(CLOCK_REALTIME_COARSE))
+    theirs = host.run(["wg", "show", name], environment=environment).stdout
+    ours = [show.pretty(device, now, coloured=coloured) for now in range(begin, int(time.time()) + 1)]
+    return theirs, theirs if theirs in ours else ours[0]
+
+
+def between(theirs: Callable[[], str], ours: Callable[[], str]) -> tuple[str, str]:
+    """What both say while what they speak of does not change: wg is asked before and after."""
 
     def both() -> tuple[str, str] | None:
-        second = int(time.clock_gettime(CLOCK_REALTIME_COARSE))
         found = theirs(), ours()
-        return found if theirs() == found[0] and int(time.time()) == second else None
+        return found if theirs() == found[0] else None
 
     return until(both, "a moment without a change") or ("", "")
 
