@@ -582,8 +582,8 @@ class Control:
             seen = ffi.new("uint64_t[]", (used + 63) // 64)
             mended += lib.schedule_sweep_waiting(self.segment, first, last, seen)
         if mended:
-            log.info("%d lost wakes mended", mended)
             lib.counter_add(self.segment, lib.WORKER_CONTROL, lib.LOST_WAKES, mended)
+            log.info("%d lost wakes mended", mended)
 
 
 def work(start: WorkerStart) -> None:

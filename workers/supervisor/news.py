@@ -75,8 +75,8 @@ class News:
         if not self._unheard or self._unheard[0][0] != sent:
             return  # forgotten meanwhile
         _, news = self._unheard.popleft()
-        log.error("news is given up, control died of it %d times: %s", DEATHS, news)
         self._count()
+        log.error("news is given up, control died of it %d times: %s", DEATHS, news)
         if news["event"] != "step_given_up":
             self.emit("step_given_up", tries=DEATHS, reason=f"news of {news['event']}")
 

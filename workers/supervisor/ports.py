@@ -111,6 +111,7 @@ class Ports:
 def count_unread(segment: Any, packets: int, whose: str) -> None:
     """Datagrams that lay in sockets which are closed."""
     if packets:
-        log.error("%d packets are lost with the sockets of %s", packets, whose)
         lib.counter_add(segment, lib.WORKER_SUPERVISOR, lib.UDP_RECEIVED, packets)
         lib.counter_add(segment, lib.WORKER_SUPERVISOR, lib.DROP_KILLED, packets)
+        # Behind the counts: who reads this finds the packets there.
+        log.error("%d packets are lost with the sockets of %s", packets, whose)
