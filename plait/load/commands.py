@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from plait.failure import Failure
 from plait.load import options as load_options
 
 EXAMPLES = """\b
@@ -231,7 +232,7 @@ def _run_one(
 
     thresholds = [load_thresholds.parse(text) for text in require]
     names = [phase.name for phase in made.phase]
-    load_thresholds.check_phases(thresholds, names)
+    load_thresholds.check_phases(thresholds, made.places())
     load_abort.check(made.abort_on, names)
 
     def text(run: Any) -> str:
@@ -346,25 +347,50 @@ def find(
 
 
 @load.command(short_help="Write the gateway's configuration.")
-@click.option("--peers", type=click.IntRange(1, 1 << 20), default=100, show_default=True)
-@click.option(
-    "--seed", default="plait", show_default=True, help="Keys follow from it: for tests, never for use."
-)
-@click.option("--inner", metavar="NETWORK", default="10.64.0.0/10", show_default=True)
+@click.argument("profile", required=False, metavar="[PROFILE.toml]")
+@click.option("--peers", type=click.IntRange(1, 1 << 20), help="How many.  [default: 100]")
+@click.option("--seed", help="Keys follow from it: for tests, never for use.  [default: plait]")
+@click.option("--inner", metavar="NETWORK", help="Of the inner addresses.  [default: 10.64.0.0/10]")
 @click.option("--listen-port", type=click.IntRange(1, 65535), default=51820, show_default=True)
-@click.option("--psk", is_flag=True, help="Each peer has a preshared key.")
+@click.option("--psk", is_flag=True, default=None, help="Each peer has a preshared key.")
 @click.option("--format", "form", type=click.Choice(["wg", "uapi"]), default="wg", show_default=True)
-def config(peers: int, seed: str, inner: str, listen_port: int, psk: bool, form: str) -> None:
+@click.option(
+    "--for",
+    "who",
+    type=click.Choice(["gateway", "provider"]),
+    default="gateway",
+    show_default=True,
+    help="provider: the peers of populations that only the provider knows.",
+)
+def config(
+    profile: str | None, listen_port: int, form: str, who: str, **given: Any
+) -> None:
     """Write what the gateway must know: `wg setconf` text, or one operation of its configuration socket.
 
-    The gateway's inner address is the first of the network (10.64.0.1), peer n has the one n + 1 after it.
+    The gateway's inner address is the first of the network (10.64.0.1), peer n has the one n + 1 after it. Of
+    a PROFILE those peers are written that the gateway itself knows; what stands there, options go over.
     """
     from plait.load import key_derivation as load_keys
+    from plait.load import profile as load_profile
+    from plait.load import run as load_run
 
-    network = load_keys.inner_network(inner, peers)
-    keys = load_keys.Keys(load_keys.seed_bytes(seed))
+    changes = {key: value for key, value in given.items() if value is not None}
+    if profile is None:
+        # What its peers would do is not told here.
+        storm = {"name": "storm", "handshakes": {"outstanding": 1}}
+        made = load_profile.of_options({"phase": [storm], **changes})
+    else:
+        made = load_profile.load(profile, changes)
+    groups = load_run.known_to(made, who)
+    if who == "provider" and not groups:
+        raise Failure(
+            "there is nothing for a provider",
+            "no population of the profile has known = \"provider\"",
+            "Name a PROFILE.toml with one.",
+        )
+    keys = load_keys.Keys(load_keys.seed_bytes(made.seed))
     text = load_keys.setconf_text if form == "wg" else load_keys.uapi_text
-    for part in text(keys, peers, network, port=listen_port, psk=psk):
+    for part in text(keys, groups, port=listen_port if who == "gateway" else None, psk=made.psk):
         sys.stdout.write(part)
 
 

@@ -83,15 +83,13 @@ def middle(values: Sequence[float]) -> float | None:
 
 def of_phase(run: dict[str, Any], name: str, find: Finder) -> float | None:
     """A figure of a phase; of one that was not finished none: it would be compared with whole ones."""
-    for phase in run["phases"]:
-        if phase["name"] == name:
-            return find(phase) if phase["finished"] else None
-    return None
+    place = load_json.places(run).get(name)
+    return find(place) if place is not None and place["finished"] else None
 
 
 def lines(engine: str, before: Sequence[dict[str, Any]], after: Sequence[dict[str, Any]]) -> Iterator[Line]:
     """Every figure that either side measured, 0 as well, of the phases that either has, in order."""
-    for name in dict.fromkeys(phase["name"] for run in (*before, *after) for phase in run["phases"]):
+    for name in dict.fromkeys(name for run in (*before, *after) for name in load_json.places(run)):
         for metric, find in FIGURES.items():
             sides = [[of_phase(run, name, find) for run in runs] for runs in (before, after)]
             known = [[value for value in side if value is not None] for side in sides]

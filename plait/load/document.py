@@ -27,7 +27,7 @@ GATEWAY_TAG = "gateway"
 
 def judge(run: Run, thresholds: Sequence[Threshold]) -> list[dict[str, Any]]:
     """Each requirement with what was found, None when nothing was measured."""
-    by_name = {phase.name: load_result.metrics([phase]) for phase in run.phases}
+    by_name = {name: load_result.metrics([each]) for name, each in load_result.places(run.phases).items()}
     return judged(by_name, load_result.metrics(run.phases) if run.phases else {}, thresholds)
 
 
@@ -80,6 +80,19 @@ def document(
         "requirements": verdicts,
         "series": [point.as_json(run.profile.phase[point.phase].name) for point in run.series.points],
     }
+
+
+def places(run: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Of the JSON of a run: phases by name, and their populations as PHASE/POPULATION, each with `finished`,
+    `metrics` and `generator`."""
+    found = {}
+    for phase in run["phases"]:
+        found[phase["name"]] = phase
+        for name, each in phase.get("populations", {}).items():
+            found[f"{phase['name']}/{name}"] = {
+                **each, "finished": phase["finished"], "generator": {}, "name": f"{phase['name']}/{name}"
+            }  # fmt: skip
+    return found
 
 
 def why(run: Run) -> str | None:

@@ -1,34 +1,58 @@
-/* Echo requests through sessions: what is measured as traffic. */
+/* Echo requests through sessions, and packets that want no answer: what is measured as traffic. */
 #include "plait/load/state.h"
 
-static uint32_t draw_size(struct load *load)
+static uint32_t draw_size(struct load *load, const struct load_sizes *sizes)
 {
-    const struct load_phase *phase = load->phase;
     double share = draw_share(load);
     uint32_t which = 0;
 
-    if (!phase->mix)
-        return phase->inner_bytes;
-    while (which + 1 < phase->mix && share > phase->mix_share[which])
+    if (!sizes->mix)
+        return sizes->bytes;
+    while (which + 1 < sizes->mix && share > sizes->mix_share[which])
         which++;
-    return phase->mix_bytes[which];
+    return sizes->mix_bytes[which];
 }
 
-int load_ask(struct load *load, struct load_peer *peer, uint64_t due)
+/* Whether the peer can send data. It sees to its session as an initiator does that has data. */
+static int can_send(struct load *load, struct load_peer *peer)
 {
-    count(load, LOAD_ASKED);
     if (!load_has_session(load, peer)) {
-        count(load, LOAD_UNSENT);
-        /* As an initiator does whose session ended while nothing came back. */
+        /* It ended while nothing came back. */
         if (peer->current.born)
             load_handshake_renew(load, peer, 1);
         return 0;
     }
-    /* As an initiator does: a new session before this one expires. */
+    /* A new session before this one expires. */
     if (load->now - peer->current.born >= REKEY_NS)
         load_handshake_renew(load, peer, 0);
-    uint32_t bytes = draw_size(load);
+    return 1;
+}
 
+int load_tell(struct load *load, struct load_peer *peer)
+{
+    uint32_t bytes;
+
+    if (!can_send(load, peer)) {
+        count(load, LOAD_ONEWAY_IDLE);
+        return 0;
+    }
+    bytes = draw_size(load, &load->phase->oneway);
+    count(load, LOAD_ONEWAY);
+    count_many(load, LOAD_ONEWAY_OUT, bytes);
+    load_oneway(load, peer, bytes);
+    return 1;
+}
+
+int load_ask(struct load *load, struct load_peer *peer, uint64_t due)
+{
+    uint32_t bytes;
+
+    count(load, LOAD_ASKED);
+    if (!can_send(load, peer)) {
+        count(load, LOAD_UNSENT);
+        return 0;
+    }
+    bytes = draw_size(load, &load->phase->echo);
     count_many(load, LOAD_INNER_OUT, bytes);
     load_echo(load, peer, bytes, STAMP_TRAFFIC, due);
     return 1;

@@ -15,7 +15,8 @@ enum {
     RANDOM,
     TAG,
     REPLAYED_DATA,
-    REPLAYED_INITIATION
+    REPLAYED_INITIATION,
+    TIMESTAMP
 };
 
 static void fill(struct load *load, uint8_t *data, uint32_t length)
@@ -40,6 +41,21 @@ static void stranger_write(struct load *load, uint8_t *message, uint32_t number)
                      NULL);
 }
 
+/* What anybody can make who knows a peer's public key: its static key opens, its timestamp does not, for that
+ * takes a secret of the peer's. */
+static void timestamp_write(struct load *load, uint8_t *message)
+{
+    const struct load_peer *peer = &load->peers[draw_bits(load) % load->setup.peers];
+    uint8_t secret[NOISE_KEY], stamp[12];
+    struct noise_flight flight;
+
+    fill(load, secret, sizeof secret);
+    fill(load, stamp, 8);
+    memset(stamp + 8, 0, 4);
+    noise_initiation(load->noise, message, &flight, peer->public_key, secret, load->forged,
+                     (uint32_t)draw_bits(load), stamp, NULL);
+}
+
 int load_garbage_open(struct load *load)
 {
     if (load->strangers)
@@ -47,7 +63,9 @@ int load_garbage_open(struct load *load)
     load->samples[0] = calloc(SAMPLES, sizeof(struct load_sample));
     load->samples[1] = calloc(SAMPLES, sizeof(struct load_sample));
     load->strangers = calloc(STRANGERS, sizeof *load->strangers);
-    if (!load->samples[0] || !load->samples[1] || !load->strangers)
+    load->forged = calloc(1, sizeof *load->forged);
+    if (!load->samples[0] || !load->samples[1] || !load->strangers || !load->forged ||
+        noise_draw(load->noise, load->forged))
         return -1;
     for (uint32_t i = 0; i < STRANGERS; i++)
         stranger_write(load, load->strangers[i], i);
@@ -141,6 +159,9 @@ int load_garbage_send(struct load *load, uint32_t kind)
     case TAG:
         if (!forge(load))
             return 0;
+        break;
+    case TIMESTAMP:
+        timestamp_write(load, place(load, INITIATION_BYTES));
         break;
     default:
         return replay(load, kind == REPLAYED_DATA);

@@ -13,6 +13,7 @@
 #define LOAD_BATCH 64
 #define LOAD_MESSAGE_MOST 2048     /* bytes of one datagram, either way */
 #define LOAD_INNER_LEAST 64        /* IPv4, ICMP and the stamp, and some room */
+#define LOAD_INNER6_LEAST 80       /* IPv6, ICMPv6 and the stamp */
 #define LOAD_PEERS_MOST 1048576    /* a process; 20 bits of a receiver index */
 #define LOAD_PORTS_MOST 256        /* sockets of a process */
 
@@ -53,6 +54,14 @@ enum load_counter {
     LOAD_ANSWERED,
     LOAD_UNSENT,                   /* of ASKED: the peer had no session */
     LOAD_ANSWERED_AFTER,           /* answers to an earlier phase; they count as lost there */
+    LOAD_ONEWAY,                   /* packets that want no answer, given to the kernel or refused by it */
+    LOAD_ONEWAY_OUT,               /* their inner bytes */
+    LOAD_INNER_PACKETS,            /* that left: echoes, of traffic and of handshakes, and one-way packets */
+    LOAD_NUMBERED,                 /* data of the gateway that came, */
+    LOAD_NUMBERS_MISSING,          /* and of its numbers in each session, those that did not */
+    LOAD_STRANGERS_BEGUN,          /* handshakes of peers that nobody knows; not in INITIATIONS */
+    LOAD_STRANGERS_SILENT,         /* without an answer, as should be */
+    LOAD_STRANGERS_ANSWERED,       /* expected 0 */
     LOAD_KEEPALIVES,
     LOAD_KEEPALIVES_BACK,
     LOAD_DATAGRAMS_OUT,
@@ -81,6 +90,11 @@ enum load_counter {
     LOAD_HANDSHAKES_NOT_SENT,
     LOAD_HANDSHAKES_NOT_BEGUN_WAITING,  /* as above; or the closed loop's places were taken until the end */
     LOAD_HANDSHAKES_NOT_BEGUN_FEW,
+    LOAD_ONEWAY_DUE,
+    LOAD_ONEWAY_LATE,
+    LOAD_ONEWAY_NOT_SENT,
+    LOAD_ONEWAY_IDLE,              /* never left: the peer had no session */
+    LOAD_ONEWAY_REFUSED,
     LOAD_OTHERS_DUE,               /* keepalives, roaming, garbage */
     LOAD_OTHERS_LATE,
     LOAD_OTHERS_NOT_SENT,
@@ -103,6 +117,7 @@ enum load_counter {
     LOAD_GARBAGE_TAG,
     LOAD_GARBAGE_REPLAYED_DATA,
     LOAD_GARBAGE_REPLAYED_INITIATION,
+    LOAD_GARBAGE_TIMESTAMP,
     LOAD_GARBAGE_COOKIES,          /* cookie replies to garbage */
     LOAD_GARBAGE_ANSWERS,          /* any other answer to garbage; expected 0 */
     LOAD_HANDSHAKE_NS,             /* CPU for handshake cryptography */
@@ -110,10 +125,10 @@ enum load_counter {
     LOAD_WALL_NS,
     LOAD_COUNTERS
 };
-#define LOAD_GARBAGE_KINDS 7       /* LOAD_GARBAGE_MAC1 and the six after it */
+#define LOAD_GARBAGE_KINDS 8       /* LOAD_GARBAGE_MAC1 and the seven after it */
 
 struct load_tally {
-    uint64_t counters[80];
+    uint64_t counters[112];
     uint64_t lag_most;             /* ns; the latest that anything left, by the generator's doing */
     uint64_t gap_most;             /* ns; the longest that echoes were out and no peer got an answer */
     uint64_t confirmed_last;       /* ns of the phase at which its last handshake was confirmed */
@@ -135,6 +150,14 @@ struct load_area {
     struct load_tally tallies[32];
 };
 
+/* How large packets are: all alike, or drawn from a mix. */
+struct load_sizes {
+    uint32_t bytes;                /* inner */
+    uint32_t mix;                  /* sizes that follow; 0: `bytes` */
+    uint32_t mix_bytes[8];
+    double mix_share[8];           /* of all packets, of this size and those before it */
+};
+
 /* What one process does in a phase. Rates are its own share, a second; 0 is none. */
 struct load_phase {
     uint64_t length;               /* ns */
@@ -148,15 +171,14 @@ struct load_phase {
     double traffic_rate[2];
     uint32_t traffic_outstanding;  /* closed loop: echoes in flight, one a peer; 0: open loop */
     uint32_t traffic_peers;        /* traffic goes round the first so many */
-    uint32_t inner_bytes;          /* of an echo request */
+    uint32_t oneway_peers;
     uint32_t number;               /* of this phase: its tally */
     double keepalive_rate;
     double roam_rate;
-    double garbage_rate[7];
-    uint32_t handshakes_random, traffic_random;  /* 1: events of a rate come at random, not evenly (Poisson) */
-    uint32_t mix;                  /* sizes of an echo request that follow; 0: inner_bytes */
-    uint32_t mix_bytes[8];
-    double mix_share[8];           /* of all requests, of this size and those before it */
+    double garbage_rate[8];
+    double oneway_rate[2];         /* packets that want no answer */
+    uint32_t handshakes_random, traffic_random, oneway_random;  /* 1: events come at random, not evenly (Poisson) */
+    struct load_sizes echo, oneway;
     double stagger;                /* 0 to 1: this process's place between the events of the others */
 };
 
@@ -168,7 +190,9 @@ struct load_setup {
     uint32_t port;                 /* host order */
     uint32_t first_peer;           /* number of this process's first peer */
     uint32_t peers;
-    uint32_t inner_base;           /* IPv4, host order: the gateway has base + 1, peer n base + 2 + n */
+    uint32_t inner_family;         /* as family, of the addresses inside */
+    uint8_t inner_base[16];        /* a network: the gateway has base + 1, peer n base + 2 + n */
+    uint32_t strangers;            /* 1: nobody knows these peers; they want no answer and do not try again */
     uint32_t sources;              /* how many source addresses follow `source` */
     uint8_t source[16];            /* the first of them; all zeros: the route decides */
     uint32_t ports;                /* sockets; their fds come besides */

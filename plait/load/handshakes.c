@@ -44,7 +44,9 @@ void load_handshakes_end(struct load *load)
 
         if (peer->state == PEER_IDLE)
             continue;
-        count(load, peer->state == PEER_INITIATED ? LOAD_UNANSWERED : LOAD_UNCONFIRMED);
+        count(load, load->setup.strangers           ? LOAD_STRANGERS_SILENT
+                    : peer->state == PEER_INITIATED ? LOAD_UNANSWERED
+                                                    : LOAD_UNCONFIRMED);
         over(load, peer);
     }
 }
@@ -106,7 +108,7 @@ static void initiate(struct load *load, uint32_t i)
     retry = load->now + load->setup.retry;
     if (load->setup.retry_jitter)
         retry += draw_bits(load) % load->setup.retry_jitter;
-    if (peer->flags & PEER_HOLDS_PLACE && load->now + load->phase->patience < retry)
+    if ((peer->flags & PEER_HOLDS_PLACE || load->setup.strangers) && load->now + load->phase->patience < retry)
         retry = load->now + load->phase->patience;
     load_timer_set(load, i, retry);
 }
@@ -129,7 +131,7 @@ void load_handshake_begin(struct load *load, uint32_t i, uint64_t intended, int 
         load->places++;
     }
     load->in_flight++;
-    count(load, LOAD_INITIATIONS);
+    count(load, load->setup.strangers ? LOAD_STRANGERS_BEGUN : LOAD_INITIATIONS);
     initiate(load, i);
 }
 
@@ -156,10 +158,16 @@ void load_handshake_response(struct load *load, uint32_t i, const uint8_t *messa
         return;
     }
     load->now = clock_now();
+    if (load->setup.strangers) {
+        count(load, LOAD_STRANGERS_ANSWERED);
+        over(load, peer);
+        return;
+    }
     load_heard(peer);
     session.born = load->now;
     if (!peer->current.born)
         load->sessions++;
+    note_missing(load, &peer->previous);
     peer->previous = peer->current;
     peer->current = session;
     memset(&peer->flight, 0, sizeof peer->flight);
@@ -173,7 +181,7 @@ void load_handshake_response(struct load *load, uint32_t i, const uint8_t *messa
         return;
     }
     peer->state = PEER_CONFIRMING;
-    load_echo(load, peer, LOAD_INNER_LEAST, STAMP_CONFIRM, peer->intended);
+    load_echo(load, peer, load_inner_least(load), STAMP_CONFIRM, peer->intended);
     load_timer_set(load, i, load->now + load->phase->patience);
 }
 
@@ -255,6 +263,9 @@ static void expire(struct load *load, uint32_t i)
         expire_idle(load, peer);
     } else if (peer->state == PEER_CONFIRMING) {
         count(load, LOAD_UNCONFIRMED);
+        over(load, peer);
+    } else if (load->setup.strangers) {
+        count(load, LOAD_STRANGERS_SILENT);
         over(load, peer);
     } else if (load->now < retry) {
         give_place(load, peer);

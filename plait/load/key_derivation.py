@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import ipaddress
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from plait.failure import Failure
 from plait.keys import encode
 
 INNER = "10.64.0.0/10"
+INNER6 = "fd64::/64"
 PORT = 51820
 CHUNK = 256
 
@@ -41,13 +42,13 @@ class Keys:
             raise _no_memory()
         return bytes(private), bytes(public)
 
-    def publics(self, count: int, *, psk: bool = False) -> Iterator[tuple[bytes, bytes | None]]:
-        """(public key, preshared key or None) of peers 0 to count - 1, computed as they are taken."""
+    def publics(self, span: range, *, psk: bool = False) -> Iterator[tuple[bytes, bytes | None]]:
+        """(public key, preshared key or None) of peers of these numbers, computed as they are taken."""
         from plait.load._generator import ffi, lib
 
         publics, psks = ffi.new("uint8_t[]", 32 * CHUNK), ffi.new("uint8_t[]", 32 * CHUNK)
-        for first in range(0, count, CHUNK):
-            n = min(CHUNK, count - first)
+        for first in range(span.start, span.stop, CHUNK):
+            n = min(CHUNK, span.stop - first)
             if lib.load_keys(self.seed, first, n, ffi.NULL, publics, psks if psk else ffi.NULL):
                 raise _no_memory()
             public, shared = bytes(ffi.buffer(publics)), bytes(ffi.buffer(psks))
@@ -59,12 +60,16 @@ def _no_memory() -> Failure:
     return Failure("cannot compute keys", "there is no memory", "Free some and try again.")
 
 
-def inner_network(text: str, peers: int) -> ipaddress.IPv4Network:
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+
+def inner_network(text: str, peers: int) -> Network:
     """The network of the inner addresses. Failure when it is too small for a gateway and so many peers."""
     try:
-        network = ipaddress.IPv4Network(text)
+        network = ipaddress.ip_network(text)
     except ValueError as error:
-        mend = f"Give an IPv4 network such as {INNER}."
+        mend = f"Give a network such as {INNER} or {INNER6}."
         raise Failure(f"cannot use inner network {text}", str(error), mend) from error
     if network.num_addresses < peers + 3:
         why = (
@@ -74,34 +79,50 @@ def inner_network(text: str, peers: int) -> ipaddress.IPv4Network:
     return network
 
 
-def gateway_address(network: ipaddress.IPv4Network) -> ipaddress.IPv4Address:
+def gateway_address(network: Network) -> Address:
     """The gateway's inner address: the first."""
-    return network[1]
+    return network.network_address + 1
 
 
-def peer_address(network: ipaddress.IPv4Network, number: int) -> ipaddress.IPv4Address:
+def peer_address(network: Network, number: int) -> Address:
     """A peer's inner address: peer 0 has the second."""
-    return network[2 + number]
+    return network.network_address + 2 + number
+
+
+# Numbers of peers, and the network of their inner addresses.
+Group = tuple[range, Network]
 
 
 def setconf_text(
-    keys: Keys, peers: int, network: ipaddress.IPv4Network, *, port: int = PORT, psk: bool = False
+    keys: Keys, groups: Iterable[Group], *, port: int | None = PORT, psk: bool = False
 ) -> Iterator[str]:
-    """The gateway's configuration for `wg setconf`, a peer at a time."""
-    yield f"[Interface]\nPrivateKey = {encode(keys.gateway()[0])}\nListenPort = {port}\n"
-    for number, (public, shared) in enumerate(keys.publics(peers, psk=psk)):
+    """The gateway's configuration for `wg setconf`, a peer at a time; port None: of peers alone."""
+    if port is not None:
+        yield f"[Interface]\nPrivateKey = {encode(keys.gateway()[0])}\nListenPort = {port}\n"
+    for public, shared, address in _peers(keys, groups, psk):
         extra = f"PresharedKey = {encode(shared)}\n" if shared else ""
-        address = peer_address(network, number)
-        yield f"[Peer]\nPublicKey = {encode(public)}\n{extra}AllowedIPs = {address}/32\n"
+        yield f"[Peer]\nPublicKey = {encode(public)}\n{extra}AllowedIPs = {_whole(address)}\n"
 
 
 def uapi_text(
-    keys: Keys, peers: int, network: ipaddress.IPv4Network, *, port: int = PORT, psk: bool = False
+    keys: Keys, groups: Iterable[Group], *, port: int | None = PORT, psk: bool = False
 ) -> Iterator[str]:
     """The same as one `set` operation of the configuration socket."""
-    yield f"set=1\nprivate_key={keys.gateway()[0].hex()}\nlisten_port={port}\nreplace_peers=true\n"
-    for number, (public, shared) in enumerate(keys.publics(peers, psk=psk)):
+    yield "set=1\n"
+    if port is not None:
+        yield f"private_key={keys.gateway()[0].hex()}\nlisten_port={port}\nreplace_peers=true\n"
+    for public, shared, address in _peers(keys, groups, psk):
         extra = f"preshared_key={shared.hex()}\n" if shared else ""
-        address = peer_address(network, number)
-        yield f"public_key={public.hex()}\n{extra}replace_allowed_ips=true\nallowed_ip={address}/32\n"
+        yield f"public_key={public.hex()}\n{extra}replace_allowed_ips=true\nallowed_ip={_whole(address)}\n"
     yield "\n"
+
+
+def _peers(keys: Keys, groups: Iterable[Group], psk: bool) -> Iterator[tuple[bytes, bytes | None, Address]]:
+    for span, network in groups:
+        for number, (public, shared) in zip(span, keys.publics(span, psk=psk), strict=True):
+            yield public, shared, peer_address(network, number)
+
+
+def _whole(address: Address) -> str:
+    """The address as a network of its own."""
+    return f"{address}/{address.max_prefixlen}"

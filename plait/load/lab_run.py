@@ -39,8 +39,9 @@ from plait.load import document as load_json
 from plait.load import output as load_output
 from plait.load import result as load_result
 from plait.load import thresholds as load_thresholds
-from plait.load.key_derivation import Keys, gateway_address, inner_network, seed_bytes, setconf_text
+from plait.load.key_derivation import Keys, gateway_address, seed_bytes, setconf_text
 from plait.load.profile import Profile
+from plait.load.run import inner_networks, known_to
 from plait.load.schema import VERSION
 from plait.load.stop import EXIT_CODE as STOPPED_EXIT_CODE
 from plait.load.stop import Stop, Stopped
@@ -115,7 +116,7 @@ def run(
         raise Failure(f"no lab: {lacks[0].what}", lacks[0].why, lacks[0].next_step)
     names = [phase.name for phase in profile.phase]
     thresholds = [load_thresholds.parse(text) for text in require]
-    load_thresholds.check_phases(thresholds, names)
+    load_thresholds.check_phases(thresholds, profile.places())
     load_abort.check(profile.abort_on, names)
     began, stop = time.time(), Stop()
     turns: list[dict[str, Any]] = []
@@ -226,7 +227,7 @@ def requirements(
     """Each requirement held against each turn that has a run."""
     for turn in turns:
         if turn["run"] is not None:
-            by_name = {phase["name"]: phase["metrics"] for phase in turn["run"]["phases"]}
+            by_name = {name: place["metrics"] for name, place in load_json.places(turn["run"]).items()}
             for verdict in load_json.judged(by_name, turn["run"]["total"]["metrics"], thresholds):
                 yield {**verdict, "name": turn["name"], "round": turn["round"]}
 
@@ -331,18 +332,21 @@ def used(engine: Engine) -> tuple[float, int]:
 
 def configure(engine: Engine, profile: Profile) -> float:
     """The profile's peers by `wg setconf`, the inner address, up. Seconds that setconf took."""
-    network = inner_network(profile.inner, profile.peers)
     keys = Keys(seed_bytes(profile.seed))
     path = engine.host.root / "run/load.conf"
     with path.open("w") as file:
-        file.writelines(setconf_text(keys, profile.peers, network, port=PORT, psk=profile.psk))
+        file.writelines(setconf_text(keys, known_to(profile, "gateway"), port=PORT, psk=profile.psk))
     engine.uapi("get=1\n\n", CONFIGURE_TIMEOUT)  # it listens before it is there: that is no part of a set
     began = time.monotonic()
     engine.host.run(["wg", "setconf", INTERFACE, "/run/load.conf"], timeout=CONFIGURE_TIMEOUT)
     seconds = time.monotonic() - began
     engine.host.ip(
         f"link set {INTERFACE} mtu 1420 up",
-        f"address add {gateway_address(network)}/{network.prefixlen} dev {INTERFACE}",
+        *(
+            f"address add {gateway_address(network)}/{network.prefixlen} dev {INTERFACE}"
+            + (" nodad" if network.version == 6 else "")
+            for network in inner_networks(profile)
+        ),
     )
     return seconds
 
@@ -457,7 +461,7 @@ def figures(
     for key in ("configure_seconds", "cpu_seconds", "pss_bytes_idle", "pss_bytes_after"):
         yield "gateway", key.replace("_", " "), each(partial(_of_gateway, key=key))
     runs = [turn["run"] for turn in turns if turn["run"] is not None]
-    for phase in dict.fromkeys(phase["name"] for run in runs for phase in run["phases"]):
+    for phase in dict.fromkeys(name for run in runs for name in load_json.places(run)):
         for metric in load_compare.shown(required):
             values = each(partial(_of_phase, phase=phase, find=load_compare.FIGURES[metric]))
             if any(values):

@@ -104,6 +104,11 @@ def merged(documents: Sequence[dict[str, Any]], require: Sequence[str] = ()) -> 
     """One document of several."""
     first = documents[0]
     names = [phase["name"] for phase in first["profile"]["phase"]]
+    places = [
+        place
+        for name in names
+        for place in (name, *(f"{name}/{each['name']}" for each in first["profile"].get("population", ())))
+    ]
     parts = {
         name: [phase for each in documents for phase in each["phases"] if phase["name"] == name]
         for name in names
@@ -112,8 +117,8 @@ def merged(documents: Sequence[dict[str, Any]], require: Sequence[str] = ()) -> 
         together([restored(part) for part in parts[name]], len(documents)) for name in names if parts[name]
     ]
     thresholds = [load_thresholds.parse(text) for text in (*first["profile"]["require"], *require)]
-    load_thresholds.check_phases(thresholds, names)
-    by_name = {phase.name: load_result.metrics([phase]) for phase in phases}
+    load_thresholds.check_phases(thresholds, places)
+    by_name = {name: load_result.metrics([each]) for name, each in load_result.places(phases).items()}
     whole = load_result.metrics(phases) if phases else {}
     ends = [each["end"] for each in documents]
     end = next(end for end in _ENDS if end in ends)
@@ -141,6 +146,14 @@ def merged(documents: Sequence[dict[str, Any]], require: Sequence[str] = ()) -> 
 
 def restored(phase: dict[str, Any]) -> PhaseResult:
     """A phase back from its JSON. An HdrHistogram is finer than a bucket, so each count finds its bucket."""
+    made = _restored(phase)
+    for name, each in phase.get("populations", {}).items():
+        whole = {**phase, **each, "generator": {"lag_most": each["lag_most"]}}
+        made.populations[name] = _restored(whole)
+    return made
+
+
+def _restored(phase: dict[str, Any]) -> PhaseResult:
     from hdrh.histogram import HdrHistogram
 
     from plait.load._generator import lib
@@ -168,7 +181,8 @@ def restored(phase: dict[str, Any]) -> PhaseResult:
 
 
 def together(parts: Sequence[PhaseResult], machines: int) -> PhaseResult:
-    """One phase of so many machines: of those that came so far."""
+    """One phase of so many machines: of those that came so far. A population may be on some of them alone."""
+    populations = dict.fromkeys(name for part in parts for name in part.populations)
     return PhaseResult(
         name=parts[0].name,
         counters={name: sum(part.counters[name] for part in parts) for name in parts[0].counters},
@@ -180,6 +194,11 @@ def together(parts: Sequence[PhaseResult], machines: int) -> PhaseResult:
         gap_most=max(part.gap_most for part in parts),
         confirmed_last=max(part.confirmed_last for part in parts),
         is_finished=len(parts) == machines and all(part.is_finished for part in parts),
+        populations={
+            name: together(own, len(own))
+            for name in populations
+            for own in [[part.populations[name] for part in parts if name in part.populations]]
+        },
     )
 
 

@@ -30,6 +30,7 @@
 enum {
     HANDSHAKES,
     TRAFFIC,
+    ONEWAY,
     KEEPALIVES,
     ROAMING,
     GARBAGE,
@@ -58,6 +59,7 @@ void load_free(struct load *load)
     free(load->samples[0]);
     free(load->samples[1]);
     free(load->strangers);
+    free(load->forged);
     free(load);
 }
 
@@ -132,15 +134,18 @@ static void note_lag(struct load *load, uint32_t what, const struct load_pacer *
         return;
     count(load, what == HANDSHAKES ? LOAD_HANDSHAKES_LATE + why
                 : what == TRAFFIC  ? LOAD_ECHOES_LATE
+                : what == ONEWAY   ? LOAD_ONEWAY_LATE
                                    : LOAD_OTHERS_LATE);
-    if (what == TRAFFIC)
+    if (what == TRAFFIC || what == ONEWAY)
         *load->mark |= MARK_LATE;
 }
 
 static void count_due(struct load *load, uint32_t what)
 {
-    count(load, what == HANDSHAKES ? LOAD_HANDSHAKES_DUE : what == TRAFFIC ? LOAD_ECHOES_DUE
-                                                                           : LOAD_OTHERS_DUE);
+    count(load, what == HANDSHAKES ? LOAD_HANDSHAKES_DUE
+                : what == TRAFFIC  ? LOAD_ECHOES_DUE
+                : what == ONEWAY   ? LOAD_ONEWAY_DUE
+                                   : LOAD_OTHERS_DUE);
 }
 
 /* The next peer that may begin a handshake; NOBODY when none of the next BURST may, and why not. */
@@ -211,6 +216,8 @@ static int carry_out(struct load *load, uint32_t what, struct load_pacer *pacer)
         return begin_handshake(load, pacer->due, &pacer->why);
     case TRAFFIC:
         return load_ask(load, &load->peers[load->traffic_cursor++ % load->phase->traffic_peers], pacer->due);
+    case ONEWAY:
+        return load_tell(load, &load->peers[load->oneway_cursor++ % load->phase->oneway_peers]);
     case KEEPALIVES:
         return keep_alive(load);
     case ROAMING:
@@ -254,6 +261,7 @@ static void pacer_next(struct load *load, struct load_pacer *pacer)
     const struct load_phase *phase = load->phase;
     int is_random = pacer->rate == phase->handshake_rate ? phase->handshakes_random
                     : pacer->rate == phase->traffic_rate ? phase->traffic_random
+                    : pacer->rate == phase->oneway_rate  ? phase->oneway_random
                                                          : 0;
     uint64_t after;
 
@@ -284,6 +292,7 @@ static void pacers_begin(struct load *load, struct load_pacer *pacers)
     }
     pacers[HANDSHAKES].rate = phase->outstanding ? never : phase->handshake_rate;
     pacers[TRAFFIC].rate = phase->traffic_outstanding ? never : phase->traffic_rate;
+    pacers[ONEWAY].rate = phase->oneway_rate;
     for (uint32_t what = 0; what < PACERS; what++)
         pacer_next(load, &pacers[what]);
 }
@@ -310,7 +319,7 @@ static uint32_t pacers_run(struct load *load, struct load_pacer *pacers)
             count_due(load, what);
             if (has_left)
                 note_lag(load, what, pacer);
-            else if (what != TRAFFIC)
+            else if (what != TRAFFIC && what != ONEWAY)
                 count(load, LOAD_OTHERS_IDLE);
             pacer_next(load, pacer);
             done++;
@@ -335,7 +344,8 @@ static void rest(struct load *load, uint64_t due)
 static void publish(struct load *load)
 {
     __atomic_store_n(&load->area->sessions, load->sessions, __ATOMIC_RELAXED);
-    __atomic_store_n(&load->area->outstanding, load->in_flight, __ATOMIC_RELAXED);
+    /* Nobody waits for what strangers have in flight. */
+    __atomic_store_n(&load->area->outstanding, load->setup.strangers ? 0 : load->in_flight, __ATOMIC_RELAXED);
 }
 
 static int stopped(const struct load *load)
@@ -404,7 +414,7 @@ static void note_not_sent(struct load *load, uint32_t what, const struct load_pa
         count(load, LOAD_ECHOES_NOT_SENT);
         note_span(load, LOAD_ROUND_TRIP, pacer->due, load->now);
     } else {
-        count(load, LOAD_OTHERS_NOT_SENT);
+        count(load, what == ONEWAY ? LOAD_ONEWAY_NOT_SENT : LOAD_OTHERS_NOT_SENT);
     }
 }
 
@@ -457,6 +467,8 @@ static void peers_note(struct load *load)
             peer->gap = load->now - peer->waits_since;
         if (peer->gap)
             note_span(load, LOAD_GAP, 0, peer->gap);
+        note_missing(load, &peer->current);
+        note_missing(load, &peer->previous);
         count_many(load, LOAD_SESSIONS_HELD, (uint64_t)load_has_session(load, peer));
         count_many(load, LOAD_UNRECOVERED, (peer->flags & PEER_RECOVERS) != 0);
     }

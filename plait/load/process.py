@@ -86,7 +86,8 @@ def main() -> None:
 
 def _setup(given: dict[str, Any]) -> dict[str, Any]:
     """The orders' setup with its bytes as bytes."""
-    as_bytes = {key: bytes.fromhex(given[key]) for key in ("seed", "gateway_key", "target", "source")}
+    keys = ("seed", "gateway_key", "target", "source", "inner_base")
+    as_bytes = {key: bytes.fromhex(given[key]) for key in keys}
     return {**given, **as_bytes}
 
 
@@ -95,7 +96,7 @@ def _phase(given: dict[str, Any], area: load_area_p, number: int) -> Pointer[loa
     phase = ffi.new("struct load_phase *", given)
     if area.length[number]:
         phase.length = area.length[number]
-    for rate in (phase.handshake_rate, phase.traffic_rate) if area.scale[number] else ():
+    for rate in (phase.handshake_rate, phase.traffic_rate, phase.oneway_rate) if area.scale[number] else ():
         rate[0] *= area.scale[number]
         rate[1] *= area.scale[number]
     return phase

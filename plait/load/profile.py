@@ -22,7 +22,8 @@ from plait.failure import Failure
 PEERS_MOST = 1 << 20
 PHASES_MOST = 32
 MIX_MOST = 8  # sizes (plait/load/generator.h)
-BYTES, BYTES_LEAST, BYTES_MOST = 84, 64, 1920  # of an echo request
+BYTES, BYTES_LEAST, BYTES_MOST = 84, 64, 1920  # of an inner packet
+BYTES6_LEAST = 80  # over IPv6
 UNTIL_DONE_SECONDS = 300.0  # the longest that a phase without `seconds` waits for its handshakes
 RATE_OF_A_PEER = 40  # handshakes a second (FLOOD_NS in plait/load/state.h)
 UNPACED_HANDSHAKES = 8000  # a second: ephemerals prepared for a closed loop that repeats
@@ -53,24 +54,31 @@ class Handshakes(Strict, frozen=True):
     arrival: _Arrival = "even"
 
 
-class Traffic(Strict, frozen=True):
-    """Echo requests: rate (open loop) or outstanding (closed loop, one a peer).
-
-    bytes: of each; mix: bytes -> how many of so large, drawn at random. arrival: of a rate.
-    """
+class Packets(Strict, frozen=True):
+    """How large inner packets are, and how they come. bytes: of each; mix: bytes -> how many of so large,
+    drawn at random. peers: only the first so many send some. arrival: of a rate."""
 
     rate: _Ramp | None = None
-    outstanding: _Count | None = None
     bytes: Annotated[int, msgspec.Meta(ge=BYTES_LEAST, le=BYTES_MOST)] | None = None
     mix: dict[str, Annotated[int, msgspec.Meta(ge=1)]] | None = None
     peers: _Count | None = None
     arrival: _Arrival = "even"
 
     def sizes(self) -> tuple[list[int], list[float]]:
-        """Bytes of a request, and the share of all requests of this size and those before it."""
+        """Bytes of a packet, and the share of all packets of this size and those before it."""
         mix = {int(size): weight for size, weight in (self.mix or {}).items()}
         whole = sum(mix.values())
         return list(mix), [up_to / whole for up_to in accumulate(mix.values())]
+
+
+class Traffic(Packets, frozen=True):
+    """Echo requests: rate (open loop) or outstanding (closed loop, one a peer)."""
+
+    outstanding: _Count | None = None
+
+
+class Oneway(Packets, frozen=True):
+    """Packets to the gateway's host that it does not answer, at a rate."""
 
 
 class Keepalives(Strict, frozen=True):
@@ -95,29 +103,39 @@ class Garbage(Strict, frozen=True):
     tag: _Rate = 0
     replayed_data: _Rate = 0
     replayed_initiation: _Rate = 0
+    timestamp: _Rate = 0
 
 
 TABLES: dict[str, type[Strict]] = {
     "handshakes": Handshakes,
     "traffic": Traffic,
+    "oneway": Oneway,
     "keepalives": Keepalives,
     "roaming": Roaming,
     "garbage": Garbage,
 }
 
 
-class Phase(Strict, frozen=True):
-    """What goes on together for so many seconds; without seconds, until its handshakes are over."""
+class Actions(Strict, frozen=True):
+    """What peers do, of TABLES; pause: nothing."""
+
+    pause: bool = False
+    handshakes: Handshakes | None = None
+    traffic: Traffic | None = None
+    oneway: Oneway | None = None
+    keepalives: Keepalives | None = None
+    roaming: Roaming | None = None
+    garbage: Garbage | None = None
+
+
+class Phase(Actions, frozen=True, kw_only=True):
+    """What goes on together for so many seconds; without seconds, until its handshakes are over. population:
+    what those of a population do instead."""
 
     name: Annotated[str, msgspec.Meta(min_length=1, max_length=40)]
     seconds: _Seconds | None = None
     drain: Annotated[float, msgspec.Meta(ge=0, le=60)] = 1.0
-    pause: bool = False
-    handshakes: Handshakes | None = None
-    traffic: Traffic | None = None
-    keepalives: Keepalives | None = None
-    roaming: Roaming | None = None
-    garbage: Garbage | None = None
+    population: dict[str, Actions] = {}
 
     def length(self) -> float:
         """Seconds that it lasts at most."""
@@ -125,26 +143,40 @@ class Phase(Strict, frozen=True):
             return self.seconds
         return UNTIL_DONE_SECONDS
 
-    def handshake_count(self, peers: int) -> int:
-        """How many handshakes it begins in all; 0: without end."""
-        if self.handshakes is None:
-            return 0
-        if self.handshakes.count is not None:
-            return self.handshakes.count
-        return 0 if self.handshakes.rate is not None else peers
 
-    def ephemerals(self, peers: int) -> int:
-        """How many handshakes to prepare for, at most a million."""
-        if self.handshakes is None:
-            return 0
-        count = self.handshake_count(peers)
-        if not count and self.handshakes.rate is not None:
-            ramp = self.handshakes.rate
-            mean = sum(ramp) / 2 if isinstance(ramp, list) else ramp
-            count = int(mean * self.length()) + 1
-        elif not count:
-            count = int(UNPACED_HANDSHAKES * self.length())
-        return min(count, PEERS_MOST)
+class Population(Strict, frozen=True):
+    """Peers that have a name: their share of all, in proportion to the other populations' shares.
+
+    inner: the network of their inner addresses, in place of the profile's. known: who knows them: the gateway
+    itself; only the provider that it asks about unknown keys; or nobody, so that no answer is the right one.
+    """
+
+    name: Annotated[str, msgspec.Meta(pattern="^[^/:]{1,40}$")]
+    share: Annotated[float, msgspec.Meta(gt=0)] = 1.0
+    inner: str | None = None
+    known: Literal["gateway", "provider", "nobody"] = "gateway"
+
+
+@dataclass(frozen=True)
+class Part:
+    """A population with the numbers of its peers; without a name: all of them."""
+
+    name: str
+    span: range
+    inner: str
+    known: str = "gateway"
+
+
+@dataclass(frozen=True)
+class Share:
+    """A table, of the peers that it is for: `peers` of them, of which peer `first` would be the first if all
+    had consecutive numbers. own: it stands under the population."""
+
+    table: Any
+    first: int
+    peers: int
+    parts: int = 1
+    own: bool = False
 
 
 class Profile(Strict, frozen=True):
@@ -159,11 +191,78 @@ class Profile(Strict, frozen=True):
     sources: str | None = None
     ports: Annotated[int, msgspec.Meta(ge=1, le=256)] = 1
     inner: str = "10.64.0.0/10"
+    population: tuple[Population, ...] = ()
     retry: _Seconds = 5.0
     give_up: _Seconds = 15.0
     silence: _Seconds = 15.0
     require: tuple[str, ...] = ()
     abort_on: tuple[str, ...] = ()
+
+    def parts(self) -> list[Part]:
+        """The populations, in order; one without a name where there are none."""
+        if not self.population:
+            return [Part("", range(self.peers), self.inner)]
+        whole, found, first = sum(each.share for each in self.population), [], 0
+        for each, up_to in zip(
+            self.population, accumulate(each.share for each in self.population), strict=True
+        ):
+            after = round(self.peers * up_to / whole)
+            found.append(Part(each.name, range(first, after), each.inner or self.inner, each.known))
+            first = after
+        return found
+
+    def shares(self, phase: Phase, part: Part) -> dict[str, Share]:
+        """What a population does in a phase: its own tables, else its share of the phase's. Of these those
+        that pause, or that nobody knows, have none."""
+        found = {}
+        for key in TABLES:
+            own = _own_table(phase, part, key)
+            table = getattr(phase, key)
+            if own is not None:
+                found[key] = Share(own, part.span.start, len(part.span), own=True)
+            elif table is not None and _takes_part(phase, part, key):
+                group = [each for each in self.parts() if _takes_part(phase, each, key)]
+                before = sum(len(each.span) for each in group if each.span.start < part.span.start)
+                peers = sum(len(each.span) for each in group)
+                found[key] = Share(table, part.span.start - before, peers, len(group))
+        return found
+
+    def places(self) -> list[str]:
+        """What a requirement may name: phases, and the populations of each."""
+        names = [f"/{each.name}" for each in self.population]
+        return [phase.name + name for phase in self.phase for name in ("", *names)]
+
+
+def _takes_part(phase: Phase, part: Part, key: str) -> bool:
+    """Whether a table of the phase is for these peers too."""
+    own = phase.population.get(part.name)
+    is_elsewhere = own is not None and (own.pause or getattr(own, key) is not None)
+    return part.known != "nobody" and not is_elsewhere
+
+
+def _own_table(phase: Phase, part: Part, key: str) -> Any:
+    return getattr(phase.population.get(part.name), key, None)
+
+
+def handshake_count(handshakes: Handshakes | None, peers: int) -> int:
+    """How many handshakes so many peers begin in all; 0: without end."""
+    if handshakes is None:
+        return 0
+    if handshakes.count is not None:
+        return handshakes.count
+    return 0 if handshakes.rate is not None else peers
+
+
+def ephemerals(handshakes: Handshakes, length: float, peers: int) -> int:
+    """How many handshakes to prepare for, at most a million. length: of the phase in seconds."""
+    count = handshake_count(handshakes, peers)
+    if not count and handshakes.rate is not None:
+        ramp = handshakes.rate
+        mean = sum(ramp) / 2 if isinstance(ramp, list) else ramp
+        count = int(mean * length) + 1
+    elif not count:
+        count = int(UNPACED_HANDSHAKES * length)
+    return min(count, PEERS_MOST)
 
 
 @dataclass(frozen=True)
@@ -268,15 +367,40 @@ def _checked(sources: list[_Source], changes: dict[str, Any], changed: Sequence[
             mend = f"Did you mean {near[0]}? {mend}" if near else mend
             keys += [unknown.group(1)]
         raise Failure(where(keys), reason.replace("`", ""), mend) from error
+    for keys, why, mend in (*_populations_wrong(profile), *_names_wrong(profile)):
+        raise Failure(where(keys), why, mend)
     for number in range(len(profile.phase)):
-        for key, why, mend in _contradictions(profile, number):
-            raise Failure(where(["phase", number, key]), why, mend)
+        for keys, why, mend in _contradictions(profile, number):
+            raise Failure(where(["phase", number, *keys]), why, mend)
+    return profile
+
+
+def _names_wrong(profile: Profile) -> Iterator[tuple[list[str | int], str, str]]:
+    """Keys, why and mend of names that are taken, or name nobody."""
     names = [phase.name for phase in profile.phase]
     for number, name in enumerate(names):
         if name in names[:number]:
-            why = f"there is a phase {name} before it"
-            raise Failure(where(["phase", number, "name"]), why, "Name it otherwise.")
-    return profile
+            yield ["phase", number, "name"], f"there is a phase {name} before it", "Name it otherwise."
+        if profile.population and "/" in name:
+            why = "with populations PHASE/POPULATION names one of them"
+            yield ["phase", number, "name"], why, "Leave the / out."
+    known = [each.name for each in profile.population]
+    for number, phase in enumerate(profile.phase):
+        for name in phase.population:
+            if name not in known:
+                mend = f"Populations: {', '.join(known)}." if known else "Add [[population]] with that name."
+                yield ["phase", number, "population", name], f"there is no population {name}", mend
+
+
+def _populations_wrong(profile: Profile) -> Iterator[tuple[list[str | int], str, str]]:
+    names = [each.name for each in profile.population]
+    for name in names:
+        if names.count(name) > 1:
+            yield ["population"], f"there are two populations {name}", "Name one of them otherwise."
+    for part in profile.parts():
+        if not part.span:
+            why = f"of {profile.peers} peers {part.name} has none"
+            yield ["population"], why, "Give it a larger share, or more peers to all."
 
 
 def _fields(keys: Sequence[str | int]) -> list[str]:
@@ -284,6 +408,8 @@ def _fields(keys: Sequence[str | int]) -> list[str]:
     names = [key for key in keys if isinstance(key, str)]
     tables: dict[str, type[Strict]] = {"phase": Phase, **TABLES}
     table = tables.get(names[-1], Profile) if names else Profile
+    if "population" in names and table is Profile:
+        table = Actions if names[0] == "phase" else Population
     return list(table.__struct_fields__) + (["include"] if table is Profile else [])
 
 
@@ -352,92 +478,149 @@ def _of_name(phases: Sequence[Any], phase: Any, before: int) -> int | None:
     return None
 
 
-def _contradictions(profile: Profile, number: int) -> list[tuple[str, str, str]]:
-    """Key, why and mend of what the types allow and a run does not, in one phase."""
+_Wrong = tuple[list[str | int], str, str]  # keys below the phase, why, mend
+
+
+def _contradictions(profile: Profile, number: int) -> list[_Wrong]:
+    """What the types allow and a run does not, in one phase."""
     phase = profile.phase[number]
-    handshakes, traffic = phase.handshakes, phase.traffic
     found = _without_effect(profile, number)
-    if handshakes is not None:
-        ways = [handshakes.outstanding, handshakes.rate, handshakes.within]
-        if sum(way is not None for way in ways) != 1:
-            found.append(
-                (
-                    "handshakes",
-                    "it says not exactly one of outstanding, rate and within",
-                    "Write for example `handshakes = { outstanding = 64 }`.",
-                )
-            )
-        rate = profile.peers / handshakes.within if handshakes.within else handshakes.rate or 0
-        most = max(rate) if isinstance(rate, list) else rate
-        if most > profile.peers * RATE_OF_A_PEER:
-            found.append(
-                (
-                    "handshakes",
-                    f"{profile.peers} peers begin at most {profile.peers * RATE_OF_A_PEER:,} handshakes a "
-                    f"second, {RATE_OF_A_PEER} each, for a gateway takes no more of one peer",
-                    f"Give it {int(-(-most // RATE_OF_A_PEER)):,} peers or more, or a lower rate.",
-                )
-            )
-    if traffic is not None and (traffic.rate is None) == (traffic.outstanding is None):
-        found.append(
-            (
-                "traffic",
-                "it says not exactly one of rate and outstanding",
-                "Write for example `traffic = { rate = 1000 }`.",
-            )
-        )
-    if traffic is not None and traffic.peers is not None and traffic.peers > profile.peers:
-        found.append(("traffic", f"it names {traffic.peers} of {profile.peers} peers", "Name fewer."))
-    found += _sizes_wrong(traffic)
-    if phase.roaming is not None and profile.ports == 1 and profile.sources is None:
-        found.append(
-            (
-                "roaming",
-                "peers have one address and one port to be at",
-                "Set ports = 2 or more, or sources, at the top.",
-            )
-        )
-    if phase.seconds is None and (handshakes is None or not phase.handshake_count(profile.peers)):
-        found.append(("name", "nothing ends this phase", "Give it `seconds`."))
+    for part in profile.parts():
+        shares = profile.shares(phase, part)
+        for key, share in shares.items():
+            keys: list[str | int] = ["population", part.name, key] if share.own else [key]
+            wrong = {
+                "handshakes": _handshakes_wrong, "traffic": _traffic_wrong, "oneway": _packets_wrong,
+                "roaming": _roaming_wrong,
+            }.get(key)  # fmt: skip
+            if wrong is not None:
+                found += [(keys, why, mend) for why, mend in wrong(profile, part, share)]
+            if part.known == "nobody" and key not in ("handshakes", "garbage"):
+                why = f"nobody knows the peers of {part.name}, so they have no sessions"
+                found.append((keys, why, "Give it to another population."))
+        if phase.seconds is None and shares and not _is_finite(shares):
+            found.append((["name"], "nothing ends this phase", "Give it `seconds`."))
+    if phase.seconds is None and not any(profile.shares(phase, part) for part in profile.parts()):
+        found.append((["name"], "nothing ends this phase", "Give it `seconds`."))
     return found
 
 
-def _sizes_wrong(traffic: Traffic | None) -> list[tuple[str, str, str]]:
+def _is_finite(shares: dict[str, Share]) -> bool:
+    """Whether handshakes end it."""
+    share = shares.get("handshakes")
+    return share is not None and handshake_count(share.table, share.peers) > 0
+
+
+def _handshakes_wrong(profile: Profile, part: Part, share: Share) -> Iterator[tuple[str, str]]:
+    handshakes, peers = share.table, share.peers
+    ways = [handshakes.outstanding, handshakes.rate, handshakes.within]
+    if sum(way is not None for way in ways) != 1:
+        mend = "Write for example `handshakes = { outstanding = 64 }`."
+        yield "it says not exactly one of outstanding, rate and within", mend
+    yield from _places_wrong(share)
+    rate = peers / handshakes.within if handshakes.within else handshakes.rate or 0
+    most = max(rate) if isinstance(rate, list) else rate
+    if part.known == "nobody":
+        if most * handshakes.patience > peers:
+            why = (
+                f"{peers} peers that nobody answers wait {handshakes.patience:g} s each, so they begin at "
+                f"most {peers / handshakes.patience:,.0f} handshakes a second"
+            )
+            wanted = int(-(-most * handshakes.patience // 1))
+            yield why, f"Give it {wanted:,} peers or more, or less patience."
+    elif most > peers * RATE_OF_A_PEER:
+        why = (
+            f"{peers} peers begin at most {peers * RATE_OF_A_PEER:,} handshakes a "
+            f"second, {RATE_OF_A_PEER} each, for a gateway takes no more of one peer"
+        )
+        yield why, f"Give it {int(-(-most // RATE_OF_A_PEER)):,} peers or more, or a lower rate."
+
+
+def _places_wrong(share: Share) -> Iterator[tuple[str, str]]:
+    if share.table.outstanding is not None and share.table.outstanding < share.parts:
+        why = f"{share.parts} populations share {share.table.outstanding} outstanding"
+        yield why, "Give more, or give each population a table of its own."
+
+
+def _traffic_wrong(profile: Profile, part: Part, share: Share) -> Iterator[tuple[str, str]]:
+    if (share.table.rate is None) == (share.table.outstanding is None):
+        mend = "Write for example `traffic = { rate = 1000 }`."
+        yield "it says not exactly one of rate and outstanding", mend
+    yield from _places_wrong(share)
+    yield from _packets_wrong(profile, part, share)
+
+
+def _packets_wrong(profile: Profile, part: Part, share: Share) -> Iterator[tuple[str, str]]:
+    packets = share.table
     mend = "Write for example mix = { 64 = 7, 594 = 4, 1420 = 1 }: bytes, and how many of so large."
-    if traffic is None or traffic.mix is None:
-        return []
-    if traffic.bytes is not None:
-        return [("traffic", "it says both bytes and mix", mend)]
-    if not 1 <= len(traffic.mix) <= MIX_MOST:
-        return [("traffic", f"its mix has {len(traffic.mix)} sizes, not 1 to {MIX_MOST}", mend)]
-    wrong = [
-        size for size in traffic.mix if not size.isdecimal() or not BYTES_LEAST <= int(size) <= BYTES_MOST
-    ]
-    return [("traffic", f"{wrong[0]} is no size from {BYTES_LEAST} to {BYTES_MOST}", mend)] if wrong else []
+    least = BYTES6_LEAST if ":" in part.inner else BYTES_LEAST
+    if packets.peers is not None and packets.peers > share.peers:
+        yield f"it names {packets.peers} of {share.peers} peers", "Name fewer."
+    if packets.bytes is not None and packets.bytes < least:
+        yield f"{packets.bytes} bytes are too few over IPv6", f"Give {least} or more."
+    if packets.mix is None:
+        return
+    if packets.bytes is not None:
+        yield "it says both bytes and mix", mend
+    if not 1 <= len(packets.mix) <= MIX_MOST:
+        yield f"its mix has {len(packets.mix)} sizes, not 1 to {MIX_MOST}", mend
+    wrong = [size for size in packets.mix if not size.isdecimal() or not least <= int(size) <= BYTES_MOST]
+    if wrong:
+        yield f"{wrong[0]} is no size from {least} to {BYTES_MOST}", mend
 
 
-def _without_effect(profile: Profile, number: int) -> list[tuple[str, str, str]]:
+def _roaming_wrong(profile: Profile, part: Part, share: Share) -> Iterator[tuple[str, str]]:
+    if profile.ports == 1 and profile.sources is None:
+        yield "peers have one address and one port to be at", "Set ports = 2 or more, or sources, at the top."
+
+
+def _without_effect(profile: Profile, number: int) -> list[_Wrong]:
     """The same, of what would run and do nothing."""
-    phase, found = profile.phase[number], []
-    parts = {name: getattr(phase, name) for name in TABLES if getattr(phase, name) is not None}
+    phase = profile.phase[number]
+    found: list[_Wrong] = []
+    tables: list[tuple[list[str | int], Actions]] = [([], phase)]
+    tables += [(["population", name], each) for name, each in phase.population.items()]
+    parts: list[tuple[list[str | int], Any]] = [
+        ([*keys, name], table)
+        for keys, actions in tables
+        for name in TABLES
+        if (table := getattr(actions, name)) is not None
+    ]
     if not parts and not phase.pause:
-        mend = "Give it handshakes, traffic, keepalives, roaming or garbage; pause = true where it is meant."
-        found.append(("name", "nothing happens in this phase", mend))
-    if parts and phase.pause:
-        found.append(("pause", f"there is {' and '.join(parts)} in this phase", "Leave one of them out."))
-    for name, part in parts.items():
-        rates = [part.rate] if hasattr(part, "rate") else []
-        rates = list(msgspec.structs.asdict(part).values()) if name == "garbage" else rates
-        if rates and not any(max(rate) if isinstance(rate, list) else rate is None or rate for rate in rates):
-            found.append((name, "its rate is 0: nothing would be sent", "Give it a rate, or leave it out."))
-    shaken = any(each.handshakes is not None for each in profile.phase[: number + 1])
-    for name, part in parts.items():
-        if getattr(part, "arrival", "even") != "even" and getattr(part, "outstanding", None) is not None:
-            found.append((name, "a closed loop has no arrivals", "Leave arrival out, or give it a rate."))
-    for name in ("traffic", "keepalives", "roaming"):
-        if name in parts and not shaken:
-            why = "no phase until here has handshakes, so no peer has a session"
-            found.append((name, why, "Put a phase with handshakes = { outstanding = 64 } before it."))
+        listed = ", ".join([*TABLES][:-1])
+        mend = f"Give it {listed} or garbage; pause = true where it is meant."
+        found.append((["name"], "nothing happens in this phase", mend))
+    for place, actions in tables:
+        named = " and ".join(str(keys[-1]) for keys, _ in parts if keys[:-1] == place or not place)
+        if actions.pause and named:
+            found.append(([*place, "pause"], f"there is {named} in this phase", "Leave one of them out."))
+    for keys, table in parts:
+        rates = [table.rate] if hasattr(table, "rate") else []
+        rates = list(msgspec.structs.asdict(table).values()) if keys[-1] == "garbage" else rates
+        is_open = keys[-1] in ("oneway", "garbage", "roaming")
+        if rates and not any(
+            max(rate) if isinstance(rate, list) else rate or (rate is None and not is_open) for rate in rates
+        ):
+            found.append((keys, "its rate is 0: nothing would be sent", "Give it a rate, or leave it out."))
+        if getattr(table, "arrival", "even") != "even" and getattr(table, "outstanding", None) is not None:
+            found.append((keys, "a closed loop has no arrivals", "Leave arrival out, or give it a rate."))
+        if len(keys) == 1 and not any(
+            not share.own and name == keys[-1]
+            for part in profile.parts()
+            for name, share in profile.shares(phase, part).items()
+        ):
+            found.append((keys, "each population has its own in its place", "Leave it out."))
+    for part in profile.parts():
+        shaken = any("handshakes" in profile.shares(each, part) for each in profile.phase[: number + 1])
+        for name, share in profile.shares(phase, part).items():
+            if name in ("traffic", "oneway", "keepalives", "roaming") and not shaken:
+                why = "no phase until here has handshakes, so no peer has a session"
+                if part.name:
+                    why = f"{part.name} has handshakes in no phase until here, so none of it has a session"
+                mend = "Put a phase with handshakes = { outstanding = 64 } before it."
+                keys = ["population", part.name, name] if share.own else [name]
+                if part.known != "nobody":
+                    found.append((keys, why, mend))
     return found
 
 

@@ -1,7 +1,9 @@
 /* In: datagrams for peers, told apart by the receiver index that we chose; data messages are
  * opened in one call for each batch. What comes to the garbage's socket is counted, not looked at. */
 #include <errno.h>
+#include <netinet/icmp6.h>
 #include <netinet/in.h>
+#include <netinet/ip_icmp.h>
 #include <string.h>
 
 #include "engine/bytes.h"
@@ -44,6 +46,7 @@ static enum seen seen_before(struct load_session *session, uint64_t counter)
     if (session->seen[word % SEEN_WORDS] & bit)
         return SEEN;
     session->seen[word % SEEN_WORDS] |= bit;
+    session->taken++;
     return NEW;
 }
 
@@ -65,23 +68,40 @@ static void end_wait(struct load *load, struct load_peer *peer)
     peer->waits_since = load->waits_since = 0;
 }
 
+static int has_address(const struct load *load, const uint8_t *at, uint32_t number)
+{
+    uint8_t address[16];
+
+    load_inner_address(load, number, address);
+    return memcmp(at, address, inner_is_ip6(load) ? 16 : 4) == 0;
+}
+
+/* Of the gateway's inner address. */
+static int is_echo_reply(const struct load *load, const uint8_t *inner)
+{
+    if (inner_is_ip6(load))
+        return inner[0] >> 4 == 6 && inner[6] == IPPROTO_ICMPV6 && inner[40] == ICMP6_ECHO_REPLY &&
+               has_address(load, inner + 8, 1);
+    return inner[0] == 0x45 && inner[9] == IPPROTO_ICMP && inner[20] == ICMP_ECHOREPLY &&
+           has_address(load, inner + 12, 1);
+}
+
 static void answered(struct load *load, struct load_peer *peer, const uint8_t *inner, uint32_t length)
 {
     uint32_t number = load->setup.first_peer + (uint32_t)(peer - load->peers), bytes;
     struct load_stamp stamp;
 
-    if (length < INNER_HEADERS + sizeof stamp || inner[0] != 0x45 || inner[9] != IPPROTO_ICMP ||
-        inner[20] != 0 || load_be32(inner + 12) != load->setup.inner_base + 1) {
+    if (length < inner_headers(load) + sizeof stamp || !is_echo_reply(load, inner)) {
         count(load, LOAD_INNER_OTHER);
         return;
     }
-    memcpy(&stamp, inner + INNER_HEADERS, sizeof stamp);
-    bytes = load_be16(inner + 2);
-    if (stamp.magic != STAMP_MAGIC || bytes > length || bytes < LOAD_INNER_LEAST) {
+    memcpy(&stamp, inner + inner_headers(load), sizeof stamp);
+    bytes = inner_is_ip6(load) ? load_be16(inner + 4) + 40u : load_be16(inner + 2);
+    if (stamp.magic != STAMP_MAGIC || bytes > length || bytes < load_inner_least(load)) {
         count(load, LOAD_STRANGE);
         return;
     }
-    if (stamp.number != number || load_be32(inner + 16) != load->setup.inner_base + 2 + number) {
+    if (stamp.number != number || !has_address(load, inner + (inner_is_ip6(load) ? 24 : 16), 2 + number)) {
         count(load, LOAD_WRONG_PEER);
         return;
     }
@@ -119,6 +139,7 @@ static void opened(struct load *load, const struct incoming *in, const struct ae
         count(load, seen == SEEN ? LOAD_REPEATED : LOAD_TOO_OLD);
         return;
     }
+    count(load, LOAD_NUMBERED);
     load->arrived = in->arrived;
     load_heard(peer);
     if (in->port != peer->port)

@@ -129,11 +129,12 @@ def _day(moment: str) -> str:
 def _figures(run: dict[str, Any]) -> Iterator[str]:
     yield from _required(run["requirements"])
     yield from _limits(run)
-    heads = [phase["name"] + ("" if phase["finished"] else " (ended early)") for phase in run["phases"]]
-    rows = [("seconds", [f"{phase['seconds']:.2f} s" for phase in run["phases"]])]
+    places = load_json.places(run)
+    heads = [name + ("" if place["finished"] else " (ended early)") for name, place in places.items()]
+    rows = [("seconds", [f"{place['seconds']:.2f} s" for place in places.values()])]
     for name in load_compare.shown(run["requirements"]):
         find = load_compare.FIGURES[name]
-        values = [find(phase) for phase in run["phases"]]
+        values = [find(place) for place in places.values()]
         if any(value is not None for value in values):
             rows.append((name, [load_compare.text(name, value) for value in values]))
     yield "<h2>Figures</h2><p>Times at a rate count from when an event was due. A dash is not measured.</p>"
@@ -227,5 +228,5 @@ def _how(made: dict[str, Any]) -> Iterator[str]:
 def _without_defaults(value: Any) -> Any:
     """A profile without the keys that it does not set (null)."""
     if isinstance(value, dict):
-        return {key: _without_defaults(each) for key, each in value.items() if each is not None}
+        return {key: _without_defaults(each) for key, each in value.items() if each not in (None, {}, [])}
     return [_without_defaults(each) for each in value] if isinstance(value, list) else value

@@ -46,8 +46,18 @@ WRONG = (
     "repeated",
     "wrong_peer",
     "strange",
+    "strangers_answered",
 )
-GARBAGE = ("mac1", "stranger", "short", "random", "tag", "replayed_data", "replayed_initiation")
+GARBAGE = (
+    "mac1",
+    "stranger",
+    "short",
+    "random",
+    "tag",
+    "replayed_data",
+    "replayed_initiation",
+    "timestamp",
+)
 
 Counts = Mapping[str, int]
 
@@ -118,6 +128,7 @@ class PhaseResult:
     is_finished: bool = True  # False: the run ended in it
     gap_most: float = 0.0  # seconds: the longest that no peer of a process got an answer
     confirmed_last: float = 0.0  # seconds of the phase
+    populations: dict[str, PhaseResult] = field(default_factory=dict)  # those that have names
 
     def rate(self, counter: str) -> float:
         """Of a counter, a second."""
@@ -138,6 +149,25 @@ class PhaseResult:
             "seconds": self.seconds,
             "confirmed_last": self.confirmed_last,
             "longest_gap": self.gap_most,
+            **self._found(),
+            "populations": {
+                name: {
+                    "seconds": each.seconds,
+                    "confirmed_last": each.confirmed_last,
+                    "longest_gap": each.gap_most,
+                    "lag_most": each.lag_most,
+                    **each._found(),
+                }
+                for name, each in self.populations.items()
+            },
+            "parties": [{"party": each.party, "text": each.text} for each in found],
+            "generator": {**cost(self), "lag_most": self.lag_most, "limits": limits(self)},
+        }
+
+
+    def _found(self) -> dict[str, Any]:
+        """What a phase and each of its populations have."""
+        return {
             "counters": self.counters,
             "events": events(self.counters),
             "times": {
@@ -146,9 +176,16 @@ class PhaseResult:
                 if row.any()
             },
             "metrics": metrics([self]),
-            "parties": [{"party": each.party, "text": each.text} for each in found],
-            "generator": {**cost(self), "lag_most": self.lag_most, "limits": limits(self)},
         }
+
+
+def places(phases: Sequence[PhaseResult]) -> dict[str, PhaseResult]:
+    """Phases by name, and their populations as PHASE/POPULATION."""
+    found = {}
+    for phase in phases:
+        found[phase.name] = phase
+        found |= {f"{phase.name}/{name}": each for name, each in phase.populations.items()}
+    return found
 
 
 def summed(phases: Sequence[PhaseResult]) -> dict[str, int]:
@@ -178,11 +215,13 @@ def events(counters: Counts) -> dict[str, dict[str, Any]]:
         "few_peers": "handshakes_not_begun_few",
     }
     echoes = {"generator": "echoes_not_sent", "no_session": "unsent", "refused": "echoes_refused"}
+    oneway = {"generator": "oneway_not_sent", "no_session": "oneway_idle", "refused": "oneway_refused"}
     others = {"generator": "others_not_sent", "no_session": "others_idle"}
     late = ("handshakes_late", "handshakes_late_waiting", "handshakes_late_few")
     return {
         "echoes": account("echoes_due", ["echoes_late"], echoes),
         "handshakes": account("handshakes_due", late, handshakes),
+        "oneway": account("oneway_due", ["oneway_late"], oneway),
         "others": account("others_due", ["others_late"], others),
     }
 
@@ -210,8 +249,8 @@ def handshake_loss(counters: Counts) -> float | None:
     return 1 - counters["handshakes"] / due if due else None
 
 
-GENERATOR_LATE = ("echoes_late", "handshakes_late", "others_late")
-GENERATOR_NOT_SENT = ("echoes_not_sent", "handshakes_not_sent", "others_not_sent")
+GENERATOR_LATE = ("echoes_late", "handshakes_late", "oneway_late", "others_late")
+GENERATOR_NOT_SENT = ("echoes_not_sent", "handshakes_not_sent", "oneway_not_sent", "others_not_sent")
 
 
 def metrics(phases: Sequence[PhaseResult]) -> dict[str, float | None]:
@@ -234,6 +273,7 @@ def metrics(phases: Sequence[PhaseResult]) -> dict[str, float | None]:
 
     shaking = [phase for phase in phases if phase.counters["initiations"]]
     talking = [phase for phase in phases if phase.counters["asked"]]
+    flowing = [phase for phase in phases if phase.counters["asked"] or phase.counters["oneway"]]
     found["longest_gap"] = max(phase.gap_most for phase in phases) if talking else None
     accounts = events(counters).values()
     found["not_sent"] = sum(account["not_sent"] for account in accounts)
@@ -245,7 +285,14 @@ def metrics(phases: Sequence[PhaseResult]) -> dict[str, float | None]:
     found["handshakes/s"] = handshake_rate(shaking, MOST)
     found["handshakes_last/s"] = handshake_rate(shaking, 1.0)
     found["answers/s"] = per_second(counters["answered"], talking)
-    found["gbit/s"] = per_second((counters["inner_out"] + counters["inner_in"]) * 8e-9, talking)
+    inner = counters["inner_out"] + counters["inner_in"] + counters["oneway_out"]
+    found["gbit/s"] = per_second(inner * 8e-9, flowing)
+    oneway = counters["oneway"] - counters["oneway_refused"]
+    found["oneway"] = oneway
+    found["oneway/s"] = per_second(oneway, [each for each in phases if each.counters["oneway"]])
+    numbers = counters["numbered"] + counters["numbers_missing"]
+    found["back_loss"] = counters["numbers_missing"] / numbers if numbers else None
+    found["strangers"] = counters["strangers_begun"]
     for name in ("retries", "recovered", "cookies", "garbage_answers"):
         found[name] = counters[name]
     # Levels: of the last phase.
@@ -411,8 +458,8 @@ def _too_much(counters: Counts) -> list[Party]:
             "begin one in 25 ms"
         )
         found.append(Party("profile", text))
-    if counters["unsent"]:
-        text = f"{counters['unsent']:,} echoes were due of peers without a session"
+    if without := counters["unsent"] + counters["oneway_idle"]:
+        text = f"{without:,} packets were due of peers without a session"
         found.append(Party("gateway" if counters["initiations"] else "profile", text))
     if counters["unrecovered"]:
         text = f"{counters['unrecovered']:,} peers were still without an answer at the end"

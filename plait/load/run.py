@@ -23,8 +23,15 @@ from plait.failure import Failure
 from plait.load import result as load_result
 from plait.load import target as load_target
 from plait.load.abort import AbortedError, AbortWatch
-from plait.load.key_derivation import Keys, gateway_address, inner_network, seed_bytes
-from plait.load.profile import BYTES, Phase, Profile
+from plait.load.key_derivation import (
+    Group,
+    Keys,
+    Network,
+    gateway_address,
+    inner_network,
+    seed_bytes,
+)
+from plait.load.profile import BYTES, Packets, Part, Phase, Profile, ephemerals, handshake_count
 from plait.load.result import GARBAGE, PhaseResult
 from plait.load.secrets_file import directory as secrets_directory
 from plait.load.series import Series, between
@@ -121,6 +128,7 @@ class Process:
                 WORKER, stdin=subprocess.PIPE, stderr=subprocess.PIPE, pass_fds=(self.segment.fd,)
             )
         self._phases, self.peers = len(orders["phases"]), int(orders["setup"]["peers"])
+        self.population, self.core = str(orders["population"]), int(orders["core"])
         stack.callback(self.end)
         assert self._popen.stdin is not None
         self._popen.stdin.write(json.dumps({**orders, "area": self.segment.fd}).encode() + b"\n")
@@ -269,17 +277,23 @@ def _check_tunnel(run: Run, counters: load_result.Counts) -> None:
     confirmed = sum(
         phase.counters["handshakes"]
         for phase, plan in zip(run.phases, run.profile.phase, strict=False)
-        if plan.handshakes is not None and plan.handshakes.confirm
+        if any(
+            (share := run.profile.shares(plan, part).get("handshakes")) is not None and share.table.confirm
+            for part in run.profile.parts()
+        )
     )
     echoes = load_result.sent(counters) + counters["unconfirmed"]
     if not counters["responses"] or not echoes or confirmed or counters["answered"]:
         return
-    gateway = gateway_address(inner_network(run.profile.inner, run.profile.peers))
+    addresses = "; ".join(
+        f"ip address add {gateway_address(network)}/{network.prefixlen} dev wg0"
+        for network in inner_networks(run.profile)
+    )
     raise Failure(
         f"no echo comes back from {run.profile.target}",
         f"{counters['responses']:,} handshakes were answered, and none of {echoes:,} echoes in the tunnel",
-        f"Has its host the inner address (ip address add {gateway}/{run.profile.inner.partition('/')[2]} "
-        "dev wg0), does it know the peers' AllowedIPs, and does it answer echoes "
+        f"Has its host the inner address ({addresses}), does it know the peers' AllowedIPs, and does it "
+        "answer echoes "
         "(net.ipv4.icmp_echo_ignore_all)?",
     )
 
@@ -315,16 +329,17 @@ def execute(
     address, port = load_target.parse(profile.target)
     load_target.check(address, owned)
     sources = load_target.sources(profile.sources, address)
-    network = inner_network(profile.inner, profile.peers)
+    for part in profile.parts():
+        inner_network(part.inner, profile.peers)
     keys = Keys(seed_bytes(profile.seed))
-    run = Run(profile, cores[: processes_most(profile, span)], span)
+    most = max(processes_most(profile, here, part) for part, here in _parts_here(profile, span))
+    run = Run(profile, cores[:most], span)
     setup = {
         "seed": keys.seed.hex(),
         "gateway_key": gateway_key(profile, keys).hex(),
         "target": address.packed.hex(),
         "family": 10 if address.version == 6 else 2,
         "port": port,
-        "inner_base": int(network.network_address),
         "sources": sources.count,
         "source": sources.first.packed.hex() if sources.first else "",
         "ports": profile.ports,
@@ -382,84 +397,154 @@ def gateway_key(profile: Profile, keys: Keys) -> bytes:
         raise Failure("cannot use public_key", str(error), mend) from error
 
 
+def inner_networks(profile: Profile) -> list[Network]:
+    """The networks inside: the gateway's host has the first address of each."""
+    inners = dict.fromkeys(part.inner for part in profile.parts() if part.known != "nobody")
+    return [inner_network(inner, profile.peers) for inner in inners]
+
+
+def known_to(profile: Profile, who: str) -> list[Group]:
+    """The peers that the gateway, or its provider, knows, with their networks."""
+    return [
+        (part.span, inner_network(part.inner, profile.peers))
+        for part in profile.parts()
+        if part.known == who
+    ]
+
+
+def _parts_here(profile: Profile, span: range) -> Iterator[tuple[Part, range]]:
+    """The populations that have peers on this machine, and which."""
+    for part in profile.parts():
+        here = range(max(part.span.start, span.start), min(part.span.stop, span.stop))
+        if here:
+            yield part, here
+
+
 def _orders(run: Run, setup: dict[str, Any], spare: int) -> Iterator[dict[str, Any]]:
-    """What each process is told."""
+    """What each process is told: of each population there is one on each core."""
     from plait.load._generator import lib
 
     run.bytes_per_peer = lib.load_bytes_per_peer()
-    peers, count = run.profile.peers, len(run.cores)
     usable = sorted(os.sched_getaffinity(0))  # for preparation: the gateway has nothing to do then
-    ephemerals = spare + sum(phase.ephemerals(peers) for phase in run.profile.phase)
-    for number, core in enumerate(run.cores):
-        first = run.span.start + len(run.span) * number // count
-        after = run.span.start + len(run.span) * (number + 1) // count
-        share = (after - first) / peers
-        stock = min(-int(-ephemerals * share // 1), 1 << 20)
+    plans = [
+        (part, here, number, count)
+        for part, here in _parts_here(run.profile, run.span)
+        for count in [min(len(run.cores), processes_most(run.profile, here, part))]
+        for number in range(count)
+    ]
+    for at, (part, here, number, count) in enumerate(plans):
+        core = run.cores[number]
+        first = here.start + len(here) * number // count
+        after = here.start + len(here) * (number + 1) // count
+        stock = _ephemerals(run.profile, part, after - first)
+        stock += -int(-spare * (after - first) / run.profile.peers // 1)
+        network = inner_network(part.inner, run.profile.peers)
         yield {
-            "number": number,
+            "number": at,
+            "population": part.name,
             "core": core,
-            "setup": {**setup, "first_peer": first, "peers": after - first},
-            "ephemerals": stock,
-            "helpers": sorted({core, *usable[number::count]}),
+            "setup": {
+                **setup,
+                "first_peer": first,
+                "peers": after - first,
+                "inner_family": 10 if network.version == 6 else 2,
+                "inner_base": network.network_address.packed.hex(),
+                "strangers": int(part.known == "nobody"),
+            },
+            "ephemerals": min(stock, 1 << 20),
+            "helpers": sorted({core, *usable[at :: len(plans)]}),
             "cache": secrets_directory(),
             "phases": [
-                phase_orders(run.profile, phase, at, first, after, number / count)
-                for at, phase in enumerate(run.profile.phase)
+                phase_orders(run.profile, phase, place, first, after, number / count, part)
+                for place, phase in enumerate(run.profile.phase)
             ],
         }
 
 
+def _ephemerals(profile: Profile, part: Part, peers: int) -> int:
+    """How many handshakes so many peers of a population may begin, as far as the plan says."""
+    stock = 0
+    for phase in profile.phase:
+        share = profile.shares(phase, part).get("handshakes")
+        if share is not None:
+            stock += -int(-ephemerals(share.table, phase.length(), share.peers) * peers / share.peers // 1)
+    return stock
+
+
 def phase_orders(
-    profile: Profile, phase: Phase, number: int, first: int, after: int, stagger: float
+    profile: Profile,
+    phase: Phase,
+    number: int,
+    first: int,
+    after: int,
+    stagger: float,
+    part: Part | None = None,
 ) -> dict[str, Any]:
-    """struct load_phase for the process that has peers first to after."""
-    share = (after - first) / profile.peers
+    """struct load_phase for the process that has peers first to after, of one population."""
+    part = part or profile.parts()[0]
+    shares = profile.shares(phase, part)
 
-    def part(whole: int) -> int:
-        """This process's part of a whole number: all parts together are the whole."""
-        return whole * after // profile.peers - whole * first // profile.peers
+    def of(key: str, whole: int) -> int:
+        """This process's part of a whole number of a table: all parts together are the whole."""
+        share = shares[key]
+        return whole * (after - share.first) // share.peers - whole * (first - share.first) // share.peers
 
-    def ramp(rate: float | list[float] | None) -> list[float]:
+    def ramp(key: str, rate: float | list[float] | None) -> list[float]:
         ends = rate if isinstance(rate, list) else [rate or 0.0] * 2
-        return [end * share for end in ends]
+        return [end * (after - first) / shares[key].peers for end in ends]
 
-    handshakes, traffic, garbage = phase.handshakes, phase.traffic, phase.garbage
+    def sizes(packets: Packets | None) -> dict[str, Any]:
+        listed, up_to = packets.sizes() if packets is not None else ([], [])
+        one = packets.bytes if packets is not None else None
+        return {"bytes": one or BYTES, "mix": len(listed), "mix_bytes": listed, "mix_share": up_to}
+
+    tables = {key: share.table for key, share in shares.items()}
+    handshakes, traffic, oneway = (tables.get(key) for key in ("handshakes", "traffic", "oneway"))
+    # Without seconds it lasts until the handshakes are over: those who have none are over at once.
+    length = phase.length() if shares or phase.seconds is not None else 0
     orders: dict[str, Any] = {
         "number": number,
-        "length": int(phase.length() * SECOND),
+        "length": int(length * SECOND),
         "drain": int(phase.drain * SECOND),
         "stagger": stagger,
         "until_done": int(phase.seconds is None),
         "patience": SECOND,
         "traffic_peers": after - first,
-        "inner_bytes": BYTES,
+        "oneway_peers": after - first,
+        "echo": sizes(traffic),
+        "oneway": sizes(oneway),
     }
     if handshakes is not None:
-        rate = profile.peers / handshakes.within if handshakes.within else handshakes.rate
+        peers = shares["handshakes"].peers
+        rate = peers / handshakes.within if handshakes.within else handshakes.rate
+        places = handshakes.outstanding
         orders |= {
-            "handshakes": part(phase.handshake_count(profile.peers)),
-            "outstanding": max(1, part(handshakes.outstanding)) if handshakes.outstanding else 0,
-            "handshake_rate": ramp(rate),
+            "handshakes": of("handshakes", handshake_count(handshakes, peers)),
+            "outstanding": max(1, of("handshakes", places)) if places else 0,
+            "handshake_rate": ramp("handshakes", rate),
             "patience": int(handshakes.patience * SECOND),
             "confirm": int(handshakes.confirm),
             "handshakes_random": int(handshakes.arrival == "poisson"),
         }
     if traffic is not None:
         orders |= {
-            "traffic_rate": ramp(traffic.rate),
-            "traffic_outstanding": min(part(traffic.outstanding or 0), after - first),
-            "traffic_peers": max(1, part(traffic.peers or profile.peers)),
-            "inner_bytes": traffic.bytes or BYTES,
+            "traffic_rate": ramp("traffic", traffic.rate),
+            "traffic_outstanding": min(of("traffic", traffic.outstanding or 0), after - first),
+            "traffic_peers": max(1, of("traffic", traffic.peers or shares["traffic"].peers)),
             "traffic_random": int(traffic.arrival == "poisson"),
         }
-        sizes, shares = traffic.sizes()
-        orders |= {"mix": len(sizes), "mix_bytes": sizes, "mix_share": shares}
-    if phase.keepalives is not None:
-        orders["keepalive_rate"] = (after - first) / phase.keepalives.every
-    if phase.roaming is not None:
-        orders["roam_rate"] = phase.roaming.rate * share
-    if garbage is not None:
-        orders["garbage_rate"] = [getattr(garbage, kind) * share for kind in GARBAGE]
+    if oneway is not None:
+        orders |= {
+            "oneway_rate": ramp("oneway", oneway.rate),
+            "oneway_peers": max(1, of("oneway", oneway.peers or shares["oneway"].peers)),
+            "oneway_random": int(oneway.arrival == "poisson"),
+        }
+    if "keepalives" in tables:
+        orders["keepalive_rate"] = (after - first) / tables["keepalives"].every
+    if "roaming" in tables:
+        (orders["roam_rate"], _) = ramp("roaming", tables["roaming"].rate)
+    if "garbage" in tables:
+        orders["garbage_rate"] = [ramp("garbage", getattr(tables["garbage"], kind))[0] for kind in GARBAGE]
     return orders
 
 
@@ -545,14 +630,14 @@ def check_in_step(profile: Profile) -> None:
             )
 
 
-def processes_most(profile: Profile, span: range) -> int:
-    """More processes would be some that have nothing to do, or more in flight than the profile says."""
-    most = [len(span)]
+def processes_most(profile: Profile, span: range, part: Part | None = None) -> int:
+    """More processes of a population would be some that have nothing to do, or more in flight than the
+    profile says."""
+    part, most = part or profile.parts()[0], [len(span)]
     for phase in profile.phase:
-        if phase.handshakes is not None:
-            most.append(phase.handshakes.outstanding or len(span))
-        if phase.traffic is not None:
-            most += [phase.traffic.outstanding or len(span), phase.traffic.peers or len(span)]
+        for share in profile.shares(phase, part).values():
+            wanted = [getattr(share.table, name, None) for name in ("outstanding", "peers")]
+            most += [max(1, one * len(part.span) // share.peers) for one in wanted if one]
     return min(most)
 
 
@@ -602,6 +687,16 @@ def _look(processes: list[Process], number: int, begin: int, start: int) -> Look
 
 
 def _result(run: Run, number: int, processes: list[Process], *, is_finished: bool) -> PhaseResult:
+    """What a phase came to, of all processes, and of those of each population."""
+    whole = _measured(run, number, processes, is_finished=is_finished)
+    for population in run.profile.population:
+        own = [process for process in processes if process.population == population.name]
+        if own:
+            whole.populations[population.name] = _measured(run, number, own, is_finished=is_finished)
+    return whole
+
+
+def _measured(run: Run, number: int, processes: list[Process], *, is_finished: bool) -> PhaseResult:
     names = load_result.counter_names()
     tallies = [process.tally(number) for process in processes]
     counters = np.sum([counted for counted, _, _ in tallies], axis=0)
@@ -610,13 +705,18 @@ def _result(run: Run, number: int, processes: list[Process], *, is_finished: boo
     # A process that was killed has told no time: the others', or how long the phase was seen to last.
     walls = [int(counted[wall]) for counted, _, _ in tallies]
     seen = max((point.end for point in run.series.points if point.phase == number), default=run.phase_begin)
+    # Of a core that several processes share, all of them.
+    longest, shares = max(walls), dict[int, float]()
+    for process, (counted, _, _) in zip(processes, tallies, strict=True):
+        if 100 * int(counted[wall]) > longest:  # the others had nothing to do
+            shares[process.core] = shares.get(process.core, 0.0) + int(counted[cpu]) / int(counted[wall])
     return PhaseResult(
         name=phase.name,
         counters=dict(zip(names, map(int, counters), strict=True)),
         histograms=np.sum([rows for _, rows, _ in tallies], axis=0),
         lag_most=max(lag for _, _, lag in tallies) / SECOND,
-        seconds=max(walls) / SECOND or min(seen - run.phase_begin, phase.length()),
-        cpu_shares=[int(counted[cpu]) / counted[wall] for counted, _, _ in tallies if counted[wall]],
+        seconds=longest / SECOND or min(seen - run.phase_begin, phase.length()),
+        cpu_shares=list(shares.values()),
         began=run.began + run.phase_begin,
         is_finished=is_finished,
         gap_most=max(process.area.tallies[number].gap_most for process in processes) / SECOND,

@@ -1,7 +1,8 @@
 """The JSON of a load run and of a lab, version 2: its shape, which docs/load-schema.json is printed from.
 
 A reader takes what it knows: a later version of Plait may add fields, and then says so here. What it takes
-away or gives another meaning makes another VERSION. Times in seconds, rates a second, shares of 1; a time of
+away or gives another meaning makes another VERSION. Added since: `populations` of a phase, events
+`oneway`. Times in seconds, rates a second, shares of 1; a time of
 day is ISO 8601 with its offset. `null` is "not measured"; 0 is a measured nothing.
 """
 
@@ -83,13 +84,27 @@ class Party(msgspec.Struct):
     text: str
 
 
+class Population(msgspec.Struct):
+    """What the peers of one population found in a phase; each field as the phase's. lag_most: the latest that
+    anything left, by the generator's doing."""
+
+    seconds: float
+    confirmed_last: float
+    longest_gap: float
+    lag_most: float
+    counters: dict[str, int]
+    events: dict[str, Account]
+    times: dict[str, dict[str, float | str]]
+    metrics: dict[str, float | None]
+
+
 class Phase(msgspec.Struct):
     """One phase. began: seconds since 1970. finished: false when the run ended in it, its figures are those
     until then.
 
     confirmed_last: seconds of the phase until its last handshake was confirmed. longest_gap: seconds in
-    which echoes were out and no peer of a load process got an answer. events: of `echoes`, `handshakes` and
-    `others`.
+    which echoes were out and no peer of a load process got an answer. events: of `echoes`, `handshakes`,
+    `oneway` and `others`. populations: where the profile names some.
 
     times: `response`, `handshake` and `round_trip` from when an event was due; the same with `_departed` from
     when it left; `recovery` and `gap` of each peer; `confirmed_at` in the phase. Of each `count`, quantiles,
@@ -109,6 +124,7 @@ class Phase(msgspec.Struct):
     metrics: dict[str, float | None]
     parties: list[Party]
     generator: Generator
+    populations: dict[str, Population] = {}
 
 
 class Total(msgspec.Struct):

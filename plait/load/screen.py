@@ -156,10 +156,11 @@ def summary(run: Run) -> None:
     from plait.watch.engine import console, table
 
     printer = console()
-    phases = run.phases
+    places = load_result.places(run.phases)
+    phases = list(places.values())
     columns = (
         ("",),
-        tuple(phase.name if phase.is_finished else f"{phase.name} (ended early)" for phase in phases),
+        tuple(name if each.is_finished else f"{name} (ended early)" for name, each in places.items()),
     )
     made = table(f"Load on {run.profile.target}: {run.profile.peers:,} peers", *columns)
     for name, cells in rows(phases):
@@ -195,6 +196,8 @@ def rows(phases: Sequence[PhaseResult]) -> list[tuple[str, list[str]]]:
     metric("  response p99 ms", "response_p99", milliseconds)
     metric("  confirmed p50 ms", "handshake_p50", milliseconds)
     metric("  confirmed p99 ms", "handshake_p99", milliseconds)
+    counted("begun by peers that nobody knows", "strangers_begun")
+    counted("  not answered, as should be", "strangers_silent")
     counted("cookies met", "cookies")
     counted("cookies honoured", "cookies_honoured")
     counted("echoes asked", "asked")
@@ -214,6 +217,10 @@ def rows(phases: Sequence[PhaseResult]) -> list[tuple[str, list[str]]]:
     for name, _ in load_result.PERCENTILES:
         metric(f"  recovered after {name} s", f"recovery_{name}", lambda value: f"{value:.3f}")
     metric("  inner Gbit/s, both ways", "gbit/s", lambda value: f"{value:.3f}")
+    counted("one-way packets", "oneway")
+    counted("  due, never sent", "oneway_not_sent", "oneway_idle", "oneway_refused")
+    metric("  a second", "oneway/s", lambda value: f"{value:,.0f}")
+    metric("lost of what the gateway sent back", "back_loss", percent)
     counted("keepalives out", "keepalives")
     counted("keepalives in", "keepalives_back")
     counted("roamed", "roamed")
@@ -223,7 +230,7 @@ def rows(phases: Sequence[PhaseResult]) -> list[tuple[str, list[str]]]:
     counted("  answered otherwise", "garbage_answers")
     for name in load_result.WRONG:
         counted(f"wrong: {name.replace('_', ' ')}", name)
-    costs = [load_result.cost(phase) for phase in phases]
+    costs = [load_result.cost(phase) if phase.cpu_shares else {} for phase in phases]
     for name, key, text in (
         ("generator: share of a core", "cpu_share", "{:.2f}"),
         ("generator: us per handshake", "us_per_handshake", "{:.1f}"),

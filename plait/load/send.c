@@ -1,7 +1,9 @@
 /* Out: messages of peers, sealed and given to the kernel in batches. One socket serves many
  * source addresses: each message names its own (IP_PKTINFO). */
 #include <errno.h>
+#include <netinet/icmp6.h>
 #include <netinet/in.h>
+#include <netinet/ip_icmp.h>
 #include <poll.h>
 #include <stddef.h>
 #include <string.h>
@@ -83,12 +85,31 @@ static void sample_keep(struct load *load, const struct load_out *out, uint32_t 
     load->peers[sample->asker].sample = slot;
 }
 
+/* The checksum of the ICMP or ICMPv6 message behind so many bytes of header. */
+static void icmp_seal(uint8_t *inner, uint32_t ip)
+{
+    uint32_t length = ip == 40 ? load_be16(inner + 4) : load_be16(inner + 2) - 20u;
+    uint64_t sum = 0;
+    uint16_t folded;
+
+    memset(inner + ip + 2, 0, 2);
+    /* Over IPv6 both addresses, the length and the protocol are a part of it. */
+    if (ip == 40) {
+        uint8_t pseudo[8] = { 0 };
+
+        store_be32(pseudo, length);
+        pseudo[7] = IPPROTO_ICMPV6;
+        sum = checksum_add(checksum_add(0, inner + 8, 32), pseudo, sizeof pseudo);
+    }
+    folded = (uint16_t)~checksum_fold(checksum_add(sum, inner + ip, length));
+    memcpy(inner + ip + 2, &folded, 2);
+}
+
 /* Just before it leaves: the moment, in an echo with the checksum that is right only now. */
 static void depart(struct load *load, const struct load_out *out, uint32_t at)
 {
     struct load_peer *peer = &load->peers[out->asker[at]];
     uint8_t *inner = (uint8_t *)out->data[at] + DATA_HEADER_BYTES;
-    uint16_t sum;
 
     if (out->data[at][0] != MESSAGE_DATA) {
         if (peer->attempts == 1)
@@ -99,9 +120,8 @@ static void depart(struct load *load, const struct load_out *out, uint32_t at)
         peer->waits_since = load->now;
     if (!load->waits_since)
         load->waits_since = load->now;
-    memcpy(inner + INNER_HEADERS + offsetof(struct load_stamp, departed), &load->now, sizeof load->now);
-    sum = (uint16_t)~checksum_fold(checksum_add(0, inner + 20, load_be16(inner + 2) - 20u));
-    memcpy(inner + 22, &sum, 2);
+    memcpy(inner + inner_headers(load) + offsetof(struct load_stamp, departed), &load->now, sizeof load->now);
+    icmp_seal(inner, inner_ip(load));
 }
 
 void load_errors_take(struct load *load, int fd)
@@ -161,8 +181,10 @@ void load_flush(struct load *load, uint32_t port)
         int n = sendmmsg(load->fds[port], headers + next, out->count - next, MSG_DONTWAIT);
 
         if (n > 0) {
-            for (int i = 0; i < n; i++)
+            for (int i = 0; i < n; i++) {
                 count_many(load, LOAD_BYTES_OUT, out->length[next + i]);
+                count_many(load, LOAD_INNER_PACKETS, (out->mark[next + i] & MARK_INNER) != 0);
+            }
             count_many(load, LOAD_DATAGRAMS_OUT, (uint64_t)n);
             next += (uint32_t)n;
             again = 0;
@@ -179,9 +201,11 @@ void load_flush(struct load *load, uint32_t port)
             count(load, LOAD_SEND_REFUSED);
             if (out->mark[next] & MARK_TRAFFIC)
                 count(load, LOAD_ECHOES_REFUSED);
+            if (out->mark[next] & MARK_ONEWAY)
+                count(load, LOAD_ONEWAY_REFUSED);
             /* Each event has one fate: what never left was not late. */
             if (out->mark[next] & MARK_LATE)
-                load->tally->counters[LOAD_ECHOES_LATE]--;
+                load->tally->counters[out->mark[next] & MARK_ONEWAY ? LOAD_ONEWAY_LATE : LOAD_ECHOES_LATE]--;
             next++;
             again = 0;
         }
@@ -246,6 +270,49 @@ void load_keepalive(struct load *load, struct load_peer *peer)
     count(load, LOAD_KEEPALIVES);
 }
 
+uint32_t load_inner_least(const struct load *load)
+{
+    return inner_is_ip6(load) ? LOAD_INNER6_LEAST : LOAD_INNER_LEAST;
+}
+
+void load_inner_address(const struct load *load, uint32_t number, uint8_t *address)
+{
+    uint32_t last = inner_is_ip6(load) ? 12 : 0;
+
+    /* A network with room for all begins where no carry leaves its last four bytes. */
+    memcpy(address, load->setup.inner_base, last + 4);
+    store_be32(address + last, load_be32(load->setup.inner_base + last) + number);
+}
+
+/* The headers of an ICMP message to the gateway, but for ICMP's checksum. */
+static void headers_write(const struct load *load, uint8_t *inner, uint32_t bytes, uint32_t number,
+                          uint8_t type, uint32_t sequence)
+{
+    uint32_t ip = inner_ip(load);
+    uint16_t sum;
+
+    if (inner_is_ip6(load)) {
+        inner[0] = 0x60;
+        store_be16(inner + 4, bytes - ip);
+        inner[6] = IPPROTO_ICMPV6;
+        inner[7] = 64;
+        load_inner_address(load, 2 + number, inner + 8);
+        load_inner_address(load, 1, inner + 24);
+    } else {
+        inner[0] = 0x45;
+        store_be16(inner + 2, bytes);
+        inner[8] = 64;
+        inner[9] = IPPROTO_ICMP;
+        load_inner_address(load, 2 + number, inner + 12);
+        load_inner_address(load, 1, inner + 16);
+        sum = (uint16_t)~checksum_fold(checksum_add(0, inner, 20));
+        memcpy(inner + 10, &sum, 2);
+    }
+    inner[ip] = type;
+    store_be16(inner + ip + 4, number & 0xffff);
+    store_be16(inner + ip + 6, sequence & 0xffff);
+}
+
 void load_echo(struct load *load, struct load_peer *peer, uint32_t bytes, uint8_t kind, uint64_t intended)
 {
     uint32_t number = load->setup.first_peer + (uint32_t)(peer - load->peers);
@@ -259,23 +326,23 @@ void load_echo(struct load *load, struct load_peer *peer, uint32_t bytes, uint8_
         .kind = kind,
     };
     struct load_out *out = &load->outs[peer->port];
-    uint16_t sum;
 
     /* Its checksum and departure are written when it leaves. */
     out->asker[out->count - 1] = (uint32_t)(peer - load->peers);
     out->sequence[out->count - 1] = peer->sequence;
-    if (kind == STAMP_TRAFFIC)
-        *load->mark = MARK_TRAFFIC;
-    inner[0] = 0x45;
-    store_be16(inner + 2, bytes);
-    inner[8] = 64;
-    inner[9] = IPPROTO_ICMP;
-    store_be32(inner + 12, load->setup.inner_base + 2 + number);
-    store_be32(inner + 16, load->setup.inner_base + 1);
-    sum = (uint16_t)~checksum_fold(checksum_add(0, inner, 20));
-    memcpy(inner + 10, &sum, 2);
-    inner[20] = 8;  /* echo request */
-    store_be16(inner + 24, number & 0xffff);
-    store_be16(inner + 26, peer->sequence & 0xffff);
-    memcpy(inner + INNER_HEADERS, &stamp, sizeof stamp);
+    *load->mark = kind == STAMP_TRAFFIC ? MARK_INNER | MARK_TRAFFIC : MARK_INNER;
+    headers_write(load, inner, bytes, number, inner_is_ip6(load) ? ICMP6_ECHO_REQUEST : ICMP_ECHO,
+                  peer->sequence);
+    memcpy(inner + inner_headers(load), &stamp, sizeof stamp);
+}
+
+void load_oneway(struct load *load, struct load_peer *peer, uint32_t bytes)
+{
+    uint32_t number = load->setup.first_peer + (uint32_t)(peer - load->peers);
+    uint8_t *inner = data_place(load, peer, bytes);
+
+    *load->mark = MARK_INNER | MARK_ONEWAY;
+    headers_write(load, inner, bytes, number, inner_is_ip6(load) ? ICMP6_ECHO_REPLY : ICMP_ECHOREPLY,
+                  (uint32_t)peer->current.counter);
+    icmp_seal(inner, inner_ip(load));
 }

@@ -31,6 +31,7 @@ struct load_session {
     uint8_t send_key[NOISE_KEY], receive_key[NOISE_KEY];
     uint64_t counter;              /* next to send */
     uint64_t top, seen[SEEN_WORDS];  /* received: greatest + 1, and which of those before it */
+    uint64_t taken, missing;       /* of those below top: received; not received, as far as counted */
     uint64_t born;                 /* 0: no session */
     uint32_t local, remote;        /* receiver indices */
 };
@@ -71,7 +72,9 @@ struct load_peer {
 };
 
 #define MARK_TRAFFIC 1             /* an echo that is counted in LOAD_ASKED */
-#define MARK_LATE 2                /* and in LOAD_ECHOES_LATE */
+#define MARK_LATE 2                /* and in LOAD_ECHOES_LATE, or LOAD_ONEWAY_LATE */
+#define MARK_ONEWAY 4              /* a packet that is counted in LOAD_ONEWAY */
+#define MARK_INNER 8               /* and in LOAD_INNER_PACKETS */
 
 struct load_out {
     uint32_t count, jobs;
@@ -123,7 +126,7 @@ struct load {
     uint64_t last_stamp;
     uint64_t wheel_tick;
     uint32_t wheel[WHEEL_SLOTS];
-    uint32_t handshake_cursor, traffic_cursor, keepalive_cursor, roam_cursor;
+    uint32_t handshake_cursor, traffic_cursor, oneway_cursor, keepalive_cursor, roam_cursor;
     uint32_t places;               /* held in the closed loop */
     uint32_t in_flight;            /* handshakes: initiated or confirming */
     uint64_t begun;                /* handshakes, in this phase */
@@ -133,6 +136,7 @@ struct load {
     uint32_t sampled[2];
     uint64_t sampled_at;
     uint8_t (*strangers)[148];
+    struct noise_ephemeral *forged;  /* of initiations whose timestamp does not open */
     uint64_t swept;                /* when closed-loop echoes were last looked through */
 };
 
@@ -155,6 +159,17 @@ static inline void note_span(struct load *load, enum load_histogram which, uint6
 static inline void note_time(struct load *load, enum load_histogram which, uint64_t from)
 {
     note_span(load, which, from, load->arrived);
+}
+
+/* Counts the numbers of a session that did not come, once each. */
+static inline void note_missing(struct load *load, struct load_session *session)
+{
+    uint64_t missing = session->top - session->taken;
+
+    if (!session->born || missing <= session->missing)
+        return;
+    count_many(load, LOAD_NUMBERS_MISSING, missing - session->missing);
+    session->missing = missing;
 }
 
 /* Of this thread, ns; a call costs a system call's time. */
@@ -198,10 +213,14 @@ enum {
     STAMP_CONFIRM
 };
 void load_echo(struct load *load, struct load_peer *peer, uint32_t bytes, uint8_t kind, uint64_t intended);
+/* An echo reply that answers nothing: a host drops it in silence. */
+void load_oneway(struct load *load, struct load_peer *peer, uint32_t bytes);
+/* The least that an echo can be. */
+uint32_t load_inner_least(const struct load *load);
 void load_keepalive(struct load *load, struct load_peer *peer);
 int load_has_session(const struct load *load, const struct load_peer *peer);
 
-/* What an echo carries, so that its answer needs no state: behind IPv4 (20) and ICMP (8) headers. */
+/* What an echo carries, so that its answer needs no state: behind the headers of IP and ICMP. */
 struct load_stamp {
     uint32_t magic, number;        /* of the peer, among all */
     uint64_t intended, departed;
@@ -210,7 +229,26 @@ struct load_stamp {
     uint16_t reserved;
 };
 #define STAMP_MAGIC 0x706c6f61u
-#define INNER_HEADERS 28
+#define ICMP_HEADER 8
+
+static inline int inner_is_ip6(const struct load *load)
+{
+    return load->setup.inner_family == AF_INET6;
+}
+
+/* IP's header. */
+static inline uint32_t inner_ip(const struct load *load)
+{
+    return inner_is_ip6(load) ? 40 : 20;
+}
+
+static inline uint32_t inner_headers(const struct load *load)
+{
+    return inner_ip(load) + ICMP_HEADER;
+}
+
+/* Number 1 is the gateway, peer n is n + 2: as it stands in a packet, 4 or 16 bytes. */
+void load_inner_address(const struct load *load, uint32_t number, uint8_t *address);
 
 /* receive.c: takes all that waits. Returns how many datagrams. */
 uint32_t load_receive(struct load *load);
@@ -237,6 +275,8 @@ void load_timers_run(struct load *load);
 /* echoes.c: an echo request that is due at that time, 0 when there was no session for it; the next one of a
  * closed loop. */
 int load_ask(struct load *load, struct load_peer *peer, uint64_t due);
+/* The same of a packet that wants no answer. */
+int load_tell(struct load *load, struct load_peer *peer);
 void load_traffic_next(struct load *load, struct load_peer *peer);
 
 /* garbage.c */

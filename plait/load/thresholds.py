@@ -31,6 +31,7 @@ METRICS = {
     "sent_loss": SHARE,
     "handshake_loss": SHARE,
     "sent_handshake_loss": SHARE,
+    "back_loss": SHARE,
     **{
         f"{load_result.PREFIXES[histogram]}{name}": TIME
         for histogram in ("round_trip", "round_trip_departed", "handshake", "handshake_departed",
@@ -52,6 +53,9 @@ METRICS = {
     "handshakes_last/s": NUMBER,
     "answers/s": NUMBER,
     "gbit/s": NUMBER,
+    "oneway": NUMBER,
+    "oneway/s": NUMBER,
+    "strangers": NUMBER,
     "cookies": NUMBER,
     "garbage_answers": NUMBER,
     "wrong": NUMBER,
@@ -135,7 +139,7 @@ def in_its_unit(text: str, found: object) -> str:
 def check_phases(
     thresholds: Sequence[Threshold], phases: Sequence[str], option: str = "--require"
 ) -> None:
-    """Failure when one is about a phase that there is not."""
+    """Failure when one is about a phase that there is not. phases: and PHASE/POPULATION, where it may be."""
     for threshold in thresholds:
         if threshold.phase is not None and threshold.phase not in phases:
             why = f"there is no phase {threshold.phase}"

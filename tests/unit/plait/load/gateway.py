@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import collections
 import hashlib
+import ipaddress
 import socket
 import struct
 import threading
@@ -48,6 +49,8 @@ def checksum(data: bytes) -> int:
 
 def reply(inner: bytes) -> bytes:
     """The echo reply that a kernel would give; asserts that the request is right in every bit."""
+    if inner[0] >> 4 == 6:
+        return reply6(inner)
     length = int.from_bytes(inner[2:4], "big")
     packet, padding = inner[:length], inner[length:]
     assert len(inner) % 16 == 0 and not any(padding) and len(padding) < 16
@@ -58,17 +61,42 @@ def reply(inner: bytes) -> bytes:
     return header + b"\0\0" + checksum(body).to_bytes(2, "big") + body[4:] + padding
 
 
+def reply6(inner: bytes) -> bytes:
+    """The same over IPv6."""
+    length = 40 + int.from_bytes(inner[4:6], "big")
+    packet, padding = inner[:length], inner[length:]
+    assert len(inner) % 16 == 0 and not any(padding) and len(padding) < 16
+    assert packet[0] == 0x60 and packet[6] == 58 and packet[40:42] == b"\x80\0"
+    assert checksum(pseudo6(packet) + packet[40:]) == 0
+    header = packet[:8] + packet[24:40] + packet[8:24]
+    body = b"\x81\0\0\0" + packet[44:]
+    return header + body[:2] + checksum(pseudo6(header) + body).to_bytes(2, "big") + body[4:] + padding
+
+
+def pseudo6(packet: bytes) -> bytes:
+    """What of an IPv6 header ICMPv6's checksum is over."""
+    return packet[8:40] + struct.pack(">I3xB", int.from_bytes(packet[4:6], "big"), 58)
+
+
+def address_of(inner: bytes) -> bytes:
+    """From which a packet comes."""
+    return inner[8:24] if inner[0] >> 4 == 6 else inner[12:16]
+
+
 class Gateway:
     """Peers 0 to peers of a seed, on a port of 127.0.0.1. `want_cookies`, `drop_every`, `repeat_every`,
     `forge_every`, `wrong_every` (echoes), `least_ns` (echoes that were due less than that after the one
     before are not answered), `mute` (no echo is), `chats` (it begins handshakes and pings itself), `loses`
     (that many initiations), `holds` (the first echo's answer back, while so many come), `parrots` (it says
-    what it hears) and `deaf` say what it does besides answering."""
+    what it hears), `loses_back` (each so manyth answer, after it was numbered) and
+    `deaf` say what it does besides answering."""
 
     def __init__(self, seed: str, peers: int, psk: bool = False) -> None:
         self.seed, self.psk = seed, psk
         self.identity = noise.Identity(derived(seed, b"gateway-", 0))
         self.numbers = {public_key(private_key(seed, number)): number for number in range(peers)}
+        self.keys: collections.Counter[bytes] = collections.Counter()  # of strangers, how often each came
+        self.inner = [ipaddress.ip_network("10.64.0.0/10"), ipaddress.ip_network("fd64::/64")]
         self.static_static = {key: self.identity.static_static(key) for key in self.numbers}
         self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 22)
@@ -86,10 +114,13 @@ class Gateway:
         self.held: bytes | None = None
         self.confirmed: list[tuple[float, float]] = []  # just before and after each first answer
         self.least_ns = self.due = 0
+        self.loses_back = 0
         self.drop_every = self.repeat_every = self.forge_every = self.wrong_every = 0
         self.dues: list[int] = []  # when echoes were due, ns of the load's clock
         self.traffic: list[tuple[int, int]] = []  # when echoes of traffic were due, and when they left
         self.sizes: collections.Counter[int] = collections.Counter()
+        self.oneway_sizes: collections.Counter[int] = collections.Counter()
+        self.by_number: collections.Counter[int] = collections.Counter()  # echoes of each peer
         self.first_at = 0.0  # when the first datagram came: seconds since 1970
         self.delay = 0.0  # seconds until an echo is answered
         self._later: collections.deque[tuple[float, bytes, tuple[str, int]]] = collections.deque()
@@ -164,8 +195,13 @@ class Gateway:
         number = self.numbers.get(opened.peer_public_key)
         if number is None:
             self.seen["strangers"] += 1
+            self.keys[opened.peer_public_key] += 1
             return
-        stamp, opened = noise.open_timestamp(opened, self.static_static[opened.peer_public_key])
+        try:
+            stamp, opened = noise.open_timestamp(opened, self.static_static[opened.peer_public_key])
+        except noise.TimestampTagWrong:
+            self.seen["wrong timestamps"] += 1
+            return
         if stamp <= self.stamps.get(number, b""):
             self.seen["replayed initiations"] += 1
             return
@@ -205,17 +241,28 @@ class Gateway:
         if not inner:
             self.seen["keepalives"] += 1
             return
+        is_ip6 = inner[0] >> 4 == 6
+        ip = 40 if is_ip6 else 20
+        length = 40 + int.from_bytes(inner[4:6], "big") if is_ip6 else int.from_bytes(inner[2:4], "big")
+        source_address = self.inner[is_ip6].network_address + 2 + session["number"]
+        assert address_of(inner) == source_address.packed
+        if inner[ip] == (129 if is_ip6 else 0):  # an answer to nothing, which a host drops in silence
+            assert checksum((pseudo6(inner[:length]) if is_ip6 else b"") + inner[ip:length]) == 0
+            self.seen["oneway"] += 1
+            self.oneway_sizes[length] += 1
+            return
         self.seen["echoes"] += 1
-        self.dues.append(int.from_bytes(inner[36:44], "little"))
-        self.sizes[int.from_bytes(inner[2:4], "big")] += 1
-        self.seen["bytes"] = int.from_bytes(inner[2:4], "big")
-        assert inner[12:16] == (0x0A400002 + session["number"]).to_bytes(4, "big")
+        self.by_number[session["number"]] += 1
+        stamp = ip + 8
+        self.dues.append(int.from_bytes(inner[stamp + 8 : stamp + 16], "little"))
+        self.sizes[length] += 1
+        self.seen["bytes"] = length
         n = self.seen["echoes"]
-        due, last = int.from_bytes(inner[36:44], "little"), self.due
-        is_traffic = inner[57] == 0
+        due, last = int.from_bytes(inner[stamp + 8 : stamp + 16], "little"), self.due
+        is_traffic = inner[stamp + 29] == 0
         self.due = due if is_traffic else last
         if is_traffic:
-            self.traffic.append((due, int.from_bytes(inner[44:52], "little")))
+            self.traffic.append((due, int.from_bytes(inner[stamp + 16 : stamp + 24], "little")))
         if self.mute or (is_traffic and 0 <= due - last < self.least_ns):
             self.seen["not answered"] += 1
             return
@@ -227,6 +274,9 @@ class Gateway:
             self.seen["wrong"] += 1
             answer = answer[:16] + (0x0A4000F0).to_bytes(4, "big") + answer[20:]
         sealed = self._sealed(session, answer)
+        if self.loses_back and n % self.loses_back == 0:  # sealed, and lost on the way
+            self.seen["lost back"] += 1
+            return
         if self.forge_every and n % self.forge_every == 0:
             self.seen["forged"] += 1
             sealed = sealed[:-1] + bytes([sealed[-1] ^ 1])

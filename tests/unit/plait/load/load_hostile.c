@@ -73,7 +73,7 @@ static void answer_initiation(struct handshake_crypto *crypto, const struct hand
 static void answer_data(struct aead *aead, uint8_t *message, uint32_t length, const struct sockaddr_in *from)
 {
     uint32_t index = data_receiver_index(message), inner = length - DATA_OVERHEAD;
-    uint8_t swap[4], *packet = message + DATA_HEADER_BYTES;
+    uint8_t swap[16], *packet = message + DATA_HEADER_BYTES;
     struct aead_job job = {
         .data = packet,
         .length = length - DATA_HEADER_BYTES,
@@ -87,10 +87,12 @@ static void answer_data(struct aead *aead, uint8_t *message, uint32_t length, co
     if (job.refused)
         return;
     if (inner >= 20) {
-        packet[20] = 0;
-        memcpy(swap, packet + 12, 4);
-        memcpy(packet + 12, packet + 16, 4);
-        memcpy(packet + 16, swap, 4);
+        uint32_t ip = packet[0] >> 4 == 6 ? 40 : 20, width = ip == 40 ? 16 : 4;
+
+        packet[ip] = ip == 40 ? 129 : 0;
+        memcpy(swap, packet + ip - 2 * width, width);
+        memcpy(packet + ip - 2 * width, packet + ip - width, width);
+        memcpy(packet + ip - width, swap, width);
         if (draw_below(&random_state, 4) == 0)
             packet[draw_below(&random_state, inner)] ^= (uint8_t)(1u << draw_below(&random_state, 8));
         if (draw_below(&random_state, 8) == 0)
@@ -151,7 +153,7 @@ static void *gateway(void *nothing)
 static int everything_happened(const uint64_t *c)
 {
     return c[LOAD_HANDSHAKES] && c[LOAD_ANSWERED] && c[LOAD_BAD_TAG] && c[LOAD_BAD_MESSAGE] && c[LOAD_BAD_INDEX] &&
-           c[LOAD_ROAMED] && c[LOAD_KEEPALIVES] && c[LOAD_GARBAGE_REPLAYED_DATA];
+           c[LOAD_ROAMED] && c[LOAD_ONEWAY] && c[LOAD_NUMBERED] && c[LOAD_GARBAGE_TIMESTAMP] && c[LOAD_KEEPALIVES] && c[LOAD_GARBAGE_REPLAYED_DATA];
 }
 
 static int bound(struct sockaddr_in *name)
@@ -172,12 +174,19 @@ int main(int argc, char **argv)
     setvbuf(stdout, NULL, _IOLBF, 0);
     uint64_t length = (argc > 1 ? (uint64_t)atoi(argv[1]) : 300) * 1000000ull;
     struct load_area *area = mmap(NULL, sizeof *area, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    struct load_setup setup = { .family = AF_INET, .peers = PEERS, .inner_base = 0x0a400000, .ports = PORTS, .sources = 5, .source = { 127, 3, 0, 1 }, .retry = 150000000, .retry_jitter = 20000000 };
+    struct load_setup setup = { .family = AF_INET, .peers = PEERS, .inner_family = AF_INET, .inner_base = { 10, 64 }, .ports = PORTS, .sources = 5, .source = { 127, 3, 0, 1 }, .retry = 150000000, .retry_jitter = 20000000 };
     struct sockaddr_in name, own;
     int32_t fds[PORTS + 1];
     uint8_t private_key[32];
+    uint32_t least = LOAD_INNER_LEAST;
     pthread_t thread;
 
+    if (argc > 2) {
+        setup.inner_family = AF_INET6;
+        setup.inner_base[0] = 0xfd;
+        setup.inner_base[1] = 0;
+        least = LOAD_INNER6_LEAST;
+    }
     check(area != MAP_FAILED);
     gateway_fd = bound(&name);
     for (int i = 0; i <= PORTS; i++) {
@@ -217,10 +226,13 @@ int main(int argc, char **argv)
             .traffic_rate = { 1000, 300 },
             .traffic_outstanding = number == 3 ? 7 : 0,
             .traffic_peers = PEERS,
-            .inner_bytes = number ? 1920 : 65,
+            .oneway_rate = { 100, 100 },
+            .oneway_peers = PEERS,
+            .echo = { .bytes = number ? 1920 : least + 1 },
+            .oneway = { .mix = 2, .mix_bytes = { least, 1920 }, .mix_share = { 0.5, 1 } },
             .keepalive_rate = 100,
             .roam_rate = 200,
-            .garbage_rate = { 30, 30, 30, 30, 30, 200, 200 },
+            .garbage_rate = { 30, 30, 30, 30, 30, 200, 200, 30 },
         };
 
         const uint64_t *c = area->tallies[number].counters;

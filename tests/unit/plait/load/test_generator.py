@@ -24,10 +24,11 @@ from plait.load import screen as load_screen
 from plait.load import thresholds as load_thresholds
 from plait.load.run import Run
 from plait.watch.processes import children
-from tests.support.waiting import PATIENCE
+from tests.support.waiting import PATIENCE, until
 from tests.unit.plait.load.gateway import Gateway
 
 SEED = "tests"
+IP4, IP6 = "10.64.0.0/10", "fd64::/64"
 STORM: dict[str, Any] = {"name": "storm", "handshakes": {"outstanding": 4}, "drain": 20}
 
 
@@ -36,6 +37,7 @@ def run_against(
     phases: list[dict[str, Any]],
     processes: int = 1,
     screen: load_run.Screen | None = None,
+    span: range | None = None,
     **top: Any,
 ) -> Run:
     """Run phases with a peer for each of the gateway's. A drain ends when all is answered: its default here
@@ -51,7 +53,7 @@ def run_against(
         }
     )
     cores = (load_run.default_cores() * processes)[:processes]
-    return load_run.execute(profile, cores, [], screen or load_run.Screen())
+    return load_run.execute(profile, cores, [], screen or load_run.Screen(), span=span)
 
 
 def wrong(run: Run) -> dict[str, int]:
@@ -60,12 +62,14 @@ def wrong(run: Run) -> dict[str, int]:
     return {name: count for name, count in found.items() if count}
 
 
-@pytest.mark.parametrize("psk", [False, True])
-def test_each_peer_gets_its_session_and_its_answers(psk: bool) -> None:
+@pytest.mark.parametrize(("psk", "inner"), [(False, IP4), (True, IP4), (False, IP6)])
+def test_each_peer_gets_its_session_and_its_answers(psk: bool, inner: str) -> None:
     """Two processes, several addresses and ports; every bit of an echo is checked by the gateway."""
     steady = {"name": "steady", "seconds": 0.6, "traffic": {"rate": 400, "bytes": 333}}
     with Gateway(SEED, 12, psk) as gateway:
-        run = run_against(gateway, [STORM, steady], processes=2, sources="127.1.0.1+3", ports=2)
+        run = run_against(
+            gateway, [STORM, steady], processes=2, sources="127.1.0.1+3", ports=2, inner=inner
+        )
     storm, traffic = (phase.counters for phase in run.phases)
     assert wrong(run) == {}
     assert (storm["initiations"], storm["handshakes"], storm["unprepared"]) == (12, 12, 0)
@@ -348,6 +352,57 @@ def test_echoes_have_the_sizes_of_a_mix() -> None:
     for size, weight in mix.items():  # seven standard deviations of 1200 draws
         share = weight / 12
         assert abs(sizes[int(size)] - 1200 * share) < 7 * (1200 * share * (1 - share)) ** 0.5
+
+
+@pytest.mark.parametrize(("inner", "sizes"), [(IP4, (64, 1420)), (IP6, (80, 1420))])
+def test_one_way_packets_go_at_their_rate_and_want_no_answer(inner: str, sizes: tuple[int, int]) -> None:
+    """Beside echoes, of which none is lost by that; each is right in every bit."""
+    oneway = {"rate": 500, "mix": {str(sizes[0]): 1, str(sizes[1]): 1}, "peers": 3, "arrival": "poisson"}
+    steady = {"name": "steady", "seconds": 1, "traffic": {"rate": 100}, "oneway": oneway}
+    with Gateway(SEED, 6) as gateway:
+        run = run_against(gateway, [STORM, steady], inner=inner)
+        until(lambda: gateway.seen["oneway"] >= run.phases[1].counters["oneway"], "the last packets")
+    counters = run.phases[1].counters
+    assert wrong(run) == {} and counters["inner_other"] == 0
+    assert counters["oneway"] == gateway.seen["oneway"] == gateway.oneway_sizes.total() > 300
+    assert counters["oneway_out"] == sum(size * n for size, n in gateway.oneway_sizes.items())
+    assert set(gateway.oneway_sizes) == set(sizes)
+    assert counters["asked"] == counters["answered"] == 100
+    assert counters["inner_packets"] == 100 + counters["oneway"]
+    account = load_result.events(counters)["oneway"]
+    assert account["due"] == account["in_time"] + account["late"] + account["not_sent"]
+    assert counters["oneway"] == account["due"] - account["not_sent"]
+    found = load_result.metrics(run.phases)
+    assert found["oneway"] == counters["oneway"] and found["loss"] == 0
+
+
+def test_one_way_packets_need_a_session() -> None:
+    with Gateway(SEED, 2) as gateway:
+        gateway.deaf = True
+        phase = {"name": "a", "seconds": 0.5, "handshakes": {"rate": 5}, "oneway": {"rate": 100}}
+        run = run_against(gateway, [{**phase, "drain": 0.1}])
+    counters = run.phases[0].counters
+    assert counters["oneway"] == gateway.seen["oneway"] == 0
+    account = load_result.events(counters)["oneway"]
+    assert account["due"] == 50 == account["because"]["no_session"] + account["because"]["generator"]
+    said = [each.text for each in load_result.parties(run.phases[0])]
+    assert any("packets were due of peers without a session" in text for text in said)
+
+
+def test_what_was_lost_on_the_way_back_shows_in_the_gateways_numbers() -> None:
+    """And what was lost on the way there does not; nothing is counted in two phases."""
+    phases = [{"name": name, "seconds": 0.5, "traffic": {"rate": 200}, "drain": 0.5} for name in ("a", "b")]
+    with Gateway(SEED, 4) as gateway:
+        gateway.loses_back, gateway.drop_every = 10, 7
+        run = run_against(gateway, [{**STORM, "handshakes": {"outstanding": 4, "confirm": False}}, *phases])
+    missing = sum(phase.counters["numbers_missing"] for phase in run.phases)
+    lost_back, dropped = gateway.seen["lost back"], gateway.seen["dropped"]
+    # The last of a session shows only when something comes after it.
+    assert lost_back - 4 <= missing <= lost_back > 15
+    echoes = load_result.summed(run.phases)
+    assert echoes["asked"] - echoes["answered"] == lost_back + dropped
+    assert all(phase.counters["numbers_missing"] for phase in run.phases[1:])
+    assert load_result.metrics(run.phases)["back_loss"] == missing / (missing + echoes["numbered"])
 
 
 def test_rekey_wave_replaces_sessions_while_data_flows() -> None:

@@ -31,9 +31,10 @@ def test_keys_follow_from_seed_and_number(seed: str, first: int, count: int) -> 
 
 def test_configuration_is_the_same_each_time_and_names_each_peer_once() -> None:
     keys, network = Keys(seed_bytes("a")), inner_network("10.64.0.0/10", 300)
-    text = "".join(setconf_text(keys, 300, network, psk=True))
-    assert text == "".join(setconf_text(keys, 300, network, psk=True))
-    assert text != "".join(setconf_text(Keys(seed_bytes("b")), 300, network, psk=True))
+    groups = [(range(300), network)]
+    text = "".join(setconf_text(keys, groups, psk=True))
+    assert text == "".join(setconf_text(keys, groups, psk=True))
+    assert text != "".join(setconf_text(Keys(seed_bytes("b")), groups, psk=True))
     public = [line.split(" = ")[1] for line in text.splitlines() if line.startswith("PublicKey")]
     assert len(set(public)) == 300
     assert f"AllowedIPs = {peer_address(network, 299)}/32" in text and "10.64.1.45/32" in text
@@ -44,10 +45,11 @@ def test_both_forms_of_a_configuration_say_the_same() -> None:
     import base64
 
     keys, network = Keys(seed_bytes("a")), inner_network("10.64.0.0/10", 5)
-    text = "".join(uapi_text(keys, 5, network))
+    groups = [(range(5), network)]
+    text = "".join(uapi_text(keys, groups))
     assert text.startswith("set=1\n") and text.endswith("\n\n")
     hexes = [line.partition("=")[2] for line in text.splitlines() if line.startswith("public_key")]
-    wg = "".join(setconf_text(keys, 5, network))
+    wg = "".join(setconf_text(keys, groups))
     bases = [line.split(" = ")[1] for line in wg.splitlines() if line.startswith("PublicKey")]
     assert [bytes.fromhex(each) for each in hexes] == [base64.b64decode(each) for each in bases]
 

@@ -36,7 +36,9 @@ FLAGS = [
 MILLISECONDS = 300  # of each of its phases
 
 
-def test_hostile_gateway(request: pytest.FixtureRequest) -> None:
+@pytest.mark.parametrize("version", ["4", "6"])
+def test_hostile_gateway(request: pytest.FixtureRequest, version: str) -> None:
+    """Inside the tunnel IPv4, or IPv6."""
     compiler = shutil.which("cc")
     if compiler is None:
         pytest.skip("no C compiler: install one to run the C programs")
@@ -48,8 +50,9 @@ def test_hostile_gateway(request: pytest.FixtureRequest) -> None:
         command = [compiler, *FLAGS, *map(str, SOURCES), "-o", str(program), "-lpthread", "-lm"]
         subprocess.run(command, check=True, timeout=240)
     environment = os.environ | {"ASAN_OPTIONS": "detect_leaks=1"}
+    words = [str(MILLISECONDS), *(["6"] if version == "6" else [])]
     done = subprocess.run(
-        [program, str(MILLISECONDS)], env=environment, timeout=240, capture_output=True, text=True
+        [program, *words], env=environment, timeout=240, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("handshakes") == 4
