@@ -21,7 +21,7 @@ OPTION = "--abort-on"
 SPAN = 5.0  # seconds
 LATER = 1.0
 # Known only when a phase is over; and of gap_, so are all times.
-AT_THE_END = ("sessions", "unrecovered", "not_sent", "generator_not_sent")
+AT_THE_END = ("sessions", "unrecovered", "there_loss", "not_sent", "generator_not_sent")
 ASKED = ("asked", "unsent", "echoes_not_sent", "echoes_refused", "initiations")
 
 

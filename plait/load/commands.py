@@ -99,6 +99,18 @@ def _gateway_options(command: Callable[..., None]) -> Callable[..., None]:
     help="Of a lab: where engines may run.",
 )
 @click.option(
+    "--gateway-pid",
+    type=click.IntRange(1),
+    metavar="PID",
+    help="A process in the gateway's network namespace: its counters tell what was lost on the way there.",
+)
+@click.option(
+    "--provider",
+    metavar="COMMAND",
+    help="Of a lab: who answers for peers that only a provider knows.  "
+    "[default: plait peers {iface} --file {file}]",
+)
+@click.option(
     "--set",
     "changed",
     multiple=True,
@@ -149,9 +161,11 @@ def run(
     engines: tuple[str, ...],
     rounds: int,
     gateway_cores: list[int] | None,
+    provider: str | None,
     changed: tuple[str, ...],
     peers_range: range | None,
     start_at: float | None,
+    gateway_pid: int | None,
     outs: tuple[str, ...],
     tags: dict[str, str],
     **given: Any,
@@ -198,11 +212,14 @@ def run(
     if engines:
         from plait.load import lab_run as load_lab
 
-        code = load_lab.run(made, engines, rounds, cores, gateway_cores, required, json_file, tags)
+        code = load_lab.run(
+            made, engines, rounds, cores, gateway_cores, required, json_file, tags, provider
+        )
     else:
         code = _run_one(
             made, cores or load_run.default_cores(), list(owned), required, json_file, outs, tags,
             span=peers_range, start_at=start_at,
+            arrivals=load_run.arrivals(gateway_pid, is_here=not owned),
         )  # fmt: skip
     sys.exit(code)
 

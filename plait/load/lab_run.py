@@ -34,6 +34,7 @@ from plait.lab import namespaces as lab
 from plait.lab.namespaces import Engine, Host, Lab
 from plait.lab.versions import program_version
 from plait.load import abort as load_abort
+from plait.load import arrivals as load_arrivals
 from plait.load import compare as load_compare
 from plait.load import document as load_json
 from plait.load import output as load_output
@@ -54,6 +55,9 @@ FIRST_SOURCE = "10.99.0.1"
 SOURCES_MOST = 1000
 PORTS = 4  # of each process: peers that share an address differ in it
 CONFIGURE_TIMEOUT = 600.0
+PROVIDER = "plait peers {iface} --file {file}"
+ACCOUNTS = "run/accounts.conf"
+SERVES, SERVES_SECONDS = "is asked about unknown peers", 10.0  # what `plait peers` says when it is ready
 ENDING_SECONDS = 90.0  # for a load that was told to end: a drain has 60 at most
 _NAMED = re.compile(r"([A-Za-z][\w.@-]*)=(.*)", re.DOTALL)
 
@@ -105,11 +109,16 @@ def run(
     require: Sequence[str],
     json_file: str | None,
     tags: Mapping[str, str] | None = None,
+    provider: str | None = None,
 ) -> int:
     """Run it against each engine `rounds` times, in turns; print medians side by side. The exit code.
 
-    What a turn found is written after it. A turn that fails leaves the others as they are.
+    What a turn found is written after it. A turn that fails leaves the others as they are. provider: the
+    command that answers for peers that the engine does not know.
     """
+    if provider is not None and not known_to(profile, "provider"):
+        why = "no population of the profile has known = \"provider\""
+        raise Failure("--provider has no effect here", why, "Leave it out.")
     contest = candidates(engines)
     lacks = lab.missing("wg", *(one.words[0] for one in contest))
     if lacks:
@@ -131,7 +140,7 @@ def run(
         file = None if json_file is None else stack.enter_context(ResultFile(json_file))
         for number, one in itertools.product(range(rounds), contest):
             print(f"load: round {number + 1} of {rounds}: {one.name}", file=sys.stderr, flush=True)
-            found = Turn(one, number)
+            found = Turn(one, number, provider or PROVIDER)
             with contextlib.suppress(Stopped):
                 found.take(profile, cores, gateway_cores, stop)
             if found.gateway is not None or found.failed is not None:
@@ -238,6 +247,7 @@ class Turn:
 
     one: Candidate
     number: int
+    provider: str = PROVIDER
     gateway: dict[str, Any] | None = None
     found: dict[str, Any] | None = None
     failed: str | None = None
@@ -290,6 +300,7 @@ class Turn:
         gateway.ip(f"route add {SOURCES} via {cable.address(load_host)}")
         engine = gateway.engine(INTERFACE, words)
         seconds = configure(engine, profile)
+        provider = provide(engine, profile, self.provider)
         before, idle = used(engine)
         self.gateway = {
             "configure_seconds": seconds,
@@ -318,6 +329,8 @@ class Turn:
             self.gateway["ended"] = inside.engine_ended
             said = " ".join(engine.process.output()[-500:].split()) or "(nothing)"
             raise Failure(f"`{self.one.command}` ended", inside.engine_ended, f"It said: {said}")
+        if provider is not None:
+            check_provider(provider, self.provider)
         after, busy = used(engine)
         self.gateway |= {"cpu_seconds": after - before, "pss_bytes_after": busy}
         if inside.failed is not None:
@@ -351,6 +364,29 @@ def configure(engine: Engine, profile: Profile) -> float:
     return seconds
 
 
+def provide(engine: Engine, profile: Profile, command: str) -> lab.Process | None:
+    """The program that answers for the peers that the engine does not know, once it serves; None: there are
+    none. {file} in the command has their sections."""
+    if not (groups := known_to(profile, "provider")):
+        return None
+    with (engine.host.root / ACCOUNTS).open("w") as file:
+        file.writelines(setconf_text(Keys(seed_bytes(profile.seed)), groups, port=None, psk=profile.psk))
+    words = [word.format(iface=INTERFACE, file=f"/{ACCOUNTS}") for word in shlex.split(command)]
+    process, until = engine.host.popen(words), time.monotonic() + SERVES_SECONDS
+    while process.poll() is None and SERVES not in process.output() and time.monotonic() < until:
+        time.sleep(0.02)
+    check_provider(process, command)
+    return process
+
+
+def check_provider(process: lab.Process, command: str) -> None:
+    """Failure when it has ended."""
+    if process.poll() is not None:
+        said = " ".join(process.output()[-500:].split()) or "(nothing)"
+        why = "so nobody answers for peers that the engine does not know"
+        raise Failure(f"`{command}` ended", why, f"It said: {said}")
+
+
 class Inside:
     """The command itself in the load's host, its words passed on as they come.
 
@@ -369,16 +405,18 @@ class Inside:
     def follow(self, stop: Stop) -> None:
         """Run it to its end. A signal, and the end of the engine, end it early: it keeps what it measured."""
         with tempfile.TemporaryDirectory(prefix="plait-load-") as directory, contextlib.ExitStack() as stack:
-            given, found = Path(directory) / "profile.json", Path(directory) / "run.json"
+            given, found, came = (Path(directory) / name for name in ("profile.json", "run.json", "came"))
             given.write_text(self._given[0])
+            files = [str(given), str(found), str(came)]
             process = self._host.popen(
-                [sys.executable, "-m", "plait.load.lab_run", str(given), str(found), *self._given[1:]]
+                [sys.executable, "-m", "plait.load.lab_run", *files, *self._given[1:]]
             )
             stack.callback(process.close)
             began, began_to_end, shown, told = time.monotonic(), 0.0, 0, 0
             while process.poll() is None:
                 time.sleep(0.1)
                 shown = _pass_on(process, shown)
+                load_arrivals.write(came, self._engine.host.pid)
                 code = self._engine.process.poll()
                 if code is not None and self.engine_ended is None:
                     how = f"by {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
@@ -469,11 +507,12 @@ def figures(
 
 
 def main() -> None:
-    """In the load's host: profile file, result file, the target that the lab owns, cores."""
+    """In the load's host: profile file, result file, that of what came to the gateway's host, the target that
+    the lab owns, cores."""
     from plait.load import run as load_run
     from plait.load import screen as load_screen
 
-    given, found, target, cores = sys.argv[1:]
+    given, found, came, target, cores = sys.argv[1:]
     profile = msgspec.json.decode(Path(given).read_bytes(), type=Profile)
     stop = Stop()
     with stop.listening(), ResultFile(found) as file:
@@ -483,8 +522,9 @@ def main() -> None:
 
         screens = load_output.Several([load_screen.Lines(), load_output.Kept(file, text)])
         done = load_run.execute(
-            profile, json.loads(cores) or load_run.default_cores(), [target], screens, stop
-        )
+            profile, json.loads(cores) or load_run.default_cores(), [target], screens, stop,
+            arrivals=partial(load_arrivals.of_file, Path(came)),
+        )  # fmt: skip
         for line in load_screen.notes(done):
             print(f"load: {line}", file=sys.stderr)
         file.last(text(done))

@@ -13,8 +13,8 @@ import click
 from plait.failure import Failure
 
 OF_NO_PROFILE = ("rate", "size", "seconds", "outstanding")  # they stand in for a profile
-OF_ONE_TARGET = ("target", "public_key", "owned", "outs", "peers_range", "start_at")
-OF_A_LAB = ("rounds", "gateway_cores")
+OF_ONE_TARGET = ("target", "public_key", "owned", "outs", "peers_range", "start_at", "gateway_pid")
+OF_A_LAB = ("rounds", "gateway_cores", "provider")
 OF_A_RATE = ("size", "seconds")
 _CLOCK = re.compile(r"\d{1,2}:\d{2}(:\d{2})?")
 

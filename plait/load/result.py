@@ -7,11 +7,13 @@ tools can read what `--json` writes.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cache
 from typing import Any
 
 import numpy as np
+
+from plait.load.arrivals import Arrived
 
 LONGEST_NS = 1 << 40
 DIGITS = 3
@@ -128,6 +130,7 @@ class PhaseResult:
     is_finished: bool = True  # False: the run ended in it
     gap_most: float = 0.0  # seconds: the longest that no peer of a process got an answer
     confirmed_last: float = 0.0  # seconds of the phase
+    arrived: Arrived | None = None  # at the gateway's host, as far as that is known
     populations: dict[str, PhaseResult] = field(default_factory=dict)  # those that have names
 
     def rate(self, counter: str) -> float:
@@ -150,6 +153,7 @@ class PhaseResult:
             "confirmed_last": self.confirmed_last,
             "longest_gap": self.gap_most,
             **self._found(),
+            "arrived": None if self.arrived is None else asdict(self.arrived),
             "populations": {
                 name: {
                     "seconds": each.seconds,
@@ -243,6 +247,24 @@ def lost_of_sent(counters: Counts) -> float | None:
     return 1 - counters["answered"] / left if left else None
 
 
+def lost_there(phases: Sequence[PhaseResult]) -> float | None:
+    """Share of the inner packets that left and did not come out at the gateway's host; None: not known, also
+    when more came than was sent."""
+    left = sum(phase.counters["inner_packets"] for phase in phases)
+    if not left or any(_more_than_sent(phase) is not False for phase in phases):
+        return None
+    return 1 - sum(phase.arrived.packets for phase in phases if phase.arrived is not None) / left
+
+
+def _more_than_sent(phase: PhaseResult) -> bool | None:
+    """Whether others send to that host too; None: not known."""
+    if phase.arrived is None:
+        return None
+    counters = phase.counters
+    echoes = counters["inner_packets"] - counters["oneway"] + counters["oneway_refused"]
+    return phase.arrived.echoes > echoes or phase.arrived.oneway > counters["oneway"]
+
+
 def handshake_loss(counters: Counts) -> float | None:
     """Share of the handshakes due that were not confirmed, whether they began or not."""
     due = counters["initiations"] + events(counters)["handshakes"]["not_sent"]
@@ -292,6 +314,7 @@ def metrics(phases: Sequence[PhaseResult]) -> dict[str, float | None]:
     found["oneway/s"] = per_second(oneway, [each for each in phases if each.counters["oneway"]])
     numbers = counters["numbered"] + counters["numbers_missing"]
     found["back_loss"] = counters["numbers_missing"] / numbers if numbers else None
+    found["there_loss"] = lost_there(phases)
     found["strangers"] = counters["strangers_begun"]
     for name in ("retries", "recovered", "cookies", "garbage_answers"):
         found[name] = counters[name]
@@ -374,6 +397,7 @@ def parties(phase: PhaseResult) -> list[Party]:
         *(Party("host", text) for text in _refused(counters)),
         *_silence(counters),
         *_too_much(counters),
+        *_unseen(phase),
     ]
 
 
@@ -439,6 +463,23 @@ def _silence(counters: Counts) -> list[Party]:
         text = f"it is there, and answered none of {sent(counters):,} echoes: has its host the inner address?"
         found.append(Party("gateway", text))
     return found
+
+
+def _unseen(phase: PhaseResult) -> list[Party]:
+    """Why nobody knows what came of packets that want no answer."""
+    oneway = phase.counters["oneway"] - phase.counters["oneway_refused"]
+    if not oneway:
+        return []
+    if phase.arrived is None:
+        text = (
+            f"whether {oneway:,} one-way packets arrived is not known: only the gateway's host can tell "
+            "(--gateway-pid, or a lab)"
+        )
+        return [Party("host", text)]
+    if _more_than_sent(phase):
+        text = "others ping the gateway's host as well, so what was lost on the way there is not known"
+        return [Party("host", text)]
+    return []
 
 
 def _too_much(counters: Counts) -> list[Party]:

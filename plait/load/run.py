@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from plait.failure import Failure
 from plait.load import result as load_result
 from plait.load import target as load_target
 from plait.load.abort import AbortedError, AbortWatch
+from plait.load.arrivals import Arrived, Count, of_process
 from plait.load.key_derivation import (
     Group,
     Keys,
@@ -31,7 +33,7 @@ from plait.load.key_derivation import (
     inner_network,
     seed_bytes,
 )
-from plait.load.profile import BYTES, Packets, Part, Phase, Profile, ephemerals, handshake_count
+from plait.load.profile import BYTES, Packets, Part, Phase, Profile, Share, ephemerals, handshake_count
 from plait.load.result import GARBAGE, PhaseResult
 from plait.load.secrets_file import directory as secrets_directory
 from plait.load.series import Series, between
@@ -277,10 +279,7 @@ def _check_tunnel(run: Run, counters: load_result.Counts) -> None:
     confirmed = sum(
         phase.counters["handshakes"]
         for phase, plan in zip(run.phases, run.profile.phase, strict=False)
-        if any(
-            (share := run.profile.shares(plan, part).get("handshakes")) is not None and share.table.confirm
-            for part in run.profile.parts()
-        )
+        if any(share.table.confirm for share in _handshakes(run.profile, plan))
     )
     echoes = load_result.sent(counters) + counters["unconfirmed"]
     if not counters["responses"] or not echoes or confirmed or counters["answered"]:
@@ -298,6 +297,12 @@ def _check_tunnel(run: Run, counters: load_result.Counts) -> None:
     )
 
 
+def _handshakes(profile: Profile, phase: Phase) -> list[Share]:
+    """The handshakes of a phase, of each population that has some."""
+    shares = [profile.shares(phase, part) for part in profile.parts()]
+    return [each["handshakes"] for each in shares if "handshakes" in each]
+
+
 # Before each phase: rate (the profile's is multiplied by it; 0: as it is) and seconds; None: the run is over.
 Lead = Callable[[Run, int], tuple[float, float] | None]
 
@@ -313,6 +318,7 @@ def execute(
     start_at: float | None = None,
     pilot: Lead | None = None,
     spare: int = 0,
+    arrivals: Count | None = None,
 ) -> Run:
     """Run a profile against its target, which is checked first. A signal that `stop` heard ends it early,
     results kept, and so do a gateway that says nothing (check_answered tells), a condition of abort_on
@@ -320,7 +326,8 @@ def execute(
 
     span: the peers that this machine simulates, of all that the profile has; each rate and count is shared
     accordingly. start_at: when the first phase begins, seconds since 1970. pilot: leads from phase to phase.
-    spare: ephemerals to prepare beyond those that the phases ask for.
+    spare: ephemerals to prepare beyond those that the phases ask for. arrivals: what the gateway's host has
+    counted until now.
     """
     stop = stop or Stop()
     span = span or range(profile.peers)
@@ -351,7 +358,7 @@ def execute(
     with ExitStack() as stack:
         processes = [Process(orders, stack) for orders in _orders(run, setup, spare)]
         try:
-            _lead(run, processes, screen, stop, start_at, pilot)
+            _lead(run, processes, screen, stop, start_at, pilot, Arrivals(arrivals))
         except (_EarlyEndError, AbortedError) as why:
             _end_early(run, processes, screen, stop, why)
     return run
@@ -377,9 +384,70 @@ def _end_early(run: Run, processes: list[Process], screen: Screen, stop: Stop, w
     _keep(run, number, processes, screen, is_finished=False)
 
 
-def _keep(run: Run, number: int, processes: list[Process], screen: Screen, *, is_finished: bool) -> None:
+def arrivals(pid: int | None, *, is_here: bool = True) -> Count | None:
+    """The counts of the namespace of a process, by default of this one when the gateway is_here: it mostly
+    has its interface here too then. Failure when they cannot be read."""
+    if pid is None and not is_here:
+        return None
+    count = partial(of_process, pid or "self")
+    if pid is not None and count() is None:
+        why, mend = "there is no such process, or /proc is not to be read", "Give a process of its host."
+        raise Failure(f"cannot use --gateway-pid {pid}", why, mend)
+    return count
+
+
+class Arrivals:
+    """What arrived in each phase. The counts are believed when they have moved by at least the echoes that
+    were answered, and never again when they once have not: then they are another host's."""
+
+    def __init__(self, count: Count | None) -> None:
+        self.count = count
+        self.before: Arrived | None = None
+        self.is_theirs = False
+
+    def begin(self) -> None:
+        """Nothing has been sent yet."""
+        self.before = self.count() if self.count is not None else None
+
+    def of_phase(self, phase: PhaseResult, answered: int, seconds: float) -> Arrived | None:
+        """Since the phase before, in which so many echoes were answered; waits for one-way packets that may
+        still come, so many seconds at most. None: not known."""
+        if self.count is None or self.before is None:
+            return None
+        until, counters = time.monotonic() + seconds, phase.counters
+        while (now := self.count()) is not None:
+            found = now.since(self.before)
+            if answered:
+                self.is_theirs = found.echoes >= answered
+            # The phase has waited for its echoes.
+            may_come = counters["oneway"] and found.packets < counters["inner_packets"]
+            if not (self.is_theirs and may_come) or time.monotonic() >= until:
+                break
+            time.sleep(0.01)
+        self.before = now
+        if now is None or (answered and not self.is_theirs):
+            self.count = None
+        return found if self.is_theirs and now is not None else None
+
+
+def _keep(
+    run: Run,
+    number: int,
+    processes: list[Process],
+    screen: Screen,
+    *,
+    is_finished: bool,
+    arrivals: Arrivals | None = None,
+) -> None:
     """The result of the phase under way."""
-    run.phases.append(_result(run, number, processes, is_finished=is_finished))
+    phase = _result(run, number, processes, is_finished=is_finished)
+    if arrivals is not None:
+        plan = run.profile.phase[number]
+        answered = phase.counters["answered"]
+        if all(share.table.confirm for share in _handshakes(run.profile, plan)):
+            answered += phase.counters["handshakes"]
+        phase.arrived = arrivals.of_phase(phase, answered, plan.drain)
+    run.phases.append(phase)
     run.under_way = None
     screen.finished(run, run.phases[-1])
 
@@ -571,9 +639,12 @@ def _lead(
     stop: Stop,
     start_at: float | None = None,
     pilot: Lead | None = None,
+    arrivals: Arrivals | None = None,
 ) -> None:
     """Preparation, then phase after phase."""
     _prepare(run, processes, screen, stop)
+    if arrivals is not None:
+        arrivals.begin()
     start = now_ns() + AHEAD_NS
     if start_at is not None:
         start = _start(run, processes, stop, start_at)
@@ -608,7 +679,7 @@ def _lead(
         run.phase_begin = (begin - start) / SECOND
         _wait(processes, stop, lambda process, number=number: process.area.finished > number, look)  # type: ignore[misc]
         look()
-        _keep(run, number, processes, screen, is_finished=True)
+        _keep(run, number, processes, screen, is_finished=True, arrivals=arrivals)
 
 
 def _start(run: Run, processes: list[Process], stop: Stop, start_at: float) -> int:

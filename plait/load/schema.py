@@ -1,8 +1,8 @@
 """The JSON of a load run and of a lab, version 2: its shape, which docs/load-schema.json is printed from.
 
 A reader takes what it knows: a later version of Plait may add fields, and then says so here. What it takes
-away or gives another meaning makes another VERSION. Added since: `populations` of a phase, events
-`oneway`. Times in seconds, rates a second, shares of 1; a time of
+away or gives another meaning makes another VERSION. Added since: `populations` and
+`arrived` of a phase, events `oneway`. Times in seconds, rates a second, shares of 1; a time of
 day is ISO 8601 with its offset. `null` is "not measured"; 0 is a measured nothing.
 """
 
@@ -98,13 +98,21 @@ class Population(msgspec.Struct):
     metrics: dict[str, float | None]
 
 
+class Arrived(msgspec.Struct):
+    """ICMP messages that the gateway's host counted: echo requests, and one-way packets."""
+
+    echoes: int
+    oneway: int
+
+
 class Phase(msgspec.Struct):
     """One phase. began: seconds since 1970. finished: false when the run ended in it, its figures are those
     until then.
 
     confirmed_last: seconds of the phase until its last handshake was confirmed. longest_gap: seconds in
     which echoes were out and no peer of a load process got an answer. events: of `echoes`, `handshakes`,
-    `oneway` and `others`. populations: where the profile names some.
+    `oneway` and `others`. populations: where the profile names some. arrived: null where
+    nobody knows.
 
     times: `response`, `handshake` and `round_trip` from when an event was due; the same with `_departed` from
     when it left; `recovery` and `gap` of each peer; `confirmed_at` in the phase. Of each `count`, quantiles,
@@ -125,6 +133,7 @@ class Phase(msgspec.Struct):
     parties: list[Party]
     generator: Generator
     populations: dict[str, Population] = {}
+    arrived: Arrived | None = None
 
 
 class Total(msgspec.Struct):

@@ -31,6 +31,7 @@ METRICS = {
     "sent_loss": SHARE,
     "handshake_loss": SHARE,
     "sent_handshake_loss": SHARE,
+    "there_loss": SHARE,
     "back_loss": SHARE,
     **{
         f"{load_result.PREFIXES[histogram]}{name}": TIME

@@ -22,6 +22,7 @@ from plait.load import result as load_result
 from plait.load import run as load_run
 from plait.load import screen as load_screen
 from plait.load import thresholds as load_thresholds
+from plait.load.arrivals import Count
 from plait.load.run import Run
 from plait.watch.processes import children
 from tests.support.waiting import PATIENCE, until
@@ -38,6 +39,7 @@ def run_against(
     processes: int = 1,
     screen: load_run.Screen | None = None,
     span: range | None = None,
+    arrivals: Count | None = None,
     **top: Any,
 ) -> Run:
     """Run phases with a peer for each of the gateway's. A drain ends when all is answered: its default here
@@ -53,7 +55,7 @@ def run_against(
         }
     )
     cores = (load_run.default_cores() * processes)[:processes]
-    return load_run.execute(profile, cores, [], screen or load_run.Screen(), span=span)
+    return load_run.execute(profile, cores, [], screen or load_run.Screen(), span=span, arrivals=arrivals)
 
 
 def wrong(run: Run) -> dict[str, int]:

@@ -264,6 +264,82 @@ def test_abort_on_ends_a_turn_and_is_told(tmp_path: Path) -> None:
     assert "cannot use --abort-on 'nowhere:loss>50%': there is no phase nowhere" in words
 
 
+KINDS = """
+peers = 60
+[[population]]
+name = "idle"
+[[population]]
+name = "streams"
+inner = "fd64::/64"
+[[population]]
+name = "coming"
+known = "provider"
+inner = "10.65.0.0/16"
+[[population]]
+name = "strangers"
+known = "nobody"
+[[phase]]
+name = "storm"
+handshakes = { outstanding = 8, patience = 60 }
+[phase.population.strangers]
+handshakes = { outstanding = 15 }
+[[phase]]
+name = "steady"
+seconds = 1
+drain = 20
+traffic = { rate = 200 }
+oneway = { rate = 300, mix = { 100 = 1, 1200 = 1 } }
+garbage = { timestamp = 50 }
+"""
+
+
+@pytest.mark.network
+def test_populations_against_an_engine_and_its_provider(tmp_path: Path) -> None:
+    """Peers that the engine knows, in IPv4 and IPv6, that its provider knows, and that nobody does."""
+    (tmp_path / "p.toml").write_text(KINDS)
+    words = [str(tmp_path / "p.toml"), "--lab", "plaitd -f {iface}", "--json", str(tmp_path / "lab.json")]
+    words += [f"--require=storm/{name}:handshakes==15" for name in ("idle", "streams", "coming")]
+    words += ["--require=steady/streams:loss<=0", "--require=wrong==0", "--require=storm:strangers==15"]
+    done = subprocess.run(
+        [sys.executable, "-m", "plait", "load", "run", *words], capture_output=True, text=True, timeout=180
+    )
+    found = json.loads((tmp_path / "lab.json").read_text())
+    # 98: on a busy machine the generator itself may be too slow.
+    assert done.returncode in (0, 98), done.stdout + done.stderr
+    (turn,) = msgspec.convert(found, load_schema.LabRun).turns
+    assert turn.run is not None
+    storm, steady = turn.run.phases
+    strangers = storm.populations["strangers"].counters
+    assert strangers["strangers_silent"] == 15 and strangers["strangers_answered"] == 0
+    for name in ("idle", "streams", "coming"):
+        counters = steady.populations[name].counters
+        assert counters["asked"] == counters["answered"] > 0 and counters["inner_other"] == 0, name
+    account = steady.events["oneway"]
+    assert account.due == 300 and steady.counters["oneway"] == 300 - account.not_sent
+    assert steady.counters["garbage_answers"] == 0 and steady.metrics["back_loss"] == 0
+    # By the counters of the gateway's host: all came, of the handshakes' echoes too.
+    assert steady.arrived is not None and storm.arrived is not None
+    assert (steady.arrived.oneway, steady.arrived.echoes) == (
+        steady.counters["oneway"], steady.counters["asked"],
+    )  # fmt: skip
+    assert storm.arrived.echoes == 45 and storm.arrived.oneway == 0
+    assert steady.metrics["there_loss"] == storm.metrics["there_loss"] == 0
+    assert "storm/coming" in done.stdout
+
+
+@pytest.mark.network
+def test_a_provider_that_ends_fails_its_turn(tmp_path: Path) -> None:
+    (tmp_path / "p.toml").write_text(KINDS)
+    words = [str(tmp_path / "p.toml"), "--lab", "wireguard-go -f {iface}"]
+    words += ["--json", str(tmp_path / "lab.json")]
+    done = subprocess.run(
+        [sys.executable, "-m", "plait", "load", "run", *words], capture_output=True, text=True, timeout=120
+    )
+    (turn,) = json.loads((tmp_path / "lab.json").read_text())["turns"]
+    assert done.returncode == 1 and turn["run"] is None
+    assert turn["failed"].startswith("`plait peers {iface} --file {file}` ended: so nobody answers")
+
+
 def test_engines_have_names() -> None:
     """Given, or the program's, with a number where two would have the same."""
     texts = ["plaitd -f {iface}", "/opt/plaitd -f {iface}", "old=/opt/x/plaitd --a=b -f {iface}", "plaitd"]
