@@ -168,7 +168,8 @@ def differences(
     """What differs in how both were made: key, before, after; None where one has no such key."""
     both = [dict(_conditions(side[0])) for side in (before, after)]
     for key in dict.fromkeys([*both[0], *both[1]]):
-        values = [side.get(key) for side in both]
+        # What an earlier Plait did not know of was off then.
+        values = [side.get(key) or None for side in both]
         if values[0] != values[1]:
             yield key, values[0], values[1]
     if len(before) != len(after):

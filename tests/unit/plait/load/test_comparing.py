@@ -288,3 +288,18 @@ def test_the_page_of_a_lab(tmp_path: Path) -> None:
 
 def test_each_metric_is_a_figure() -> None:
     assert set(METRICS) <= set(load_compare.FIGURES)
+
+
+def test_a_file_from_before_populations_is_read_and_differs_in_nothing(tmp_path: Path) -> None:
+    """Fields that were added since are missing there, and that is no difference."""
+    new = saved(tmp_path / "new.json", run())
+    made = json.loads(Path(new).read_text())
+    del made["profile"]["population"]
+    for phase, plan in zip(made["phases"], made["profile"]["phase"], strict=True):
+        del phase["populations"], phase["arrived"], phase["events"]["oneway"]
+        del plan["population"], plan["oneway"]
+    (tmp_path / "old.json").write_text(json.dumps(made))
+    sides = [load_compare.sides(str(tmp_path / name))[""] for name in ("old.json", "new.json")]
+    assert list(load_compare.differences(*sides)) == []
+    assert {line.ratio for line in load_compare.lines("", *sides)} <= {None, 1}
+    load_report.write(str(tmp_path / "old.json"), str(tmp_path / "old.html"))

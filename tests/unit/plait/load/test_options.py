@@ -40,9 +40,21 @@ def test_without_a_rate_there_are_no_echoes(words: list[str]) -> None:
     assert "nothing would be sent" in refusal("--rate", "0")
 
 
-@pytest.mark.parametrize("words", [["--rounds", "2"], ["--gateway-cores", str(min(os.sched_getaffinity(0)))]])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--rounds", "2"],
+        ["--gateway-cores", str(min(os.sched_getaffinity(0)))],
+        ["--provider", "plait peers {iface} --file {file}"],
+    ],
+)
 def test_without_a_lab_there_are_no_rounds(words: list[str]) -> None:
     assert f"{words[0]} has no effect here: it is about a lab" in refusal(*words)
+
+
+def test_without_peers_for_it_there_is_no_provider() -> None:
+    done = CliRunner().invoke(load, ["run", *ENGINE, "--provider", "x"])
+    assert 'no population of the profile has known = "provider"' in str(done.exception)
 
 
 @pytest.mark.parametrize(
@@ -53,6 +65,7 @@ def test_without_a_lab_there_are_no_rounds(words: list[str]) -> None:
         ["--out", "csv=x"],
         ["--peers-range", "0-9"],
         ["--start-at", "2100-01-01"],
+        ["--gateway-pid", "1"],
     ],
 )
 def test_a_lab_makes_its_own_gateway(words: list[str]) -> None:

@@ -81,8 +81,9 @@ def test_tables_of_a_phase_are_shared_by_those_without_their_own() -> None:
     phase = {
         "name": "p",
         "seconds": 1,
-        "handshakes": {"outstanding": 6},
+        "handshakes": {"outstanding": 6, "count": 67},
         "traffic": {"rate": 60, "peers": 5},
+        "oneway": {"rate": 20, "arrival": "poisson"},
         "keepalives": {"every": 2},
         "garbage": {"timestamp": 30},
         "population": {"b": {"traffic": {"rate": 7}, "handshakes": {"rate": 40, "count": 9}}},
@@ -93,7 +94,9 @@ def test_tables_of_a_phase_are_shared_by_those_without_their_own() -> None:
     planned = profile.phase[0]
     made = [phase_orders(profile, planned, 0, one.start, one.stop, 0.0, part) for part, one in bounds]
     assert [each["traffic_rate"][0] for each in made] == pytest.approx([15, 15, 3.5, 3.5, 15, 15])
-    assert [each["handshakes"] for each in made] == [15, 15, 4, 5, 15, 15]
+    assert [each["handshakes"] for each in made] == [16, 17, 4, 5, 17, 17]
+    assert [each["oneway_rate"][1] for each in made] == pytest.approx([3, 3, 4, 4, 3, 3])
+    assert {each["oneway_random"] for each in made} == {1}
     assert sum(each["outstanding"] for each in made) == 6 and made[2]["outstanding"] == 0
     assert sum(each["keepalive_rate"] for each in made) == 50
     assert sum(each["garbage_rate"][7] for each in made) == pytest.approx(30)
