@@ -230,7 +230,7 @@ def _interval(
     for entry in (entry for part in meant for entry in part):
         share = (min(entry["at"], end) - max(entry["from"], begin)) / (end - begin)
         for name in COUNTERS:
-            rates[name] += entry[name] * share
+            rates[name] += entry.get(name, 0.0) * share
     greatest = [entry["round_trip"]["max"] for part in meant for entry in part if entry["round_trip"]]
     last = [part[-1] for part in meant if part]
     return {

@@ -70,6 +70,7 @@ PLOTS = (
         "a second",
         (Curve("asked", lambda entry: entry["asked"]), Curve("answered", lambda entry: entry["answered"])),
     ),
+    Plot("One-way packets", "a second", (Curve("sent", lambda entry: entry.get("oneway")),)),
     Plot(
         "Round trip",
         "ms",

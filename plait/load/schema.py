@@ -1,9 +1,9 @@
 """The JSON of a load run and of a lab, version 2: its shape, which docs/load-schema.json is printed from.
 
 A reader takes what it knows: a later version of Plait may add fields, and then says so here. What it takes
-away or gives another meaning makes another VERSION. Added since: `populations` and
-`arrived` of a phase, events `oneway`. Times in seconds, rates a second, shares of 1; a time of
-day is ISO 8601 with its offset. `null` is "not measured"; 0 is a measured nothing.
+away or gives another meaning makes another VERSION. Added since: `populations` and `arrived` of a phase,
+events `oneway`, the last three fields of an `Interval`. Times in seconds, rates a second, shares of 1; a time
+of day is ISO 8601 with its offset. `null` is "not measured"; 0 is a measured nothing.
 """
 
 from __future__ import annotations
@@ -170,6 +170,9 @@ class Interval(msgspec.Struct, rename={"begin": "from"}):
     inner_out: float
     inner_in: float
     round_trip: dict[str, float]
+    oneway: float = 0.0
+    oneway_out: float = 0.0
+    strangers_begun: float = 0.0
 
 
 class Run(msgspec.Struct):

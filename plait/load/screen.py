@@ -60,13 +60,18 @@ def facts(run: Run, look: Look, before: Look | None) -> list[tuple[str, str]]:
         ("cookies", f"{counters['cookies']:,} met, {counters['cookies_honoured']:,} honoured"),
         ("echoes", f"{rate('asked'):,.0f}/s asked, {rate('answered'):,.0f}/s answered"),
         ("datagrams", f"{rate('datagrams_out'):,.0f}/s out, {rate('datagrams_in'):,.0f}/s in"),
-        ("inner", f"{rate('inner_out', 'inner_in') * 8e-9:.3f} Gbit/s"),
+        ("inner", f"{rate('inner_out', 'inner_in', 'oneway_out') * 8e-9:.3f} Gbit/s"),
         (
             "round trip",
             percentiles(look.round_trip - before.round_trip if before else look.round_trip),
         ),
         ("of the phase", percentiles(look.round_trip)),
     ]
+    if counters["oneway"]:
+        found.append(("one-way", f"{rate('oneway'):,.0f}/s"))
+    if counters["strangers_begun"]:
+        answers = counters["strangers_answered"]
+        found.append(("strangers", f"{rate('strangers_begun'):,.0f}/s, {answers} answered"))
     missing = sum(counters[name] for name in load_result.GENERATOR_NOT_SENT)
     late = sum(counters[name] for name in load_result.GENERATOR_LATE)
     if missing or late:

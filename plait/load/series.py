@@ -20,6 +20,9 @@ COUNTERS = (
     "datagrams_in",
     "inner_out",
     "inner_in",
+    "oneway",
+    "oneway_out",
+    "strangers_begun",
 )
 
 

@@ -23,6 +23,7 @@ from plait.load import run as load_run
 from plait.load import screen as load_screen
 from plait.load import thresholds as load_thresholds
 from plait.load.arrivals import Count
+from plait.load.plots import over_time
 from plait.load.run import Run
 from plait.watch.processes import children
 from tests.support.waiting import PATIENCE, until
@@ -362,7 +363,8 @@ def test_one_way_packets_go_at_their_rate_and_want_no_answer(inner: str, sizes: 
     oneway = {"rate": 500, "mix": {str(sizes[0]): 1, str(sizes[1]): 1}, "peers": 3, "arrival": "poisson"}
     steady = {"name": "steady", "seconds": 1, "traffic": {"rate": 100}, "oneway": oneway}
     with Gateway(SEED, 6) as gateway:
-        run = run_against(gateway, [STORM, steady], inner=inner)
+        telling = Telling()
+        run = run_against(gateway, [STORM, steady], screen=telling, inner=inner)
         until(lambda: gateway.seen["oneway"] >= run.phases[1].counters["oneway"], "the last packets")
     counters = run.phases[1].counters
     assert wrong(run) == {} and counters["inner_other"] == 0
@@ -376,6 +378,23 @@ def test_one_way_packets_go_at_their_rate_and_want_no_answer(inner: str, sizes: 
     assert counters["oneway"] == account["due"] - account["not_sent"]
     found = load_result.metrics(run.phases)
     assert found["oneway"] == counters["oneway"] and found["loss"] == 0
+    # What is told while it runs, and of each moment afterwards.
+    assert any(facts.get("one-way", "0/s") != "0/s" for facts in telling.told)
+    series = load_json.document(run, [])["series"]
+    for name in ("oneway", "oneway_out"):
+        total = sum(entry[name] * (entry["at"] - entry["from"]) for entry in series)
+        assert total == pytest.approx(counters[name], rel=0.02), name
+    assert "One-way packets, a second" in "".join(over_time(series, [], "p"))
+
+
+class Telling(load_run.Screen):
+    """Keeps what a screen would show."""
+
+    def __init__(self) -> None:
+        self.told: list[dict[str, str]] = []
+
+    def look(self, run: Run, look: load_run.Look, before: load_run.Look | None) -> None:
+        self.told.append(dict(load_screen.facts(run, look, before)))
 
 
 def test_one_way_packets_need_a_session() -> None:
