@@ -120,6 +120,7 @@ class Gateway:
         self.traffic: list[tuple[int, int]] = []  # when echoes of traffic were due, and when they left
         self.sizes: collections.Counter[int] = collections.Counter()
         self.oneway_sizes: collections.Counter[int] = collections.Counter()
+        self.oneway_by: set[int] = set()
         self.by_number: collections.Counter[int] = collections.Counter()  # echoes of each peer
         self.first_at = 0.0  # when the first datagram came: seconds since 1970
         self.delay = 0.0  # seconds until an echo is answered
@@ -250,6 +251,7 @@ class Gateway:
             assert checksum((pseudo6(inner[:length]) if is_ip6 else b"") + inner[ip:length]) == 0
             self.seen["oneway"] += 1
             self.oneway_sizes[length] += 1
+            self.oneway_by.add(session["number"])
             return
         self.seen["echoes"] += 1
         self.by_number[session["number"]] += 1

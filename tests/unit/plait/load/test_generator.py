@@ -368,16 +368,16 @@ def test_one_way_packets_go_at_their_rate_and_want_no_answer(inner: str, sizes: 
         until(lambda: gateway.seen["oneway"] >= run.phases[1].counters["oneway"], "the last packets")
     counters = run.phases[1].counters
     assert wrong(run) == {} and counters["inner_other"] == 0
-    assert counters["oneway"] == gateway.seen["oneway"] == gateway.oneway_sizes.total() > 300
+    assert counters["oneway"] == gateway.seen["oneway"] == gateway.oneway_sizes.total() > 0
     assert counters["oneway_out"] == sum(size * n for size, n in gateway.oneway_sizes.items())
-    assert set(gateway.oneway_sizes) == set(sizes)
-    assert counters["asked"] == counters["answered"] == 100
-    assert counters["inner_packets"] == 100 + counters["oneway"]
+    assert set(gateway.oneway_sizes) == set(sizes) and gateway.oneway_by == {0, 1, 2}
+    assert counters["asked"] == counters["answered"] == 100 - counters["echoes_not_sent"]
+    assert counters["inner_packets"] == counters["asked"] + counters["oneway"]
     account = load_result.events(counters)["oneway"]
     assert account["due"] == account["in_time"] + account["late"] + account["not_sent"]
     assert counters["oneway"] == account["due"] - account["not_sent"]
     found = load_result.metrics(run.phases)
-    assert found["oneway"] == counters["oneway"] and found["loss"] == 0
+    assert found["oneway"] == counters["oneway"] and found["sent_loss"] == 0
     # What is told while it runs, and of each moment afterwards.
     assert any(facts.get("one-way", "0/s") != "0/s" for facts in telling.told)
     series = load_json.document(run, [])["series"]
@@ -419,11 +419,21 @@ def test_what_was_lost_on_the_way_back_shows_in_the_gateways_numbers() -> None:
     missing = sum(phase.counters["numbers_missing"] for phase in run.phases)
     lost_back, dropped = gateway.seen["lost back"], gateway.seen["dropped"]
     # The last of a session shows only when something comes after it.
-    assert lost_back - 4 <= missing <= lost_back > 15
+    assert lost_back - 4 <= missing <= lost_back > 0
     echoes = load_result.summed(run.phases)
     assert echoes["asked"] - echoes["answered"] == lost_back + dropped
-    assert all(phase.counters["numbers_missing"] for phase in run.phases[1:])
     assert load_result.metrics(run.phases)["back_loss"] == missing / (missing + echoes["numbered"])
+
+
+def test_numbers_of_sessions_that_were_replaced_are_counted_as_well() -> None:
+    wave = {"rate": 4, "confirm": False}
+    phase = {"name": "a", "seconds": 1.5, "handshakes": wave, "traffic": {"rate": 300}}
+    with Gateway(SEED, 1) as gateway:
+        gateway.loses_back = 8
+        run = run_against(gateway, [{**phase, "drain": 0.5}])
+    counters, lost = run.phases[0].counters, gateway.seen["lost back"]
+    # The last of each session shows only when something comes after it.
+    assert lost - counters["responses"] <= counters["numbers_missing"] <= lost > 0
 
 
 def test_rekey_wave_replaces_sessions_while_data_flows() -> None:

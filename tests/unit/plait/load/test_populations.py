@@ -48,23 +48,29 @@ def test_nine_in_ten_are_idle_and_the_others_stream(tmp_path: Path) -> None:
         "idle": 18, "streams": 2,
     }  # fmt: skip
     idle, streams = (phase.populations[name].counters for name in ("idle", "streams"))
-    assert (idle["asked"], idle["keepalives"]) == (0, 18 * 3) and gateway.seen["keepalives"] == 54
-    assert streams["keepalives"] == 0
-    assert streams["asked"] == streams["answered"] == phase.counters["answered"] == 120
-    assert [gateway.by_number[number] for number in (0, 17, 18, 19)] == [1, 1, 61, 61]
-    assert gateway.sizes == {64: 18, 80: 2, 300: 120}
+    assert idle["asked"] == streams["keepalives"] == 0
+    assert idle["keepalives"] == gateway.seen["keepalives"] == 18 * 3 - idle["others_not_sent"]
+    asked = 120 - streams["echoes_not_sent"]
+    assert streams["asked"] == streams["answered"] == phase.counters["answered"] == asked > 0
+    assert {gateway.by_number[number] for number in range(18)} == {1}
+    assert gateway.sizes == {64: 18, 80: 2, 300: asked}
     for name, value in phase.counters.items():
         assert name == "wall_ns" or value == idle[name] + streams[name], name
     # What is told of each.
     thresholds = [
         load_thresholds.parse(text)
-        for text in ("steady/streams:loss<=0", "steady/idle:loss<=0", "storm/idle:handshakes==18", "loss<=0")
+        for text in (
+            "steady/streams:sent_loss<=0",
+            "steady/idle:sent_loss<=0",
+            "storm/idle:handshakes==18",
+            "sent_loss<=0",
+        )
     ]
     verdicts = load_json.judge(run, thresholds)
     assert [each["holds"] for each in verdicts] == [True, False, True, True]
     made = load_json.document(run, verdicts)
     kept = msgspec.convert(made, load_schema.Run).phases[1].populations["streams"]
-    assert kept.counters["answered"] == 120 and kept.times["round_trip"]["count"] == 120
+    assert kept.counters["answered"] == asked and kept.times["round_trip"]["count"] == 120
     file = tmp_path / "run.json"
     file.write_text(load_json.text(made))
     load_report.write(str(file), str(tmp_path / "run.html"))
@@ -72,7 +78,7 @@ def test_nine_in_ten_are_idle_and_the_others_stream(tmp_path: Path) -> None:
     found = {(line.phase, line.metric): line for line in load_compare.lines("", [made], [made])}
     assert found["steady/streams", "answers/s"].ratio == 1 and ("steady/idle", "answers/s") not in found
     cells = dict(load_screen.rows(list(load_result.places(run.phases).values())))
-    assert cells["echoes asked"] == ["0", "0", "0", "120", "0", "120"]
+    assert cells["echoes asked"] == ["0", "0", "0", str(asked), "0", str(asked)]
 
 
 def test_tables_of_a_phase_are_shared_by_those_without_their_own() -> None:
@@ -109,23 +115,39 @@ def _halves(span: range) -> list[range]:
 
 
 def test_whom_nobody_knows_is_no_loss() -> None:
-    """Each stranger's key is a real one and comes once; nobody answers, and no loss is told of it."""
+    """Each stranger's key is a real one; nobody answers, and no loss is told of it."""
     populations: list[dict[str, Any]] = [
-        {"name": "known"},
-        {"name": "strangers", "share": 4, "known": "nobody"},
+        {"name": "known", "share": 10},
+        {"name": "strangers", "share": 8, "known": "nobody"},
     ]
     flood = {"handshakes": {"rate": 30, "patience": 0.2}}
     storm = {**STORM, "seconds": 1, "population": {"strangers": flood}}
-    with Gateway(SEED, 50) as gateway:
-        for number in range(10, 50):
+    with Gateway(SEED, 18) as gateway:
+        for number in range(10, 18):
             del gateway.numbers[public_key(private_key(SEED, number))]
-        run = run_against(gateway, [storm], processes=2, peers=50, population=populations)
+        run = run_against(gateway, [storm], processes=2, peers=18, population=populations)
     strangers = run.phases[0].populations["strangers"].counters
-    assert strangers["strangers_begun"] == strangers["strangers_silent"] == gateway.seen["strangers"] == 30
-    assert len(gateway.keys) == 30 and strangers["retries"] == strangers["initiations"] == 0
+    begun = strangers["strangers_begun"]
+    assert begun == strangers["strangers_silent"] == gateway.seen["strangers"]
+    # Each is free again when its patience ends; on a busy machine some are not begun in time.
+    assert 8 < begun == 30 - load_result.events(strangers)["handshakes"]["not_sent"]
+    assert len(gateway.keys) == 8 and strangers["retries"] == strangers["initiations"] == 0
+    known = run.phases[0].populations["known"]
+    assert load_result.metrics([known])["handshake_loss"] == 0 and known.counters["strangers_begun"] == 0
     metrics = load_result.metrics(run.phases)
-    assert (metrics["handshakes"], metrics["handshake_loss"], metrics["strangers"]) == (10, 0, 30)
-    assert wrong(run) == {} and load_screen.notes(run)[2:] == []
+    assert (metrics["handshakes"], metrics["strangers"]) == (10, begun) and wrong(run) == {}
+    assert not any("Nobody answered" in line for line in load_screen.notes(run))
+
+
+def test_a_flood_of_strangers_is_no_silent_gateway() -> None:
+    """The run does not give up on one that rightly says nothing."""
+    phase = {"name": "flood", "seconds": 1, "population": {"x": {"handshakes": {"rate": 5}}}}
+    with Gateway(SEED, 5) as gateway:
+        gateway.deaf = True
+        run = run_against(
+            gateway, [phase], population=[{"name": "x", "known": "nobody"}], give_up=0.3, seed="other"
+        )
+    assert run.end == "finished" and run.phases[0].counters["strangers_begun"] > 0
 
 
 def test_an_answer_to_a_stranger_is_wrong() -> None:
@@ -142,8 +164,10 @@ def test_a_timestamp_that_does_not_open() -> None:
     dirt = {"name": "dirt", "seconds": 0.5, "garbage": {"timestamp": 100}}
     with Gateway(SEED, 5) as gateway:
         run = run_against(gateway, [STORM, dirt])
-    assert run.phases[1].counters["garbage_timestamp"] == gateway.seen["wrong timestamps"] == 50
-    assert run.phases[1].counters["garbage_answers"] == 0 and wrong(run) == {}
+    counters = run.phases[1].counters
+    assert counters["garbage_timestamp"] == gateway.seen["wrong timestamps"] > 0
+    assert counters["garbage_timestamp"] + counters["others_not_sent"] == 50
+    assert counters["garbage_answers"] == 0 and wrong(run) == {}
 
 
 def test_machines_have_a_part_of_each_population() -> None:
@@ -161,7 +185,8 @@ def test_machines_have_a_part_of_each_population() -> None:
     assert {name: each["counters"]["handshakes"] for name, each in storm["populations"].items()} == {
         "first": 2, "second": 6,
     }  # fmt: skip
-    assert phase["populations"]["second"]["counters"]["answered"] == 60 == phase["counters"]["answered"]
+    second = phase["populations"]["second"]["counters"]
+    assert second["answered"] == phase["counters"]["answered"] == 60 - second["echoes_not_sent"]
     assert phase["populations"]["second"]["times"]["round_trip"]["count"] == 60
 
 
