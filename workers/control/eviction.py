@@ -8,7 +8,12 @@ was added.
 The provider is told its totals and its greatest timestamp, and the peer is taken away when it answers
 `done`. Meanwhile the peer is leaving: an initiation of it is parked and asked about when it is gone, and we
 begin no handshake with it, so that what the provider was told stays true. If its counters moved all the
-same, it stays, and the next time the provider is told what came on top.
+same, it stays, and is offered again.
+
+A provider may be told of one peer several times: it went away before it answered, control was killed, or the
+counters moved. So totals are those since the peer was set, and `life` names that time: what is told with the
+same life takes the place of what was told before. It is the row's, of this boot, so a kill of control or an
+upgrade changes nothing.
 
 Its greatest timestamp comes back by `plait_timestamp`. Where the provider does not keep it, a replay of an
 initiation from before the eviction is kept out by lookups.py: it remembers the latest evictions, and has a
@@ -60,8 +65,8 @@ class Eviction:
         self.lookups = configuration.handshakes.lookups
         self.columns = configuration.timer_columns.columns
         self.idle_after = idle_after
+        self.boot = int(self.peers.memory.segment.header.generation)
         self.leaving: dict[bytes, Leaving] = {}
-        self.known: dict[int, tuple[int, int, int]] = {}  # by row: generation, and totals a provider has
         self.later: OrderedDict[bytes, int] = OrderedDict()  # when a key may be offered again
         self.swept = 0
 
@@ -110,17 +115,16 @@ class Eviction:
         if self.peers.count_allowed(row, ALLOWED_IPS_MOST + 1) > ALLOWED_IPS_MOST:
             return
         peer, totals = self.peers.rows[row], self._totals(row)
-        generation, had_rx, had_tx = self.known.get(row, (0, 0, 0))
-        if generation != int(peer.generation):
-            had_rx = had_tx = 0
         stamp = self.vault.timestamp_seen(row)
         if stamp > tai64n.stamp(self.lookups.wall()):
             return  # its clock is ahead of ours: no floor would keep out what it sent. It stays until then
-        self.leaving[key] = Leaving(row, int(peer.generation), totals, stamp)
+        generation = int(peer.generation)
+        self.leaving[key] = Leaving(row, generation, totals, stamp)
         self.lookups.offer(key, now, {
+            "life": f"{self.boot:016x}-{row:x}-{generation:x}",
             "timestamp": stamp.hex(),
-            "rx": totals[0] - had_rx,
-            "tx": totals[1] - had_tx,
+            "rx": totals[0],
+            "tx": totals[1],
             "latest_handshake": int(peer.handshake_sec),
         })  # fmt: skip
 
@@ -150,9 +154,7 @@ class Eviction:
         has_moved = (self._totals(row), self.vault.timestamp_seen(row)) != (leaving.totals, leaving.stamp)
         is_large = self.peers.count_allowed(row, ALLOWED_IPS_MOST + 1) > ALLOWED_IPS_MOST  # by now
         if has_moved or is_large or not self.peers.rows[row].on_demand:
-            self.known[row] = (leaving.generation, *leaving.totals)
             return False
-        self.known.pop(row, None)
         self.configuration.events.emit(Event.PEER_EVICTED, row)
         for _ in self.configuration.remove([row]):
             pass

@@ -4,7 +4,8 @@ What it is told, a line each (`unknown_peers=1` in docs/socket.md):
 
     serving=1                   it is asked from now on; 0: another one is, and this one stands by
     unknown_peer={"id": 7, "public_key": "base64", "source": "203.0.113.9:40000", "age_ms": 1}
-    evicted={"id": 8, "public_key": "base64", "timestamp": "hex", "rx": 1, "tx": 2, "latest_handshake": 3}
+    evicted={"id": 8, "public_key": "base64", "life": "…", "timestamp": "hex", "rx": 1, "tx": 2,
+             "latest_handshake": 3}    in one line
     error={"what": …, "why": …, "next": …}    of an answer; behind nonsense the connection ends
 
 What it answers, in any order: `done=7` after the `set` that adds the peer, `refuse=7` with a line `ttl=60`

@@ -89,10 +89,12 @@ def test_an_idle_peer_is_handed_over_and_taken_away(world: Evicting) -> None:
     world.pass_time(OVER - 6 * SECOND)
     assert world.evicted() == [], "its session stands"
     world.pass_time(6 * SECOND)
-    assert world.evicted() == [{
+    (told,) = world.evicted()
+    assert len(told.pop("life")) > 16
+    assert told == {
         "id": 1, "public_key": base64(other), "timestamp": stamp, "rx": 148, "tx": 92,
         "latest_handshake": latest,
-    }]  # fmt: skip
+    }  # fmt: skip
     assert latest > 0 and world.evicted() == [], "it was told once"
     assert world.row_of(other) is not None, "not before the provider has it"
     world.answer("done=1\n")
@@ -209,10 +211,15 @@ def test_a_peer_that_the_provider_does_not_take_stays_and_is_answered(
     assert world.row_of(other) is not None and not world.lookups.leaving
 
 
-def test_a_peer_that_moved_meanwhile_stays_and_the_rest_is_told_later(world: Evicting) -> None:
+@pytest.mark.parametrize("is_restarted", [False, True])
+def test_a_peer_that_moved_meanwhile_stays_and_is_told_again_of_the_same_life(
+    world: Evicting, is_restarted: bool
+) -> None:
+    """With all its totals, so that what was told before is replaced: by this control and by the next one."""
     other = world.add()
     world.pass_time(OVER)
-    assert [each["rx"] for each in world.evicted()] == [148]
+    (first,) = world.evicted()
+    assert first["rx"] == 148
     row = world.row_of(other)
     assert row is not None
     world.parts.peers.rows[row].rx_bytes += 1000
@@ -220,10 +227,28 @@ def test_a_peer_that_moved_meanwhile_stays_and_the_rest_is_told_later(world: Evi
     assert world.row_of(other) == row
     world.pass_time(AGAIN - 1)
     assert world.evicted() == []
+    if is_restarted:
+        world.restart()
     world.pass_time(1)
-    assert [(each["rx"], each["tx"]) for each in world.evicted()] == [(1000, 0)]
-    world.answer("done=2\n")
+    (again,) = world.evicted()
+    assert (again["rx"], again["tx"], again["life"]) == (1148, first["tx"], first["life"])
+    world.answer(f"done={again['id']}\n")
     assert world.row_of(other) is None
+
+
+def test_a_peer_that_is_back_has_another_life(world: Evicting) -> None:
+    other = world.add()
+    world.pass_time(OVER)
+    (first,) = world.evicted()
+    world.answer("done=1\n")
+    assert world.comes(other, other.initiation(later=OVER)) == "parked"
+    world.turn()
+    world.set(section(other) + ON_DEMAND)
+    world.answer("done=2\n")
+    world.complete(other)
+    world.pass_time(OVER)
+    (again,) = [value for value in world.evicted() if value["public_key"] == base64(other)]
+    assert (first["rx"], again["rx"]) == (148, 148) and first["life"] != again["life"]
 
 
 def test_the_floor_rises_to_what_was_forgotten(world: Evicting) -> None:
