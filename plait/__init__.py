@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     )
     from plait.api.interface import Interface, attach
     from plait.api.tap import Packet
-    from plait.api.values import Endpoint, Key, Peer
+    from plait.api.values import Endpoint, Key, Peer, Refuse, Totals
     from plait.failure import Failure
     from plait.rootless.box import Sandbox, sandbox
 
@@ -68,7 +68,7 @@ _HOMES = {
     ),
     "plait.api.interface": ("Interface", "attach"),
     "plait.api.tap": ("Packet",),
-    "plait.api.values": ("Endpoint", "Key", "Peer"),
+    "plait.api.values": ("Endpoint", "Key", "Peer", "Refuse", "Totals"),
     "plait.failure": ("Failure",),
     "plait.rootless.box": ("Sandbox", "sandbox"),
 }  # fmt: skip
@@ -76,10 +76,11 @@ _HOMES = {
 __all__ = [
     "ConfigurationRefused", "CookieReceived", "Endpoint", "EndpointMoved", "EngineEnding", "EngineStarted",
     "Event", "Failure", "GivenUp", "HandshakeBegan", "HandshakeFailed", "HandshakeRefused", "Interface",
-    "InterfaceDown", "InterfaceUp", "Key", "ListenPortChanged", "OfPeer", "Packet", "PacketsDropped",
-    "Peer", "PeerAdded", "PeerEvicted", "PeerRanOut", "PeerRemoved", "PeerRenewed", "PrivateKeyChanged",
-    "ProviderFailed", "ProviderServes", "Sandbox", "SessionBegan", "SessionEnded", "Suppressed", "UnderLoad",
-    "WorkerDied", "WorkerNotReplaced", "WorkerReplaced", "WorkersChanged", "aio", "attach", "sandbox",
+    "InterfaceDown", "InterfaceUp", "Key", "ListenPortChanged", "OfPeer", "Packet", "PacketsDropped", "Peer",
+    "PeerAdded", "PeerEvicted", "PeerRanOut", "PeerRemoved", "PeerRenewed", "PrivateKeyChanged",
+    "ProviderFailed", "ProviderServes", "Refuse", "Sandbox", "SessionBegan", "SessionEnded", "Suppressed",
+    "Totals", "UnderLoad", "WorkerDied", "WorkerNotReplaced", "WorkerReplaced", "WorkersChanged", "aio",
+    "attach", "sandbox",
 ]  # fmt: skip
 
 

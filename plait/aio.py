@@ -11,15 +11,16 @@ Nothing here blocks the loop: an answer is read in pieces as it comes, and what 
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import suppress
 from types import TracebackType
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING, Protocol, Self, TypeVar
 
 from plait import uapi_client
 from plait.api import interface as synchronous
+from plait.api import provider
+from plait.api.connection import connected
 from plait.api.events import Event, event_of
 from plait.api.interface import InterfaceAddress, Since
 from plait.api.tap import Packet, Tap
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = ["Interface", "attach"]
+L = TypeVar("L", bound=provider.Lookup)
+A = TypeVar("A", bound=provider.Account)
 
 
 class Interface:
@@ -53,6 +56,9 @@ class Interface:
         """As `plait.Interface`: nothing happens before the `async with` block."""
         self.name = name
         self._path = name
+        self._look: provider.Look | None = None
+        self._window = 1
+        self._take: provider.Take | None = None
         self._twin: synchronous.Interface | None = synchronous.Interface(
             name, private_key=private_key, listen_port=listen_port, addresses=addresses, peers=peers,
             fwmark=fwmark, mtu=mtu,
@@ -180,6 +186,50 @@ class Interface:
         """One transaction: these peers are gone, with their sessions."""
         await self.apply(remove=peers)
 
+    # -- peers on demand ------------------------------------------------------------------------
+
+    def provider(self, *, window: int = 256, timeout: float = provider.SECONDS) -> Callable[[L], L]:
+        """Decorator of the coroutine function that is asked about keys that are no peer's.
+
+            @wg.provider(window=256)
+            async def lookup(key: Key, source: Endpoint) -> Peer | Refuse: ...
+
+        key: proven to be the sender's. source: where its initiation came from, not proven. window: lookups at
+        once, 1 to 4096. timeout: seconds, behind which a lookup is cancelled. One that raises, is late or
+        returns something else is logged (`plait.provider`); its client is asked about with its next try.
+        Nothing is asked before `serve_forever`, and the last function that was decorated is asked.
+        """
+        provider.check(window, timeout)
+
+        def register(lookup: L) -> L:
+            self._look, self._window = provider.guarded_look(self.name, lookup, timeout), window
+            return lookup
+
+        return register
+
+    def evicted(self, account: A) -> A:
+        """Decorator of the coroutine function that takes the totals of on-demand peers that are idle.
+
+            @wg.evicted
+            async def account(key: Key, totals: Totals) -> None: ...
+
+        When it returns, the peer is taken away. When it raises or takes longer than 20 s, that is logged, and
+        the peer stays and is offered again a minute later. It may be told of a peer twice: see `Totals.life`.
+        Without such a function idle peers go, and their totals are lost.
+        """
+        self._take = provider.guarded_account(self.name, account)
+        return account
+
+    async def serve_forever(self) -> None:
+        """Be this engine's provider until cancelled; then lookups that run are cancelled, and waited for.
+
+        A kill of the engine's control process ends nothing. Failure when there is no provider, or when the
+        engine ends, is not plaitd, or has 8 providers. The first that came is asked, others stand by.
+        """
+        if self._look is None:
+            raise provider.no_provider(self.name)
+        await provider.Provider(self._path, self._window, self._look, self._take).serve()
+
     async def _device(self) -> uapi_client.Device:
         reading = uapi_client.Reading(self._path)
         await _ask(self._path, uapi_client.GET, reading)
@@ -224,7 +274,7 @@ async def _ask(
     answer = uapi_client.Answer(name)
     loop = asyncio.get_running_loop()
     with uapi_client.explained(name, f"{name} cannot be asked", patience):
-        sock = await _connected(name)
+        sock = await connected(name)
         try:
             with suppress(BrokenPipeError, ConnectionResetError):  # it may have answered before it ended it
                 await asyncio.wait_for(loop.sock_sendall(sock, operation), patience)
@@ -246,23 +296,6 @@ async def _ask(
         finally:
             sock.close()
     answer.end()
-
-
-async def _connected(name: str) -> socket.socket:
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-    until = asyncio.get_running_loop().time() + uapi_client.TIMEOUT
-    try:
-        while True:
-            try:
-                sock.connect(os.fspath(uapi_client.path_of(name)))
-                return sock
-            except BlockingIOError:  # unix(7): the listener takes no more for now
-                if asyncio.get_running_loop().time() >= until:
-                    raise TimeoutError from None
-                await asyncio.sleep(uapi_client.RETRY)
-    except BaseException:
-        sock.close()
-        raise
 
 
 async def _readable(sock: socket.socket) -> None:

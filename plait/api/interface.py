@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import select
 import subprocess
+import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from types import TracebackType
-from typing import TYPE_CHECKING, Self, TypeAlias
+from typing import TYPE_CHECKING, Self, TypeAlias, TypeVar
 
 from engine import uapi
 from plait import uapi_client
+from plait.api import provider
 from plait.api.engine import Engine
 from plait.api.events import Event, event_of
 from plait.api.tap import Packet, Tap
-from plait.api.values import Key, Peer, peer_of, text_of_set
+from plait.api.values import Endpoint, Key, Peer, Refuse, Totals, peer_of, text_of_set
 from plait.failure import Failure
 from plait.watch.events import Stream, parse_since
 
@@ -27,6 +31,8 @@ if TYPE_CHECKING:
 
 Since: TypeAlias = str | datetime | timedelta | None
 InterfaceAddress: TypeAlias = str | ipaddress.IPv4Interface | ipaddress.IPv6Interface
+L = TypeVar("L", bound=Callable[[Key, Endpoint], Peer | Refuse])
+A = TypeVar("A", bound=Callable[[Key, Totals], None])
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +85,11 @@ class Interface:
         head = head_of(private_key, listen_port or None, fwmark or None)
         self._start: Start | None = Start(head, tuple(peers), made, mtu)
         self._engine: Engine | None = None
+        self._lookup: Callable[[Key, Endpoint], Peer | Refuse] | None = None
+        self._window, self._timeout = 1, provider.SECONDS
+        self._account: Callable[[Key, Totals], None] | None = None
+        self._end: Callable[[], object] | None = None  # of a serve_forever
+        self._lock = threading.Lock()
 
     @classmethod
     def attach(cls, name: str) -> Self:
@@ -223,6 +234,92 @@ class Interface:
     def remove(self, *peers: Peer | Key) -> None:
         """One transaction: these peers are gone, with their sessions."""
         self.apply(remove=peers)
+
+    # -- peers on demand ------------------------------------------------------------------------
+
+    def provider(self, *, window: int = 16, timeout: float = provider.SECONDS) -> Callable[[L], L]:
+        """Decorator of the function that is asked about keys that are no peer's.
+
+            @wg.provider(window=16)
+            def lookup(key: Key, source: Endpoint) -> Peer | Refuse: ...
+
+        key: proven to be the sender's. source: where its initiation came from, not proven. window: lookups at
+        once, 1 to 4096, each in a thread of its own. timeout: seconds, behind which nobody waits for a
+        lookup, though its thread goes on. One that raises, is late or returns something else is logged
+        (`plait.provider`); its client is asked about with its next try. Nothing is asked before
+        `serve_forever`, and the last function that was decorated is asked.
+        """
+        provider.check(window, timeout)
+
+        def register(lookup: L) -> L:
+            self._lookup, self._window, self._timeout = lookup, window, timeout
+            return lookup
+
+        return register
+
+    def evicted(self, account: A) -> A:
+        """Decorator of the function that takes the totals of on-demand peers that are idle.
+
+            @wg.evicted
+            def account(key: Key, totals: Totals) -> None: ...
+
+        When it returns, the peer is taken away. When it raises or takes longer than 20 s, that is logged, and
+        the peer stays and is offered again a minute later. It may be told of a peer twice: see `Totals.life`.
+        Without such a function idle peers go, and their totals are lost.
+        """
+        self._account = account
+        return account
+
+    def serve_forever(self) -> None:
+        """Be this engine's provider until `shutdown`, or an exception in this thread (KeyboardInterrupt).
+
+        A kill of the engine's control process ends nothing. Failure when there is no provider, or when the
+        engine ends, is not plaitd, or has 8 providers. The first that came is asked, others stand by.
+        """
+        if self._lookup is None:
+            raise provider.no_provider(self.name)
+        pool = ThreadPoolExecutor(self._window, f"provider of {self.name}")
+        try:
+            asyncio.run(self._serve(pool, self._lookup, self._account))
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    def shutdown(self) -> None:
+        """End `serve_forever`, from another thread or from a lookup. Nothing happens when nobody serves."""
+        with self._lock:
+            if self._end is not None:
+                self._end()
+
+    async def _serve(
+        self, pool: ThreadPoolExecutor, lookup: Callable[[Key, Endpoint], Peer | Refuse],
+        account: Callable[[Key, Totals], None] | None,
+    ) -> None:  # fmt: skip
+        loop = asyncio.get_running_loop()
+
+        async def look(key: Key, source: Endpoint) -> Peer | Refuse:
+            return await loop.run_in_executor(pool, lookup, key, source)
+
+        async def take(key: Key, totals: Totals) -> None:
+            if account is not None:
+                await loop.run_in_executor(pool, account, key, totals)
+
+        guarded = provider.guarded_look(self.name, look, self._timeout)
+        taking = provider.guarded_account(self.name, take)
+        serving = asyncio.ensure_future(provider.Provider(self._path, self._window, guarded, taking).serve())
+        ended = asyncio.Event()
+        with self._lock:
+            self._end = lambda: loop.call_soon_threadsafe(ended.set)
+        ending = asyncio.ensure_future(ended.wait())
+        try:
+            await asyncio.wait([serving, ending], return_when=asyncio.FIRST_COMPLETED)
+            if serving.done():
+                serving.result()
+        finally:
+            with self._lock:
+                self._end = None
+            for each in (serving, ending):
+                each.cancel()
+            await asyncio.gather(serving, ending, return_exceptions=True)
 
 
 def attach(name: str) -> Interface:

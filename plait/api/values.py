@@ -19,6 +19,9 @@ Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 MOST_SECONDS = 0xFFFF  # of a persistent keepalive
 MOST_BYTES = (1 << 63) - 1  # of a quota
 MOST_TIME = 0xFFFFFFFF  # seconds since 1970
+MOST_IDLE = 180 * 24 * 3600  # seconds
+MOST_TTL = 3600  # seconds of a refusal
+STAMP_BYTES = 12  # TAI64N
 LISTENS = "Give the port that the peer listens on."
 
 
@@ -174,6 +177,13 @@ class Peer:
     """When it is cut off, with a time zone; None in what is added: as it was; NEVER: not at all."""
     ran_out: str = field(default="", compare=False)
     """What it was cut off for: "quota" or "expired"."""
+    on_demand: bool | None = None
+    """True: when it is idle it goes back to the provider (`Interface.evicted`). False: it stays. None in what
+    is added: as it was, and a new one stays; from an engine: it stays."""
+    idle_after: int = 0
+    """Seconds until an on-demand peer is idle; 0: as the interface's settings say."""
+    timestamp: bytes | None = field(default=None, compare=False)
+    """Of its greatest initiation, 12 bytes, as `Totals` had it: no older one is accepted. None: unknown."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "public_key", public(self.public_key))
@@ -186,6 +196,13 @@ class Peer:
         if self.endpoint is not None and not self.endpoint.port:
             why = "nothing can be sent to port 0"
             raise Failure(f"the peer {self.public_key} is refused", why, LISTENS)
+        if not 0 <= self.idle_after <= MOST_IDLE:
+            why = f"its idle_after is {self.idle_after} s, and there are 0 to {MOST_IDLE}"
+            step = "Give 0 for the interface's setting."
+            raise Failure(f"the peer {self.public_key} is refused", why, step)
+        if self.timestamp is not None and len(self.timestamp) != STAMP_BYTES:
+            why = f"its timestamp has {len(self.timestamp)} bytes instead of {STAMP_BYTES}"
+            raise Failure(f"the peer {self.public_key} is refused", why, "Give what `Totals.timestamp` was.")
 
     def _check_limits(self) -> None:
         what = f"the peer {self.public_key} is refused"
@@ -196,6 +213,36 @@ class Peer:
             raise Failure(what, "its `expires` has no time zone", step)
         if self.expires is not None and not 0 <= self.expires.timestamp() <= MOST_TIME:
             raise Failure(what, f"it expires at {self.expires}", "Give a time of 1970 to 2106.")
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    """A provider's answer: there is no such peer."""
+
+    ttl: int = 60
+    """Seconds in which the engine does not ask again, 0 to 3600; 0: it asks with the client's next try."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.ttl <= MOST_TTL:
+            why = f"its ttl is {self.ttl} s, and there are 0 to {MOST_TTL}"
+            raise Failure("a refusal is refused", why, "Give 0 when the store is down, else 60.")
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """What an on-demand peer carried in one life: from the `set` that added it to its eviction."""
+
+    rx_bytes: int
+    """From the peer, with WireGuard's own headers."""
+    tx_bytes: int
+    """To the peer, likewise."""
+    latest_handshake: datetime | None
+    """UTC; None: never."""
+    timestamp: bytes
+    """Of its greatest initiation, 12 bytes: for `Peer.timestamp` when it is added again."""
+    life: str
+    """Names this life of the peer. One may be told of again: keep the totals of each life once, under this
+    name, the latest in place of those before, and add them up over lives."""
 
 
 def text_of_set(add: Sequence[Peer], remove: Sequence[Key], head: uapi.Set) -> str:
@@ -221,6 +268,9 @@ def change_of(peer: Peer) -> uapi.PeerChange:
         allowed_ips=[uapi.AllowedIP(*network) for network in networks],
         quota=peer.quota,
         expires=None if peer.expires is None else int(peer.expires.timestamp()),
+        on_demand=None if peer.on_demand is None else int(peer.on_demand),
+        idle_after=peer.idle_after if peer.on_demand is not None or peer.idle_after else None,
+        timestamp=peer.timestamp,
     )
 
 
@@ -235,6 +285,7 @@ def peer_of(told: uapi_client.Peer) -> Peer:
     if told.handshake_sec or told.handshake_nsec:
         handshake = datetime.fromtimestamp(told.handshake_sec, UTC)
         handshake = handshake.replace(microsecond=told.handshake_nsec // 1000)
+    idle_after = told.others.get("idle_after", "0")
     return Peer(
         public(Key(told.public_key)),
         tuple(ipaddress.ip_network(prefix) for prefix in told.allowed_ips),
@@ -247,4 +298,6 @@ def peer_of(told: uapi_client.Peer) -> Peer:
         told.quota or None,
         datetime.fromtimestamp(told.expires, UTC) if told.expires else None,
         told.ran_out,
+        True if told.others.get("on_demand") == "1" else None,
+        int(idle_after) if idle_after.isdecimal() else 0,
     )

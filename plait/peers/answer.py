@@ -7,25 +7,13 @@ many seconds; nothing at all is one, too.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
 
 from engine import uapi
 from plait import keys
+from plait.api.provider import Answer
+from plait.api.values import MOST_TTL, Refuse
 from plait.quick import conf
-
-TTL: Final = 60  # seconds, of a refusal that says none
-TTL_MOST: Final = 3600
-
-
-@dataclass(frozen=True, slots=True)
-class Refuse:
-    """ttl: seconds in which it is not asked again; 0: it may be asked with the next try."""
-
-    ttl: int = TTL
-
-
-Answer = uapi.PeerChange | Refuse
 
 
 def parse(text: str, key: bytes) -> Answer:
@@ -67,8 +55,8 @@ _KEYS: Final = {
 def _refusal(words: list[str]) -> Refuse:
     if not words:
         return Refuse()
-    if len(words) > 1 or not words[0].isdecimal() or int(words[0]) > TTL_MOST:
-        raise ValueError(f"a refusal is `refuse`, or `refuse SECONDS` of 0 to {TTL_MOST}")
+    if len(words) > 1 or not words[0].isdecimal() or int(words[0]) > MOST_TTL:
+        raise ValueError(f"a refusal is `refuse`, or `refuse SECONDS` of 0 to {MOST_TTL}")
     return Refuse(int(words[0]))
 
 

@@ -8,11 +8,12 @@ import shlex
 import signal
 from contextlib import suppress
 
+from plait.api.provider import Answer, Question
+from plait.api.values import Refuse
 from plait.failure import Failure
 from plait.keys import encode
 from plait.peers import answer
-from plait.peers.answer import Answer, Refuse
-from plait.peers.provider import Question, say
+from plait.peers.provider import say
 
 OUTPUT_BYTES = 1 << 16
 

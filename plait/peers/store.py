@@ -16,9 +16,11 @@ from pathlib import Path
 
 from engine import uapi
 from plait import keys
+from plait.api.provider import Answer, Question
+from plait.api.values import Refuse
 from plait.failure import Failure
-from plait.peers.answer import Answer, Refuse, peer_of
-from plait.peers.provider import Question, say
+from plait.peers.answer import peer_of
+from plait.peers.provider import say
 from plait.quick import conf
 
 SECTION_BYTES = 1 << 20  # the most of one section that is read

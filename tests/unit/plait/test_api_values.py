@@ -117,6 +117,7 @@ def test_a_peer_comes_back_from_its_text_as_it_was() -> None:
         Key(PRIVATE).public_key, [ip_network("10.0.0.2/32"), ip_network("2001:db8::/64")],
         Endpoint.parse("[fe80::7%lo]:5"), Key(PRESHARED), 25,
         quota=10**12, expires=datetime(2027, 1, 31, tzinfo=UTC),
+        on_demand=True, idle_after=7200, timestamp=bytes(range(12)),
     )  # fmt: skip
     bare = Peer(Key(PRESHARED).public_key)
     gone = Key.generate().public_key
@@ -134,6 +135,7 @@ def test_a_peer_comes_back_from_its_text_as_it_was() -> None:
         [told] = uapi_client.parse("wg0", shown + "errno=0\n\n").peers
         back = values.peer_of(told)
         assert back == peer and (back.tx_bytes, back.rx_bytes, back.ran_out) == (6, 7, "quota")
+        assert change.timestamp == peer.timestamp
         assert back.latest_handshake is not None
         assert back.latest_handshake.isoformat() == "2025-11-24T16:00:00.000005+00:00"
     assert dataclasses.replace(given, rx_bytes=9) == given != dataclasses.replace(given, keepalive=24)

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 
 from engine import uapi
+from plait.api.provider import Answer, Question, Setter
+from plait.api.values import Refuse
 from plait.failure import Failure
 from plait.keys import encode
 from plait.lab.namespaces import Lab
 from plait.peers import answer
-from plait.peers.answer import Refuse
 from plait.peers.program import OUTPUT_BYTES, Program
-from plait.peers.provider import Question, Setter
 from plait.peers.store import FileStore, Index
 from tests.support.fake_peer import FakePeer, Network
 from tests.support.waiting import until
@@ -25,7 +25,7 @@ KEY, OTHER, PSK = (bytes([number]) * 32 for number in (7, 8, 9))
 QUESTION = Question(KEY, "192.0.2.7:40000")
 
 
-def text(peer: answer.Answer) -> str:
+def text(peer: Answer) -> str:
     assert isinstance(peer, uapi.PeerChange)
     operation = uapi.Set()
     operation.add_peer(peer)
@@ -73,8 +73,8 @@ def test_what_is_no_answer_is_told(said: str, why: str) -> None:
 # --- a program ----------------------------------------------------------------------------------
 
 
-def ask(command: str, timeout: float = 60, jobs: int = 4, times: int = 1) -> list[answer.Answer]:
-    async def all_of_them() -> list[answer.Answer]:
+def ask(command: str, timeout: float = 60, jobs: int = 4, times: int = 1) -> list[Answer]:
+    async def all_of_them() -> list[Answer]:
         program = Program(command, "wg0", jobs, timeout)
         return list(await asyncio.gather(*(program.look(QUESTION) for _ in range(times))))
 
@@ -178,7 +178,7 @@ def peers(count: int, first: int = 0) -> str:
     )
 
 
-def find(store: FileStore, number: int) -> answer.Answer:
+def find(store: FileStore, number: int) -> Answer:
     return asyncio.run(store.look(Question(number.to_bytes(32, "big"), "")))
 
 
