@@ -42,6 +42,7 @@ COUNTERS_ROW: Final = (  # columns of a packed row of `get_counters`, as numpy w
     ("tx_bytes", "<u8"),
     ("handshake", "<i8"),  # ns since 1970; 0: never
 )
+NAME_MOST: Final = int(lib.NAME_MOST)  # bytes of UTF-8
 WINDOW: Final = 64  # open questions of an `unknown_peers` that names no window
 WINDOW_MOST: Final = 4096
 
@@ -51,6 +52,8 @@ _HEX_TIMESTAMP = re.compile(r"[0-9a-fA-F]{24}\Z", re.ASCII)
 _DECIMAL = re.compile(r"[0-9]{1,20}\Z", re.ASCII)
 _COUNT = re.compile(r"[+-]?[0-9]{1,4}\Z", re.ASCII)
 _ZONE = re.compile(r"[0-9A-Za-z_.:-]{1,15}\Z", re.ASCII)
+_ESCAPE = re.compile(r"%([0-9a-fA-F]{2})", re.ASCII)
+_ESCAPED = re.compile(rb"[^ -$&-~]")  # what no line may have, and %
 _SECRETISH = re.compile(r"[0-9a-fA-F]{32,}|[0-9A-Za-z+/]{40,}=*")
 
 ASKED: Final = b"asked=1\n"  # the supervisor has the request, and will answer in time
@@ -79,7 +82,7 @@ _QUESTIONS = (  # operations that change nothing by more lines
 _DEVICE_KEYS = ("private_key", "listen_port", "fwmark", "replace_peers")
 _PEER_KEYS = (
     "remove", "update_only", "preshared_key", "endpoint", "replace_allowed_ips", "allowed_ip",
-    "protocol_version", "plait_timestamp", *NUMBERS,
+    "protocol_version", "plait_timestamp", "plait_name", *NUMBERS,
 )  # fmt: skip
 
 
@@ -156,6 +159,7 @@ class PeerChange:
     idle_after: int | None = None  # seconds, 0 = as of the interface
     expires: int | None = None  # seconds since 1970, 0 = never
     quota: int | None = None  # bytes of both directions together, 0 = none
+    name: str | None = None  # at most NAME_MOST bytes of UTF-8, "" = none
     timestamp: bytes | None = None  # TAI64N of its greatest initiation, 12 bytes, from before it was evicted
 
 
@@ -553,6 +557,8 @@ def _change_peer(peer: PeerChange, key: str, value: str) -> None:
         setattr(peer, NUMBERS[key].field, _number(value, NUMBERS[key].most))
     elif key == "plait_timestamp":
         peer.timestamp = _timestamp(value)
+    elif key == "plait_name":
+        peer.name = _name(value)
     elif key == "remove":
         peer.remove = _true(value)
     elif key == "update_only":
@@ -572,6 +578,23 @@ def _timestamp(value: str) -> bytes:
         why = "it is 24 hexadecimal digits, as `evicted` told them"
         raise _Bad("not a timestamp", why, "write those, or leave the line out")
     return bytes.fromhex(value)
+
+
+def _name(value: str) -> str:
+    raw = _ESCAPE.sub(lambda found: chr(int(found[1], 16)), value).encode("latin-1")
+    try:
+        name = raw.decode()
+    except UnicodeDecodeError:
+        raise _Bad("not a name", "it is no UTF-8", "write each byte of it that is no ASCII as %XX") from None
+    if len(raw) > NAME_MOST or not name.isprintable():
+        why = f"it has more than {NAME_MOST} bytes, or control characters"
+        raise _Bad("not a name", why, "write a shorter or plainer one")
+    return name
+
+
+def encode_name(name: str) -> str:
+    """The name as a line has it: % and what is no printable ASCII as %XX, byte by byte of UTF-8."""
+    return _ESCAPED.sub(lambda found: b"%%%02X" % ord(found[0]), name.encode()).decode("ascii")
 
 
 def _number(value: str, most: int) -> int:
@@ -641,6 +664,7 @@ _PEER = struct.Struct("<32sHI")  # public key, flags, number of allowed IPs
 _ALLOWED = struct.Struct("<16sBB")  # address, cidr, flags
 _ENDPOINT = struct.Struct("<16sHBB")  # address, port, address bytes, zone bytes
 _PEER_MOST = _PEER.size + 32 + sum(number.bytes for number in NUMBERS.values()) + _ENDPOINT.size + 15 + 12
+_PEER_MOST += 1 + NAME_MOST
 
 _REMOVE, _UPDATE_ONLY, _REPLACE, _PSK = (
     lib.RECORD_REMOVE, lib.RECORD_UPDATE_ONLY, lib.RECORD_REPLACE, lib.RECORD_PSK,
@@ -676,6 +700,10 @@ def _pack_head(peer: PeerChange, allowed_ips: int) -> bytes:
     if peer.timestamp is not None:
         flags |= lib.RECORD_TIMESTAMP
         tail += peer.timestamp
+    if peer.name is not None:
+        flags |= lib.RECORD_NAME
+        name = peer.name.encode()
+        tail += bytes((len(name),)) + name
     return _PEER.pack(peer.public_key, flags, allowed_ips) + tail
 
 
@@ -700,6 +728,10 @@ def unpack_head(records: bytes | bytearray, at: int) -> tuple[PeerChange, int, i
     if flags & lib.RECORD_TIMESTAMP:
         peer.timestamp = bytes(records[at : at + 12])
         at += 12
+    if flags & lib.RECORD_NAME:
+        end = at + 1 + records[at]
+        peer.name = bytes(records[at + 1 : end]).decode()
+        at = end
     return peer, at, count
 
 
@@ -745,6 +777,7 @@ class PeerRecord(NamedTuple):
     numbers: Sequence[int]  # of NUMBERS, in that order
     allowed_ips: Iterable[AllowedIP]
     ran_out: str = ""  # quota or expired
+    name: str = ""
 
 
 def answer_get(device: DeviceRecord, peers: Iterable[bytes]) -> Iterator[bytes]:
@@ -813,6 +846,7 @@ def format_peer(peer: PeerRecord) -> str:
     endpoint = f"endpoint={peer.endpoint}\n" if peer.endpoint else ""
     pairs = enumerate(zip(NUMBERS, peer.numbers, strict=True))  # Plait's own only where they are set
     numbers = "".join(f"{key}={value}\n" for at, (key, value) in pairs if value or not at)
+    numbers += f"plait_name={encode_name(peer.name)}\n" if peer.name else ""
     numbers += f"plait_ran_out={peer.ran_out}\n" if peer.ran_out else ""
     ips = "".join(f"allowed_ip={ip}\n" for ip in peer.allowed_ips)
     return (
@@ -862,5 +896,7 @@ def format_change(peer: PeerChange) -> str:
     lines += [f"{key}={value}" for key, value in numbers if value is not None]
     if peer.timestamp is not None:
         lines.append(f"plait_timestamp={peer.timestamp.hex()}")
+    if peer.name is not None:
+        lines.append(f"plait_name={encode_name(peer.name)}")
     lines += [f"allowed_ip={ip}" for ip in peer.allowed_ips]
     return "\n".join(lines) + "\n"

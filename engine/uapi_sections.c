@@ -31,6 +31,7 @@ struct section {
     uint8_t endpoint[RECORD_ENDPOINT_BYTES];
     uint16_t flags;
     uint64_t numbers[UAPI_NUMBERS_COUNT];
+    struct line name;
     uint32_t allowed;    /* kept, of those given */
     uint32_t given;
 };
@@ -187,6 +188,19 @@ static int take_allowed(struct line value, uint8_t to[RECORD_ALLOWED_BYTES])
     return 1;
 }
 
+/* A name that needs no escapes. */
+static int take_name(struct line value, struct section *section)
+{
+    if (value.bytes > NAME_MOST)
+        return 0;
+    for (uint64_t i = 0; i < value.bytes; i++)
+        if (value.text[i] < ' ' || value.text[i] > '~' || value.text[i] == '%')
+            return 0;
+    section->name = value;
+    section->flags |= RECORD_NAME;
+    return 1;
+}
+
 /* One line after the public key; allowed IPs go to where they will stand if nothing else does before
  * them. 0 when it is out of the ordinary. */
 static int take_line(struct line line, struct section *section, uint8_t *ips)
@@ -214,6 +228,8 @@ static int take_line(struct line line, struct section *section, uint8_t *ips)
             return take_number((struct line){ value.text + 1, value.bytes - 1 }, numbers[i].most,
                                &section->numbers[i]);
         }
+    if (has_key(line, "plait_name=", &value))
+        return take_name(value, section);
     if (has_key(line, "remove=", &value)) {
         section->flags |= RECORD_REMOVE;
         return is_word(value, "true");
@@ -248,11 +264,15 @@ static uint64_t write_record(uint8_t *record, const struct section *section, con
         if (section->flags & RECORD_NUMBER << n)
             for (uint32_t i = 0; i < numbers[n].bytes; i++)
                 *to++ = (uint8_t)(section->numbers[n] >> 8 * i);
+    if (section->flags & RECORD_NAME) {
+        *to++ = (uint8_t)section->name.bytes;
+        to = put(to, section->name.text, section->name.bytes);
+    }
     memmove(to, ips, RECORD_ALLOWED_BYTES * (uint64_t)section->allowed);
     return (uint64_t)(to - record) + RECORD_ALLOWED_BYTES * (uint64_t)section->allowed;
 }
 
-#define HEAD_MOST (RECORD_HEAD_BYTES + 32 + RECORD_ENDPOINT_BYTES + 8 * UAPI_NUMBERS_COUNT)
+#define HEAD_MOST (RECORD_HEAD_BYTES + 32 + RECORD_ENDPOINT_BYTES + 8 * UAPI_NUMBERS_COUNT + 1 + NAME_MOST)
 
 /* The section at the front of text: its bytes, or 0 when it is not plain or not whole. */
 static uint64_t take_section(struct line text, struct section *section, uint8_t *ips, uint32_t *lines,

@@ -25,7 +25,8 @@ enum { UAPI_NUMBERS(UAPI_PLACE) UAPI_NUMBERS_COUNT };
 /* cdef begin */
 /* A record: 32 bytes public key, u16 flags, u32 allowed IPs; preshared key; address (16), port (u16), bytes
  * of address and of zone (u8 each), zone; the numbers (u16, or as much as the most that it may be takes: u32, u64); the greatest
- * timestamp seen (12); the allowed IPs, 18 bytes each: address (16), length and flags (u8 each). Little-endian, packed; what a flag does not announce is not there. */
+ * timestamp seen (12); the name, a byte that says how long it is before it; the allowed IPs, 18 bytes each: address
+ * (16), length and flags (u8 each). Little-endian, packed; what a flag does not announce is not there. */
 #define RECORD_HEAD_BYTES 38
 #define RECORD_ENDPOINT_BYTES 20
 #define RECORD_ALLOWED_BYTES 18
@@ -36,6 +37,8 @@ enum { UAPI_NUMBERS(UAPI_PLACE) UAPI_NUMBERS_COUNT };
 #define RECORD_ENDPOINT 16
 #define RECORD_NUMBER 32       /* of the first place in UAPI_NUMBERS, twice as much for each next one */
 #define RECORD_TIMESTAMP 0x8000
+#define RECORD_NAME 0x4000
+#define NAME_MOST 64           /* bytes of UTF-8 */
 #define ALLOWED_IPV6 1
 #define ALLOWED_REMOVED 2
 

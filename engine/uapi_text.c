@@ -75,6 +75,25 @@ static char *put_line(char *to, const char *key, uint64_t number)
     return to;
 }
 
+/* Lines are printable ASCII: every other byte, and %, as % and two digits. */
+static char *put_name(char *to, const uint8_t *name, uint32_t bytes)
+{
+    static const char digits[] = "0123456789ABCDEF";
+
+    to = put_text(to, "plait_name=");
+    for (uint32_t i = 0; i < bytes; i++) {
+        if (name[i] >= ' ' && name[i] <= '~' && name[i] != '%') {
+            *to++ = (char)name[i];
+            continue;
+        }
+        *to++ = '%';
+        *to++ = digits[name[i] >> 4];
+        *to++ = digits[name[i] & 15];
+    }
+    *to++ = '\n';
+    return to;
+}
+
 uint32_t uapi_write_peer(char *to, const struct uapi_shown *shown)
 {
     char *start = to;
@@ -91,6 +110,8 @@ uint32_t uapi_write_peer(char *to, const struct uapi_shown *shown)
     for (uint32_t i = 0; i < UAPI_NUMBERS_COUNT; i++)
         if (i == UAPI_KEEPALIVE || shown->numbers[i])  /* Plait's own only where they are set */
             to = put_line(put_text(to, uapi_number(i)->key), "=", shown->numbers[i]);
+    if (shown->name_bytes)
+        to = put_name(to, shown->name, shown->name_bytes);
     if (shown->ran_out) {
         to = put_text(put_text(to, "plait_ran_out="), shown->ran_out);
         *to++ = '\n';

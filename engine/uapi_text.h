@@ -7,7 +7,7 @@
 #include "uapi_sections.h"
 
 /* cdef begin */
-#define UAPI_PEER_TEXT 1152    /* the most that uapi_write_peer writes: 404, 72 a number, and 24; one more line needs its own room */
+#define UAPI_PEER_TEXT 1408    /* the most that uapi_write_peer writes: 404, 72 a number, 204 of a name, and 24 */
 #define UAPI_ALLOWED_TEXT 64   /* likewise uapi_write_allowed */
 
 struct uapi_shown {
@@ -22,6 +22,8 @@ struct uapi_shown {
     uint64_t tx_bytes;
     uint64_t rx_bytes;
     uint64_t numbers[8];           /* UAPI_NUMBERS_MOST, those of UAPI_NUMBERS */
+    const uint8_t *name;           /* in UTF-8 */
+    uint32_t name_bytes;           /* 0: it has none */
     const char *ran_out;           /* why it was cut off; NULL: it was not */
 };
 /* All lines but those of allowed IPs. Returns the bytes written; no end is put behind them. */

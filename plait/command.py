@@ -203,7 +203,11 @@ def top(interface: str | None, interval: float, once: bool, as_json: bool) -> No
 @click.option(
     "--peers/--no-peers", default=None, help="Series for each peer; without either, up to 1,000 peers."
 )
-def exporter(listen: str, peers: bool | None) -> None:
+@click.option(
+    "--busiest", metavar="N", type=click.IntRange(0, 1000), default=100, show_default=True,
+    help="Above 1,000 peers, series for so many that carry most.",
+)  # fmt: skip
+def exporter(listen: str, peers: bool | None, busiest: int) -> None:
     """Serve what every engine on this host tells of itself, for Prometheus, until Ctrl-C.
 
     \b
@@ -219,7 +223,7 @@ def exporter(listen: str, peers: bool | None) -> None:
     extras.require("prometheus_client", "cannot serve metrics")
     from plait.watch import exporter
 
-    exporter.run(listen, peers)
+    exporter.run(listen, peers, busiest)
 
 
 @plait.command(short_help="Follow what handshakes come to, and why nothing happens.")

@@ -70,6 +70,8 @@ class Engine(TypedDict):
     layout: NotRequired[str]
     commit: NotRequired[str]
     peers: int
+    connected: NotRequired[int]  # an older engine tells none
+    rules: NotRequired[dict[str, int]]  # likewise
     processes: list[Process]
     queues: dict[Direction, Queue]
     tokens: dict[str, int]
@@ -106,6 +108,7 @@ class Change(TypedDict):
 
 class BusiestPeer(TypedDict):
     public_key: str
+    name: NotRequired[str]  # an older engine tells none
     endpoint: str | None
     allowed_ips: list[str]
     allowed_ips_more: int

@@ -22,6 +22,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import unquote
 
 from plait import reports
 from plait.failure import Failure
@@ -69,6 +70,7 @@ class Peer:
     rx_bytes: int = 0
     keepalive: int = 0
     allowed_ips: list[str] = field(default_factory=list)
+    name: str = ""
     expires: int = 0  # seconds since 1970, 0: never
     quota: int = 0  # bytes of both directions together, 0: none
     ran_out: str = ""  # quota or expired: the peer was cut off
@@ -409,6 +411,8 @@ def _set_peer(peer: Peer, key: str, value: str) -> None:
             peer.keepalive = int(value)
         case "allowed_ip":
             peer.allowed_ips.append(value)
+        case "plait_name":
+            peer.name = unquote(value)
         case "plait_expires":
             peer.expires = int(value)
         case "plait_quota":

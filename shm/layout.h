@@ -211,7 +211,7 @@ struct peer_row {
     uint64_t quota;          /* bytes in both directions together, after which the peer ran out; 0: none */
     uint32_t expires;        /* seconds since 1970 at which it does; 0: never */
     uint16_t ran_out;        /* enum ran_out: what it was cut off for (workers/control/quotas.py) */
-    uint16_t rules_reserved;
+    uint16_t name_bytes;     /* of its name, which stands in the vault; 0: it has none */
     uint64_t control_reserved[2];
 };
 

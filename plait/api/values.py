@@ -175,6 +175,8 @@ class Peer:
     """Bytes of both directions together that it may use; None in what is added: as it was; 0: no limit."""
     expires: datetime | None = None
     """When it is cut off, with a time zone; None in what is added: as it was; NEVER: not at all."""
+    name: str | None = None
+    """For people, at most 64 bytes of UTF-8; None in what is added: as it was; "": none."""
     ran_out: str = field(default="", compare=False)
     """What it was cut off for: "quota" or "expired"."""
     on_demand: bool | None = None
@@ -206,6 +208,10 @@ class Peer:
 
     def _check_limits(self) -> None:
         what = f"the peer {self.public_key} is refused"
+        name = self.name or ""
+        if len(name.encode()) > uapi.NAME_MOST or not name.isprintable():
+            step = f"Give {uapi.NAME_MOST} bytes of printable text at most."
+            raise Failure(what, f"its name is {name!r}", step)
         if self.quota is not None and not 0 <= self.quota <= MOST_BYTES:
             raise Failure(what, f"its quota is {self.quota} bytes", f"Give 1 to {MOST_BYTES}, or 0 for none.")
         if self.expires is not None and self.expires.tzinfo is None:
@@ -267,6 +273,7 @@ def change_of(peer: Peer) -> uapi.PeerChange:
         replace_allowed_ips=True,
         allowed_ips=[uapi.AllowedIP(*network) for network in networks],
         quota=peer.quota,
+        name=peer.name,
         expires=None if peer.expires is None else int(peer.expires.timestamp()),
         on_demand=None if peer.on_demand is None else int(peer.on_demand),
         idle_after=peer.idle_after if peer.on_demand is not None or peer.idle_after else None,
@@ -297,6 +304,7 @@ def peer_of(told: uapi_client.Peer) -> Peer:
         told.tx_bytes,
         told.quota or None,
         datetime.fromtimestamp(told.expires, UTC) if told.expires else None,
+        told.name or None,
         told.ran_out,
         True if told.others.get("on_demand") == "1" else None,
         int(idle_after) if idle_after.isdecimal() else 0,

@@ -47,6 +47,7 @@ _KEYS: Final = {
     "preshared-key": "PresharedKey",
     "endpoint": "Endpoint",
     "persistent-keepalive": "PersistentKeepalive",
+    "plait-name": "# Name",
     "plait-quota": "# PlaitQuota",
     "plait-expires": "# PlaitExpires",
 }
@@ -68,6 +69,6 @@ def peer_of(read: conf.Conf, peer: uapi.PeerChange) -> uapi.PeerChange:
         if peer.endpoint is None:
             raise ValueError(f"the endpoint {section.endpoint.host} is a name; write an address")
     peer.preshared_key, peer.keepalive = section.preshared_key, section.keepalive
-    peer.quota, peer.expires = section.quota, section.expires
+    peer.name, peer.quota, peer.expires = section.name, section.quota, section.expires
     peer.replace_allowed_ips, peer.allowed_ips = section.replace_allowed_ips, section.allowed_ips
     return peer

@@ -121,6 +121,8 @@ def wanted_device(now: Device, conf: Conf) -> Device:
             peer.endpoint = str(change.endpoint)
         if change.keepalive is not None:
             peer.keepalive = change.keepalive
+        if change.name is not None:
+            peer.name = change.name
         if change.quota is not None:
             peer.quota = change.quota
         if change.expires is not None:
@@ -142,11 +144,12 @@ def wanted_device(now: Device, conf: Conf) -> Device:
     return wanted
 
 
-def difference(now: Device, wanted: Device, *, can_remove_ips: bool) -> uapi.Set:
+def difference(now: Device, wanted: Device, *, is_ours: bool) -> uapi.Set:
     """The operation that makes an engine what is wanted, peers that are not wanted excepted.
 
     Nothing is mentioned that is the same in both: a mentioned UDP port opens sockets anew, a replaced list
-    of allowed IPs loses packets. can_remove_ips: the engine knows `allowed_ip=-`; others are given the list.
+    of allowed IPs loses packets. is_ours: the engine knows names and `allowed_ip=-`; others are given the
+    list.
     """
     made = uapi.Set()
     if wanted.private_key != now.private_key:
@@ -168,15 +171,17 @@ def difference(now: Device, wanted: Device, *, can_remove_ips: bool) -> uapi.Set
             change.endpoint = wgconf.Host(host.strip("[]"), int(port)).endpoint
         if peer.keepalive != old.keepalive:
             change.keepalive = peer.keepalive
+        if peer.name != old.name and is_ours:
+            change.name = peer.name
         if peer.quota != old.quota:
             change.quota = peer.quota
         if peer.expires != old.expires:
             change.expires = peer.expires
         gone = [ip for ip in old.allowed_ips if moved.get(ip) is None]
-        change.replace_allowed_ips = bool(gone) and not can_remove_ips
+        change.replace_allowed_ips = bool(gone) and not is_ours
         kept = [] if change.replace_allowed_ips else old.allowed_ips
         change.allowed_ips = [_allowed_ip(ip) for ip in peer.allowed_ips if ip not in kept]
-        if gone and can_remove_ips:
+        if gone and is_ours:
             change.allowed_ips += [_allowed_ip(ip)._replace(removed=True) for ip in gone]
         if key not in present or change != uapi.PeerChange(change.public_key):
             made.add_peer(change)
@@ -200,7 +205,7 @@ def _allowed_ip(prefix: str) -> uapi.AllowedIP:
 
 def _set_engine(name: str, wanted: Device, *, with_removals: bool = True) -> None:
     now = uapi_client.get(name)
-    operation = difference(now, wanted, can_remove_ips=is_plaitd(name))
+    operation = difference(now, wanted, is_ours=is_plaitd(name))
     if operation != uapi.Set():
         print(f"[#] configure {name}: {operation.peer_count} of {len(now.peers)} peers", file=sys.stderr)
         uapi_client.change(name, uapi.format_set(operation))

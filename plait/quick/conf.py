@@ -29,7 +29,7 @@ QUICK_KEYS: Final = (
     "Address", "DNS", "MTU", "Table", "PreUp", "PostUp", "PreDown", "PostDown", "SaveConfig",
 )  # fmt: skip
 PEER_KEYS: Final = ("PublicKey", "PresharedKey", "AllowedIPs", "Endpoint", "PersistentKeepalive")
-PLAIT_KEYS: Final = ("PlaitQuota", "PlaitExpires")  # behind # in a [Peer]
+PLAIT_KEYS: Final = ("Name", "PlaitQuota", "PlaitExpires")  # behind # in a [Peer]
 # Keys of amneziawg-tools (August 2026; J1 to J3 and ITime are older) that change what is on the wire.
 AMNEZIA_KEYS: Final = (
     "Jc", "Jmin", "Jmax", "S1", "S2", "S3", "S4", "H1", "H2", "H3", "H4", "I1", "I2", "I3", "I4", "I5",
@@ -124,6 +124,7 @@ class Peer:
     endpoint: Host | None = None
     keepalive: int | None = None  # seconds, 0 = off
     allowed_ips: list[uapi.AllowedIP] = field(default_factory=list)
+    name: str | None = None
     expires: int | None = None  # seconds since 1970, 0 = never
     quota: int | None = None  # bytes of both directions together, 0 = none
     replace_allowed_ips: bool = True  # False when the last AllowedIPs line has a + or - before an entry
@@ -212,6 +213,7 @@ def to_set(
                 keepalive=peer.keepalive,
                 replace_allowed_ips=peer.replace_allowed_ips,
                 allowed_ips=peer.allowed_ips,
+                name=peer.name,
                 expires=peer.expires,
                 quota=peer.quota,
             )
@@ -244,6 +246,8 @@ def to_text(conf: Conf) -> str:
             lines.append(f"Endpoint = {peer.endpoint}")
         if peer.keepalive:
             lines.append(f"PersistentKeepalive = {peer.keepalive}")
+        if peer.name:
+            lines.append(f"# Name = {peer.name}")
         if peer.quota:
             lines.append(f"# PlaitQuota = {peer.quota}")
         if peer.expires:
@@ -257,7 +261,7 @@ def to_text(conf: Conf) -> str:
 _QUICK = {key.lower(): key for key in QUICK_KEYS}
 _WG_INTERFACE = {key.lower(): key for key in WG_INTERFACE_KEYS}
 _PEER = {key.lower(): key for key in PEER_KEYS}
-_PLAIT = {key.lower() for key in PLAIT_KEYS}
+_PLAIT = {*(key.lower() for key in PLAIT_KEYS), "friendly_name"}  # prometheus_wireguard_exporter's word
 _AMNEZIA = {key.lower() for key in AMNEZIA_KEYS}
 _NETWORKD = {section.lower() for section in NETWORKD_SECTIONS}
 _HOOKS = {"preup": "pre_up", "postup": "post_up", "predown": "pre_down", "postdown": "post_down"}
@@ -421,6 +425,9 @@ class _Reader:
         name, equals, value = raw.strip(_SPACE).removeprefix("#").partition("=")
         key, value = name.strip(_SPACE).lower(), value.strip(_SPACE)
         if not equals or key not in _PLAIT:
+            return
+        if key in ("name", "friendly_name"):  # never refused: it may have been any comment before
+            self.conf.peers[-1].name = limits.shorten_name(value)
             return
         try:
             if key == "plaitquota":

@@ -1,4 +1,5 @@
-"""Limits of a peer as a file has them: `# PlaitQuota = 100 GB` and `# PlaitExpires = 2027-01-31`.
+"""Name and limits of a peer as a file has them: `# Name = alice`, `# PlaitQuota = 100 GB`,
+`# PlaitExpires = 2027-01-31`.
 
 They stand in comments, so that wg(8) and wg-quick(8) read the same file.
 """
@@ -8,6 +9,8 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime
 from typing import Final
+
+from engine.uapi import NAME_MOST
 
 EXPIRES_MOST: Final = 0xFFFFFFFF  # seconds since 1970: in the year 2106
 QUOTA_MOST: Final = (1 << 63) - 1
@@ -52,3 +55,9 @@ def parse_expires(text: str) -> int:
 def format_expires(seconds: int) -> str:
     """The text of a time that `parse_expires` reads."""
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def shorten_name(text: str) -> str:
+    """As much of a text as a name may have: printable characters, NAME_MOST bytes of UTF-8."""
+    name = "".join(c if c.isprintable() else "?" for c in text)
+    return name.encode()[:NAME_MOST].decode("utf-8", "ignore").strip()

@@ -130,7 +130,7 @@ def _as_conf(device: Device) -> Conf:
     made.interface.listen_port, made.interface.fwmark = device.listen_port, device.fwmark
     for peer in device.peers:
         entry = wgconf.Peer(0, keys.decode(peer.public_key), keepalive=peer.keepalive)
-        entry.quota, entry.expires = peer.quota, peer.expires
+        entry.name, entry.quota, entry.expires = peer.name, peer.quota, peer.expires
         entry.preshared_key = keys.decode(peer.preshared_key) if peer.preshared_key else None
         if peer.endpoint:
             host, _, port = peer.endpoint.rpartition(":")

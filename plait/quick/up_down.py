@@ -27,7 +27,7 @@ from plait import uapi_client
 from plait.failure import Failure
 from plait.programs import complaints, ip_json, run_command, undo_command
 from plait.quick import conf as wgconf
-from plait.quick.quick_file import Conf, check_limits, read, save
+from plait.quick.quick_file import Conf, check_limits, is_plaitd, read, save
 from plait.quick.routes import add_routes, mtu_of, remove_firewall, remove_rules
 from plait.signals import interruptible
 from workers.environment import tell, unknown
@@ -57,6 +57,9 @@ def up(config: str) -> None:
         check_limits(name, path, conf)
         run_hooks(conf.interface.pre_up)
         # Added to what PreUp set (a private key, a mark), and with names that PreUp may have made known.
+        if any(peer.name for peer in conf.peers) and not is_plaitd(name):
+            for peer in conf.peers:  # a comment to others
+                peer.name = None
         operation = wgconf.to_set(conf, resolve, append=True)
         print(f"[#] configure {name}: {_peer_count(conf)}", file=sys.stderr)
         uapi_client.change(name, uapi.format_set(operation))

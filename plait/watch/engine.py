@@ -128,7 +128,9 @@ def _processes(report: dict[str, Any]) -> Table:
 
 
 def _queues(report: dict[str, Any]) -> Table:
-    title = f"Queues of {report['peers']} peer{'' if report['peers'] == 1 else 's'}"
+    # An older engine does not tell how many are connected.
+    connected = f", {report['connected']} connected" if "connected" in report else ""
+    title = f"Queues of {report['peers']} peer{'' if report['peers'] == 1 else 's'}{connected}"
     made = table(title, ("direction",), ("packets waiting", "of so many peers", "longest queue"))
     for direction, queue in report["queues"].items():
         made.add_row(direction, str(queue["waiting"]), str(queue["peers"]), str(queue["longest"]))

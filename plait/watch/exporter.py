@@ -34,7 +34,8 @@ from plait.watch import engines, installed
 from plait.watch.engine import with_usage
 
 LISTEN = "127.0.0.1:9586"  # the port of other WireGuard exporters
-PEERS = 1000  # per-peer series are left out above so many peers, unless --peers asks for them
+PEERS = 1000  # above so many peers the busiest alone have series, unless --peers asks for all
+BUSIEST = 100  # of them
 FRESH_SECONDS = 1.0  # what was asked is told again for so long
 
 _FLOWS = ("udp_received", "udp_sent", "tun_received", "tun_sent")
@@ -62,11 +63,12 @@ _PAGE = b"""<!doctype html>
 """
 
 
-def run(listen: str, peers: bool | None) -> None:
-    """Serve until SIGINT or SIGTERM. peers: per-peer series always, never, or (None) up to PEERS peers."""
+def run(listen: str, peers: bool | None, busiest: int = BUSIEST) -> None:
+    """Serve until SIGINT or SIGTERM. peers: per-peer series always, never, or (None) of
+    all up to PEERS peers, and of the busiest above."""
     address, port = parse_listen(listen)
     registry = CollectorRegistry()
-    registry.register(Engines(peers))
+    registry.register(Engines(peers, busiest))
     server = listening(listen, address, port)
     server.set_app(pages(make_wsgi_app(registry)))
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -165,8 +167,11 @@ def pages(metrics: App) -> App:
 class Engines(Collector):
     """The engines of this host, asked when Prometheus asks."""
 
-    def __init__(self, peers: bool | None, fresh: float = FRESH_SECONDS) -> None:
+    def __init__(
+        self, peers: bool | None, busiest: int = BUSIEST, fresh: float = FRESH_SECONDS
+    ) -> None:
         self.peers = peers
+        self.busiest = busiest
         self.fresh = fresh
         self._lock = threading.Lock()
         self._families: list[Metric] = []
@@ -224,13 +229,27 @@ class Engines(Collector):
             report = with_usage(uapi_client.engine(name, patience / 2))
         except uapi_client.Foreign as failure:
             missing = failure
-        if self.peers is False or (self.peers is None and report is not None and report["peers"] > PEERS):
+        if self.peers is False:
             return report, None, missing
         try:
+            if self.peers is None and report is not None and report["peers"] > PEERS:
+                return report, self._look_at_busiest(name, patience / 2) if self.busiest else None, missing
             device = uapi_client.get(name, patience / 2)
         except Failure as failure:
             return report, None, failure
         return report, device if self.peers or len(device.peers) <= PEERS else None, missing
+
+    def _look_at_busiest(self, name: str, patience: float) -> uapi_client.Device:
+        """The peers that carried most since the scrape before; in the first, those heard of last."""
+        told = uapi_client.busiest(name, self.busiest, patience)
+        peers = [
+            uapi_client.Peer(
+                each["public_key"], handshake_sec=each["latest_handshake"], rx_bytes=each["rx_bytes"],
+                tx_bytes=each["tx_bytes"], allowed_ips=each["allowed_ips"], name=each.get("name", ""),
+            )
+            for each in told["peers"]
+        ]  # fmt: skip
+        return uapi_client.Device(name, peers=peers)
 
     def _say(self, failures: list[Failure]) -> None:
         """Each once, for as long as it lasts: scrapes come every few seconds."""
@@ -258,6 +277,9 @@ class EngineFamilies:
         self.info = _gauge("plait_info", "1; the labels say what runs", *one, "aead")
         self.outdated = _gauge("plait_outdated", "1 when installed is not what runs, else 0", *one)
         self.peers = _gauge("plait_peers", "Configured peers, by who set them", *one, "origin")
+        connected = "Peers with a session that may be used: confirmed, and not 180 s old"
+        self.connected = _gauge("plait_peers_connected", connected, *one)
+        self.ran_out = _gauge("plait_peers_ran_out", "Peers cut off: quota used up, or time over", *one)
         broken = "Promises that this host does not let the engine keep"
         self.broken = _gauge("plait_promises_broken", broken, *one)
         self.packets = _counter("plait_packets", "Packets of wire size", *one, "flow")
@@ -299,6 +321,9 @@ class EngineFamilies:
         on_demand = report.get("on_demand", {}).get("peers", 0)
         self.peers.add_metric([name, "set"], report["peers"] - on_demand)
         self.peers.add_metric([name, "on_demand"], on_demand)
+        if "connected" in report:  # an older engine tells neither
+            self.connected.add_metric([name], report["connected"])
+            self.ran_out.add_metric([name], report["rules"]["ran_out"])
         self.broken.add_metric([name], len(report.get("broken_promises", ())))
         self._add_counters(name, report["counters"])
         self._add_on_demand(name, report.get("on_demand"))
@@ -368,7 +393,7 @@ class PeerFamilies:
     """The metrics of peers, by the names and labels of prometheus_wireguard_exporter."""
 
     def __init__(self) -> None:
-        labels = ("interface", "public_key", "allowed_ips")
+        labels = ("interface", "public_key", "allowed_ips", "friendly_name")
         self.sent = _counter("wireguard_sent_bytes", "Bytes sent to the peer", *labels)
         self.received = _counter("wireguard_received_bytes", "Bytes received from the peer", *labels)
         self.handshake = _gauge(
@@ -382,7 +407,7 @@ class PeerFamilies:
     def add(self, device: uapi_client.Device) -> None:
         """The samples of one interface's peers."""
         for peer in device.peers:
-            labels = [device.name, peer.public_key, ",".join(peer.allowed_ips)]
+            labels = [device.name, peer.public_key, ",".join(peer.allowed_ips), peer.name]
             self.sent.add_metric(labels, peer.tx_bytes)
             self.received.add_metric(labels, peer.rx_bytes)
             self.handshake.add_metric(labels, peer.handshake_sec)

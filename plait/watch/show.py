@@ -73,6 +73,7 @@ def peer_as_dict(peer: Peer) -> dict[str, Any]:
     return {
         **peer.others,
         "public_key": peer.public_key,
+        "name": peer.name or None,
         "has_preshared_key": bool(peer.preshared_key),
         "endpoint": peer.endpoint or None,
         "allowed_ips": peer.allowed_ips,
@@ -139,6 +140,8 @@ def _peer_lines(peer: Peer, now: float, paint: Paint, hidden: bool) -> list[str]
     def add(name: str, value: str) -> None:
         lines.append(f"  {paint(name, 'bold')}: {value}")
 
+    if peer.name:
+        add("name", _printable(peer.name))
     if peer.preshared_key:
         add("preshared key", "(hidden)" if hidden else peer.preshared_key)
     if peer.endpoint:

@@ -68,7 +68,7 @@ def chosen_peers(picture: dict[str, Any], choice: Choice) -> list[dict[str, Any]
 
 
 def _words(peer: dict[str, Any]) -> str:
-    return " ".join((peer["public_key"], peer["endpoint"] or "", *peer["allowed_ips"]))
+    return " ".join((peer["public_key"], peer.get("name", ""), peer["endpoint"] or "", *peer["allowed_ips"]))
 
 
 def lines(
@@ -218,7 +218,9 @@ def _peer_columns(picture: dict[str, Any], choice: Choice, width: int) -> tuple[
         return f"{title}*" if choice.sort == name else title  # what it is sorted by
 
     letters = 44 if width >= 150 else SHORT_KEY
+    names = (Column("NAME", lambda p: p.get("name") or DASH, 1, True),)
     return (
+        *(names if any(peer.get("name") for peer in picture["busiest"]) else ()),
         Column("PEER", lambda p: p["public_key"][:letters] + ("" if letters == 44 else "…"), 0, True),
         Column("ALLOWED IPS", lambda p: _ips(p), 2, True),
         Column("ENDPOINT", lambda p: p["endpoint"] or DASH, 3, True),

@@ -86,6 +86,7 @@ def explain(
     facts: dict[str, Any] = {
         "interface": name,
         "public_key": key,
+        "name": None if peer is None else peer.name or None,
         "known": peer is not None,
         "on_demand": peer is not None and peer.others.get("on_demand") == "1",
         "has_provider": bool(on_demand.get("providers")),
@@ -155,7 +156,8 @@ def sentences(facts: dict[str, Any], now: float | None = None) -> list[str]:
     """What `explain` found, for people."""
     now = time.time() if now is None else now
     name = facts["interface"]
-    lines = [f"{name}: {facts['public_key']} {_VERDICTS[facts['verdict']]}."]
+    called = f" ({facts['name']})" if facts["name"] else ""
+    lines = [f"{name}: {facts['public_key']}{called} {_VERDICTS[facts['verdict']]}."]
     if facts["known"]:
         ips = ", ".join(facts["allowed_ips"]) or "no allowed IPs"
         how = "on demand, by the provider" if facts["on_demand"] else "by hand"

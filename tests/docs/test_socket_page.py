@@ -48,7 +48,7 @@ def test_every_key_of_a_set_has_a_row() -> None:
 
 def test_every_key_of_an_answer_has_a_row() -> None:
     peer = uapi.PeerRecord(b"k" * 32, b"p" * 32, uapi.Endpoint(bytes(4), 1), 1, 1, 1, 1,
-                           [1] * len(uapi.NUMBERS), [uapi.AllowedIP(bytes(4), 32, 32)], "quota")
+                           [1] * len(uapi.NUMBERS), [uapi.AllowedIP(bytes(4), 32, 32)], "quota", "name")
     text = uapi.format_peer(peer) + "errno=0\n"
     assert column("key of an answer") == {line.partition("=")[0] for line in text.splitlines()}
 

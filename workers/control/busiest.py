@@ -3,7 +3,8 @@
     {"interval_ms": 1000.2,           what the rates are of; null in the first answer, which has no rates
      "active": 3,                     peers with bytes in it
      "rx_rate": 1800.0, "tx_rate": 925.5,     bytes a second, of all peers together
-     "peers": [{"public_key": "base64", "endpoint": "192.0.2.1:51820" | null, "allowed_ips": ["10.0.0.2/32"],
+     "peers": [{"public_key": "base64", "name": "alice", "endpoint": "192.0.2.1:51820" | null,
+                "allowed_ips": ["10.0.0.2/32"],
                 "allowed_ips_more": 0, "latest_handshake": 1764000000, "rx_bytes": 123, "tx_bytes": 456,
                 "rx_rate": 0.0, "tx_rate": 0.0, "waiting_in": 0, "waiting_out": 0}, …]}
 
@@ -123,6 +124,7 @@ class Busiest:
         waiting = [each if each < 1 << 31 else 0 for each in depth]  # taken before it was counted: none
         return {
             "public_key": b64encode(record.public_key).decode(),
+            "name": record.name,
             "endpoint": str(record.endpoint) if record.endpoint else None,
             "allowed_ips": [str(ip) for ip in record.allowed_ips][:SHOWN_IPS],
             "allowed_ips_more": max(more, 0),

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from engine import uapi
+from engine import timers, uapi
 from workers import promises
 from workers._workers import ffi, lib
 from workers.attempts import Step
@@ -226,6 +226,9 @@ class Configuration:
             work.changes.interface_is_up = int(self.device.up)
             stop = lib.changes_apply(work.changes, self.pace.peers)
             self._emit_added(work.changes)
+            if self.peers.table.names_lost:
+                log.error("no memory for the names of %d peers; they have none", self.peers.table.names_lost)
+                self.peers.table.names_lost = 0
             self.peers.reclaim_later()
             self.timer_columns.changed()
             if stop == lib.CHANGES_DONE:
@@ -394,6 +397,9 @@ class Configuration:
         rows = self.peers.memory.rows[: self.peers.used]
         on_demand = int(np.count_nonzero((rows["on_demand"] != 0) & (rows["state"] == LIVE)))
         found["on_demand"] = {"peers": on_demand, **self.handshakes.lookups.report(now)}
+        derived = self.timer_columns.columns[lib.SESSION_DERIVED, : self.peers.used]
+        lately = np.flatnonzero(timers.is_younger(derived, timers.EXPIRE, timers.tick(now)))
+        found["connected"] = self.peers.keypairs.connected(lately, now)
         rules = self.peers.rules[: self.peers.used]
         found["rules"] = {
             name: int(np.count_nonzero(rules & bit))
@@ -449,6 +455,7 @@ class Configuration:
             allowed_ips=[
                 uapi.AllowedIP(a, 8 * len(a), cidr) for a, cidr in self.peers.allowed(row, SHOWN_IPS)
             ],
+            name=self.peers.name(row),
         )
 
 

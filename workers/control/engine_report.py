@@ -4,6 +4,7 @@
      "program": ["/usr/bin/plaitd"],          what started it
      "aead": "libipsec-mb AVX512",            the provider in use
      "peers": 2,                              configured
+     "connected": 1,                          of them have a session that may be used: not 180 s old
      "longest_turn_ms": 2.1,                  CPU of control's longest turn since the report before this one
      "processes": [{"role": "receiver", "number": 0, "worker": 2, "pid": 4711, "cpu": 0,
                     "state": "running", "asleep": true, "incarnation": 1, "beat_ms": 12.5,

@@ -14,13 +14,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from engine import constants
 from engine.timers import Rows
 from workers._workers import ffi, lib
 from workers.control.grace_periods import GracePeriods
-from workers.control.memory import MORE_MEMORY, Memory
+from workers.control.memory import MORE_MEMORY, Memory, columns_of
 from workers.control.pace import PACE, Pace
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
+
     from workers._workers import Pointer, TypeName
 
 
@@ -161,6 +164,17 @@ class Keypairs:
             return 0, False
         return self.birth(number), bool(int(self.slab[number].flags) & lib.KEYPAIR_INITIATOR)
 
+    def connected(self, rows: npt.NDArray[np.int64], now: int) -> int:
+        """How many of these rows have a session that may be used: confirmed, and not 180 s old."""
+        # engine/keypair.h: the current one
+        named = self.memory.rows["key_word"][rows] & np.uint64((1 << 21) - 1)
+        numbers = np.where(named < self.used, named, 0).astype(np.int64)
+        slab = np.frombuffer(ffi.buffer(self.slab, self.used * ffi.sizeof("struct keypair")), _SESSION)
+        births = slab["birth"][numbers]
+        is_usable = (numbers != 0) & (births != 0) & (slab["peer"][numbers] == rows)
+        is_usable &= now < births + np.uint64(constants.REJECT_AFTER_TIME)
+        return int(np.count_nonzero(is_usable & (slab["send_counter"][numbers] < lib.REJECT_AFTER_MESSAGES)))
+
     def collect(self, rows: Rows, reserved: Mapping[int, int]) -> None:
         """Release the filled numbers of these rows that no key word names; but reserved[row]."""
         keep = np.zeros(len(rows), np.uint32)
@@ -227,4 +241,5 @@ class Keypairs:
             self.grace_periods.go_on(lambda: self._free(numbers))
 
 
+_SESSION = columns_of("struct keypair", ("birth", "peer", "send_counter"))
 _NO_KEYPAIR = bytes(ffi.sizeof("struct keypair"))

@@ -27,6 +27,7 @@ struct record {
     const uint8_t *endpoint;
     const uint8_t *numbers[UAPI_NUMBERS_COUNT];
     const uint8_t *timestamp;
+    const uint8_t *name;      /* its length before it */
     const uint8_t *ips;
     uint32_t ip_count;
     uint16_t flags;
@@ -79,6 +80,12 @@ static int read_record(const uint8_t *from, uint64_t left, struct record *record
     if (record->flags & RECORD_TIMESTAMP) {
         record->timestamp = from + at;
         at += TIMESTAMP_BYTES;
+    }
+    if (record->flags & RECORD_NAME) {
+        record->name = from + at;
+        if (left <= at || *record->name > NAME_MOST)
+            return 0;
+        at += 1 + (uint64_t)*record->name;
     }
     record->ips = from + at;
     record->bytes = at + RECORD_ALLOWED_BYTES * (uint64_t)record->ip_count;
@@ -316,6 +323,7 @@ static void claim(const struct peer_changes *changes, uint32_t row, const struct
         memset(table->vault[row].preshared_key, 0, 32);
 #define CLEAR(place, key, field, most) peer->field = 0;
     UAPI_NUMBERS(CLEAR)
+    peer->name_bytes = 0;
     table_note_rules(table, row);
 }
 
@@ -381,6 +389,8 @@ static int begin(struct peer_changes *changes, const struct record *record)
         memcpy(table->vault[row].preshared_key, record->preshared_key, 32);
     if (record->timestamp)
         raise_seen(table, row, record->timestamp);
+    if (record->name)
+        table_store_name(table, row, record->name + 1, *record->name);
     changes->row = row;
     changes->orders |= orders;
     changes->ip = 0;

@@ -34,6 +34,8 @@ static uint32_t write_peer(const struct peer_table *table, uint32_t row, char *t
     /* Any worker may write the row, and wg refuses the whole answer for a time that is none. */
     int is_time = sec <= INT64_MAX && nsec < 1000000000;
 
+    uint8_t name[NAME_MOST];
+
     endpoint_read(table->segment, row, &endpoint);
     name_zone(&endpoint, zone);
     struct uapi_shown shown = {
@@ -49,6 +51,8 @@ static uint32_t write_peer(const struct peer_table *table, uint32_t row, char *t
         .tx_bytes = __atomic_load_n(&peer->tx_bytes, __ATOMIC_RELAXED) + peer->handshake_tx,
         .rx_bytes = __atomic_load_n(&peer->rx_bytes, __ATOMIC_RELAXED) + peer->handshake_rx,
         .numbers = { UAPI_NUMBERS(NUMBER) },
+        .name = name,
+        .name_bytes = table_load_name(table, row, name),
         .ran_out = why_out(__atomic_load_n(&peer->ran_out, __ATOMIC_RELAXED)),
     };
     return uapi_write_peer(text, &shown);

@@ -2,6 +2,7 @@
 #include "workers/control/peer_table.h"
 
 #include <string.h>
+#include <unistd.h>
 
 #include "engine/bytes.h"
 #include "engine/timers.h"
@@ -94,6 +95,32 @@ uint8_t *table_allowed(const struct peer_table *table)
 uint32_t table_disallow_all(const struct peer_table *table, uint32_t row)
 {
     return allowedips_remove_peer(table->ips, row, table_allowed(table), sizeof *table->vault);
+}
+
+static off_t name_place(const struct peer_table *table, uint32_t row)
+{
+    return (off_t)(table->names_at + (uint64_t)row * NAME_MOST);
+}
+
+void table_store_name(struct peer_table *table, uint32_t row, const uint8_t *name, uint32_t bytes)
+{
+    struct peer_row *peer = &table->segment->rows[row];
+
+    if (bytes && pwrite(table->names_fd, name, bytes, name_place(table, row)) != (ssize_t)bytes) {
+        table->names_lost++;
+        bytes = 0;
+    }
+    __atomic_store_n(&peer->name_bytes, (uint16_t)bytes, __ATOMIC_RELAXED);
+}
+
+uint32_t table_load_name(const struct peer_table *table, uint32_t row, uint8_t *name)
+{
+    uint32_t bytes = __atomic_load_n(&table->segment->rows[row].name_bytes, __ATOMIC_RELAXED);
+
+    /* The row's word may be anything. */
+    if (!bytes || bytes > NAME_MOST || pread(table->names_fd, name, bytes, name_place(table, row)) != (ssize_t)bytes)
+        return 0;
+    return bytes;
 }
 
 void table_note_rules(struct peer_table *table, uint32_t row)

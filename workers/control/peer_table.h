@@ -8,6 +8,7 @@
 
 #include "engine/allowedips.h"
 #include "engine/publickeys.h"
+#include "engine/uapi_sections.h"
 #include "shm/segment.h"
 
 /* cdef begin */
@@ -54,6 +55,9 @@ struct peer_table {
     uint32_t here_count;
     uint32_t here[MAX_CONSUMERS];  /* the consumers that are not away */
     uint8_t away[MAX_CONSUMERS];   /* 1 for each whose peers belong to others */
+    int names_fd;          /* the vault's: NAME_MOST bytes a row from names_at on, read and written by system calls, */
+    uint64_t names_at;     /* so that rows without a name take no memory */
+    uint32_t names_lost;   /* names that no memory was there for */
     uint8_t *rules;        /* RULE_ bits of each row, and when it expires (seconds since 1970): control's own */
     uint32_t *expiries;    /* memory, pages of which are there where a row has a rule; filled by table_recover */
     uint32_t rules_changed; /* some row has RULE_CHANGED */
@@ -88,6 +92,10 @@ void table_free(struct peer_table *table, const uint32_t *rows, uint32_t count);
  * the others by turns. A bit that is set at another consumer is passed on by that one; what publishers set there
  * later, they began before. away: numbers of consumers, `count` of them. */
 void table_share_out(struct peer_table *table, uint32_t consumers, const uint32_t *away, uint32_t count);
+/* The row's name is this one; bytes: at most NAME_MOST, 0 for none. */
+void table_store_name(struct peer_table *table, uint32_t row, const uint8_t *name, uint32_t bytes);
+/* Returns its bytes. name: room for NAME_MOST. */
+uint32_t table_load_name(const struct peer_table *table, uint32_t row, uint8_t *name);
 /* The row's quota or expiry is another one, or none. */
 void table_note_rules(struct peer_table *table, uint32_t row);
 /* Public keys of all live rows into empty buckets, their rules to where control looks for them; counts them. *place is row + 1 of the one in hand. */

@@ -160,6 +160,11 @@ class Peers:
     def public_key(self, row: int) -> bytes:
         return bytes(ffi.buffer(self.rows[row].public_key))
 
+    def name(self, row: int) -> str:
+        """Its name, empty when it has none."""
+        name = ffi.new("uint8_t[]", lib.NAME_MOST)
+        return bytes(name[0 : lib.table_load_name(self.table, row, name)]).decode("utf-8", "replace")
+
     def store_handshake_time(self, rows: int | Rows, wall: int) -> None:
         """Handshakes are complete; wall clock ns."""
         columns = self.memory.rows
@@ -427,6 +432,7 @@ class Peers:
         table.free = _pointer(self.free_rows)
         table.rules = ffi.cast("uint8_t *", self.rules.ctypes.data)
         table.expiries = _pointer(self.expiries)
+        table.names_fd, table.names_at = self.vault.fd, self.vault.names_at
         table.consumers = max(consumers, 1)
         return table
 

@@ -2,7 +2,8 @@
 
 A second shared-memory segment, made by the supervisor and worked in by control alone, so that a
 restarted control finds the device key, preshared keys, static-static secrets, the greatest
-timestamps seen and sent, and the cookie secret again. Behind the rows stands the redo record: the
+timestamps seen and sent, and the cookie secret again. Names of peers stand behind the rows, 64 bytes each: no
+secrets, but kept, and a row without a name takes no memory there. Behind them stands the redo record: the
 text of a validated `set` while it is applied, so that it is applied whole, or again after a kill.
 
 All stores are plain: a kill leaves what was stored, and each group of words is ordered so that a
@@ -74,14 +75,23 @@ ROW = np.dtype(
     ]
 )
 
+NAME_BYTES = lib.NAME_MOST  # of each row's name
 ZERO_KEY = bytes(32)
 REDO_SLICE = 1 << 20  # bytes of the redo record between two yields
 
 
+def rows_bytes(max_peers: int) -> int:
+    """Bytes of header and rows for this many peers. Names stand behind them."""
+    return HEADER_BYTES + _pages(max_peers * ROW.itemsize)
+
+
 def vault_bytes(max_peers: int) -> int:
     """Bytes of the vault for this many peers, redo record not counted (it grows and shrinks)."""
-    rows = max_peers * ROW.itemsize
-    return HEADER_BYTES + (rows + 4095) // 4096 * 4096
+    return rows_bytes(max_peers) + _pages(max_peers * NAME_BYTES)
+
+
+def _pages(count: int) -> int:
+    return (count + 4095) // 4096 * 4096
 
 
 class Vault:
@@ -93,7 +103,8 @@ class Vault:
         if os.fstat(fd).st_size < self.bytes:
             os.ftruncate(fd, self.bytes)
         os.posix_fallocate(fd, 0, HEADER_BYTES)
-        self.memory = mmap.mmap(fd, self.bytes, mmap.MAP_SHARED)
+        self.names_at = rows_bytes(max_peers)  # read and written by system calls: most rows have none
+        self.memory = mmap.mmap(fd, self.names_at, mmap.MAP_SHARED)
         self.memory.madvise(mmap.MADV_DONTDUMP)
         self.why_unlocked = ""  # or why not all of what is in use is locked in memory
         self._lock(HEADER_BYTES)
@@ -128,7 +139,7 @@ class Vault:
     def _lock(self, bytes_: int) -> None:
         """Keep the first so many bytes from being swapped out. A low limit is enough for few peers."""
         start = ffi.from_buffer(self.memory)
-        self.why_unlocked = self.why_unlocked or lock(start, min(bytes_, self.bytes))
+        self.why_unlocked = self.why_unlocked or lock(start, min(bytes_, self.names_at))
 
     def ready(self, name: str) -> int:
         """How far a region of the data segment has memory: "rows_ready" and so on."""

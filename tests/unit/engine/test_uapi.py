@@ -29,6 +29,9 @@ ENDPOINTS = st.one_of(
     st.builds(uapi.Endpoint, keys(4), PORTS, st.just("")),
     st.builds(uapi.Endpoint, keys(16), PORTS, st.sampled_from(["", "eth0", "7", "br-lan.1"])),
 )
+NAMES = st.text(max_size=uapi.NAME_MOST).filter(
+    lambda name: name.isprintable() and len(name.encode("utf-8", "replace")) <= uapi.NAME_MOST
+)
 PEERS = st.builds(
     uapi.PeerChange,
     KEYS,
@@ -41,6 +44,7 @@ PEERS = st.builds(
     st.lists(allowed_ips(), max_size=4),
     expires=st.none() | st.integers(0, 2**32 - 1),
     quota=st.none() | st.integers(0, 2**63 - 1),
+    name=st.none() | NAMES,
 )
 
 

@@ -33,6 +33,10 @@ VALUES = {
         key: ["0", str(number.most), str(number.most + 1), "007", "-1", "", "9" * 20, "1" * 21]
         for key, number in uapi.NUMBERS.items()
     },
+    "plait_name": [
+        "alice", "Alice's  phone=1 ", "", "%41%25", "Andr%C3%A9", "%E9", "%", "%zz", "a%00", "%0A", "a" * 64,
+        "a" * 65, "%F0%9F%90%88" * 16, "%F0%9F%90%88" * 17, "\x7f", "a\tb",
+    ],
     "replace_allowed_ips": ["true", "false", ""],
     "remove": ["true", "True"],
     "update_only": ["true", "true "],
@@ -115,14 +119,16 @@ def test_peers_are_written_alike(
     record = uapi.PeerRecord(
         peer.public_key, psk, endpoint, sec, nsec, tx, rx,
         [getattr(peer, number.field) or 0 for number in uapi.NUMBERS.values()],
-        [ip._replace(removed=False) for ip in peer.allowed_ips], ran_out,
+        [ip._replace(removed=False) for ip in peer.allowed_ips], ran_out, peer.name or "",
     )  # fmt: skip
     zone = ffi.new("char[]", endpoint.zone.encode() if endpoint else b"")
     address = ffi.from_buffer("uint8_t[]", endpoint.address if endpoint else b"")
     key, secret = ffi.from_buffer("uint8_t[]", peer.public_key), ffi.from_buffer("uint8_t[]", psk)
     port = endpoint.port if endpoint else 0
     why = ffi.new("char[]", ran_out.encode()) if ran_out else ffi.NULL
-    fields = [key, secret, address, zone, len(address), port, sec, nsec, tx, rx, list(record.numbers), why]
+    fields = [key, secret, address, zone, len(address), port, sec, nsec, tx, rx, list(record.numbers)]
+    name = record.name.encode()
+    fields += [ffi.from_buffer("uint8_t[]", name), len(name), why]
     shown = ffi.new("struct uapi_shown *", fields)
     text = ffi.new("char[]", lib.UAPI_PEER_TEXT)
     written = ffi.buffer(text, lib.uapi_write_peer(text, shown))[:]

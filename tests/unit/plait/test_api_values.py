@@ -103,7 +103,7 @@ def test_what_is_no_endpoint_is_refused(text: str) -> None:
 
 @pytest.mark.parametrize("change", [{"keepalive": -1}, {"keepalive": 65536},
                                     {"endpoint": Endpoint(ip_address("192.0.2.1"), 0)},
-                                    {"quota": -1}, {"quota": 1 << 63},
+                                    {"name": "a" * 65}, {"name": "a\n"}, {"quota": -1}, {"quota": 1 << 63},
                                     {"expires": datetime(2027, 1, 31)},
                                     {"expires": datetime(2107, 1, 1, tzinfo=UTC)}])  # fmt: skip
 def test_a_peer_that_no_engine_would_take_is_refused(change: dict[str, Any]) -> None:
@@ -118,6 +118,7 @@ def test_a_peer_comes_back_from_its_text_as_it_was() -> None:
         Endpoint.parse("[fe80::7%lo]:5"), Key(PRESHARED), 25,
         quota=10**12, expires=datetime(2027, 1, 31, tzinfo=UTC),
         on_demand=True, idle_after=7200, timestamp=bytes(range(12)),
+        name="Andr\N{LATIN SMALL LETTER E WITH ACUTE}%",
     )  # fmt: skip
     bare = Peer(Key(PRESHARED).public_key)
     gone = Key.generate().public_key
@@ -130,7 +131,7 @@ def test_a_peer_comes_back_from_its_text_as_it_was() -> None:
         shown = uapi.format_peer(uapi.PeerRecord(
             change.public_key, change.preshared_key or bytes(32), change.endpoint, 1764000000, 5000, 6, 7,
             [getattr(change, number.field) or 0 for number in uapi.NUMBERS.values()], change.allowed_ips,
-            "quota",
+            "quota", change.name or "",
         ))  # fmt: skip
         [told] = uapi_client.parse("wg0", shown + "errno=0\n\n").peers
         back = values.peer_of(told)
@@ -144,8 +145,8 @@ def test_a_peer_comes_back_from_its_text_as_it_was() -> None:
 def test_limits_that_are_not_said_stay_and_others_can_be_taken_away() -> None:
     key = Key(PRIVATE).public_key
     assert "plait_" not in values.text_of_set([Peer(key)], [], uapi.Set())
-    text = values.text_of_set([Peer(key, quota=0, expires=Peer.NEVER)], [], uapi.Set())
-    assert "plait_expires=0\nplait_quota=0\n" in text
+    text = values.text_of_set([Peer(key, quota=0, expires=Peer.NEVER, name="")], [], uapi.Set())
+    assert "plait_expires=0\nplait_quota=0\nplait_name=\n" in text
 
 
 FIELDS = {

@@ -112,6 +112,19 @@ def test_limits_stand_in_comments_of_a_peer() -> None:
     assert conf.parse("# PlaitQuota = nothing\n[Interface]\n# PlaitQuota = nothing\n") == conf.Conf()
 
 
+def test_names_stand_in_comments_of_a_peer() -> None:
+    """Whatever stands there may have been a comment for years, so that nothing of it is refused."""
+    long = "\N{CAT}" * 20
+    names = ["# Name = Alice's phone", f"#name={long}", "# friendly_name = a\tb", "# Name: x", "# Name =",
+             "# Name = \udce9"]  # fmt: skip
+    text = "# Name = nobody\n" + "".join(f"[Peer]\nPublicKey = {OTHER}\n{line}\n" for line in names)
+    read = conf.parse(text)
+    assert [peer.name for peer in read.peers] == ["Alice's phone", long[:16], "a?b", None, "", "?"]
+    assert [change.name for change in conf.to_set(read).peers] == [peer.name for peer in read.peers]
+    (again, _) = conf.parse(conf.to_text(conf.Conf(peers=read.peers[:2]))).peers
+    assert again.name == "Alice's phone"
+
+
 @pytest.mark.parametrize(("text", "count"), [
     ("1", 1), ("5000 B", 5000), ("100 GB", 10**11), ("100gib", 100 << 30), ("0.5 KB", 500),
     ("1.5TiB", 3 << 39), ("off", 0), ("9223372036854775807", 2**63 - 1),

@@ -10,6 +10,7 @@ import os
 import re
 import signal
 import sys
+from base64 import b64decode
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from plait.lab.namespaces import PLAIT, Host, Lab, Process, keypair
 from plait.watch.exporter import parse_listen
 from tests.support.tunnel import Tunnel, eventually, two_hosts
 
-SETTINGS = "receivers = 1\nconsumers = 1\nmax_peers = 64\nsmall_slots = 128\ntrain_slots = 4\n"
+SETTINGS = "receivers = 1\nconsumers = 1\nmax_peers = 1088\nsmall_slots = 128\ntrain_slots = 4\n"
 # METHOD and path of each request -> status, Allow, Content-Type, whether Content-Length is the body's own.
 REQUESTS = """
 import http.client, json, sys
@@ -164,11 +165,38 @@ def test_metrics_are_what_the_engine_and_wg_say(tunnel: Tunnel, exporter: Proces
     assert all(s.value > 1 << 20 for s in found["plait_worker_pss_bytes"])
     assert value(found["plait_up"]) == value(found["plait_peers"], origin="set") == 1
     assert value(found["plait_peers"], origin="on_demand") == 0
+    assert (value(found["plait_peers_connected"]), value(found["plait_peers_ran_out"])) == (1, 0)
     assert value(found["plait_lost_wakes_total"]) == 0
     assert value(found["plait_queue_packets"], direction="inbound") == 0
     # Every metric is on the page, and every metric of the page is there.
     page = (Path(__file__).parents[3] / "docs/observe.md").read_text()
     assert set(re.findall(r"^\| `((?:plait|wireguard)_\w+)", page, re.M)) == set(found)
+
+
+@pytest.mark.network
+def test_above_a_thousand_peers_the_busiest_have_series_with_their_names(tunnel: Tunnel) -> None:
+    side, peer = tunnel.responder, tunnel.initiator
+    key = b64decode(peer.public_key).hex()
+    idle = "".join(f"public_key={n:064x}\n" for n in range(1, 1001))
+    assert side.engine.uapi(f"set=1\npublic_key={key}\nplait_name=Andr%C3%A9\n{idle}\n") == "errno=0\n\n"
+    process = side.host.popen(["plait", "exporter", "--busiest", "3"])
+    try:
+        side.host.wait_listening(9586, process)
+
+        def told() -> list[Sample] | None:
+            peer.echo(side.address4, 1)
+            found = scrape(side.host)["wireguard_received_bytes_total"]
+            return found if any(s.labels["public_key"] == peer.public_key for s in found) else None
+
+        found = eventually(told)
+        assert len(found) == 3
+        names = {s.labels["public_key"]: s.labels["friendly_name"] for s in found}
+        assert names[peer.public_key] == "Andr\u00e9"
+        assert value(scrape(side.host)["plait_peers_connected"]) == 1
+    finally:
+        process.close()
+        gone = "".join(f"public_key={n:064x}\nremove=true\n" for n in range(1, 1001))
+        assert side.engine.uapi(f"set=1\n{gone}\n") == "errno=0\n\n"
 
 
 @pytest.mark.network

@@ -439,3 +439,30 @@ def test_limits_of_peers_are_set_changed_and_saved(hosts: Hosts) -> None:
     code, said = quick(hosts.a, "plait", "up", FILE, engine="wireguard-go")
     assert code == 1 and "needs an engine that keeps quotas" in said and "line " in said
     assert not (hosts.a.root / "run/wireguard/wg0.sock").exists()
+
+
+def test_names_of_peers_are_set_changed_and_saved(hosts: Hosts) -> None:
+    """An engine of another make is told none, since it would refuse the whole."""
+
+    def names() -> dict[str, str | None]:
+        told = json.loads(hosts.a.run(["plait", "show", "wg0", "--json"]).stdout)
+        return {peer["public_key"]: peer["name"] for peer in told[0]["peers"]}
+
+    def named(*lines: str) -> str:
+        return text("Address = 10.8.0.1/24", (C, "|".join(("AllowedIPs = 10.9.0.0/24", *lines))), TO_B)
+
+    up(hosts.a, named("# Name = Andr\N{LATIN SMALL LETTER E WITH ACUTE}"))
+    assert names() == {C: "Andr\N{LATIN SMALL LETTER E WITH ACUTE}", B: None}
+    do(hosts.a, "reload", named("# friendly_name = Carol"))
+    assert names() == {C: "Carol", B: None}
+    code, said = quick(hosts.a, "plait", "save", FILE, engine="")
+    assert code == 0 and "# Name = Carol\n" in (hosts.a.root / FILE.lstrip("/")).read_text(), said
+    do(hosts.a, "reload", named())
+    assert names() == {C: None, B: None}
+    down(hosts.a)
+    write(hosts.a, named("# Name = Carol"))
+    for verb in "up", "reload":
+        code, said = quick(hosts.a, "plait", verb, FILE, engine="wireguard-go")
+        assert code == 0, said
+    assert names() == {C: None, B: None}
+    down(hosts.a)

@@ -224,6 +224,7 @@ def test_colours_are_for_terminals_that_want_them(monkeypatch: pytest.MonkeyPatc
     ("plait_quota=2048\nrx_bytes=1024\ntx_bytes=512\n", "  quota: 1.50 KiB of 2.00 KiB used\n"),
     ("plait_quota=1024\nrx_bytes=2048\nplait_ran_out=quota\n",
      "  quota: 2.00 KiB of 1.00 KiB used (cut off)\n"),
+    ("plait_name=Andr%C3%A9%20\n", "  name: Andr\N{LATIN SMALL LETTER E WITH ACUTE} \n"),
     ("plait_expires=1000090\n", "  expires: in 1 minute, 30 seconds\n"),
     ("plait_expires=32622400\n", "  expires: in 1 year, 1 day\n"),
     ("plait_expires=999999\nplait_ran_out=expired\n", "  expires: 1 second ago (cut off)\n"),

@@ -66,6 +66,17 @@ def shown() -> dict[str, Any]:
     return picture("wg0", now, BUSIEST, before)
 
 
+def test_names_have_a_column_where_there_are_some_and_are_found_by_the_filter(shown: dict[str, Any]) -> None:
+    plain = "\n".join(line.plain for line in lines(shown, Choice(), 160, 60))
+    assert "NAME" not in plain
+    first, *others = shown["busiest"]
+    shown["busiest"] = [first | {"name": "Alice's phone"}, *others]
+    plain = "\n".join(line.plain for line in lines(shown, Choice(), 160, 60))
+    assert "NAME" in plain and "Alice's phone" in plain
+    assert [each.get("name") for each in chosen_peers(shown, Choice(filter="alice"))] == ["Alice's phone"]
+
+
+
 def test_rates_are_differences_over_the_time_between(shown: dict[str, Any]) -> None:
     rates = shown["rates"]
     assert (rates["udp_received"], rates["drops"], rates["handshakes"]) == (100, 3, 1.5)
