@@ -142,7 +142,7 @@ class Control:
         self.handshakes.lookups.lost()
         self._look_at_interface(first=True)
         self.configuration.redo()
-        self.quotas.look(self.pace.now())  # before any message: who ran out stays out
+        self.quotas.begin(self.pace.now())
         self.uapi = UapiServer(
             socket.socket(fileno=os.dup(self.start.fds["uapi"])),
             self.selector,
@@ -244,7 +244,7 @@ class Control:
         if self.quotas.is_due(now, is_set_over=self.uapi.steps is None):
             self.quotas.look(now)
         taken = self.handshakes.take_messages(now)
-        is_busy = taken > 0 or bool(self.quotas.leaving)
+        is_busy = taken > 0 or self.quotas.has_work
         if self.handshakes.under_load:
             is_busy = lib.mailbox_waiting(self.segment) >= HURRY
         is_busy |= self.timer_columns.has_due

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 SECOND: Final = constants.SECOND
 LOOK_EVERY: Final = SECOND // 2  # ns; a peer uses so much more than its quota as goes in that time
 MARGIN: Final = SECOND  # bytes are counted a little after the stamp of their packet, within this
+JUDGED_A_TURN: Final = 1 << 12  # rows
 CUT_A_TURN: Final = 256  # peers
 NEVER: Final = 1 << 62  # seconds since 1970, or ns of Pace.now
 REASONS: Final = {
@@ -54,56 +55,75 @@ class Quotas:
         self.pace = handshakes.pace
         self.columns = handshakes.timer_columns.columns
         self.due = NEVER  # when to look next
+        self.found: deque[NDArray[np.int64]] = deque()  # rows to judge, at most JUDGED_A_TURN in each
         self.leaving: deque[int] = deque()  # rows that are refused handshakes, and are still to be cut off
         self._looked_at = 0
         self._wall = 0  # seconds since 1970 at that look
         self._next_expiry = NEVER
 
+    def begin(self, now: int) -> None:
+        """Before the first message: who ran out in the life of a control before this one is refused."""
+        self.look(now)
+        while self.found:
+            self.look(now)
+
     def is_due(self, now: int, *, is_set_over: bool) -> bool:
         """Whether to look. In the midst of a set that goes on for seconds, its changes wait for the clock."""
-        return now >= self.due or bool(self.leaving) or (is_set_over and self.peers.table.rules_changed != 0)
+        return now >= self.due or self.has_work or (is_set_over and self.peers.table.rules_changed != 0)
+
+    @property
+    def has_work(self) -> bool:
+        """Whether a look left something for the next turn."""
+        return bool(self.found or self.leaving)
 
     def look(self, now: int) -> None:
-        """Find who ran out since the last look, and cut some of them off; let in who has more again."""
-        used, wall = self.peers.used, self.pace.wall() // SECOND
-        rules, expiries = self.peers.rules[:used], self.peers.expiries[:used]
-        is_first = not self._looked_at
+        """Find who may have run out since the last look. Judge some of them, and cut some off who did; let in
+        who has more again."""
+        rules, wall = self.peers.rules[: self.peers.used], self.pace.wall() // SECOND
         if self.peers.table.rules_changed:
             self.peers.table.rules_changed = 0
             changed = np.flatnonzero(rules & lib.RULE_CHANGED)
             rules[changed] &= ~np.uint8(lib.RULE_CHANGED)
-            self._judge(changed, wall, now)
-            self.due, self._next_expiry = NEVER if not rules.any() else now, 0
-        if self.due == NEVER:
-            return
-        if now >= self.due or is_first:
-            if wall < self._wall:  # the clock went back: who expired may not have
-                self._judge(np.flatnonzero(rules & lib.RULE_OUT), wall, now)
-                self._next_expiry = 0
-            if wall >= self._next_expiry:
-                expires = rules & (lib.RULE_EXPIRES | lib.RULE_OUT) == lib.RULE_EXPIRES
-                self._judge(np.flatnonzero(expires & (expiries <= wall)), wall, now)
-                left = expiries[expires & (expiries > wall)]
-                self._next_expiry = int(left.min()) if len(left) else NEVER
-            self._judge(self._moved(used, now, is_first=is_first), wall, now)
+            self._find(changed)
+            self.due, self._next_expiry = now if rules.any() else NEVER, 0
+        if now >= self.due:
+            self._find_expired(rules, wall)
+            self._find_moved(now)
             self._looked_at, self._wall, self.due = now, wall, now + LOOK_EVERY
-        self._cut_some()
+        for _ in range(min(len(self.found), 1)):
+            self._judge(self.found.popleft(), wall, now)
+        for _ in range(min(len(self.leaving), CUT_A_TURN)):
+            row = self.leaving.popleft()
+            if self.peers.is_live(row) and self.peers.has_run_out(row):
+                self._cut_off(row)
 
-    def _moved(self, used: int, now: int, *, is_first: bool) -> NDArray[np.int64]:
-        """Rows with a quota that may have used some since the last look."""
+    def _find(self, rows: NDArray[np.int64]) -> None:
+        self.found.extend(rows[at : at + JUDGED_A_TURN] for at in range(0, len(rows), JUDGED_A_TURN))
+
+    def _find_expired(self, rules: NDArray[np.uint8], wall: int) -> None:
+        if wall < self._wall:  # the clock went back: who expired may not have
+            self._find(np.flatnonzero(rules & lib.RULE_OUT))
+            self._next_expiry = 0
+        if wall >= self._next_expiry:
+            expiries = self.peers.expiries[: len(rules)]
+            expires = rules & (lib.RULE_EXPIRES | lib.RULE_OUT) == lib.RULE_EXPIRES
+            self._find(np.flatnonzero(expires & (expiries <= wall)))
+            left = expiries[expires & (expiries > wall)]
+            self._next_expiry = int(left.min()) if len(left) else NEVER
+
+    def _find_moved(self, now: int) -> None:
+        """Rows with a quota that may have used some since the look before; before the first, all are found as
+        changed."""
+        if not self._looked_at:
+            return
         rules = self.peers.rules
-        if is_first:
-            return np.flatnonzero(rules[:used] & lib.RULE_QUOTA)
         since = timers.ticks(now - self._looked_at + MARGIN)
-        heard = self.columns[lib.LAST_AUTHENTICATED, :used]
+        heard = self.columns[lib.LAST_AUTHENTICATED, : self.peers.used]
         rows = np.flatnonzero(timers.is_younger(heard, since, timers.tick(now)))
-        found: NDArray[np.int64] = rows[rules[rows] & (lib.RULE_QUOTA | lib.RULE_OUT) == lib.RULE_QUOTA]
-        return found
+        self._find(rows[rules[rows] & (lib.RULE_QUOTA | lib.RULE_OUT) == lib.RULE_QUOTA])
 
     def _judge(self, rows: NDArray[np.int64], wall: int, now: int) -> None:
         """Who of these ran out, or did and does not any more."""
-        if not len(rows):
-            return
         columns = self.peers.memory.rows
         quota, expires = columns["quota"][rows], columns["expires"][rows]
         used = sum(columns[name][rows] for name in ("rx_bytes", "tx_bytes", "handshake_rx", "handshake_tx"))
@@ -119,12 +139,6 @@ class Quotas:
         reasons = np.where(is_over, lib.RAN_OUT_QUOTA, lib.RAN_OUT_EXPIRED).astype(np.uint16)
         told = is_out & was_out & (columns["ran_out"][rows] != 0)
         columns["ran_out"][rows[told]] = reasons[told]
-
-    def _cut_some(self) -> None:
-        for _ in range(min(len(self.leaving), CUT_A_TURN)):
-            row = self.leaving.popleft()
-            if self.peers.is_live(row) and self.peers.has_run_out(row):
-                self._cut_off(row)
 
     def _cut_off(self, row: int) -> None:
         """Again after a kill, too, which may have come between any two of these steps."""

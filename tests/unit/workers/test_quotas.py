@@ -33,7 +33,7 @@ class Limited(Unknown):
 
     def begin(self) -> None:
         self.quotas = Quotas(self.parts.handshakes)
-        self.quotas.look(self.time[0])
+        self.quotas.begin(self.time[0])
 
     def restart(self) -> None:
         self.parts.close()
@@ -144,6 +144,17 @@ def test_who_has_more_is_let_in_again_and_what_was_refused_stays_refused(world: 
     assert world.comes(other, refused) == "HS_TIMESTAMP_REPLAYED"
     world.pass_time(SECOND)
     assert world.comes(other) == "HS_INITIATION_ACCEPTED"
+
+
+def test_nothing_is_left_to_do_when_the_last_limit_is_gone(world: Limited) -> None:
+    other, row = world.add("plait_quota=300\n")
+    world.moves(row, 100)
+    world.time[0] += SECOND
+    world.quotas.due = world.time[0]
+    world.set(f"public_key={other.identity.public_key.hex()}\nplait_quota=0\n")  # before it is cut off
+    world.look()
+    assert not world.quotas.is_due(world.time[0] + 3600 * SECOND, is_set_over=True)
+    assert world.has_keys(row) and world.told("peer_ran_out") == []
 
 
 def test_one_limit_more_does_not_help_who_is_over_the_other(world: Limited) -> None:
