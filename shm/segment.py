@@ -14,7 +14,12 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
-import posix_ipc
+try:
+    import posix_ipc
+except ImportError:  # it has no wheel for every Python (docs/adr/0020-libraries-are-opened.md)
+    HAS_POSIX_IPC = False
+else:
+    HAS_POSIX_IPC = True
 
 from shm._shm import ffi, lib
 from shm.layout import REGIONS, layout_hash
@@ -61,19 +66,36 @@ def _no_room(what: str, wanted: int, error: OSError) -> SegmentError:
     return SegmentError(what, "out of shared memory", "enlarge /dev/shm", is_full=True)
 
 
+def open_by_posix_ipc(name: str) -> int:
+    """A new shared-memory file, 0600 and unlinked. OSError when it cannot be made, or is there."""
+    try:
+        memory = posix_ipc.SharedMemory(name, posix_ipc.O_CREX, mode=0o600)
+    except posix_ipc.Error as error:
+        raise OSError(str(error)) from error
+    posix_ipc.unlink_shared_memory(name)
+    fd: int = memory.fd
+    return fd
+
+
+def open_by_path(name: str) -> int:
+    """The same without posix_ipc, at the path where shm_open of Linux's C libraries has it."""
+    path = f"/dev/shm{name}"
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    os.unlink(path)
+    return fd
+
+
 def _open_nameless(bytes_: int, hint: str) -> int:
     """A fresh, zeroed, sparse shared-memory file of this size: O_EXCL, 0600, already unlinked."""
     name = f"/plait-{hint}-{os.urandom(8).hex()}"
     try:
-        memory = posix_ipc.SharedMemory(name, posix_ipc.O_CREX, mode=0o600)
-    except (OSError, posix_ipc.Error) as error:
+        fd = open_by_posix_ipc(name) if HAS_POSIX_IPC else open_by_path(name)
+    except OSError as error:
         raise SegmentError(
             "creating shared memory",
-            getattr(error, "strerror", None) or str(error),
+            error.strerror or str(error),
             "check that /dev/shm is mounted and writable",
         ) from error
-    fd: int = memory.fd
-    posix_ipc.unlink_shared_memory(name)
     try:
         os.set_inheritable(fd, False)
         os.ftruncate(fd, bytes_)

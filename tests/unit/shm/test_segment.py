@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,34 @@ def test_what_is_made_is_private_nameless_and_whole() -> None:
     assert status.st_size == data.bytes == data.segment.bytes
     assert faults(data) == ""
     data.close()
+
+
+@pytest.mark.parametrize("opened", [segment.open_by_posix_ipc, segment.open_by_path])
+def test_a_file_is_made_in_the_same_way_with_and_without_posix_ipc(opened: Callable[[str], int]) -> None:
+    name = f"/plait-test-{os.urandom(8).hex()}"
+    fd = opened(name)
+    status = os.fstat(fd)
+    assert (status.st_mode & 0o777, status.st_nlink, status.st_size) == (0o600, 0, 0)
+    assert status.st_dev == os.stat("/dev/shm").st_dev and not os.path.exists(f"/dev/shm{name}")
+    os.ftruncate(fd, 4096)
+    assert os.pwrite(fd, b"x", 4095) == 1 and os.pread(fd, 4096, 0) == bytes(4095) + b"x"
+    os.close(fd)
+    Path(f"/dev/shm{name}").touch()
+    try:
+        with pytest.raises(OSError):
+            opened(name)
+    finally:
+        os.unlink(f"/dev/shm{name}")
+
+
+def test_segments_are_made_where_there_is_no_posix_ipc() -> None:
+    script = (
+        "import sys; sys.modules['posix_ipc'] = None\n"
+        "from shm import segment; from tests.support.small_segment import faults, make\n"
+        "data = make(4); print(segment.HAS_POSIX_IPC, repr(faults(data))); data.close()"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.stdout == "False ''\n", done.stderr
 
 
 def test_another_process_finds_the_same_at_its_own_address() -> None:
