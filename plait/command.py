@@ -27,6 +27,7 @@ Examples:
   plait exporter                 metrics for Prometheus at http://127.0.0.1:9586/metrics
   plait events wg0               why nothing happens: refusals by cause, milestones
   plait peers wg0 --file FILE    peers that are set when they first come, out of a file
+  plait sync wg0 postgres://…    peers that follow a table of a database
   plait why KEY                  why that peer is offline
   plait scale wg0 +1             one receiver and one consumer more, while it runs
   plait upgrade wg0              the program that is installed now takes over, sessions and all
@@ -179,6 +180,43 @@ def peers(interface: str, command: str | None, file: str | None, jobs: int, time
     from plait.peers import commands
 
     commands.run(interface, command, file, jobs, timeout, ttl, window)
+
+
+@plait.command(short_help="Have an engine's peers follow a database.")
+@click.argument("interface")
+@click.argument("url")
+@click.option("--once", is_flag=True, help="End when all that the store has is in force.")
+@click.option("--dry-run", is_flag=True, help="Print what would change, and end.")
+@click.option("--json", "as_json", is_flag=True, help="With --dry-run: the same as JSON.")
+@click.option("--on-demand", is_flag=True, help="Set peers when they first come, and follow those alone.")
+@click.option("--fresh", is_flag=True, help="Forget the position, and read all of the store.")
+@click.option("--only", is_flag=True, help="Peers that the store does not have go, whoever set them.")
+@click.option("--listen", metavar="ADDRESS:PORT", help="Serve metrics for Prometheus here.")
+@click.option("--state", "directory", metavar="DIRECTORY", default="/run/plait/sync", show_default=True,
+              help="Where the position is kept.")  # fmt: skip
+@click.option("--window", type=click.IntRange(1, 4096), default=256, show_default=True,
+              help="Of --on-demand: questions that are open at once.")
+@click.option("--ttl", type=click.IntRange(0, 3600), default=60, show_default=True,
+              help="Of --on-demand: how long an unknown key is not asked about again, s.")
+def sync(interface: str, url: str, once: bool, dry_run: bool, as_json: bool, on_demand: bool, fresh: bool,
+         only: bool, directory: str, listen: str | None, window: int, ttl: int) -> None:  # fmt: skip
+    """Have the peers of INTERFACE be those of a PostgreSQL table, until Ctrl-C.
+
+    \b
+    Examples:
+      plait sync wg0 'postgres://gateway@db.example/vpn?sslmode=verify-full' --dry-run
+      plait sync wg0 'postgres://gateway@db.example/vpn?sslmode=verify-full' --listen :9587
+      plait sync wg0 postgres:///vpn --on-demand
+
+    Peers that were set by hand stay, and those that do not change keep their sessions. A row that is no peer
+    is refused by itself. While the store is away, everything stays as it is. Passwords stand in a file
+    that PGPASSFILE names. Exit code 1 when the store cannot be followed, and of --once when a row is refused.
+    """
+    from plait.sync import commands
+
+    commands.run(interface, url, once=once, dry_run=dry_run, as_json=as_json, on_demand=on_demand,
+                 fresh=fresh, only=only, directory=directory, listen=listen, window=window,
+                 ttl=ttl)  # fmt: skip
 
 
 @plait.command(short_help="Watch an engine: rates, busiest peers, CPU, drops.")

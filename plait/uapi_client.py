@@ -48,6 +48,8 @@ class Unanswered(Failure):
 class Refused(Failure):
     """The engine answered with an error."""
 
+    code = 0  # its errno
+
 
 class Unknown(Refused):
     """The engine has no such peer."""
@@ -551,7 +553,9 @@ def _refused(name: str, code: int) -> Failure:
         what = f"{name} stays as it was"
         why = "its engine has no room for so many peers or allowed IPs"
         mend = f"Raise max_peers in /etc/plait/{name}.toml, or free /dev/shm if it is full. Start it again."
-    return Refused(what, why, mend)
+    refused = Refused(what, why, mend)
+    refused.code = code
+    return refused
 
 
 def unknown(name: str, public_key: str = "that peer") -> Unknown:

@@ -50,6 +50,7 @@ class Question:
 
 Answer: TypeAlias = uapi.PeerChange | Refuse
 Look: TypeAlias = Callable[[Question], Awaitable[Answer]]  # must not raise
+Settled: TypeAlias = Callable[[bytes], Awaitable[None]]  # must not raise
 Take: TypeAlias = Callable[[Key, Totals], Awaitable[bool]]  # whether the peer may go; must not raise
 Lookup: TypeAlias = Callable[[Key, Endpoint], Awaitable[Peer | Refuse]]
 Account: TypeAlias = Callable[[Key, Totals], Awaitable[None]]
@@ -58,14 +59,18 @@ Account: TypeAlias = Callable[[Key, Totals], Awaitable[None]]
 class Provider:
     """One engine's. name: as uapi_client.py has it; window: questions at once, 1 to WINDOW_MOST.
 
-    take: is told of peers that are evicted; without it each may go.
+    take: is told of peers that are evicted; without it each may go. settled: is told of each public key when
+    its question is answered, and its peer set.
     """
 
-    def __init__(self, name: str, window: int, look: Look, take: Take | None = None) -> None:
+    def __init__(
+        self, name: str, window: int, look: Look, take: Take | None = None, settled: Settled | None = None
+    ) -> None:
         self.name = name
         self.window = window
         self.look = look
         self.take = take
+        self.settled = settled
 
     async def serve(self) -> None:
         """Until cancelled, and until what was under way then has ended.
@@ -159,6 +164,8 @@ class Provider:
                 )  # fmt: skip
                 answer = Refuse(ttl=0)
         await _say(answers, number, answer if isinstance(answer, Refuse) else None)
+        if self.settled is not None:
+            await self.settled(question.public_key)
 
     async def _account(self, number: int, key: Key, totals: Totals, answers: asyncio.StreamWriter) -> None:
         may_go = self.take is None or await self.take(key, totals)

@@ -15,10 +15,7 @@ from plait.api.provider import Answer, Look, Provider, Question, log
 
 def run(name: str, window: int, look: Look) -> None:
     """Answer until SIGINT or SIGTERM, or the engine ends (Failure)."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("plait: %(message)s"))
-    log.addHandler(handler)
-    log.setLevel(logging.INFO)
+    say_what_is_logged()
     asyncio.run(_run(name, window, look))
 
 
@@ -35,6 +32,14 @@ async def _run(name: str, window: int, look: Look) -> None:
         loop.add_signal_handler(number, serving.cancel)
     with suppress(asyncio.CancelledError):
         await serving
+
+
+def say_what_is_logged() -> None:
+    """What a provider logs is said on standard error."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("plait: %(message)s"))
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
 
 
 def say(text: str) -> None:

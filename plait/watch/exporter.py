@@ -75,12 +75,17 @@ def run(listen: str, peers: bool | None, busiest: int = BUSIEST) -> None:
     ended = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: ended.set())
-    host, port = server.server_address[:2]
-    shown = f"[{host!s}]" if ":" in str(host) else str(host)
-    print(f"plait: metrics at http://{shown}:{port}/metrics", file=sys.stderr)
+    print(f"plait: metrics at {url_of(server)}", file=sys.stderr)
     ended.wait()
     server.shutdown()
     server.server_close()
+
+
+def url_of(server: Server) -> str:
+    """Where its metrics are."""
+    host, port = server.server_address[:2]
+    shown = f"[{host!s}]" if ":" in str(host) else str(host)
+    return f"http://{shown}:{port}/metrics"
 
 
 def parse_listen(listen: str) -> tuple[str, int]:

@@ -1,0 +1,85 @@
+"""What `plait sync` does with its options."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from contextlib import suppress
+
+from plait.failure import Failure
+from plait.peers.provider import say_what_is_logged
+from plait.sync import difference, metrics, state
+from plait.sync.follower import Follower, say
+from plait.sync.on_demand import OnDemand
+from plait.sync.store import Store
+from workers.supervisor.notify import ServiceManager
+
+
+def run(
+    interface: str, url: str, *, once: bool, dry_run: bool, as_json: bool, on_demand: bool, fresh: bool,
+    only: bool, directory: str, listen: str | None, window: int, ttl: int,
+) -> None:  # fmt: skip
+    """Follow until SIGINT or SIGTERM."""
+    _check(once=once, dry_run=dry_run, as_json=as_json, on_demand=on_demand, only=only)
+    store = store_of(url)
+    if dry_run:
+        difference.run(interface, store, directory, only=only, as_json=as_json)
+        return
+    remembered = state.State(state.path_of(directory, interface))
+    if on_demand:
+        say_what_is_logged()
+        follower: Follower = OnDemand(interface, store, remembered, window, ttl)
+    else:
+        follower = Follower(interface, store, remembered, only=only)
+    if listen is not None:
+        say(f"metrics at {metrics.serve(listen, follower.progress)}")
+    asyncio.run(_run(follower, once=once, fresh=fresh))
+    told = follower.progress
+    if once:
+        say(f"{interface}: position {told.position}, {told.applied} applied, {told.refused} refused")
+    if once and told.refused:
+        why = f"{told.refused} of its rows are refused, as said above"
+        raise Failure(f"{interface} has not all of the store", why, "Mend these rows.")
+
+
+def store_of(url: str) -> Store:
+    """The store that a URL names. Failure when it names none, or has a password in it."""
+    match url.partition("://")[:2]:
+        case ["postgres" | "postgresql", "://"]:
+            from plait.sync.postgres import Postgres
+
+            return Postgres(url)
+    why = "its address does not begin with postgres://"
+    raise Failure("the store is not understood", why, "Write postgres://USER@HOST/DATABASE")
+
+
+def _check(*, once: bool, dry_run: bool, as_json: bool, on_demand: bool, only: bool) -> None:
+    """Failure when options do not go together."""
+    if on_demand and (once or dry_run or only):
+        why = "peers on demand come when they come: there is nothing to do once, to print, or to remove"
+        raise Failure("the options do not go together", why, "Leave out --once, --dry-run and --only.")
+    if as_json and not dry_run:
+        why = "--json is the form in which --dry-run prints"
+        raise Failure("the options do not go together", why, "Add --dry-run, or leave out --json.")
+
+
+async def _run(follower: Follower, *, once: bool, fresh: bool) -> None:
+    following = asyncio.create_task(follower.run(once=once, fresh=fresh))
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, following.cancel)
+    ready = asyncio.create_task(_tell_ready(follower))
+    with suppress(asyncio.CancelledError):
+        await following
+    ready.cancel()
+
+
+async def _tell_ready(follower: Follower) -> None:
+    """The service manager waits for all that the store has to be in force."""
+    manager = ServiceManager(os.environ)
+    await follower.in_force.wait()
+    told = follower.progress
+    say(f"{follower.interface}: follows {follower.store.shown} from position {told.position}")
+    manager.ready(f"follows {follower.store.shown}", time.monotonic())

@@ -1,0 +1,76 @@
+"""What a sync tells of itself, for Prometheus, and what became of it since it began."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from prometheus_client import CollectorRegistry, make_wsgi_app
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from plait.watch import exporter
+
+
+@dataclass
+class Progress:
+    """Of one sync. Written by its loop alone."""
+
+    interface: str
+    position: int = 0
+    applied: int = 0  # changes that the engine took
+    refused: int = 0  # rows that are no peers, or that the engine refused
+    snapshots: int = 0  # times that all rows were read
+    is_reading: bool = False  # the store answers
+    in_step: float = field(default_factory=time.monotonic)  # when all that the store had was in force
+
+    def caught_up(self) -> None:
+        """All that the store had is in force."""
+        self.in_step = time.monotonic()
+
+    def lag(self) -> float:
+        """Seconds since all that the store had was in force."""
+        return time.monotonic() - self.in_step
+
+
+class Metrics(Collector):
+    """The progress of one sync."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+
+    def describe(self) -> list[Metric]:
+        """Nothing is known before the first scrape."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        told = self._progress
+        for name, text, value in (
+            ("plait_sync_lag_seconds", "Since all that the store had was in force", told.lag()),
+            ("plait_sync_position", "How far the store was read", told.position),
+            ("plait_sync_store_up", "1 while the store answers", told.is_reading),
+        ):
+            gauge = GaugeMetricFamily(name, text, labels=["interface"])
+            gauge.add_metric([told.interface], value)
+            yield gauge
+        for name, text, value in (
+            ("plait_sync_applied", "Changes that the engine took", told.applied),
+            ("plait_sync_refused", "Rows that are no peers, or that the engine refused", told.refused),
+            ("plait_sync_snapshots", "Times that all rows were read", told.snapshots),
+        ):
+            counter = CounterMetricFamily(name, text, labels=["interface"])
+            counter.add_metric([told.interface], value)
+            yield counter
+
+
+def serve(listen: str, progress: Progress) -> str:
+    """Serve them at this address in a thread that ends with the program; the page's URL."""
+    address, port = exporter.parse_listen(listen)
+    registry = CollectorRegistry()
+    registry.register(Metrics(progress))
+    server = exporter.listening(listen, address, port)
+    server.set_app(exporter.pages(make_wsgi_app(registry)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    return exporter.url_of(server)

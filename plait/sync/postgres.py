@@ -1,0 +1,204 @@
+"""Peers in PostgreSQL: the tables of configs/sync/postgresql.sql, read by psycopg 3.
+
+`rev` grows with every change in the order in which changes become visible: the triggers have writers wait
+for each other. So `rev > position order by rev` misses nothing, and a notification is a bell only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+from plait.failure import Failure
+from plait.sync.store import (
+    BATCH,
+    GATHER,
+    PATIENCE,
+    POLL,
+    Batch,
+    Row,
+    TooOld,
+    another,
+    from_the_future,
+    not_installed,
+    secret_in_url,
+)
+
+try:
+    import psycopg
+    from psycopg import errors
+    from psycopg.conninfo import conninfo_to_dict, make_conninfo
+except ImportError as error:
+    raise not_installed("postgres", error) from error
+
+# A store that is away is noticed within so many seconds; what the URL says of these wins.
+NOTICED: Final[dict[str, Any]] = {
+    "application_name": "plait sync", "connect_timeout": 10, "keepalives_idle": 5, "keepalives_interval": 2,
+    "keepalives_count": 3, "tcp_user_timeout": 10_000,
+}  # fmt: skip
+LAYOUT: Final = 1
+SECRET: Final = re.compile(r"//[^/?#]*:[^/?#]*@|[?&](password|sslpassword|oauth_client_secret)=")
+
+HEAD: Final = """
+select layout, id::text, pruned,
+    greatest((select max(rev) from plait.peer), (select max(rev) from plait.gone), pruned)
+from plait.store"""
+COLUMNS: Final = "public_key, allowed_ips::text[], preshared_key, endpoint, keepalive"
+ALL: Final = f"select {COLUMNS} from plait.peer"
+CHANGES: Final = f"""
+select {COLUMNS}, rev, false from plait.peer where rev > %(position)s
+union all select public_key, null, null, null, null, rev, true from plait.gone where rev > %(position)s
+order by rev limit {BATCH}"""
+LOOKUP: Final = f"{ALL} where public_key = any(%s)"
+
+SCHEMA: Final = "Make them: psql -f configs/sync/postgresql.sql. docs/fleet.md has their layout."
+CREDENTIALS: Final = "Give its password in a file that PGPASSFILE names, or sslcert in the URL."
+
+
+class Postgres:
+    """A database by its URL, as libpq takes it."""
+
+    is_exclusive = True
+
+    def __init__(self, url: str) -> None:
+        if SECRET.search(url):  # first, since errors quote what is wrong
+            raise secret_in_url("password", CREDENTIALS)
+        try:
+            given = conninfo_to_dict(url)
+        except psycopg.Error as failed:
+            step = "Write postgres://USER@HOST/DATABASE?sslmode=verify-full, as psql takes it."
+            raise Failure("the store is not understood", _words(failed), step) from None
+        self._conninfo = make_conninfo(make_conninfo(**NOTICED), **{name: str(given[name]) for name in given})
+        host = given.get("host") or given.get("hostaddr") or "this host"
+        self.shown = f"the database {given.get('dbname') or given.get('user') or 'of this user'} on {host}"
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator[PostgresFeed]:
+        """As Store.open."""
+        try:
+            connection = await psycopg.AsyncConnection.connect(self._conninfo, autocommit=True)
+        except psycopg.Error as failed:
+            raise self._unreachable(failed) from failed
+        try:
+            with _explained(self.shown):
+                feed = PostgresFeed(self.shown, connection)
+                await feed.look()
+                yield feed
+        finally:
+            await connection.close()
+
+    def _unreachable(self, failed: psycopg.Error) -> Failure:
+        why = _words(failed)
+        # The server's own words begin with its severity; the library's do not.
+        is_refused = "FATAL:" in why
+        step = "Is it running, and is the way to it open?"
+        if is_refused:
+            step = f"Mend its user or its rights. {CREDENTIALS}"
+        return Failure(f"{self.shown} cannot be asked", why.partition("FATAL:")[2].strip() or why, step)
+
+
+class _explained:
+    """Turns errors of psycopg into a Failure."""
+
+    def __init__(self, shown: str) -> None:
+        self._shown = shown
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, failed: BaseException | None, trace: object) -> None:
+        what = f"{self._shown} cannot be read"
+        match failed:
+            case errors.UndefinedTable() | errors.UndefinedColumn() | errors.InvalidSchemaName():
+                raise Failure(what, f"it lacks the tables of peers ({_words(failed)})", SCHEMA) from failed
+            case errors.InsufficientPrivilege():
+                step = "Let the owner of the tables give it: grant plait_reader to USER"
+                raise Failure(what, f"this user may not read ({_words(failed)})", step) from failed
+            case TimeoutError():
+                why = f"no answer came within {PATIENCE:.0f} s"
+                raise Failure(what, why, "Is it overloaded, or locked? See pg_stat_activity.") from failed
+            case psycopg.Error():
+                raise Failure(what, _words(failed), "See the log of the database.") from failed
+
+
+class PostgresFeed:
+    """One connection."""
+
+    identity = ""
+
+    def __init__(self, shown: str, connection: psycopg.AsyncConnection[Any]) -> None:
+        self._shown = shown
+        self._connection = connection
+        self._pruned = self._greatest = 0
+
+    async def look(self) -> None:
+        """Learn which store it is, and how far it is. Failure when its layout is another one."""
+        found = await self._fetch(HEAD)
+        if len(found) != 1 or found[0][0] != LAYOUT:
+            why = f"its plait.store has not the one row of layout {LAYOUT}"
+            raise Failure(f"{self._shown} cannot be read", why, SCHEMA)
+        _, self.identity, self._pruned, self._greatest = found[0]
+
+    async def position(self) -> int:
+        await self.look()
+        return self._greatest
+
+    async def snapshot(self) -> AsyncGenerator[Batch]:
+        connection = self._connection
+        async with connection.transaction():
+            await connection.execute("set transaction isolation level repeatable read, read only")
+            await self.look()
+            async with connection.cursor("plait_snapshot") as cursor:
+                await cursor.execute(ALL)
+                while found := await asyncio.wait_for(cursor.fetchmany(BATCH), PATIENCE):
+                    yield Batch([Row(each[0], False, *each[1:]) for each in found], self._greatest, False)
+            yield Batch((), self._greatest, True)
+
+    async def follow(self, position: int) -> AsyncGenerator[Batch]:
+        rings = await self._listen()
+        while True:
+            found = await self._fetch(CHANGES, {"position": position})
+            identity = self.identity
+            await self.look()  # behind the changes: what they missed would have been pruned by now
+            if self.identity != identity:
+                raise another(self._shown)
+            if position > self._greatest:
+                raise from_the_future(self._shown, position, self._greatest)
+            if position < self._pruned:
+                raise TooOld
+            if found:
+                position = found[-1][-2]
+            rows = [Row(key, gone, *rest) for key, *rest, _, gone in found]
+            yield Batch(rows, position, len(found) < BATCH)
+            if len(found) < BATCH:
+                if rings:
+                    async for _ in self._connection.notifies(timeout=POLL, stop_after=1):
+                        await asyncio.sleep(GATHER)
+                else:
+                    await asyncio.sleep(POLL)
+
+    async def rows(self, public_keys: Sequence[str]) -> list[Row]:
+        with _explained(self._shown):
+            found = await self._fetch(LOOKUP, (list(public_keys),))
+        return [Row(each[0], False, *each[1:]) for each in found]
+
+    async def _listen(self) -> bool:
+        """Whether the store rings: one that is a replica does not."""
+        try:
+            await self._connection.execute("listen plait_peer")
+        except (errors.ReadOnlySqlTransaction, errors.FeatureNotSupported):
+            return False
+        return True
+
+    async def _fetch(self, query: str, values: Any = None) -> list[Any]:
+        async with asyncio.timeout(PATIENCE):
+            cursor = await self._connection.execute(query, values)
+            return await cursor.fetchall()
+
+
+def _words(failed: BaseException) -> str:
+    """What the library or the server says, in one line; neither tells passwords."""
+    return " ".join(str(failed).split())
