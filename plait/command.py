@@ -200,17 +200,19 @@ def peers(interface: str, command: str | None, file: str | None, jobs: int, time
               help="Of --on-demand: how long an unknown key is not asked about again, s.")
 def sync(interface: str, url: str, once: bool, dry_run: bool, as_json: bool, on_demand: bool, fresh: bool,
          only: bool, directory: str, listen: str | None, window: int, ttl: int) -> None:  # fmt: skip
-    """Have the peers of INTERFACE be those of a PostgreSQL table, until Ctrl-C.
+    """Have the peers of INTERFACE be those of a PostgreSQL table or a NATS bucket, until Ctrl-C.
 
     \b
     Examples:
       plait sync wg0 'postgres://gateway@db.example/vpn?sslmode=verify-full' --dry-run
       plait sync wg0 'postgres://gateway@db.example/vpn?sslmode=verify-full' --listen :9587
       plait sync wg0 postgres:///vpn --on-demand
+      plait sync wg0 tls://nats.example/plait
 
     Peers that were set by hand stay, and those that do not change keep their sessions. A row that is no peer
     is refused by itself. While the store is away, everything stays as it is. Passwords stand in a file
-    that PGPASSFILE names. Exit code 1 when the store cannot be followed, and of --once when a row is refused.
+    that PGPASSFILE or NATS_CREDS names. Exit code 1 when the store cannot be followed, and of --once when a
+    row is refused.
     """
     from plait.sync import commands
 

@@ -51,8 +51,13 @@ def store_of(url: str) -> Store:
             from plait.sync.postgres import Postgres
 
             return Postgres(url)
-    why = "its address does not begin with postgres://"
-    raise Failure("the store is not understood", why, "Write postgres://USER@HOST/DATABASE")
+        case ["nats" | "tls", "://"]:
+            from plait.sync.jetstream import JetStream
+
+            return JetStream(url)
+    why = "its address begins with neither postgres:// nor nats://"
+    step = "Write postgres://USER@HOST/DATABASE, or nats://HOST/BUCKET."
+    raise Failure("the store is not understood", why, step)
 
 
 def _check(*, once: bool, dry_run: bool, as_json: bool, on_demand: bool, only: bool) -> None:

@@ -158,7 +158,7 @@ class PostgresFeed:
             yield Batch((), self._greatest, True)
 
     async def follow(self, position: int) -> AsyncGenerator[Batch]:
-        rings = await self._listen()
+        await self._connection.execute("listen plait_peer")
         while True:
             found = await self._fetch(CHANGES, {"position": position})
             identity = self.identity
@@ -174,24 +174,13 @@ class PostgresFeed:
             rows = [Row(key, gone, *rest) for key, *rest, _, gone in found]
             yield Batch(rows, position, len(found) < BATCH)
             if len(found) < BATCH:
-                if rings:
-                    async for _ in self._connection.notifies(timeout=POLL, stop_after=1):
-                        await asyncio.sleep(GATHER)
-                else:
-                    await asyncio.sleep(POLL)
+                async for _ in self._connection.notifies(timeout=POLL, stop_after=1):
+                    await asyncio.sleep(GATHER)
 
     async def rows(self, public_keys: Sequence[str]) -> list[Row]:
         with _explained(self._shown):
             found = await self._fetch(LOOKUP, (list(public_keys),))
         return [Row(each[0], False, *each[1:]) for each in found]
-
-    async def _listen(self) -> bool:
-        """Whether the store rings: one that is a replica does not."""
-        try:
-            await self._connection.execute("listen plait_peer")
-        except (errors.ReadOnlySqlTransaction, errors.FeatureNotSupported):
-            return False
-        return True
 
     async def _fetch(self, query: str, values: Any = None) -> list[Any]:
         async with asyncio.timeout(PATIENCE):
@@ -199,6 +188,6 @@ class PostgresFeed:
             return await cursor.fetchall()
 
 
-def _words(failed: BaseException) -> str:
+def _words(failed: psycopg.Error) -> str:
     """What the library or the server says, in one line; neither tells passwords."""
-    return " ".join(str(failed).split())
+    return " ".join((failed.diag.message_primary or str(failed)).split())

@@ -25,6 +25,8 @@ def key_of(row: Row) -> bytes:
 def change_to(row: Row) -> uapi.PeerChange:
     """All that a row says of its peer; a row that is gone removes it. BadRow when it is no peer."""
     key = key_of(row)
+    if row.wrong:
+        raise BadRow(row.wrong)
     return uapi.PeerChange(key, remove=True) if row.is_gone else change_of(_peer(row))
 
 

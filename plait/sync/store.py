@@ -34,6 +34,7 @@ class Row:
     preshared_key: object = field(default=None, repr=False)
     endpoint: object = None
     keepalive: object = 0
+    wrong: str = ""  # why it has no values
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +89,7 @@ def not_installed(extra: str, error: ImportError) -> Failure:
 
 def from_the_future(shown: str, position: int, greatest: int) -> Failure:
     """The store is behind what was read from it: it was restored from a backup, perhaps."""
-    why = f"position {position} was read from it, and now its last one is {greatest}: was it restored?"
+    why = f"position {position} was read from it, and its last one is {greatest} now: perhaps it was restored"
     return Failure(f"{shown} is not followed", why, FRESH)
 
 

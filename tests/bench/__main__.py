@@ -10,6 +10,7 @@ LATER = {
     "dead-peers": "tests.bench.dead_peers:dead_peers",
     "profile": "tests.bench.profile:profile",
     "queue": "tests.bench.queue:queue",
+    "sync": "tests.bench.sync:sync",
 }
 
 

@@ -8,97 +8,41 @@ from __future__ import annotations
 
 import itertools
 import json
-import shutil
 import signal
-import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import psycopg
 import pytest
 
-from plait import uapi_client
-from plait.lab.namespaces import WIREGUARD_GO, Engine, Lab, Peer, Process, keypair, preshared_key
+from plait.lab.namespaces import Lab, keypair, preshared_key
 from tests.support.database import PASSWORD, Database
+from tests.support.syncing import PLAIT, Gateway
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.network
 
-PORT = 51820
-PLAIT = (sys.executable, "-m", "plait")
-LISTEN = "127.0.0.1:9587"
-SCRAPE = f"import urllib.request; print(urllib.request.urlopen('http://{LISTEN}/metrics').read().decode())"
 INSERT = "insert into plait.peer (public_key, allowed_ips) values (%s, %s)"
 
 
-class Scene:
-    """A gateway with an engine and a database, and a host for clients."""
+class Scene(Gateway):
+    """A gateway, and a database beside it."""
 
     def __init__(self, lab: Lab) -> None:
-        self.host, self.client = lab.add_hosts(["gateway", "client"])
-        self.link = lab.link(self.host, self.client)
+        super().__init__(lab)
         self.database = Database(self.host)
-        self.private, self.public = keypair()
-        self.engine = self.started()
-        self.addresses = (f"10.7.{number >> 8}.{number & 255}" for number in itertools.count(2))
-
-    def started(self) -> Engine:
-        engine = self.host.engine()
-        engine.configure(self.private, [], ["10.7.0.1/16"], PORT)
-        return engine
+        self.url = self.database.url()
 
     def reset(self) -> None:
         """No rows, no peers, nothing remembered."""
         self.database.run("truncate plait.peer; truncate plait.gone; update plait.store set pruned = 0")
-        self.engine.uapi("set=1\nreplace_peers=true\n\n")
-        shutil.rmtree(self.host.root / "run/plait/sync", ignore_errors=True)
+        super().reset()
 
     def row(self, address: str = "") -> str:
         """A row of a new peer; its public key."""
         _, public = keypair()
         self.database.run(INSERT, public, [address or f"{next(self.addresses)}/32"])
         return public
-
-    def peers(self) -> dict[str, uapi_client.Peer]:
-        """By public key."""
-        told = uapi_client.get(str(self.engine.socket_path)).peers
-        return {peer.public_key: peer for peer in told}
-
-    def sync(self, *options: str, url: str = "", check: bool = True) -> tuple[int, str, str]:
-        """Run it to its end: exit code, stdout, stderr."""
-        command = [*PLAIT, "sync", "wg0", url or self.database.url(), *options]
-        done = self.host.run(command, check=False)
-        assert not check or done.returncode == 0, done.stderr
-        return done.returncode, done.stdout, done.stderr
-
-    @contextmanager
-    def syncing(self, *options: str, url: str = "") -> Iterator[Process]:
-        """One that follows."""
-        command = [*PLAIT, "sync", "wg0", url or self.database.url(), "--listen", LISTEN, *options]
-        process = self.host.popen(command)
-        try:
-            until(lambda: "follows" in process.output() or process.poll() is not None, "it follows")
-            assert process.poll() is None, process.output()
-            yield process
-        finally:
-            process.close()
-
-    def metrics(self) -> dict[str, float]:
-        lines = self.host.run([sys.executable, "-c", SCRAPE]).stdout.splitlines()
-        told = (line.partition("{")[::2] for line in lines if line.startswith("plait_sync"))
-        return {name: float(rest.split()[-1]) for name, rest in told if not name.endswith("_created")}
-
-    @contextmanager
-    def client_engine(self, private: str, address: str) -> Iterator[Engine]:
-        """A client of Debian's wireguard-go."""
-        engine = self.client.engine("c0", WIREGUARD_GO)
-        peer = Peer(self.public, ["10.7.0.1/32"], self.link.endpoint(self.host, PORT))
-        engine.configure(private, [peer], [f"{address}/32"])
-        try:
-            yield engine
-        finally:
-            engine.stop()
 
 
 @pytest.fixture(scope="module")
@@ -192,6 +136,12 @@ def test_a_bad_row_is_refused_by_itself_named_and_counted(scene: Scene) -> None:
         assert scene.metrics()["plait_sync_refused_total"] == 1
         scene.database.run("update plait.peer set endpoint = null where public_key = %s", bad)
         until(lambda: set(scene.peers()) == {good, bad, later}, "a row that is mended is a peer")
+    refused, others = scene.row(), {scene.row() for _ in range(5)}
+    zone = "[fe80::1%nowhere]:51820"  # a peer by itself, and none of this host
+    scene.database.run("update plait.peer set endpoint = %s where public_key = %s", zone, refused)
+    code, _, said = scene.sync("--once", check=False)
+    assert code == 1 and f"the row of {refused} is refused: its engine answered" in said
+    assert set(scene.peers()) == {good, bad, later} | others, "each for itself"
 
 
 def test_a_prefix_of_two_rows_is_refused_by_the_database_and_may_change_hands(scene: Scene) -> None:
@@ -251,6 +201,7 @@ def test_a_sync_that_was_killed_goes_on_where_it_was(scene: Scene) -> None:
         process.wait()
     third = scene.row()
     scene.database.run("delete from plait.peer where public_key = %s", first)
+    scene.host.run([*PLAIT, "upgrade", "wg0"])  # the same life of the engine
     with scene.syncing():
         assert set(scene.peers()) == {second, third}
         told = scene.metrics()
@@ -368,7 +319,7 @@ def test_a_position_from_the_future_and_another_store_are_refused(scene: Scene) 
     scene.database.run("truncate plait.peer; truncate plait.gone; alter sequence plait.rev restart")
     scene.row()
     code, _, said = scene.sync(check=False)
-    assert code == 1 and "was it restored?" in said and len(said.splitlines()) == 1
+    assert code == 1 and "perhaps it was restored" in said and len(said.splitlines()) == 1
     scene.database.run("update plait.store set id = gen_random_uuid()")
     code, _, said = scene.sync(check=False)
     assert code == 1 and "another store" in said and len(said.splitlines()) == 1

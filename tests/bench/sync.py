@@ -1,0 +1,107 @@
+"""What it takes to give an engine the peers of a database: `python -m tests.bench sync`.
+
+    host gateway: plaitd, PostgreSQL with N rows, and `plait sync --once`, by turns
+
+Times are those of the whole command, the start of Python included; memory is the greatest resident set of
+its process. Nothing of the database is on a disk that is waited for (fsync is off).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import sys
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import click
+
+from plait.keys import encode
+
+if TYPE_CHECKING:
+    from plait.lab.namespaces import Host
+    from tests.support.database import Database
+
+# Runs a program, and prints its seconds and its greatest resident set in KiB.
+MEASURED = """
+import json, resource, subprocess, sys, time
+begun = time.monotonic()
+subprocess.run(sys.argv[1:], stderr=subprocess.DEVNULL, check=True)
+print(json.dumps([time.monotonic() - begun, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss]))
+"""
+CHANGES = """
+update plait.peer set keepalive = keepalive + 1
+where public_key in (select public_key from plait.peer limit %s)"""
+
+
+@dataclass
+class Found:
+    """Seconds, and MiB of the sync's process."""
+
+    peers: int
+    load_seconds: float  # the rows into the table, triggers included
+    all_seconds: float  # all rows, into an engine without peers
+    all_mib: float
+    again_seconds: float  # all rows once more, of which none changed
+    again_mib: float
+    changes: int
+    changes_seconds: float  # these alone, from the position
+
+
+def measure(peers: int, changes: int) -> Found:
+    """One run of each, in hosts of its own. Needs root and PostgreSQL."""
+    from plait.lab.namespaces import Lab
+    from tests.support.database import Database
+
+    with Lab() as lab:
+        host = lab.host("gateway")
+        engine = host.engine()
+        database = Database(host)
+        try:
+            begun = time.monotonic()
+            fill(database, peers)
+            loaded = time.monotonic() - begun
+            every, again = synced(host, database), synced(host, database, "--fresh")
+            database.run(CHANGES, changes)
+            some = synced(host, database)
+            assert engine.report()["peers"] == peers
+        finally:
+            database.close()
+    return Found(peers, loaded, *every, *again, changes, some[0])
+
+
+def fill(database: Database, peers: int) -> None:
+    """Rows with a key and an address each."""
+    with (
+        database.connect() as connection,
+        connection.cursor() as cursor,
+        cursor.copy("copy plait.peer (public_key, allowed_ips) from stdin") as copy,
+    ):
+        for number in range(peers):
+            address = f"100.{64 + (number >> 16)}.{number >> 8 & 255}.{number & 255}"
+            copy.write_row((encode(os.urandom(32)), [f"{address}/32"]))
+
+
+def synced(host: Host, database: Database, *options: str) -> tuple[float, float]:
+    """Seconds and MiB of one run."""
+    command = [sys.executable, "-m", "plait", "sync", "wg0", database.url(), "--once", *options]
+    seconds, kib = json.loads(host.run([sys.executable, "-c", MEASURED, *command], timeout=3600).stdout)
+    return seconds, kib / 1024
+
+
+@click.command()
+@click.option("--peers", type=click.IntRange(1, 1 << 20), default=100_000, show_default=True)
+@click.option("--changes", type=click.IntRange(1), default=10_000, show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="The same as JSON.")
+def sync(peers: int, changes: int, as_json: bool) -> None:
+    """What `plait sync` takes for all peers of a PostgreSQL table, for none, and for some changes."""
+    found = measure(peers, min(changes, peers))
+    if as_json:
+        click.echo(json.dumps(dataclasses.asdict(found), indent=2))
+        return
+    click.echo(f"{found.peers:,} rows into the table   {found.load_seconds:8.2f} s")
+    click.echo(f"all of them, first time    {found.all_seconds:8.2f} s {found.all_mib:7.1f} MiB")
+    click.echo(f"all of them once more      {found.again_seconds:8.2f} s {found.again_mib:7.1f} MiB")
+    click.echo(f"{found.changes:,} changes            {found.changes_seconds:8.2f} s")
