@@ -8,7 +8,10 @@ from collections.abc import Callable
 
 from plait.failure import Failure
 
-LIBRARIES = {"hdrh": "hdrhistogram", "matplotlib": "matplotlib", "prometheus_client": "prometheus-client"}
+LIBRARIES = {
+    "hdrh": "hdrhistogram", "matplotlib": "matplotlib", "nats": "nats-py[nkeys]",
+    "prometheus_client": "prometheus-client", "psycopg": "psycopg[binary]",
+}  # fmt: skip
 
 
 def require(module: str, what: str, find: Callable[[str], object] = importlib.util.find_spec) -> None:

@@ -8,9 +8,10 @@ import signal
 import time
 from contextlib import suppress
 
+from plait import extras
 from plait.failure import Failure
 from plait.peers.provider import say_what_is_logged
-from plait.sync import difference, metrics, state
+from plait.sync import difference, state
 from plait.sync.follower import Follower, say
 from plait.sync.on_demand import OnDemand
 from plait.sync.store import Store
@@ -34,6 +35,9 @@ def run(
     else:
         follower = Follower(interface, store, remembered, only=only)
     if listen is not None:
+        extras.require("prometheus_client", "cannot serve metrics")
+        from plait.sync import metrics
+
         say(f"metrics at {metrics.serve(listen, follower.progress)}")
     asyncio.run(_run(follower, once=once, fresh=fresh))
     told = follower.progress
@@ -48,10 +52,12 @@ def store_of(url: str) -> Store:
     """The store that a URL names. Failure when it names none, or has a password in it."""
     match url.partition("://")[:2]:
         case ["postgres" | "postgresql", "://"]:
+            extras.require("psycopg", "PostgreSQL cannot be asked")
             from plait.sync.postgres import Postgres
 
             return Postgres(url)
         case ["nats" | "tls", "://"]:
+            extras.require("nats", "NATS cannot be asked")
             from plait.sync.jetstream import JetStream
 
             return JetStream(url)

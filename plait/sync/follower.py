@@ -17,8 +17,8 @@ from plait import keys, uapi_client
 from plait.api.values import change_of, peer_of
 from plait.failure import Failure
 from plait.sync import rows, state, target
-from plait.sync.metrics import Progress
 from plait.sync.owners import Owners
+from plait.sync.progress import Progress
 from plait.sync.store import BATCH, Batch, Feed, Row, Store, TooOld, another
 
 RETRY = 1.0  # seconds between two tries while the store or the engine is away

@@ -16,6 +16,11 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote, urlsplit
 
+import nats
+from nats import errors
+from nats.js import api
+from nats.js.errors import APIError, NotFoundError
+
 from plait.failure import Failure
 from plait.sync.store import (
     BATCH,
@@ -26,17 +31,8 @@ from plait.sync.store import (
     Row,
     another,
     from_the_future,
-    not_installed,
     secret_in_url,
 )
-
-try:
-    import nats
-    from nats import errors
-    from nats.js import api
-    from nats.js.errors import APIError, NotFoundError
-except ImportError as error:
-    raise not_installed("nats", error) from error
 
 if TYPE_CHECKING:
     from nats.aio.client import Client

@@ -1,38 +1,16 @@
-"""What a sync tells of itself, for Prometheus, and what became of it since it began."""
+"""What a sync tells of itself, for Prometheus: its library is needed for that alone."""
 
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 
 from prometheus_client import CollectorRegistry, make_wsgi_app
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from plait.sync.progress import Progress
 from plait.watch import exporter
-
-
-@dataclass
-class Progress:
-    """Of one sync. Written by its loop alone."""
-
-    interface: str
-    position: int = 0
-    applied: int = 0  # changes that the engine took
-    refused: int = 0  # rows that are no peers, or that the engine refused
-    snapshots: int = 0  # times that all rows were read
-    is_reading: bool = False  # the store answers
-    in_step: float = field(default_factory=time.monotonic)  # when all that the store had was in force
-
-    def caught_up(self) -> None:
-        """All that the store had is in force."""
-        self.in_step = time.monotonic()
-
-    def lag(self) -> float:
-        """Seconds since all that the store had was in force."""
-        return time.monotonic() - self.in_step
 
 
 class Metrics(Collector):

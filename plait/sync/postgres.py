@@ -12,6 +12,10 @@ from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
+import psycopg
+from psycopg import errors
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
 from plait.failure import Failure
 from plait.sync.store import (
     BATCH,
@@ -23,16 +27,8 @@ from plait.sync.store import (
     TooOld,
     another,
     from_the_future,
-    not_installed,
     secret_in_url,
 )
-
-try:
-    import psycopg
-    from psycopg import errors
-    from psycopg.conninfo import conninfo_to_dict, make_conninfo
-except ImportError as error:
-    raise not_installed("postgres", error) from error
 
 # A store that is away is noticed within so many seconds; what the URL says of these wins.
 NOTICED: Final[dict[str, Any]] = {

@@ -81,12 +81,6 @@ def secret_in_url(name: str, mend: str) -> Failure:
     return Failure("the store is not asked", why, mend)
 
 
-def not_installed(extra: str, error: ImportError) -> Failure:
-    """The library of a store is missing."""
-    why = f"its library is not installed ({error.name})"
-    return Failure("the store cannot be asked", why, f"Install it: pip install 'plait[{extra}]'")
-
-
 def from_the_future(shown: str, position: int, greatest: int) -> Failure:
     """The store is behind what was read from it: it was restored from a backup, perhaps."""
     why = f"position {position} was read from it, and its last one is {greatest} now: perhaps it was restored"

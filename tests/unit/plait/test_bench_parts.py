@@ -85,7 +85,8 @@ def test_a_plot_a_figure(tmp_path: Path) -> None:
 @pytest.mark.parametrize("module", extras.LIBRARIES)
 def test_without_a_library_of_an_extra_it_says_so(module: str) -> None:
     extras.require(module, "cannot plot")
-    words = rf"cannot plot: the Python library {extras.LIBRARIES[module]} is not installed.*pip install"
+    library = re.escape(extras.LIBRARIES[module])
+    words = rf"cannot plot: the Python library {library} is not installed.*pip install"
     with pytest.raises(Failure, match=words):
         extras.require(module, "cannot plot", find=lambda name: None)
 
