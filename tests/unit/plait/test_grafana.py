@@ -169,7 +169,7 @@ def test_every_alert_rule_is_evaluated_and_fires_for_its_cause(watched: Watched)
     assert found["PlaitWorkerDied"]["state"] == "inactive"
     os.kill(watched.host.titles()["consumer 0"], 9)
     until(lambda: rules()["PlaitWorkerDied"]["state"] == "firing", "a death is told")
-    assert rules()["PlaitEngineDown"]["state"] == "inactive"
+    assert rules()["PlaitEngineDown"]["state"] != "firing"
 
 
 def test_promtool_takes_the_rules() -> None:
