@@ -20,7 +20,7 @@ EXAMPLES = sources("configs/load/*.toml", at_least=6)
 def test_example(path: Path) -> None:
     profile = load(str(path))
     thresholds = [load_thresholds.parse(text) for text in profile.require]
-    load_thresholds.check_phases(thresholds, [phase.name for phase in profile.phase])
+    load_thresholds.check_phases(thresholds, profile.places())
 
 
 def test_options_go_over_a_file() -> None:
