@@ -9,12 +9,13 @@ import signal
 import socket
 import struct
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
-from plait.lab.namespaces import Lab, Process, state
+from plait.lab.namespaces import PLAIT as PLAITD
+from plait.lab.namespaces import WIREGUARD_GO, Lab, Process, state
 from plait.watch.processes import GONE, children
 from tests.support import rootless
 from tests.support.rootless import CONF, PLAIT, SERVER, SERVER6
@@ -57,8 +58,8 @@ for place in ("{SERVER}", "[{SERVER6}]"):
 class Scene(rootless.Scene):
     """A page and a name server are inside."""
 
-    def __init__(self, lab: Lab) -> None:
-        super().__init__(lab, PAGE)
+    def __init__(self, lab: Lab, engine: Sequence[str] = PLAITD) -> None:
+        super().__init__(lab, PAGE, engine)
 
     def exec(self, *command: str) -> tuple[int, str, str]:
         """Exit code, stdout and stderr."""
@@ -93,6 +94,16 @@ def test_a_page_comes_through_the_tunnel_and_the_program_has_no_other_network(sc
     code, out, err = scene.exec("sh", "-c", f"{look}; grep Eff /proc/self/status")
     assert (code, out.split()) == (0, [str(USER), "2", "refused", "CapEff:", "0" * 16]), err
     assert scene.exec("ping", "-c", "1", SERVER)[0] == 0
+
+
+def test_the_server_may_be_wireguard_go() -> None:
+    with Lab() as lab:
+        scene = Scene(lab, WIREGUARD_GO)
+        code, out, err = scene.exec(sys.executable, "-I", "-S", "-c", FETCH)
+        assert (code, out, err) == (0, "page for 10.9.0.2\npage for fd09::2\n", "")
+        lookup = "import socket\ntry: socket.getaddrinfo('there.example', 80)\nexcept OSError: print('none')"
+        assert scene.exec(sys.executable, "-I", "-S", "-c", lookup)[:2] == (0, "none\n")
+        assert "asked 10.9.0.2 b'\\x05there\\x07example'" in scene.inside.output()
 
 
 def test_exit_codes_and_signals_are_the_program_s(scene: Scene) -> None:

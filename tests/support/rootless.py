@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
+from plait.lab.namespaces import PLAIT as PLAITD
 from plait.lab.namespaces import Engine, Lab, Link, Peer, Process, keypair
 from tests.support.unprivileged import UNPRIVILEGED, USER, open_to_all
 from tests.support.waiting import until
@@ -20,12 +22,12 @@ SERVER6 = "fd09::1"
 class Scene:
     """A client with a file of a tunnel, a server with an engine and a program inside that says "up"."""
 
-    def __init__(self, lab: Lab, program: str) -> None:
-        """program: text of a Python program that runs in the server."""
+    def __init__(self, lab: Lab, program: str, engine: Sequence[str] = PLAITD) -> None:
+        """program: text of a Python program that runs in the server. engine: the server's."""
         self.client, self.server = lab.add_hosts(["client", "server"])
         self.cable: Link = lab.link(self.client, self.server)
         (private, public), (key, theirs) = keypair(), keypair()
-        self.engine: Engine = self.server.engine("wg0", settings="receivers = 1\nconsumers = 1\n")
+        self.engine: Engine = self.server.engine("wg0", engine, settings="receivers = 1\nconsumers = 1\n")
         peers = [Peer(public, ["10.9.0.2/32", "fd09::2/128"])]
         self.engine.configure(key, peers, [f"{SERVER}/24", f"{SERVER6}/64"], 51820)
         self.inside: Process = self.server.popen([sys.executable, "-I", "-S", "-c", program])
