@@ -183,7 +183,7 @@ def peers(interface: str, command: str | None, file: str | None, jobs: int, time
 
 
 @plait.command(short_help="Have an engine's peers follow a database.")
-@click.argument("interface")
+@click.argument("interface", shell_complete=completion.engines)
 @click.argument("url")
 @click.option("--once", is_flag=True, help="End when all that the store has is in force.")
 @click.option("--dry-run", is_flag=True, help="Print what would change, and end.")
