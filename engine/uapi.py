@@ -673,7 +673,7 @@ _HAS_ENDPOINT = lib.RECORD_ENDPOINT
 _IS_IPV6, _IS_REMOVED = lib.ALLOWED_IPV6, lib.ALLOWED_REMOVED
 
 _PEER_KEY = b"public_key="
-_RECORDS = ffi.new("uint8_t[]", 2 * SECTION_BYTES)
+_RECORDS = ffi.new("uint8_t[]", 2 * SECTION_BYTES + lib.UAPI_RECORDS_MORE)
 _TAKEN = ffi.new("struct uapi_taken *")
 
 

@@ -273,6 +273,7 @@ static uint64_t write_record(uint8_t *record, const struct section *section, con
 }
 
 #define HEAD_MOST (RECORD_HEAD_BYTES + 32 + RECORD_ENDPOINT_BYTES + 8 * UAPI_NUMBERS_COUNT + 1 + NAME_MOST)
+_Static_assert(HEAD_MOST <= UAPI_RECORDS_MORE, "allowed IPs are gathered behind the largest head");
 
 /* The section at the front of text: its bytes, or 0 when it is not plain or not whole. */
 static uint64_t take_section(struct line text, struct section *section, uint8_t *ips, uint32_t *lines,

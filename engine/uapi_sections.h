@@ -61,8 +61,9 @@ struct uapi_taken {
     uint32_t is_cut;        /* the next section is plain so far, but the text ends within it */
 };
 
-/* text: begins with a public_key line. records: room for 2 * bytes. most_a_peer: what a peer is counted as,
- * its allowed IPs not included; budget: the most that `spent` may come to. */
+#define UAPI_RECORDS_MORE 256   /* bytes of room for records, besides twice the text: where allowed IPs are gathered */
+/* text: begins with a public_key line. records: room for 2 * bytes + UAPI_RECORDS_MORE. most_a_peer: what a peer is
+ * counted as, its allowed IPs not included; budget: the most that `spent` may come to. */
 void uapi_take_sections(const uint8_t *text, uint64_t bytes, uint8_t *records, uint32_t most_a_peer,
                         uint64_t budget, struct uapi_taken *taken);
 /* cdef end */

@@ -277,7 +277,7 @@ def failures(scene: Scene) -> dict[str, tuple[list[str], dict[str, str], str]]:
         "database": ([database.url(database="none")], {}, 'database "none" does not exist'),
         "secret": ([f"postgres://gateway:{PASSWORD}@/vpn?host={database.place}"], {}, "list of processes"),
         "option": ([database.url(more="&colour=red")], {}, "colour"),
-        "scheme": (["mysql://owner@/vpn"], {}, "begin with"),
+        "scheme": (["mysql://owner@/vpn"], {}, "begins with"),
         "together": ([database.url(), "--once", "--on-demand"], {}, "do not go together"),
         "listen": ([database.url(), "--listen", "nowhere"], {}, "--listen nowhere is not understood"),
         "state": ([database.url(), "--state", "/proc/none"], {}, "cannot be remembered"),

@@ -283,7 +283,7 @@ static void configuration_text(void)
     for (uint32_t i = 0; i < parts; i++)
         strcat(made, pieces[draw_below(&seed, sizeof pieces / sizeof *pieces)]);
     uint64_t length = strlen(made);
-    uint8_t *text = malloc(length), *records = malloc(2 * length);
+    uint8_t *text = malloc(length), *records = malloc(2 * length + UAPI_RECORDS_MORE);
     memcpy(text, made, length);
     uapi_take_sections(text, length, records, 109, draw_below(&seed, 1000), &taken);
     check(taken.text_bytes <= length && taken.record_bytes <= 2 * length && taken.lines >= taken.peers);
