@@ -39,7 +39,7 @@ while True:
 BURST = """
 import socket, sys
 sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-for _ in range(5000):
+for _ in range(20000):
     sock.sendto(bytes(1200), (sys.argv[1], 9))
 """
 # Counts the bytes that come to its port, until it is ended.
@@ -160,7 +160,7 @@ def test_a_peer_whose_time_is_over_is_cut_off_under_its_packets(gateway: Gateway
 
 @pytest.mark.parametrize("way", ["to", "from"])
 def test_the_recipes_for_rates_hold_a_peer_to_them(gateway: Gateway, way: str) -> None:
-    """Of a burst of 6 MB no more passes than the rate allows in the time that it took, and a queue."""
+    """Of a burst of 24 MB no more passes than the rate allows in the time that it took, and a queue."""
     source, sink = (gateway.host, gateway.client) if way == "to" else (gateway.client, gateway.host)
     address = "10.8.0.2" if way == "to" else "10.8.0.1"
     (block,) = re.findall(rf"^```{way}\n(.*?)^```$", PAGE.read_text(), re.M | re.S)
@@ -175,8 +175,10 @@ def test_the_recipes_for_rates_hold_a_peer_to_them(gateway: Gateway, way: str) -
             source.run([sys.executable, "-c", BURST, address])
             until(lambda: receiver.output().count("\n") > 20, "some of it passes")
             passed = int(receiver.output().split()[-1])
-            # A queue of htb's holds 1,000 packets at most; the burst of nft is 256 kB.
-            assert passed <= 2_500_000 * (time.monotonic() - began) + 256_000 + 1000 * 1200
+            # A queue of htb's holds 1,000 packets at most. A bucket of nft's begins full: what a second brings, and
+            # the burst.
+            full = 1000 * 1200 if way == "to" else (2500 + 256) * 1024
+            assert passed <= 2500 * 1024 * (time.monotonic() - began) + full
         finally:
             receiver.close()
         shown = gateway.host.run(["tc", "-s", "class", "show", "dev", "wg0"]).stdout
