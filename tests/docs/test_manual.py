@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import re
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import click
@@ -38,6 +40,20 @@ def commands(
 
 
 COMMANDS = commands(plait, "plait")
+HELPS = """
+import json
+from tests.docs.test_manual import COMMANDS
+print(json.dumps({words: context.get_help() for words, context in COMMANDS.items()}))
+"""
+
+
+@cache
+def helps() -> dict[str, str]:
+    """What `--help` shows, by the command's words; of a process of its own, since click keeps the help option
+    of a command's first use, which in this one may have been another test's."""
+    told = subprocess.run([sys.executable, "-c", HELPS], cwd=ROOT, check=True, capture_output=True)
+    found: dict[str, str] = json.loads(told.stdout)
+    return found
 
 
 def section(page: str, title: str) -> str:
@@ -69,7 +85,7 @@ def test_there_is_a_page_for_each_command_and_no_other() -> None:
 @pytest.mark.parametrize("words", COMMANDS)
 def test_help_page_and_completion_agree(words: str) -> None:
     page = (SHARE / f"man/man1/{words.replace(' ', '-')}.1").read_text()
-    shown = COMMANDS[words].get_help()
+    shown = helps()[words]
     # The first column of the list of options, in which an option's text never begins.
     listed = re.split(r"^Options:\n", shown, flags=re.M)[1].split("\n\n")[0]
     rows = [line.strip() for line in listed.splitlines() if line.startswith("  -")]

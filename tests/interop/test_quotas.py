@@ -175,8 +175,8 @@ def test_the_recipes_for_rates_hold_a_peer_to_them(gateway: Gateway, way: str) -
             source.run([sys.executable, "-c", BURST, address])
             until(lambda: receiver.output().count("\n") > 20, "some of it passes")
             passed = int(receiver.output().split()[-1])
-            # A queue of htb's holds 1,000 packets at most. A bucket of nft's begins full: what a second brings, and
-            # the burst.
+            # A queue of htb holds 1,000 packets at most. A bucket of nft begins full: what a second brings,
+            # and the burst.
             full = 1000 * 1200 if way == "to" else (2500 + 256) * 1024
             assert passed <= 2500 * 1024 * (time.monotonic() - began) + full
         finally:
