@@ -10,7 +10,8 @@
  * coming back, so that a steady load does not send a worker to and fro.
  *
  * What else runs on the core, as the quiet workers of many other engines, shows in how long a worker had to wait for
- * it. The kernel counts that for each process. A worker that waited for too long leaves for some seconds. */
+ * it. The kernel counts that for each process. A worker that waited for too long leaves for some seconds: busy
+ * workers have the same priority, so it would wait for the end of their turns. */
 #define _GNU_SOURCE /* sched_setaffinity */
 #include "workers/datapath/affinity.h"
 
@@ -100,7 +101,7 @@ void affinity_slept(struct affinity *affinity, uint64_t begin, uint64_t now)
     if (now - affinity->window < AFFINITY_WINDOW_NS)
         return;
     affinity->waited = waited(affinity);
-    if (affinity->waited - before > AFFINITY_SPREAD_NS && !affinity->is_spread) {
+    if (affinity->waited - before > AFFINITY_WAIT_NS && !affinity->is_spread) {
         affinity->away_until = now + AFFINITY_AWAY_NS;
         spread(affinity);
     } else if (affinity->is_spread && affinity->busy < AFFINITY_GATHER_NS && now >= affinity->away_until) {

@@ -9,7 +9,8 @@
 #define AFFINITY_WINDOW_NS 100000000 /* and one that was busy for more of such a window */
 #define AFFINITY_SPREAD_NS 6250000   /* than this; it goes back when it was busy for less of one */
 #define AFFINITY_GATHER_NS 1562500   /* than this */
-#define AFFINITY_AWAY_NS 10000000000 /* after it waited for the core for longer than AFFINITY_SPREAD_NS of a window */
+#define AFFINITY_WAIT_NS 1562500     /* a worker that waited for its core for longer than this in a window leaves it */
+#define AFFINITY_AWAY_NS 10000000000 /* for so long */
 #define AFFINITY_WORDS 128           /* of 64 CPUs each: 8,192, the most that Linux has */
 
 struct affinity {

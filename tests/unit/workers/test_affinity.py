@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 TURN, WINDOW = lib.AFFINITY_TURN_NS, lib.AFFINITY_WINDOW_NS
 SPREAD, GATHER, AWAY = lib.AFFINITY_SPREAD_NS, lib.AFFINITY_GATHER_NS, lib.AFFINITY_AWAY_NS
+WAIT = lib.AFFINITY_WAIT_NS
 BEGIN = 1 << 40
 
 
@@ -45,7 +46,7 @@ class Model:
         self.woken = now
         self.spread |= self.busy > SPREAD
         if now - self.window >= WINDOW:
-            if not self.spread and waited - self.waited > SPREAD:
+            if not self.spread and waited - self.waited > WAIT:
                 self.spread, self.away_until = True, now + AWAY
             elif self.busy < GATHER and now >= self.away_until:
                 self.spread = False
@@ -76,7 +77,7 @@ def near(*values: int) -> st.SearchStrategy[int]:
 STEPS = st.tuples(
     near(1000, TURN, GATHER, SPREAD),
     st.none() | near(1000, WINDOW // 2, WINDOW) | near(AWAY - WINDOW, AWAY),
-    st.just(0) | near(SPREAD),
+    st.just(0) | near(WAIT),
 )
 
 
@@ -84,8 +85,8 @@ STEPS = st.tuples(
 @example([(SPREAD, 1000, 0), (1, 1000, 0)])
 @example([(TURN, None, 0), (1, None, 0)])
 @example([(SPREAD + 1, WINDOW - SPREAD - 2, 0), (GATHER, WINDOW, 0), (GATHER - 1, WINDOW, 0)])
-@example([(0, WINDOW, SPREAD), (0, WINDOW, SPREAD + 1), (0, AWAY - 1, 0), (0, 1, 0)])
-@example([(0, WINDOW, SPREAD + 1), (0, AWAY - 1, 9 * SPREAD), (0, WINDOW, 0), (0, WINDOW, SPREAD)])
+@example([(0, WINDOW, WAIT), (0, WINDOW, WAIT + 1), (0, AWAY - 1, 0), (0, 1, 0)])
+@example([(0, WINDOW, WAIT + 1), (0, AWAY - 1, 9 * WAIT), (0, WINDOW, 0), (0, WINDOW, WAIT)])
 def test_the_kernel_lets_a_worker_run_where_the_model_says(steps: list[tuple[int, int | None, int]]) -> None:
     """(ns awake, ns of the sleep behind that, or no sleep but a look; ns that it waited for its core)."""
     cores = frozenset(os.sched_getaffinity(0))
