@@ -90,7 +90,7 @@ class Quotas:
             self._find_expired(rules, wall)
             self._find_moved(now)
             self._looked_at, self._wall, self.due = now, wall, now + LOOK_EVERY
-        for _ in range(min(len(self.found), 1)):
+        if self.found:
             self._judge(self.found.popleft(), wall, now)
         for _ in range(min(len(self.leaving), CUT_A_TURN)):
             row = self.leaving.popleft()
