@@ -1,7 +1,7 @@
 """Shared memory segments: made by the supervisor, inherited as file descriptors, mapped by every worker.
 
-The name exists only between shm_open and the unlink right after it; from then on a segment lives as
-long as somebody has its descriptor or mapping. Sparse memory must never become a SIGBUS: whatever is
+A segment never has a name (O_TMPFILE), so that a kill at any moment leaves nothing in /dev/shm; it lives
+as long as somebody has its descriptor or mapping. Sparse memory must never become a SIGBUS: whatever is
 used has been allocated before (`posix_fallocate`), and no room is a `SegmentError` at that moment.
 """
 
@@ -13,13 +13,6 @@ import mmap
 import os
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
-
-try:
-    import posix_ipc
-except ImportError:  # it has no wheel for every Python (docs/adr/0020-libraries-are-opened.md)
-    HAS_POSIX_IPC = False
-else:
-    HAS_POSIX_IPC = True
 
 from shm._shm import ffi, lib
 from shm.layout import REGIONS, layout_hash
@@ -66,8 +59,18 @@ def _no_room(what: str, wanted: int, error: OSError) -> SegmentError:
     return SegmentError(what, "out of shared memory", "enlarge /dev/shm", is_full=True)
 
 
+def open_nameless() -> int:
+    """A new shared-memory file, 0600, that nobody can name. OSError when it cannot be made."""
+    return os.open("/dev/shm", os.O_TMPFILE | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
+
+
 def open_by_posix_ipc(name: str) -> int:
-    """A new shared-memory file, 0600 and unlinked. OSError when it cannot be made, or is there."""
+    """The same where the file system knows no O_TMPFILE: a kill between the two calls leaves an empty file.
+    OSError when it cannot be made, or is there."""
+    try:
+        import posix_ipc
+    except ImportError as error:  # it has no wheel for every Python (docs/adr/0020-libraries-are-opened.md)
+        raise OSError(errno.EOPNOTSUPP, "it knows no O_TMPFILE, and posix_ipc is not installed") from error
     try:
         memory = posix_ipc.SharedMemory(name, posix_ipc.O_CREX, mode=0o600)
     except posix_ipc.Error as error:
@@ -77,19 +80,15 @@ def open_by_posix_ipc(name: str) -> int:
     return fd
 
 
-def open_by_path(name: str) -> int:
-    """The same without posix_ipc, at the path where shm_open of Linux's C libraries has it."""
-    path = f"/dev/shm{name}"
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    os.unlink(path)
-    return fd
-
-
-def _open_nameless(bytes_: int, hint: str) -> int:
-    """A fresh, zeroed, sparse shared-memory file of this size: O_EXCL, 0600, already unlinked."""
-    name = f"/plait-{hint}-{os.urandom(8).hex()}"
+def _open(bytes_: int, hint: str) -> int:
+    """A fresh, zeroed, sparse shared-memory file of this size, 0600, without a name."""
     try:
-        fd = open_by_posix_ipc(name) if HAS_POSIX_IPC else open_by_path(name)
+        try:
+            fd = open_nameless()
+        except OSError as error:
+            if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR):  # open(2): the file system, the kernel
+                raise
+            fd = open_by_posix_ipc(f"/plait-{hint}-{os.urandom(8).hex()}")
     except OSError as error:
         raise SegmentError(
             "creating shared memory",
@@ -319,7 +318,7 @@ def create(
     SegmentError for numbers out of bounds and for a /dev/shm too small.
     """
     header = _header(geometry, generation)
-    plain = PlainSegment(_open_nameless(header.bytes, name_hint), header.bytes)
+    plain = PlainSegment(_open(header.bytes, name_hint), header.bytes)
     try:
         _allocate(plain.fd, 0, mmap.PAGESIZE, "allocating the data segment")
         fixed = _at_once(header.geometry)
@@ -369,7 +368,7 @@ def _of_receivers(geometry: geometry, count: int) -> dict[int, int]:
 
 def create_plain(bytes_: int, name_hint: str = "vault") -> PlainSegment:
     """Make a plain segment: sparse, zero; `ensure` what is used before it is used."""
-    return PlainSegment(_open_nameless(bytes_, name_hint), bytes_)
+    return PlainSegment(_open(bytes_, name_hint), bytes_)
 
 
 def _header(geometry: Mapping[str, int], generation: int) -> header_p:

@@ -22,7 +22,7 @@ class Memory:
     def __init__(self, supervisor: int) -> None:
         for fd, path in descriptors(supervisor).items():
             with contextlib.suppress(*GONE):
-                if path.startswith("/dev/shm/plait-"):
+                if path.startswith("/dev/shm/"):
                     file = os.open(f"/proc/{supervisor}/fd/{fd}", os.O_RDWR)
                     try:
                         size = os.fstat(file).st_size

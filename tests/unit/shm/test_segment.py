@@ -34,32 +34,56 @@ def test_what_is_made_is_private_nameless_and_whole() -> None:
     data.close()
 
 
-@pytest.mark.parametrize("opened", [segment.open_by_posix_ipc, segment.open_by_path])
-def test_a_file_is_made_in_the_same_way_with_and_without_posix_ipc(opened: Callable[[str], int]) -> None:
-    name = f"/plait-test-{os.urandom(8).hex()}"
-    fd = opened(name)
+NAME = f"/plait-test-{os.urandom(8).hex()}"
+
+
+@pytest.mark.parametrize("opened", [segment.open_nameless, lambda: segment.open_by_posix_ipc(NAME)])
+def test_a_file_is_made_in_the_same_way_with_and_without_posix_ipc(opened: Callable[[], int]) -> None:
+    fd = opened()
     status = os.fstat(fd)
     assert (status.st_mode & 0o777, status.st_nlink, status.st_size) == (0o600, 0, 0)
-    assert status.st_dev == os.stat("/dev/shm").st_dev and not os.path.exists(f"/dev/shm{name}")
+    assert status.st_dev == os.stat("/dev/shm").st_dev and not os.path.exists(f"/dev/shm{NAME}")
     os.ftruncate(fd, 4096)
     assert os.pwrite(fd, b"x", 4095) == 1 and os.pread(fd, 4096, 0) == bytes(4095) + b"x"
     os.close(fd)
-    Path(f"/dev/shm{name}").touch()
+
+
+def test_a_name_that_is_there_is_not_taken() -> None:
+    Path(f"/dev/shm{NAME}").touch()
     try:
         with pytest.raises(OSError):
-            opened(name)
+            segment.open_by_posix_ipc(NAME)
     finally:
-        os.unlink(f"/dev/shm{name}")
+        os.unlink(f"/dev/shm{NAME}")
+
+
+OPENED = """
+import os, sys
+flags = []
+def note(event, args):
+    if event == "open" and "/dev/shm" in str(args[0]):
+        flags.append(args[2])
+sys.addaudithook(note)
+from tests.support.small_segment import make
+make(4).close()
+print(all(each & os.O_TMPFILE == os.O_TMPFILE for each in flags), len(flags) > 0, "posix_ipc" in sys.modules)
+"""
+
+
+def test_a_segment_has_no_name_at_any_moment() -> None:
+    """So a kill at any moment leaves nothing."""
+    done = subprocess.run([sys.executable, "-c", OPENED], capture_output=True, text=True, check=False)
+    assert done.stdout == "True True False\n", (done.stdout, done.stderr)
 
 
 def test_segments_are_made_where_there_is_no_posix_ipc() -> None:
     script = (
         "import sys; sys.modules['posix_ipc'] = None\n"
-        "from shm import segment; from tests.support.small_segment import faults, make\n"
-        "data = make(4); print(segment.HAS_POSIX_IPC, repr(faults(data))); data.close()"
+        "from tests.support.small_segment import faults, make\n"
+        "data = make(4); print(repr(faults(data))); data.close()"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
-    assert done.stdout == "False ''\n", done.stderr
+    assert done.stdout == "''\n", done.stderr
 
 
 def test_another_process_finds_the_same_at_its_own_address() -> None:

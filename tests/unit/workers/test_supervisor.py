@@ -616,10 +616,10 @@ def holders(host: Host, segments: set[int]) -> list[tuple[int, str]]:
     found = []
     for pid in host.pids():
         lines = (read_proc(pid, "maps") or "").splitlines()
-        found += [(pid, line) for line in lines if "/plait-" in line and int(line.split()[4]) in segments]
+        found += [(pid, line) for line in lines if "/dev/shm/" in line and int(line.split()[4]) in segments]
         for fd, name in descriptors(pid).items():
             with contextlib.suppress(OSError):  # closed meanwhile
-                if "/plait-" in name and os.stat(f"/proc/{pid}/fd/{fd}").st_ino in segments:
+                if name.startswith("/dev/shm/") and os.stat(f"/proc/{pid}/fd/{fd}").st_ino in segments:
                     found.append((pid, name))
     return found
 
@@ -631,7 +631,7 @@ def test_nothing_outlives_a_killed_supervisor(fakes: FakeWorkers) -> None:
     assert fakes.process is not None
     supervisor = fakes.process.pid
     segments = {os.stat(f"/proc/{supervisor}/fd/{fd}").st_ino
-                for fd, name in descriptors(supervisor).items() if "/plait-" in name}
+                for fd, name in descriptors(supervisor).items() if name.startswith("/dev/shm/")}
     assert len(segments) == 2 and holders(fakes.host, segments)
     for title in ("consumer 0", "control"):
         fakes.order(title, sleep=True)
