@@ -21,7 +21,7 @@ from workers.providers import PROVIDERS
 
 
 def is_segment(path: str) -> bool:
-    return "plait-" in path and path.endswith("(deleted)")
+    return path.startswith("/dev/shm/") and path.endswith("(deleted)")
 
 
 def data_of(fd: int) -> Iterator[tuple[int, bytes]]:
