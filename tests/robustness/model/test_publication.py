@@ -28,9 +28,10 @@ def test_link_first_is_sound(scenario: Scenario) -> None:
     assert found.shortage <= longest_chains(scenario)
 
 
-@pytest.mark.parametrize("scenario", scenarios("journalled"), ids=TITLES)
-def test_journalled_is_sound_but_waits(scenario: Scenario) -> None:
-    """The other candidate breaks nothing either; but a live producer between its two steps is waited for."""
+def test_journalled_is_sound_but_waits() -> None:
+    """The candidate that does not ship breaks nothing either; but a live producer between its two steps is
+    waited for. `python -m tests.robustness.model.publication` judges all its scenarios."""
+    scenario = scenarios("journalled")[TITLES.index("recycled into another queue")]
     found = judge(scenario)
     assert not found.stuck, "\n".join(found.stuck)
     assert found.waiting > 0
