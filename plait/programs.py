@@ -20,8 +20,13 @@ from typing import Any
 from plait.failure import Failure
 
 
-def run_command(*arguments: str, text: str | None = None, timeout: float | None = None) -> None:
-    """Say a command and run it. Failure with its own words when it fails. text: its standard input."""
+def run_command(
+    *arguments: str, text: str | None = None, timeout: float | None = None, logs_here: bool = False
+) -> None:
+    """Say a command and run it. Failure with its own words when it fails. text: its standard input.
+
+    logs_here: the program stays in the background and logs to our stderr, so its words go there unread.
+    """
     print(f"[#] {shlex.join(arguments)}", file=sys.stderr, flush=True)
     # Its stderr goes to a file, not a pipe: an engine that goes to the background keeps it open.
     what = f"`{shlex.join(arguments)}` failed"
@@ -32,7 +37,7 @@ def run_command(*arguments: str, text: str | None = None, timeout: float | None 
                 input=None if text is None else text.encode(),
                 stdin=subprocess.DEVNULL if text is None else None,
                 stdout=sys.stderr,
-                stderr=words,
+                stderr=sys.stderr if logs_here else words,
                 timeout=timeout,
                 check=False,
             )

@@ -161,7 +161,10 @@ def _start_engine(name: str) -> None:
         if os.environ.get(VARIABLE):
             mend = f"Mend {VARIABLE}, which names it, or unset it for plaitd."
         raise Failure(f"{name} has no engine", f"there is no program {program}", mend)
-    run_command(program, name, timeout=START_TIMEOUT)
+    from workers.log import level_name
+
+    # With a level plaitd logs to stderr in the background too, and so does wireguard-go.
+    run_command(program, name, timeout=START_TIMEOUT, logs_here=bool(level_name(os.environ)))
 
 
 def _stop_engine(name: str) -> None:

@@ -318,6 +318,15 @@ def test_without_wg_quicks_variable_the_engine_is_plaitd(hosts: Host) -> None:
     assert not (hosts.root / "run/wireguard/wg0.sock").exists()
 
 
+def test_with_a_level_the_engine_logs_where_the_command_does(hosts: Host) -> None:
+    """The command reads what other programs say out of a file that it deletes; a log there is lost."""
+    fresh(hosts)
+    write(hosts, FILES["no peer"])
+    command = "LOG_LEVEL=info plait up /run/wg0.conf 2>/run/said && plait down /run/wg0.conf"
+    hosts.run(["sh", "-c", command])
+    assert re.search(r"plait: wg0 supervisor: .*nothing is left", (hosts.root / "run/said").read_text())
+
+
 # --- where wg-quick has changed since 2021 --------------------------------------------------------
 
 
