@@ -191,6 +191,7 @@ def run(
     from plait import extras
     from plait.load import profile as load_profile
     from plait.load import run as load_run
+    from plait.load.arrivals import counts_of
 
     if json_file or engines:
         extras.require("hdrh", "cannot write histograms")
@@ -219,7 +220,7 @@ def run(
         code = _run_one(
             made, cores or load_run.default_cores(), list(owned), required, json_file, outs, tags,
             span=peers_range, start_at=start_at,
-            arrivals=load_run.arrivals(gateway_pid, is_here=not owned),
+            arrivals=counts_of(gateway_pid, is_here=not owned),
         )  # fmt: skip
     sys.exit(code)
 
@@ -245,6 +246,7 @@ def _run_one(
     from plait.load import screen as load_screen
     from plait.load import stop as load_stop
     from plait.load import thresholds as load_thresholds
+    from plait.load.answers import check_answered
     from plait.result_file import ResultFile
 
     thresholds = [load_thresholds.parse(text) for text in require]
@@ -284,7 +286,7 @@ def _run_one(
     if done.aborted is not None:
         click.echo(f"plait: load: ended early: {done.aborted}", err=True)
         return load_thresholds.EXIT_CODE
-    load_run.check_answered(done)
+    check_answered(done)
     blames = [verdict["blame"] for verdict in verdicts if not verdict["holds"]]
     has_limit = load_result.is_limit([phase.counters for phase in done.phases])
     code = load_thresholds.exit_code(blames, has_limit=has_limit)
@@ -389,7 +391,7 @@ def config(
     """
     from plait.load import key_derivation as load_keys
     from plait.load import profile as load_profile
-    from plait.load import run as load_run
+    from plait.load.process_orders import known_to
 
     changes = {key: value for key, value in given.items() if value is not None}
     if profile is None:
@@ -398,7 +400,7 @@ def config(
         made = load_profile.of_options({"phase": [storm], **changes})
     else:
         made = load_profile.load(profile, changes)
-    groups = load_run.known_to(made, who)
+    groups = known_to(made, who)
     if who == "provider" and not groups:
         raise Failure(
             "there is nothing for a provider",

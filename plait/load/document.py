@@ -18,7 +18,7 @@ import msgspec
 from plait.failure import Failure
 from plait.load import result as load_result
 from plait.load import schema as load_schema
-from plait.load.run import Run
+from plait.load.progress import Run
 from plait.load.schema import VERSION
 from plait.load.thresholds import Threshold
 

@@ -20,9 +20,10 @@ from plait.load import result as load_result
 from plait.load import run as load_run
 from plait.load import screen as load_screen
 from plait.load import thresholds as load_thresholds
+from plait.load.answers import check_answered
 from plait.load.profile import PHASES_MOST, UNPACED_HANDSHAKES, Profile
+from plait.load.progress import Run
 from plait.load.result import PhaseResult
-from plait.load.run import Run
 from plait.load.stop import EXIT_CODE as STOPPED_EXIT_CODE
 from plait.load.stop import Stop
 from plait.load.thresholds import Threshold
@@ -181,7 +182,7 @@ def run(
     if done.failure is not None:
         raise done.failure
     if done.signal is None:  # what was stopped may have had no time to be answered
-        load_run.check_answered(done)
+        check_answered(done)
     if json_file != "-":
         _show(kind, parsed, search)
     if search.found is None:

@@ -41,8 +41,8 @@ from plait.load import output as load_output
 from plait.load import result as load_result
 from plait.load import thresholds as load_thresholds
 from plait.load.key_derivation import Keys, gateway_address, seed_bytes, setconf_text
+from plait.load.process_orders import inner_networks, known_to
 from plait.load.profile import Profile
-from plait.load.run import inner_networks, known_to
 from plait.load.schema import VERSION
 from plait.load.stop import EXIT_CODE as STOPPED_EXIT_CODE
 from plait.load.stop import Stop, Stopped
@@ -511,13 +511,15 @@ def main() -> None:
     the lab owns, cores."""
     from plait.load import run as load_run
     from plait.load import screen as load_screen
+    from plait.load.answers import check_answered
+    from plait.load.progress import Run
 
     given, found, came, target, cores = sys.argv[1:]
     profile = msgspec.json.decode(Path(given).read_bytes(), type=Profile)
     stop = Stop()
     with stop.listening(), ResultFile(found) as file:
 
-        def text(run: load_run.Run) -> str:
+        def text(run: Run) -> str:
             return load_json.text(load_json.document(run, []))
 
         screens = load_output.Several([load_screen.Lines(), load_output.Kept(file, text)])
@@ -533,7 +535,7 @@ def main() -> None:
     if done.signal is not None:
         sys.exit(STOPPED_EXIT_CODE)
     if done.aborted is None:  # whose words are in the file
-        load_run.check_answered(done)
+        check_answered(done)
 
 
 if __name__ == "__main__":

@@ -18,8 +18,8 @@ from typing import IO, Any
 from plait import extras
 from plait.failure import Failure
 from plait.load import series as load_series
+from plait.load.progress import Look, Run, Screen
 from plait.load.result import PERCENTILES, PhaseResult
-from plait.load.run import Look, Run, Screen
 from plait.result_file import ResultFile
 
 FORMATS = ("csv", "ndjson", "prometheus")

@@ -9,8 +9,8 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from plait.load import result as load_result
+from plait.load.progress import Look, Run, Screen
 from plait.load.result import GARBAGE, PhaseResult
-from plait.load.run import Look, Run, Screen
 
 LINE_EVERY = 1.0  # seconds
 NOTHING = ("0/s, 0 done, 0 open", "0 met", "0/s asked, 0/s", "p50 - p90", "0.000 Gbit")

@@ -17,6 +17,7 @@ from plait.lab.namespaces import Lab, title
 from plait.load import profile as load_profile
 from plait.load import result as load_result
 from plait.load import run as load_run
+from plait.load.progress import Look, Run, Screen
 from plait.watch.processes import children
 from tests.support.waiting import PATIENCE, until
 from tests.support.wire import inside
@@ -131,10 +132,10 @@ table ip refusing {
 """
 
 
-class StandingStill(load_run.Screen):
+class StandingStill(Screen):
     """Stops the load process for 0.3 s at each of the first looks at the second phase."""
 
-    def look(self, run: load_run.Run, look: load_run.Look, before: load_run.Look | None) -> None:
+    def look(self, run: Run, look: Look, before: Look | None) -> None:
         if look.phase == 1 and look.elapsed < 1:
             pids = Path(f"/proc/self/task/{threading.get_native_id()}/children").read_text().split()
             for number in (signal.SIGSTOP, signal.SIGCONT):
@@ -150,7 +151,7 @@ def test_what_the_kernel_refuses_has_one_fate() -> None:
     steady = {"name": "steady", "seconds": 2, "drain": 20, "traffic": traffic}
     storm = {"name": "storm", "handshakes": {"outstanding": 4, "patience": 0.2}}
 
-    def refused_run() -> tuple[Gateway, load_run.Run]:
+    def refused_run() -> tuple[Gateway, Run]:
         with Gateway(SEED, 4) as gateway:
             port = gateway.socket.getsockname()[1]
             host.run(["nft", "-f", "-"], text=REFUSING % (port, 64 + 32 + 8, 96 + 32 + 8))

@@ -14,10 +14,8 @@ from plait.failure import Failure
 from plait.lab.namespaces import Lab
 from plait.load import arrivals as load_arrivals
 from plait.load import result as load_result
-from plait.load import run as load_run
 from plait.load import thresholds as load_thresholds
-from plait.load.arrivals import Arrived, of_process
-from plait.load.run import Arrivals
+from plait.load.arrivals import Arrivals, Arrived, counts_of, of_process
 from tests.unit.plait.load.gateway import Gateway, checksum
 from tests.unit.plait.load.test_generator import SEED, STORM, run_against
 
@@ -69,15 +67,16 @@ def test_counts_are_believed_once_the_answered_echoes_are_among_them() -> None:
     arrivals = Arrivals(counting)
     arrivals.begin()
     counting.now = Arrived(1000, 70)
-    assert arrivals.of_phase(phase(oneway=20, inner_packets=20), 0, 0) is None  # nothing says whose they are
+    # Nothing says whose they are.
+    assert arrivals.of_phase(phase(oneway=20, inner_packets=20).counters, 0, 0) is None
     counting.now = Arrived(1105, 70)
-    assert arrivals.of_phase(busy, 100, 0) == Arrived(105, 0)
+    assert arrivals.of_phase(busy.counters, 100, 0) == Arrived(105, 0)
     counting.now = Arrived(1105, 90)
-    assert arrivals.of_phase(phase(oneway=25, inner_packets=25), 0, 0) == Arrived(0, 20)
+    assert arrivals.of_phase(phase(oneway=25, inner_packets=25).counters, 0, 0) == Arrived(0, 20)
     counting.now = Arrived(1204, 90)  # less than was answered: another host's
-    assert arrivals.of_phase(busy, 100, 0) is None
+    assert arrivals.of_phase(busy.counters, 100, 0) is None
     counting.now = Arrived(2000, 90)
-    assert arrivals.of_phase(busy, 100, 0) is None
+    assert arrivals.of_phase(busy.counters, 100, 0) is None
 
 
 def test_what_is_still_on_its_way_is_waited_for() -> None:
@@ -92,7 +91,7 @@ def test_what_is_still_on_its_way_is_waited_for() -> None:
     later = threading.Timer(0.1, come)
     later.start()
     made = phase(answered=10, asked=10, oneway=10, inner_packets=20)
-    assert arrivals.of_phase(made, 10, 60) == Arrived(10, 10)
+    assert arrivals.of_phase(made.counters, 10, 60) == Arrived(10, 10)
     later.join()
 
 
@@ -123,7 +122,7 @@ def test_a_gateway_whose_interface_is_elsewhere_is_not_believed_to_be_here() -> 
     """The model's answers come from no host: this namespace counted none of them."""
     steady = {"name": "steady", "seconds": 0.3, "traffic": {"rate": 100}, "oneway": {"rate": 100}}
     with Gateway(SEED, 2) as gateway:
-        run = run_against(gateway, [STORM, steady], arrivals=load_run.arrivals(None))
+        run = run_against(gateway, [STORM, steady], arrivals=counts_of(None))
     assert [each.arrived for each in run.phases] == [None, None]
     assert load_result.metrics(run.phases)["there_loss"] is None
 
@@ -150,4 +149,4 @@ def test_counts_go_through_a_file(tmp_path: Path) -> None:
 
 def test_a_process_that_is_not_there() -> None:
     with pytest.raises(Failure, match="cannot use --gateway-pid 4194305"):
-        load_run.arrivals(4194305)
+        counts_of(4194305)

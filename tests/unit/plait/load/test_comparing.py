@@ -17,8 +17,8 @@ from plait.load import lab_run as load_lab
 from plait.load import profile as load_profile
 from plait.load import report as load_report
 from plait.load import result as load_result
+from plait.load.progress import Run
 from plait.load.result import PhaseResult
-from plait.load.run import Run
 from plait.load.series import COUNTERS, Point
 from plait.load.thresholds import METRICS
 from plait.load.thresholds import parse as threshold

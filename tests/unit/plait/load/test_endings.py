@@ -21,6 +21,7 @@ from plait.load import profile as load_profile
 from plait.load import result as load_result
 from plait.load import run as load_run
 from plait.load import screen as load_screen
+from plait.load.progress import Look, Run, Screen
 from plait.load.series import POINTS_MOST, Point, Series
 from plait.load.stop import Stop
 from plait.result_file import ResultFile
@@ -135,8 +136,8 @@ STORM: dict[str, Any] = {"name": "storm", "handshakes": {"outstanding": 4}, "dra
 def test_a_stop_between_two_phases_writes_none_of_them_twice() -> None:
     stop = Stop()
 
-    class Stopping(load_run.Screen):
-        def finished(self, run: load_run.Run, phase: load_result.PhaseResult) -> None:
+    class Stopping(Screen):
+        def finished(self, run: Run, phase: load_result.PhaseResult) -> None:
             stop.signal = signal.SIGINT
 
     steady = {"name": "steady", "seconds": 60, "traffic": {"rate": 100}}
@@ -148,13 +149,13 @@ def test_a_stop_between_two_phases_writes_none_of_them_twice() -> None:
     assert load_json.document(run, [])["total"]["metrics"]["handshakes"] == 4
 
 
-class StoppingWhenAsked(load_run.Screen):
+class StoppingWhenAsked(Screen):
     """A signal, as soon as the second phase has asked something."""
 
     def __init__(self, stop: Stop) -> None:
         self.stop = stop
 
-    def look(self, run: load_run.Run, look: load_run.Look, before: load_run.Look | None) -> None:
+    def look(self, run: Run, look: Look, before: Look | None) -> None:
         if look.phase == 1 and look.counters["asked"]:
             self.stop.signal = signal.SIGINT
 
@@ -194,7 +195,7 @@ def test_a_stop_while_it_prepares_tells_how_much_was_done(
     cores = os.sched_getaffinity(0)
     stop, told = Stop(), []
 
-    class Stopping(load_run.Screen):
+    class Stopping(Screen):
         def preparing(self, done: int, total: int) -> None:
             told.append((done, total))
             if done:

@@ -22,9 +22,10 @@ from plait.load import result as load_result
 from plait.load import run as load_run
 from plait.load import screen as load_screen
 from plait.load import thresholds as load_thresholds
+from plait.load.answers import check_answered
 from plait.load.arrivals import Count
 from plait.load.plots import over_time
-from plait.load.run import Run
+from plait.load.progress import Look, Run, Screen
 from plait.watch.processes import children
 from tests.support.waiting import PATIENCE, until
 from tests.unit.plait.load.gateway import Gateway
@@ -38,7 +39,7 @@ def run_against(
     gateway: Gateway,
     phases: list[dict[str, Any]],
     processes: int = 1,
-    screen: load_run.Screen | None = None,
+    screen: Screen | None = None,
     span: range | None = None,
     arrivals: Count | None = None,
     **top: Any,
@@ -56,7 +57,7 @@ def run_against(
         }
     )
     cores = (load_run.default_cores() * processes)[:processes]
-    return load_run.execute(profile, cores, [], screen or load_run.Screen(), span=span, arrivals=arrivals)
+    return load_run.execute(profile, cores, [], screen or Screen(), span=span, arrivals=arrivals)
 
 
 def wrong(run: Run) -> dict[str, int]:
@@ -116,11 +117,11 @@ def test_a_gateway_that_never_answers_ends_the_run_with_a_sentence(tmp_path: Pat
             phase = {"name": "storm", "seconds": seconds, "drain": 0, "handshakes": {"outstanding": 3}}
             given = {"phase": [phase], "peers": 3, "target": target, "give_up": 0.5}
             run = load_run.execute(
-                load_profile.of_options(given), load_run.default_cores(), [], load_run.Screen()
+                load_profile.of_options(given), load_run.default_cores(), [], Screen()
             )
             assert run.gave_up == (seconds == 60)
             with pytest.raises(Failure, match="no datagram came back"):
-                load_run.check_answered(run)
+                check_answered(run)
 
 
 def test_a_gateway_that_falls_silent_ends_a_phase_without_an_end() -> None:
@@ -129,8 +130,8 @@ def test_a_gateway_that_falls_silent_ends_a_phase_without_an_end() -> None:
     for second, gives_up in ((again, True), (lasting, False)):
         with Gateway(SEED, 4) as gateway:
 
-            class Ending(load_run.Screen):
-                def look(self, run: Run, look: load_run.Look, before: load_run.Look | None) -> None:
+            class Ending(Screen):
+                def look(self, run: Run, look: Look, before: Look | None) -> None:
                     if look.phase == 0 and look.counters["handshakes"] == 4:
                         gateway.deaf = True
 
@@ -139,9 +140,9 @@ def test_a_gateway_that_falls_silent_ends_a_phase_without_an_end() -> None:
         assert run.phases[0].counters["handshakes"] == 4
         if gives_up:
             with pytest.raises(Failure, match="it answered at first"):
-                load_run.check_answered(run)
+                check_answered(run)
         else:
-            load_run.check_answered(run)
+            check_answered(run)
 
 
 def test_what_is_lost_repeated_forged_and_misled_is_counted() -> None:
@@ -256,12 +257,12 @@ def test_closed_loop_of_echoes_asks_again_after_an_answer() -> None:
     assert loop["echoes_due"] == loop["echoes_late"] == loop["echoes_not_sent"] == 0
 
 
-class Stopping(load_run.Screen):
+class Stopping(Screen):
     """Stops the load processes for half a second at the first look at them."""
 
     stopped = False
 
-    def look(self, run: Run, look: load_run.Look, before: load_run.Look | None) -> None:
+    def look(self, run: Run, look: Look, before: Look | None) -> None:
         if look.phase == 1 and not self.stopped:
             self.stopped = True
             processes = list(children(os.getpid()))
@@ -387,13 +388,13 @@ def test_one_way_packets_go_at_their_rate_and_want_no_answer(inner: str, sizes: 
     assert "One-way packets, a second" in "".join(over_time(series, [], "p"))
 
 
-class Telling(load_run.Screen):
+class Telling(Screen):
     """Keeps what a screen would show."""
 
     def __init__(self) -> None:
         self.told: list[dict[str, str]] = []
 
-    def look(self, run: Run, look: load_run.Look, before: load_run.Look | None) -> None:
+    def look(self, run: Run, look: Look, before: Look | None) -> None:
         self.told.append(dict(load_screen.facts(run, look, before)))
 
 

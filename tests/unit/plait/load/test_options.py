@@ -10,8 +10,8 @@ import pytest
 from click.testing import CliRunner
 
 from plait.load.commands import load
+from plait.load.process_orders import processes_most
 from plait.load.profile import of_options
-from plait.load.run import processes_most
 
 PROFILE = '[[phase]]\nname = "storm"\nhandshakes = { outstanding = 4 }\n'
 ENGINE = ["--lab", "plaitd -f {iface}"]

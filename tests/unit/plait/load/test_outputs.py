@@ -23,6 +23,7 @@ from plait.load import profile as load_profile
 from plait.load import run as load_run
 from plait.load import schema as load_schema
 from plait.load import thresholds as load_thresholds
+from plait.load.progress import Look, Run, Screen
 from plait.load.result import PhaseResult
 from plait.load.series import COUNTERS
 from tests.unit.plait.load.gateway import Gateway
@@ -34,13 +35,13 @@ PHASES: list[dict[str, Any]] = [
 ]
 
 
-class Scraping(load_run.Screen):
+class Scraping(Screen):
     """Reads the page for Prometheus at each look."""
 
     def __init__(self, address: str) -> None:
         self.address, self.pages = address, []
 
-    def look(self, run: load_run.Run, look: load_run.Look, before: load_run.Look | None) -> None:
+    def look(self, run: Run, look: Look, before: Look | None) -> None:
         self.pages.append(urllib.request.urlopen(self.address, timeout=30).read().decode())
 
 
@@ -179,7 +180,7 @@ def test_two_machines_make_one_run() -> None:
         given = {"phase": PHASES, "peers": 10, "target": gateway.target, "seed": SEED, "require": ["loss<=0"]}
         made = load_profile.of_options(given)
         runs = [
-            load_run.execute(made, load_run.default_cores(), [], load_run.Screen(), span=span)
+            load_run.execute(made, load_run.default_cores(), [], Screen(), span=span)
             for span in (range(4), range(4, 10))
         ]
     documents = [json.loads(load_json.text(load_json.document(run, []))) for run in runs]
@@ -250,14 +251,14 @@ def test_machines_begin_at_one_time() -> None:
         for ahead in (2, 10, 30):  # a busy machine may not be prepared so soon
             at = time.time() + ahead
             with contextlib.suppress(Failure):
-                run = load_run.execute(made, load_run.default_cores(), [], load_run.Screen(), start_at=at)
+                run = load_run.execute(made, load_run.default_cores(), [], Screen(), start_at=at)
                 break
         assert gateway.first_at >= at - 0.05
         # The second phase begins by the clock, not when the first is over on this machine.
         planned = PHASES[0]["seconds"] + PHASES[0]["drain"] + load_run.BETWEEN_SECONDS
         assert run.phases[1].began - run.phases[0].began >= planned - 0.001
         with pytest.raises(Failure, match="cannot start at that time"):
-            load_run.execute(made, load_run.default_cores(), [], load_run.Screen(), start_at=time.time() - 1)
+            load_run.execute(made, load_run.default_cores(), [], Screen(), start_at=time.time() - 1)
     endless = load_profile.of_options({"phase": [{**PHASES[0], "seconds": None}, PHASES[1]], "peers": 4})
     with pytest.raises(Failure, match="each machine at another time"):
-        load_run.execute(endless, load_run.default_cores(), [], load_run.Screen(), start_at=time.time() + 9)
+        load_run.execute(endless, load_run.default_cores(), [], Screen(), start_at=time.time() + 9)

@@ -15,8 +15,8 @@ from plait.load import profile as load_profile
 from plait.load import result as load_result
 from plait.load import run as load_run
 from plait.load.abort import AT_THE_END, AbortedError, AbortWatch
+from plait.load.progress import Run, Screen
 from plait.load.result import PhaseResult
-from plait.load.run import Run
 from tests.support.waiting import PATIENCE
 from tests.unit.plait.load.gateway import Gateway
 
@@ -26,7 +26,7 @@ SEED = "tests"
 def run_phases(target: str, peers: int, *phases: dict[str, object], **top: object) -> Run:
     given = {"phase": list(phases), "peers": peers, "target": target, "seed": SEED, **top}
     made = load_profile.of_options(given)
-    return load_run.execute(made, load_run.default_cores(), [], load_run.Screen())
+    return load_run.execute(made, load_run.default_cores(), [], Screen())
 
 
 def named(run: Run) -> dict[str, str]:

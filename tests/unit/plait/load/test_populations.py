@@ -21,8 +21,8 @@ from plait.load import schema as load_schema
 from plait.load import screen as load_screen
 from plait.load import thresholds as load_thresholds
 from plait.load.commands import load
+from plait.load.process_orders import known_to, phase_orders
 from plait.load.profile import of_options, parse
-from plait.load.run import known_to, phase_orders
 from tests.unit.plait.load.gateway import Gateway, private_key, public_key
 from tests.unit.plait.load.test_generator import SEED, STORM, run_against, wrong
 

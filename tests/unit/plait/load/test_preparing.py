@@ -14,6 +14,7 @@ from plait.load import profile as load_profile
 from plait.load import run as load_run
 from plait.load._generator import ffi, lib
 from plait.load.process import STEPS, _on_all_cores, bound_socket
+from plait.load.progress import Screen
 from plait.load.secrets_file import DIGEST, PART, PART_SECONDS, PEERS_LEAST, SecretsFile
 from tests.unit.plait.load.gateway import Gateway, derived, private_key, public_key
 
@@ -106,7 +107,7 @@ def test_secrets_are_kept_for_the_next_run(tmp_path: Path, monkeypatch: pytest.M
                 "seed": SEED,
             }
             run = load_run.execute(
-                load_profile.of_options(given), load_run.default_cores(), [], load_run.Screen()
+                load_profile.of_options(given), load_run.default_cores(), [], Screen()
             )
         assert (run.static_static, run.ephemerals) == (PEERS_LEAST, 4)
         return run.phases[0].counters["handshakes"]

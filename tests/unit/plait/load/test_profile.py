@@ -8,8 +8,8 @@ import pytest
 
 from plait.failure import Failure
 from plait.load import thresholds as load_thresholds
+from plait.load.process_orders import phase_orders
 from plait.load.profile import Profile, load, of_options, parse
-from plait.load.run import phase_orders
 from tests.support.sources import sources
 
 ROOT = Path(__file__).resolve().parents[4]
