@@ -8,9 +8,12 @@ from plait.command import Plait
 
 LATER = {
     "dead-peers": "tests.bench.dead_peers:dead_peers",
+    "first-ping": "tests.bench.first_ping:first_ping",
     "profile": "tests.bench.profile:profile",
+    "python-api": "tests.bench.python_api:python_api",
     "queue": "tests.bench.queue:queue",
     "sync": "tests.bench.sync:sync",
+    "unknown-peers": "tests.bench.unknown_peers:unknown_peers",
 }
 
 

@@ -16,9 +16,9 @@ import pytest
 
 from plait.lab.namespaces import PLAIT as PLAITD
 from plait.lab.namespaces import WIREGUARD_GO, Lab, Process, state
-from plait.watch.processes import GONE, children
+from plait.watch.processes import GONE
 from tests.support import rootless
-from tests.support.rootless import CONF, PLAIT, SERVER, SERVER6
+from tests.support.rootless import CONF, PLAIT, SERVER, SERVER6, tree
 from tests.support.unprivileged import UNPRIVILEGED, USER
 from tests.support.waiting import until
 
@@ -68,17 +68,6 @@ class Scene(rootless.Scene):
 
     def popen(self, *command: str) -> Process:
         return self.plait("exec", CONF, "--", *command)
-
-
-def tree(pid: int) -> list[int]:
-    """A process and all below it, whatever pid namespaces they are in."""
-    found = [pid]
-    for each in found:
-        try:
-            found += children(each)
-        except GONE:
-            continue
-    return found
 
 
 @pytest.fixture(scope="module")
@@ -218,16 +207,9 @@ def cmdline(pid: int) -> bytes:
         return b""
 
 
-def left(scene: Scene) -> dict[str, object]:
-    """What could be left on the host: files, mounts, interfaces."""
-    places = {place: sorted(os.listdir(scene.client.root / place)) for place in ("run", "dev/shm")}
-    mounts = Path(f"/proc/{scene.client.pid}/mounts").read_text()
-    return {**places, "mounts": mounts, "links": scene.client.run(["ip", "-o", "link"]).stdout}
-
-
 def test_nothing_is_left_whichever_process_is_killed(scene: Scene) -> None:
     words = (b"exec", b"init.py", b"supervisor", b"echo up")
-    before = left(scene)
+    before = scene.left()
     for number in range(6):
         program = scene.popen("sh", "-c", "echo up; sleep 600")
         until(lambda program=program: "up" in program.output(), "the program")
@@ -238,8 +220,7 @@ def test_nothing_is_left_whichever_process_is_killed(scene: Scene) -> None:
         os.kill(sorted(ours)[number % len(ours)], signal.SIGKILL)
         until(lambda every=every: all(state(pid) in ("", "Z") for pid in every), "their end")
         program.wait()
-        assert scene.client.pids() == []
-    assert left(scene) == before
+    until(lambda: scene.left() == before, f"nothing left: {scene.left()} instead of {before}")
 
 
 def test_a_worker_that_dies_ends_nothing(scene: Scene) -> None:

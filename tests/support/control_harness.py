@@ -133,13 +133,19 @@ class Interface:
 
     def deliver(self, message: bytes, sender: tuple[bytes, int]) -> None:
         """As a receiver does: a handshake message into control's mailbox, and its bell."""
+        assert self.offer(message, sender)
+
+    def offer(self, message: bytes, sender: tuple[bytes, int]) -> bool:
+        """Likewise; False when the mailbox is full."""
         place = ffi.new("struct endpoint *")
         address, port = sender
         place.family = socket.AF_INET if len(address) == 4 else socket.AF_INET6
         place.port = socket.htons(port)
         ffi.memmove(place.address, address, len(address))
-        assert lib.mailbox_put(self.segment, 0, place, message, len(message)) == 0
+        if lib.mailbox_put(self.segment, 0, place, message, len(message)) != 0:
+            return False
         lib.bell_ring(self.segment, lib.WORKER_CONTROL, self.bell)
+        return True
 
     def change_port(self, port: int) -> tuple[int, list[int]]:
         """What the supervisor does on request: (errno, new fds)."""

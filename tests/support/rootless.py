@@ -9,6 +9,7 @@ from pathlib import Path
 
 from plait.lab.namespaces import PLAIT as PLAITD
 from plait.lab.namespaces import Engine, Lab, Link, Peer, Process, keypair
+from plait.watch.processes import GONE, children
 from tests.support.unprivileged import UNPRIVILEGED, USER, open_to_all
 from tests.support.waiting import until
 
@@ -55,3 +56,24 @@ class Scene:
     def plait(self, *arguments: str) -> Process:
         """A command of Plait, as the user without privilege; a process group of its own."""
         return self.client.popen([*UNPRIVILEGED, "setsid", PLAIT, *arguments])
+
+    def left(self) -> dict[str, object]:
+        """What could be left on the client: processes, files, mounts, interfaces, sockets of its network."""
+        places = {place: sorted(os.listdir(self.client.root / place)) for place in ("run", "dev/shm")}
+        proc = Path(f"/proc/{self.client.pid}")
+        kinds = ("unix", "udp", "udp6", "tcp", "tcp6", "raw", "packet")
+        sockets = {kind: len((proc / "net" / kind).read_text().splitlines()) for kind in kinds}
+        links = self.client.run(["ip", "-o", "link"]).stdout
+        mounts = (proc / "mounts").read_text()
+        return {"processes": self.client.pids(), **places, "mounts": mounts, "links": links, **sockets}
+
+
+def tree(pid: int) -> list[int]:
+    """A process and all below it, whatever pid namespaces they are in."""
+    found = [pid]
+    for each in found:
+        try:
+            found += children(each)
+        except GONE:
+            continue
+    return found
