@@ -12,6 +12,7 @@ LATER = {
     "profile": "tests.bench.profile:profile",
     "python-api": "tests.bench.python_api:python_api",
     "queue": "tests.bench.queue:queue",
+    "rootless": "tests.bench.rootless:rootless",
     "sync": "tests.bench.sync:sync",
     "unknown-peers": "tests.bench.unknown_peers:unknown_peers",
 }
