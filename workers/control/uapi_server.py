@@ -43,6 +43,8 @@ SLOW = 60 * SECOND  # ns that an operation, or its answer, may take its client w
 CHUNKS_A_TURN = 4  # of an answer, about 800 peers: a client that reads as fast as we write is not alone
 BYTES_OF_ALL = RECEIVE_BYTES  # read in one turn, of whatever number of clients, and one read more
 CHUNKS_OF_ALL = 32  # in one turn, of whatever number of clients; events are few, and so are followers
+SETS_A_TURN = CHUNKS_OF_ALL  # small ones, whose answers are a chunk each; a provider's are one peer each
+SETS_TIME = 2_000_000  # ns; with a set that began within them, a turn of them
 
 
 class Connection:
@@ -195,13 +197,13 @@ class Connection:
         """True when everything is sent; else it goes on when the socket is writable, in another turn."""
         for _ in range(CHUNKS_A_TURN):
             if not self.unsent:
-                if self.follower is None and self.provider is None:
-                    if self.server.chunks_left <= 0:
-                        return False
-                    self.server.chunks_left -= 1
+                is_counted = self.follower is None and self.provider is None
+                if is_counted and self.server.chunks_left <= 0:
+                    return False
                 self.unsent = memoryview(next(self.answer, b""))
                 if not self.unsent:
                     return True
+                self.server.chunks_left -= is_counted
             try:
                 sent = self.socket.send(self.unsent)
             except BlockingIOError:
@@ -331,26 +333,35 @@ class UapiServer:
         return bool(self.waiting and self.steps is None) or (self.steps is not None and not self.is_asking)
 
     def step(self) -> None:
-        """Once a turn: one slice of the set that is being applied, or the next operation."""
+        """Once a turn: one slice of the set that is being applied, or what waits: one get, or sets, up to the
+        first that has a second slice."""
         self.chunks_left, self.bytes_left = CHUNKS_OF_ALL, BYTES_OF_ALL
         if not self.is_listening:
             self._look_who_waits()
+        until = self.clock() + SETS_TIME
+        for _ in range(SETS_A_TURN):
+            if not self._go_on() or self.clock() >= until:
+                return
+
+    def _go_on(self) -> bool:
+        """One slice, or one operation. True when a set is over, so that another may begin."""
         if self.steps is None:
             if not self.waiting:
-                return
+                return False
             connection, operation = self.waiting.popleft()
             if connection not in self.connections:
-                return
+                return True
             if isinstance(operation, uapi.Get):
                 connection.finish(self.configuration.show(operation.public_key))
-                return
+                return False
             if isinstance(operation, uapi.GetCounters):
                 connection.finish(self.configuration.show_counters())
-                return
+                return False
             assert isinstance(operation, uapi.Set)
             self.client, self.steps = connection, self.configuration.apply(operation)
-        elif not self.is_asking:
+        if not self.is_asking:
             self._advance(None)
+        return self.steps is None
 
     def _look_who_waits(self) -> None:
         """Every place is taken, and somebody knocked: by now a client may have been idle for long enough."""

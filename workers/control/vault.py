@@ -273,7 +273,8 @@ class Vault:
                     if os.pwrite(self.fd, piece, at) != len(piece):
                         raise OSError(errno.EIO, "the redo record was cut short")
                     at += len(piece)
-                    yield
+                    if len(piece) == REDO_SLICE:
+                        yield
 
     def commit_redo(self, peers: int) -> None:
         """From here to `clear_redo` a new control finishes what this one began: a set of so many peers."""

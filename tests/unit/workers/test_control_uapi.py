@@ -17,14 +17,21 @@ from typing import Any, cast
 
 import pytest
 
-from engine.uapi import CHUNK_BYTES
+from engine.uapi import CHUNK_BYTES, Set, parse_set
 from plait import uapi_client
 from tests.support.control_harness import ControlProcess, Holder, Interface, Parts, uapi, wg
 from tests.support.waiting import PATIENCE, until
 from workers._workers import ffi, lib
 from workers.control.configuration import Configuration
 from workers.control.events import Events
-from workers.control.uapi_server import CHUNKS_A_TURN, MAX_CONNECTIONS, MAX_FOLLOWERS, UapiServer
+from workers.control.uapi_server import (
+    CHUNKS_A_TURN,
+    MAX_CONNECTIONS,
+    MAX_FOLLOWERS,
+    SETS_A_TURN,
+    SETS_TIME,
+    UapiServer,
+)
 
 pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root: sockets in /var/run/wireguard"),
@@ -358,6 +365,13 @@ class Served:
             def show(self, public_key: bytes | None = None) -> Iterator[bytes]:
                 yield from (b"x" * 65535 + b"\n" for _ in range(64))
 
+            def apply(answering, operation: Set) -> Iterator[None]:
+                yield from (None for _ in range(1, self.slices))
+                self.applied += 1
+                self.now += self.set_takes
+                return 0
+
+        self.slices, self.set_takes, self.applied = 1, 0, 0
         self.path, self.selector, self.stack, self.now = path, selector, stack, 0
         listener = stack.enter_context(socket.socket(socket.AF_UNIX))
         listener.bind(str(path))
@@ -421,6 +435,33 @@ def answers(served: Served, client: socket.socket) -> bool:
 
 
 SECOND = 1_000_000_000
+
+
+@pytest.mark.parametrize(("slices", "set_takes", "in_a_turn"), [
+    (1, 0, SETS_A_TURN), (1, SETS_TIME // 4, 4), (2, 0, 0),
+])  # fmt: skip
+def test_sets_of_one_slice_are_applied_together(
+    served: Served, slices: int, set_takes: int, in_a_turn: int
+) -> None:
+    """A provider's answers come so: a turn for each would cost more than the sets do."""
+    served.slices, served.set_takes = slices, set_takes
+    client = served.client()
+    client.sendall(b"set=1\nlisten_port=1\n\n" * 64)
+    for key_, mask in served.selector.select(PATIENCE):
+        key_.data(mask)
+    served.server.step()
+    assert served.applied == in_a_turn
+    served.settle()
+    assert served.applied == 64
+    assert client.recv(1 << 16) == b"errno=0\n\n" * 64
+
+
+def test_a_set_of_one_peer_is_one_slice(interface: Interface) -> None:
+    parts = Parts(interface)
+    steps = parts.configuration.apply(parse_set(f"set=1\npublic_key={A}\nallowed_ip=10.0.0.1/32\n"))
+    with pytest.raises(StopIteration):
+        next(steps)
+    assert parts.peers.count == 1
 
 
 def test_who_comes_when_all_places_are_taken_gets_that_of_the_longest_idle_client(served: Served) -> None:
