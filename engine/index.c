@@ -1,7 +1,7 @@
-/* index: a Feistel network of six rounds over two halves of 16 bits. Its round function is
- * SipHash-1-1 of the half and the round's number, so whoever sees indices cannot compute the
- * next one; a network is a bijection whatever its round function is, so no two keypairs ever
- * share an index. */
+/* index: a Feistel network of six rounds over two halves of 16 bits, or of fewer beside a gateway's
+ * number. Its round function is SipHash-1-1 of the half and the round's number, so whoever sees indices
+ * cannot compute the next one; a network is a bijection whatever its round function is, so no two
+ * keypairs ever share an index. */
 #include "index.h"
 #include "siphash.h"
 
@@ -9,8 +9,18 @@
 #define NUMBER_BITS 21
 #define NUMBER_MASK ((1u << NUMBER_BITS) - 1)
 #define GENERATION_MASK ((1u << (32 - NUMBER_BITS)) - 1)
+#define GATEWAY_BITS_MOST 8
 
-static uint32_t round_of(const struct siphash *keyed, uint32_t half, uint32_t round)
+/* How many bits stand in the clear. */
+static uint32_t clear_bits(const uint64_t key[3])
+{
+    uint32_t bits = (uint32_t)(key[2] >> 8) & 14;
+
+    return bits < GATEWAY_BITS_MOST ? bits : GATEWAY_BITS_MOST;
+}
+
+/* mask: of a half. */
+static uint32_t round_of(const struct siphash *keyed, uint32_t half, uint32_t round, uint32_t mask)
 {
     struct siphash state = *keyed;
     uint64_t word = (uint64_t)round << 32 | half;
@@ -21,37 +31,39 @@ static uint32_t round_of(const struct siphash *keyed, uint32_t half, uint32_t ro
     state.v2 ^= 0xff;
     siphash_round(&state);
     uint64_t sum = siphash_end(&state);
-    return (uint32_t)(sum ^ sum >> 32) & 0xffff;
+    return (uint32_t)(sum ^ sum >> 32) & mask;
 }
 
-uint32_t index_of(const uint64_t key[2], uint32_t number, uint32_t generation)
+uint32_t index_of(const uint64_t key[3], uint32_t number, uint32_t generation)
 {
     struct siphash keyed = siphash_begin(key);
-    uint32_t value = (generation & GENERATION_MASK) << NUMBER_BITS | (number & NUMBER_MASK);
-    uint32_t left = value >> 16, right = value & 0xffff;
+    uint32_t clear = clear_bits(key), bits = (32 - clear) / 2, mask = (1u << bits) - 1;
+    uint32_t value = (generation & (GENERATION_MASK >> clear)) << NUMBER_BITS | (number & NUMBER_MASK);
+    uint32_t left = value >> bits, right = value & mask;
 
     for (uint32_t round = 0; round < ROUNDS; round++) {
-        uint32_t mixed = left ^ round_of(&keyed, right, round);
+        uint32_t mixed = left ^ round_of(&keyed, right, round, mask);
         left = right;
         right = mixed;
     }
-    return left << 16 | right;
+    return (left << bits | right) << clear | ((uint32_t)key[2] & ((1u << clear) - 1));
 }
 
-uint32_t index_number(const uint64_t key[2], uint32_t index)
+uint32_t index_number(const uint64_t key[3], uint32_t index)
 {
     struct siphash keyed = siphash_begin(key);
-    uint32_t left = index >> 16, right = index & 0xffff;
+    uint32_t clear = clear_bits(key), bits = (32 - clear) / 2, mask = (1u << bits) - 1;
+    uint32_t left = index >> clear >> bits, right = index >> clear & mask;
 
     for (uint32_t round = ROUNDS; round-- > 0;) {
-        uint32_t mixed = right ^ round_of(&keyed, left, round);
+        uint32_t mixed = right ^ round_of(&keyed, left, round, mask);
         right = left;
         left = mixed;
     }
-    return (left << 16 | right) & NUMBER_MASK;
+    return (left << bits | right) & NUMBER_MASK;
 }
 
-uint32_t index_publish(struct index_entry *table, const uint64_t key[2], uint32_t number, uint32_t peer)
+uint32_t index_publish(struct index_entry *table, const uint64_t key[3], uint32_t number, uint32_t peer)
 {
     struct index_entry *entry = &table[number];
 
@@ -73,7 +85,7 @@ void index_withdraw(struct index_entry *table, uint32_t number)
 }
 
 uint32_t index_lookup(const struct index_entry *table, uint32_t count,
-                      const uint64_t key[2], uint32_t index, uint32_t *peer)
+                      const uint64_t key[3], uint32_t index, uint32_t *peer)
 {
     uint32_t number = index_number(key, index);
 

@@ -62,10 +62,18 @@ class BytesPerPeer(TypedDict):
     session: dict[str, float]
 
 
+class Gateway(TypedDict):
+    """What stands in the receiver indices."""
+
+    number: int
+    bits: int
+
+
 class Engine(TypedDict):
     """The answer to get_engine."""
 
     aead: str
+    gateway: NotRequired[Gateway | None]  # an older engine tells none
     version: NotRequired[str]
     layout: NotRequired[str]
     commit: NotRequired[str]

@@ -22,6 +22,7 @@ DERIVED = {  # defaults that follow from the host or from other settings
     "cores": "the CPUs that plaitd may use",
     "max_receivers": "twice `receivers`, at least one for each core",
     "max_consumers": "twice `consumers`, at least one for each core",
+    "gateway": "none",
     "sessions": "twice `max_peers`, 2097152 at most",
 }
 NO_SPACE = "`Unable to modify interface: No space left on device`"  # wg's words for ENOSPC

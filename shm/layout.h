@@ -132,10 +132,11 @@ struct device {
     uint32_t under_load;
     uint32_t receivers;       /* running now; consumers likewise */
     uint32_t consumers;
-    uint64_t index_key[2];    /* key of the receiver index permutation (engine/index.h) */
+    uint64_t index_key[3];    /* key of the receiver index permutation, and the gateway (engine/index.h) */
     uint32_t up;              /* 1 while the TUN is up */
-    uint32_t mac1_turn;       /* selects a copy of mac1_keys; bit 0: there is a key (workers/datapath/mac1_filter.c) */
     uint32_t keypairs_ready;  /* memory is there for so many keypairs and index entries; only grows */
+    /* Up to here one cache line, which each data packet needs. */
+    uint32_t mac1_turn;       /* selects a copy of mac1_keys; bit 0: there is a key (workers/datapath/mac1_filter.c) */
     uint32_t reserved;
     uint8_t mac1_keys[2][32]; /* of messages to us; it follows from our public key */
 };

@@ -13,7 +13,7 @@ import re
 import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -59,6 +59,9 @@ KEYS = {
     "udp_offload": "true or false: trains of datagrams between the kernel and the engine",
     "idle_after": 'a time such as "90s", "30m", "12h" or "2d", at most 180 days, or "0s" (never): how long a '
     "peer on demand may be idle before the provider gets it back",
+    "gateway": "0 to 15, or as far as gateway_bits goes: which of several gateways of "
+    "one private key this is; it stands in the clear in the receiver indices that it gives out",
+    "gateway_bits": "2, 4, 6 or 8: bits of each receiver index that gateway takes",
     "multicast": "true (the interface takes multicast and has an IPv6 link-local address, as that of "
     "wireguard-go: for OSPFv3, Babel or mDNS) or false (neither, as the kernel module's)",
 }
@@ -91,6 +94,13 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     udp_offload: bool = True
     multicast: bool = False
     idle_after: str = "0s"
+    gateway: Annotated[int, msgspec.Meta(ge=0, le=255)] | None = None
+    gateway_bits: Literal[2, 4, 6, 8] = 4
+
+    @property
+    def gateway_and_bits(self) -> tuple[int, int]:
+        """(0, 0) without a gateway's number."""
+        return (0, 0) if self.gateway is None else (self.gateway, self.gateway_bits)
 
     @property
     def idle_seconds(self) -> int:
@@ -195,6 +205,9 @@ def parse(text: str, path: str, defaults: Mapping[str, Any]) -> Settings:
         raise _refusal(path, text, "aead", missing)
     if settings.idle_seconds > IDLE_MOST:
         raise _refusal(path, text, "idle_after", "it is no time, or more than 180 days")
+    if (settings.gateway or 0) >> settings.gateway_bits:
+        why = f"{settings.gateway_bits} bits have numbers up to {(1 << settings.gateway_bits) - 1}"
+        raise _refusal(path, text, "gateway", why)
     for kind in ("receiver", "consumer"):
         count = getattr(settings, f"{kind}s")
         if settings.room_for(kind) < count:

@@ -42,7 +42,9 @@ def run(interface: str | None, *, as_json: bool) -> None:
     printer = console()
     for name, report in told:
         provider = escape(report["aead"])
-        printer.print(f"[bold]interface[/bold]: {escape(name)}   [bold]AEAD[/bold]: {provider}")
+        gateway = report.get("gateway")
+        numbered = "   [bold]gateway[/bold]: {number} in {bits} bits".format(**gateway) if gateway else ""
+        printer.print(f"[bold]interface[/bold]: {escape(name)}   [bold]AEAD[/bold]: {provider}{numbered}")
         if "version" in report:  # an older engine tells none
             which = "{version} (memory layout {layout}, commit {commit})".format(**report)
             printer.print(f"[bold]plaitd[/bold]: {escape(which)}")

@@ -3,6 +3,7 @@
     {"version": "0.1.0", "layout": "58aa…", "commit": "ee68…",   of the supervisor's program (version.py)
      "program": ["/usr/bin/plaitd"],          what started it
      "aead": "libipsec-mb AVX512",            the provider in use
+     "gateway": {"number": 1, "bits": 4},     what stands in its receiver indices; null: none
      "peers": 2,                              configured
      "connected": 1,                          of them have a session that may be used: not 180 s old
      "longest_turn_ms": 2.1,                  CPU of control's longest turn since the report before this one
@@ -75,6 +76,7 @@ def report(
     return {
         **(program or dict.fromkeys(("version", "layout", "commit"), "unknown")),
         "aead": aead,
+        "gateway": _gateway(int(segment.device.index_key[2])),
         "peers": peers,
         "longest_turn_ms": round(longest_turn / 1e6, 1),
         "processes": _processes(segment, now),
@@ -120,6 +122,11 @@ def aead_name(setting: str) -> str:
         return str(ffi.string(lib.aead_name(aead)).decode())
     finally:
         lib.aead_free(aead)
+
+
+def _gateway(word: int) -> dict[str, int] | None:
+    """What an engine's receiver indices say of it. word: as in engine/index.h."""
+    return {"number": word & 0xFF, "bits": word >> 8} if word else None
 
 
 def _processes(segment: segment_p, now: int) -> list[dict[str, Any]]:

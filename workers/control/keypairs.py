@@ -9,6 +9,7 @@ rebuilt at the start from the slab and the index table: no Python object per pee
 from __future__ import annotations
 
 from array import array
+from collections import deque
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,11 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from workers._workers import Pointer, TypeName
+
+
+# Beside a gateway's number an index has few generations: a keypair number rests while so many others are
+# freed, so that its indices come again late.
+RESTING = 1024
 
 
 class NoKeypair(RuntimeError):
@@ -49,6 +55,7 @@ class Keypairs:
         self.key = self.segment.device.index_key
         self.used = 1  # number 0 is none; no number at or above was ever used in this life
         self.free = array("I")
+        self.resting: deque[int] = deque()
         self.first = np.zeros(int(self.segment.geometry.max_peers), np.uint32)
         self.follow = np.zeros(self.limit, np.uint32)
         self.lists = ffi.from_buffer("uint32_t[]", self.first), ffi.from_buffer("uint32_t[]", self.follow)
@@ -93,23 +100,26 @@ class Keypairs:
 
     def reserve(self, row: int) -> tuple[int, int]:
         """A free number and the fresh index that names it on the wire. NoKeypair when there is none."""
-        if self.free:
-            number = self.free.pop()
-        elif self.used < self.limit:
-            try:
-                self.memory.ensure_keypairs(self.used + 1)
-            except OSError as error:
-                raise NoKeypair(f"no memory for another session ({error.strerror})", MORE_MEMORY) from error
-            number = self.used
-            self.used += 1
-        else:
-            raise NoKeypair(
-                f"all {self.limit - 1} session keys are in use",
-                "raise sessions in the settings, as far as 2,097,152, and start the interface anew",
-            )
+        number = self.free.pop() if self.free else self._another()
         self.out += 1
         self._list(row, number)
         return number, lib.index_publish(self.table, self.key, number, row)
+
+    def _another(self) -> int:
+        """One that was never used, else the one that has rested longest."""
+        why = f"all {self.limit - 1} session keys are in use"
+        mend = "raise sessions in the settings, as far as 2,097,152, and start the interface anew"
+        if self.used < self.limit:
+            try:
+                self.memory.ensure_keypairs(self.used + 1)
+            except OSError as error:
+                why, mend = f"no memory for another session ({error.strerror})", MORE_MEMORY
+            else:
+                self.used += 1
+                return self.used - 1
+        if not self.resting:
+            raise NoKeypair(why, mend)
+        return self.resting.popleft()
 
     def release(self, row: int, number: int) -> None:
         """No key word names it (any more): withdrawn now, wiped and free after a grace period."""
@@ -201,6 +211,15 @@ class Keypairs:
         for number in self.numbers(row):
             lib.index_withdraw(self.table, number)
 
+    def _rest(self, number: int) -> None:
+        """It may be given out again, beside a gateway's number not yet."""
+        if not self.key[2]:
+            self.free.append(number)
+            return
+        self.resting.append(number)
+        if len(self.resting) > RESTING:
+            self.free.append(self.resting.popleft())
+
     # -- lists --------------------------------------------------------------------------------
 
     def _list(self, row: int, number: int) -> None:
@@ -235,7 +254,7 @@ class Keypairs:
         del numbers[-self.pace.keypairs:]
         for number in some:
             ffi.memmove(self.slab + number, _NO_KEYPAIR, len(_NO_KEYPAIR))
-            self.free.append(number)
+            self._rest(number)
         self.out -= len(some)
         if numbers:
             self.grace_periods.go_on(lambda: self._free(numbers))

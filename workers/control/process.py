@@ -195,7 +195,10 @@ class Control:
         return []
 
     def _prepare_device(self) -> None:
+        """Once in an engine's life: indices that were given out mean what they meant."""
+        gateway, bits = self.start.message.get("gateway", (0, 0))
         while not self.device.index_key[0]:
+            self.device.index_key[2] = bits << 8 | gateway
             self.device.index_key[1] = int.from_bytes(os.urandom(8), "little")
             self.device.index_key[0] = int.from_bytes(os.urandom(8), "little")
 

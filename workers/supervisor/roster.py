@@ -247,6 +247,7 @@ class Roster:
         if worker.kind == "control":
             message["broken"] = self.broken
             message["idle_after"] = self.settings.idle_seconds
+            message["gateway"] = self.settings.gateway_and_bits
             message["socket"] = self.resources.uapi.file
             message["given"] = self.resources.given
             message["program"] = {**version.as_dict(), "program": self.program}

@@ -16,11 +16,19 @@ struct live {
     uint32_t index, peer;
 };
 
-/* Each index is some generation's of one number. */
-static void check_permutation(const uint64_t key[2], uint32_t index)
+static uint32_t clear_bits(const uint64_t key[3])
+{
+    uint32_t bits = (uint32_t)(key[2] >> 8) & 14;
+
+    return bits < 8 ? bits : 8;
+}
+
+/* Each index is some generation's of one number, but for the bits that are a gateway's. */
+static void check_permutation(const uint64_t key[3], uint32_t index)
 {
     uint32_t number = index_number(key, index), generation = 0;
 
+    index ^= (index ^ index_of(key, number, 0)) & ~(~0u << clear_bits(key));
     while (generation < 2048 && index_of(key, number, generation) != index)
         generation++;
     must(number < 1u << 21 && generation < 2048);
@@ -30,8 +38,9 @@ static void indices(struct input *input)
 {
     struct index_entry *table = calloc(NUMBERS, sizeof *table);
     struct live live[NUMBERS] = { { 0 } };
-    uint64_t key[2] = { take64(input), take64(input) };
+    uint64_t key[3] = { take64(input), take64(input) };
 
+    key[2] = key[0] & 0xfff;  /* a gateway, and any width */
     for (int steps = 0; input->left && steps < 60; steps++) {
         uint8_t what = take8(input);
         uint32_t number = 1 + take_below(input, NUMBERS - 1), peer = 7, guess = take32(input);
@@ -62,7 +71,7 @@ static void indices(struct input *input)
 static void any_table(struct input *input)
 {
     uint32_t count = take_below(input, 5), peer;
-    uint64_t key[2] = { take64(input), take64(input) };
+    uint64_t key[3] = { take64(input), take64(input) };
     struct index_entry *table = (struct index_entry *)(void *)take_buffer(input, count * sizeof *table);
 
     for (int i = 0; i < 64; i++) {

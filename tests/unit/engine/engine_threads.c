@@ -22,7 +22,7 @@ static struct trie_node nodes[NODES];
 static uint32_t roots[2], heads[4];
 
 static struct index_entry entries[ENTRIES];
-static const uint64_t key[2] = { 11, 22 };
+static const uint64_t key[3] = { 11, 22 };
 static uint32_t newest;
 
 static void enter(uint32_t *epoch)

@@ -5,14 +5,22 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine._engine import ffi, lib
 
 words = st.integers(0, 2**64 - 1)
-keys = st.tuples(words, words).map(lambda pair: ffi.new("uint64_t[2]", list(pair)))
-KEY = ffi.new("uint64_t[2]", [0x0123456789ABCDEF, 0xFEDCBA9876543210])
+GATEWAYS = [0, *(bits << 8 | gateway for bits in (2, 4, 6, 8) for gateway in (0, 1, (1 << bits) - 1))]
+gateways = st.sampled_from(GATEWAYS)
+keys = st.tuples(words, words, gateways).map(lambda key: ffi.new("uint64_t[3]", list(key)))
+KEY = ffi.new("uint64_t[3]", [0x0123456789ABCDEF, 0xFEDCBA9876543210])
+
+
+def beside(gateway: int, bits: int) -> Any:
+    """The same key, with a gateway's number."""
+    return ffi.new("uint64_t[3]", [KEY[0], KEY[1], bits << 8 | gateway])
 
 
 @settings(deadline=None, max_examples=300)
@@ -24,10 +32,12 @@ def test_comes_back(key: Any, number: int, generation: int) -> None:
 @settings(deadline=None, max_examples=300)
 @given(key=keys, index=st.integers(0, 2**32 - 1))
 def test_any_index_has_one_origin(key: Any, index: int) -> None:
-    """Onto, and 2^32 values to 2^32 values: a bijection."""
-    number = lib.index_number(key, index)
+    """Onto, and as many values to as many values: a bijection. With another gateway's bits it has none."""
+    bits, number = int(key[2]) >> 8, lib.index_number(key, index)
     assert number < 2**21
-    assert sum(lib.index_of(key, number, generation) == index for generation in range(2**11)) == 1
+    is_own = index % 2**bits == int(key[2]) % 2**bits
+    drawn = [lib.index_of(key, number, generation) for generation in range(2 ** (11 - bits))]
+    assert drawn.count(index) == is_own and len(set(drawn)) == len(drawn)
 
 
 def test_no_two_share_an_index() -> None:
@@ -36,23 +46,39 @@ def test_no_two_share_an_index() -> None:
     assert len({lib.index_of(KEY, 5, generation) for generation in range(2048)}) == 2048
 
 
-def test_neighbours_look_unrelated() -> None:
-    """Each output bit changes for about half of all changes of one input bit."""
-    for bit in range(32):
+@pytest.mark.parametrize("bits", [0, 4, 8])
+def test_neighbours_look_unrelated(bits: int) -> None:
+    """Each output bit changes for about half of all changes of one input bit; those in the clear never do."""
+    key = beside(1, bits) if bits else KEY
+    for bit in range(32 - bits):
         flips = [0] * 32
         for i in range(400):
-            value = i * 2654435761 & 0xFFFFFFFF
+            value = i * 2654435761 & 0xFFFFFFFF >> bits
             other = value ^ 1 << bit
-            a, b = (lib.index_of(KEY, v & 2**21 - 1, v >> 21) for v in (value, other))
+            a, b = (lib.index_of(key, v & 2**21 - 1, v >> 21) for v in (value, other))
             for out in range(32):
                 flips[out] += (a ^ b) >> out & 1
-        assert all(120 < count < 280 for count in flips), (bit, flips)
+        assert not any(flips[:bits])
+        assert all(120 < count < 280 for count in flips[bits:]), (bit, flips)
+
+
+@pytest.mark.parametrize(("gateway", "bits"), [(0, 2), (3, 2), (5, 4), (15, 4), (0, 6), (255, 8)])
+def test_a_gateway_s_number_is_the_end_of_each_index(gateway: int, bits: int) -> None:
+    key, indices = beside(gateway, bits), []
+    table, peer = ffi.new("struct index_entry[]", MAX), ffi.new("uint32_t *")
+    for life in range(2 ** (11 - bits) + 1):
+        indices.append(lib.index_publish(table, key, 5, life))
+        assert indices[-1] % 2**bits == gateway
+    assert len(set(indices)) == 2 ** (11 - bits) and indices[-1] == indices[0]
+    assert lib.index_lookup(table, MAX, key, indices[-1], peer) == 5
+    for other in range(1, 2**bits):
+        assert lib.index_lookup(table, MAX, key, indices[-1] ^ other, peer) == 0
 
 
 def test_each_bit_of_the_key_counts() -> None:
     plain = [lib.index_of(KEY, n, 1) for n in range(8)]
     for bit in range(128):
-        other = ffi.new("uint64_t[2]", [KEY[0], KEY[1]])
+        other = ffi.new("uint64_t[3]", [KEY[0], KEY[1]])
         other[bit // 64] ^= 1 << bit % 64
         assert plain != [lib.index_of(other, n, 1) for n in range(8)]
 

@@ -14,6 +14,7 @@ import pytest
 from engine import timers
 from tests.support.control_harness import Interface, Parts
 from workers._workers import lib
+from workers.control.keypairs import RESTING
 from workers.control.timer_columns import AGED_AT_ONCE, AGED_EVERY
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: the harness makes a UAPI socket")
@@ -84,3 +85,24 @@ def test_every_row_is_aged_once_a_day(parts: Parts) -> None:
     last = timers.tick(now)
     ages = [last - timers.widen(int(stamp), last) for stamp in heard[: parts.peers.used]]
     assert max(ages) <= lib.TIMER_OLD + lib.TIMER_OLDER + 2 * timers.ticks(AGED_EVERY)
+
+
+@pytest.mark.parametrize("bits", [0, 4])
+def test_a_keypair_number_rests_beside_a_gateway_s(parts: Parts, bits: int) -> None:
+    """Its index has few generations then, so the number is given out again as late as can be."""
+    parts.memory.device.index_key = [1, 2, bits << 8 | 3 if bits else 0]
+    assert parts.set(f"set=1\npublic_key={'17' * 32}\n\n") == 0
+    row, keypairs = parts.peers.find(b"\x17" * 32), parts.keypairs
+    assert row is not None
+    last: dict[int, int] = {}
+    distances = []
+    for turn in range(3 * min(keypairs.limit, RESTING)):
+        number, index = keypairs.reserve(row)
+        assert not bits or index % 16 == 3
+        distances.append(turn - last.get(number, turn))
+        last[number] = turn
+        keypairs.release(row, number)
+        while parts.grace_periods.poll():
+            pass
+    again = {distance for distance in distances if distance}
+    assert again == {1} if not bits else min(again) >= min(RESTING, keypairs.limit - 2)

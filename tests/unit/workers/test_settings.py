@@ -48,6 +48,10 @@ REFUSED = [
     ("idle_after = '-1s'", 1, "idle_after = '-1s'", "it is no time", '"12h"'),
     ("idle_after = '181d'", 1, "idle_after = '181d'", "more than 180 days", '"12h"'),
     ("idle_after = 12", 1, "idle_after = 12", "got int", '"12h"'),
+    ("gateway = 16", 1, "gateway = 16", "up to 15", "gateway_bits"),
+    ("gateway_bits = 2\ngateway = 4", 2, "gateway = 4", "up to 3", "gateway_bits"),
+    ("gateway = -1", 1, "gateway = -1", ">= 0", "0 to 15"),
+    ("gateway = 1\ngateway_bits = 3", 2, "gateway_bits = 3", "", "2, 4, 6 or 8"),
     ("aead = 'rot13'", 1, "aead = 'rot13'", "rot13", '"evp"'),
     ("receivers = 1\nreciever = 2", 2, "reciever = 2", "no such setting", "receivers, consumers"),
     ("[pools]\nsmall = 1", 1, "[pools]", "no such setting", "receivers, consumers"),
@@ -170,3 +174,11 @@ def test_geometry_is_one_that_shm_accepts(receivers: int) -> None:
 ])  # fmt: skip
 def test_times_are_in_seconds_minutes_hours_and_days(tmp_path: Path, text: str, seconds: int) -> None:
     assert load(tmp_path, f'idle_after = "{text}"' if text else "").idle_seconds == seconds
+
+
+@pytest.mark.parametrize(("text", "wanted"), [
+    ("", (0, 0)), ("gateway_bits = 8", (0, 0)), ("gateway = 0", (0, 4)), ("gateway = 15", (15, 4)),
+    ("gateway = 255\ngateway_bits = 8", (255, 8)),
+])  # fmt: skip
+def test_a_gateway_has_a_number_and_a_width(tmp_path: Path, text: str, wanted: tuple[int, int]) -> None:
+    assert load(tmp_path, text).gateway_and_bits == wanted
