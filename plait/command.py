@@ -28,6 +28,8 @@ Examples:
   plait events wg0               why nothing happens: refusals by cause, milestones
   plait peers wg0 --file FILE    peers that are set when they first come, out of a file
   plait sync wg0 postgres://…    peers that follow a table of a database
+  plait routes wg0               a kernel route for each peer that is connected, to be announced
+  plait drain wg0                withdraw it before it is stopped
   plait why KEY                  why that peer is offline
   plait scale wg0 +1             one receiver and one consumer more, while it runs
   plait upgrade wg0              the program that is installed now takes over, sessions and all
@@ -219,6 +221,52 @@ def sync(interface: str, url: str, once: bool, dry_run: bool, as_json: bool, on_
     commands.run(interface, url, once=once, dry_run=dry_run, as_json=as_json, on_demand=on_demand,
                  fresh=fresh, only=only, directory=directory, listen=listen, window=window,
                  ttl=ttl)  # fmt: skip
+
+
+@plait.command(short_help="Keep a kernel route for each peer that is connected.")
+@click.argument("interface", shell_complete=completion.engines)
+@click.option("--table", type=click.IntRange(1, 2**32 - 1), default=254, show_default=True,
+              help="The routing table; 254 is main.")
+@click.option("--while-ready", multiple=True, metavar="PREFIX",
+              help="Also a route for PREFIX while `plait doctor --ready` finds nothing.")  # fmt: skip
+def routes(interface: str, table: int, while_ready: Sequence[str]) -> None:
+    """Keep a kernel route for each allowed IP of each connected peer of INTERFACE, until Ctrl-C. A routing
+    daemon announces them (configs/routing).
+
+    \b
+    Examples:
+      plait routes wg0
+      plait routes wg0 --while-ready 198.51.100.1/32
+      ip route show proto 151        what there is
+
+    A peer is connected from the confirmation of its session until that is over, which is 180 s later unless
+    there is a newer one. The routes have the protocol number 151; those that an earlier run left behind are
+    taken over, or taken away. At the end, and while the interface drains, there are none.
+    """
+    from plait.fleet import routes
+
+    routes.run(interface, table=table, while_ready=while_ready)
+
+
+@plait.command(short_help="Withdraw a gateway before it is stopped.")
+@click.argument("interface", shell_complete=completion.engines)
+@click.option("--grace", type=click.FloatRange(0, 86400), default=30, show_default=True,
+              help="Seconds in which sessions are served still.")
+@click.option("--undo", is_flag=True, help="Take it back: the gateway goes on.")
+def drain(interface: str, grace: float, undo: bool) -> None:
+    """Withdraw the routes of `plait routes INTERFACE`, have `plait doctor --ready INTERFACE` say no, and
+    wait: routers send clients elsewhere meanwhile, and those that still come are served.
+
+    \b
+    Examples:
+      plait drain wg0 --grace 10 && systemctl stop plait@wg0
+      plait drain wg0 --undo
+
+    The engine is not stopped, and stays so until it is. Its next start is ready again.
+    """
+    from plait.fleet import drain
+
+    drain.run(interface, grace=grace, undo=undo)
 
 
 @plait.command(short_help="Watch an engine: rates, busiest peers, CPU, drops.")
@@ -461,12 +509,21 @@ def proxy(config: str, socks5: Sequence[str], http: Sequence[str], local: Sequen
 
 @plait.command(short_help="Say what this host lacks, each line with its mend.")
 @click.option("--rootless", is_flag=True, help="What `plait exec` needs, for this user.")
+@click.option("--ready", metavar="INTERFACE", shell_complete=completion.engines,
+              help="Whether this gateway is ready for clients.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="The same as JSON.")
-def doctor(rootless: bool, as_json: bool) -> None:
-    """Look at what the engine needs of this host. Exit code 1 when something required is missing."""
+def doctor(rootless: bool, ready: str | None, as_json: bool) -> None:
+    """Look at what the engine needs of this host. Exit code 1 when something required is missing.
+
+    With --ready it is one interface that is looked at: whether its engine answers, it is up, has a private
+    key and a port, has all peers of the database that `plait sync` follows, and is not about to be stopped
+    (`plait drain`). Exit code 1 when clients should go elsewhere.
+    """
     from plait import doctor
 
-    sys.exit(doctor.run(as_json=as_json, rootless=rootless))
+    if rootless and ready:
+        raise click.UsageError("--rootless is about this host, --ready about one interface: give one of them")
+    sys.exit(doctor.run(as_json=as_json, rootless=rootless, ready=ready))
 
 
 @plait.command(short_help="Run two hosts and one tunnel on this machine, and measure.")

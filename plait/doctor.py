@@ -45,10 +45,10 @@ class Finding:
     mend: str = ""
 
 
-def run(*, as_json: bool, rootless: bool = False) -> int:
-    """Print all findings on stdout, or those about what needs no root. 1 when something required is missing,
-    else 0."""
-    findings = list(examine_rootless() if rootless else examine())
+def run(*, as_json: bool, rootless: bool = False, ready: str | None = None) -> int:
+    """Print all findings on stdout, or those about what needs no root, or whether that interface is ready for
+    clients. 1 when something required is missing, else 0."""
+    findings = list(examine_ready(ready) if ready else examine_rootless() if rootless else examine())
     if as_json:
         json.dump([asdict(finding) for finding in findings], sys.stdout, indent=2)
         sys.stdout.write("\n")
@@ -59,6 +59,14 @@ def run(*, as_json: bool, rootless: bool = False) -> int:
             if finding.mend:
                 _print_hanging(f"{'':7}  {'':{width}}  ", f"mend: {finding.mend}")
     return int(any(finding.state == "missing" for finding in findings))
+
+
+def examine_ready(interface: str) -> Iterator[Finding]:
+    """What a gateway lacks for its clients."""
+    from plait.fleet import ready
+
+    for look in ready.examine(interface):
+        yield _finding(look.name, not look.mend, "missing", look.found, look.mend)
 
 
 def _print_hanging(head: str, text: str) -> None:

@@ -16,6 +16,7 @@ import os
 import re
 import socket
 import stat
+import struct
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -37,6 +38,7 @@ SOCKETS = Path("/var/run/wireguard")
 TIMEOUT = 30.0  # seconds of patience with one engine that is asked alone; a long configuration takes some
 GET, GET_COUNTERS = b"get=1\n\n", b"get_counters=1\n\n"
 LONGEST_LINE = 1 << 22  # bytes; what plaitd tells has less
+_COUNTERS_ROW = "<32sQQq"  # COUNTERS_ROW of engine/uapi.py
 _ERRNO = re.compile(r"-?[0-9]{1,4}")
 RETRY = 0.05  # seconds between two tries while the engine's queue of connections is full
 
@@ -254,7 +256,18 @@ class Columns:
         try:
             return np.frombuffer(data, np.dtype(list(COUNTERS_ROW)))
         except ValueError as error:
-            raise nonsense(self._name, "its `counters` end within a row") from error
+            raise self._cut_off() from error
+
+    def handshakes(self) -> list[tuple[bytes, int]]:
+        """Keys, and ns since 1970 of the latest handshake: without numpy, for a small process that stays."""
+        try:
+            rows = [struct.iter_unpack(_COUNTERS_ROW, row) for row in self._rows]
+        except struct.error as error:
+            raise self._cut_off() from error
+        return [(key, handshake) for each in rows for key, _, _, handshake in each]
+
+    def _cut_off(self) -> Failure:
+        return nonsense(self._name, "its `counters` end within a row")
 
 
 def counters(name: str, patience: float = TIMEOUT) -> NDArray[np.void]:
@@ -266,6 +279,17 @@ def counters(name: str, patience: float = TIMEOUT) -> NDArray[np.void]:
         return columns.table()
 
     return _by_plaitd(name, "counters", table, patience)
+
+
+def handshakes(name: str, patience: float = TIMEOUT) -> list[tuple[bytes, int]]:
+    """Ask for every peer's key and latest handshake, in ns since 1970, 0 for never. Failure as `counters`."""
+
+    def told() -> list[tuple[bytes, int]]:
+        columns = Columns(name)
+        columns.take(_ask(name, GET_COUNTERS, patience))
+        return columns.handshakes()
+
+    return _by_plaitd(name, "counters", told, patience)
 
 
 def change(name: str, text: Iterable[str]) -> None:

@@ -219,7 +219,7 @@ def test_systemd_understands_the_units(tmp_path: Path) -> None:
     (tmp_path / "wg-quick@wg0.service").write_text("[Service]\nType=oneshot\nExecStart=/bin/true\n")
     shutil.copytree(UNITS / "wg-quick@.service.d", tmp_path / "wg-quick@wg0.service.d")
     units = sorted(str(path) for path in tmp_path.glob("*.service"))
-    assert len(units) == 5
+    assert len(units) == 6
     said = subprocess.run(
         ["systemd-analyze", "verify", "--man=no", *units],
         capture_output=True,
