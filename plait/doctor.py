@@ -342,11 +342,13 @@ def aead() -> Finding:
 def compare_aead(name: str, chosen: int, fastest: int) -> Finding:
     """The provider that this build took, by name and number, beside the one that this CPU would have."""
     from engine.aead import PROVIDERS
+    from plait import checkout
 
     if chosen == fastest:
         return Finding("AEAD", "ok", name)
     best = next(provider for provider in PROVIDERS.values() if provider.number == fastest)
-    again = "; rm .venv/setup.stamp; scripts/setup" if best is PROVIDERS["ipsec-mb"] else ""
+    is_built_here = os.path.exists(os.path.join(checkout.ROOT, "scripts/setup"))
+    again = "; rm .venv/setup.stamp; scripts/setup" if best is PROVIDERS["ipsec-mb"] and is_built_here else ""
     mend = f"apt-get install {best.package}{again}"
     return Finding("AEAD", "advice", f"{name}, slower than {best.library} would be here", mend)
 

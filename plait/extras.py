@@ -21,4 +21,6 @@ def require(module: str, what: str, find: Callable[[str], object] = importlib.ut
         library = LIBRARIES[module]
         # Not `pip install 'plait[…]'`: that would ask an index for another program called plait.
         next_step = f"Install it where Plait is: {sys.executable} -m pip install {library}"
+        if find("pip") is None:  # a package of a distribution: what is there is the package's business
+            next_step = f"Put Plait's wheel into a virtual environment, and there: pip install {library}"
         raise Failure(what, f"the Python library {library} is not installed", next_step)

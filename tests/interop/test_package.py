@@ -37,6 +37,8 @@ for module in (engine, shm, workers, plait):
 assert workers._workers.lib.aead_new(-1)
 from workers import version
 print(version.commit())
+from shm import marks
+assert not marks.HEADER.exists() and "drop_data_tag" in marks.marked("end in"), marks.marked("end in")
 """
 
 
@@ -132,7 +134,8 @@ def test_without_an_extra_its_command_says_what_to_install(
 ) -> None:
     command = [str(installed / "bin/plait"), *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    words = f"plait: {words} is not installed. Install it where Plait is: {installed}/bin/python -m pip "
+    # There is no pip in that environment.
+    words = f"plait: {words} is not installed. Put Plait's wheel into a virtual environment, and there: pip "
     assert done.returncode == 1 and done.stderr.startswith(words), done.stderr
 
 

@@ -86,8 +86,10 @@ def test_a_plot_a_figure(tmp_path: Path) -> None:
 def test_without_a_library_of_an_extra_it_says_so(module: str) -> None:
     extras.require(module, "cannot plot")
     library = re.escape(extras.LIBRARIES[module])
-    words = rf"cannot plot: the Python library {library} is not installed.*pip install"
-    with pytest.raises(Failure, match=words):
+    words = rf"cannot plot: the Python library {library} is not installed\. "
+    with pytest.raises(Failure, match=rf"{words}Install it where Plait is: .* -m pip install {library}"):
+        extras.require(module, "cannot plot", find=lambda name: "there" if name == "pip" else None)
+    with pytest.raises(Failure, match=rf"{words}Put Plait's wheel into .*: pip install {library}"):
         extras.require(module, "cannot plot", find=lambda name: None)
 
 
