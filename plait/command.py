@@ -31,6 +31,7 @@ Examples:
   plait routes wg0               a kernel route for each peer that is connected, to be announced
   plait drain wg0                withdraw it before it is stopped
   plait why KEY                  why that peer is offline
+  plait capture wg0 -w FILE      inner and outer packets, for Wireshark
   plait scale wg0 +1             one receiver and one consumer more, while it runs
   plait upgrade wg0              the program that is installed now takes over, sessions and all
   plait up /etc/wireguard/wg0.conf
@@ -136,6 +137,48 @@ def show(interface: str | None, field: str | None, engine: bool, as_json: bool) 
     from plait.watch import show
 
     show.run(interface, field, engine=engine, as_json=as_json)
+
+
+@plait.command(short_help="Inner and outer packets in one file, for Wireshark.")
+@click.argument("interface", required=False, shell_complete=completion.engines)
+@click.option("--peer", metavar="KEY", help="Packets of the peer with this public key alone.")
+@click.option("--keys", "with_keys", is_flag=True,
+              help="Put the engine's key log in, so that outer packets open: secret, as said above.")
+@click.option("-w", "target", metavar="FILE|-", default="-", show_default=True,
+              help="Where to: a file, a FIFO, or standard output.")
+# What Wireshark gives an extcap program; a capture by hand needs none of it.
+@click.option("--extcap-interfaces", is_flag=True, hidden=True)
+@click.option("--extcap-dlts", is_flag=True, hidden=True)
+@click.option("--extcap-config", is_flag=True, hidden=True)
+@click.option("--extcap-version", hidden=True)
+@click.option("--extcap-interface", hidden=True)
+@click.option("--extcap-capture-filter", hidden=True)
+@click.option("--capture", "by_extcap", is_flag=True, hidden=True)
+@click.option("--fifo", hidden=True)
+def capture(interface: str | None, peer: str | None, with_keys: bool, target: str, **extcap: Any) -> None:
+    """Write the inner packets of INTERFACE (decrypted) and the outer ones (UDP of its port) as pcapng, until
+    Ctrl-C: each with its peer as a comment. A new file is readable by its owner alone.
+
+    \b
+    Examples:
+      plait capture wg0 -w wg0.pcapng
+      plait capture wg0 --peer KEY | tshark -r -
+      plait capture wg0 --keys -w secret.pcapng
+      ssh gateway plait capture wg0 | wireshark -k -i -
+
+    The kernel copies the packets, and the engine has no part in it. Packets that the kernel drops because
+    this command does not keep up are counted at the end.
+
+    Without --keys no key is ever written. With --keys the file has what plaitd's key log gets from now on
+    (PLAIT_KEYLOG, in the environment that plaitd was started with; nothing here begins one): whoever has the
+    file can read the traffic, and has the interface's private key. Such a file is refused where others may
+    read it.
+
+    As an extcap, Wireshark lists the interfaces by itself: docs/capture.md says how it is installed.
+    """
+    from plait.capture import commands
+
+    commands.run(interface, peer, with_keys=with_keys, target=target, **extcap)
 
 
 @plait.command(short_help="Why is this peer offline? In sentences.")

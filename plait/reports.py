@@ -88,6 +88,7 @@ class Engine(TypedDict):
     bytes_per_peer: NotRequired[BytesPerPeer]  # an older engine tells none
     counters: dict[str, int]
     kernel_drops: NotRequired[dict[str, int | None]]
+    key_log: NotRequired[str | None]  # an older engine does not tell
 
 
 class Refusal(TypedDict):

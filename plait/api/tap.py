@@ -105,7 +105,7 @@ class Tap:
 
     def owner(self, data: bytes, is_out: bool) -> Key | None:
         """Whose the packet is."""
-        return self.owners.of(_address(data, is_out))
+        return self.owners.of(far_end(data, is_out))
 
     @property
     def is_stale(self) -> bool:
@@ -123,7 +123,7 @@ class Tap:
         self.socket.close()
 
 
-def _address(data: bytes, is_out: bool) -> Address:
+def far_end(data: bytes, is_out: bool) -> Address:
     """The peer's end: where an outgoing packet goes, where the other comes from. Zero in a cut header."""
     if data[0] >> 4 == 4:
         at = 16 if is_out else 12

@@ -408,6 +408,7 @@ class Configuration:
             )
         }
         found["broken_promises"] = promises.as_list(self.broken)
+        found["key_log"] = self.handshakes.keylog.path if self.handshakes.keylog is not None else None
         return iter((uapi.answer_get_engine(json.dumps(found)),))
 
     def show_busiest(self, count: int) -> Iterator[bytes]:

@@ -23,7 +23,8 @@
                    "seconds": {"bounds": [0.001, …], "counts": [0, …], "sum": 1.5}},   evicted, clients asked,
                    initiations that wait, open questions, keys refused now; how long answers took (lookups.py)
      "rules": {"quota": 2, "expires": 1, "ran_out": 1},    peers with a limit, and those that are cut off
-     "broken_promises": [{"name": "locked", "promise": …, "why": …, "mend": …}, …]}   promises.py
+     "broken_promises": [{"name": "locked", "promise": …, "why": …, "mend": …}, …],   promises.py
+     "key_log": null}                         the file that gets the keys of every handshake (keylog.py)
 
 beat_ms: since the process's latest turn (asleep ones do not turn); null before its first. cpu: null when not
 pinned. packets: its own counters; who drains sends, so in mode pipeline receivers receive and consumers

@@ -81,7 +81,7 @@ def open_keylog(environment: Mapping[str, str]) -> KeyLog | None:
     if why:
         os.close(fd)
         raise _refused(path, why)
-    return KeyLog(fd, path)
+    return KeyLog(fd, os.path.abspath(path))
 
 
 def _refused(path: str, why: str) -> Failure:
