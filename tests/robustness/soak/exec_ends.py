@@ -2,9 +2,9 @@
 
 A third of them end by kill -9 of a random process of the tree at a random time, which may be before the
 program runs (a worker that is killed is replaced: then the command is told to end); a third by a signal to
-the command; the others by themselves. Behind each end nothing may be
-left on the host: no process (and so no namespace), file, mount, interface or socket. An AssertionError says
-what is.
+the command, which passes it on to a program that heeds it; the others by themselves. Behind each end nothing
+may be left on the host: no process (and so no namespace), file, mount, interface or socket. An AssertionError
+says what is.
 """
 
 from __future__ import annotations
@@ -48,6 +48,9 @@ def end(program: Process, how: str, chance: random.Random) -> int:
 @click.option("--seed", default=0, help="0: another one each time; it is printed.")
 def main(count: int, seed: int) -> None:
     """Start and end it so many times, and see that nothing is left."""
+    # A shell without job control starts what it puts in the background with SIGINT ignored, and programs
+    # inherit that: a SIGINT that comes before `plait exec` looks would end nothing.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     seed = seed or random.SystemRandom().randrange(1, 1 << 32)
     chance = random.Random(seed)
     print(f"seed {seed}", flush=True)
@@ -57,8 +60,9 @@ def main(count: int, seed: int) -> None:
         before = scene.left()
         for number in range(count):
             how = ("kill", "signal", "itself")[number % 3]
-            last = "true" if how == "itself" else "sleep 600"
-            program = scene.plait("exec", CONF, "--", "sh", "-c", f"ping -c 1 {SERVER} > /dev/null; {last}")
+            last = "true" if how == "itself" else "sleep 600 & wait"
+            script = f"trap 'exit 9' HUP INT TERM; ping -c 1 {SERVER} > /dev/null & wait; {last}"
+            program = scene.plait("exec", CONF, "--", "sh", "-c", script)
             ends[how, end(program, how, chance)] += 1
             until(lambda: scene.left() == before, f"number {number}, {how}, nothing left; before: {before}")
     for (how, code), times in sorted(ends.items()):
