@@ -34,7 +34,7 @@ def test_every_host_runs_the_same() -> None:
     first, *others = (sorted(commands(file)) for file in FILES)
     assert all(other == first for other in others)
     assert {step[0] for step in first} == {
-        ".ci/run", "scripts/aarch64", "scripts/fresh", "scripts/release", "scripts/setup"
+        ".ci/run", "scripts/aarch64", "scripts/fresh", "scripts/release", "scripts/setup", "scripts/site"
     }  # fmt: skip
 
 
