@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import os
 import socket
@@ -35,13 +34,12 @@ def request(sock: socket.socket, kind: int, body: bytes) -> bytes:
 
 
 def drain(news: socket.socket) -> None:
-    """Read away what woke us; what comes behind it wakes us again. An overflow (ENOBUFS) says no less."""
+    """Read away what woke us; what comes behind it wakes us again."""
     for _ in range(DRAINED):
         try:
             news.recv(1 << 16)
-        except OSError as error:
-            if error.errno != errno.ENOBUFS:
-                return
+        except OSError:  # nothing is left, or there was an overflow (ENOBUFS), which is news as well
+            return
 
 
 def attribute(kind: int, value: bytes) -> bytes:
