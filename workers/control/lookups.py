@@ -4,7 +4,8 @@ What an unknown initiation passes, the cheap before the dear:
 
     mac1, cookie, limiter   as every message (handshakes.py)
     the static key opens    responder.py: from here on the key is known, and that it is nobody's
-    a provider serves       else it is refused, as in an engine without one
+    a provider serves       or one did until lately, and is waited for: a restart of it, or of control, must
+                            not cost each client its 5 s until it tries again. Else it is refused
     not refused lately      refusals.py
     the timestamp opens     one X25519 more. Only the owner of that key can have made it, so it is its own or
                             a replay of one: nobody can make up questions about others' keys
@@ -101,6 +102,7 @@ class Lookups:
         self.least = tai64n.ZERO  # the greatest timestamp that was forgotten
         self.refusals = Refusals()
         self.providers: list[Provider] = []  # the first serves
+        self.expected_until = 0  # ns; a provider that went is waited for
         self.parked: OrderedDict[bytes, Parked] = OrderedDict()  # by key, the oldest first
         self.asked: dict[bytes, Question] = {}  # by key
         self.unasked: OrderedDict[bytes, None] = OrderedDict()  # keys of those that wait to be asked about
@@ -131,7 +133,7 @@ class Lookups:
         """Whether the timestamp of an initiation with this key, which is nobody's, is to be opened."""
         if key in self.leaving:
             return True
-        if not self.providers:
+        if not self.providers and now >= self.expected_until:
             self.count(lib.UNKNOWN_NO_PROVIDER, 1)
             return False
         if self.refusals.has(key, now):
@@ -149,6 +151,9 @@ class Lookups:
         elif len(self.parked) >= PARKED_MOST:
             self.count(self.holds if self.unasked else lib.UNKNOWN_WINDOW, 1)
             return lib.HS_UNKNOWN_PEER
+        if not len(self.cells):
+            self.cells = ffi.new("struct mailbox_cell[]", PARKED_MOST)
+            self.free = list(range(PARKED_MOST))
         place = self.free.pop()
         ffi.memmove(self.cells + place, cell, ffi.sizeof("struct mailbox_cell"))
         self.parked[key] = Parked(place, now, timestamp)
@@ -179,7 +184,10 @@ class Lookups:
         self.added = []
 
     def lost(self) -> None:
-        """At the start: those that were parked when the control before this one ended are no more."""
+        """At the start: those that were parked when the control before this one ended are no more, and its
+        provider has yet to connect again."""
+        if self.vault.has_provider:
+            self.expected_until = self.now() + PARKED_TIME
         if parked := self.vault.parked:
             self.vault.note_parked(0)
             self.count(lib.HS_UNKNOWN_PEER, parked)
@@ -348,11 +356,9 @@ class Lookups:
         """A client wants to be asked; None when too many do."""
         if len(self.providers) >= PROVIDERS:
             return None
-        if not len(self.cells):
-            self.cells = ffi.new("struct mailbox_cell[]", PARKED_MOST)
-            self.free = list(range(PARKED_MOST))
         provider = Provider(window, self.now())
         self.providers.append(provider)
+        self.vault.note_provider(True)
         provider.tell("serving", int(provider is self.serving))
         if provider is self.serving:
             self.events.emit(Event.PROVIDER_SERVES)
@@ -375,7 +381,10 @@ class Lookups:
             return
         reason = f"its connection ended, {len(provider.open)} questions open"
         self.events.emit(Event.PROVIDER_GONE, reason=reason)
-        if self.serving is not None:
+        if self.serving is None:
+            self.vault.note_provider(False)
+            self.expected_until = self.now() + PARKED_TIME
+        else:
             self.serving.tell("serving", 1)
             self.events.emit(Event.PROVIDER_SERVES)
 

@@ -59,6 +59,7 @@ HEADER = np.dtype(
         ("redo_peers", "u4"),  # of the set that is the redo record
         ("passing", "u4"),  # bits of what not every peer knows yet (workers/control/process.py)
         ("parked", "u4"),  # initiations (workers/control/lookups.py)
+        ("has_provider", "u4"),  # somebody is asked about unknown peers
     ]
 )
 
@@ -202,6 +203,14 @@ class Vault:
 
     def note_parked(self, count: int) -> None:
         self.header[0]["parked"] = count
+
+    @property
+    def has_provider(self) -> bool:
+        """Whether somebody was asked about unknown peers, by this control or by one that was killed."""
+        return bool(self.header[0]["has_provider"])
+
+    def note_provider(self, is_there: bool) -> None:
+        self.header[0]["has_provider"] = is_there
 
     # -- peers --------------------------------------------------------------------------------
 

@@ -323,7 +323,7 @@ def test_no_more_are_parked_than_there_is_room_for(world: Unknown) -> None:
 def test_the_next_provider_is_asked_what_the_one_before_left(world: Unknown) -> None:
     first, second = world.join(), world.join()
     assert told(first) == [("serving", 1)] and told(second) == [("serving", 0)]
-    other, late = world.stranger(), world.stranger()
+    other = world.stranger()
     assert world.comes(other) == "parked"
     world.turn()
     assert len(questions(first)) == 1 and told(second) == []
@@ -332,12 +332,35 @@ def test_the_next_provider_is_asked_what_the_one_before_left(world: Unknown) -> 
     world.turn()
     assert [key for key, _ in told(second)] == ["serving", "unknown_peer"]
     world.lookups.leave(second)
-    assert world.comes(late) == "HS_UNKNOWN_PEER", "nobody is left"
     world.set(section(other))
     world.turn()
     answered(world, other)
     found = [json.loads(line.removeprefix(b"event="))["event"] for line in world.parts.events.remembered()]
     assert found.count(Event.PROVIDER_SERVES) == 2 and found.count(Event.PROVIDER_GONE) == 2
+
+
+@pytest.mark.parametrize("is_control_killed", [False, True])
+def test_a_provider_that_went_is_waited_for(world: Unknown, is_control_killed: bool) -> None:
+    """Clients that come while it starts again are not sent away for 5 s."""
+    first = world.join()
+    if is_control_killed:
+        world.parts.close()
+        world.parts = world.make_parts()
+        world.lookups.lost()
+    else:
+        world.lookups.leave(first)
+    other, late = world.stranger(), world.stranger()
+    world.pass_time(PARKED_TIME - SECOND)
+    assert world.comes(other) == "parked"
+    second = world.join()
+    world.turn()
+    assert [question["public_key"] for question in questions(second)] == [base64(other)]
+    world.lookups.leave(second)
+    world.pass_time(PARKED_TIME - 1)
+    assert world.comes(late) == "parked"
+    world.pass_time(PARKED_TIME)
+    assert world.counted()["UNKNOWN_NO_PROVIDER"] == 2, "nobody came in their time"
+    assert world.comes(world.stranger()) == "HS_UNKNOWN_PEER"
 
 
 @pytest.mark.parametrize("said, why", [
