@@ -5,6 +5,8 @@ KEY: the engine's public key in hexadecimal. KIND, which is what they have right
     nothing     mac1 is wrong
     mac1        mac1 is right, mac2 zeros whatever the engine asks for, the rest random
     cookie      whole initiations of a key that the engine does not know, with its cookie once it asks
+    strangers   likewise of as many keys as there are messages
+    garbage     likewise, with timestamps that do not open
 
 Prints how many were sent and how many answers came.
 """
@@ -20,6 +22,7 @@ from hashlib import blake2s
 from engine import cookie, noise, tai64n
 
 MESSAGES = 256
+WHOLE = ("cookie", "strangers", "garbage")
 TICK = 0.001
 
 
@@ -29,9 +32,14 @@ def messages(kind: str, key: bytes) -> list[bytes]:
     stranger = noise.Identity(os.urandom(32))
     peer = noise.PeerKeys(stranger, key)
     for i in range(MESSAGES):
+        if kind in ("strangers", "garbage"):
+            stranger = noise.Identity(os.urandom(32))
+            peer = noise.PeerKeys(stranger, key)
         body = b"\1\0\0\0" + i.to_bytes(4, "little") + os.urandom(noise.INITIATION_BODY - 8)
-        if kind == "cookie":
+        if kind in WHOLE:
             body, _ = noise.create_initiation(stranger, peer, i, tai64n.stamp(time.time_ns()))
+        if kind == "garbage":
+            body = body[:-1] + bytes([body[-1] ^ 1])
         right = cookie.add_macs(body, peer.mac1_key, None)
         made.append(body + os.urandom(32) if kind == "nothing" else right)
     return made
@@ -54,7 +62,7 @@ def main() -> None:
     sock.connect((address, int(port)))
     sock.setblocking(False)
     sent = answers = 0
-    has_cookie = kind != "cookie"
+    has_cookie = kind not in WHOLE
     begun = time.monotonic()
     while (passed := time.monotonic() - begun) < float(seconds):
         while sent < passed * int(rate):

@@ -2,11 +2,11 @@
 
 usage: python -m tests.interop.floods [SECONDS [RATE [ROUNDS]]]
 
-For each kind (flooder.py): the flood alone, for its CPU; then, by turns, a stream through a tunnel of two
-Plait engines, and one while the flood goes to the engine that receives it, from the sender's host. All on
-this machine, the flooder beside them. Prints medians of the rates, their ratio, CPU of control and of the
-receivers and consumers for each message of the flood alone, and what the engine counted meanwhile; exits
-with 99 when a stream kept less than KEPT of its rate.
+For each kind (flooder.py; two of them beside a provider that refuses every key): the flood alone, for its
+CPU; then, by turns, a stream through a tunnel of two Plait engines, and one while the flood goes to the
+engine that receives it, from the sender's host. All on this machine, the flooder beside them. Prints medians
+of the rates, their ratio, CPU of control and of the receivers and consumers for each message of the flood
+alone, and what the engine counted meanwhile; exits with 99 when a stream kept less than KEPT of its rate.
 """
 
 from __future__ import annotations
@@ -19,9 +19,12 @@ from statistics import median
 
 from plait.bench.implementation import cpu_seconds
 from plait.lab.namespaces import PLAIT, Lab, Process
+from tests.bench.python_api import PROVIDER
 from tests.support.tunnel import PORT, two_hosts
+from tests.support.waiting import until
 
-KINDS = ("nothing", "mac1", "cookie")
+KINDS = ("nothing", "mac1", "cookie", "strangers", "garbage")
+PROVIDED = ("strangers", "garbage")  # while a provider serves, which refuses all that it is asked about
 KEPT = 0.7
 FLOODER = Path(__file__).with_name("flooder.py")
 
@@ -43,6 +46,10 @@ class Scene:
         self.one, self.two = self.tunnel.sides
         self.one.echo(self.two.address4)
         key = b64decode(self.two.public_key).hex()
+        if kind in PROVIDED:
+            command = [sys.executable, "-P", "-c", PROVIDER, self.two.interface, "refuse"]
+            self.two.host.popen(command)
+            until(lambda: self.two.engine.report()["on_demand"]["providers"], "a provider")
         self.words = [self.tunnel.link.address(self.two.host), PORT, key, kind, rate]
 
     def flood(self, seconds: float) -> Process:
@@ -71,7 +78,7 @@ class Scene:
             for group, before in zip((control, others), used, strict=True)
         ]
         gained = {name: count - counted[name] for name, count in self.two.counters().items()}
-        causes = ("hs_", "drop_mailbox")
+        causes = ("hs_", "drop_mailbox", "unknown_")
         ends = {name: count for name, count in gained.items() if count and name.startswith(causes)}
         return Alone(us[0], us[1], ends)
 
@@ -81,7 +88,7 @@ def main() -> int:
     rate = int(sys.argv[2]) if len(sys.argv) > 2 else 10_000
     rounds = int(sys.argv[3]) if len(sys.argv) > 3 else 3
     kept_all = True
-    print(f"{'right':<8} {'Gbit/s':>7} {'flooded':>8} {'kept':>5} {'sent/s':>8} {'control us':>11}"
+    print(f"{'right':<9} {'Gbit/s':>7} {'flooded':>8} {'kept':>5} {'sent/s':>8} {'control us':>11}"
           f" {'others us':>10}  ends of the flood alone")
     for kind in KINDS:
         with Lab() as lab:
@@ -97,7 +104,7 @@ def main() -> int:
         kept = median(during) / median(calm)
         kept_all &= kept >= KEPT
         ends = ", ".join(f"{name} {count}" for name, count in alone.ends.items())
-        print(f"{kind:<8} {median(calm):>7.2f} {median(during):>8.2f} {kept:>5.2f} {median(sent):>8.0f}"
+        print(f"{kind:<9} {median(calm):>7.2f} {median(during):>8.2f} {kept:>5.2f} {median(sent):>8.0f}"
               f" {alone.control_us:>11.1f} {alone.others_us:>10.1f}  {ends}", flush=True)
     return 0 if kept_all else 99
 
