@@ -231,3 +231,11 @@ def test_systemd_understands_the_units(tmp_path: Path) -> None:
         line for line in said.stderr.splitlines() if str(tmp_path) in line or "wg0" in line or "plait" in line
     ]
     assert (said.returncode, ours) == (0, [])
+
+
+def test_the_debian_package_stops_each_unit_and_takes_its_links_away() -> None:
+    units = [path.name.replace("@.", "@*.") for path in UNITS.glob("*.service")]
+    assert len(units) >= 4
+    for script in ("prerm", "postrm"):
+        text = (UNITS.parents[1] / "scripts/debian" / script).read_text()
+        assert [unit for unit in units if unit not in text.replace("'", " ").split()] == [], script
