@@ -21,6 +21,7 @@ import click
 import plait
 from plait import Key, Peer, uapi_client
 from tests.support.control_harness import ControlProcess, Interface
+from tests.support.provider import PROVIDER
 from tests.support.waiting import until
 from workers.settings import Settings
 
@@ -28,16 +29,6 @@ PEERS, STEP = 500_000, 100_000
 ONE = 1000  # askings for one peer
 ALL = 5  # for all counters
 IDLE_SECONDS = 20
-PROVIDER = """
-import asyncio, sys, plait
-async def main(path, answer):
-    async with plait.aio.attach(path) as wg:
-        @wg.provider(window=256)
-        async def lookup(key, source):
-            return plait.Peer(key, on_demand=True) if answer == "peer" else plait.Refuse(ttl=60)
-        await wg.serve_forever()
-asyncio.run(main(*sys.argv[1:]))
-"""
 
 
 def peer(number: int) -> Peer:

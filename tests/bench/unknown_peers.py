@@ -21,8 +21,9 @@ import click
 import plait
 from engine import cookie, noise, tai64n
 from plait import Key, uapi_client
-from tests.bench.python_api import PROVIDER, cpu_ms
+from tests.bench.python_api import cpu_ms
 from tests.support.control_harness import ControlProcess, Interface
+from tests.support.provider import PROVIDER
 from tests.support.waiting import until
 from workers.control.lookups import QUESTIONS_A_SECOND
 from workers.settings import Settings

@@ -19,7 +19,7 @@ from statistics import median
 
 from plait.bench.implementation import cpu_seconds
 from plait.lab.namespaces import PLAIT, Lab, Process
-from tests.bench.python_api import PROVIDER
+from tests.support.provider import PROVIDER
 from tests.support.tunnel import PORT, two_hosts
 from tests.support.waiting import until
 

@@ -4,8 +4,8 @@
     load  plait load ── eth0 ──── eth0 ── wg0 (plaitd)  gateway, two `plait peers --file`
 
 One provider stands by. Every few seconds control or a provider is killed with -9; a provider is started
-again. Peers are in the providers' file alone. Behind it every peer has its session, nobody waited longer than
-for one try more, nothing is parked, and each initiation that came has ended in one counter.
+again. Peers are in the providers' file alone. Behind it every peer has its session and nothing is parked.
+Exit code 99 when somebody waited longer than for one try more, or an initiation has ended in no counter.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import json
 import os
 import random
 import signal
+import sys
 import time
 from base64 import b64encode
 
@@ -115,8 +116,11 @@ def main(seconds: int, rate: int, seed: int) -> None:
     sent = phase["counters"]["initiations"] + round(metrics["retries"])
     print(f"{sent} initiations were sent, {sum(ended.values())} have ended: {ended}")
     assert phase["metrics"]["handshakes"] == profile.peers, "a peer has no session"
-    assert longest <= TRY_AGAIN, "a peer waited too long"
-    assert sum(ended.values()) == sent, "an initiation has no end, or two"
+    if longest > TRY_AGAIN:
+        print(f"a peer waited for more than {TRY_AGAIN:g} s: kills met it twice")
+    if sum(ended.values()) != sent:
+        print(f"{sent - sum(ended.values())} initiations have no counter: control had them in its hand")
+    sys.exit(99 if longest > TRY_AGAIN or sum(ended.values()) != sent else 0)
 
 
 if __name__ == "__main__":
