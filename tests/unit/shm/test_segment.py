@@ -369,3 +369,83 @@ def test_a_plain_segment_is_zero_and_shared() -> None:
         assert view[5] == 77
     again.close()
     vault.close()
+
+
+def region_bytes(g: dict[str, int]) -> list[int]:
+    """Of each region, from what layout.h says of it."""
+    pools = 2 * g["max_receivers"]
+    nodes = 1 + pools * g["nodes_a_pool"]
+    words = -(-g["max_peers"] // 64)
+    words += -(-words // 64) + -(-words // 4096)
+    rings = -(-g["max_receivers"] * ffi.sizeof("struct mailbox_ring") // lib.MAILBOX_CELL_BYTES)
+    return [
+        lib.MAX_WORKERS * ffi.sizeof("struct worker"),
+        lib.MAX_WORKERS * ffi.sizeof("struct bell"),
+        ffi.sizeof("struct starving"),
+        lib.MAX_WORKERS * lib.COUNTERS_A_WORKER * 8,
+        ffi.sizeof("struct device"),
+        -(-g["max_peers"] // lib.TOKEN_BLOCK) * lib.TOKEN_BLOCK * 4,
+        (1 + g["max_consumers"]) * words * 8,
+        g["max_peers"] * lib.PEER_ROW_BYTES,
+        g["max_peers"] * lib.TIMER_COLUMNS * 4,
+        g["max_keypairs"] * lib.INDEX_ENTRY_BYTES,
+        g["public_key_buckets"] * 4,
+        g["max_trie_nodes"] * lib.TRIE_NODE_BYTES,
+        g["max_keypairs"] * lib.KEYPAIR_BYTES,
+        (rings + g["max_receivers"] * g["mailbox_cells"]) * lib.MAILBOX_CELL_BYTES,
+        nodes * 4,
+        nodes * ffi.sizeof("struct node"),
+        pools * g["small_slots"] * lib.SMALL_SLOT_BYTES,
+        pools * g["train_slots"] * lib.TRAIN_SLOT_BYTES,
+    ]
+
+
+LIMITS = {  # the least and the most of each number
+    "max_peers": (64, 1 << 20), "max_keypairs": (1, 1 << 21), "max_receivers": (1, lib.MAX_RECEIVERS),
+    "max_consumers": (1, lib.MAX_CONSUMERS), "nodes_a_pool": (1, 65535), "small_slots": (1, 32767),
+    "train_slots": (0, 32767), "mailbox_cells": (1, 65536), "max_trie_nodes": (1, 1 << 24),
+    "public_key_buckets": (1, 1 << 24),
+}  # fmt: skip
+POWERS = ("max_keypairs", "mailbox_cells", "public_key_buckets")
+
+
+def is_sound(g: dict[str, int]) -> bool:
+    return (
+        all(least <= g[name] <= most for name, (least, most) in LIMITS.items())
+        and g["max_peers"] % 64 == 0
+        and all(g[name].bit_count() == 1 for name in POWERS)
+        and g["nodes_a_pool"] >= g["small_slots"] + g["train_slots"]
+    )
+
+
+def numbers(name: str) -> st.SearchStrategy[int]:
+    """Mostly allowed ones, and what borders on the limits."""
+    least, most = LIMITS[name]
+    if name in POWERS:
+        return st.sampled_from([1 << n for n in range(most.bit_length())] * 2 + [0, 3, most - 1, 2 * most])
+    if name == "max_peers":
+        return st.sampled_from([64, 128, 192, 4096, 4160, most] * 2 + [0, 63, 65, most + 64])
+    ordinary = st.integers(least, min(most, 40))
+    return ordinary | ordinary | st.sampled_from([least, most, max(least - 1, 0), most + 1, 2**32 - 1])
+
+
+@st.composite
+def geometries(draw: st.DrawFn) -> dict[str, int]:
+    drawn = {name: draw(numbers(name)) for name in LIMITS}
+    if draw(st.integers(0, 3)):  # mostly room for nodes, to the last
+        drawn["nodes_a_pool"] = drawn["small_slots"] + drawn["train_slots"]
+    return {name: min(number, 2**32 - 1) for name, number in drawn.items()}
+
+
+@given(geometries())
+def test_regions_follow_each_other_in_whole_pages(geometry: dict[str, int]) -> None:
+    whole = ffi.new("struct header *")
+    size = int(lib.segment_lay_out(ffi.new("struct geometry *", geometry), whole))
+    assert (size != 0) == is_sound(geometry)
+    if size:
+        place = 4096
+        for region, length in enumerate(region_bytes(geometry)):
+            assert lib.segment_region_bytes(ffi.addressof(whole.geometry), region) == length, REGIONS[region]
+            assert whole.offset[region] == place
+            place += -(-length // 4096) * 4096
+        assert whole.bytes == size == place

@@ -52,7 +52,7 @@ def data() -> Iterator[DataSegment]:
     link(made.segment, OUT, OUTS)
     token(made.segment, 1, HELD)
     token(made.segment, LAST, lib.TOKEN_QUEUED)
-    lib.ready_set(made.segment, SETS, LAST)
+    lib.ready_set(made.segment, 1, LAST)
     assert faults(made) == ""
     yield made
     made.close()
@@ -67,7 +67,7 @@ def to_stub(segment: Any, following: int) -> None:
 def unready(segment: Any) -> None:
     """The last row is in no set any more."""
     cursor: Any = ffi.new("uint32_t *")
-    assert lib.ready_take(segment, SETS, cursor) == LAST
+    assert lib.ready_take(segment, 1, cursor) == LAST
 
 
 def forget(segment: Any) -> None:
@@ -96,7 +96,7 @@ WHOLE: dict[str, Act] = {
     "a full mailbox": lambda s: setattr(s.mailbox[1], "put", GEOMETRY["mailbox_cells"]),
     "a mailbox whose counts wrapped": acts(lambda s: setattr(s.mailbox[0], "put", 2),
                                            lambda s: setattr(s.mailbox[0], "got", 0xFFFFFFFE)),
-    "queued at the first consumer": acts(unready, lambda s: lib.ready_set(s, 1, LAST)),
+    "queued at the last consumer": acts(unready, lambda s: lib.ready_set(s, SETS, LAST)),
 }  # fmt: skip
 
 
@@ -185,7 +185,7 @@ BROKEN: dict[str, tuple[Act, str]] = {
     "a queued node that no list reaches": (state(2, lib.NODE_QUEUED),
                                            "1: node 2: queued, but no list reaches it"),
     "control's first row without summaries": bit(0, 0),
-    "a consumer's last row without summaries": bit(LAST, 1),
+    "the last consumer's last row without summaries": bit(LAST, SETS),
     "too many messages": (lambda s: setattr(s.mailbox[1], "put", GEOMETRY["mailbox_cells"] + 1),
                           "1: mailbox 1: more messages than cells"),
     "more read than written": (lambda s: setattr(s.mailbox[0], "got", 1),
