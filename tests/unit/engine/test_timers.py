@@ -358,6 +358,15 @@ def test_a_keepalive_that_was_ordered_is_owed_again_by_what_comes_after() -> Non
     assert columns.evaluate(first + timers.KEEPALIVE) == Action.SEND_KEEPALIVE
 
 
+def test_a_peer_that_is_heard_is_looked_at_each_ten_seconds() -> None:
+    """From no look on nothing wakes control but a stamp that is armed."""
+    columns = Columns(0, 0)
+    columns.holder("authenticated_received", START)
+    for passed, is_busy in ((0, True), (1, True), (timers.KEEPALIVE - 1, True), (timers.KEEPALIVE, False)):
+        columns.evaluate(START + passed)
+        assert columns.next() == (START + passed + timers.KEEPALIVE if is_busy else None)
+
+
 def test_a_stamp_armed_while_control_looks_is_not_lost() -> None:
     """NEXT_DUE is given up before the stamps are read: the holder reports, and control sees it as well."""
     columns = Columns(0, 0)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import product
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from shm._shm import ffi, lib
 from shm.segment import DataSegment
@@ -35,28 +34,21 @@ def slots(segment: Any) -> list[tuple[int, int]]:
     return found
 
 
-near = st.integers(-130, 130) | st.sampled_from([-(2**31), 0, 2**31])
-
-
-@given(
-    border=st.integers(0, POOLS * (SMALLS + TRAINS)), shift=near,
-    length=st.integers(0, 3000) | st.integers(lib.TRAIN_SLOT_BYTES - 300, lib.TRAIN_SLOT_BYTES + 10)
-    | st.just(0xFFFFFFFF),
-    before=st.sampled_from([0, 1, 128]), after=st.sampled_from([0, 1, 16, 0xFFFFFFFF]),
-)  # fmt: skip
-def test_the_bytes_of_a_node_stand_in_one_slot(
-    data: DataSegment, border: int, shift: int, length: int, before: int, after: int
-) -> None:
-    segment = data.segment
-    all_of_them = slots(segment)
-    offset = [*(start for start, _ in all_of_them), sum(all_of_them[-1])][border] + shift
-    segment.node[NODE].offset, segment.node[NODE].length = offset % 2**64, length
-    copy: Any = ffi.new("struct node *")
-    got = lib.node_read(segment, NODE, before, after, copy)
-    whose = next(((start, size) for start, size in all_of_them if start <= offset < start + size), None)
-    fits = whose and whose[0] + before <= offset and offset + length + after <= sum(whose)
-    assert (got != ffi.NULL) == bool(fits)
-    if whose and fits:
-        assert got == segment.base + offset
-        assert lib.node_slot(segment, got) == segment.base + whose[0]
-    assert (copy.offset, copy.length) == (segment.node[NODE].offset, length)
+def test_the_bytes_of_a_node_stand_in_one_slot(data: DataSegment) -> None:
+    """Around each border of slots, up to each end, and far away."""
+    segment, copy, all_of_them = data.segment, ffi.new("struct node *"), slots(data.segment)
+    borders = [*(start for start, _ in all_of_them), sum(all_of_them[-1])]
+    offsets = {border + shift for border in borders for shift in (-128, -1, 0, 1, 128)} | {0, 2**63}
+    rooms = (0, 1, 128), (0, 1, 16, 0xFFFFFFFF)
+    for offset, before, after, slack in product(offsets, *rooms, (-1, 0, 1, 700)):
+        whose = next(((start, size) for start, size in all_of_them if start <= offset < start + size), None)
+        end = sum(whose) if whose else offset + 2000
+        length = (end - offset - after - slack) & 0xFFFFFFFF
+        segment.node[NODE].offset, segment.node[NODE].length = offset, length
+        got = lib.node_read(segment, NODE, before, after, copy)
+        fits = whose and whose[0] + before <= offset and offset + length + after <= end
+        assert (got != ffi.NULL) == bool(fits)
+        if whose and fits:
+            assert got == segment.base + offset
+            assert lib.node_slot(segment, got) == segment.base + whose[0]
+        assert (copy.offset, copy.length) == (offset, length)

@@ -21,7 +21,7 @@ A_POOL = 65
 NODES = 2 * GEOMETRY["max_receivers"] * A_POOL
 GENERATION = 7 << 32
 IN, OUT = 2, 3  # the queues of row 1
-INS, OUTS = (1, 2 * A_POOL + 1), (A_POOL + 1, NODES)  # the first and the last node of a pool among them
+INS, OUTS = (1, 2 * A_POOL + 2), (A_POOL + 1, NODES)  # the first and the last node of a pool among them
 STUB = lib.STUB_FIRST + IN
 TURNS = NODES + 2  # of a walk that does not end by itself
 HELD = lib.TOKEN_HELD | lib.worker_mark(lib.WORKER_CONSUMER, 1)
@@ -94,6 +94,7 @@ WHOLE: dict[str, Act] = {
     "a row that was never used": forget,
     "a dead row": lambda s: token(s, LAST, lib.TOKEN_DEAD),
     "a full mailbox": lambda s: setattr(s.mailbox[1], "put", GEOMETRY["mailbox_cells"]),
+    "a message in the first cell": lambda s: setattr(getattr(s.cells[0], "from"), "port", 9),
     "a mailbox whose counts wrapped": acts(lambda s: setattr(s.mailbox[0], "put", 2),
                                            lambda s: setattr(s.mailbox[0], "got", 0xFFFFFFFE)),
     "queued at the last consumer": acts(unready, lambda s: lib.ready_set(s, SETS, LAST)),

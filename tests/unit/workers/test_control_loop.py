@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import errno
+import json
+import mmap
 import os
 import socket
 import threading
@@ -424,7 +427,66 @@ def test_memory_grows_by_whole_steps_and_no_further() -> None:
             for wanted, steps in ((3 * step - 1, 3), (3 * step, 3), (3 * step + 1, 4), (1, 4)):
                 grow(wanted)
                 assert parts.vault.ready(name) == steps * step, (name, wanted)
+        assert os.fstat(interface.data_fd).st_size == interface.data_bytes
         parts.close()
+
+
+def test_memory_grows_by_what_is_used_and_no_more() -> None:
+    """In pages: rows with tokens, columns and buckets, keypairs with their index, trie nodes."""
+    limits = {"max_peers": 8192, "max_keypairs": 2048, "max_trie_nodes": 1 << 16, "public_key_buckets": 8192}
+    with Interface(f"plm{os.getpid()}", **limits) as interface:
+        parts = Parts(interface)
+        rows = (1024 * (lib.PEER_ROW_BYTES + 4 * (1 + lib.TIMER_COLUMNS + 1))) // mmap.PAGESIZE
+        keypairs = 256 * (lib.KEYPAIR_BYTES + lib.INDEX_ENTRY_BYTES) // mmap.PAGESIZE
+        trie = 4096 * lib.TRIE_NODE_BYTES // mmap.PAGESIZE
+        for grow, count, expected in ((parts.memory.ensure_rows, 1024, rows),
+                                      (parts.memory.ensure_keypairs, 256, keypairs),
+                                      (parts.memory.ensure_trie, 4096, trie)):  # fmt: skip
+            grow(count)
+            for times in (2, 4):
+                before = os.fstat(interface.data_fd).st_blocks
+                grow(times * count)
+                gained = (os.fstat(interface.data_fd).st_blocks - before) * 512 // mmap.PAGESIZE
+                assert gained == times // 2 * expected
+        parts.close()
+
+
+def told(loop: Loop, event: Event) -> list[dict[str, Any]]:
+    lines = [json.loads(line.removeprefix(b"event=")) for line in loop.control.events.remembered()]
+    return [each for each in lines if each["event"] == event.value]
+
+
+def test_packets_that_looped_are_told_with_their_peer_when_that_is_known(loop: Loop) -> None:
+    """The counter moves before the peer is told of."""
+    row, losses = loop.add_peer(), loop.control.losses
+    lib.counter_add(loop.interface.segment, lib.WORKER_RECEIVER, lib.DROP_LOOP, 5)
+    losses.look()
+    assert told(loop, Event.PACKETS_LOOPED) == []
+    lib.events_give(loop.interface.segment, row, lib.EVENT_LOOP)
+    loop.turn()
+    losses.look()
+    losses.look()
+    [event] = told(loop, Event.PACKETS_LOOPED)
+    assert event["count"] == 5 and base64.b64decode(event["peer"]) == PEER.public_key
+
+
+def test_each_peer_that_moved_is_told_of_and_no_other(loop: Loop) -> None:
+    rows = [loop.add_peer()]
+    for n in range(2):
+        key = noise.Identity(bytes([0x40 + n]) * 32).public_key
+        assert loop.set(f"public_key={key.hex()}\nendpoint=127.0.0.1:{n + 1}\n") == 0
+        row = loop.control.peers.find(key)
+        assert row is not None
+        rows.append(row)
+    with Holder(loop.interface) as holder:
+        holder.take_turns()
+    loop.turn()
+    before = len(told(loop, Event.ENDPOINT_MOVED))
+    for row, bits in zip(rows, (lib.EVENT_KEYS, lib.EVENT_ENDPOINT, lib.EVENT_TIMER), strict=True):
+        lib.events_give(loop.interface.segment, row, bits)
+    loop.turn()
+    keys = [base64.b64decode(event["peer"]) for event in told(loop, Event.ENDPOINT_MOVED)[before:]]
+    assert keys == [loop.control.peers.public_key(rows[1])]
 
 
 def test_the_time_of_a_handshake_is_seconds_and_the_rest(loop: Loop) -> None:

@@ -103,3 +103,12 @@ def test_rows_without_a_name_take_no_memory_for_one(world: World) -> None:
     world.set(f"public_key={1:064x}", "plait_name=one")
     assert before < os.fstat(vault.fd).st_blocks <= before + 4096 // 512
     assert os.fstat(vault.fd).st_size == vault.names_at + 4096 and NAME_BYTES == uapi.NAME_MOST
+
+
+def test_a_replaced_configuration_has_its_own_preshared_keys_alone(world: World) -> None:
+    """The peers that stay keep nothing of the former one."""
+    world.set(*(f"public_key={key}\npreshared_key={'1f' * 32}" for key in (ALICE, BOB)))
+    assert world.parts.get().count(f"preshared_key={'1f' * 32}\n") == 2
+    world.set("replace_peers=true", f"public_key={ALICE}", f"public_key={BOB}", f"preshared_key={'2f' * 32}")
+    told = [line for line in world.parts.get().splitlines() if line.startswith("preshared_key")]
+    assert sorted(told) == sorted(["preshared_key=" + each * 32 for each in ("00", "2f")])
