@@ -40,8 +40,6 @@ EQUIVALENT: list[tuple[str, str, str, str]] = [
      'what waits begins with public_key=, so that neither is found at its first byte'),
     ('engine/uapi.py', 'return data.find(b"\n\n", first) >= 0 or data.find(b"\n" + _PEER_KEY, first) >= 0', 'return data.find(b"\n\n", first) >= 0 or data.find(b"\n" + _PEER_KEY, first) >= 1',
      'what waits begins with public_key=, so that neither is found at its first byte'),
-    ('workers/sandbox.c', 'return -1;', ';',
-     'the kernel refuses to add rules to no ruleset and to enter it, which is the same answer'),
     ('workers/system_calls.c', '#define PROGRAM_MOST (2 * LISTED + (3 * CHECKS_MOST + 3) * RULES + 16)', '#define PROGRAM_MOST (2 * LISTED + (3 * CHECKS_MOST + 2) * RULES + 16)',
      'room for the longest program and more: each rule of the lists has fewer checks than the most'),
     ('engine/coalescing.c', 'if (next->tcp != flow->tcp || next->ip != flow->ip || next->header != flow->header ||', 'if (next->tcp != flow->tcp || next->ip != flow->ip && next->header != flow->header ||',

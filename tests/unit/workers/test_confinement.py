@@ -193,6 +193,8 @@ long syscall(long number, ...)
         return atoi(getenv("VERSION")) ? atoi(getenv("VERSION")) : -1;
     }
     const uint64_t *asked = (const uint64_t *)a[0];
+    if (getenv("REFUSES"))
+        return -1;
     dprintf(1, "%llx %llx %llx", (long long)asked[0], (long long)asked[1], (long long)asked[2]);
     return open("/dev/null", O_RDONLY);
 }
@@ -225,6 +227,35 @@ def test_landlock_is_asked_for_all_that_its_version_knows(kernel: Path, version:
     environment = os.environ | {"LD_PRELOAD": str(kernel), "VERSION": str(version)}
     done = subprocess.run([sys.executable, "-c", ENTER], env=environment, capture_output=True, text=True)
     assert (done.stdout, done.returncode) == (ASKED[version], 0 if version else 1), done.stderr
+
+
+def test_a_ruleset_may_be_any_descriptor_and_none_is_said(kernel: Path) -> None:
+    """Of a process without stdin it is the lowest."""
+    environment = os.environ | {"LD_PRELOAD": str(kernel), "VERSION": "3"}
+    enter = [sys.executable, "-c", "import os; os.close(0)" + ENTER]
+    assert subprocess.run(enter, env=environment, stdout=PIPE).returncode == 0
+    assert subprocess.run(enter, env=environment | {"REFUSES": "1"}, stdout=PIPE).returncode == 1
+
+
+REMOVE = """
+import ctypes, os, sys
+from workers._workers import ffi, lib
+directory = sys.argv[1]
+paths = ffi.new("char[]", directory.encode())
+listed = ffi.new("char *[]", [paths, ffi.NULL])
+assert not lib.sandbox_enter(0, ffi.NULL, listed, 0) & lib.SANDBOX_FILES
+os.unlink(directory + "/file")
+"""
+
+
+def test_a_file_is_removed_from_a_directory_that_may_not_be_read(tmp_path: Path) -> None:
+    """As root without its capabilities is anybody."""
+    directory = tmp_path / "closed"
+    directory.mkdir()
+    (directory / "file").touch()
+    directory.chmod(0o300)
+    subprocess.run([sys.executable, "-c", REMOVE, str(directory)], check=True)
+    assert not (directory / "file").exists()
 
 
 # What takes a capability.

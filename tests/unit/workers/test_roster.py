@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import time
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from plait.lab.namespaces import descriptors, no_descriptors
 from tests.support.waiting import until
 from tests.unit.workers.fake_workers import FakeWorkers
 from workers.supervisor.patience import Patience
 from workers.supervisor.roster import Roster
-from workers.supervisor.worker import Life, Worker
+from workers.supervisor.worker import Life, Told, Worker
 
 pytestmark = pytest.mark.network
 
@@ -66,3 +69,79 @@ def test_only_times_that_somebody_waits_for_wake_the_supervisor() -> None:
     assert list(roster.due()) == [7.0, 8.0, 9.0]
     roster.stopping = True
     assert list(roster.due()) == [8.0, 9.0]
+
+
+class Listens:
+    """Notes what it is told."""
+
+    def __init__(self) -> None:
+        self.told: list[dict[str, Any]] = []
+
+    def emit(self, event: str, **details: Any) -> None:
+        self.told.append({"event": event, **details})
+
+
+def alone(**patience: Any) -> tuple[Roster, Listens]:
+    """A roster without processes."""
+    listener, resources = Listens(), SimpleNamespace(segment=None, away=set(), away_consumers=set())
+    nothing: Any = SimpleNamespace()
+    made: Any = resources
+    return Roster(made, nothing, nothing, cast(Any, listener), {}, Patience(**patience)), listener
+
+
+@given(st.lists(st.sampled_from(["steady", "short", "never ready"]), max_size=12),
+       st.lists(st.floats(0, 9), min_size=1, max_size=4), st.booleans())  # fmt: skip
+def test_pauses_grow_up_to_the_longest_until_a_steady_run(lives: list[str], pauses: list[float],
+                                                          tells: bool) -> None:
+    roster, listener = alone(pauses=tuple(pauses), steady=100.0)
+    worker = Worker("control", 0, 1, ())
+    deaths = 0
+    for life in lives:
+        ran = {"steady": 100, "short": 50}.get(life)
+        worker.ready_at = None if ran is None else time.monotonic() - ran
+        deaths = 0 if life == "steady" else deaths
+        pause = pauses[min(deaths, len(pauses) - 1)]
+        before = time.monotonic()
+        roster._schedule_restart(worker, "a reason" * tells)
+        assert before + pause <= worker.start_at <= time.monotonic() + pause
+        assert worker.life is Life.WAITING and worker.ready_at is None
+        expected = {"event": "worker_not_replaced", "worker": "control", "reason": "a reason", "pause": pause}
+        assert listener.told == [expected] * tells
+        listener.told.clear()
+        deaths += 1
+
+
+@pytest.mark.parametrize("pause", [0.0, 5.0])
+@pytest.mark.parametrize("kind", ["control", "receiver", "consumer"])
+def test_others_stand_in_for_who_starts_after_a_pause(kind: str, pause: float) -> None:
+    """And no longer when it is back."""
+    roster, _ = alone(pauses=(pause,))
+    worker = Worker(kind, 3, 5, (), was_ready=True)
+    roster.workers = [worker]
+    roster._schedule_restart(worker)
+    away = {"receiver": roster.resources.away, "consumer": roster.resources.away_consumers, "control": set()}
+    assert away[kind] == ({3} if pause and kind != "control" else set())
+    assert sum(map(len, away.values())) == len(away[kind])
+    roster._give_back(worker)
+    assert not any(away.values())
+
+
+class Killed(Worker):
+    """Has no process."""
+
+    def kill(self, why: str = "") -> None:
+        self.why_killed = why
+
+
+@pytest.mark.parametrize(("life", "told", "late", "is_killed"), [
+    (Life.RUNNING, Told.NOTHING_YET, -1.0, True),
+    (Life.RUNNING, Told.LEAVE, 0.0, True),
+    (Life.RUNNING, Told.NOTHING_YET, 1.0, False),
+])  # fmt: skip
+def test_who_is_late_is_killed_when_its_time_has_come(life: Life, told: Told, late: float,
+                                                      is_killed: bool) -> None:
+    roster, _ = alone()
+    worker = Killed("receiver", 0, 2, (), life=life, told=told, kill_at=50.0 + late)
+    roster.workers = [worker]
+    roster.keep_time(50.0)
+    assert worker.why_killed == ("it closed its channel" if is_killed else "")

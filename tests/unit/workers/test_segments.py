@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from shm.segment import create_plain
-from workers.failure import Failure
+from shm.segment import SegmentError, create_plain
+from workers.failure import Exit, Failure
 from workers.settings import Settings
-from workers.supervisor.segments import discard, open_segments
+from workers.supervisor import room
+from workers.supervisor.segments import _refused, discard, open_segments
 
 SMALL = Settings(receivers=1, consumers=1, cores=(0,), max_peers=64, small_slots=64, train_slots=1)
 
@@ -70,3 +71,14 @@ def test_nothing_stays_of_a_start_that_ends_half_way(left: int, why: str) -> Non
         for fd in (again, *filled):
             os.close(fd)
     assert (again, mappings()) == (filled[-1] + 1, before)
+
+
+def test_a_full_dev_shm_is_told_with_what_is_enough() -> None:
+    """64 MiB more than the start takes, for what comes with peers; of another reason its own next step."""
+    taken = room.up(room.need(SMALL).shm)
+    full = _refused("t0", SMALL, SegmentError("making", "it is full", "the segment's step", is_full=True))
+    assert full.why == f"it is full; its start takes {taken} MiB"
+    assert f"size={taken + 64}m" in full.next_step and f"--shm-size={taken + 64}m" in full.next_step
+    other = _refused("t0", SMALL, SegmentError("making", "no file", "the segment's step"))
+    assert (other.why, other.next_step) == ("no file", "the segment's step")
+    assert full.code == other.code == Exit.MEMORY

@@ -229,3 +229,19 @@ def test_every_socket_is_marked() -> None:
             assert len(pairs) == 3 and marks(pairs) == {mark}
         finally:
             sockets.close_sockets(pairs)
+
+
+@pytest.mark.parametrize(("code", "port", "words"), [
+    (errno.EADDRINUSE, 53, "another program uses it"),
+    (errno.EACCES, 1, "CAP_NET_BIND_SERVICE"),
+    (errno.EPERM, 1023, "CAP_NET_BIND_SERVICE"),
+    (errno.EACCES, 1024, "Permission denied"),
+    (errno.EACCES, 0, "Permission denied"),
+    (errno.EAFNOSUPPORT, 1, "neither IPv4 nor IPv6"),
+])  # fmt: skip
+def test_what_is_refused_has_its_reason(code: int, port: int, words: str) -> None:
+    failure = sockets._refused(port, OSError(code, os.strerror(code)))
+    assert words in str(failure)
+    assert ("CAP_NET_BIND_SERVICE" in str(failure)) == (words == "CAP_NET_BIND_SERVICE")
+    assert failure.what == (f"cannot open UDP port {port}" if port else "cannot open a UDP port")
+    assert (failure.code, failure.errno) == (Exit.PORT, code)

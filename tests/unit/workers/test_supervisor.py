@@ -14,6 +14,7 @@ import os
 import re
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -21,6 +22,7 @@ import pytest
 
 from plait.bench.implementation import cpu_seconds
 from plait.lab.namespaces import Host, descriptors, read_proc, state
+from plait.watch.processes import children
 from shm._shm import lib as shm
 from tests.support.waiting import until
 from tests.unit.workers.fake_workers import FakeWorkers
@@ -45,6 +47,13 @@ def running(host: Host, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fa
     assert made.process.stop() == 0
     made.process.close()
     assert made.leftovers() == []
+
+
+def test_nobody_but_the_workers_is_left_beside_the_supervisor(running: FakeWorkers) -> None:
+    """The guard of the socket file has gone: control removes the file from now on."""
+    assert running.process is not None
+    supervisor = running.process.pid
+    until(lambda: sorted(children(supervisor)) == sorted(running.pids().values()), "the workers alone")
 
 
 def opened(pid: int) -> int:
@@ -72,6 +81,8 @@ def test_every_worker_gets_its_fds_and_its_place(running: FakeWorkers) -> None:
         assert (message["receivers"], message["consumers"]) == (2, 2)
         assert message["held"] == sorted(fds)
         assert len(set(message["ports"].values())) == 1
+        of_control = {"broken", "idle_after", "socket", "given", "program"}
+        assert of_control & set(message) == (of_control if title == "control" else set())
         assert os.sched_getaffinity(pids[title]) == set(cores)
         # Nothing else was inherited: three, the channel, its orders, in control the mapping's copy.
         copies = 1 if title == "control" else 0
@@ -94,14 +105,15 @@ def test_killed_worker_comes_back(running: FakeWorkers, title: str) -> None:
 @pytest.mark.parametrize("title", ["receiver 1", "control"])
 def test_control_is_told_of_deaths(running: FakeWorkers, title: str) -> None:
     """Of its own, too: its successor is."""
-    before = len(running.news(title))
+    before, begin = len(running.news(title)), time.monotonic()
     again = running.expect_replacement(title, lambda: running.kill(title))
     until(lambda: len(running.news(title)) >= before + 2, "news")
     died, replaced = running.news(title)[before:]
     assert (died["event"], died["cause"]) == ("worker_died", "killed")
     assert (died["reason"], died["repaired"]) == ("it was killed by SIGKILL", "it left nothing undone")
     assert (replaced["event"], replaced["incarnation"]) == ("worker_replaced", again["incarnation"])
-    assert replaced["away"] > 0 and died["at"] <= replaced["at"]
+    assert 0 < replaced["away"] < time.monotonic() - begin
+    assert died["at"] <= replaced["at"]
 
 
 @pytest.mark.parametrize(("order", "cause", "reason"), [
