@@ -34,6 +34,8 @@ EQUIVALENT: list[tuple[str, str, str, str]] = [
      'where the second pass begins: it comes round to all of them in turn'),
     ('shm/ready.c', 'else if (level == 1 && word_load(l, 1, place / 64) == 0)', 'else if (level == 1 && word_load(l, 0, place / 64) == 0)',
      'how often a bit of level 2 is tried: cleared in vain it is set again at the second look, and what finds nothing tries all'),
+    ('workers/datapath/holder_orders.c', 'for (int i = 0; i < 3; i++) {', 'for (int i = 0; i <= 3; i++) {',
+     'what lies behind the three is no number of the key word, or is judged as that one is'),
     ('shm/node.c', 'return offset - (offset - small) % SMALL_SLOT_BYTES;', 'return offset - (offset + small) % SMALL_SLOT_BYTES;',
      'the region begins at a multiple of a small slot'),
     ('engine/uapi.py', 'return data.find(b"\n\n", first) >= 0 or data.find(b"\n" + _PEER_KEY, first) >= 0', 'return data.find(b"\n\n", first) >= 1 or data.find(b"\n" + _PEER_KEY, first) >= 0',

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -27,7 +28,12 @@ VALUES = {
         "192.0.2.1:1", "[2001:db8::1]:65535", "[::ffff:1.2.3.4]:9", "[fe80::1%eth0]:7", "[fe80::1%]:7",
         "1.2.3.4:0", "1.2.3.4:65536", "1.2.3.4:000000080", "1.2.3.4:0000000000080", "1.2.3.256:1",
         "01.2.3.4:1", "1.2.3:1", "[1.2.3.4]:5", "::1:5", "[]:5", "[:5", "1.2.3.4", ":", "1.2.3.4 :5",
-        "1.2.3.4:+5", "[1::2::3]:4",
+        "1.2.3.4:+5", "[1::2::3]:4", "1..3.4:5", ".1.2.3:4", "1.2.3.:4", "1.2.3.4.5:6", "1.2.3.4.:5",
+        "256.1.1.1:2", "1.2.3.0:4", "1.2.3.00:4", "1.2.3.4:65535", "[2001:db8::1]:0", "x[::1]:5",
+        "[::1]x:5", "[::1:5",
+        "[::fffe:102:304]:5", "[1:2:3:4:5:6:7:8]:9", "[1111:2222:3333:4444:5555:6666:123.123.123.123]:9",
+        "[01111:2222:3333:4444:5555:6666:123.123.123.123]:9", "[::1\0]:5", "1.2.3.4:1x", "1.2.3.4:/",
+        "1.2.3.4::",
     ],
     **{
         key: ["0", str(number.most), str(number.most + 1), "007", "-1", "", "9" * 20, "1" * 21]
@@ -45,7 +51,12 @@ VALUES = {
         "10.1.2.3/8", "0.0.0.0/0", "255.255.255.255/32", "1.2.3.4/33", "1.2.3.4", "1.2.3.4/", "/8",
         "-10.0.0.0/8", "--10.0.0.0/8", "::/0", "2001:db8:ffff:ffff:ffff:ffff:ffff:ffff/61", "1::1/129",
         "-1::1/128", "1.2.3.4/8/8", "1.2.3.04/8", "1.2.3.4/08", "::1.2.3.4/128", "1::/0000000064", "",
-        "1.2.3.4\0/8", "0001:2::/64", "00001::/64",
+        "1.2.3.4\0/8", "0001:2::/64", "00001::/64", "1..3.4/8", ".1.2.3/8", "1.2.3/8", "1.2.3.4.5/8",
+        "256.1.1.1/8", "1.2.3.4/32", "255.255.255.255/31", "255.255.255.255/25",
+        "255.255.255.255/24", "255.255.255.255/7",
+        "255.255.255.255/0", "ffff::/128", "ffff::ffff/127", "ffff:ffff::/17", "1.2.3.4/-1", "1.2.3.4/:",
+        "-", "-/8",
+        "1.2.3.4/4294967296", "1.2.3.4/18446744073709551616", "1.2.3.4/9999999999999999999",
     ],
     "listen_port": ["1"],
     "nonsense": ["1"],
@@ -79,6 +90,31 @@ def outcome(reader: uapi.Reader, parts: list[bytes]) -> list[Any]:
 def test_any_lines_are_taken_or_refused_alike(lines: list[bytes], cuts: list[int], limit: int) -> None:
     data = b"set=1\n" + b"\n".join(lines) + b"\n\nget=1\n\n"
     assert outcome(uapi.Reader(limit), list(pieces(data, cuts))) == outcome(LineByLine(limit), [data])
+
+
+@pytest.mark.parametrize("key", VALUES)
+def test_each_value_is_taken_or_refused_alike(key: str) -> None:
+    """Alone, and between what is right."""
+    for value in VALUES[key]:
+        line = f"{key}={value}".encode()
+        for lines in ([PEER, line], [PEER, b"allowed_ip=1.2.3.4/32", line, b"endpoint=1.2.3.4:5", PEER]):
+            data = b"set=1\n" + b"\n".join(lines) + b"\n\n"
+            assert outcome(uapi.Reader(), [data]) == outcome(LineByLine(), [data]), line
+
+
+@pytest.mark.parametrize("cuts", [0, 1, 2])
+@pytest.mark.parametrize("allowed", [0, 1, 40])
+def test_a_set_is_as_large_as_its_limit_and_no_larger(allowed: int, cuts: int) -> None:
+    """Whole sections count, in whatever pieces they come."""
+    section = b"\n".join([PEER, *[b"allowed_ip=::/0"] * allowed]) + b"\n"
+    data = b"set=1\n" + section * 6 + b"\n"
+    places = [len(b"set=1\n") + len(section) * 6 * n // (cuts + 1) + 1 for n in range(1, cuts + 1)]
+    for peers in range(4, 7):
+        for shift in (-1, 0, 1):
+            limit = peers * (uapi._PEER_MOST + uapi._ALLOWED.size * allowed) + shift
+            [found] = outcome(uapi.Reader(limit), list(pieces(data, places)))
+            assert isinstance(found, uapi.Set) is (peers == 6 and shift >= 0)
+            assert [found] == outcome(LineByLine(limit), [data])
 
 
 @settings(deadline=None, max_examples=60)
