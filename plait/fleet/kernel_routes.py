@@ -9,7 +9,7 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from typing import Final, NamedTuple
 
@@ -24,7 +24,7 @@ _ROUTE = struct.Struct("=BBBBBBBBI")  # struct rtmsg: family, lengths of dst and
 _WORD = struct.Struct("=I")
 _NEW, _DELETE, _GET, _ERROR, _DONE = 24, 25, 26, 2, 3
 _REQUEST, _ACK, _DUMP, _EXCLUSIVE, _CREATE = 1, 4, 0x300, 0x200, 0x400
-_DST, _OIF, _TABLE = 1, 4, 15
+_DST, _OIF, _PRIORITY, _TABLE = 1, 4, 6, 15
 _UNICAST, _LINK, _ANYWHERE = 1, 253, 255  # a type, and two scopes
 _SOL_NETLINK, _STRICT = 270, 12
 _ABSENT = frozenset({errno.ESRCH, errno.ENOENT, errno.ENODEV})  # what is not there needs no removal
@@ -56,17 +56,27 @@ def prefix_of(text: str) -> Prefix:
     return Prefix(family, packed, number)
 
 
-class KernelRoutes:
-    """Those of PROTOCOL through one interface in one table. `have` is what the kernel has of them.
+class Route(NamedTuple):
+    """To a prefix. Of two with one prefix the smaller metric counts."""
 
-    Every method raises OSError when the kernel refuses all of it.
+    prefix: Prefix
+    metric: int
+
+
+class KernelRoutes:
+    """Those of PROTOCOL through one interface in one table.
+
+    have: the metrics of those that the kernel has, by prefix. foreign: prefixes of other programs' routes
+    through the interface, which are better than ours. Every method raises OSError when the kernel refuses
+    all of it.
     """
 
     def __init__(self, link: int, table: int = MAIN) -> None:
         """link: the interface's number."""
         self.link = link
         self.table = table
-        self.have: set[Prefix] = set()
+        self.have: dict[Prefix, set[int]] = {}
+        self.foreign: set[Prefix] = set()
         self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)
         self._socket.settimeout(10)
         self._socket.setsockopt(_SOL_NETLINK, _STRICT, 1)  # the kernel tells what is asked for, and no more
@@ -77,56 +87,61 @@ class KernelRoutes:
 
     def look(self) -> None:
         """Ask the kernel anew."""
-        self.have = {prefix for table, prefix in self._dump_all() if table == self.table}
+        self.have, self.foreign = {}, set()
+        for protocol, table, route in self._dump_all():
+            if table == self.table and protocol == PROTOCOL:
+                self.have.setdefault(route.prefix, set()).add(route.metric)
+            elif table == self.table:
+                self.foreign.add(route.prefix)
 
     def tables(self) -> set[int]:
         """Where there are some."""
-        return {table for table, _ in self._dump_all()}
+        return {table for protocol, table, _ in self._dump_all() if protocol == PROTOCOL}
 
-    def add(self, prefixes: Iterable[Prefix]) -> list[tuple[Prefix, int]]:
-        """Those that the kernel refuses, each with its errno: EEXIST is another one's route."""
-        asked = [prefix for prefix in prefixes if prefix not in self.have]
-        refused = dict(self._request(_NEW, _CREATE | _EXCLUSIVE, _LINK, asked))
-        self.have.update(prefix for prefix in asked if prefix not in refused)
-        return list(refused.items())
+    def add(self, routes: Sequence[Route]) -> list[tuple[Route, int]]:
+        """Those that the kernel refuses, each with its errno."""
+        refused = dict(self._request(_NEW, _CREATE | _EXCLUSIVE, _LINK, routes))
+        for route in routes:
+            if refused.get(route, errno.EEXIST) == errno.EEXIST:
+                self.have.setdefault(route.prefix, set()).add(route.metric)
+        return [(route, number) for route, number in refused.items() if number != errno.EEXIST]
 
-    def remove(self, prefixes: Iterable[Prefix]) -> list[tuple[Prefix, int]]:
+    def remove(self, routes: Sequence[Route]) -> list[tuple[Route, int]]:
         """Likewise. What is not there is no refusal."""
-        asked = list(prefixes)
-        refused = {
-            prefix: number
-            for prefix, number in self._request(_DELETE, 0, _ANYWHERE, asked)
-            if number not in _ABSENT
-        }
-        self.have.difference_update(prefix for prefix in asked if prefix not in refused)
-        return list(refused.items())
+        refused = dict(self._request(_DELETE, 0, _ANYWHERE, routes))
+        for route in routes:
+            if refused.get(route, errno.ESRCH) in _ABSENT and (metrics := self.have.get(route.prefix)):
+                metrics.discard(route.metric)
+                if not metrics:
+                    del self.have[route.prefix]
+        return [(route, number) for route, number in refused.items() if number not in _ABSENT]
 
     def withdraw(self) -> int:
         """Remove every one that the kernel has, whoever made it; how many these were."""
         self.look()
-        count = len(self.have)
-        self.remove(list(self.have))
-        return count
+        all_of_them = [Route(prefix, metric) for prefix, metrics in self.have.items() for metric in metrics]
+        self.remove(all_of_them)
+        return len(all_of_them)
 
     def _request(
-        self, kind: int, flags: int, scope: int, prefixes: list[Prefix]
-    ) -> Iterator[tuple[Prefix, int]]:
+        self, kind: int, flags: int, scope: int, routes: Sequence[Route]
+    ) -> Iterator[tuple[Route, int]]:
         """Ask for all of them, one call a batch; those that are refused, with an errno."""
-        for begin in range(0, len(prefixes), BATCH):
-            batch = prefixes[begin : begin + BATCH]
+        for begin in range(0, len(routes), BATCH):
+            batch = routes[begin : begin + BATCH]
             messages = bytearray()
-            for number, prefix in enumerate(batch):
-                route = _ROUTE.pack(prefix.family, prefix.length, 0, 0, self.table if self.table < 256 else 0,
+            for number, (prefix, metric) in enumerate(batch):
+                head = _ROUTE.pack(prefix.family, prefix.length, 0, 0, self.table if self.table < 256 else 0,
                                     PROTOCOL, scope, _UNICAST, 0)  # fmt: skip
-                table = attribute(_TABLE, _WORD.pack(self.table))
-                body = route + attribute(_DST, prefix.address) + self._oif + table
+                where = attribute(_DST, prefix.address) + attribute(_PRIORITY, _WORD.pack(metric))
+                body = head + where + self._oif + attribute(_TABLE, _WORD.pack(self.table))
                 # A refusal comes by itself. That the last one is done says that all are.
                 ack = _ACK if number == len(batch) - 1 else 0
                 messages += _HEAD.pack(_HEAD.size + len(body), kind, _REQUEST | flags | ack, number, 0) + body
             self._socket.send(messages)
             yield from self._refusals(batch)
 
-    def _refusals(self, batch: list[Prefix]) -> Iterator[tuple[Prefix, int]]:
+    def _refusals(self, batch: Sequence[Route]) -> Iterator[tuple[Route, int]]:
         while True:
             for kind, sequence, body in self._messages():
                 if kind != _ERROR:
@@ -137,13 +152,13 @@ class KernelRoutes:
                 if sequence == len(batch) - 1:
                     return
 
-    def _dump_all(self) -> Iterator[tuple[int, Prefix]]:
+    def _dump_all(self) -> Iterator[tuple[int, int, Route]]:
         for family in (socket.AF_INET, socket.AF_INET6):
             yield from self._dump(family)
 
-    def _dump(self, family: int) -> Iterator[tuple[int, Prefix]]:
-        """Tables and prefixes."""
-        body = _ROUTE.pack(family, 0, 0, 0, 0, PROTOCOL, 0, 0, 0) + self._oif
+    def _dump(self, family: int) -> Iterator[tuple[int, int, Route]]:
+        """Of every table, with whose it is and in which table it stands."""
+        body = _ROUTE.pack(family, 0, 0, 0, 0, 0, 0, 0, 0) + self._oif
         self._socket.send(_HEAD.pack(_HEAD.size + len(body), _GET, _REQUEST | _DUMP, 0, 0) + body)
         while True:
             for kind, _, data in self._messages():
@@ -155,11 +170,13 @@ class KernelRoutes:
                         return
                     raise OSError(-number, os.strerror(-number))
                 if kind == _NEW:
-                    _, length, *_ = _ROUTE.unpack_from(data)
+                    _, length, _, _, _, protocol, *_ = _ROUTE.unpack_from(data)
                     values = attributes(data[_ROUTE.size :])
-                    (table,) = _WORD.unpack(values[_TABLE])
+                    (table,), (metric,) = (
+                        _WORD.unpack(values.get(kind, bytes(4))) for kind in (_TABLE, _PRIORITY)
+                    )
                     none = bytes(4 if family == socket.AF_INET else 16)  # a default route has no destination
-                    yield table, Prefix(family, values.get(_DST, none), length)
+                    yield protocol, table, Route(Prefix(family, values.get(_DST, none), length), metric)
 
     def _messages(self) -> Iterator[tuple[int, int, bytes]]:
         """Of one datagram: type, sequence and body of each."""

@@ -21,7 +21,7 @@ from typing import Any, Final
 from plait import keys, uapi_client
 from plait.failure import Failure
 from plait.fleet import drain, ready
-from plait.fleet.kernel_routes import KernelRoutes, Prefix, prefix_of
+from plait.fleet.kernel_routes import KernelRoutes, Prefix, Route, prefix_of
 from plait.fleet.sessions import AGED, Sessions
 from plait.signals import interruptible
 from plait.watch.events import Stream
@@ -36,7 +36,10 @@ PAUSE: Final = 0.1  # between two looks, at least
 REST: Final = 5  # times as long as a look took
 ASKED: Final = 64  # peers that are asked about one by one; of more, all are read
 READY: Final = b"ready"  # in place of a key: the owner of prefixes that stand while the interface is ready
+READY_METRIC: Final = 100
+LAST_SECOND: Final = (1 << 32) - 1  # of metrics, which fall by one each second
 MILLISECOND: Final = 1_000_000
+SECOND: Final = 1_000_000_000
 
 ENDING_ONE: Final = frozenset({Event.KEYS_EXPIRED, Event.PEER_RAN_OUT})
 OF_A_PEER: Final = ENDING_ONE | {Event.HANDSHAKE_COMPLETE, Event.PEER_REMOVED, Event.PEER_EVICTED}
@@ -168,7 +171,7 @@ class Routes:
         end = time.monotonic()
         self._renew_due = end + max(RENEW, REST * (end - begin))
         self._look_due = end + max(PAUSE, REST * (end - begin))
-        self.sessions.touched |= self._kernel.have ^ set(self.sessions.wanted)
+        self.sessions.touched |= self._kernel.have.keys() | self.sessions.wanted.keys()
         self._show_ready(end)
         self.settle()
 
@@ -221,24 +224,38 @@ class Routes:
             self._is_draining = False
             self.sessions.touched.update(self.sessions.wanted)
         touched, self.sessions.touched = self.sessions.touched, set()
-        wanted, have = self.sessions.wanted, self._kernel.have
-        stale = [prefix for prefix in touched if prefix in have and prefix not in wanted]
-        refused = self._kernel.remove(stale)
-        refused += self._kernel.add(prefix for prefix in touched if prefix in wanted)
+        new, stale = [], []
+        for prefix in touched:
+            metric, metrics = self._metric(prefix), self._kernel.have.get(prefix, set())
+            if metric is not None and metric not in metrics:
+                new.append(Route(prefix, metric))
+            stale += [Route(prefix, other) for other in metrics if other != metric]
+        refused = self._kernel.add(new)  # first, so that there is always one
+        refused += self._kernel.remove(stale)
         if refused:
             self._complain(refused)
+        hidden = [prefix for prefix, _ in new if prefix in self._kernel.foreign]
+        if hidden:
+            why = "another program has set a route to the same, which comes first"
+            step = f"Look at it (ip route show {hidden[0]}); a file of `plait up` needs Table = off."
+            self._say(str(Failure(f"{len(hidden)} routes are not seen, {hidden[0]} is one", why, step)))
 
-    def _complain(self, refused: list[tuple[Prefix, int]]) -> None:
+    def _metric(self, prefix: Prefix) -> int | None:
+        """Of a prefix that is wanted. The latest handshake has the smallest: routers that compare metrics
+        find a client where it is now, while its session at another gateway is not over yet."""
+        key = self.sessions.wanted.get(prefix)
+        if key is None or key == READY:
+            return None if key is None else READY_METRIC
+        return LAST_SECOND - self.sessions.live[key].handshake // SECOND
+
+    def _complain(self, refused: list[tuple[Route, int]]) -> None:
         """They are tried again when everything is read anew."""
-        prefix, number = refused[0]
+        (prefix, _), number = refused[0]
         why, step = os.strerror(number), "It is tried again."
-        if number == errno.EEXIST:
-            why = "another program has set that route"
-            step = f"Look at it (ip route show {prefix}); a file of `plait up` needs Table = off."
-        elif number in (errno.ENETDOWN, errno.ENODEV):
+        if number in (errno.ENETDOWN, errno.ENODEV):
             why, step = "the interface is down", "They come back with it."
         self._say(str(Failure(f"{len(refused)} routes are refused, {prefix} is one", why, step)))
 
 
 def _handshake(peer: uapi_client.Peer) -> int:
-    return peer.handshake_sec * 1_000_000_000 + peer.handshake_nsec
+    return peer.handshake_sec * SECOND + peer.handshake_nsec

@@ -52,6 +52,7 @@ class Sessions:
                 return False
             prefixes = None if session is None else session.prefixes
             session = self.live[key] = Session(handshake, now + LIFE - age, prefixes)
+            self.touched.update(prefixes or ())
             self._due = min(self._due, session.until)
         return session.prefixes is None
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from plait.keys import decode
-from plait.lab.namespaces import WIREGUARD_GO, Engine, Host, Lab, Peer, Process, keypair
+from plait.lab.namespaces import WIREGUARD_GO, Engine, Host, Lab, Link, Peer, Process, keypair
 from tests.support.sources import ROOT
 from tests.support.syncing import PLAIT
 from tests.support.tunnel import Clock
@@ -42,6 +42,10 @@ template bgp site {{
 protocol bgp site4 from site {{
     source address {here};
     neighbor {there} as 64512; ipv4 {{ import all; export none; }};
+}}
+protocol bgp other4 from site {{
+    source address {here_other};
+    neighbor {other} as 64512; ipv4 {{ import all; export none; }};
 }}
 protocol bgp site6 from site {{
     source address {here6};
@@ -71,8 +75,15 @@ class Client:
         scene.engine.wg("set", "wg0", "peer", self.public, "allowed-ips", ",".join(self.prefixes))
         self.engine = scene.client.engine(f"wg{number}", WIREGUARD_GO)
         lines = f"[Interface]\nPrivateKey = {private}\n"
-        server = Peer(scene.public, ["10.0.0.0/8", "fd00::/8"], scene.outer.endpoint(scene.gateway, PORT))
-        self.engine.wg("setconf", f"wg{number}", "/dev/stdin", text=lines + server.section())
+        self.engine.wg("setconf", f"wg{number}", "/dev/stdin", text=lines)
+        self.choose(scene.outer.endpoint(scene.gateway, PORT))
+
+    def choose(self, endpoint: str) -> None:
+        """Another gateway, without a session."""
+        name = self.engine.interface
+        self.engine.wg("set", name, "peer", self.scene.public, "remove")
+        server = Peer(self.scene.public, ["10.0.0.0/8", "fd00::/8"], endpoint)
+        self.engine.wg("addconf", name, "/dev/stdin", text=server.section())
 
     def connect(self) -> None:
         """Up, with a packet to send."""
@@ -91,14 +102,17 @@ class Scene:
     """A gateway, its clients and its router."""
 
     def __init__(self, lab: Lab) -> None:
-        self.gateway, self.client, self.router = lab.add_hosts(["gateway", "client", "router"])
+        names = ["gateway", "client", "router", "other"]
+        self.gateway, self.client, self.router, self.other = lab.add_hosts(names)
         self.outer = lab.link(self.gateway, self.client)
         self.inner = lab.link(self.gateway, self.router)
+        self.outer_other = lab.link(self.other, self.client)
+        self.inner_other = lab.link(self.other, self.router)
         self.gateway.run(["sysctl", "-qw", "net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1"])
         self.clock = Clock(self.gateway)
         self.private, self.public = keypair()
         self.engine = self.started()
-        self.clients = [Client(self, number) for number in range(2, 15)]
+        self.clients = [Client(self, number) for number in range(2, 16)]
 
     def started(self) -> Engine:
         engine = self.gateway.engine(environment={"PLAIT_CLOCK": Clock.PATH})
@@ -106,9 +120,9 @@ class Scene:
         return engine
 
     @contextmanager
-    def routes(self, *options: str) -> Iterator[Process]:
+    def routes(self, *options: str, host: Host | None = None) -> Iterator[Process]:
         """`plait routes`, until the end of the test."""
-        process = self.gateway.popen([*PLAIT, "routes", "wg0", *options])
+        process = (host or self.gateway).popen([*PLAIT, "routes", "wg0", *options])
         try:
             until(lambda: "connected peers" in process.output() or process.poll() is not None, "it follows")
             assert process.poll() is None, process.output()
@@ -129,6 +143,16 @@ class Scene:
     def heard(self) -> set[str]:
         """Prefixes that the router has a route for, by BGP."""
         return self.installed(self.router, what=("proto", "bird"))
+
+    def way(self, client: Client) -> str:
+        """The gateway by which the router reaches a client; empty where there is none."""
+        told = json.loads(self.router.run(["ip", "-j", "route", "show", client.addresses[0]]).stdout)
+        return str(told[0]["gateway"]) if told else ""
+
+    def metrics(self, client: Client) -> list[int]:
+        """Of the routes to a client."""
+        told = json.loads(self.gateway.run(["ip", "-j", "route", "show", client.addresses[0]]).stdout)
+        return [entry["metric"] for entry in told]
 
     def ready(self) -> tuple[int, dict[str, str]]:
         """Exit code of `plait doctor --ready`, and what is missing."""
@@ -158,17 +182,25 @@ def router(scene: Scene) -> Process:
     sides = {"here": scene.router, "there": scene.gateway}
     values = {name: scene.inner.address(host) for name, host in sides.items()}
     values |= {f"{name}6": scene.inner.address(host, 6) for name, host in sides.items()}
+    values["here_other"] = scene.inner_other.address(scene.router)
+    values["other"] = scene.inner_other.address(scene.other)
     (scene.router.root / "run/bird.conf").write_text(ROUTER.format(**values))
     return scene.router.popen([bird, *BIRD])
 
 
-def example(scene: Scene, name: str) -> str:
+def example(name: str, link: Link, gateway_host: Host, router_host: Host) -> str:
     """One of configs/routing, with the lab's addresses."""
     text = (ROOT / "configs/routing" / name).read_text()
     for version, gateway, router in ((4, "192.0.2.11", "192.0.2.1"), (6, "2001:db8::11", "2001:db8::1")):
-        text = text.replace(gateway, scene.inner.address(scene.gateway, version))
-        text = text.replace(router, scene.inner.address(scene.router, version))
+        text = text.replace(gateway, link.address(gateway_host, version))
+        text = text.replace(router, link.address(router_host, version))
     return text
+
+
+def announcing(gateway: Host, bird: str, link: Link, router: Host) -> Process:
+    """BIRD at a gateway, by the example."""
+    (gateway.root / "run/bird.conf").write_text(example("bird.conf", link, gateway, router))
+    return gateway.popen([bird, *BIRD])
 
 
 def announced_and_withdrawn(scene: Scene, client: Client) -> None:
@@ -189,8 +221,7 @@ def announced_and_withdrawn(scene: Scene, client: Client) -> None:
 
 def test_bird_announces_who_is_connected(scene: Scene, router: Process) -> None:
     bird = str(router.arguments[0])
-    (scene.gateway.root / "run/bird.conf").write_text(example(scene, "bird.conf"))
-    gateway = scene.gateway.popen([bird, *BIRD])
+    gateway = announcing(scene.gateway, bird, scene.inner, scene.router)
     with scene.routes("--while-ready", ANYCAST) as process:
         assert scene.installed() == {ANYCAST}
         announced_and_withdrawn(scene, scene.clients[0])
@@ -214,7 +245,7 @@ def test_frr_announces_who_is_connected(scene: Scene, router: Process) -> None:
         files = ["-A", "127.0.0.1", "-f", f"/run/frr/{name}.conf", "-i", f"/run/frr/{name}.pid"]
         daemons.append(scene.gateway.popen([str(FRR / name), *common, *files]))
         until((place / f"{name}.vty").exists, f"{name} takes commands")
-    (place / "frr.conf").write_text(example(scene, "frr.conf"))
+    (place / "frr.conf").write_text(example("frr.conf", scene.inner, scene.gateway, scene.router))
     said = scene.gateway.run(["vtysh", "--vty_socket", "/run/frr", "-f", "/run/frr/frr.conf"])
     assert "Unknown command" not in said.stdout + said.stderr
     with scene.routes():
@@ -257,11 +288,37 @@ def test_another_program_s_route_is_left_and_named(scene: Scene) -> None:
     scene.gateway.ip(f"route add {foreign} dev wg0 proto static")
     client.connect()
     with scene.routes() as process:
-        until(lambda: client.prefixes - {foreign} <= scene.installed(), "its other route")
-        said = f"{foreign} is one: another program has set that route"
+        said = f"{foreign} is one: another program has set a route to the same"
         until(lambda: said in process.output(), "it is said")
+        assert client.prefixes <= scene.installed()
     assert foreign in scene.installed(what=["proto", "static"])
     scene.gateway.ip(f"route del {foreign} dev wg0")
+
+
+def await_way(scene: Scene, client: Client, gateway: str) -> None:
+    until(lambda: scene.way(client) == gateway, f"the way to the client goes by {gateway}")
+
+
+def test_packets_go_where_the_newest_session_is(scene: Scene, router: Process) -> None:
+    """A client goes to another gateway; its session at the first one lasts on."""
+    client, bird = scene.clients[6], str(router.arguments[0])
+    Clock(scene.other).step(86400)
+    engine = scene.other.engine(environment={"PLAIT_CLOCK": Clock.PATH})
+    peer = Peer(client.public, sorted(client.prefixes))
+    engine.configure(scene.private, [], ["10.7.0.1/24", "fd07::1/64"], PORT)
+    engine.wg("addconf", "wg0", "/dev/stdin", text=peer.section())
+    hosts = {scene.gateway: scene.inner, scene.other: scene.inner_other}
+    daemons = [announcing(host, bird, link, scene.router) for host, link in hosts.items()]
+    with scene.routes(), scene.routes(host=scene.other):
+        for host, outer in ((scene.gateway, scene.outer), (scene.other, scene.outer_other)):
+            client.choose(outer.endpoint(host, PORT))
+            client.connect()
+            await_way(scene, client, hosts[host].address(host))
+        assert client.prefixes <= scene.installed()
+        assert client.prefixes <= scene.installed(scene.other)
+    for daemon in daemons:
+        assert daemon.poll() is None, daemon.output()
+        daemon.stop()
 
 
 def test_a_drained_gateway_withdraws_first_and_serves_on(scene: Scene) -> None:
@@ -306,7 +363,7 @@ def test_what_a_gateway_lacks_for_its_clients(scene: Scene) -> None:
 
 def test_many_at_once_have_their_routes(scene: Scene) -> None:
     """More sessions begin than events are told."""
-    some = scene.clients[6:]
+    some = scene.clients[7:]
     with scene.routes():
         for client in some:
             client.connect()
@@ -317,12 +374,15 @@ def test_many_at_once_have_their_routes(scene: Scene) -> None:
         scene.engine.uapi(f"set=1\npublic_key={decode(some[1].public).hex()}\nplait_expires=1\n\n")
         until(lambda: not some[1].prefixes & scene.installed(), "none for a peer whose time is over")
         assert wanted - some[0].prefixes - some[1].prefixes <= scene.installed()
+        before = scene.metrics(some[-1])
+        scene.clock.step(2)
         # Down: the kernel takes them, and all sessions end. Up: one is new.
         scene.gateway.ip("link set wg0 down")
         until(lambda: not scene.installed(), "no routes through what is down")
         scene.gateway.ip("link set wg0 up")
         assert scene.gateway.ping(some[-1].addresses[0], 1, wait=30).received == 1
         until(lambda: scene.installed() == some[-1].prefixes, "who has a session has his routes again")
+        assert scene.metrics(some[-1]) < before
 
 
 def test_routes_follow_an_engine_that_is_started_again(scene: Scene) -> None:
