@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from plait.lab.namespaces import descriptors, no_descriptors
 from tests.support.waiting import until
 from tests.unit.workers.fake_workers import FakeWorkers
+from workers._workers import lib
 from workers.supervisor.patience import Patience
-from workers.supervisor.roster import Roster
+from workers.supervisor.roster import Roster, _how
 from workers.supervisor.worker import Life, Told, Worker
 
 pytestmark = pytest.mark.network
@@ -145,3 +146,78 @@ def test_who_is_late_is_killed_when_its_time_has_come(life: Life, told: Told, la
     roster.workers = [worker]
     roster.keep_time(50.0)
     assert worker.why_killed == ("it closed its channel" if is_killed else "")
+
+
+@pytest.mark.parametrize(("status", "words"), [
+    (0, "ended with code 0"), (9, "ended with code 9"), (-9, "was killed by SIGKILL"),
+    (-31, "was killed by SIGSYS, since it made a system call that no worker makes: an attack, or a library's "
+          "fault"),
+    (-40, "was killed by signal 40"),
+])  # fmt: skip
+def test_an_end_in_words(status: int, words: str) -> None:
+    assert _how(status) == words
+
+
+class Sent:
+    """A channel that notes what is sent."""
+
+    def __init__(self) -> None:
+        self.sent: list[dict[str, Any]] = []
+
+    def send(self, message: dict[str, Any], fds: list[int]) -> None:
+        assert fds == []
+        self.sent.append(message)
+
+
+promises = st.dictionaries(st.text("ab", min_size=35, max_size=45), st.text("x", max_size=210), max_size=9)
+
+
+@given(st.lists(promises, max_size=9), st.sampled_from(Life))
+def test_broken_promises_are_told_once_and_of_no_more_than_fit(notes: list[dict[str, str]],
+                                                               life: Life) -> None:
+    roster, _ = alone()
+    control, channel = Worker("control", 0, 1, (), life=life), Sent()
+    control.channel = cast(Any, channel)
+    roster.workers = [Worker("receiver", 0, 2, ()), control]
+    known: dict[str, str] = {}
+    for broken in notes:
+        before, sent = dict(known), len(channel.sent)
+        for promise, why in broken.items():
+            if promise[:40] not in before and (promise[:40] in known or len(known) < 32):
+                known[promise[:40]] = why[:200]
+        roster.note_broken(broken)
+        assert roster.broken == known
+        told = [{"kind": "broken", "broken": known}] * (known != before and life is Life.RUNNING)
+        assert channel.sent[sent:] == told
+
+
+def test_who_there_is() -> None:
+    cores: Any = SimpleNamespace(cores_of=lambda number: (number + 4,))
+    roster, _ = alone()
+    roster.settings = cores
+    control, receiver, first, second = (
+        roster.hire(kind, number, is_extra=number == 1)
+        for kind, number in (("control", 0), ("receiver", 2), ("consumer", 0), ("consumer", 1))
+    )
+    lines = [lib.WORKER_CONTROL, lib.WORKER_RECEIVER + 2, lib.WORKER_CONSUMER, lib.WORKER_CONSUMER + 1]
+    assert [worker.line for worker in roster.workers] == lines
+    assert [worker.cpus for worker in roster.workers] == [(), (6,), (4,), (5,)]
+    assert [worker.is_extra for worker in roster.workers] == [False, False, False, True]
+    assert (roster.find("control"), roster.find("consumer", 1)) == (control, second)
+    assert roster.of_kind("receiver", "control") == [control, receiver]
+    assert not roster.have_ended
+    for worker in roster.workers:
+        worker.life = Life.ENDED
+    assert roster.have_ended
+    first.life = Life.STARTING
+    assert not roster.have_ended
+
+
+def test_in_the_end_nobody_starts_again() -> None:
+    roster, _ = alone()
+    worker = Worker("receiver", 0, 2, (), life=Life.WAITING, start_at=0.0)
+    roster.workers, roster.stopping = [worker], True
+    roster.keep_time(1.0)
+    assert worker.life is Life.ENDED
+    roster._give_away(worker)
+    assert not roster.resources.away
