@@ -70,12 +70,16 @@ int keypair_is_older(const struct keypair *keypair, uint64_t now, uint32_t secon
 
 uint64_t keypair_take_nonces(struct keypair *keypair, uint32_t count, uint64_t now)
 {
-    uint64_t first = keypair->send_counter;
+    uint64_t first = __atomic_load_n(&keypair->send_counter, __ATOMIC_RELAXED);
 
-    if (keypair_is_older(keypair, now, REJECT_AFTER_SECONDS) || first >= REJECT_AFTER_MESSAGES ||
-        count > REJECT_AFTER_MESSAGES - first)
-        return UINT64_MAX;
-    keypair->send_counter = first + count;
+    /* Relaxed: the word says nothing of other memory. A compare-exchange, so that no nonce is taken twice whoever
+     * else takes some, and a stop by the other direction's holder stands. */
+    do {
+        if (keypair_is_older(keypair, now, REJECT_AFTER_SECONDS) || first >= REJECT_AFTER_MESSAGES ||
+            count > REJECT_AFTER_MESSAGES - first)
+            return UINT64_MAX;
+    } while (!__atomic_compare_exchange_n(&keypair->send_counter, &first, first + count, 0, __ATOMIC_RELAXED,
+                                          __ATOMIC_RELAXED));
     /* In memory before any sealing: a holder killed later must not leave a nonce to be used
      * twice. The compiler's order is the order of a killed process (window.c). */
     __atomic_signal_fence(__ATOMIC_SEQ_CST);
@@ -84,5 +88,5 @@ uint64_t keypair_take_nonces(struct keypair *keypair, uint32_t count, uint64_t n
 
 void keypair_stop_sending(struct keypair *keypair)
 {
-    keypair->send_counter = REJECT_AFTER_MESSAGES;
+    __atomic_store_n(&keypair->send_counter, REJECT_AFTER_MESSAGES, __ATOMIC_RELAXED);
 }

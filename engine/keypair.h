@@ -1,5 +1,6 @@
 /* keypair: session keys and how they follow each other (kernel: noise.c). The caller is
- * the peer's holder; control writes a keypair once, before it orders its installation. */
+ * a holder: inbound's changes the key word, outbound's takes nonces. Control writes a keypair once, before it orders
+ * its installation. */
 #ifndef ENGINE_KEYPAIR_H
 #define ENGINE_KEYPAIR_H
 
@@ -22,9 +23,9 @@ struct keypair {
     uint32_t peer;             /* row */
     uint32_t peer_generation;
     uint32_t flags;
-    uint32_t rekey_asked;      /* holder: once-a-session rekey on receive was asked for */
-    uint64_t send_counter;     /* holder: next nonce; advanced before sealing */
-    struct window window;      /* holder */
+    uint32_t rekey_asked;      /* inbound: once-a-session rekey on receive was asked for */
+    uint64_t send_counter;     /* outbound: next nonce; advanced before sealing, by compare-exchange. Inbound may stop it */
+    struct window window;      /* inbound */
     uint64_t reserved;
 };
 

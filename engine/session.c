@@ -1,5 +1,5 @@
-/* session: a batch of one peer's data messages. The caller holds the peer's token, so nobody else changes the
- * key word, the keypairs that it names and the holder's timer columns.
+/* session: a batch of one peer's data messages. The caller holds the token of the direction. Inbound alone changes
+ * the key word and the replay windows, outbound the send counters; both stamp the timers (timers.c).
  *
  * session_open makes three passes over a batch: it chooses keypairs, opens all messages, and then decides in
  * order of arrival. It stores a new key word last, since control may wipe and reuse a keypair as soon as no key
@@ -34,6 +34,12 @@ static uint32_t find_number(const struct session *session, uint64_t word, uint32
     return 0;
 }
 
+/* Outbound's view: the other direction's holder writes it. Acquire: the keypair was written before its number. */
+static uint64_t key_word_load(const struct session *session)
+{
+    return __atomic_load_n(session->key_word, __ATOMIC_ACQUIRE);
+}
+
 static int receives(const struct keypair *keypair, uint64_t now)
 {
     return !keypair_is_older(keypair, now, REJECT_AFTER_SECONDS) &&
@@ -43,7 +49,7 @@ static int receives(const struct keypair *keypair, uint64_t now)
 static int sends(const struct keypair *keypair, uint64_t now)
 {
     return !keypair_is_older(keypair, now, REJECT_AFTER_SECONDS) &&
-           keypair->send_counter < REJECT_AFTER_MESSAGES;
+           __atomic_load_n(&keypair->send_counter, __ATOMIC_RELAXED) < REJECT_AFTER_MESSAGES;
 }
 
 /* Whether to rekey now that an authenticated packet came in. True once per session, which is noted here. */
@@ -191,7 +197,7 @@ int session_seal(struct session *session, struct aead *aead, struct packet *pack
                  uint32_t count, uint64_t now)
 {
     struct aead_job jobs[SESSION_BATCH];
-    struct keypair *keypair = keypair_of(session, key_word_current(*session->key_word));
+    struct keypair *keypair = keypair_of(session, key_word_current(key_word_load(session)));
     uint64_t first = keypair ? keypair_take_nonces(keypair, count, now) : UINT64_MAX;
     uint32_t data_packets = 0;
 
@@ -214,7 +220,7 @@ int session_seal(struct session *session, struct aead *aead, struct packet *pack
         session->news |= SESSION_TIMER;
     if (data_packets && timers_data_sent(session->columns, session->stride, session->peer, tick))
         session->news |= SESSION_TIMER;
-    if (keypair->send_counter > REKEY_AFTER_MESSAGES ||
+    if (first + count > REKEY_AFTER_MESSAGES ||
         ((keypair->flags & KEYPAIR_INITIATOR) && keypair_is_older(keypair, now, REKEY_AFTER_SECONDS)))
         session->news |= SESSION_HANDSHAKE_WANTED;
     return 0;
@@ -222,14 +228,14 @@ int session_seal(struct session *session, struct aead *aead, struct packet *pack
 
 uint32_t session_remote_index(const struct session *session)
 {
-    const struct keypair *keypair = keypair_of(session, key_word_current(*session->key_word));
+    const struct keypair *keypair = keypair_of(session, key_word_current(key_word_load(session)));
 
     return keypair ? keypair->remote_index : 0;
 }
 
 int session_is_usable(const struct session *session, uint64_t now)
 {
-    const struct keypair *keypair = keypair_of(session, key_word_current(*session->key_word));
+    const struct keypair *keypair = keypair_of(session, key_word_current(key_word_load(session)));
 
     return keypair && sends(keypair, now);
 }

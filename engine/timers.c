@@ -10,6 +10,12 @@
  * its own stamp stands in the end. A stamp that is armed stays so and one that is not is left alone,
  * so whether a stamp is armed is the holder's alone to say.
  *
+ * A peer has two holders, one of each direction, and they stamp at once: a packet that was sent arms UNANSWERED_SINCE
+ * and clears OWED_SINCE, one that came does the opposite, both set LAST_AUTHENTICATED. Whatever their stores do to
+ * each other is what one of the two orders of the two packets would have done, since each is a store of the
+ * present or of 0, and an arm that finds the stamp armed stores nothing: as if the packet that was sent had
+ * left just before the one that came.
+ *
  * Ageing keeps what the stamps say of each other, as far as control asks: the holder's get older than
  * control's notes. So what happened so long ago is the cause of nothing any more. */
 #include "timers.h"

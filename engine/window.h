@@ -16,9 +16,9 @@
 #define REKEY_AFTER_MESSAGES 0x1000000000000000ull  /* 2^60 */
 
 struct window {
-    uint64_t top;      /* 1 + the greatest accepted counter; 0: none yet */
-    uint64_t swept;    /* the top up to whose word all words are cleared */
     uint64_t bits[128];
+    uint64_t top;      /* 1 + the greatest accepted counter; 0: none yet. Not on the line that outbound reads */
+    uint64_t swept;    /* the top up to whose word all words are cleared */
 };
 /* Call it for authenticated messages only. 1: the counter is new, and is marked as seen. 0: the counter was seen
  * before, is older than the window, or has reached REJECT_AFTER_MESSAGES. */

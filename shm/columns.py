@@ -25,7 +25,7 @@ class Columns:
         g = data.segment.geometry
         self.rows = self._view(lib.REGION_ROWS, dtype("struct peer_row"), (g.max_peers,))
         self.timers = self._view(lib.REGION_COLUMNS, np.dtype("u4"), (lib.TIMER_COLUMNS, g.max_peers))
-        places = -(-g.max_peers // lib.TOKEN_BLOCK) * lib.TOKEN_BLOCK
+        places = -(-lib.DIRECTIONS * g.max_peers // lib.TOKEN_BLOCK) * lib.TOKEN_BLOCK
         self.tokens = self._view(lib.REGION_TOKENS, np.dtype("u4"), (places,))
         self.counters = self._view(
             lib.REGION_COUNTERS, np.dtype("u8"), (lib.MAX_WORKERS, lib.COUNTERS_A_WORKER)

@@ -7,7 +7,7 @@
  *
  * Owners, one for each word:
  *   producers   any receiver, by the atomic protocol of queue.h
- *   holder      whoever holds the peer's token (token.h)
+ *   holder      whoever holds the token of the peer's direction (token.h): of a row, "inbound" and "outbound"
  *   control     the control process alone
  *   receiver    the receiver of that pool alone
  *   supervisor  the supervisor alone; it also repairs what a reaped process owned
@@ -64,7 +64,7 @@
 #define NODE_QUEUED 2
 #define NODE_IN_HAND 0x80000000
 
-/* token[row]. Held: TOKEN_HELD | worker_mark.
+/* token[queue], queue = 2 * row + direction: one for each direction of a peer. Held: TOKEN_HELD | worker_mark.
  *
  *     IDLE --schedule--> QUEUED --take--> HELD --give--> IDLE, or QUEUED again, or DEAD: the peer is removed
  *       '----------take idle (inline)------^ */
@@ -80,7 +80,7 @@ enum region {
     REGION_STARVING,     /* struct starving */
     REGION_COUNTERS,     /* uint64_t[MAX_WORKERS][COUNTERS_A_WORKER] */
     REGION_DEVICE,       /* struct device */
-    REGION_TOKENS,       /* uint32_t[max_peers, rounded up to TOKEN_BLOCK], a row's at token_place(row) */
+    REGION_TOKENS,       /* uint32_t[2 * max_peers, rounded up to TOKEN_BLOCK], a queue's at token_place(queue) */
     REGION_READY,        /* per set (0 control, 1 + j consumer j): three bitmap levels */
     REGION_ROWS,         /* struct peer_row[max_peers] */
     REGION_COLUMNS,      /* uint32_t[TIMER_COLUMNS][max_peers] */
@@ -173,40 +173,43 @@ struct peer_row {
     /* lines 0 and 1: the producers' */
     struct queue_producers ends[2];
 
-    /* line 2: the holder's words, and two that everybody reads and control hardly ever writes */
-    struct queue_holder heads[2];
-    uint64_t key_word;       /* engine/keypair.h: current, previous, next */
-    uint64_t tx_bytes;       /* bytes of data messages sent, with WireGuard's headers, without outer IP and UDP */
+    /* line 2: the inbound holder's, and what all read and control hardly ever writes */
+    uint64_t key_word;       /* engine/keypair.h: current, previous, next; outbound reads it */
     uint64_t rx_bytes;
     uint32_t endpoint_turn;  /* even/odd selects endpoints[turn & 1]; bumped after the copy is whole */
-    uint32_t holder_flags;
     uint32_t generation;     /* control: bumped at each reuse of the row */
-    uint32_t consumer;       /* control: which consumer the peer belongs to, from 0 */
-    uint32_t holder_reserved[2];
+    uint32_t consumer[2];    /* control: which consumer the direction belongs to, from 0 */
+    uint64_t pending_endpoint[3]; /* control: 24 bytes of an endpoint that waits; 0 = none (workers/control/endpoints.h) */
+    /* each direction's holder: inbound's stands at the end of line 2, outbound's at the beginning of line 3 */
+    struct queue_holder heads[2];
 
-    /* lines 3 and 4: endpoints, the holder's */
-    struct endpoint endpoints[2];
+    /* line 3: the outbound holder's, and the like */
+    uint64_t tx_bytes;       /* bytes of data messages sent, with WireGuard's headers, without outer IP and UDP */
+    uint32_t holder_flags;
+    uint32_t holder_reserved;
     uint8_t public_key[32];  /* control */
+    uint64_t outbound_seen;  /* control: `produced` of the outbound queue when a handshake was last wanted */
 
-    /* line 5: what control and holder tell each other; each word its own protocol (orders.h) */
-    uint64_t orders;         /* count << 32 | bits: control adds, holder clears by compare-exchange */
-    uint64_t events;         /* likewise: holder (EVENT_LOOP: a receiver, too) adds, control clears */
+    /* lines 4 and 5: endpoints, the inbound holder's, and what control writes once a handshake */
+    struct endpoint endpoints[2];
+    uint64_t handshake_sec;  /* last_handshake_time */
+    uint64_t handshake_tx;   /* bytes of handshake messages; tx_bytes and rx_bytes have the holders' data */
+    uint64_t handshake_rx;
+    uint32_t handshake_nsec;
+    uint32_t key_chain;      /* next row in its public-key bucket; 0 = last (stored + 1) */
+
+    /* line 6: what control and holders tell each other; each word its own protocol (orders.h) */
+    uint64_t orders;         /* count << 32 | bits: control adds, the other direction's holder too; compare-exchange */
+    uint64_t events;         /* likewise: holders (EVENT_LOOP: a receiver, too) add, control clears */
     struct endpoint ordered_endpoint;  /* control: meant by ORDER_ENDPOINT; one change at a time */
 
-    /* lines 6 and 7: control alone */
+    /* line 7: control alone */
     uint32_t installing;     /* keypair number meant by ORDER_INSTALL */
-    uint32_t state;          /* enum peer_state (workers/control/peer_table.h) */
     uint32_t installing_next; /* keypair number meant by ORDER_INSTALL_NEXT */
-    uint32_t key_chain;      /* next row in its public-key bucket; 0 = last (stored + 1) */
+    uint32_t state;          /* enum peer_state (workers/control/peer_table.h) */
     uint16_t keepalive;      /* persistent keepalive in seconds, 0 = off */
     uint16_t on_demand;      /* 1: a provider set it, and gets it back when it is idle (workers/control/eviction.py) */
-    uint32_t handshake_nsec; /* last_handshake_time */
-    uint64_t handshake_sec;
-    uint64_t swept;          /* what the last sweep suspected here (schedule.h) */
-    uint64_t handshake_tx;   /* bytes of handshake messages; tx_bytes and rx_bytes have the holder's data */
-    uint64_t handshake_rx;
-    uint64_t outbound_seen;  /* `produced` of the outbound queue when a handshake was last wanted */
-    uint64_t pending_endpoint[3]; /* 24 bytes of an endpoint that waits; 0 = none (workers/control/endpoints.h) */
+    uint32_t swept[2];       /* per direction: what the last sweep suspected here (schedule.h) */
     uint32_t idle_after;     /* seconds without traffic until an on-demand peer is idle; 0: as of the interface */
     uint32_t added;          /* tick at which the peer was added */
     uint64_t quota;          /* bytes in both directions together, after which the peer ran out; 0: none */

@@ -20,9 +20,9 @@ static void word_give(uint64_t *word, uint32_t bits)
 
 /* The count makes "the same bits were given again meanwhile" visible: then nothing is
  * cleared. release: what was applied stands before the giver sees it cleared. */
-static int word_clear(uint64_t *word, uint64_t seen)
+static int word_clear(uint64_t *word, uint64_t seen, uint32_t bits)
 {
-    return __atomic_compare_exchange_n(word, &seen, seen & ~BITS_MASK, 0, __ATOMIC_ACQ_REL,
+    return __atomic_compare_exchange_n(word, &seen, seen & ~(uint64_t)bits, 0, __ATOMIC_ACQ_REL,
                                        __ATOMIC_RELAXED);
 }
 
@@ -41,10 +41,10 @@ uint64_t orders_read(const struct segment *segment, uint32_t row)
     return __atomic_load_n(&segment->rows[row].orders, __ATOMIC_ACQUIRE);
 }
 
-int orders_clear(const struct segment *segment, uint32_t row, uint64_t word)
+int orders_clear(const struct segment *segment, uint32_t row, uint64_t word, uint32_t bits)
 {
     POINT("order: applied, not cleared");
-    return word_clear(&segment->rows[row].orders, word);
+    return word_clear(&segment->rows[row].orders, word, bits);
 }
 
 void events_give(const struct segment *segment, uint32_t row, uint32_t bits)
@@ -62,7 +62,7 @@ uint64_t events_read(const struct segment *segment, uint32_t row)
 int events_clear(const struct segment *segment, uint32_t row, uint64_t word)
 {
     POINT("event: applied, not cleared");
-    return word_clear(&segment->rows[row].events, word);
+    return word_clear(&segment->rows[row].events, word, (uint32_t)BITS_MASK);
 }
 
 uint32_t events_take(const struct segment *segment, uint32_t *cursor, uint32_t *rows, uint64_t *words, uint32_t most)

@@ -1,4 +1,4 @@
-/* orders and events: what control and holder tell each other without packets.
+/* orders and events: what control and the holders of a peer's two directions tell each other without packets.
  * A word is count << 32 | bits. The giver adds bits and bumps the count in one
  * compare-exchange; the taker applies what it read (idempotent) and clears exactly that by
  * compare-exchange: if the word moved meanwhile, it reads again. */
@@ -20,9 +20,15 @@
  *   CLEAR_SOURCE  after ENDPOINT. At worst a source is forgotten that the next packet brings back.
  *   PURGE_STAGED  after the queues were drained of what has a session, before KEEPALIVE; LOOK and it
  *                 together drop what waits, also what came in between.
- *   RETIRE        last: nothing survives it. */
+ *   RETIRE        last: nothing survives it.
+ *
+ * Each order is applied by the holder of one direction. Inbound has the key word and the endpoint, so it applies
+ * what changes them, and outbound's orders wait until none of inbound's is there: a KEEPALIVE is sent with the
+ * session of the INSTALL beside it. RETIRE is both's: inbound lets go of the keys, empties its queue and sets its
+ * token dead; outbound does so afterwards, and tells control. A holder gives orders, too, for the other
+ * direction: LOOK when the key word was changed, CLEAR_SOURCE when the kernel refused our address. */
 /* cdef begin */
-/* orders: control -> holder */
+/* orders: control -> holder, and one direction's holder -> the other's */
 #define ORDER_INSTALL 1        /* row.installing, of a handshake that we began, becomes current */
 #define ORDER_KEEPALIVE 2      /* send an empty data message if there is a session, or ask for a handshake */
 #define ORDER_ENDPOINT 4       /* endpoint := row.ordered_endpoint */
@@ -37,6 +43,9 @@
 #define ORDER_LOOK 2048        /* nothing but a turn: e.g. the outbound queue became usable */
 #define ORDER_INSTALL_NEXT 4096 /* row.installing_next, of a handshake that we answered, becomes next */
 
+#define ORDERS_OUTBOUND 2562    /* KEEPALIVE, PURGE_STAGED, LOOK */
+#define ORDERS_INBOUND 5629     /* all others */
+
 /* events: holder -> control */
 #define EVENT_HANDSHAKE_WANTED 1
 #define EVENT_CONFIRMED 2      /* first data on `next`: the responder's handshake is complete */
@@ -49,7 +58,8 @@
 
 void orders_give(const struct segment *segment, uint32_t row, uint32_t bits);  /* then peer_schedule */
 uint64_t orders_read(const struct segment *segment, uint32_t row);             /* acquire */
-int orders_clear(const struct segment *segment, uint32_t row, uint64_t word);  /* 1 when cleared */
+/* Of the word that was read, these bits. 1 when cleared, 0 when the word is another by now. */
+int orders_clear(const struct segment *segment, uint32_t row, uint64_t word, uint32_t bits);
 void events_give(const struct segment *segment, uint32_t row, uint32_t bits);  /* ready set 0 too; the caller rings */
 uint64_t events_read(const struct segment *segment, uint32_t row);
 int events_clear(const struct segment *segment, uint32_t row, uint64_t word);

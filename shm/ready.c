@@ -1,21 +1,22 @@
-/* ready: a bitmap of three levels that many set and one clears.
+/* ready: a bitmap of three levels that many set and one clears. A place of a consumer's set is a queue, of control's
+ * set a row.
  *
- * Level 0 has a bit a row. A bit of level 1 says "that word of level 0 may be non-zero", a bit
+ * Level 0 has a bit a place. A bit of level 1 says "that word of level 0 may be non-zero", a bit
  * of level 2 the same of level 1. The promise: once ready_set has returned, the taker finds
- * the row by going down from level 2.
+ * the place by going down from level 2.
  *
  * Setter: sets the bit of level 0, fences, then looks at the bit of level 1 and sets it if it
  * is clear, fences, then level 2 likewise. It does so even if its own bit was set already:
  * whoever set it may have been killed before it came to the summaries.
  *
- * Taker (one a set): clears row bits freely, a summary bit only when it found the word below
+ * Taker (one a set): clears place bits freely, a summary bit only when it found the word below
  * empty. Then: clear the summary bit, fence, read the word below *again*; non-zero: set the
  * summary bit again. Setter and taker are a store-then-load pair on both sides, so either the
  * setter sees the summary bit clear (and sets it) or the taker sees the setter's bit (and
  * sets it again). Level 2 is cleared only after level 1 was mended, by the same steps.
  *
  * A taker killed between clearing and mending, or a setter killed between two levels, leaves
- * a row without its summary: repair_worker calls ready_mend.
+ * a place without its summary: repair_worker calls ready_mend.
  */
 #include "ready.h"
 
@@ -29,17 +30,23 @@ struct levels {
     uint32_t words[3];
 };
 
-uint64_t ready_words_a_set(uint32_t max_peers)
+uint64_t ready_words_a_set(uint32_t places)
 {
-    uint64_t level0 = ((uint64_t)max_peers + 63) / 64;
+    uint64_t level0 = ((uint64_t)places + 63) / 64;
     uint64_t level1 = (level0 + 63) / 64;
     return level0 + level1 + (level1 + 63) / 64;
+}
+
+/* Of every set, so that all are alike. */
+static uint32_t places_of(const struct segment *segment)
+{
+    return DIRECTIONS * segment->geometry.max_peers;
 }
 
 static struct levels levels_of(const struct segment *segment, uint32_t set)
 {
     struct levels l;
-    l.words[0] = (segment->geometry.max_peers + 63) / 64;
+    l.words[0] = (places_of(segment) + 63) / 64;
     l.words[1] = (l.words[0] + 63) / 64;
     l.words[2] = (l.words[1] + 63) / 64;
     l.word[0] = segment->ready + (uint64_t)set * segment->ready_words;
@@ -78,23 +85,23 @@ static void summary_clear(const struct levels *l, int level, uint32_t place)
         summary_clear(l, 2, place / 64); /* its last bit */
 }
 
-static int in_range(const struct segment *segment, uint32_t set, uint32_t row)
+static int in_range(const struct segment *segment, uint32_t set, uint32_t place)
 {
-    return set <= segment->geometry.max_consumers && row < segment->geometry.max_peers;
+    return set <= segment->geometry.max_consumers && place < places_of(segment);
 }
 
-void ready_set(const struct segment *segment, uint32_t set, uint32_t row)
+void ready_set(const struct segment *segment, uint32_t set, uint32_t place)
 {
-    if (!in_range(segment, set, row))
+    if (!in_range(segment, set, place))
         return;
     struct levels l = levels_of(segment, set);
-    /* release: what the row has to say is stored before its bit; an exchange even if the bit
+    /* release: what the place has to say is stored before its bit; an exchange even if the bit
      * is set, so that the taker that clears it synchronises with this setter too */
-    __atomic_fetch_or(&l.word[0][row / 64], bit_of(row), __ATOMIC_RELEASE);
+    __atomic_fetch_or(&l.word[0][place / 64], bit_of(place), __ATOMIC_RELEASE);
     POINT("schedule: ready bit set, no summary");
-    summary_set(&l, 1, row / 64);
+    summary_set(&l, 1, place / 64);
     POINT("schedule: ready bit set, half of its summaries");
-    summary_set(&l, 2, row / 4096);
+    summary_set(&l, 2, place / 4096);
 }
 
 /* First place at or after `from` whose bit is set in a level, guided by the level above it,
@@ -120,43 +127,43 @@ static uint32_t level_find(const struct levels *l, int level, uint32_t from)
     return NONE;
 }
 
-/* The next row from the cursor on, around the end once; NONE when there is none. */
-static uint32_t next_row(const struct segment *segment, const struct levels *l, uint32_t cursor)
+/* The next place from the cursor on, around the end once; NONE when there is none. */
+static uint32_t next_place(const struct segment *segment, const struct levels *l, uint32_t cursor)
 {
-    uint32_t from = cursor < segment->geometry.max_peers ? cursor : 0;
-    uint32_t row = level_find(l, 0, from);
+    uint32_t from = cursor < places_of(segment) ? cursor : 0;
+    uint32_t place = level_find(l, 0, from);
 
-    return row == NONE && from ? level_find(l, 0, 0) : row;
+    return place == NONE && from ? level_find(l, 0, 0) : place;
 }
 
 uint32_t ready_take(const struct segment *segment, uint32_t set, uint32_t *cursor)
 {
     struct levels l = levels_of(segment, set);
-    uint32_t row = next_row(segment, &l, *cursor);
+    uint32_t place = next_place(segment, &l, *cursor);
 
-    if (row == NONE)
+    if (place == NONE)
         return NONE;
     /* acquire: pairs with every setter of this bit; this is the only clearer */
-    __atomic_fetch_and(&l.word[0][row / 64], ~bit_of(row), __ATOMIC_ACQ_REL);
-    *cursor = row + 1 < segment->geometry.max_peers ? row + 1 : 0;
-    return row;
+    __atomic_fetch_and(&l.word[0][place / 64], ~bit_of(place), __ATOMIC_ACQ_REL);
+    *cursor = place + 1 < places_of(segment) ? place + 1 : 0;
+    return place;
 }
 
 int ready_waits(const struct segment *segment, uint32_t set, uint32_t cursor)
 {
     struct levels l = levels_of(segment, set);
 
-    return next_row(segment, &l, cursor) != NONE;
+    return next_place(segment, &l, cursor) != NONE;
 }
 
-int ready_is_set(const struct segment *segment, uint32_t set, uint32_t row)
+int ready_is_set(const struct segment *segment, uint32_t set, uint32_t place)
 {
-    if (!in_range(segment, set, row))
+    if (!in_range(segment, set, place))
         return 0;
     struct levels l = levels_of(segment, set);
-    return (word_load(&l, 0, row / 64) & bit_of(row)) != 0 &&
-           (word_load(&l, 1, row / 4096) & bit_of(row / 64)) != 0 &&
-           (word_load(&l, 2, row / 262144) & bit_of(row / 4096)) != 0;
+    return (word_load(&l, 0, place / 64) & bit_of(place)) != 0 &&
+           (word_load(&l, 1, place / 4096) & bit_of(place / 64)) != 0 &&
+           (word_load(&l, 2, place / 262144) & bit_of(place / 4096)) != 0;
 }
 
 int ready_is_empty(const struct segment *segment, uint32_t set)

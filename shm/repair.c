@@ -6,7 +6,7 @@
  *  - a push in its journal. Link-first knows only published and not published, and the
  *    chain's last node tells which (queue_is_published), without anybody's token. Never published:
  *    the chain is still private to a pool whose receiver is dead, and is walked home.
- *  - tokens that it held. Nobody else can hold these peers, so their lists can be walked from
+ *  - tokens that it held. Nobody else can hold these queues, so their lists can be walked from
  *    head: what it had marked in hand there was not advanced past and is `queued` again. Control is told,
  *    since news of the last turn may not have been. Only then does the token go to `queued`, with bit and bell.
  *  - nodes in its hand that no list reaches: advanced past, perhaps delivered, perhaps not. They
@@ -96,16 +96,19 @@ static void tokens_requeue(const struct segment *segment, uint32_t mark, struct 
     uint64_t steps = STEPS_A_NODE * (uint64_t)segment->nodes;
 
     for (uint32_t row = 0; row < rows && row < segment->geometry.max_peers; row++) {
-        uint32_t token = token_read(segment, row);
-        if (token == TOKEN_QUEUED)
-            peer_mend(segment, row); /* its bit may have died with whoever set or cleared it */
-        if (token != (TOKEN_HELD | mark))
-            continue;
-        for (uint32_t direction = 0; direction < DIRECTIONS; direction++)
-            queue_requeue(segment, 2 * row + direction, mark, &steps, repair);
-        repair->tokens_requeued++;
-        events_give(segment, row, EVENT_HOLDER_DIED);
-        peer_give_back(segment, row);
+        uint32_t tokens[DIRECTIONS] = { token_read(segment, DIRECTIONS * row + INBOUND),
+                                        token_read(segment, DIRECTIONS * row + OUTBOUND) };
+        if (tokens[INBOUND] == TOKEN_QUEUED || tokens[OUTBOUND] == TOKEN_QUEUED)
+            peer_mend(segment, row); /* a bit may have died with whoever set or cleared it */
+        for (uint32_t direction = 0; direction < DIRECTIONS; direction++) {
+            uint32_t queue = DIRECTIONS * row + direction;
+            if (tokens[direction] != (TOKEN_HELD | mark))
+                continue;
+            queue_requeue(segment, queue, mark, &steps, repair);
+            repair->tokens_requeued++;
+            events_give(segment, row, EVENT_HOLDER_DIED);
+            queue_give_back(segment, queue);
+        }
     }
 }
 
@@ -135,7 +138,7 @@ void repair_worker(const struct segment *segment, uint32_t worker, struct repair
     counter_add(segment, WORKER_SUPERVISOR, DROP_KILLED, repair->packets_lost);
 
     if (line->journal_latest != 0) /* pushed, perhaps not scheduled */
-        peer_mend(segment, (line->journal_latest - 1) / 2);
+        peer_mend(segment, (line->journal_latest - 1) / DIRECTIONS);
     if (line->peer_in_hand != 0) /* given, perhaps not looked at once more */
         peer_mend(segment, line->peer_in_hand - 1);
     for (uint32_t set = 0; set <= segment->geometry.max_consumers; set++)

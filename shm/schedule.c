@@ -5,6 +5,9 @@
  * Holder: token := idle, fence, look once more. Again a store-then-load pair on both sides: either
  * the publisher sees idle or the holder sees what was published.
  *
+ * The two directions of a peer tell each other something by an order alone (orders.h): whoever gives the token of
+ * one looks for orders too, so that no change of the other's goes unseen.
+ *
  * The sweep is for the kill between two of these steps. What it sees may also be somebody in
  * the midst of them, so it mends only what it has found in the same state, without progress,
  * on two sweeps in a row: the count it returns is of wakes that were really lost.
@@ -13,42 +16,69 @@
 
 #include "bell.h"
 #include "fence.h"
+#include "orders.h"
 #include "point.h"
 #include "queue.h"
 #include "ready.h"
 #include "token.h"
 
 #define FLAG_STAGED 1u
-#define SUSPECTED (1ull << 63)
+#define SUSPECTED (1u << 31)
 #define NOBODY 0xffffffffu
 
-/* The row's consumer, from control's word: read once, never out of range. */
-static uint32_t consumer_of(const struct segment *segment, uint32_t row)
+/* The queue's consumer, from control's word: read once, never out of range. */
+static uint32_t consumer_of(const struct segment *segment, uint32_t queue)
 {
-    uint32_t consumer = __atomic_load_n(&segment->rows[row].consumer, __ATOMIC_ACQUIRE);
+    const uint32_t *consumers = segment->rows[queue / DIRECTIONS].consumer;
+    uint32_t consumer = __atomic_load_n(&consumers[queue % DIRECTIONS], __ATOMIC_ACQUIRE);
     return consumer < segment->geometry.max_consumers ? consumer : 0;
 }
 
-static void consumer_call(const struct segment *segment, uint32_t row)
+static void consumer_call(const struct segment *segment, uint32_t queue)
 {
-    uint32_t consumer = consumer_of(segment, row);
+    uint32_t consumer = consumer_of(segment, queue);
     POINT("schedule: token queued, no ready bit");
-    ready_set(segment, 1 + consumer, row);
+    ready_set(segment, 1 + consumer, queue);
     POINT("schedule: ready bit set, bell not rung");
     bell_ring(segment, WORKER_CONSUMER + consumer, -1);
+}
+
+int queue_has_orders(const struct segment *segment, uint32_t queue)
+{
+    uint32_t bits = (uint32_t)__atomic_load_n(&segment->rows[queue / DIRECTIONS].orders, __ATOMIC_RELAXED);
+    if (queue % DIRECTIONS == INBOUND)
+        return (bits & ORDERS_INBOUND) != 0;
+    if (bits & ORDER_RETIRE)
+        return token_read(segment, queue - OUTBOUND + INBOUND) == TOKEN_DEAD;
+    return (bits & ORDERS_OUTBOUND) != 0 && (bits & ORDERS_INBOUND) == 0;
+}
+
+static void schedule_idle(const struct segment *segment, uint32_t queue)
+{
+    /* relaxed: the look alone decides whether to try */
+    if (__atomic_load_n(&segment->tokens[token_place(queue)], __ATOMIC_RELAXED) != TOKEN_IDLE)
+        return;
+    POINT("schedule: published, token still idle");
+    if (token_schedule(segment, queue))
+        consumer_call(segment, queue);
+}
+
+void queue_schedule(const struct segment *segment, uint32_t queue)
+{
+    if (queue / DIRECTIONS >= segment->geometry.max_peers)
+        return;
+    fence_seq_cst(); /* the publication, then the token */
+    schedule_idle(segment, queue);
 }
 
 void peer_schedule(const struct segment *segment, uint32_t row)
 {
     if (row >= segment->geometry.max_peers)
         return;
-    fence_seq_cst(); /* the publication, then the token */
-    /* relaxed: the look alone decides whether to try */
-    if (__atomic_load_n(&segment->tokens[token_place(row)], __ATOMIC_RELAXED) != TOKEN_IDLE)
-        return;
-    POINT("schedule: published, token still idle");
-    if (token_schedule(segment, row))
-        consumer_call(segment, row);
+    fence_seq_cst(); /* the order, then the tokens */
+    for (uint32_t direction = 0; direction < DIRECTIONS; direction++)
+        if (queue_has_orders(segment, DIRECTIONS * row + direction))
+            schedule_idle(segment, DIRECTIONS * row + direction);
 }
 
 int peer_is_staged(const struct segment *segment, uint32_t row)
@@ -57,107 +87,115 @@ int peer_is_staged(const struct segment *segment, uint32_t row)
            (__atomic_load_n(&segment->rows[row].holder_flags, __ATOMIC_RELAXED) & FLAG_STAGED) != 0;
 }
 
-static int has_work(const struct segment *segment, uint32_t row, int staged)
+static int has_work(const struct segment *segment, uint32_t queue, int staged)
 {
-    return (uint32_t)__atomic_load_n(&segment->rows[row].orders, __ATOMIC_RELAXED) != 0 ||
-           !queue_is_empty(segment, 2 * row + INBOUND) ||
-           (!staged && !queue_is_empty(segment, 2 * row + OUTBOUND));
+    return queue_has_orders(segment, queue) || (!staged && !queue_is_empty(segment, queue));
 }
 
-void peer_give(const struct segment *segment, uint32_t row, int staged)
+void queue_give(const struct segment *segment, uint32_t queue, int staged)
 {
-    uint32_t *flags = &segment->rows[row].holder_flags;
-    uint32_t seen = __atomic_load_n(flags, __ATOMIC_RELAXED); /* the holder's own word */
-    uint32_t wanted = (seen & ~FLAG_STAGED) | (staged ? FLAG_STAGED : 0);
-    if (seen != wanted)
-        __atomic_store_n(flags, wanted, __ATOMIC_RELAXED);
+    if (queue % DIRECTIONS == OUTBOUND) {
+        uint32_t *flags = &segment->rows[queue / DIRECTIONS].holder_flags;
+        uint32_t seen = __atomic_load_n(flags, __ATOMIC_RELAXED); /* the outbound holder's own word */
+        uint32_t wanted = (seen & ~FLAG_STAGED) | (staged ? FLAG_STAGED : 0);
+        if (seen != wanted)
+            __atomic_store_n(flags, wanted, __ATOMIC_RELAXED);
+    }
     POINT("give: all done, token still held");
-    token_give_idle(segment, row);
+    token_give_idle(segment, queue);
     POINT("give: token idle, last look not taken");
     fence_seq_cst(); /* idle, then the last look */
-    if (has_work(segment, row, staged) && token_schedule(segment, row))
-        consumer_call(segment, row);
+    if (has_work(segment, queue, staged) && token_schedule(segment, queue))
+        consumer_call(segment, queue);
 }
 
-void peer_give_back(const struct segment *segment, uint32_t row)
+void queue_give_back(const struct segment *segment, uint32_t queue)
 {
-    token_give_queued(segment, row);
+    token_give_queued(segment, queue);
     POINT("give: token queued again, no ready bit");
-    consumer_call(segment, row);
+    consumer_call(segment, queue);
 }
 
-/* A bit that is at another consumer than the row's is passed on by that one. */
-static int bit_is_anywhere(const struct segment *segment, uint32_t row)
+/* A bit that is at another consumer than the queue's is passed on by that one. */
+static int bit_is_anywhere(const struct segment *segment, uint32_t queue)
 {
-    if (ready_is_set(segment, 1 + consumer_of(segment, row), row))
+    if (ready_is_set(segment, 1 + consumer_of(segment, queue), queue))
         return 1;
     for (uint32_t consumer = 0; consumer < segment->geometry.max_consumers; consumer++)
-        if (ready_is_set(segment, 1 + consumer, row))
+        if (ready_is_set(segment, 1 + consumer, queue))
             return 1;
     return 0;
 }
 
-static int wake_is_missing(const struct segment *segment, uint32_t row)
+static int wake_is_missing(const struct segment *segment, uint32_t queue)
 {
-    uint32_t token = token_read(segment, row);
-    if (token == TOKEN_IDLE) {
-        uint32_t flags = __atomic_load_n(&segment->rows[row].holder_flags, __ATOMIC_RELAXED);
-        return has_work(segment, row, (flags & FLAG_STAGED) != 0);
-    }
-    return token == TOKEN_QUEUED && !bit_is_anywhere(segment, row);
+    uint32_t token = token_read(segment, queue);
+    if (token == TOKEN_IDLE)
+        return has_work(segment, queue, queue % DIRECTIONS == OUTBOUND && peer_is_staged(segment, queue / DIRECTIONS));
+    return token == TOKEN_QUEUED && !bit_is_anywhere(segment, queue);
+}
+
+static void queue_mend(const struct segment *segment, uint32_t queue)
+{
+    uint32_t token = token_read(segment, queue);
+    if (token == TOKEN_QUEUED)
+        consumer_call(segment, queue); /* setting a bit twice is harmless */
+    else if (token == TOKEN_IDLE && has_work(segment, queue, 0) && token_schedule(segment, queue))
+        consumer_call(segment, queue);
 }
 
 void peer_mend(const struct segment *segment, uint32_t row)
 {
     if (row >= segment->geometry.max_peers)
         return;
-    uint32_t token = token_read(segment, row);
-    if (token == TOKEN_QUEUED)
-        consumer_call(segment, row); /* setting a bit twice is harmless */
-    else if (token == TOKEN_IDLE && has_work(segment, row, 0) && token_schedule(segment, row))
-        consumer_call(segment, row);
+    fence_seq_cst(); /* what the dead did, then the tokens: a holder that gives one now looks behind its own fence */
+    for (uint32_t direction = 0; direction < DIRECTIONS; direction++)
+        queue_mend(segment, DIRECTIONS * row + direction);
 }
 
 void schedule_pass_on(const struct segment *segment, uint32_t consumer)
 {
-    uint32_t cursor = 0, row;
+    uint32_t cursor = 0, queue;
 
     /* Bounded: who sets bits again and again is not followed. */
-    for (uint32_t i = 0; i < segment->geometry.max_peers; i++) {
-        row = ready_take(segment, 1 + consumer, &cursor);
-        if (row == NOBODY)
+    for (uint32_t i = 0; i < DIRECTIONS * segment->geometry.max_peers; i++) {
+        queue = ready_take(segment, 1 + consumer, &cursor);
+        if (queue == NOBODY)
             return;
-        peer_mend(segment, row);
+        queue_mend(segment, queue);
     }
 }
 
-/* What changes whenever a holder gets anything done. */
-static uint64_t progress_of(const struct segment *segment, uint32_t row)
+/* What is suspected of a queue, with what changes whenever its holder gets anything done; 0: nothing. What the other
+ * direction gets done says nothing of this one. */
+static uint32_t suspicion_of(const struct segment *segment, uint32_t queue)
 {
-    const struct peer_row *peer = &segment->rows[row];
-    uint64_t in = __atomic_load_n(&peer->heads[INBOUND].consumed, __ATOMIC_RELAXED);
-    uint64_t out = __atomic_load_n(&peer->heads[OUTBOUND].consumed, __ATOMIC_RELAXED);
+    const struct peer_row *peer = &segment->rows[queue / DIRECTIONS];
+    uint32_t consumed = __atomic_load_n(&peer->heads[queue % DIRECTIONS].consumed, __ATOMIC_RELAXED);
     uint64_t orders = __atomic_load_n(&peer->orders, __ATOMIC_RELAXED);
-    return (in ^ out << 31 ^ orders * 0x9e3779b97f4a7c15ull) & ~SUSPECTED;
+
+    if (!wake_is_missing(segment, queue))
+        return 0;
+    return SUSPECTED | (consumed ^ (uint32_t)(orders * 0x9e3779b97f4a7c15ull >> 32));
 }
 
-/* Returns 1 when it mended the row. */
+/* Returns how many directions of the row it mended. */
 static uint32_t row_sweep(const struct segment *segment, uint32_t row)
 {
-    uint64_t *swept = &segment->rows[row].swept; /* the sweeper's own word */
-    if (!wake_is_missing(segment, row)) {
-        if (*swept != 0)
-            *swept = 0;
-        return 0;
+    uint32_t *swept = segment->rows[row].swept; /* the sweeper's own words */
+    uint32_t mended = 0;
+
+    for (uint32_t direction = 0; direction < DIRECTIONS; direction++) {
+        uint32_t suspicion = suspicion_of(segment, DIRECTIONS * row + direction);
+        if (suspicion && suspicion == swept[direction]) {
+            suspicion = 0;
+            queue_mend(segment, DIRECTIONS * row + direction);
+            mended++;
+        }
+        if (swept[direction] != suspicion)
+            swept[direction] = suspicion;
     }
-    uint64_t suspicion = SUSPECTED | progress_of(segment, row);
-    if (*swept != suspicion) {
-        *swept = suspicion;
-        return 0;
-    }
-    *swept = 0;
-    peer_mend(segment, row);
-    return 1;
+    return mended;
 }
 
 /* A ring lost with its ringer: the set has members, its consumer sleeps. */
@@ -184,8 +222,8 @@ uint32_t schedule_sweep_waiting(const struct segment *segment, uint32_t first, u
     uint32_t mended = 0, rows = segment->device->rows_used;
     if (rows > segment->geometry.max_peers)
         rows = segment->geometry.max_peers;
-    for (uint32_t place = 0; place < rows || place % TOKEN_BLOCK; place++) {
-        uint32_t row = token_place(place);
+    for (uint32_t place = 0; place < DIRECTIONS * rows || place % TOKEN_BLOCK; place++) {
+        uint32_t row = token_place(place) / DIRECTIONS;
         if (row < rows && __atomic_load_n(&segment->tokens[place], __ATOMIC_RELAXED) == TOKEN_QUEUED)
             seen[row / 64] |= 1ull << row % 64;
     }

@@ -60,9 +60,9 @@ uint64_t segment_region_bytes(const struct geometry *g, uint32_t region)
     case REGION_STARVING: return sizeof(struct starving);
     case REGION_COUNTERS: return sizeof(uint64_t) * COUNTERS_A_WORKER * MAX_WORKERS;
     case REGION_DEVICE: return sizeof(struct device);
-    case REGION_TOKENS: return sizeof(uint32_t) * round_up(g->max_peers, TOKEN_BLOCK);
+    case REGION_TOKENS: return sizeof(uint32_t) * round_up(DIRECTIONS * (uint64_t)g->max_peers, TOKEN_BLOCK);
     case REGION_READY:
-        return sizeof(uint64_t) * ready_words_a_set(g->max_peers) * (1 + (uint64_t)g->max_consumers);
+        return sizeof(uint64_t) * ready_words_a_set(DIRECTIONS * g->max_peers) * (1 + (uint64_t)g->max_consumers);
     case REGION_ROWS: return sizeof(struct peer_row) * (uint64_t)g->max_peers;
     case REGION_COLUMNS: return sizeof(uint32_t) * TIMER_COLUMNS * (uint64_t)g->max_peers;
     case REGION_INDEX: return (uint64_t)INDEX_ENTRY_BYTES * g->max_keypairs;
@@ -128,7 +128,7 @@ int segment_attach(struct segment *segment, char *base, uint64_t bytes)
         .device = (void *)(base + offset[REGION_DEVICE]),
         .tokens = (void *)(base + offset[REGION_TOKENS]),
         .ready = (void *)(base + offset[REGION_READY]),
-        .ready_words = ready_words_a_set(seen.geometry.max_peers),
+        .ready_words = ready_words_a_set(DIRECTIONS * seen.geometry.max_peers),
         .rows = (void *)(base + offset[REGION_ROWS]),
         .columns = (void *)(base + offset[REGION_COLUMNS]),
         .index = (void *)(base + offset[REGION_INDEX]),

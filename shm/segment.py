@@ -268,7 +268,7 @@ class DataSegment:
                 yield offset + column * 4 * g.max_peers, 4, g.max_peers
             return
         sizes: dict[int, tuple[int, int]] = {
-            lib.REGION_TOKENS: (4, -(-g.max_peers // lib.TOKEN_BLOCK) * lib.TOKEN_BLOCK),
+            lib.REGION_TOKENS: (8, -(-2 * g.max_peers // lib.TOKEN_BLOCK) * lib.TOKEN_BLOCK // 2),
             lib.REGION_ROWS: (lib.PEER_ROW_BYTES, g.max_peers),
             lib.REGION_INDEX: (lib.INDEX_ENTRY_BYTES, g.max_keypairs),
             lib.REGION_PUBLIC_KEYS: (4, g.public_key_buckets),

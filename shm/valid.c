@@ -34,7 +34,7 @@ static int mark_is_alive(const struct segment *segment, uint32_t mark)
 static void node_check(const struct segment *segment, uint32_t queue, uint32_t number, uint8_t *met,
                        struct report *report)
 {
-    uint32_t state = segment->states[number], token = segment->tokens[token_place(queue / 2)];
+    uint32_t state = segment->states[number], token = segment->tokens[token_place(queue)];
     if (met[number]++)
         fault(report, "queue %u: node %u stands in a list twice", queue, number);
     if (state != NODE_QUEUED && !(state & NODE_IN_HAND && token == (TOKEN_HELD | (state & ~NODE_IN_HAND))))
@@ -79,20 +79,20 @@ static void queue_check(const struct segment *segment, uint32_t queue, uint8_t *
         fault(report, "queue %u: the end names %#x, which head does not reach", queue, (uint32_t)end);
 }
 
-static void token_check(const struct segment *segment, uint32_t row, struct report *report)
+static void token_check(const struct segment *segment, uint32_t queue, struct report *report)
 {
-    uint32_t token = segment->tokens[token_place(row)];
+    uint32_t token = segment->tokens[token_place(queue)];
     int found = 0;
     if (token & TOKEN_HELD && !mark_is_alive(segment, token & ~TOKEN_HELD))
-        fault(report, "row %u: the token is held by nobody alive (%#x)", row, token);
+        fault(report, "queue %u: the token is held by nobody alive (%#x)", queue, token);
     if (!(token & TOKEN_HELD) && token > TOKEN_DEAD)
-        fault(report, "row %u: the token reads %#x", row, token);
+        fault(report, "queue %u: the token reads %#x", queue, token);
     if (token != TOKEN_QUEUED)
         return;
     for (uint32_t set = 1; set <= segment->geometry.max_consumers; set++)
-        found |= ready_is_set(segment, set, row);
+        found |= ready_is_set(segment, set, queue);
     if (!found)
-        fault(report, "row %u: queued, but in no consumer's ready set", row);
+        fault(report, "queue %u: queued, but in no consumer's ready set", queue);
 }
 
 static void nodes_check(const struct segment *segment, const uint8_t *met, struct report *report)
@@ -114,9 +114,9 @@ static void sets_check(const struct segment *segment, struct report *report)
 {
     for (uint32_t set = 0; set <= segment->geometry.max_consumers; set++) {
         const uint64_t *level0 = segment->ready + (uint64_t)set * segment->ready_words;
-        for (uint32_t row = 0; row < segment->geometry.max_peers; row++)
-            if (level0[row / 64] >> (row % 64) & 1 && !ready_is_set(segment, set, row))
-                fault(report, "ready set %u: row %u is set without its summaries", set, row);
+        for (uint32_t place = 0; place < DIRECTIONS * segment->geometry.max_peers; place++)
+            if (level0[place / 64] >> (place % 64) & 1 && !ready_is_set(segment, set, place))
+                fault(report, "ready set %u: place %u is set without its summaries", set, place);
     }
 }
 
@@ -138,7 +138,8 @@ uint32_t segment_valid(const struct segment *segment, char *text, uint32_t text_
     for (uint32_t row = 0; row < rows; row++) {
         queue_check(segment, 2 * row + INBOUND, met, &report);
         queue_check(segment, 2 * row + OUTBOUND, met, &report);
-        token_check(segment, row, &report);
+        token_check(segment, 2 * row + INBOUND, &report);
+        token_check(segment, 2 * row + OUTBOUND, &report);
     }
     nodes_check(segment, met, &report);
     sets_check(segment, &report);

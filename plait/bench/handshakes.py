@@ -230,9 +230,9 @@ def _hold(segment: Any, holder: Any) -> None:
     from workers._workers import ffi, lib
 
     cursor = ffi.new("uint32_t *")
-    while (row := lib.ready_take(segment, 1, cursor)) != NOBODY:
-        if lib.token_take(segment, row, holder.mark):
-            lib.holder_take_turn(holder, row, lib.clock_now())
+    while (queue := lib.ready_take(segment, 1, cursor)) != NOBODY:
+        if lib.token_take(segment, queue, holder.mark):
+            lib.holder_take_turn(holder, queue, lib.clock_now())
 
 
 def table(found: list[Step], answered: Rate) -> list[str]:

@@ -58,7 +58,7 @@ ENGINE_RULES = (
     (CIPHER, ("aead_", "evp_", "ipsec_mb_")),
     (CUT_AND_JOIN, ("segmentation_", "coalescing_", "checksums_", "follows", "flow_read", "collapse")),
     (QUEUE, ("queue_", "chain_publish", "end_help", "token_", "ready_", "pool_", "node_", "summary_",
-             "sweep_from", "bell_", "burst_", "peer_schedule", "peer_give", "intake_", "take_node",
+             "sweep_from", "bell_", "burst_", "peer_schedule", "intake_", "take_node",
              "epoch_")),
 )  # fmt: skip
 # Functions of libc, by what they contain: OpenSSL compares names of parameters for every message.

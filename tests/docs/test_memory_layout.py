@@ -67,7 +67,8 @@ def test_bytes_per_peer() -> None:
     assert total == (sum(idle for idle, _ in parts.values()), sum(active for _, active in parts.values()))
     session = lib.INDEX_ENTRY_BYTES + lib.KEYPAIR_BYTES
     # a bucket table of the next power of two has at most two a peer
-    idle = lib.PEER_ROW_BYTES + 4 + 4 * lib.TIMER_COLUMNS + 2 * lib.TRIE_NODE_BYTES + 8 + vault.ROW.itemsize
+    idle = lib.PEER_ROW_BYTES + 2 * 4 + 4 * lib.TIMER_COLUMNS
+    idle += 2 * lib.TRIE_NODE_BYTES + 8 + vault.ROW.itemsize
     assert total == (idle, idle + session)
     queues = 2 * (ffi.sizeof("struct queue_producers") + ffi.sizeof("struct queue_holder"))
     assert f"the two queues take {queues} bytes of the row" in TEXT

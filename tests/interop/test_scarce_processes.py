@@ -53,12 +53,12 @@ def test_no_flow_is_silent_while_a_receiver_lives(handoff: str) -> None:
 
 
 def test_no_peer_is_silent_while_a_consumer_lives() -> None:
-    """The consumer of the only peer dies, and its next start is refused."""
+    """The consumer of the only peer's inbound queue dies, and its next start is refused."""
     with pids_cgroup() as group, Lab() as lab:
         tunnel = two_hosts(lab, PLAIT, PLAIT, settings=SETTINGS.format("pipeline"))
         side = tunnel.responder
         assert tunnel.initiator.echo(side.address4, 2) == 2
-        title, counted = "consumer 0", "udp_sent"
+        title, counted = "consumer 0", "tun_sent"
         group.take(side.host.titles().values())
         group.limit("1")
         os.kill(side.host.titles()[title], signal.SIGKILL)
@@ -73,7 +73,7 @@ def test_no_peer_is_silent_while_a_consumer_lives() -> None:
         until(lambda: title in side.host.titles(), f"{title} is back")
         everything_flows(tunnel)
         before = count(side, "consumer", 0, counted)
-        until(lambda: outwards(tunnel) and count(side, "consumer", 0, counted) > before, f"{title} sends")
+        until(lambda: inwards(tunnel) and count(side, "consumer", 0, counted) > before, f"{title} opens")
         assert side.counters()["lost_wakes"] == 0
         tunnel.check()
 
@@ -118,14 +118,6 @@ def inwards(tunnel: Tunnel) -> bool:
     one, two = tunnel.sides
     one.engine.wg("set", one.interface, "listen-port", "0")
     with bound(one) as source, bound(two, PORT) as target:
-        arrives(source, target)
-    return True
-
-
-def outwards(tunnel: Tunnel) -> bool:
-    """One flow from the responder."""
-    one, two = tunnel.sides
-    with bound(two) as source, bound(one, PORT) as target:
         arrives(source, target)
     return True
 

@@ -58,7 +58,7 @@ def carries(side: Side, number: int) -> bool:
     ("handoff", "end", "steps"), [("pipeline", 1, (MORE, MORE, FEWER, FEWER)), ("inline", 0, (MORE, FEWER))]
 )
 def test_stream_survives_changes_of_number(handoff: str, end: int, steps: tuple[signal.Signals, ...]) -> None:
-    """The peer is the second in the table: it belongs to consumer 1 as soon as there is one."""
+    """The peer is the second in the table: its inbound queue is consumer 1's as soon as there is one."""
     with Lab() as lab:
         tunnel = two_hosts(lab, PLAIT, PLAIT, settings=SETTINGS.format(handoff), before=1)
         one, two = tunnel.sides
@@ -79,9 +79,9 @@ def test_stream_survives_changes_of_number(handoff: str, end: int, steps: tuple[
 
 
 def test_more_than_64_of_each_carry_packets() -> None:
-    """The peer is the 66th in the table, and so the last consumer's; flows come by every receiver's queue."""
+    """The peer is the 65th in the table: its queues are the last consumers'; flows come by all receivers."""
     with Lab() as lab:
-        other, side = two_hosts(lab, WIREGUARD_GO, PLAIT, settings=MANY, before=65).sides
+        other, side = two_hosts(lab, WIREGUARD_GO, PLAIT, settings=MANY, before=64).sides
         assert other.echo(side.address4, 3) == 3
         side.host.run([*PYTHON, "-c", FLOWS, other.address4])
 

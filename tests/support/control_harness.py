@@ -305,11 +305,11 @@ class Holder:
         """Every peer that is ready has a turn; returns how many had one."""
         turns = 0
         while True:
-            row = int(lib.ready_take(self.segment, 1, self.cursor))
-            if row == 0xFFFFFFFF:
+            queue = int(lib.ready_take(self.segment, 1, self.cursor))
+            if queue == 0xFFFFFFFF:
                 return turns
-            if lib.token_take(self.segment, row, self.holder.mark):
-                lib.holder_take_turn(self.holder, row, lib.clock_now())
+            if lib.token_take(self.segment, queue, self.holder.mark):
+                lib.holder_take_turn(self.holder, queue, lib.clock_now())
                 turns += 1
 
 

@@ -28,7 +28,8 @@ def make(rows: int, **changes: int) -> segment.DataSegment:
     for row in range(rows):
         lib.queue_initialise(data.segment, 2 * row)
         lib.queue_initialise(data.segment, 2 * row + 1)
-        lib.token_initialise(data.segment, row)
+        lib.token_initialise(data.segment, 2 * row)
+        lib.token_initialise(data.segment, 2 * row + 1)
     for worker in range(lib.MAX_WORKERS):
         data.segment.workers[worker].incarnation = 1
     data.segment.device.rows_used = rows

@@ -1,6 +1,6 @@
 /* endpoints: where a peer is reached, and control's orders to move it. Control alone calls these.
  *
- * The holder owns a peer's endpoint. Control asks for a change by writing `ordered_endpoint` and giving
+ * The inbound holder owns a peer's endpoint. Control asks for a change by writing `ordered_endpoint` and giving
  * ORDER_ENDPOINT, but only while that bit is clear, since the holder may be reading the words. What comes
  * meanwhile waits in words of control's own in the row, the latest alone and without its source, so that a
  * killed control does not lose what was configured. */

@@ -99,11 +99,11 @@ def bytes_per_peer(geometry: geometry) -> dict[str, dict[str, float]]:
     return {
         "idle": {
             "peer row, both queues": lib.PEER_ROW_BYTES,
-            "token": 4,
+            "tokens": 8,
             "timer columns": 4 * lib.TIMER_COLUMNS,
             "allowed IP, two trie nodes": 2 * lib.TRIE_NODE_BYTES,
             "public-key buckets": 4 * int(geometry.public_key_buckets) / int(geometry.max_peers),
-            "ready sets": (1 + int(geometry.max_consumers)) / 8,
+            "ready sets": (1 + int(geometry.max_consumers)) / 4,
             "vault row": ffi.sizeof("struct vault_row"),
         },
         "session": {
@@ -194,14 +194,17 @@ def _queues(segment: segment_p, used: int) -> dict[str, Any]:
 
 
 def _tokens(segment: segment_p, used: int) -> dict[str, int]:
-    places = -(-used // lib.TOKEN_BLOCK) * lib.TOKEN_BLOCK  # of rows that were never used: idle
+    """Peers by the busier one of their two tokens; dead when both are."""
+    places = -(-lib.DIRECTIONS * used // lib.TOKEN_BLOCK) * lib.TOKEN_BLOCK
     tokens = np.frombuffer(ffi.buffer(segment.tokens, places * 4), np.uint32)
-    return {
-        "idle": int(np.count_nonzero(tokens == lib.TOKEN_IDLE)) - (places - used),
-        "queued": int(np.count_nonzero(tokens == lib.TOKEN_QUEUED)),
-        "held": int(np.count_nonzero(tokens >= lib.TOKEN_HELD)),
-        "dead": int(np.count_nonzero(tokens == lib.TOKEN_DEAD)),
-    }
+    # A block of places is a square that lies on its side (token_place of shm/token.c).
+    queues = tokens.reshape(-1, 16, 16).transpose(0, 2, 1).reshape(-1, lib.DIRECTIONS)[:used]
+    held = (queues >= lib.TOKEN_HELD).any(axis=1)
+    queued = (queues == lib.TOKEN_QUEUED).any(axis=1) & ~held
+    dead = (queues == lib.TOKEN_DEAD).all(axis=1)
+    states = {"queued": queued, "held": held, "dead": dead}
+    counts = {name: int(np.count_nonzero(rows)) for name, rows in states.items()}
+    return {"idle": used - sum(counts.values()), **counts}
 
 
 def _pools(segment: segment_p) -> list[dict[str, Any]]:

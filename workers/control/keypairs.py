@@ -153,8 +153,7 @@ class Keypairs:
         )
 
     def stop_sending(self, row: int) -> None:
-        """Before ORDER_STOP_SENDING: of a session whose installation is ordered and perhaps not applied.
-        Where it is, and its holder seals meanwhile and stores over this, the order stops it."""
+        """Before ORDER_STOP_SENDING: of a session whose installation is ordered and perhaps not applied."""
         peer, ordered = self.segment.rows[row], lib.orders_read(self.segment, row)
         for bit, number in (
             (lib.ORDER_INSTALL, int(peer.installing)),

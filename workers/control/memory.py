@@ -52,12 +52,12 @@ class Memory:
         self.columns = columns.reshape(shape)
         row = columns_of("struct peer_row", _ROW)
         self.rows = np.frombuffer(self.map, row, self.max_peers, self.offset[lib.REGION_ROWS])
-        places = -(-self.max_peers // lib.TOKEN_BLOCK) * lib.TOKEN_BLOCK
+        places = -(-lib.DIRECTIONS * self.max_peers // lib.TOKEN_BLOCK) * lib.TOKEN_BLOCK
         self._tokens = np.frombuffer(self.map, np.uint32, places, self.offset[lib.REGION_TOKENS])
 
-    def tokens(self, rows: Rows) -> np.ndarray[Any, np.dtype[np.uint32]]:
-        """The tokens of these rows."""
-        places = rows & 0xFFFFFF00 | (rows & 15) << 4 | rows >> 4 & 15  # token_place of shm/token.c
+    def tokens(self, queues: Rows) -> np.ndarray[Any, np.dtype[np.uint32]]:
+        """The tokens of these queues."""
+        places = queues & 0xFFFFFF00 | (queues & 15) << 4 | queues >> 4 & 15  # token_place of shm/token.c
         return np.asarray(self._tokens[places])
 
     # -- room: OSError (ENOSPC, ENOMEM) when there is none -------------------------------------
@@ -69,7 +69,7 @@ class Memory:
             return
         last = min((rows + ROWS_A_STEP - 1) // ROWS_A_STEP * ROWS_A_STEP, self.max_peers)
         self._extend(lib.REGION_ROWS, ready * lib.PEER_ROW_BYTES, last * lib.PEER_ROW_BYTES)
-        self._extend(lib.REGION_TOKENS, ready * 4, last * 4)
+        self._extend(lib.REGION_TOKENS, ready * 8, last * 8)
         self.ensure_buckets(min(last, int(self.segment.geometry.public_key_buckets)))
         for column in range(lib.TIMER_COLUMNS):
             base = column * self.max_peers

@@ -171,12 +171,12 @@ uint32_t table_count_allowed(const struct peer_table *table, uint32_t row, uint3
     return count;
 }
 
-/* The consumer that a row belongs to. */
-static uint32_t owner_of(const struct peer_table *table, uint32_t row)
+/* The consumer that a direction of a row belongs to: another than the other direction's, if there is one. */
+static uint32_t owner_of(const struct peer_table *table, uint32_t row, uint32_t direction)
 {
-    uint32_t owner = row % table->consumers;
+    uint32_t owner = (row + direction) % table->consumers;
 
-    return table->away[owner] && table->here_count ? table->here[row / table->consumers % table->here_count] : owner;
+    return table->away[owner] && table->here_count ? table->here[(row / table->consumers + direction) % table->here_count] : owner;
 }
 
 uint32_t table_add(struct peer_table *table, const uint8_t public_key[32])
@@ -188,7 +188,8 @@ uint32_t table_add(struct peer_table *table, const uint8_t public_key[32])
         row = table->free[--table->free_count];
     } else {
         row = segment->device->rows_used;
-        token_give_dead(segment, row);
+        for (uint32_t direction = 0; direction < DIRECTIONS; direction++)
+            token_give_dead(segment, DIRECTIONS * row + direction);
         __atomic_store_n(&segment->device->rows_used, row + 1, __ATOMIC_RELEASE);
     }
     struct peer_row *peer = &segment->rows[row];
@@ -196,14 +197,17 @@ uint32_t table_add(struct peer_table *table, const uint8_t public_key[32])
     POINT("publication: row wiped, not filled");
     if (++peer->generation == 0)
         peer->generation = 1;
-    peer->consumer = owner_of(table, row);
-    queue_initialise(segment, 2 * row + INBOUND);
-    queue_initialise(segment, 2 * row + OUTBOUND);
+    for (uint32_t direction = 0; direction < DIRECTIONS; direction++) {
+        peer->consumer[direction] = owner_of(table, row, direction);
+        queue_initialise(segment, DIRECTIONS * row + direction);
+    }
     timers_initialise(segment->columns, segment->geometry.max_peers, row);
     memset(&table->vault[row], 0, sizeof table->vault[row]);
     memcpy(peer->public_key, public_key, 32);
     POINT("publication: row filled, token still dead");
-    token_initialise(segment, row);
+    /* Outbound's last: a row whose outbound token is dead is one that nobody holds. */
+    for (uint32_t direction = 0; direction < DIRECTIONS; direction++)
+        token_initialise(segment, DIRECTIONS * row + direction);
     POINT("publication: token idle, row not live");
     /* Release: whoever finds the row live, a control after a kill too, finds it whole. */
     __atomic_store_n(&peer->state, PEER_LIVE, __ATOMIC_RELEASE);
@@ -263,10 +267,12 @@ void table_share_out(struct peer_table *table, uint32_t consumers, const uint32_
         if (!table->away[consumer])
             table->here[table->here_count++] = consumer;
     for (uint32_t row = 0; row < segment->device->rows_used; row++) {
-        uint32_t owner = owner_of(table, row);
-        /* release, as its readers acquire (shm/schedule.c) */
-        if (segment->rows[row].consumer != owner)
-            __atomic_store_n(&segment->rows[row].consumer, owner, __ATOMIC_RELEASE);
+        for (uint32_t direction = 0; direction < DIRECTIONS; direction++) {
+            uint32_t owner = owner_of(table, row, direction), *place = &segment->rows[row].consumer[direction];
+            /* release, as its readers acquire (shm/schedule.c) */
+            if (*place != owner)
+                __atomic_store_n(place, owner, __ATOMIC_RELEASE);
+        }
     }
 }
 

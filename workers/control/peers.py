@@ -9,7 +9,7 @@ removed peer, so it goes step by step:
 
     remove    out of the trie, the index and the public-key table; secrets wiped; state retiring
     grace     no receiver knows the row any more
-    retire    the holder drops what it has, lets go of its keys and sets the token dead
+    retire    inbound's holder lets go of the keys; each drops what it has and sets its token dead
     grace     nobody who read the row before still looks
     free      keypairs released, row wiped, may be used again with a new generation
 """
@@ -253,12 +253,13 @@ class Peers:
         return len(rows) // ROWS_AN_ACTION
 
     def _take_dead(self, rows: Rows) -> None:
-        for row in rows[self.memory.tokens(rows) == lib.TOKEN_DEAD].tolist():
+        for row in rows[self.memory.tokens(2 * rows + lib.OUTBOUND) == lib.TOKEN_DEAD].tolist():
             self.holder_retired(row)
 
     def holder_retired(self, row: int) -> None:
-        """EVENT_RETIRED, or the token was seen dead: one more grace period, then the row is free."""
-        if row not in self.retiring or lib.token_read(self.segment, row) != lib.TOKEN_DEAD:
+        """EVENT_RETIRED, or outbound's token, which dies last, was seen dead: one more grace period,
+        then the row is free."""
+        if row not in self.retiring or lib.token_read(self.segment, 2 * row + lib.OUTBOUND) != lib.TOKEN_DEAD:
             return
         self.retiring.discard(row)
         self.retired.add(row)

@@ -83,9 +83,9 @@ void burst_push(struct burst *burst, const struct segment *segment, uint32_t wor
         }
         POINT("push: done, nobody scheduled");
         /* Also after a refusal: whoever found the queue full makes sure somebody empties it. */
-        if (inline_holder && holder_take_idle(inline_holder, chain->peer))
-            holder_take_turn(inline_holder, chain->peer, clock_now());
+        if (inline_holder && holder_take_idle(inline_holder, queue))
+            holder_take_turn(inline_holder, queue, clock_now());
         else
-            peer_schedule(segment, chain->peer);
+            queue_schedule(segment, queue);
     }
 }

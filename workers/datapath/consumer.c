@@ -1,5 +1,5 @@
-/* Theory. The ready set says which peers want a turn, the token says who has it. The bit is
- * cleared first and the token taken second, so that whoever makes a peer ready in between sets
+/* Theory. The ready set says which directions of peers want a turn, the token says who has it. The bit is
+ * cleared first and the token taken second, so that whoever makes one ready in between sets
  * the bit again. With nothing to do it spins for a moment (the next burst of a busy stream is
  * microseconds away, and waking a sleeping core costs more), then announces its sleep,
  * looks once more, and waits on its bell. */
@@ -63,26 +63,26 @@ void consumer_free(struct consumer *consumer)
     free(consumer);
 }
 
-/* A turn of the next ready peer; 0 when there was none. */
+/* A turn of the next ready queue; 0 when there was none. */
 static int take_next(struct consumer *consumer, uint64_t now)
 {
     struct holder *holder = consumer->holder;
     const struct segment *s = holder->segment;
-    uint32_t row = ready_take(s, 1 + consumer->number, &consumer->cursor);
+    uint32_t queue = ready_take(s, 1 + consumer->number, &consumer->cursor);
     uint32_t owner;
 
-    if (row == NOBODY)
+    if (queue == NOBODY)
         return 0;
     POINT("take: ready bit cleared, token not taken");
-    owner = __atomic_load_n(&s->rows[row].consumer, __ATOMIC_RELAXED);
+    owner = __atomic_load_n(&s->rows[queue / DIRECTIONS].consumer[queue % DIRECTIONS], __ATOMIC_RELAXED);
     if (owner != consumer->number && owner < s->geometry.max_consumers) {
         /* Moved to another consumer after its bit was set here. */
-        ready_set(s, 1 + owner, row);
+        ready_set(s, 1 + owner, queue);
         bell_ring(s, WORKER_CONSUMER + owner, -1);
-    } else if (holder_take(holder, row)) {
-        /* If no other peer is ready, use the large budget. */
+    } else if (holder_take(holder, queue)) {
+        /* If no other queue is ready, use the large budget. */
         holder->budget = ready_waits(s, 1 + consumer->number, consumer->cursor) ? TAKE_BUDGET : BATCH_PACKETS;
-        holder_take_turn(holder, row, now);
+        holder_take_turn(holder, queue, now);
     }
     return 1;
 }

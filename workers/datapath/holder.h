@@ -49,9 +49,14 @@ void holder_tell(const struct holder *holder, uint32_t row, uint32_t session_new
  * sealing adds to its packets, and what was cut before it. */
 #define GSO_BUFFER_BYTES (3u << 17)
 
-/* holder_orders.c: applies and clears what control ordered. Returns the bits that are the
- * caller's to finish in this turn: ORDER_KEEPALIVE, ORDER_PURGE_STAGED, ORDER_RETIRE. */
+/* holder_orders.c, inbound: applies and clears inbound's orders, and asks outbound to look, by an order. ORDER_RETIRE
+ * is the caller's to finish, and returned then. */
 uint32_t holder_apply_orders(const struct holder *holder, uint32_t row, uint64_t now);
+/* Outbound: clears outbound's orders and returns them, ORDER_KEEPALIVE and ORDER_PURGE_STAGED for the caller to finish
+ * in this turn; ORDER_RETIRE alone when inbound has retired; ORDERS_WAIT, no bit of an order, while inbound has orders
+ * to apply first: nothing may be sealed until then, for the packets may be meant for what was ordered. */
+#define ORDERS_WAIT 0x80000000u
+uint32_t holder_take_orders(const struct holder *holder, uint32_t row);
 /* The engine's view of a row. */
 void holder_session(const struct holder *holder, uint32_t row, struct session *session);
 void holder_count(const struct holder *holder, uint32_t counter, uint64_t n);
@@ -64,7 +69,7 @@ uint32_t holder_seal_batch(struct holder *holder, uint32_t row, uint64_t now, ui
 /* Drops the oldest waiting outbound packets until at most `keep` are left. */
 void holder_trim_staged(const struct holder *holder, uint32_t row, uint32_t keep, uint32_t counter);
 void holder_send_keepalive(struct holder *holder, uint32_t row, uint64_t now);
-/* Drops both queues (the peer is gone). */
-void holder_drop_all(const struct holder *holder, uint32_t row);
+/* Drops what the queue has (the peer is gone). */
+void holder_drop_all(const struct holder *holder, uint32_t queue);
 
 #endif

@@ -87,6 +87,8 @@ static void open_and_deliver(struct opening *opening)
     if (opening->session.news & SESSION_CONFIRMED)
         POINT("rotation: confirmed by data, control not told");
     POINT("open: accepted, nothing delivered");
+    if (opening->session.news & (SESSION_CONFIRMED | SESSION_KEYS))
+        orders_give(holder->segment, opening->row, ORDER_LOOK); /* outbound may send under the new keys */
     opening->news |= opening->session.news;
     if (opening->session.news & SESSION_AUTHENTICATED)
         opening->events |=

@@ -5,6 +5,7 @@
 #include "engine/timers.h"
 #include "shm/orders.h"
 #include "shm/point.h"
+#include "shm/token.h"
 #include "workers/datapath/holder.h"
 
 #include <string.h>
@@ -23,7 +24,7 @@ static struct keypair *row_keypair(const struct holder *holder, uint32_t row, ui
     return keypair;
 }
 
-/* The key word is the holder's; control reads it (acquire) to learn which keypairs are free. */
+/* The key word is the inbound holder's; outbound reads it, and control (acquire), to learn which keypairs are free. */
 static uint32_t key_word_store(struct peer_row *peer, uint64_t before, uint64_t after)
 {
     if (before == after)
@@ -92,53 +93,83 @@ static void clear_source(const struct holder *holder, uint32_t row)
     endpoint_store(holder->segment, row, &endpoint);
 }
 
-uint32_t holder_apply_orders(const struct holder *holder, uint32_t row, uint64_t now)
+/* Applies these bits, all inbound's; SESSION_* news. */
+static uint32_t apply(const struct holder *holder, uint32_t row, uint32_t bits, uint64_t now)
 {
     const struct segment *s = holder->segment;
     struct peer_row *peer = &s->rows[row];
-    uint32_t tick = timers_tick(now);
-    uint32_t stride = s->geometry.max_peers;
-    uint32_t left = 0, news = 0;
+    uint32_t tick = timers_tick(now), stride = s->geometry.max_peers, news = 0;
+
+    if (bits & ORDER_ZERO)
+        news |= key_word_store(peer, peer->key_word, 0);
+    if (bits & ORDER_STOP_SENDING)
+        stop_sending(holder, row, bits);
+    if (bits & ORDER_INSTALL_NEXT)
+        news |= install(holder, row, &peer->installing_next);
+    if (bits & ORDER_INSTALL)
+        news |= install(holder, row, &peer->installing);
+    if (bits & ORDER_EXPIRE)
+        news |= drop_expired(holder, row, now);
+    if (bits & ORDER_ENDPOINT) {
+        struct endpoint endpoint;
+
+        memcpy(&endpoint, &peer->ordered_endpoint, sizeof endpoint);
+        endpoint_store(s, row, &endpoint);
+    }
+    if (bits & ORDER_CLEAR_SOURCE)
+        clear_source(holder, row);
+    if ((bits & ORDER_AUTHENTICATED_RECEIVED) && timers_authenticated_received(s->columns, stride, row, tick))
+        news |= SESSION_TIMER;
+    if ((bits & ORDER_AUTHENTICATED_SENT) && timers_authenticated_sent(s->columns, stride, row, tick))
+        news |= SESSION_TIMER;
+    if (bits & ORDER_RETIRE)
+        news |= key_word_store(peer, peer->key_word, 0);
+    return news;
+}
+
+uint32_t holder_apply_orders(const struct holder *holder, uint32_t row, uint64_t now)
+{
+    const struct segment *s = holder->segment;
+    uint32_t left = 0, news = 0, applied = 0, bits;
     uint64_t word;
 
-    while ((uint32_t)(word = orders_read(s, row))) {
-        uint32_t bits = (uint32_t)word;
-
-        if (bits & ORDER_ZERO)
-            news |= key_word_store(peer, peer->key_word, 0);
-        if (bits & ORDER_STOP_SENDING)
-            stop_sending(holder, row, bits);
-        if (bits & ORDER_INSTALL_NEXT)
-            news |= install(holder, row, &peer->installing_next);
-        if (bits & ORDER_INSTALL)
-            news |= install(holder, row, &peer->installing);
-        if (bits & ORDER_EXPIRE)
-            news |= drop_expired(holder, row, now);
-        if (bits & ORDER_ENDPOINT) {
-            struct endpoint endpoint;
-
-            memcpy(&endpoint, &peer->ordered_endpoint, sizeof endpoint);
-            endpoint_store(s, row, &endpoint);
-        }
-        if (bits & ORDER_CLEAR_SOURCE)
-            clear_source(holder, row);
-        if ((bits & ORDER_AUTHENTICATED_RECEIVED) &&
-            timers_authenticated_received(s->columns, stride, row, tick))
-            news |= SESSION_TIMER;
-        if ((bits & ORDER_AUTHENTICATED_SENT) && timers_authenticated_sent(s->columns, stride, row, tick))
-            news |= SESSION_TIMER;
-        if (bits & ORDER_PURGE_STAGED)
-            timers_given_up(s->columns, stride, row);
+    while ((bits = (uint32_t)(word = orders_read(s, row)) & ORDERS_INBOUND)) {
+        news |= apply(holder, row, bits, now);
+        left |= bits & ORDER_RETIRE;
+        applied |= bits;
         if (bits & ORDER_RETIRE)
-            news |= key_word_store(peer, peer->key_word, 0);
-        left |= bits & (ORDER_KEEPALIVE | ORDER_PURGE_STAGED | ORDER_RETIRE);
-        if (bits & ORDER_RETIRE)
-            /* It stays until the queues are empty: cleared by the row's next life. */
+            /* It stays until both queues are empty: cleared by the row's next life. */
             break;
-        if (orders_clear(s, row, word))
+        if (orders_clear(s, row, word, bits))
             break;
+    }
+    if (applied && !left) {
+        POINT("order: cleared, outbound not asked to look");
+        orders_give(s, row, ORDER_LOOK); /* outbound has waited, for a session or an endpoint perhaps */
     }
     POINT("order: cleared, control not told");
     holder_tell(holder, row, news, 0);
     return left;
+}
+
+uint32_t holder_take_orders(const struct holder *holder, uint32_t row)
+{
+    const struct segment *s = holder->segment;
+    uint32_t bits;
+    uint64_t word;
+
+    for (;;) {
+        word = orders_read(s, row);
+        if ((uint32_t)word & ORDER_RETIRE)
+            return token_read(s, DIRECTIONS * row + INBOUND) == TOKEN_DEAD ? ORDER_RETIRE : ORDERS_WAIT;
+        if ((uint32_t)word & ORDERS_INBOUND)
+            return ORDERS_WAIT; /* when inbound has applied them, this direction has a turn */
+        bits = (uint32_t)word & ORDERS_OUTBOUND;
+        if (!bits)
+            return 0;
+        if (bits & ORDER_PURGE_STAGED)
+            timers_given_up(s->columns, s->geometry.max_peers, row);
+        if (orders_clear(s, row, word, bits))
+            return bits;
+    }
 }

@@ -71,11 +71,9 @@ static void send_to_peer(struct holder *holder, uint32_t row, const struct udp_m
         holder->single[row % TRAINS_REFUSED].row = row;
         holder->single[row % TRAINS_REFUSED].until = now + TRAINS_AGAIN_NS;
     }
-    if (sent.source_refused) {
-        memset(to.source, 0, sizeof to.source);
-        to.source_ifindex = 0;
-        endpoint_store(holder->segment, row, &to);
-    }
+    /* The endpoint is inbound's to write. Until it does, each send finds out again. */
+    if (sent.source_refused && !((uint32_t)orders_read(holder->segment, row) & ORDER_CLEAR_SOURCE))
+        orders_give(holder->segment, row, ORDER_CLEAR_SOURCE);
     if (sent.bytes)
         __atomic_store_n(&peer->tx_bytes, peer->tx_bytes + sent.bytes, __ATOMIC_RELAXED);
     holder_count(holder, sent_counter, sent.messages);
@@ -261,15 +259,13 @@ void holder_trim_staged(const struct holder *holder, uint32_t row, uint32_t keep
     }
 }
 
-void holder_drop_all(const struct holder *holder, uint32_t row)
+void holder_drop_all(const struct holder *holder, uint32_t queue)
 {
     uint32_t numbers[TAKE_BUDGET];
     uint32_t count;
 
-    for (uint32_t direction = 0; direction < DIRECTIONS; direction++)
-        while ((count = queue_pop_sc(holder->segment, holder->mark, 2 * row + direction, numbers,
-                                     TAKE_BUDGET, QUEUE_LIMIT)))
-            drop_nodes(holder, numbers, count, DROP_PEER_GONE);
+    while ((count = queue_pop_sc(holder->segment, holder->mark, queue, numbers, TAKE_BUDGET, QUEUE_LIMIT)))
+        drop_nodes(holder, numbers, count, DROP_PEER_GONE);
 }
 
 void holder_send_keepalive(struct holder *holder, uint32_t row, uint64_t now)

@@ -199,9 +199,11 @@ void fuzz_one(struct input *input)
             continue;
         refusal = take8(input);
         before = sum_of(&segment);
-        token_schedule(&segment, 0);
-        if (holder_take(&holder, 0))
-            holder_take_turn(&holder, 0, NOW);
+        for (uint32_t queue = 0; queue < DIRECTIONS; queue++) {
+            token_schedule(&segment, queue);
+            if (holder_take(&holder, queue))
+                holder_take_turn(&holder, queue, NOW);
+        }
         must(sum_of(&segment) == before);
         memory_check(&segment);
         if (take8(input) & 1)

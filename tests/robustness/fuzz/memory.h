@@ -67,7 +67,8 @@ static inline void memory_begin(struct segment *segment)
         segment->rows[row].generation = 1;
         queue_initialise(segment, 2 * row + INBOUND);
         queue_initialise(segment, 2 * row + OUTBOUND);
-        token_initialise(segment, row);
+        token_initialise(segment, 2 * row + INBOUND);
+        token_initialise(segment, 2 * row + OUTBOUND);
     }
 }
 

@@ -51,7 +51,7 @@ static void push(struct world *world, struct input *input)
         pool_withdraw(&world->pool, nodes[i]);
     for (uint32_t i = 0; !refused && !world->hostile && i < count; i++)
         world->waiting[row][world->count[row]++] = nodes[i];
-    peer_schedule(s, row);
+    queue_schedule(s, 2 * row);
 }
 
 static void pop(struct world *world, struct input *input)
@@ -60,7 +60,7 @@ static void pop(struct world *world, struct input *input)
     uint32_t row = take_below(input, MEMORY_ROWS), most = take_below(input, 8), numbers[8], taken;
     uint32_t packets = 0, most_packets = 1 + take_below(input, 1500);
 
-    if (!world->hostile && (world->in_hand + most > WAITING_MOST || !token_take(s, row, mark_of(world))))
+    if (!world->hostile && (world->in_hand + most > WAITING_MOST || !token_take(s, 2 * row, mark_of(world))))
         return;
     taken = queue_pop_sc(s, mark_of(world), 2 * row, numbers, most, most_packets);
     must(taken <= most);
@@ -81,10 +81,10 @@ static void pop(struct world *world, struct input *input)
     memmove(world->waiting[row], world->waiting[row] + taken, world->count[row] * sizeof(uint32_t));
     must(queue_is_empty(s, 2 * row) == !world->count[row]);
     if (world->count[row])
-        peer_give_back(s, row);
+        queue_give_back(s, 2 * row);
     else
-        peer_give(s, row, 0);
-    must(token_read(s, row) == (world->count[row] ? TOKEN_QUEUED : TOKEN_IDLE));
+        queue_give(s, 2 * row, 0);
+    must(token_read(s, 2 * row) == (world->count[row] ? TOKEN_QUEUED : TOKEN_IDLE));
 }
 
 static void bring_home(struct world *world, struct input *input)
@@ -141,12 +141,12 @@ static void scribble(struct world *world, struct input *input)
     case 6: s->node[node].peer = (uint32_t)word; break;
     case 7: s->node[node].slot = (uint32_t)word; break;
     case 8: s->states[node] = (uint32_t)word; break;
-    case 9: s->tokens[token_place(row)] = (uint32_t)word; break;
+    case 9: s->tokens[token_place(2 * row)] = (uint32_t)word; break;
     case 10: worker->journal_queue = (uint32_t)word; break;
     case 11: worker->journal_first = (uint32_t)word; break;
     case 12: worker->journal_last = word; break;
     case 13: worker->journal_packets = (uint32_t)word; break;
-    case 14: peer->consumer = (uint32_t)word; break;
+    case 14: peer->consumer[word >> 63] = (uint32_t)word; break;
     case 15:
         worker->peer_in_hand = (uint32_t)word;
         worker->journal_latest = (uint32_t)(word >> 32);

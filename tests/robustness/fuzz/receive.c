@@ -294,9 +294,9 @@ static void drain(void)
 {
     for (int again = 1; again;) {
         again = 0;
-        for (uint32_t row = 0; row < MEMORY_ROWS; row++)
-            if (holder_take(&world.holder, row)) {
-                holder_take_turn(&world.holder, row, NOW);
+        for (uint32_t queue = 0; queue < DIRECTIONS * MEMORY_ROWS; queue++)
+            if (holder_take(&world.holder, queue)) {
+                holder_take_turn(&world.holder, queue, NOW);
                 again = 1;
             }
     }

@@ -94,10 +94,13 @@ _CONSUMING = {
     "take: summary cleared, second look not taken": SESSION,
     "sleep: announced, not looked once more": SESSION,
     "order: applied, not cleared": SESSION,
+    "order: cleared, outbound not asked to look": SESSION,
     "order: cleared, control not told": SESSION,
+    "order: the other direction's, its token not taken": SESSION,
+    "order: the other direction's, its token held": SESSION,
     "rotation: keypair found, key word as before": SESSION,
     "rotation: key word stored, order not cleared": SESSION,
-    "retire: queues dropped, token held": PEERS,
+    "retire: queue dropped, token held": PEERS,
     "retire: token dead, control not told": PEERS,
 }
 _CONTROLLING = {

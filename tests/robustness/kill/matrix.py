@@ -46,6 +46,7 @@ train_slots = 40
 handoff = "{}"
 """
 TITLES = (RECEIVER, CONSUMER, "consumer 1", CONTROL)
+IN, OUT = 0, 1  # ways of a strand
 MESSAGES = 64  # of one receive call: datagrams, or trains of them
 HELD = 40  # datagrams of a train while a consumer is held
 TAKEN = 64 + HELD  # a consumer's batch: the last it takes may be a train
@@ -169,8 +170,10 @@ class Matrix:
             self.hold_consumer(case)
 
     def change_peers(self) -> None:
-        """A guest comes and goes; the answer is waited for elsewhere."""
+        """A guest comes and goes, always in row 2; the answer is waited for elsewhere."""
         if self.asked is not None and not self.asked.done():
+            return
+        if self.memory.segment.rows[2].state != lib.PEER_UNUSED:
             return
         texts = (f"public_key={self.guest}\nallowed_ip={GUEST}\n", f"public_key={self.guest}\nremove=true\n")
 
@@ -188,7 +191,7 @@ class Matrix:
         self.let_go()
         self.held = self.pids()[CONSUMER]
         os.kill(self.held, signal.SIGSTOP)
-        strand = self.traffic.strands[0]
+        strand = self.traffic.strands[1]  # consumer 0 has its outbound queue
         for _ in range(36 if cause == cases.FULL else 400):
             count = HELD if cause == cases.FULL else 1
             with contextlib.suppress(BlockingIOError):
@@ -212,16 +215,22 @@ class Matrix:
             if not self.traffic.pump(STAND_SECONDS, answer.done, SLOW) or answer.exception():
                 yield "control did not answer meanwhile"
             return
-        # Strand 1 waits for whoever holds it, or has said that it is scheduled and not yet where.
-        going = [1] if case.victim == CONSUMER or case.point == UNSEEN else [0, 1]
-        ways = (0,) if case.cause == cases.STARVE else (0, 1)  # strand 1 has all slots of the way out
+        going = {(strand, way) for strand in (0, 1) for way in (IN, OUT)}
+        if case.victim == CONSUMER:
+            # It has strand 0's inbound queue and strand 1's outbound queue, consumer 1 the others (their rows
+            # are 0 and 1); where strand 0 has orders, outbound waits for inbound, or is taken along.
+            going -= {(0, IN), (1, OUT)}
+            if case.cause != cases.TRAFFIC:
+                going -= {(0, OUT)}
+        elif case.point == UNSEEN:  # somebody has said that strand 0 is scheduled, and not yet where
+            going -= {(0, IN), (0, OUT)}
 
         def is_going() -> bool:
             now = self.traffic.delivered
-            return all(now[i][way] > start[i][way] for i in going for way in ways)
+            return all(now[strand][way] > start[strand][way] for strand, way in going)
 
         if not self.traffic.pump(STAND_SECONDS, is_going, SLOW):
-            yield f"packets of strand {' and '.join(str(i + 1) for i in going)} stood still meanwhile"
+            yield f"packets of {sorted(going)} (strand, way) stood still meanwhile"
 
     def await_all(self, titles: Iterable[str], other_than: int = -1) -> None:
         """Until these processes are there."""
@@ -319,7 +328,7 @@ class Matrix:
         segment = self.memory.segment
 
         def tokens() -> list[int]:
-            return [int(lib.token_read(segment, row)) for row in range(segment.device.rows_used)]
+            return [int(lib.token_read(segment, queue)) for queue in range(2 * segment.device.rows_used)]
 
         idle = {lib.TOKEN_IDLE, lib.TOKEN_DEAD}
         if not _within(REST_SECONDS, lambda: not self.memory.nodes_out() and set(tokens()) <= idle):

@@ -173,6 +173,6 @@ def test_areas_name_files_that_are_there() -> None:
 
 def test_command_lists(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tests.robustness.mutants", "--list", "--area", "fences"]
-    command += ["--name", "peer_give"]
+    command += ["--name", "queue_give"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.startswith("fences       shm/schedule.c:") and len(done.stdout.splitlines()) == 1

@@ -354,9 +354,9 @@ class Engine:
         raise AssertionError("the engine does not come to rest")
 
     def _turn_of_holder(self, now: int) -> None:
-        row = lib.ready_take(self.segment, 1, self.cursor)
-        if row != 0xFFFFFFFF and lib.holder_take(self.holder, row):
-            lib.holder_take_turn(self.holder, row, now)
+        queue = lib.ready_take(self.segment, 1, self.cursor)
+        if queue != 0xFFFFFFFF and lib.holder_take(self.holder, queue):
+            lib.holder_take_turn(self.holder, queue, now)
 
     def _collect(self, sock: socket.socket, count: int) -> list[bytes]:
         found: list[bytes] = []

@@ -67,7 +67,7 @@ ARGUMENTS = (
     Argument(
         "shm/orders.c", "word_clear", "",
         "its acquire: it succeeds on the very message that orders_read acquired, since the count "
-        "changes with each",
+        "changes with each that gives, and bits only become fewer in between",
     ),
     Argument(
         "shm/queue.c", "end_help", "__atomic_compare_exchange_n(",
@@ -128,7 +128,8 @@ ARGUMENTS = (
     Argument(
         "shm/token.c", "token_read", "",
         "sweep and repair compare it and then take the token or set a bit; the dead's own is behind"
-        " waitpid",
+        " waitpid. Outbound that retires because inbound's is dead uses nothing of inbound's, and before the"
+        " row is used again comes a grace period",
     ),
     Argument(
         "shm/token.c", "token_schedule", "",

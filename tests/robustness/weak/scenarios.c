@@ -51,7 +51,7 @@ static void lay_out(uint32_t peers)
         bells[worker] = (int32_t)worker - WORKER_RECEIVER;
     s->counters = shared_new(2 * COUNTERS_A_WORKER * sizeof *s->counters);
     s->tokens = shared_new(TOKEN_BLOCK * sizeof *s->tokens);
-    s->ready_words = ready_words_a_set(peers);
+    s->ready_words = ready_words_a_set(DIRECTIONS * peers);
     s->ready = shared_new(2 * s->ready_words * sizeof *s->ready);
     s->rows = shared_new((peers < 2 ? peers : 2) * sizeof *s->rows); /* the rest has no row here, only bits */
     s->mailbox = shared_new(2 * sizeof *s->mailbox);
@@ -61,7 +61,8 @@ static void lay_out(uint32_t peers)
     logs = private_new(THREADS * sizeof *logs);
     pools = private_new(2 * sizeof *pools);
     for (uint32_t row = 0; row < peers && row < 2; row++) {
-        token_initialise(s, row);
+        token_initialise(s, DIRECTIONS * row + INBOUND);
+        token_initialise(s, DIRECTIONS * row + OUTBOUND);
         queue_initialise(s, 2 * row + INBOUND);
         queue_initialise(s, 2 * row + OUTBOUND);
     }
@@ -283,13 +284,13 @@ static void prepare_one(void) { lay_out(1); }
 static void push_and_schedule_0(void)
 {
     push(0, 1);
-    peer_schedule(s, 0);
+    queue_schedule(s, 0);
 }
 
 static void push_and_schedule_1(void)
 {
     push(1, 1);
-    peer_schedule(s, 0);
+    queue_schedule(s, 0);
 }
 
 static void consume_one(uint32_t thread, uint32_t *cursor)
@@ -297,7 +298,7 @@ static void consume_one(uint32_t thread, uint32_t *cursor)
     uint32_t row = ready_take(s, 1, cursor);
     if (row != NONE && token_take(s, row, thread)) {
         drain(thread, thread);
-        peer_give(s, row, 0);
+        queue_give(s, row, 0);
     }
 }
 
@@ -346,7 +347,7 @@ static void prepare_held(void)
 static void give_1(void)
 {
     drain(1, 1);
-    peer_give(s, 0, 0);
+    queue_give(s, 0, 0);
 }
 
 static void order_0(void)
@@ -364,9 +365,9 @@ static void give_orders_1(void)
     if ((uint32_t)word != 0) {
         if (s->rows[0].installing != 5)
             fail("an order whose meaning is not there");
-        orders_clear(s, 0, word);
+        orders_clear(s, 0, word, ORDERS_INBOUND);
     }
-    peer_give(s, 0, 0);
+    queue_give(s, 0, 0);
 }
 
 static void orders_end(unsigned waiting)
@@ -374,6 +375,157 @@ static void orders_end(unsigned waiting)
     (void)waiting;
     if ((uint32_t)s->rows[0].orders != 0 && s->tokens[0] == TOKEN_IDLE)
         fail("an order waits, the token is idle");
+}
+
+/* --- the two directions of a peer; outbound's queue has a packet that no session can send yet --- */
+
+#define IN (2 * 0 + INBOUND)
+#define OUT (2 * 0 + OUTBOUND)
+
+static void prepare_directions(void)
+{
+    lay_out(1);
+    s->tokens[token_place(IN)] = TOKEN_HELD | worker_mark(WORKER_CONSUMER, 1);
+    s->tokens[token_place(OUT)] = TOKEN_HELD | worker_mark(WORKER_RECEIVER, 1);
+    s->workers[WORKER_CONSUMER].peer_in_hand = 1;
+}
+
+/* As workers/datapath/holder_orders.c: inbound's orders, then outbound is asked to look at what was changed. */
+static void inbound_turn(void)
+{
+    uint64_t word;
+    uint32_t bits, applied = 0;
+    while ((bits = (uint32_t)(word = orders_read(s, 0)) & ORDERS_INBOUND)) {
+        __atomic_store_n(&s->rows[0].key_word, 5, __ATOMIC_RELEASE);
+        applied |= bits;
+        if (orders_clear(s, 0, word, bits))
+            break;
+    }
+    if (applied)
+        orders_give(s, 0, ORDER_LOOK);
+    s->rows[0].rx_bytes++; /* inbound's alone */
+    queue_give(s, IN, 0);
+}
+
+/* As turn.c: nothing is done while inbound has orders, and without a session what waits is staged. */
+static void outbound_turn(void)
+{
+    uint64_t word;
+    uint32_t bits;
+    do {
+        word = orders_read(s, 0);
+        bits = (uint32_t)word & ORDERS_OUTBOUND;
+        if ((uint32_t)word & ORDERS_INBOUND) {
+            queue_give(s, OUT, 1);
+            return;
+        }
+    } while (bits && !orders_clear(s, 0, word, bits));
+    int usable = __atomic_load_n(&s->rows[0].key_word, __ATOMIC_ACQUIRE) != 0;
+    s->rows[0].tx_bytes = (uint64_t)usable; /* outbound's alone */
+    queue_give(s, OUT, !usable);
+}
+
+/* As turn.c, which takes three at the most: the other direction's orders where nobody holds it. */
+static void take_turns(uint32_t queue, uint32_t worker, uint32_t most)
+{
+    uint32_t mark = worker_mark(worker, 1);
+    for (uint32_t turns = 1;; turns++) {
+        if (queue == IN)
+            inbound_turn();
+        else
+            outbound_turn();
+        queue = IN + OUT - queue;
+        if (!queue_has_orders(s, queue))
+            return;
+        if (turns == most || !(token_take_idle(s, queue, mark) || token_take(s, queue, mark))) {
+            peer_schedule(s, 0);
+            return;
+        }
+    }
+}
+
+static void inbound_turns_0(void) { take_turns(IN, WORKER_CONSUMER, 3); }
+static void outbound_turns_1(void) { take_turns(OUT, WORKER_RECEIVER, 3); }
+static void inbound_turn_0(void) { take_turns(IN, WORKER_CONSUMER, 1); }
+static void outbound_turn_1(void) { take_turns(OUT, WORKER_RECEIVER, 1); }
+
+static void order_both_2(void)
+{
+    orders_give(s, 0, ORDER_INSTALL | ORDER_KEEPALIVE);
+    peer_schedule(s, 0);
+}
+
+static void directions_end(unsigned waiting)
+{
+    uint32_t bits = (uint32_t)s->rows[0].orders, in = s->tokens[token_place(IN)], out = s->tokens[token_place(OUT)];
+    (void)waiting;
+    if (bits & ORDERS_INBOUND && in == TOKEN_IDLE)
+        fail("an order of inbound's waits, its token is idle");
+    if (bits & ORDERS_OUTBOUND && !(bits & ORDERS_INBOUND) && out == TOKEN_IDLE)
+        fail("an order of outbound's waits, its token is idle");
+    if (s->rows[0].key_word != 0 && in == TOKEN_IDLE && !s->rows[0].tx_bytes && out == TOKEN_IDLE)
+        fail("outbound has not seen the session, and has no turn to come");
+}
+
+static void prepare_ordered(void)
+{
+    prepare_directions();
+    orders_give(s, 0, ORDER_INSTALL);
+}
+
+/* RETIRE: inbound first. */
+static void inbound_retires_0(void)
+{
+    uint32_t mark = worker_mark(WORKER_CONSUMER, 1);
+    token_give_dead(s, IN);
+    if (!queue_has_orders(s, OUT))
+        return;
+    if (token_take_idle(s, OUT, mark) || token_take(s, OUT, mark))
+        token_give_dead(s, OUT);
+    else
+        peer_schedule(s, 0);
+}
+
+/* As where another worker holds outbound. */
+static void inbound_leaves_0(void)
+{
+    token_give_dead(s, IN);
+    peer_schedule(s, 0);
+}
+
+static void outbound_retires_1(void)
+{
+    if (token_read(s, IN) == TOKEN_DEAD)
+        token_give_dead(s, OUT);
+    else
+        queue_give(s, OUT, 1);
+}
+
+static void prepare_retiring(void)
+{
+    prepare_directions();
+    orders_give(s, 0, ORDER_RETIRE);
+}
+
+static void retired_end(unsigned waiting)
+{
+    (void)waiting;
+    if (s->tokens[token_place(IN)] == TOKEN_DEAD && s->tokens[token_place(OUT)] == TOKEN_IDLE)
+        fail("inbound has retired, and outbound has no turn to come");
+}
+
+/* Of repair what it does for the row that the dead noted in hand. */
+static void mend_inbound_2(void)
+{
+    if (join(0))
+        peer_mend(s, 0);
+}
+
+static void repair_inbound_2(void)
+{
+    struct repair repair;
+    if (join(0))
+        repair_worker(s, WORKER_CONSUMER, &repair);
 }
 
 /* Only the bell. */
@@ -475,20 +627,20 @@ static void ring_alone_2(void) { ring_receivers(); }
 /* --- ready --- */
 
 /* Never the first word: there the taker that looks afterwards needs no summary. */
-static void prepare_rows(void) { lay_out(128); }
+static void prepare_rows(void) { lay_out(64); }
 static void prepare_one_set(void)
 {
-    lay_out(128);
+    lay_out(64);
     ready_set(s, 1, 0);
 }
 static void prepare_second(void)
 {
-    lay_out(128);
+    lay_out(64);
     ready_set(s, 1, 64);
 }
 static void prepare_wide(void)
 {
-    lay_out(8192);
+    lay_out(4096);
     ready_set(s, 1, 8128);
 }
 
@@ -740,7 +892,7 @@ static void hold_and_give_0(void)
 {
     if (token_take(s, 0, worker_mark(WORKER_CONSUMER, 1))) {
         drain(0, worker_mark(WORKER_CONSUMER, 1));
-        peer_give(s, 0, 0);
+        queue_give(s, 0, 0);
     }
 }
 static void repair_holder_2(void)
@@ -769,6 +921,12 @@ const struct scenario scenarios[] = {
     {"hands", "one schedules what another gave, a third takes", 0, prepare_one, {schedule_twice_0, hold_1, inline_2}, 0, nothing_end},
     {"give", "a holder's last look, a producer's look at the token", 0, prepare_held, {push_and_schedule_0, give_1}, 0, wakes_end},
     {"order", "a holder's last look, an order", 0, prepare_held, {order_0, give_orders_1}, 0, orders_end},
+    {"session", "inbound installs a session while outbound stages", 0, prepare_ordered, {inbound_turns_0, outbound_turns_1}, 0, directions_end},
+    {"both ways", "an order for both directions, both at the end of a turn", 1, prepare_directions, {inbound_turn_0, outbound_turn_1, order_both_2}, 0, directions_end},
+    {"retire", "inbound retires while outbound ends a turn", 0, prepare_retiring, {inbound_retires_0, outbound_retires_1}, 0, retired_end},
+    {"retired", "the same, inbound leaves outbound alone, may die anywhere, and the row is mended", 0, prepare_retiring, {inbound_leaves_0, outbound_retires_1, mend_inbound_2}, 1, retired_end},
+    {"retires", "inbound takes outbound along, may die anywhere and is repaired", 1, prepare_retiring, {inbound_retires_0, outbound_retires_1, repair_inbound_2}, 1, retired_end},
+    {"installed", "inbound may die anywhere as it installs, and is repaired", 1, prepare_ordered, {inbound_turns_0, outbound_turns_1, repair_inbound_2}, 1, directions_end},
     {"bell", "a ringer and a sleeper", 0, prepare_one, {ring_0, sleep_1}, 0, bell_end},
     {"ring", "a ringer hands over what it published", 0, prepare_one, {ring_plain_0, sleep_plain_1}, 0, bell_end},
     {"wake", "from a push to a sleeping consumer", 0, lay_out_queue, {push_and_schedule_0, consumer_1}, 0, wakes_end},

@@ -81,20 +81,20 @@ static void peer_reset(void)
         ;
     bell_cancel(&segment, SLEEPER);
     segment.rows[ROW].orders = 0;
-    segment.tokens[token_place(ROW)] = TOKEN_HELD | mark_of(&segment, SLEEPER);
+    segment.tokens[token_place(2 * ROW)] = TOKEN_HELD | mark_of(&segment, SLEEPER);
 }
 static uint32_t giver(void)
 {
-    peer_give(&segment, ROW, 0);
+    queue_give(&segment, 2 * ROW, 0);
     return 0;
 }
 static uint32_t scheduler(void)
 {
-    __atomic_store_n(&segment.rows[ROW].orders, ORDER_LOOK, __ATOMIC_RELAXED);
+    __atomic_store_n(&segment.rows[ROW].orders, ORDER_EXPIRE, __ATOMIC_RELAXED);
     peer_schedule(&segment, ROW);
     return 0;
 }
-static int peer_is_forgotten(void) { return segment.tokens[token_place(ROW)] == TOKEN_IDLE; }
+static int peer_is_forgotten(void) { return segment.tokens[token_place(2 * ROW)] == TOKEN_IDLE; }
 
 /* ---- a reader that begins to read and control, which unpublishes ---- */
 
@@ -155,7 +155,7 @@ static const struct pair {
 } pairs[] = {
     { "bell_announce, bell_ring", bell_reset, sleeper, ringer, nobody_saw },
     { "bell_starve, bell_ring_starving", starving_reset, starving, feeder, nobody_saw },
-    { "peer_give, peer_schedule", peer_reset, giver, scheduler, peer_is_forgotten },
+    { "queue_give, peer_schedule", peer_reset, giver, scheduler, peer_is_forgotten },
     { "epoch_wake, grace_begin", asleep_reset, waker, unpublisher, reader_holds_it },
     { "epoch_turn, grace_begin", awake_reset, turner, unpublisher, reader_holds_it },
     { "timers_data_sent, timers_look", timers_reset, stamper, looker, nobody_saw },
@@ -200,7 +200,7 @@ static void warm_up(void)
     (void)look();
     (void)__atomic_load_n(&segment.bells[SLEEPER].sleeping, __ATOMIC_RELAXED);
     (void)__atomic_load_n(&segment.starving->receivers, __ATOMIC_RELAXED);
-    (void)__atomic_load_n(&segment.tokens[token_place(ROW)], __ATOMIC_RELAXED);
+    (void)__atomic_load_n(&segment.tokens[token_place(2 * ROW)], __ATOMIC_RELAXED);
     (void)__atomic_load_n(&segment.rows[ROW].orders, __ATOMIC_RELAXED);
     (void)__atomic_load_n(&segment.workers[SLEEPER].epoch, __ATOMIC_RELAXED);
     (void)__atomic_load_n(&columns[NEXT_DUE * 64 + ROW], __ATOMIC_RELAXED);

@@ -65,8 +65,8 @@ static void aftermath(uint32_t dead, int live_first)
     repair_worker(&segment, dead, &repair);
     world_check(&segment);
     if (!queue_is_empty(&segment, QUEUE))
-        CHECK(token_read(&segment, ROW) == TOKEN_QUEUED, "%s, step %u: packets wait, the token is %#x", scenario,
-              step, token_read(&segment, ROW));
+        CHECK(token_read(&segment, QUEUE) == TOKEN_QUEUED, "%s, step %u: packets wait, the token is %#x", scenario,
+              step, token_read(&segment, QUEUE));
     CHECK(repair.packets_lost <= 5, "%s, step %u: %u lost", scenario, step, repair.packets_lost);
     while (consumer_turn(LIVE_CONSUMER, 1, 2))
         ;

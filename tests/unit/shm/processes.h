@@ -42,12 +42,12 @@ static int chain_push(struct pool *from, uint32_t worker, uint32_t first, uint32
             queue_link(&segment, nodes[i - 1], nodes[i]);
     }
     if (queue_push_mpsc(&segment, worker, QUEUE, nodes[0], nodes[count - 1], count) == 0) {
-        peer_schedule(&segment, ROW);
+        queue_schedule(&segment, QUEUE);
         return 0;
     }
     for (uint32_t i = 0; i < count; i++)
         pool_withdraw(from, nodes[i]);
-    peer_schedule(&segment, ROW);
+    queue_schedule(&segment, QUEUE);
     return -1;
 }
 
@@ -67,14 +67,14 @@ static void holder_drain(uint32_t worker, uint32_t batch)
 /* What a consumer process does with one peer of its ready set. 1 when there was one. */
 static int consumer_turn(uint32_t worker, uint32_t set, uint32_t batch)
 {
-    uint32_t cursor = 0, row = ready_take(&segment, set, &cursor);
-    if (row == 0xffffffff)
+    uint32_t cursor = 0, queue = ready_take(&segment, set, &cursor);
+    if (queue == 0xffffffff)
         return 0;
-    CHECK(row == ROW, "%s, step %u: row %u", scenario, step, row);
-    __atomic_store_n(&segment.workers[worker].peer_in_hand, row + 1, __ATOMIC_RELEASE);
-    if (token_take(&segment, row, mark_of(&segment, worker))) {
+    CHECK(queue == QUEUE, "%s, step %u: queue %u", scenario, step, queue);
+    __atomic_store_n(&segment.workers[worker].peer_in_hand, ROW + 1, __ATOMIC_RELEASE);
+    if (token_take(&segment, queue, mark_of(&segment, worker))) {
         holder_drain(worker, batch);
-        peer_give(&segment, row, 0);
+        queue_give(&segment, queue, 0);
     }
     __atomic_store_n(&segment.workers[worker].peer_in_hand, 0, __ATOMIC_RELEASE);
     return 1;
@@ -94,9 +94,9 @@ static void child_consume_by_two(void) { consumer_turn(DEAD_CONSUMER, 1, 2); }
 static void child_inline(void)
 {
     __atomic_store_n(&segment.workers[DEAD_RECEIVER].peer_in_hand, ROW + 1, __ATOMIC_RELEASE);
-    if (token_take_idle(&segment, ROW, mark_of(&segment, DEAD_RECEIVER))) {
+    if (token_take_idle(&segment, QUEUE, mark_of(&segment, DEAD_RECEIVER))) {
         holder_drain(DEAD_RECEIVER, 3);
-        peer_give(&segment, ROW, 0);
+        queue_give(&segment, QUEUE, 0);
     }
 }
 
@@ -120,14 +120,14 @@ static void before_lagging(void)
 static void take_some(uint32_t count)
 {
     uint32_t numbers[PACKETS], taken;
-    CHECK(token_take(&segment, ROW, mark_of(&segment, LIVE_CONSUMER)), "not queued");
+    CHECK(token_take(&segment, QUEUE, mark_of(&segment, LIVE_CONSUMER)), "not queued");
     taken = queue_pop_sc(&segment, mark_of(&segment, LIVE_CONSUMER), QUEUE, numbers, count, count);
     CHECK(taken == count, "%u taken", taken);
     for (uint32_t i = 0; i < taken; i++) {
         ledger->log[ledger->delivered++] = (uint8_t)segment.node[numbers[i]].length;
         node_bring_home(&segment, numbers[i]);
     }
-    peer_give(&segment, ROW, 0);
+    queue_give(&segment, QUEUE, 0);
 }
 
 /* The head is a real node and the stub is out of the list. */
@@ -159,15 +159,15 @@ static void before_full(void)
 static void before_held(void)
 {
     before_three();
-    CHECK(token_take(&segment, ROW, mark_of(&segment, DEAD_CONSUMER)), "not queued");
+    CHECK(token_take(&segment, QUEUE, mark_of(&segment, DEAD_CONSUMER)), "not queued");
     segment.workers[DEAD_CONSUMER].peer_in_hand = ROW + 1;
     uint32_t cursor = 0;
-    CHECK(ready_take(&segment, 1, &cursor) == ROW, "not in the set");
+    CHECK(ready_take(&segment, 1, &cursor) == QUEUE, "not in the set");
 }
 
 static void child_give(void)
 {
-    peer_give(&segment, ROW, 0);
+    queue_give(&segment, QUEUE, 0);
     __atomic_store_n(&segment.workers[DEAD_CONSUMER].peer_in_hand, 0, __ATOMIC_RELEASE);
 }
 
@@ -226,8 +226,8 @@ static void everything_is_quiet(void)
 {
     uint32_t numbers[1];
     CHECK(queue_is_empty(&segment, QUEUE), "%s, step %u: packets are left", scenario, step);
-    CHECK(token_read(&segment, ROW) == TOKEN_IDLE, "%s, step %u: token %#x", scenario, step,
-          token_read(&segment, ROW));
+    CHECK(token_read(&segment, QUEUE) == TOKEN_IDLE, "%s, step %u: token %#x", scenario, step,
+          token_read(&segment, QUEUE));
     CHECK(queue_pop_sc(&segment, 1, QUEUE, numbers, 1, 1) == 0 && queue_packets(&segment, QUEUE) == 0,
           "%s, step %u: counted %u, none there", scenario, step, queue_packets(&segment, QUEUE));
     world_check(&segment);

@@ -71,9 +71,9 @@ static void hold(uint32_t row)
     for (uint32_t i = 0; i < taken; i++)
         node_bring_home(&segment, numbers[i]);
     if (taken == BUDGET)
-        peer_give_back(&segment, row);
+        queue_give_back(&segment, 2 * row);
     else
-        peer_give(&segment, row, 0);
+        queue_give(&segment, 2 * row, 0);
 }
 
 static void in_hand(uint32_t row_and_one)
@@ -107,7 +107,7 @@ static void burst(struct pool *pool, uint32_t receiver, uint32_t row, uint32_t l
             pool_withdraw(pool, nodes[i]);
         ledger->refused[receiver][row] += count;
     }
-    peer_schedule(&segment, row);
+    queue_schedule(&segment, 2 * row);
 }
 
 static void receiver_run(uint32_t receiver)
@@ -119,7 +119,7 @@ static void receiver_run(uint32_t receiver)
         uint32_t row = draw(&random) % PEERS;
         burst(&pool, receiver, row, 1 + draw(&random) % CHAIN);
         in_hand(row + 1);
-        if (draw(&random) % 4 == 0 && token_take_idle(&segment, row, mark))
+        if (draw(&random) % 4 == 0 && token_take_idle(&segment, 2 * row, mark))
             hold(row);
         in_hand(0);
         pool_sweep(&pool);
@@ -133,11 +133,11 @@ static void consumer_run(uint32_t consumer)
 {
     uint32_t cursor = 0;
     while (phase() < 2) {
-        uint32_t row = ready_take(&segment, 1 + consumer, &cursor);
-        if (row < PEERS) {
-            in_hand(row + 1);
-            if (token_take(&segment, row, mark))
-                hold(row);
+        uint32_t queue = ready_take(&segment, 1 + consumer, &cursor);
+        if (queue < DIRECTIONS * PEERS) {
+            in_hand(queue / DIRECTIONS + 1);
+            if (token_take(&segment, queue, mark))
+                hold(queue / DIRECTIONS);
             in_hand(0);
             continue;
         }

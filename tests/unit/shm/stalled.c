@@ -70,7 +70,7 @@ static void prepared_outcome(void)
         queue_link(&segment, prepared[i - 1], prepared[i]);
     CHECK(queue_push_mpsc(&segment, LIVE_RECEIVER, QUEUE, prepared[0], prepared[preparations - 1], preparations) == 0,
           "%s, step %u: refused", scenario, step);
-    peer_schedule(&segment, ROW);
+    queue_schedule(&segment, QUEUE);
     push_outcome();
 }
 
@@ -96,22 +96,22 @@ static void others_push(void)
 
 static void before_taken(void)
 {
-    CHECK(token_take_idle(&segment, ROW, mark_of(&segment, DEAD_CONSUMER)), "not idle");
+    CHECK(token_take_idle(&segment, QUEUE, mark_of(&segment, DEAD_CONSUMER)), "not idle");
 }
 
 static void others_order(void)
 {
-    orders_give(&segment, ROW, ORDER_LOOK);
+    orders_give(&segment, ROW, ORDER_EXPIRE);
     peer_schedule(&segment, ROW);
 }
 
 static void order_outcome(void)
 {
-    CHECK(token_read(&segment, ROW) == TOKEN_QUEUED && ready_is_set(&segment, 1, ROW), "%s, step %u: an order is forgotten",
+    CHECK(token_read(&segment, QUEUE) == TOKEN_QUEUED && ready_is_set(&segment, 1, QUEUE), "%s, step %u: an order is forgotten",
           scenario, step);
 }
 
-static void child_give_staged(void) { peer_give(&segment, ROW, 1); }
+static void child_give_staged(void) { queue_give(&segment, QUEUE, 1); }
 
 /* ---- two who want the same token ---- */
 
@@ -119,13 +119,13 @@ static int child_has_it, others_have_it; /* set by both in every copy */
 
 static void child_take_idle(void)
 {
-    child_has_it = token_take_idle(&segment, ROW, mark_of(&segment, DEAD_RECEIVER));
+    child_has_it = token_take_idle(&segment, QUEUE, mark_of(&segment, DEAD_RECEIVER));
 }
 
 static void others_take(void)
 {
-    peer_schedule(&segment, ROW);
-    others_have_it = token_take(&segment, ROW, mark_of(&segment, LIVE_CONSUMER));
+    queue_schedule(&segment, QUEUE);
+    others_have_it = token_take(&segment, QUEUE, mark_of(&segment, LIVE_CONSUMER));
 }
 
 static void token_outcome(void)
@@ -231,7 +231,7 @@ static void child_apply(void)
 {
     uint64_t word = orders_read(&segment, ROW);
     applied = __atomic_load_n(&segment.rows[ROW].installing, __ATOMIC_RELAXED);
-    orders_clear(&segment, ROW, word);
+    orders_clear(&segment, ROW, word, ORDERS_INBOUND);
 }
 static void others_wish(void) { wish(2); }
 static void wish_outcome(void)

@@ -52,7 +52,7 @@ class Herd:
         self.running: dict[int, subprocess.Popen[bytes]] = {}
         self.lost = self.repairs = self.requeued = self.undone = self.finished = 0
         for row in range(PEERS):
-            self.data.segment.rows[row].consumer = row % CONSUMERS
+            self.data.segment.rows[row].consumer = [row % CONSUMERS] * lib.DIRECTIONS
         for number in range(RECEIVERS):
             self.start(lib.WORKER_RECEIVER + number)
         for number in range(CONSUMERS):
@@ -88,7 +88,7 @@ class Herd:
     def waiting(self) -> bool:
         return any(
             not lib.queue_is_empty(self.data.segment, 2 * row)
-            or lib.token_read(self.data.segment, row) != lib.TOKEN_IDLE
+            or lib.token_read(self.data.segment, 2 * row) != lib.TOKEN_IDLE
             for row in range(PEERS)
         )
 

@@ -191,17 +191,19 @@ class QueuesAndPools(RuleBasedStateMachine):
     def is_valid(self) -> None:
         if hasattr(self, "data"):
             held = {self.peer(node) for node in self.in_hand}
-            for row in range(self.ROWS):  # what is in hand belongs to a holder
-                token = lib.TOKEN_HELD | self.mark if row in held else lib.TOKEN_IDLE
-                self.segment.tokens[lib.token_place(row)] = token
+            for queue in range(2 * self.ROWS):  # what is in hand belongs to a holder
+                token = lib.TOKEN_HELD | self.mark if queue // 2 in held else lib.TOKEN_IDLE
+                self.segment.tokens[lib.token_place(queue)] = token
             assert faults(self.data) == ""
 
 
 class Scheduling(RuleBasedStateMachine):
-    """Model: a token and work flags a row, a set of bits a consumer. Rows on all edges of the bitmap."""
+    """Model: a token and work flags for each direction of a row, a set of bits a consumer. Rows, queues on
+    all edges of the bitmap."""
 
-    ROWS = (0, 1, 63, 64, 4095, 4096, 8191)
-    row = st.sampled_from(ROWS)
+    ROWS = (0, 1, 31, 32, 63, 64, 2047, 2048, 4095, 4096, 8191)
+    QUEUES = tuple(2 * row + direction for row in ROWS for direction in range(2))
+    row, queue = st.sampled_from(ROWS), st.sampled_from(QUEUES)
 
     @initialize()
     def begin(self) -> None:
@@ -210,12 +212,12 @@ class Scheduling(RuleBasedStateMachine):
         self.pools = [ffi.new("struct pool *") for _ in range(4)]
         for number, pool in enumerate(self.pools):
             assert lib.pool_open(pool, self.segment, number) == 0
-        self.token = dict.fromkeys(self.ROWS, lib.TOKEN_IDLE)
-        self.consumer = dict.fromkeys(self.ROWS, 0)
+        self.token = dict.fromkeys(self.QUEUES, lib.TOKEN_IDLE)
+        self.consumer = dict.fromkeys(self.QUEUES, 0)
         self.bits: list[set[int]] = [set(), set(), set()]
         self.cursor = [ffi.new("uint32_t *") for _ in range(3)]
         self.holder: dict[int, int] = {}
-        self.waiting: dict[tuple[int, int], int] = defaultdict(int)  # (row, direction): nodes
+        self.waiting: dict[int, int] = defaultdict(int)  # queue: nodes
         self.orders = dict.fromkeys(self.ROWS, 0)
         self.events = dict.fromkeys(self.ROWS, 0)
         self.staged = dict.fromkeys(self.ROWS, False)
@@ -226,61 +228,72 @@ class Scheduling(RuleBasedStateMachine):
                 lib.pool_close(pool)
             self.data.close()
 
-    def scheduled(self, row: int) -> None:
-        if self.token[row] == lib.TOKEN_IDLE:
-            self.token[row] = lib.TOKEN_QUEUED
-            self.bits[1 + self.consumer[row]].add(row)
+    def scheduled(self, queue: int) -> None:
+        if self.token[queue] == lib.TOKEN_IDLE:
+            self.token[queue] = lib.TOKEN_QUEUED
+            self.bits[1 + self.consumer[queue]].add(queue)
 
-    def has_work(self, row: int, staged: bool) -> bool:
-        return bool(self.orders[row] or self.waiting[row, 0] or (self.waiting[row, 1] and not staged))
+    def has_orders(self, queue: int) -> bool:
+        """Inbound's first; outbound's when none of those is left, RETIRE when inbound has retired."""
+        bits = self.orders[queue // 2]
+        if queue % 2 == lib.INBOUND:
+            return bool(bits & lib.ORDERS_INBOUND)
+        if bits & lib.ORDER_RETIRE:
+            return self.token[queue - 1] == lib.TOKEN_DEAD
+        return bool(bits & lib.ORDERS_OUTBOUND and not bits & lib.ORDERS_INBOUND)
 
-    @rule(row=row, direction=st.integers(0, 1), schedule=st.booleans())
-    def push(self, row: int, direction: int, schedule: bool) -> None:
+    def has_work(self, queue: int, staged: bool) -> bool:
+        return self.has_orders(queue) or bool(self.waiting[queue] and not staged)
+
+    @rule(queue=queue, schedule=st.booleans())
+    def push(self, queue: int, schedule: bool) -> None:
         """Without `schedule` the producer was killed in between."""
-        pool = self.pools[direction]
+        pool = self.pools[queue % 2]
         lib.pool_sweep(pool)
         slot = lib.pool_take_small(pool)
         if slot == NONE:
             return
-        node = lib.pool_issue(pool, slot, row)
+        node = lib.pool_issue(pool, slot, queue // 2)
         self.segment.node[node].packets = 1
-        assert lib.queue_push_mpsc(self.segment, lib.WORKER_RECEIVER, 2 * row + direction, node, node, 1) == 0
-        self.waiting[row, direction] += 1
+        assert lib.queue_push_mpsc(self.segment, lib.WORKER_RECEIVER, queue, node, node, 1) == 0
+        self.waiting[queue] += 1
         if schedule:
-            lib.peer_schedule(self.segment, row)
-            self.scheduled(row)
+            lib.queue_schedule(self.segment, queue)
+            self.scheduled(queue)
 
-    @rule(row=row, bits=st.integers(1, 4095))
+    @rule(row=row, bits=st.integers(1, 8191))
     def order(self, row: int, bits: int) -> None:
         lib.orders_give(self.segment, row, bits)
         lib.peer_schedule(self.segment, row)
         self.orders[row] |= bits
-        self.scheduled(row)
+        for queue in (2 * row, 2 * row + 1):
+            if self.has_orders(queue):
+                self.scheduled(queue)
 
-    @rule(row=row, consumer=st.integers(0, 1))
-    def move(self, row: int, consumer: int) -> None:
-        self.segment.rows[row].consumer = self.consumer[row] = consumer
+    @rule(queue=queue, consumer=st.integers(0, 1))
+    def move(self, queue: int, consumer: int) -> None:
+        self.segment.rows[queue // 2].consumer[queue % 2] = self.consumer[queue] = consumer
 
     @rule(set_=st.integers(0, 2))
     def take(self, set_: int) -> None:
         cursor = self.cursor[set_]
-        expected = min(self.bits[set_], key=lambda row: (row < cursor[0], row), default=NONE)
-        row = lib.ready_take(self.segment, set_, cursor)
-        assert row == expected
-        if row == NONE:
+        expected = min(self.bits[set_], key=lambda place: (place < cursor[0], place), default=NONE)
+        place = lib.ready_take(self.segment, set_, cursor)
+        assert place == expected
+        if place == NONE:
             assert lib.ready_is_empty(self.segment, set_)
             return
-        self.bits[set_].remove(row)
+        self.bits[set_].remove(place)
         if set_ == 0:
-            word = lib.events_read(self.segment, row)
-            assert word & 0xFFFFFFFF == self.events[row]
-            assert lib.events_clear(self.segment, row, word)
-            self.events[row] = 0
+            word = lib.events_read(self.segment, place)
+            assert word & 0xFFFFFFFF == self.events[place]
+            assert lib.events_clear(self.segment, place, word)
+            self.events[place] = 0
             return
-        taken = lib.token_take(self.segment, row, mark(self.data, lib.WORKER_CONSUMER + set_ - 1))
-        assert bool(taken) == (self.token[row] == lib.TOKEN_QUEUED)
+        taken = lib.token_take(self.segment, place, mark(self.data, lib.WORKER_CONSUMER + set_ - 1))
+        assert bool(taken) == (self.token[place] == lib.TOKEN_QUEUED)
         if taken:
-            self.hold(row, lib.WORKER_CONSUMER + set_ - 1)
+            self.hold(place, lib.WORKER_CONSUMER + set_ - 1)
 
     @rule(row=row)
     def ready_without_news(self, row: int) -> None:
@@ -315,16 +328,16 @@ class Scheduling(RuleBasedStateMachine):
         for row in set(taken[: max(count - left, 0)]) - set(more):
             self.events[row] = 0
 
-    @rule(row=row)
-    def take_idle(self, row: int) -> None:
-        taken = lib.token_take_idle(self.segment, row, mark(self.data, lib.WORKER_RECEIVER))
-        assert bool(taken) == (self.token[row] == lib.TOKEN_IDLE)
+    @rule(queue=queue)
+    def take_idle(self, queue: int) -> None:
+        taken = lib.token_take_idle(self.segment, queue, mark(self.data, lib.WORKER_RECEIVER))
+        assert bool(taken) == (self.token[queue] == lib.TOKEN_IDLE)
         if taken:
-            self.hold(row, lib.WORKER_RECEIVER)
+            self.hold(queue, lib.WORKER_RECEIVER)
 
-    def hold(self, row: int, worker: int) -> None:
-        self.token[row] = lib.TOKEN_HELD | mark(self.data, worker)
-        self.holder[row] = worker
+    def hold(self, queue: int, worker: int) -> None:
+        self.token[queue] = lib.TOKEN_HELD | mark(self.data, worker)
+        self.holder[queue] = worker
 
     @precondition(lambda self: self.holder)
     @rule(
@@ -334,89 +347,125 @@ class Scheduling(RuleBasedStateMachine):
     def give(
         self, data: st.DataObject, again: bool, staged: bool, apply: bool, drain: bool, event: int
     ) -> None:
-        row = data.draw(st.sampled_from(sorted(self.holder)))
-        worker = self.holder.pop(row)
+        queue = data.draw(st.sampled_from(sorted(self.holder)))
+        row, worker = queue // 2, self.holder.pop(queue)
+        staged = staged and queue % 2 == lib.OUTBOUND
         if apply:
             word = lib.orders_read(self.segment, row)
             assert word & 0xFFFFFFFF == self.orders[row]
-            assert lib.orders_clear(self.segment, row, word)
-            assert self.orders[row] == 0 or not lib.orders_clear(self.segment, row, word)
-            self.orders[row] = 0
-        if drain:
-            self.drain(row, mark(self.data, worker), 1 if staged else 2)
+            bits = (lib.ORDERS_INBOUND, lib.ORDERS_OUTBOUND)[queue % 2]
+            assert lib.orders_clear(self.segment, row, word, bits)
+            assert not self.orders[row] & bits or not lib.orders_clear(self.segment, row, word, bits)
+            self.orders[row] &= ~bits
+        if drain and not staged:
+            self.drain(queue, mark(self.data, worker))
         if event:
             lib.events_give(self.segment, row, event)
             self.events[row] |= event
             self.bits[0].add(row)
-        self.token[row] = lib.TOKEN_IDLE
+        self.token[queue] = lib.TOKEN_IDLE
         if again:
-            lib.peer_give_back(self.segment, row)
-            self.scheduled(row)
+            lib.queue_give_back(self.segment, queue)
+            self.scheduled(queue)
             return
-        lib.peer_give(self.segment, row, staged)
-        self.staged[row] = staged
-        if self.has_work(row, staged):
-            self.scheduled(row)
+        lib.queue_give(self.segment, queue, staged)
+        if queue % 2 == lib.OUTBOUND:
+            self.staged[row] = staged
+        if self.has_work(queue, staged):
+            self.scheduled(queue)
 
-    def drain(self, row: int, mark_: int, directions: int) -> None:
-        numbers = ffi.new("uint32_t[64]")
-        for direction in range(directions):
-            taken = lib.queue_pop_sc(self.segment, mark_, 2 * row + direction, numbers, 64, 64)
-            assert taken == min(64, self.waiting[row, direction])
-            self.waiting[row, direction] -= taken
-            for number in numbers[0:taken]:
-                lib.node_bring_home(self.segment, number)
+    @precondition(lambda self: self.holder)
+    @rule(data=st.data())
+    def retire(self, data: st.DataObject) -> None:
+        """Its holder sets the token dead, and schedules the other direction."""
+        queue = data.draw(st.sampled_from(sorted(self.holder)))
+        del self.holder[queue]
+        lib.token_give_dead(self.segment, queue)
+        self.token[queue] = lib.TOKEN_DEAD
+        lib.peer_schedule(self.segment, queue // 2)
+        for either in (queue, queue ^ 1):
+            if self.has_orders(either):
+                self.scheduled(either)
 
     @rule(row=row)
-    def lose_a_bit(self, row: int) -> None:
+    def live_again(self, row: int) -> None:
+        """Control uses a dead row again."""
+        for queue in (2 * row, 2 * row + 1):
+            if self.token[queue] == lib.TOKEN_DEAD:
+                lib.token_initialise(self.segment, queue)
+                self.token[queue] = lib.TOKEN_IDLE
+
+    def drain(self, queue: int, mark_: int) -> None:
+        numbers = ffi.new("uint32_t[64]")
+        taken = lib.queue_pop_sc(self.segment, mark_, queue, numbers, 64, 64)
+        assert taken == min(64, self.waiting[queue])
+        self.waiting[queue] -= taken
+        for number in numbers[0:taken]:
+            lib.node_bring_home(self.segment, number)
+
+    @rule(queue=queue)
+    def lose_a_bit(self, queue: int) -> None:
         """A taker killed between the bit and the token."""
         for consumer in range(2):
-            if row in self.bits[1 + consumer]:
-                self.segment.ready[(1 + consumer) * self.segment.ready_words + row // 64] &= ~(1 << row % 64)
-                self.bits[1 + consumer].remove(row)
+            if queue in self.bits[1 + consumer]:
+                word = (1 + consumer) * self.segment.ready_words + queue // 64
+                self.segment.ready[word] &= ~(1 << queue % 64)
+                self.bits[1 + consumer].remove(queue)
+
+    def lost(self, queue: int) -> bool:
+        if self.token[queue] == lib.TOKEN_IDLE:
+            return self.has_work(queue, queue % 2 == lib.OUTBOUND and self.staged[queue // 2])
+        return self.token[queue] == lib.TOKEN_QUEUED and not any(queue in bits for bits in self.bits[1:])
+
+    def mend(self, row: int) -> None:
+        """Both directions: queued ones have their bit again, idle ones with anything to do are scheduled."""
+        for queue in (2 * row, 2 * row + 1):
+            self.mend_queue(queue)
+
+    def mend_queue(self, queue: int) -> None:
+        if self.token[queue] == lib.TOKEN_QUEUED:
+            self.bits[1 + self.consumer[queue]].add(queue)
+        elif self.has_work(queue, False):
+            self.scheduled(queue)
 
     @rule()
     def sweep_twice(self) -> None:
-        """Nothing moves in between, so the second look mends exactly what was lost."""
-        lost = [
-            row
-            for row in self.ROWS
-            if (self.token[row] == lib.TOKEN_IDLE and self.has_work(row, self.staged[row]))
-            or (self.token[row] == lib.TOKEN_QUEUED and not any(row in bits for bits in self.bits[1:]))
-        ]
+        """Nothing moves in between, so the second look mends exactly the queues where something was lost."""
+        lost = [queue for queue in self.QUEUES if self.lost(queue)]
         lib.schedule_sweep(self.segment, 0, 8192)
         mended = lib.schedule_sweep(self.segment, 0, 8192)
         assert mended <= len(lost)
-        for row in lost:
-            self.token[row] = lib.TOKEN_QUEUED
-            self.bits[1 + self.consumer[row]].add(row)
+        for queue in lost:
+            self.mend_queue(queue)
 
     @rule(worker=st.sampled_from([lib.WORKER_CONSUMER, lib.WORKER_CONSUMER + 1]))
     def kill(self, worker: int) -> None:
-        """A holder dies with its peers in hand; its tokens and all bits must be there again, control told."""
+        """A holder dies with its queues in hand; its tokens, all bits must be there again, control told."""
         self.segment.workers[worker].journal_latest = 0
         repair = ffi.new("struct repair *")
         lib.repair_worker(self.segment, worker, repair)
-        held = [row for row, holder in self.holder.items() if holder == worker]
+        held = [queue for queue, holder in self.holder.items() if holder == worker]
         assert repair.tokens_requeued == len(held)
         for row in self.ROWS:
-            if row in held:
-                del self.holder[row]
-                self.token[row] = lib.TOKEN_QUEUED
-                self.bits[1 + self.consumer[row]].add(row)
+            if lib.TOKEN_QUEUED in (self.token[2 * row], self.token[2 * row + 1]):
+                self.mend(row)
+            for queue in {2 * row, 2 * row + 1} & set(held):
+                del self.holder[queue]
+                self.token[queue] = lib.TOKEN_QUEUED
+                self.bits[1 + self.consumer[queue]].add(queue)
                 self.events[row] |= lib.EVENT_HOLDER_DIED
                 self.bits[0].add(row)
-            elif self.token[row] == lib.TOKEN_QUEUED:
-                self.bits[1 + self.consumer[row]].add(row)
 
     @invariant()
     def agrees(self) -> None:
         if not hasattr(self, "data"):
             return
         for row in self.ROWS:
-            assert lib.token_read(self.segment, row) == self.token[row]
-            for set_ in range(3):
-                assert bool(lib.ready_is_set(self.segment, set_, row)) == (row in self.bits[set_])
+            assert bool(lib.ready_is_set(self.segment, 0, row)) == (row in self.bits[0])
+            for queue in (2 * row, 2 * row + 1):
+                assert lib.token_read(self.segment, queue) == self.token[queue]
+                for set_ in (1, 2):
+                    assert bool(lib.ready_is_set(self.segment, set_, queue)) == (queue in self.bits[set_])
             assert lib.orders_read(self.segment, row) & 0xFFFFFFFF == self.orders[row]
         for set_ in range(3):
             assert not (self.bits[set_] and lib.ready_is_empty(self.segment, set_))

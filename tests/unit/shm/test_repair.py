@@ -32,9 +32,12 @@ def test_packets_received_without_a_node_are_counted_once(data: segment.DataSegm
     assert lib.counter_sum(data.segment, lib.DROP_KILLED) == 7
 
 
-def test_control_is_told_of_the_peers_that_the_dead_held(data: segment.DataSegment) -> None:
+@pytest.mark.parametrize("direction", [lib.INBOUND, lib.OUTBOUND])
+def test_control_is_told_of_the_peers_that_the_dead_held(
+    data: segment.DataSegment, direction: int
+) -> None:
     worker = lib.WORKER_CONSUMER
-    assert lib.token_take_idle(data.segment, ROW, mark(data, worker))
+    assert lib.token_take_idle(data.segment, 2 * ROW + direction, mark(data, worker))
     lib.repair_worker(data.segment, worker, ffi.new("struct repair *"))
     events = [lib.events_read(data.segment, row) & 0xFFFFFFFF for row in range(ROW + 1)]
     assert events == [0] * ROW + [lib.EVENT_HOLDER_DIED]
@@ -51,7 +54,7 @@ def test_what_the_dead_had_in_hand_stays_in_its_queue(data: segment.DataSegment,
     for node in nodes:
         data.segment.node[node].packets = 1
         assert lib.queue_push_mpsc(data.segment, lib.WORKER_RECEIVER, queue, node, node, 1) == 0
-    assert lib.token_take_idle(data.segment, ROW, mark(data, worker))
+    assert lib.token_take_idle(data.segment, queue, mark(data, worker))
     data.segment.states[nodes[0]] = lib.NODE_IN_HAND | mark(data, worker)
     repair = ffi.new("struct repair *")
     lib.repair_worker(data.segment, worker, repair)
@@ -89,3 +92,42 @@ def test_a_ring_that_was_lost_with_its_ringer_is_made_up_for(data: segment.DataS
     else:
         lib.schedule_sweep_waiting(data.segment, 0, ROW + 1, ffi.new("uint64_t[]", 1))
     assert [data.segment.bells[worker].sleeping for worker in consumers] == [1, 0]
+
+
+@pytest.mark.parametrize("direction", [lib.INBOUND, lib.OUTBOUND])
+def test_the_sweep_mends_a_direction_though_the_other_one_goes_on(
+    data: segment.DataSegment, direction: int
+) -> None:
+    """What is suspected of a direction is not forgotten because packets of the other one were taken."""
+    queue, other = 2 * ROW + direction, data.segment.rows[ROW].heads[1 - direction]
+    assert lib.token_schedule(data.segment, queue)  # and no ready bit: its setter died
+    assert lib.schedule_sweep(data.segment, 0, ROW + 1) == 0
+    other.consumed += 1
+    assert lib.schedule_sweep(data.segment, 0, ROW + 1) == 1
+    assert lib.ready_is_set(data.segment, 1, queue)
+    assert not lib.ready_is_set(data.segment, 1, 2 * ROW + 1 - direction)
+
+
+def test_the_sweep_waits_while_the_direction_itself_goes_on(data: segment.DataSegment) -> None:
+    queue, own = 2 * ROW + lib.OUTBOUND, data.segment.rows[ROW].heads[lib.OUTBOUND]
+    assert lib.token_schedule(data.segment, queue)
+    for _ in range(3):
+        own.consumed += 1
+        assert lib.schedule_sweep(data.segment, 0, ROW + 1) == 0
+
+
+def test_the_death_of_inbounds_holder_is_a_turn_for_outbound(data: segment.DataSegment) -> None:
+    """The dead one had cleared its orders, and not yet asked outbound, which had waited for them, to look."""
+    pool, worker, out = ffi.new("struct pool *"), lib.WORKER_CONSUMER, 2 * ROW + lib.OUTBOUND
+    assert lib.pool_open(pool, data.segment, lib.OUTBOUND) == 0
+    node = lib.pool_issue(pool, lib.pool_take_small(pool), ROW)
+    data.segment.node[node].packets = 1
+    assert lib.queue_push_mpsc(data.segment, lib.WORKER_RECEIVER, out, node, node, 1) == 0
+    assert lib.token_take_idle(data.segment, out, mark(data, lib.WORKER_RECEIVER))
+    lib.queue_give(data.segment, out, 1)
+    assert lib.token_read(data.segment, out) == lib.TOKEN_IDLE
+    data.segment.workers[worker].peer_in_hand = ROW + 1
+    assert lib.token_take_idle(data.segment, 2 * ROW + lib.INBOUND, mark(data, worker))
+    lib.repair_worker(data.segment, worker, ffi.new("struct repair *"))
+    assert lib.token_read(data.segment, out) == lib.TOKEN_QUEUED and not faults(data)
+    lib.pool_close(pool)

@@ -41,8 +41,8 @@ def test_repair_walks_rings_in_all_rows_once_in_all() -> None:
     held, node = lib.TOKEN_HELD | mark(data, lib.WORKER_CONSUMER), 1
     data.segment.node[node].next = node
     for row in range(rows):
-        data.segment.tokens[lib.token_place(row)] = held
         for direction in (lib.INBOUND, lib.OUTBOUND):
+            data.segment.tokens[lib.token_place(2 * row + direction)] = held
             data.segment.rows[row].heads[direction].head = node
     repair = ffi.new("struct repair *")
     assert ends(lambda: lib.repair_worker(data.segment, lib.WORKER_CONSUMER, repair))

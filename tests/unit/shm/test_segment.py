@@ -172,7 +172,7 @@ def test_peers_that_may_come_take_no_memory_yet() -> None:
     """But for their bits in the ready sets."""
     few, many = GEOMETRY, GEOMETRY | {"max_peers": 1 << 20, "max_keypairs": 1 << 21}
     many |= {"max_trie_nodes": 1 << 23, "public_key_buckets": 1 << 20}
-    sets = (1 + few["max_consumers"]) * lib.ready_words_a_set(1 << 20) * 8
+    sets = (1 + few["max_consumers"]) * lib.ready_words_a_set(lib.DIRECTIONS << 20) * 8
     assert segment.bytes_at_start(many, 1) - segment.bytes_at_start(few, 1) <= sets
 
 
@@ -245,7 +245,7 @@ def test_a_segment_that_is_longer_than_its_mapping_is_refused() -> None:
 def test_a_row_that_does_not_exist_has_no_token() -> None:
     data = make(1)
     mark = lib.worker_mark(lib.WORKER_CONSUMER, 1)
-    row = data.segment.geometry.max_peers
+    row = 2 * data.segment.geometry.max_peers  # a queue, in truth
     assert lib.token_take_idle(data.segment, row - 1, mark) == 1
     assert data.segment.tokens[row] == lib.TOKEN_IDLE  # of the next region, or between both
     assert lib.token_take_idle(data.segment, row, mark) == 0
@@ -375,7 +375,7 @@ def region_bytes(g: dict[str, int]) -> list[int]:
     """Of each region, from what layout.h says of it."""
     pools = 2 * g["max_receivers"]
     nodes = 1 + pools * g["nodes_a_pool"]
-    words = -(-g["max_peers"] // 64)
+    words = -(-lib.DIRECTIONS * g["max_peers"] // 64)
     words += -(-words // 64) + -(-words // 4096)
     rings = -(-g["max_receivers"] * ffi.sizeof("struct mailbox_ring") // lib.MAILBOX_CELL_BYTES)
     return [
@@ -384,7 +384,7 @@ def region_bytes(g: dict[str, int]) -> list[int]:
         ffi.sizeof("struct starving"),
         lib.MAX_WORKERS * lib.COUNTERS_A_WORKER * 8,
         ffi.sizeof("struct device"),
-        -(-g["max_peers"] // lib.TOKEN_BLOCK) * lib.TOKEN_BLOCK * 4,
+        -(-lib.DIRECTIONS * g["max_peers"] // lib.TOKEN_BLOCK) * lib.TOKEN_BLOCK * 4,
         (1 + g["max_consumers"]) * words * 8,
         g["max_peers"] * lib.PEER_ROW_BYTES,
         g["max_peers"] * lib.TIMER_COLUMNS * 4,

@@ -1,6 +1,7 @@
 """segment_valid finds each way in which a structure can be broken, and nothing in one that is whole.
 
-In a whole segment row 1 has two nodes each way and is held, and the last row is queued. Then a word changes.
+In a whole segment row 1 has two nodes each way and is held, and the last inbound queue is queued. Then a word
+changes.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from shm.segment import DataSegment
 from tests.support.small_segment import GEOMETRY, faults, make
 
 LAST, SETS = GEOMETRY["max_peers"] - 1, GEOMETRY["max_consumers"]  # set 0 is control's
+LAST_QUEUE = 2 * LAST
 A_POOL = 65
 NODES = 2 * GEOMETRY["max_receivers"] * A_POOL
 GENERATION = 7 << 32
@@ -41,8 +43,8 @@ def link(segment: Any, queue: int, nodes: tuple[int, ...]) -> None:
     segment.rows[queue // 2].ends[queue % 2].end = GENERATION | nodes[-1]
 
 
-def token(segment: Any, row: int, word: int) -> None:
-    segment.tokens[lib.token_place(row)] = word
+def token(segment: Any, queue: int, word: int) -> None:
+    segment.tokens[lib.token_place(queue)] = word
 
 
 @pytest.fixture
@@ -50,9 +52,10 @@ def data() -> Iterator[DataSegment]:
     made = make(LAST + 1, train_slots=1, nodes_a_pool=A_POOL)
     link(made.segment, IN, INS)
     link(made.segment, OUT, OUTS)
-    token(made.segment, 1, HELD)
-    token(made.segment, LAST, lib.TOKEN_QUEUED)
-    lib.ready_set(made.segment, 1, LAST)
+    for queue in (IN, OUT):
+        token(made.segment, queue, HELD)
+    token(made.segment, LAST_QUEUE, lib.TOKEN_QUEUED)
+    lib.ready_set(made.segment, 1, LAST_QUEUE)
     assert faults(made) == ""
     yield made
     made.close()
@@ -65,9 +68,9 @@ def to_stub(segment: Any, following: int) -> None:
 
 
 def unready(segment: Any) -> None:
-    """The last row is in no set any more."""
+    """The last inbound queue is in no set any more."""
     cursor: Any = ffi.new("uint32_t *")
-    assert lib.ready_take(segment, 1, cursor) == LAST
+    assert lib.ready_take(segment, 1, cursor) == LAST_QUEUE
 
 
 def forget(segment: Any) -> None:
@@ -92,12 +95,12 @@ WHOLE: dict[str, Act] = {
     "the end lags behind": lambda s: setattr(s.rows[1].ends[0], "end", GENERATION | INS[0]),
     "the stub in the middle": lambda s: to_stub(s, INS[1]),
     "a row that was never used": forget,
-    "a dead row": lambda s: token(s, LAST, lib.TOKEN_DEAD),
+    "a dead queue": lambda s: token(s, LAST_QUEUE, lib.TOKEN_DEAD),
     "a full mailbox": lambda s: setattr(s.mailbox[1], "put", GEOMETRY["mailbox_cells"]),
     "a message in the first cell": lambda s: setattr(getattr(s.cells[0], "from"), "port", 9),
     "a mailbox whose counts wrapped": acts(lambda s: setattr(s.mailbox[0], "put", 2),
                                            lambda s: setattr(s.mailbox[0], "got", 0xFFFFFFFE)),
-    "queued at the last consumer": acts(unready, lambda s: lib.ready_set(s, SETS, LAST)),
+    "queued at the last consumer": acts(unready, lambda s: lib.ready_set(s, SETS, LAST_QUEUE)),
 }  # fmt: skip
 
 
@@ -120,13 +123,13 @@ def listed(word: int) -> tuple[Act, str]:
     return state(INS[1], word), f"1: queue {IN}: {what}"
 
 
-def bit(row: int, ready_set: int) -> tuple[Act, str]:
+def bit(place: int, ready_set: int) -> tuple[Act, str]:
     """Of the lowest level alone."""
 
     def act(segment: Any) -> None:
-        segment.ready[ready_set * segment.ready_words] |= 1 << row
+        segment.ready[ready_set * segment.ready_words + place // 64] |= 1 << place % 64
 
-    return act, f"1: ready set {ready_set}: row {row} is set without its summaries"
+    return act, f"1: ready set {ready_set}: place {place} is set without its summaries"
 
 
 def steal(segment: Any) -> None:
@@ -150,7 +153,7 @@ BROKEN: dict[str, tuple[Act, str]] = {
     "a listed node that is being filled": listed(lib.NODE_OWNED),
     "a listed node in another's hand": listed(IN_OTHERS),
     "a listed node in hand, of no holder": (
-        acts(state(INS[0], IN_HAND), lambda s: token(s, 1, lib.TOKEN_IDLE)),
+        acts(state(INS[0], IN_HAND), lambda s: token(s, IN, lib.TOKEN_IDLE)),
         f"1: queue {IN}: node {INS[0]} is listed, but its state is {IN_HAND:#x}"),
     "a node of another peer": (lambda s: setattr(s.node[OUTS[1]], "peer", 2),
                                f"1: queue {OUT}: node {OUTS[1]} names peer 2"),
@@ -168,14 +171,15 @@ BROKEN: dict[str, tuple[Act, str]] = {
     "a head without an end": (lambda s: setattr(s.rows[5].ends[1], "end", 0),
                               "1: queue 11: the end names 0, which head does not reach"),
     "a token of a former life": (lambda s: token(s, 7, lib.TOKEN_HELD | BURIED),
-                                 f"1: row 7: {NOBODY_ALIVE} ({lib.TOKEN_HELD | BURIED:#x})"),
+                                 f"1: queue 7: {NOBODY_ALIVE} ({lib.TOKEN_HELD | BURIED:#x})"),
     "a token of no worker": (lambda s: token(s, 7, lib.TOKEN_HELD | NOBODY),
-                             f"1: row 7: {NOBODY_ALIVE} ({lib.TOKEN_HELD | NOBODY:#x})"),
-    "a token without meaning": (lambda s: token(s, LAST, 3), f"1: row {LAST}: the token reads 0x3"),
-    "queued nowhere": (unready, f"1: row {LAST}: queued, but in no consumer's ready set"),
-    "queued at control alone": (acts(lambda s: lib.ready_set(s, 0, 2),
-                                     lambda s: token(s, 2, lib.TOKEN_QUEUED)),
-                                "1: row 2: queued, but in no consumer's ready set"),
+                             f"1: queue 7: {NOBODY_ALIVE} ({lib.TOKEN_HELD | NOBODY:#x})"),
+    "a token without meaning": (lambda s: token(s, LAST_QUEUE, 3),
+                                f"1: queue {LAST_QUEUE}: the token reads 0x3"),
+    "queued nowhere": (unready, f"1: queue {LAST_QUEUE}: queued, but in no consumer's ready set"),
+    "queued at control alone": (acts(lambda s: lib.ready_set(s, 0, 4),
+                                     lambda s: token(s, 4, lib.TOKEN_QUEUED)),
+                                "1: queue 4: queued, but in no consumer's ready set"),
     "in hand of a former life": (state(NODES, lib.NODE_IN_HAND | BURIED),
                                  f"2: queue {OUT}: node {NODES} is listed, but its state is "
                                  f"{lib.NODE_IN_HAND | BURIED:#x}"),
@@ -186,7 +190,7 @@ BROKEN: dict[str, tuple[Act, str]] = {
     "a queued node that no list reaches": (state(2, lib.NODE_QUEUED),
                                            "1: node 2: queued, but no list reaches it"),
     "control's first row without summaries": bit(0, 0),
-    "the last consumer's last row without summaries": bit(LAST, SETS),
+    "the last consumer's last queue without summaries": bit(2 * LAST + 1, SETS),
     "too many messages": (lambda s: setattr(s.mailbox[1], "put", GEOMETRY["mailbox_cells"] + 1),
                           "1: mailbox 1: more messages than cells"),
     "more read than written": (lambda s: setattr(s.mailbox[0], "got", 1),
@@ -194,7 +198,7 @@ BROKEN: dict[str, tuple[Act, str]] = {
     "more rows than there are": (lambda s: setattr(s.device, "rows_used", LAST + 2),
                                  f"1: device: {LAST + 2} rows used of {LAST + 1}"),
     "two faults": (acts(lambda s: token(s, 7, 3), lambda s: setattr(s.mailbox[0], "got", 1)),
-                   "2: row 7: the token reads 0x3"),
+                   "2: queue 7: the token reads 0x3"),
 }  # fmt: skip
 
 
@@ -207,7 +211,7 @@ def test_what_must_not_be_is_told(data: DataSegment, name: str) -> None:
 
 def test_a_row_behind_those_in_use_is_not_looked_at(data: DataSegment) -> None:
     data.segment.device.rows_used = LAST
-    token(data.segment, LAST, 3)
+    token(data.segment, LAST_QUEUE, 3)
     assert faults(data) == ""
 
 
@@ -216,7 +220,7 @@ def test_the_words_keep_to_their_room(data: DataSegment, room: int) -> None:
     token(data.segment, 7, 3)
     text: Any = ffi.new("char[]", b"0123456789abcde")
     assert lib.segment_valid(data.segment, text, room) == 1
-    words = b"row 7: the token"[: max(room - 1, 0)] + b"\0" * (room > 0)
+    words = b"queue 7: the token"[: max(room - 1, 0)] + b"\0" * (room > 0)
     assert bytes(ffi.buffer(text)) == words + b"0123456789abcde\0"[room:]
 
 

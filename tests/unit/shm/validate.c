@@ -72,7 +72,7 @@ static int drain(uint32_t mark, uint32_t row)
     uint64_t word = orders_read(&segment, row);
     while ((uint32_t)word != 0) {
         applied[row] = __atomic_load_n(&segment.rows[row].installing, __ATOMIC_RELAXED);
-        if (orders_clear(&segment, row, word))
+        if (orders_clear(&segment, row, word, ORDERS_INBOUND))
             break;
         word = orders_read(&segment, row);
     }
@@ -93,9 +93,9 @@ static int drain(uint32_t mark, uint32_t row)
 static void give(uint32_t row, int again)
 {
     if (again)
-        peer_give_back(&segment, row);
+        queue_give_back(&segment, 2 * row);
     else
-        peer_give(&segment, row, 0);
+        queue_give(&segment, 2 * row, 0);
 }
 
 /* A chain of up to `length` packets for one peer; returns how many went out. */
@@ -141,10 +141,10 @@ static void *receiver_run(void *argument)
         uint32_t out = burst(&pool, receiver, row, sent[row], left < length ? (uint32_t)left : length);
         sent[row] += out;
         total += out;
-        if (draw(&random) % 4 == 0 && token_take_idle(&segment, row, mark_of(&segment, worker)))
+        if (draw(&random) % 4 == 0 && token_take_idle(&segment, 2 * row, mark_of(&segment, worker)))
             give(row, drain(mark_of(&segment, worker), row));
         else
-            peer_schedule(&segment, row);
+            queue_schedule(&segment, 2 * row);
         if (pool_sweep(&pool) == 0 && out == 0)
             sched_yield();
     }
@@ -166,14 +166,14 @@ static int is_over(void)
            __atomic_load_n(&taken_total, __ATOMIC_RELAXED) == packets_each * RECEIVERS;
 }
 
-static void consumer_turn(uint32_t consumer, uint32_t row)
+static void consumer_turn(uint32_t consumer, uint32_t queue)
 {
-    uint32_t owner = __atomic_load_n(&segment.rows[row].consumer, __ATOMIC_ACQUIRE);
+    uint32_t row = queue / DIRECTIONS, owner = __atomic_load_n(&segment.rows[row].consumer[INBOUND], __ATOMIC_ACQUIRE);
     uint32_t mark = mark_of(&segment, WORKER_CONSUMER + consumer);
     if (owner != consumer) {
-        ready_set(&segment, 1 + owner, row);
+        ready_set(&segment, 1 + owner, queue);
         bell_ring(&segment, WORKER_CONSUMER + owner, -1);
-    } else if (token_take(&segment, row, mark)) {
+    } else if (token_take(&segment, queue, mark)) {
         give(row, drain(mark, row));
     }
 }
@@ -182,9 +182,9 @@ static void *consumer_run(void *argument)
 {
     uint32_t consumer = (uint32_t)(uintptr_t)argument, worker = WORKER_CONSUMER + consumer, cursor = 0;
     while (!is_over()) {
-        uint32_t row = ready_take(&segment, 1 + consumer, &cursor);
-        if (row != 0xffffffff) {
-            consumer_turn(consumer, row);
+        uint32_t queue = ready_take(&segment, 1 + consumer, &cursor);
+        if (queue != 0xffffffff) {
+            consumer_turn(consumer, queue);
             continue;
         }
         bell_announce(&segment, worker);
@@ -206,7 +206,7 @@ static void *mover_run(void *argument)
     (void)argument;
     while (__atomic_load_n(&receivers_running, __ATOMIC_ACQUIRE) != 0) {
         uint32_t row = draw(&random) % PEERS;
-        __atomic_store_n(&segment.rows[row].consumer, draw(&random) % CONSUMERS, __ATOMIC_RELEASE);
+        __atomic_store_n(&segment.rows[row].consumer[INBOUND], draw(&random) % CONSUMERS, __ATOMIC_RELEASE);
         row = draw(&random) % PEERS;
         __atomic_store_n(&segment.rows[row].installing, ++wishes[row], __ATOMIC_RELAXED);
         orders_give(&segment, row, ORDER_INSTALL);
@@ -226,10 +226,10 @@ static void *mover_run(void *argument)
         mended += schedule_sweep(&segment, 0, PEERS);
     (void)mended; /* the last holders may be at it: only the end's sweep must find nothing */
     for (uint32_t row = 0; row < PEERS; row++) {
-        while (!token_take_idle(&segment, row, mark_of(&segment, WORKER_CONTROL)))
+        while (!token_take_idle(&segment, 2 * row, mark_of(&segment, WORKER_CONTROL)))
             usleep(200);
         CHECK(applied[row] == wishes[row], "peer %u: order %u of %u", row, applied[row], wishes[row]);
-        peer_give(&segment, row, 0);
+        queue_give(&segment, 2 * row, 0);
     }
     __atomic_store_n(&moving, 0, __ATOMIC_RELEASE);
     return NULL;

@@ -45,7 +45,8 @@ static inline void world_make(struct segment *segment, const struct geometry *ge
     for (uint32_t row = 0; row < rows; row++) {
         queue_initialise(segment, 2 * row + INBOUND);
         queue_initialise(segment, 2 * row + OUTBOUND);
-        token_initialise(segment, row);
+        token_initialise(segment, 2 * row + INBOUND);
+        token_initialise(segment, 2 * row + OUTBOUND);
     }
 }
 

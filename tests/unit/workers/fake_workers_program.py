@@ -115,7 +115,7 @@ def act(directory: Path, start: WorkerStart) -> None:
                 while True:
                     pass
             elif "claim" in order:
-                start.segment.rows[0].consumer = order.get("owner", order["claim"])
+                start.segment.rows[0].consumer[lib.INBOUND] = order.get("owner", order["claim"])
                 start.segment.tokens[0] = lib.TOKEN_QUEUED
                 lib.ready_set(start.segment, 1 + order["claim"], 0)
                 note({"kind": "claimed"})

@@ -53,7 +53,8 @@ def crowd() -> Iterator[tuple[Path, list[int]]]:
         path.segment.rows[row].generation = 1
         lib.queue_initialise(path.segment, 2 * row)
         lib.queue_initialise(path.segment, 2 * row + 1)
-        lib.token_initialise(path.segment, row)
+        lib.token_initialise(path.segment, 2 * row)
+        lib.token_initialise(path.segment, 2 * row + 1)
         indices.append(int(lib.index_publish(table, path.device.index_key, row + 1, row)))
     yield path, indices
     path.close()
@@ -175,8 +176,8 @@ def test_padding_ends_at_the_mtu(path_of_mtu: Path, size: int) -> None:
     packet = ipv4(bytes(min(size, MTU - 20)))
     path_of_mtu.inside.send(bytes(10) + packet)
     lib.receiver_run(path_of_mtu.receiver, 0)
-    assert lib.holder_take(path_of_mtu.holder, 0)
-    lib.holder_take_turn(path_of_mtu.holder, 0, lib.clock_now())
+    assert lib.holder_take(path_of_mtu.holder, lib.OUTBOUND)
+    lib.holder_take_turn(path_of_mtu.holder, lib.OUTBOUND, lib.clock_now())
     message = path_of_mtu.udp.recv(4000)
     assert len(message) == 32 + min((len(packet) + 15) // 16 * 16, MTU)
 

@@ -377,11 +377,11 @@ def test_restart_keeps_the_session_and_drops_the_handshake_in_progress(world: Wo
 
 
 def test_orders_that_a_killed_control_did_not_schedule_are_scheduled(world: World) -> None:
-    assert lib.token_read(world.parts.segment, world.row) == lib.TOKEN_IDLE
+    assert lib.token_read(world.parts.segment, 2 * world.row + lib.OUTBOUND) == lib.TOKEN_IDLE
     lib.orders_give(world.parts.segment, world.row, lib.ORDER_KEEPALIVE)
     world.parts.close()
     world.parts = Parts(world.interface)
-    assert lib.token_read(world.parts.segment, world.row) == lib.TOKEN_QUEUED
+    assert lib.token_read(world.parts.segment, 2 * world.row + lib.OUTBOUND) == lib.TOKEN_QUEUED
 
 
 def test_an_endpoint_waits_while_an_earlier_order_is_not_applied(world: World) -> None:

@@ -340,7 +340,7 @@ def stage_packet(loop: Loop, row: int) -> None:
     segment.node[1].peer, segment.node[1].packets = row, 1
     segment.node[1].peer_generation = segment.rows[row].generation
     assert lib.queue_push_mpsc(segment, lib.WORKER_RECEIVER, 2 * row + lib.OUTBOUND, 1, 1, 1) == 0
-    lib.peer_schedule(segment, row)
+    lib.queue_schedule(segment, 2 * row + lib.OUTBOUND)
 
 
 @pytest.mark.parametrize(("last", "what"), [
@@ -436,7 +436,7 @@ def test_memory_grows_by_what_is_used_and_no_more() -> None:
     limits = {"max_peers": 8192, "max_keypairs": 2048, "max_trie_nodes": 1 << 16, "public_key_buckets": 8192}
     with Interface(f"plm{os.getpid()}", **limits) as interface:
         parts = Parts(interface)
-        rows = (1024 * (lib.PEER_ROW_BYTES + 4 * (1 + lib.TIMER_COLUMNS + 1))) // mmap.PAGESIZE
+        rows = (1024 * (lib.PEER_ROW_BYTES + 4 * (lib.DIRECTIONS + lib.TIMER_COLUMNS + 1))) // mmap.PAGESIZE
         keypairs = 256 * (lib.KEYPAIR_BYTES + lib.INDEX_ENTRY_BYTES) // mmap.PAGESIZE
         trie = 4096 * lib.TRIE_NODE_BYTES // mmap.PAGESIZE
         for grow, count, expected in ((parts.memory.ensure_rows, 1024, rows),
@@ -685,7 +685,7 @@ def test_peers_move_to_another_consumer(loop: Loop) -> None:
     numbers = {"receivers": 1, "consumers": 2, "away": []}
     loop.channel.send({"kind": "sockets", "fds": list(named), **numbers}, list(named.values()))
     loop.control._told(0)
-    assert [int(segment.rows[row].consumer) for row in rows] == [0, 1, 0, 1, 0]
+    assert [list(segment.rows[row].consumer) for row in rows] == [[0, 1], [1, 0], [0, 1], [1, 0], [0, 1]]
     assert (int(segment.device.receivers), int(segment.device.consumers)) == (1, 2)
     loop.turn()
     assert loop.messages_of_control() == [{"kind": "replaced"}]
@@ -694,7 +694,7 @@ def test_peers_move_to_another_consumer(loop: Loop) -> None:
     assert loop.messages_of_control() == [{"kind": "shared_out", "consumers": 2, "away": []}]
     lib.epoch_sleep(segment, lib.WORKER_RECEIVER)
     assert loop.set(f"public_key={9:064x}\n") == 0
-    assert int(segment.rows[5].consumer) == 1
+    assert list(segment.rows[5].consumer) == [1, 0]
 
 
 def test_the_peers_of_a_consumer_that_is_away_belong_to_the_others(loop: Loop) -> None:
@@ -714,13 +714,13 @@ def test_the_peers_of_a_consumer_that_is_away_belong_to_the_others(loop: Loop) -
         numbers = {"receivers": 1, "consumers": 3, "away": away}
         loop.channel.send({"kind": "sockets", "fds": list(named), **numbers}, list(named.values()))
         loop.control._told(0)
-        assert [int(segment.rows[row].consumer) for row in rows] == owners
+        assert [int(segment.rows[row].consumer[lib.INBOUND]) for row in rows] == owners
         loop.turn()
         told = [message for message in loop.messages_of_control() if message["kind"] == "shared_out"]
         assert told == [{"kind": "shared_out", "consumers": 3, "away": away}]
         if away == [1]:  # also one that comes meanwhile
             assert loop.set(f"public_key={99:064x}\n") == 0
-            assert int(segment.rows[8].consumer) == 2
+            assert int(segment.rows[8].consumer[lib.INBOUND]) == 2
             assert loop.set(f"public_key={99:064x}\nremove=true\n") == 0
 
 
@@ -741,9 +741,11 @@ def test_peers_are_shared_out_among_as_many_consumers_as_there_can_be() -> None:
             here = [number for number in range(consumers) if number not in away]
             loop.control.peers.share_out(consumers, away)
             for row in rows:
-                own = row % consumers
-                owner = own if own in here or not here else here[row // consumers % len(here)]
-                assert int(segment.rows[row].consumer) == owner, (row, consumers, away)
+                for direction, found in enumerate(segment.rows[row].consumer):
+                    own = (row + direction) % consumers
+                    other = (row // consumers + direction) % max(len(here), 1)
+                    owner = own if own in here or not here else here[other]
+                    assert int(found) == owner, (row, direction, consumers, away)
         loop.close()
 
 
@@ -813,12 +815,14 @@ def test_a_peer_that_nobody_was_told_to_serve_is_found_and_counted(loop: Loop) -
     with Holder(loop.interface) as holder:
         holder.take_turns()
         stage_packet(loop, row)
-        lib.ready_take(segment, 1, holder.cursor)
-        segment.tokens[row] = lib.TOKEN_IDLE  # as a producer leaves it that dies before it schedules
-        assert not lib.ready_is_set(segment, 1, row)
+        queue = 2 * row + lib.OUTBOUND
+        assert lib.ready_take(segment, 1, holder.cursor) == queue
+        # As a producer leaves it that dies before it schedules.
+        segment.tokens[lib.token_place(queue)] = lib.TOKEN_IDLE
+        assert not lib.ready_is_set(segment, 1, queue)
         for _ in range(3):
             loop.turn(SECOND)
-        assert lib.ready_is_set(segment, 1, row)
+        assert lib.ready_is_set(segment, 1, queue)
         assert lib.counter_sum(segment, lib.LOST_WAKES) == 1
 
 

@@ -102,7 +102,8 @@ class Path:
         peer.generation = 1
         for direction in (lib.INBOUND, lib.OUTBOUND):
             lib.queue_initialise(self.segment, 2 * row + direction)
-        lib.token_initialise(self.segment, row)
+        lib.token_initialise(self.segment, 2 * row)
+        lib.token_initialise(self.segment, 2 * row + 1)
         lib.timers_initialise(self.segment.columns, self.geometry["max_peers"], row)
         address = ffi.from_buffer(socket.inet_aton(allowed))
         assert lib.allowedips_insert(self.ips, address, 32, 32, row, *self.lists) == 0
@@ -125,9 +126,9 @@ class Path:
     def turn(self) -> None:
         """Everything that is waiting moves on by one batch."""
         lib.receiver_run(self.receiver, 0)
-        for row in (0, 1):
-            if lib.holder_take(self.holder, row):
-                lib.holder_take_turn(self.holder, row, lib.clock_now())
+        for queue in range(4):
+            if lib.holder_take(self.holder, queue):
+                lib.holder_take_turn(self.holder, queue, lib.clock_now())
 
     def carry(self, packets: list[bytes]) -> list[bytes]:
         """Send packets into the TUN and collect what comes out of it."""
@@ -247,11 +248,11 @@ def test_a_packet_that_comes_at_the_end_of_a_turn_without_a_session_is_not_forgo
     path.turn()  # with nothing to send
     lib.events_clear(path.segment, 0, lib.events_read(path.segment, 0))
     # The next turn has looked at the queue and not yet given the token when the packet comes.
-    assert lib.token_take_idle(path.segment, 0, path.holder.mark)
+    assert lib.token_take_idle(path.segment, lib.OUTBOUND, path.holder.mark)
     packet = ipv4(b"first")
     path.inside.send(bytes(10) + packet)
     lib.receiver_run(path.receiver, 0)
-    lib.token_give_idle(path.segment, 0)
+    lib.token_give_idle(path.segment, lib.OUTBOUND)
     def sweep_waiting(last: int) -> int:
         return int(lib.schedule_sweep_waiting(path.segment, 0, last, ffi.new("uint64_t[]", 1)))
 
@@ -318,7 +319,7 @@ def test_who_waits_behind_a_peer_decides_how_much_it_may_have(path: Path) -> Non
 def test_a_row_that_no_consumer_has_is_served_by_whoever_finds_it(path: Path) -> None:
     """Where its word names one that there is not room for: no bell beyond the last is rung."""
     consumer = lib.consumer_new(path.holder, 0, -1)
-    path.segment.rows[0].consumer = path.segment.geometry.max_consumers
+    path.segment.rows[0].consumer = [path.segment.geometry.max_consumers] * 2
     path.inside.send(bytes(10) + ipv4(b"one"))
     lib.receiver_run(path.receiver, 0)
     lib.consumer_run(consumer, 0)
@@ -432,8 +433,8 @@ def test_a_node_that_a_bad_receiver_wrote_leads_to_nothing_outside_its_slot(
     path.inside.send(bytes(10) + ipv4(b"honest"))
     lib.receiver_run(path.receiver, 0)
     if direction == "INBOUND":
-        lib.holder_take(path.holder, 0)
-        lib.holder_take_turn(path.holder, 0, lib.clock_now())
+        lib.holder_take(path.holder, lib.OUTBOUND)
+        lib.holder_take_turn(path.holder, lib.OUTBOUND, lib.clock_now())
         lib.receiver_run(path.receiver, 0)
     [number] = [n for n in range(1, path.segment.nodes + 1) if path.segment.states[n] == lib.NODE_QUEUED]
     node = path.segment.node[number]
@@ -442,9 +443,9 @@ def test_a_node_that_a_bad_receiver_wrote_leads_to_nothing_outside_its_slot(
     whole = ffi.buffer(ffi.cast("char *", path.segment.base) + first, int(path.segment.bytes) - first)
     before, counters = bytes(whole), path.counters()
     node_at = int(ffi.cast("char *", ffi.addressof(node)) - ffi.cast("char *", path.segment.base)) - first
-    row = 0 if direction == "OUTBOUND" else 1
-    assert lib.holder_take(path.holder, row)
-    lib.holder_take_turn(path.holder, row, lib.clock_now())
+    queue = 2 * 0 + lib.OUTBOUND if direction == "OUTBOUND" else 2 * 1 + lib.INBOUND
+    assert lib.holder_take(path.holder, queue)
+    lib.holder_take_turn(path.holder, queue, lib.clock_now())
     after = bytes(whole)
     changed = [at for at in range(0, len(after), 64) if after[at : at + 64] != before[at : at + 64]]
     assert changed in ([], [node_at])

@@ -134,9 +134,10 @@ def test_orders_mean_what_they_say(holder: Any, table: list[Keypair], named: lis
         slab[number].peer, slab[number].peer_generation = keypair.owner
         slab[number].flags = lib.KEYPAIR_INITIATOR if keypair.is_initiators else 0
     row.generation, row.key_word, row.orders, row.events = GENERATION, lib.key_word_of(*named), 0, 0
-    lib.token_initialise(segment, ROW)
-    for direction in (lib.INBOUND, lib.OUTBOUND):
-        lib.queue_initialise(segment, 2 * ROW + direction)
+    queues = [2 * ROW + direction for direction in (lib.INBOUND, lib.OUTBOUND)]
+    for queue in queues:
+        lib.token_initialise(segment, queue)
+        lib.queue_initialise(segment, queue)
     for column in STAMPS:
         segment.columns[column * 64 + ROW] = OLD
     segment.columns[lib.NEXT_DUE * 64 + ROW] = 0xFFFFFFFF
@@ -145,8 +146,8 @@ def test_orders_mean_what_they_say(holder: Any, table: list[Keypair], named: lis
     lib.orders_give(segment, ROW, orders & lib.ORDER_ZERO)
     row.installing, row.installing_next = installing, installing_next  # ordered since
     lib.orders_give(segment, ROW, orders & ~lib.ORDER_ZERO)
-    assert lib.holder_take_idle(holder, ROW)
-    lib.holder_take_turn(holder, ROW, NOW)
+    assert lib.holder_take_idle(holder, queues[0])
+    lib.holder_take_turn(holder, queues[0], NOW)  # outbound's turn follows
 
     model = Model(table, list(named), installing, installing_next)
     model.apply(orders)
@@ -154,11 +155,13 @@ def test_orders_mean_what_they_say(holder: Any, table: list[Keypair], named: lis
     assert {number for number in range(LAST + 1) if slab[number].send_counter} == model.stopped
     assert (int(row.events) & 0xFFFFFFFF & ~lib.EVENT_TIMER) == model.told
     retires = bool(orders & lib.ORDER_RETIRE)
-    assert lib.token_read(segment, ROW) == (lib.TOKEN_DEAD if retires else lib.TOKEN_IDLE)
+    expected_token = lib.TOKEN_DEAD if retires else lib.TOKEN_IDLE
+    assert [lib.token_read(segment, queue) for queue in queues] == [expected_token] * 2
     assert int(row.orders) & 0xFFFFFFFF == (orders if retires else 0)
 
     tick, received = lib.timers_tick(NOW), bool(orders & lib.ORDER_AUTHENTICATED_RECEIVED)
-    sent, given_up = bool(orders & lib.ORDER_AUTHENTICATED_SENT), bool(orders & lib.ORDER_PURGE_STAGED)
+    sent = bool(orders & lib.ORDER_AUTHENTICATED_SENT)
+    given_up = bool(orders & lib.ORDER_PURGE_STAGED) and not retires
     expected = (0 if received else OLD, 0 if sent or given_up else OLD, tick if received else OLD,
                 tick if received or sent else OLD)  # fmt: skip
     assert tuple(segment.columns[column * 64 + ROW] for column in STAMPS) == expected

@@ -51,8 +51,8 @@ def seal(path: Path, packets: list[bytes], row: int = 0, later: int = 0) -> None
         path.inside.send(bytes(10) + packet)
     for _ in packets:
         lib.receiver_run(path.receiver, 0)
-    assert lib.holder_take(path.holder, row)
-    lib.holder_take_turn(path.holder, row, lib.clock_now() + later)
+    assert lib.holder_take(path.holder, 2 * row + lib.OUTBOUND)
+    lib.holder_take_turn(path.holder, 2 * row + lib.OUTBOUND, lib.clock_now() + later)
 
 
 def test_a_full_socket_is_waited_for_and_then_costs_packets_that_are_counted(
@@ -97,8 +97,8 @@ def test_inline_leaves_to_a_consumer_what_a_full_socket_has_no_room_for(
     assert lib.queue_packets(path.segment, 2 * 0 + lib.OUTBOUND) == 32
     drained(theirs)
     ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
-    assert lib.holder_take(path.holder, 0), "it waits for a consumer"
-    lib.holder_take_turn(path.holder, 0, lib.clock_now())
+    assert lib.holder_take(path.holder, lib.OUTBOUND), "it waits for a consumer"
+    lib.holder_take_turn(path.holder, lib.OUTBOUND, lib.clock_now())
     assert len(drained(theirs)) == path.counters()["UDP_SENT"] == 32
     path.inside.send(bytes(10) + ipv4(b"inline"))
     lib.receiver_run(path.receiver, 0)
@@ -170,8 +170,8 @@ def test_the_endpoint_is_where_the_last_message_of_a_batch_came_from(path: Path)
             ports.append(sock.getsockname()[1])
         while path.counters()["UDP_RECEIVED"] < len(messages):
             lib.receiver_run(path.receiver, 0)
-        assert lib.holder_take(path.holder, 1)
-        lib.holder_take_turn(path.holder, 1, lib.clock_now())
+        assert lib.holder_take(path.holder, 2 * 1 + lib.INBOUND)
+        lib.holder_take_turn(path.holder, 2 * 1 + lib.INBOUND, lib.clock_now())
         lib.endpoint_load(path.segment, 1, endpoint)
     assert [packet[10:] for packet in drained(path.inside)] == packets
     assert socket.ntohs(endpoint.port) == ports[-1]

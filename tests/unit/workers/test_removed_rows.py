@@ -36,10 +36,10 @@ def test_those_whose_holder_died_are_looked_for_some_at_a_time(parts: Parts) -> 
     hidden = [ROWS - 1, 2 * RETIRING_A_LOOK - 1, 5]
     for found in range(1, 4):
         for row in hidden:
-            lib.token_give_dead(parts.segment, row)
+            lib.token_give_dead(parts.segment, 2 * row + lib.OUTBOUND)
         peers.look_for_retired()
         assert peers.retired == set(sorted(hidden)[:found])
-    lib.token_give_dead(parts.segment, 6)
+    lib.token_give_dead(parts.segment, 2 * 6 + lib.OUTBOUND)
     peers.look_for_retired()
     assert peers.retired == {5, 6, *hidden} and not peers.retired & peers.retiring
 
@@ -47,14 +47,14 @@ def test_those_whose_holder_died_are_looked_for_some_at_a_time(parts: Parts) -> 
 def test_only_a_dead_row_that_retires_comes_free_and_once(parts: Parts) -> None:
     peers, free = parts.peers, parts.peers.table.free_count
     live, gone = (peers.add(key(n)) for n in (1, 2))
-    lib.token_give_dead(parts.segment, live)  # as a bad worker may
+    lib.token_give_dead(parts.segment, 2 * live + lib.OUTBOUND)  # as a bad worker may
     peers.holder_retired(live)
     peers.remove([gone])
     while gone not in peers.retiring:
         parts.grace_periods.poll()
     peers.holder_retired(gone)  # told, but a holder has it still
     assert peers.retiring == {gone} and not peers.retired
-    lib.token_give_dead(parts.segment, gone)
+    lib.token_give_dead(parts.segment, 2 * gone + lib.OUTBOUND)
     for _ in range(2):
         peers.holder_retired(gone)
     for _ in range(10):
