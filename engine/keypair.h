@@ -13,9 +13,9 @@
 #define KEEPALIVE_SECONDS 10
 #define REKEY_TIMEOUT_SECONDS 5
 
-/* 1,152 bytes. Number 0 means none. */
+/* 1,152 bytes. Number 0 means none. The first line hardly ever changes; on the second one outbound writes at each
+ * batch, inbound at three words of the window in 128. */
 struct keypair {
-    uint8_t send_key[32];
     uint8_t receive_key[32];
     uint64_t birth;            /* CLOCK_BOOTTIME ns; never 0 while in use */
     uint32_t local_index;      /* what the peer writes into its data messages */
@@ -24,6 +24,7 @@ struct keypair {
     uint32_t peer_generation;
     uint32_t flags;
     uint32_t rekey_asked;      /* inbound: once-a-session rekey on receive was asked for */
+    uint8_t send_key[32];
     uint64_t send_counter;     /* outbound: next nonce; advanced before sealing, by compare-exchange. Inbound may stop it */
     struct window window;      /* inbound */
     uint64_t reserved;

@@ -17,7 +17,7 @@
 
 struct window {
     uint64_t bits[128];
-    uint64_t top;      /* 1 + the greatest accepted counter; 0: none yet. Not on the line that outbound reads */
+    uint64_t top;      /* 1 + the greatest accepted counter; 0: none yet */
     uint64_t swept;    /* the top up to whose word all words are cleared */
 };
 /* Call it for authenticated messages only. 1: the counter is new, and is marked as seen. 0: the counter was seen

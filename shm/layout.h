@@ -173,12 +173,11 @@ struct peer_row {
     /* lines 0 and 1: the producers' */
     struct queue_producers ends[2];
 
-    /* line 2: the inbound holder's, and what all read and control hardly ever writes */
-    uint64_t key_word;       /* engine/keypair.h: current, previous, next; outbound reads it */
+    /* line 2: the inbound holder's, and what control writes once a handshake */
     uint64_t rx_bytes;
-    uint32_t endpoint_turn;  /* even/odd selects endpoints[turn & 1]; bumped after the copy is whole */
-    uint32_t generation;     /* control: bumped at each reuse of the row */
-    uint32_t consumer[2];    /* control: which consumer the direction belongs to, from 0 */
+    uint64_t handshake_sec;  /* last_handshake_time */
+    uint64_t handshake_tx;   /* bytes of handshake messages; tx_bytes and rx_bytes have the holders' data */
+    uint64_t handshake_rx;
     uint64_t pending_endpoint[3]; /* control: 24 bytes of an endpoint that waits; 0 = none (workers/control/endpoints.h) */
     /* each direction's holder: inbound's stands at the end of line 2, outbound's at the beginning of line 3 */
     struct queue_holder heads[2];
@@ -190,12 +189,13 @@ struct peer_row {
     uint8_t public_key[32];  /* control */
     uint64_t outbound_seen;  /* control: `produced` of the outbound queue when a handshake was last wanted */
 
-    /* lines 4 and 5: endpoints, the inbound holder's, and what control writes once a handshake */
+    /* lines 4 and 5: what all read and hardly anybody writes: endpoints and key word, the inbound holder's */
     struct endpoint endpoints[2];
-    uint64_t handshake_sec;  /* last_handshake_time */
-    uint64_t handshake_tx;   /* bytes of handshake messages; tx_bytes and rx_bytes have the holders' data */
-    uint64_t handshake_rx;
-    uint32_t handshake_nsec;
+    uint64_t key_word;       /* engine/keypair.h: current, previous, next */
+    uint32_t endpoint_turn;  /* even/odd selects endpoints[turn & 1]; bumped after the copy is whole */
+    uint32_t generation;     /* control: bumped at each reuse of the row */
+    uint32_t consumer[2];    /* control: which consumer the direction belongs to, from 0 */
+    uint32_t handshake_nsec; /* control */
     uint32_t key_chain;      /* next row in its public-key bucket; 0 = last (stored + 1) */
 
     /* line 6: what control and holders tell each other; each word its own protocol (orders.h) */
