@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from ipaddress import ip_network
 
+import numpy as np
 import pytest
 
 from tests.support.control_harness import Interface, Parts
 from workers._workers import lib
-from workers.control.peers import RETIRING_A_LOOK
+from workers.control.peers import LEFT_OUT, LIVE, RETIRING, RETIRING_A_LOOK
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: the harness makes a UAPI socket")
 
@@ -61,3 +63,37 @@ def test_only_a_dead_row_that_retires_comes_free_and_once(parts: Parts) -> None:
         parts.grace_periods.poll()
     assert (peers.free, peers.table.free_count) == ([gone], free + 1)
     assert peers.is_live(live) and not peers.retired
+
+
+def test_who_is_live(parts: Parts) -> None:
+    """Of rows in use, whatever stands in those above; of one that is used again only its present life."""
+    peers = parts.peers
+    for number in range(1, 7):
+        peers.add(key(number))
+    states = [LIVE, RETIRING, 0, LIVE, LEFT_OUT, LIVE]
+    for row, state in enumerate([*states, LIVE]):
+        peers.rows[row].state = state
+    rows, live = np.arange(8, dtype=np.uint32)[::-1], [0, 3, 5]
+    assert rows[peers.are_live(rows)].tolist() == live[::-1]
+    assert [row for row in range(8) if peers.is_live(row)] == live
+    assert (peers.live_rows(), peers.live_rows(1), peers.live_rows(1, 5)) == (live, live[1:], [3])
+    assert peers.live_rows(3, 4) == [3] and peers.live_rows(0, 100) == live
+    generation = int(peers.rows[3].generation)
+    assert peers.is_generation(3, generation) and not peers.is_generation(3, generation + 1)
+    assert not peers.is_generation(1, int(peers.rows[1].generation))
+
+
+def test_allowed_ips_are_told_first_given_first(parts: Parts) -> None:
+    given = [f"10.{n}.0.0/16" for n in range(5)] + ["2001::1/128"]
+    lines = [f"public_key={key(1).hex()}", *(f"allowed_ip={each}" for each in given)]
+    assert parts.set("set=1\n" + "\n".join(lines) + "\n") == 0
+    row = parts.peers.find(key(1))
+    assert row is not None
+    wanted = [(each.network_address.packed, each.prefixlen) for each in map(ip_network, given)]
+    assert parts.peers.allowed(row) == wanted
+    for most in range(8):
+        assert parts.peers.allowed(row, most) == wanted[:most]
+        assert parts.peers.count_allowed(row, most) == min(most, len(wanted))
+    assert parts.peers.disallow_some(row, 2) == 2
+    assert len(parts.peers.allowed(row)) == len(wanted) - 2
+    assert parts.peers.disallow_some(row, 100) == len(wanted) - 2 and not parts.peers.allowed(row)

@@ -245,3 +245,33 @@ def test_what_is_refused_has_its_reason(code: int, port: int, words: str) -> Non
     assert ("CAP_NET_BIND_SERVICE" in str(failure)) == (words == "CAP_NET_BIND_SERVICE")
     assert failure.what == (f"cannot open UDP port {port}" if port else "cannot open a UDP port")
     assert (failure.code, failure.errno) == (Exit.PORT, code)
+
+
+@pytest.mark.parametrize(("length", "ancillary", "count"), [
+    (0, [], 1),
+    (10, [], 1),
+    (10, [(socket.IPPROTO_UDP, sockets.UDP_GRO, b"\4\0\0\0")], 3),
+    (12, [(socket.IPPROTO_IP, 1, b"\1\0\0\0"), (socket.IPPROTO_UDP, sockets.UDP_GRO, b"\4\0\0\0")], 3),
+    (12, [(socket.IPPROTO_IP, sockets.UDP_GRO, b"\4\0\0\0"), (socket.IPPROTO_UDP, 1, b"\4\0\0\0")], 1),
+    (0, [(socket.IPPROTO_UDP, sockets.UDP_GRO, b"\4\0\0\0")], 1),
+])  # fmt: skip
+def test_each_datagram_of_a_train_counts(length: int, ancillary: list[tuple[int, int, bytes]],
+                                         count: int) -> None:
+    assert sockets._datagrams(bytes(length), ancillary) == count
+
+
+def test_what_waits_is_discarded_and_counted() -> None:
+    """Of both families, also what is empty."""
+    ((four, six),) = pairs = sockets.open_sockets(0, 1)
+    port, sent = sockets.port_of(pairs), 0
+    assert sockets.empty((None, None)) == 0 and sockets.empty((four, six)) == 0
+    for fd, family, address in ((four, socket.AF_INET, "127.0.0.1"), (six, socket.AF_INET6, "::1")):
+        if fd is not None:
+            with socket.socket(family, socket.SOCK_DGRAM) as sender:
+                for length in (0, 1, 1000):
+                    sender.sendto(bytes(length), (address, port))
+                    sent += 1
+    assert not sockets.is_empty((four, six))
+    assert sockets.empty((four, six)) == sent
+    assert sockets.is_empty((four, six))
+    sockets.close_sockets(pairs)
