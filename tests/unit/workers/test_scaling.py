@@ -6,13 +6,19 @@ import os
 import re
 import signal
 import sys
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from shm._shm import lib
 from tests.support.waiting import until
 from tests.unit.workers.fake_workers import FakeWorkers
-from workers.supervisor.scaling import asked
+from workers.failure import Exit, Failure
+from workers.supervisor.scaling import Scaling, asked
 
 pytestmark = pytest.mark.network
 
@@ -157,3 +163,85 @@ def test_what_nobody_reads_of_one_that_leaves_is_counted(fakes: FakeWorkers) -> 
     until(lambda: "1 receivers and 1 consumers run" in fakes.words(), "the end")
     [lost] = re.findall(r"(\d+) packets are lost with the sockets of receiver 1", fakes.words())
     assert fakes.counts("UDP_RECEIVED", "DROP_KILLED") == [int(lost)] * 2 and int(lost) > 0
+
+
+class Counted(Scaling):
+    """Without processes: a step changes a number."""
+
+    def step(self, kind: str, by: int) -> Iterator[None]:
+        setattr(self.resources, kind, getattr(self.resources, kind) + by)
+        yield
+
+    def _add_receiver(self) -> Iterator[None]:
+        return self.step("receivers", 1)
+
+    def _remove_receiver(self) -> Iterator[None]:
+        return self.step("receivers", -1)
+
+    def _add_consumer(self) -> Iterator[None]:
+        return self.step("consumers", 1)
+
+    def _remove_consumer(self) -> Iterator[None]:
+        return self.step("consumers", -1)
+
+
+def counted(counts: tuple[int, int], room: tuple[int, int]) -> Counted:
+    resources: Any = SimpleNamespace(
+        receivers=counts[0], consumers=counts[1], queues=[None] * room[0], given=None, one_queue="",
+        interface="wg0", segment=SimpleNamespace(geometry=SimpleNamespace(max_consumers=room[1])),
+    )  # fmt: skip
+    return Counted(resources, cast(Any, None))
+
+
+def done(change: Any) -> dict[str, Any]:
+    while True:
+        try:
+            next(change)
+        except StopIteration as end:
+            answer: dict[str, Any] = end.value
+            return answer
+
+
+def named(counts: tuple[int, int]) -> dict[str, int]:
+    return dict(zip(("receivers", "consumers"), counts, strict=True))
+
+
+least = st.integers(1, 4)
+pairs = st.tuples(least, least)
+
+
+@given(pairs, pairs, st.integers(1, 5))
+def test_steps_go_as_far_as_there_is_room(counts: tuple[int, int], more: tuple[int, int], times: int) -> None:
+    room = (counts[0] + more[0] - 1, counts[1] + more[1] - 1)
+    up = tuple(min(count + times, most) for count, most in zip(counts, room, strict=True))
+    down = tuple(max(count - times, 1) for count in counts)
+    for goal, change in ((up, Counted.scale_up), (down, Counted.scale_down)):
+        scaling = counted(counts, room)
+        if goal == counts:
+            with pytest.raises(Failure) as refused:
+                done(change(scaling, str(times)))
+            assert refused.value.code == (Exit.SETTINGS if goal is up else Exit.USAGE)
+            if goal is up:
+                assert "raise max_receivers and max_consumers in" in refused.value.next_step
+        else:
+            answer = done(change(scaling, str(times)))
+            assert answer == {"before": named(counts), "after": named((goal[0], goal[1]))}
+        assert (scaling.resources.receivers, scaling.resources.consumers) == goal
+
+
+@given(pairs, pairs, st.tuples(st.integers(0, 9), st.integers(0, 9)))
+def test_numbers_are_reached_or_refused_before_any_step(counts: tuple[int, int], more: tuple[int, int],
+                                                        goal: tuple[int, int]) -> None:
+    room = (counts[0] + more[0] - 1, counts[1] + more[1] - 1)
+    scaling, words = counted(counts, room), [str(each) for each in goal]
+    full = [name for name, wanted, most in zip(("max_receivers", "max_consumers"), goal, room, strict=True)
+            if wanted > most]  # fmt: skip
+    if min(goal) < 1 or full:
+        with pytest.raises(Failure) as refused:
+            done(scaling.scale(*words))
+        assert refused.value.code == (Exit.USAGE if min(goal) < 1 else Exit.SETTINGS)
+        assert min(goal) < 1 or f"raise {' and '.join(full)} in" in refused.value.next_step
+        goal = counts
+    else:
+        assert done(scaling.scale(*words))["after"] == named(goal)
+    assert (scaling.resources.receivers, scaling.resources.consumers) == goal
