@@ -28,7 +28,7 @@ from workers.priorities import CAP_SYS_NICE
 
 pytestmark = pytest.mark.network
 
-CAP_NET_ADMIN, CAP_SYS_RESOURCE = 12, 24
+CAP_NET_ADMIN, CAP_SYS_RESOURCE, CAP_MAC_OVERRIDE, CAP_CHECKPOINT_RESTORE = 12, 24, 32, 40
 SETTINGS = "receivers = 2\nconsumers = 2\nmax_peers = 64\nsmall_slots = 64\ntrain_slots = 1\n"
 ROOT = Path(__file__).parents[3]
 REFUSING = str(Path(__file__).with_name("refusing.py"))
@@ -270,24 +270,29 @@ def test_capabilities_alone(tmp_path: Path) -> None:
     assert {name: answers[name] for name in PRIVILEGED} == dict.fromkeys(PRIVILEGED, EPERM)
 
 
-KEEP_ONE = f"""
+KEEP = """
 import sys
 from workers._workers import ffi, lib
-lib.sandbox_enter(1 << {CAP_NET_ADMIN}, ffi.NULL, ffi.NULL, 0)
+lib.sandbox_enter(int(sys.argv[1]), ffi.NULL, ffi.NULL, 0)
 print("entered", flush=True)
 sys.stdin.read()
 """
 
 
-def test_what_is_kept_is_kept_and_nothing_else() -> None:
-    """Also in the bounding set: what is not in it is lost to whatever the process becomes."""
-    with subprocess.Popen([sys.executable, "-c", KEEP_ONE], stdin=PIPE, stdout=PIPE, text=True) as process:
+@pytest.mark.parametrize("kept", [
+    0, 1, 1 << CAP_NET_ADMIN, 1 << 31, 1 << CAP_MAC_OVERRIDE, 1 << CAP_CHECKPOINT_RESTORE, 1 << 31 | 1 << 39,
+])  # fmt: skip
+def test_what_is_kept_is_kept_and_nothing_else(kept: int) -> None:
+    """Also in the bounding set: what is not in it is lost to whatever the process becomes. In both words
+    of 32 that the kernel takes; the process begins with two that it would hand on."""
+    hands_on = ("setpriv", "--inh-caps", "+net_admin,+sys_nice", "--ambient-caps", "+net_admin,+sys_nice")
+    command = [*hands_on, sys.executable, "-c", KEEP, str(kept)]
+    with subprocess.Popen(command, stdin=PIPE, stdout=PIPE, text=True) as process:
         assert process.stdout is not None and process.stdout.readline() == "entered\n"
         lines = (read_proc(process.pid, "status") or "").splitlines()
         process.communicate()
     told = (line.split(":\t") for line in lines if line.startswith("Cap"))
     held = {name: int(value, 16) for name, value in told}
-    kept = 1 << CAP_NET_ADMIN
     assert held == {"CapInh": 0, "CapPrm": kept, "CapEff": kept, "CapBnd": kept, "CapAmb": 0}
 
 
