@@ -221,3 +221,15 @@ def test_in_the_end_nobody_starts_again() -> None:
     assert worker.life is Life.ENDED
     roster._give_away(worker)
     assert not roster.resources.away
+
+
+CORES = [("control", None), ("receiver", "3 of wg0"), ("consumer", "3 of wg0")]
+
+
+@pytest.mark.parametrize(("kind", "core"), CORES)
+def test_control_has_no_core_that_is_kept_quiet(kind: str, core: str | None) -> None:
+    roster, _ = alone()
+    settings: Any = SimpleNamespace(quiet_core_of=lambda number, interface: f"{number} of {interface}")
+    resources: Any = SimpleNamespace(interface="wg0")
+    roster.settings, roster.resources = settings, resources
+    assert roster._quiet_core_of(Worker(kind, 3, 9, ())) == core
