@@ -13,7 +13,7 @@ from tests.support.waiting import until
 from tests.unit.workers.test_data_path import GEOMETRY, Path, ipv4
 from workers._workers import ffi, lib
 
-PACKETS = 400
+PACKETS = 300  # fit the smallest buffer that a socket has
 SMALL = {**GEOMETRY, "small_slots": 512, "nodes_a_pool": 600}
 
 
@@ -37,7 +37,7 @@ def turn(path: Path, row: int) -> int:
     return int(lib.holder_take_turn(path.holder, row, lib.clock_now()))
 
 
-@pytest.mark.parametrize("budget", [7, 64, 192, 193, 300, 400, 500])
+@pytest.mark.parametrize("budget", [7, 64, 192, 193, 250, 300, 400])
 def test_a_turn_takes_no_more_than_its_budget(path: Path, budget: int) -> None:
     """A batch has up to 192 packets; the last of a turn has what is left of the budget. Both ways."""
     path.holder.budget = budget
