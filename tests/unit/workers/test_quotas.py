@@ -274,7 +274,9 @@ def test_who_moved_nothing_is_not_looked_at(world: Limited) -> None:
 def test_peers_without_a_limit_make_no_work(world: Limited) -> None:
     """Nor do pages of memory come into being for their rules."""
     world.add("", connects=False)
-    assert not world.parts.peers.table.rules_changed
+    world.parts.close()
+    world.parts = world.make_parts()  # which goes through all rows
+    assert not world.parts.peers.table.rules_changed and not world.parts.peers.rules.any()
     other, row = world.add("plait_quota=10\n", connects=False)
     assert world.parts.peers.rules[row]
     world.set(f"public_key={other.identity.public_key.hex()}\nremove=true\n")
