@@ -32,9 +32,9 @@ def send(path: Path, sizes: list[int]) -> None:
         lib.receiver_run(path.receiver, 0)
 
 
-def turn(path: Path, row: int) -> int:
-    assert lib.holder_take(path.holder, row)
-    return int(lib.holder_take_turn(path.holder, row, lib.clock_now()))
+def turn(path: Path, queue: int) -> int:
+    assert lib.holder_take(path.holder, queue)
+    return int(lib.holder_take_turn(path.holder, queue, lib.clock_now()))
 
 
 @pytest.mark.parametrize("budget", [7, 64, 192, 193, 250, 300, 400])
@@ -44,9 +44,9 @@ def test_a_turn_takes_no_more_than_its_budget(path: Path, budget: int) -> None:
     send(path, [8] * PACKETS)
     whole, rest = divmod(PACKETS, budget)
     turns = [budget] * whole + [rest] * bool(rest)
-    assert [turn(path, 0) for _ in turns] == turns
+    assert [turn(path, lib.OUTBOUND) for _ in turns] == turns
     until(lambda: arrived(path) == PACKETS, "what was sent has come")
-    assert [turn(path, 1) for _ in turns] == turns
+    assert [turn(path, 2 + lib.INBOUND) for _ in turns] == turns
 
 
 def arrived(path: Path) -> int:
