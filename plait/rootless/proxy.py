@@ -292,14 +292,22 @@ class Proxy:
                 if sock is not None:
                     await _relay(reader, writer, *await asyncio.open_connection(sock=sock))
 
-        family = socket.AF_INET6 if ":" in at.host else socket.AF_INET
+        family, host = socket.AF_INET6 if ":" in at.host else socket.AF_INET, at.host
         try:
+            if inside:  # bind(2) of Python would ask for a name out here
+                found = await self._addresses(at.host)
+                if not found:
+                    raise OSError(errno.EADDRNOTAVAIL, f"the servers inside know no address of {at.host}")
+                family, host = socket.AddressFamily(found[0][0]), found[0][1]
             sock = self.box.socket(family) if inside else socket.socket(family)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            sock.bind((at.host, at.port))
+            sock.bind((host, at.port))
             server = await asyncio.start_server(serve, sock=sock, limit=HEAD_BYTES)
         except OSError as error:
             step = f"Choose another port, or see who has it: ss -ltnp sport = :{at.port}"
+            if error.errno != errno.EADDRINUSE:
+                is_closed = error.errno == errno.EACCES
+                step = "Choose a port from 1024 on." if is_closed else "Give an address that is there."
             raise Failure(f"cannot listen at {at}", error.strerror or str(error), step) from error
         stack.callback(server.close)
         return Place(*sock.getsockname()[:2])

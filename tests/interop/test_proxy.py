@@ -153,6 +153,8 @@ def test_wrong_wishes_are_refused_with_a_reason(scene: Scene) -> None:
     for options, words in (
         (["--socks5", "70000"], "1080"), (["-L", "80"], "8080:"), ([], "--socks5"),
         (["--http", f"127.0.0.1:{scene.http}"], "ss -ltnp"),
+        # The name is asked for inside, where it is an address of the other end.
+        (["-R", f"{NAME}:7001:127.0.0.1:7777"], f"{NAME}:7001: Cannot assign requested address"),
     ):  # fmt: skip
         program = scene.popen(*options)
         assert program.wait() in (1, 2) and words in program.output(), options
