@@ -331,7 +331,10 @@ def attach(name: str) -> Interface:
 
 
 def head_of(private_key: Key | None, listen_port: int | None, fwmark: int | None) -> uapi.Set:
-    """What a `set` says of the interface itself; None: nothing."""
+    """What a `set` says of the interface itself; None: nothing. Failure for what no engine takes."""
+    for what, value, most in (("UDP port", listen_port, 0xFFFF), ("mark", fwmark, 0xFFFFFFFF)):
+        if value is not None and not 0 <= value <= most:
+            raise Failure(f"the {what} {value} is refused", f"there are 0 to {most}", "Give one of these.")
     return uapi.Set(bytes(private_key) if private_key else None, listen_port, fwmark)
 
 

@@ -20,6 +20,7 @@ from plait import Endpoint, Failure, Key, Peer, uapi_client
 from plait.api import events as api_events
 from plait.api import values
 from plait.api.events import KINDS, event_of
+from plait.api.interface import head_of
 from workers.control.events import Event as Kind
 
 PRIVATE = "yAnz5TF+lXXJte14tji3zlMNq+hd2rYUIgJBgB3fBmk="
@@ -109,6 +110,12 @@ def test_what_is_no_endpoint_is_refused(text: str) -> None:
 def test_a_peer_that_no_engine_would_take_is_refused(change: dict[str, Any]) -> None:
     with pytest.raises(Failure):
         Peer(Key(PRIVATE), **change)
+
+
+@pytest.mark.parametrize("numbers", [(65536, None), (-1, None), (None, 1 << 32), (None, -5)])
+def test_a_port_or_mark_that_no_engine_would_take_is_refused(numbers: tuple[int | None, int | None]) -> None:
+    with pytest.raises(Failure, match="there are 0 to"):
+        head_of(None, *numbers)
 
 
 def test_a_peer_comes_back_from_its_text_as_it_was() -> None:
