@@ -41,7 +41,7 @@ def read(config: str) -> tuple[str, Path, Conf]:
         why = error.strerror or str(error)
         mend = "Give a wg-quick file or its interface."
         if isinstance(error, PermissionError):
-            mend = "Run this as root."
+            mend = "Run this as root, or give a file that this user may read."
         elif bare and Path(config).is_file():
             mend = f"A bare word is an interface: write ./{config} for the file here."
         raise Failure(f"{path} cannot be read", why, mend) from error

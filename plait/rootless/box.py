@@ -134,12 +134,16 @@ class Sandbox:
         stdin, stdout, stderr: descriptors of ours that it gets. environment: None for ours. directory: where
         it begins, None for ours. start_new_session: a terminal's Ctrl-C, which all programs get that were
         started from there, does not reach it."""
+        try:
+            directory = directory or os.getcwd()
+        except FileNotFoundError as error:
+            raise NotRun(error.errno or 0, in_directory=True) from error
         number = self._number()
         order = {
             "run": number,
             "arguments": list(command),
             "environment": dict(os.environ if environment is None else environment),
-            "directory": directory or os.getcwd(),
+            "directory": directory,
             "session": start_new_session,
         }
         self._say(order, [stdin, stdout, stderr])
@@ -150,7 +154,7 @@ class Sandbox:
         (its `errno` is the attribute of that name), or when the tunnel ended first."""
         end, _ = self._end(number)
         if "refused" in end:
-            raise NotRun(end["refused"])
+            raise NotRun(end["refused"], in_directory=end["directory"])
         code: int = end["code"]
         return code if code >= 0 else 128 - code
 
@@ -183,7 +187,9 @@ class Sandbox:
         return subprocess.CompletedProcess(list(command), code, texts[0] or "", texts[1] or "")
 
     def socket(self, family: int = socket.AF_INET, kind: int = socket.SOCK_STREAM) -> socket.socket:
-        """A socket of the sandbox's network, used out here. Failure when the kernel refuses."""
+        """A socket of the sandbox's network, used out here. Failure when the kernel refuses.
+
+        Connect it to addresses: a name would be asked for out here, beside the tunnel."""
         number = self._number()
         try:
             self._say({"socket": [int(family), int(kind)], "number": number}, [])
@@ -297,12 +303,15 @@ def sandbox(config: str) -> Sandbox:
 
 
 class NotRun(Failure):
-    """The program cannot be run; errno says why, as execve(2) has it."""
+    """The program cannot be run; errno says why, as execve(2) has it, or with in_directory as chdir(2)."""
 
-    def __init__(self, code: int) -> None:
-        self.errno = code
-        step = "Give a program on PATH, or its path."
-        super().__init__("the program cannot be run in the sandbox", os.strerror(code), step)
+    def __init__(self, code: int, *, in_directory: bool = False) -> None:
+        self.errno, self.in_directory = code, in_directory
+        why, step = os.strerror(code), "Give a program on PATH, or its path."
+        if in_directory:
+            why = f"the directory that it begins in is not there inside ({why})"
+            step = "Change to another one; of /run there is only your own in /run/user."
+        super().__init__("the program cannot be run in the sandbox", why, step)
 
 
 _OF_OTHERS = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "JOURNAL_STREAM", "WG_TUN_FD", "WG_UAPI_FD")

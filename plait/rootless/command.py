@@ -35,7 +35,8 @@ def run(config: str, command: Sequence[str]) -> int:
             return _wait(box, box.start(command))
     except NotRun as failure:
         print(f"plait: {failure}", file=sys.stderr)
-        return NOT_FOUND if failure.errno == ENOENT else NOT_EXECUTABLE
+        is_missing = failure.errno == ENOENT and not failure.in_directory
+        return NOT_FOUND if is_missing else NOT_EXECUTABLE
     except Failure as failure:
         print(f"plait: {failure}", file=sys.stderr)
         return NO_SANDBOX

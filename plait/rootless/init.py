@@ -8,9 +8,10 @@ parent has died (PR_SET_PDEATHSIG), and with process 1 everything in its pid nam
 whatever is killed.
 
 Messages are JSON, with descriptors beside them. From here: {"failed": step, "errno", "words"}, {"ready": 1},
-{"ended": number of an order} with "code" of a run, "socket" and a descriptor, or "refused": errno. To here:
-the orders (box.py), then {"run": number, "arguments", "environment", "directory", "session"} with three
-descriptors, {"signal": number, "to": a run}, {"socket": [family, kind], "number"}.
+{"ended": number of an order} with "code" of a run, "socket" and a descriptor, or "refused": errno, of a run
+with "directory": whether that was refused. To here: the orders (box.py), then {"run": number, "arguments",
+"environment", "directory", "session"} with three descriptors, {"signal": number, "to": a run},
+{"socket": [family, kind], "number"}.
 """
 
 from __future__ import annotations
@@ -40,6 +41,8 @@ READY_SECONDS = 60
 FDS = 8
 BYTES = 1 << 20
 LOG_BYTES = 4096  # of the engine's log that are kept
+RESOLV, OWN_RESOLV = "/etc/resolv.conf", "/run/plait.resolv.conf"
+IN_MOVED_TO, IN_CREATE = 0x80, 0x100  # inotify(7)
 RESOLVED = "/run/systemd/resolve/resolv.conf"  # systemd-resolved(8): the servers that it asks itself
 
 
@@ -156,6 +159,7 @@ class First:
         self.runs: dict[int, int] = {}  # pid -> number of a run
         self.said = b""  # the end of the engine's log
         self.wake, self.woken = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self.changes = -1  # fd that is readable when the host may have put another resolv.conf in place
 
     def work(self) -> None:
         orders, fds = self.receive()
@@ -190,7 +194,7 @@ class First:
         mount("proc", "proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC)
         homes = [home for home in (f"/run/user/{self.user}",) if os.path.isdir(home)]
         kept = [(home, os.open(home, os.O_PATH | os.O_DIRECTORY)) for home in homes]
-        resolved = os.path.realpath("/etc/resolv.conf")
+        resolved = os.path.realpath(RESOLV)
         is_in_run = resolved.startswith(("/run/", "/var/run/"))
         words = orders.get("resolv")
         if words is None and is_in_run:
@@ -203,15 +207,33 @@ class First:
             os.close(fd)
         os.makedirs("/var/run/wireguard", 0o755, exist_ok=True)
         if words is not None:
-            with open("/run/plait.resolv.conf", "w", errors="surrogateescape") as file:
+            with open(OWN_RESOLV, "w", errors="surrogateescape") as file:
                 file.write(words)
-            if is_in_run:
-                os.makedirs(os.path.dirname(resolved), exist_ok=True)
-                os.symlink("/run/plait.resolv.conf", resolved)
-            else:
-                mount("resolv", "/run/plait.resolv.conf", resolved, flags=MS_BIND)
+            places = (RESOLV,) if is_in_run else (RESOLV, resolved)
+            self.watch({os.path.dirname(place) for place in places})
+            self.take_resolv()
         with open("/proc/sys/net/ipv4/ping_group_range", "w") as file:
             file.write("0 0")
+
+    def watch(self, directories: set[str]) -> None:
+        """A file that the host puts in the place of another takes the mounts on that one away, here too."""
+        self.changes = LIBC.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
+        if self.changes < 0:
+            raise Failed("watch", ctypes.get_errno())
+        for each in filter(os.path.isdir, directories):
+            if LIBC.inotify_add_watch(self.changes, os.fsencode(each), IN_MOVED_TO | IN_CREATE) < 0:
+                raise Failed("watch", ctypes.get_errno())
+
+    def take_resolv(self) -> None:
+        """/etc/resolv.conf is the sandbox's own, whatever stands there. Failed when it cannot be."""
+        place = os.path.realpath(RESOLV)
+        if place == OWN_RESOLV:
+            return
+        if place.startswith(("/run/", "/var/run/")):
+            os.makedirs(os.path.dirname(place), exist_ok=True)
+            os.symlink(OWN_RESOLV, place)
+        elif not os.path.exists(place) or not os.path.samefile(place, OWN_RESOLV):
+            mount("resolv", OWN_RESOLV, place, flags=MS_BIND)
 
     def make_tun(self) -> None:
         """Whether there can be one."""
@@ -285,8 +307,9 @@ class First:
 
     def serve(self) -> None:
         poll = select.poll()
-        for fd in (self.control.fileno(), self.wake, self.log):
-            poll.register(fd, select.POLLIN)
+        for fd in (self.control.fileno(), self.wake, self.log, self.changes):
+            if fd >= 0:
+                poll.register(fd, select.POLLIN)
         while True:
             for fd, _ in poll.poll():
                 if fd == self.wake:
@@ -295,6 +318,13 @@ class First:
                 elif fd == self.log:
                     if not self.read_log():
                         poll.unregister(self.log)
+                elif fd == self.changes:
+                    os.read(self.changes, 1 << 16)
+                    try:
+                        self.take_resolv()
+                    except (Failed, FileNotFoundError):
+                        if os.path.exists(RESOLV):  # else it comes back with another change
+                            raise
                 else:
                     self.obey(*self.receive())
 
@@ -322,29 +352,35 @@ class First:
         told, tell = os.pipe2(os.O_CLOEXEC)
         pid = os.fork()
         if pid == 0:
+            is_there = True  # the directory
             try:
                 signal.set_wakeup_fd(-1)
                 if order["session"]:  # before a signal of the terminal can end it
                     os.setsid()
-                for which in (*PASSED_ON, signal.SIGCHLD, signal.SIGPIPE):
+                for which in (*PASSED_ON, signal.SIGCHLD, signal.SIGPIPE, signal.SIGXFSZ):
                     signal.signal(which, signal.SIG_DFL)
                 for place, fd in enumerate(fds):
                     os.dup2(fd, place)
                 become("user", 0, 0, self.user, self.group, 0)
+                is_there = False
                 os.chdir(order["directory"])
+                is_there = True
                 os.execvpe(order["arguments"][0], order["arguments"], order["environment"])
             except OSError as error:
-                os.write(tell, str(error.errno).encode())
+                os.write(tell, f"{error.errno} {'' if is_there else 'directory'}".encode())
             except Failed as failed:
                 os.write(tell, str(failed.message["errno"]).encode())
+            except Exception:  # words of which no program can be made: none, an empty one, one with a zero
+                os.write(tell, str(errno.EINVAL).encode())
             finally:
                 os._exit(127)
         os.close(tell)
         with open(told, "rb") as words:
-            refused = words.read()
+            refused = words.read().split()
         if refused:
             os.waitpid(pid, 0)
-            send(self.control, {"ended": order["run"], "refused": int(refused)})
+            answer = {"ended": order["run"], "refused": int(refused[0]), "directory": len(refused) > 1}
+            send(self.control, answer)
         else:
             self.runs[pid] = order["run"]
 

@@ -32,6 +32,9 @@ def failure_of(message: dict[str, Any]) -> Failure:
         case "resolv":
             why = f"/etc/resolv.conf cannot be replaced inside ({said})"
             return Failure(WHAT, why, "Take DNS out of the file; if there is none: touch /etc/resolv.conf")
+        case "watch":
+            why = f"the host's changes of /etc/resolv.conf cannot be watched ({said})"
+            return Failure(WHAT, why, "As root: sysctl fs.inotify.max_user_instances=1024")
         case "tun":
             return _no_tun(code, said)
         case "engine" | "died":

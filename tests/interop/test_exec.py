@@ -80,8 +80,9 @@ def test_a_page_comes_through_the_tunnel_and_the_program_has_no_other_network(sc
     code, out, err = scene.exec(sys.executable, "-I", "-S", "-c", FETCH)
     assert (code, out, err) == (0, "page for 10.9.0.2\npage for fd09::2\n", "")
     look = "id -u; ip -o link | wc -l; ip link add x type dummy 2>/dev/null || echo refused"
-    code, out, err = scene.exec("sh", "-c", f"{look}; grep Eff /proc/self/status")
-    assert (code, out.split()) == (0, [str(USER), "2", "refused", "CapEff:", "0" * 16]), err
+    code, out, err = scene.exec("sh", "-c", f"{look}; grep -e Ign -e Eff /proc/self/status")
+    status = ["SigIgn:", "0" * 16, "CapEff:", "0" * 16]
+    assert (code, out.split()) == (0, [str(USER), "2", "refused", *status]), err
     assert scene.exec("ping", "-c", "1", SERVER)[0] == 0
 
 
@@ -101,6 +102,12 @@ def test_exit_codes_and_signals_are_the_program_s(scene: Scene) -> None:
     code, _, err = scene.exec("no-such-program")
     assert code == 127 and "No such file" in err
     assert scene.exec("/etc")[0] == 126
+    code, _, err = scene.exec("")
+    assert code == 126 and "Invalid argument" in err
+    for enter in ("mkdir -m 777 /run/here; cd /run/here; ", "cd /run/here; rmdir /run/here; "):
+        command = ["sh", "-c", f'{enter} exec "$@"', "sh", *UNPRIVILEGED, PLAIT, "exec", CONF, "--", "true"]
+        done = scene.client.run(command, check=False)
+        assert done.returncode == 126 and "Change to another one" in done.stderr, done
     program = scene.popen(*LOOP)
     until(lambda: "up" in program.output(), "the program")
     program.signal(signal.SIGTERM)
@@ -134,6 +141,22 @@ def test_a_file_without_dns_keeps_the_host_s_servers(scene: Scene) -> None:
                 scene.client.run(["sh", "-c", "umount /etc; rm -rf /run/etc /run/systemd /run/resolv"])
     finally:
         scene.write(scene.text)
+
+
+def test_a_resolv_conf_that_the_host_replaces_is_the_file_s_again(scene: Scene) -> None:
+    """A file that is renamed over another takes the mounts on that one away, in every mount namespace."""
+    scene.client.run(["sh", "-ec", "cp -a /etc /run/etc; mount --bind /run/etc /etc"])
+    try:
+        wait = "echo up; until [ -e /etc/replaced ]; do sleep 0.05; done; echo replaced"
+        look = "while :; do head -n 1 /etc/resolv.conf; sleep 0.05; done"
+        program = scene.popen("sh", "-c", f"{wait}; {look}")
+        until(lambda: "up" in program.output(), "the program")
+        replace = "echo nameserver 192.0.2.53 > /etc/new; mv /etc/new /etc/resolv.conf; touch /etc/replaced"
+        scene.client.run(["sh", "-ec", replace])
+        until(lambda: SERVER in program.output().partition("replaced")[2], "the file's server")
+        assert program.stop() == 128 + signal.SIGTERM
+    finally:
+        scene.client.run(["sh", "-c", "umount /etc; rm -rf /run/etc"])
 
 
 def test_a_signal_ends_it_while_it_starts(scene: Scene) -> None:
@@ -272,6 +295,9 @@ def test_what_is_wrong_is_said_with_its_next_step(scene: Scene) -> None:
             assert refused().startswith("plait: ")
         finally:
             scene.write(scene.text)
+    scene.file.chmod(0)
+    assert "give a file that this user may read" in refused()
+    scene.file.chmod(0o600)
     scarce = [*UNPRIVILEGED, "prlimit", "--nproc=1", PLAIT, "exec", CONF, "--", "true"]
     as_user = scene.client.run(scarce, check=False)
     assert as_user.returncode == 125 and "the kernel refuses another process" in as_user.stderr
