@@ -70,7 +70,7 @@ class Interface:
 
         Failure at the beginning of the `async with` block when nobody listens.
         """
-        made = cls(uapi_client.path_of(name).stem)
+        made = cls(uapi_client.interface_of(name))
         made._path, made._twin = name, None
         return made
 

@@ -38,7 +38,7 @@ SOCKETS = Path("/var/run/wireguard")
 TIMEOUT = 30.0  # seconds of patience with one engine that is asked alone; a long configuration takes some
 GET, GET_COUNTERS = b"get=1\n\n", b"get_counters=1\n\n"
 LONGEST_LINE = 1 << 22  # bytes; what plaitd tells has less
-_COUNTERS_ROW = "<32sQQq"  # COUNTERS_ROW of engine/uapi.py
+_FORMATS = {"V32": "32s", "<u8": "Q", "<i8": "q"}  # what the module struct calls numpy's types
 _ERRNO = re.compile(r"-?[0-9]{1,4}")
 RETRY = 0.05  # seconds between two tries while the engine's queue of connections is full
 
@@ -124,6 +124,11 @@ def _is_socket(path: Path) -> bool:
 def path_of(name: str) -> Path:
     """The socket of an interface, which may be named by that path."""
     return Path(name) if "/" in name else SOCKETS / f"{name}.sock"
+
+
+def interface_of(name: str) -> str:
+    """The interface's own name, which may have a full stop in it. name: that, or the path of its socket."""
+    return path_of(name).stem
 
 
 def socket_number(name: str) -> int:
@@ -260,8 +265,11 @@ class Columns:
 
     def handshakes(self) -> list[tuple[bytes, int]]:
         """Keys, and ns since 1970 of the latest handshake: without numpy, for a small process that stays."""
+        from engine.uapi import COUNTERS_ROW
+
+        layout = "<" + "".join(_FORMATS[kind] for _, kind in COUNTERS_ROW)
         try:
-            rows = [struct.iter_unpack(_COUNTERS_ROW, row) for row in self._rows]
+            rows = [struct.iter_unpack(layout, row) for row in self._rows]
         except struct.error as error:
             raise self._cut_off() from error
         return [(key, handshake) for each in rows for key, _, _, handshake in each]

@@ -99,7 +99,7 @@ class Interface:
         Failure when nobody listens.
         """
         uapi_client.check_live(name)
-        made = cls(uapi_client.path_of(name).stem)
+        made = cls(uapi_client.interface_of(name))
         made._path, made._start = name, None
         return made
 

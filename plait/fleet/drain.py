@@ -70,10 +70,10 @@ def say(text: str) -> None:
 
 
 def _place(interface: str) -> Path:
-    return DIRECTORY / Path(interface).stem
+    return DIRECTORY / uapi_client.interface_of(interface)
 
 
 def _withdraw(interface: str) -> int:
     with suppress(OSError):  # no interface, no routes
-        return withdraw_all(socket.if_nametoindex(Path(interface).stem))
+        return withdraw_all(socket.if_nametoindex(uapi_client.interface_of(interface)))
     return 0

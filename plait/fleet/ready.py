@@ -6,7 +6,6 @@ import fcntl
 import socket
 import struct
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Final, NamedTuple
 
 from plait import uapi_client
@@ -57,7 +56,7 @@ def examine(interface: str) -> Iterator[Look]:
 
 
 def _link(interface: str) -> Look:
-    name = Path(interface).stem
+    name = uapi_client.interface_of(interface)
     try:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
             told = fcntl.ioctl(sock, SIOCGIFFLAGS, struct.pack("16sH22x", name.encode(), 0))

@@ -65,7 +65,7 @@ class Remembered:
 
 def path_of(directory: str, interface: str) -> Path:
     """The file of one interface, which may be named by the path of its socket."""
-    return Path(directory) / f"{Path(interface).stem}.state"
+    return Path(directory) / f"{uapi_client.interface_of(interface)}.state"
 
 
 def read(path: Path) -> Remembered:

@@ -44,7 +44,7 @@ CHUNKS_A_TURN = 4  # of an answer, about 800 peers: a client that reads as fast 
 BYTES_OF_ALL = RECEIVE_BYTES  # read in one turn, of whatever number of clients, and one read more
 CHUNKS_OF_ALL = 32  # in one turn, of whatever number of clients; events are few, and so are followers
 SETS_A_TURN = CHUNKS_OF_ALL  # small ones, whose answers are a chunk each; a provider's are one peer each
-SETS_TIME = 2_000_000  # ns; with a set that began within them, a turn of them
+SETS_TIME = 2_000_000  # ns of a turn, behind which no further set begins
 
 
 class Connection:

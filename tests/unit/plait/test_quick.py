@@ -22,6 +22,7 @@ from pathlib import Path
 import pytest
 
 from plait.lab.namespaces import Host, Lab, keypair, search_path
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.network
 
@@ -324,7 +325,8 @@ def test_with_a_level_the_engine_logs_where_the_command_does(hosts: Host) -> Non
     write(hosts, FILES["no peer"])
     command = "LOG_LEVEL=info plait up /run/wg0.conf 2>/run/said && plait down /run/wg0.conf"
     hosts.run(["sh", "-c", command])
-    assert re.search(r"plait: wg0 supervisor: .*nothing is left", (hosts.root / "run/said").read_text())
+    said, last = hosts.root / "run/said", r"plait: wg0 supervisor: .*nothing is left"
+    until(lambda: re.search(last, said.read_text()), "the log, whose end may come behind that of the command")
 
 
 # --- where wg-quick has changed since 2021 --------------------------------------------------------
