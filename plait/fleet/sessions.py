@@ -11,10 +11,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
+from engine import constants
 from plait.fleet.kernel_routes import Prefix
 
-LIFE: Final = 180.0  # seconds, REJECT_AFTER_TIME of the protocol
-AGED: Final = 170  # a session that expired is at least so old, a few seconds of waiting included
+LIFE: Final = constants.REJECT_AFTER_TIME / constants.SECOND  # seconds
+AGED: Final = int(LIFE) - 10  # a session that expired is at least so old, a few seconds of waiting included
 
 
 @dataclass(slots=True)
