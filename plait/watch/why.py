@@ -13,13 +13,14 @@ import time
 from datetime import datetime
 from typing import Any, Final
 
+from engine import constants
 from plait import keys, uapi_client
 from plait.failure import Failure
 from plait.uapi_client import Peer
 from plait.watch import engines, events
 from workers.control.events import FAILURES, REFUSALS, Event
 
-SESSION: Final = 180  # seconds from a handshake on in which its session may be used
+SESSION: Final = constants.REJECT_AFTER_TIME // constants.SECOND  # seconds in which a session may be used
 BEGUN: Final = (Event.HANDSHAKE_BEGUN, Event.UNANSWERED, Event.GIVEN_UP)
 _UNITS: Final = ((86400, "days"), (3600, "hours"), (60, "minutes"), (1, "seconds"))
 
