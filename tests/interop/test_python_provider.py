@@ -9,7 +9,6 @@ import re
 import signal
 import sys
 import threading
-import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from ipaddress import ip_network
@@ -41,19 +40,12 @@ asyncio.run(main())
 
 
 class Gateway(Network):
-    """An engine that is asked by peers whom it does not know; their clocks go with its own."""
-
-    ahead = 0.0
-
-    def step(self, seconds: float) -> None:
-        super().step(seconds)
-        self.ahead += seconds
+    """An engine that is asked by peers whom it does not know."""
 
     def stranger(self) -> FakePeer:
         """A peer that the engine does not know."""
         peer = FakePeer(self)
         self.set(f"public_key={peer.identity.public_key.hex()}\nremove=true\n")
-        peer.wall = time.time_ns() + int(self.ahead * 1e9)
         return peer
 
 
