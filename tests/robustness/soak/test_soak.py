@@ -49,3 +49,10 @@ def test_a_minute_of_operations() -> None:
         if not late:
             return
     assert not silent[0] & silent[1], words
+
+
+def test_a_load_run_of_two_minutes_does_not_grow() -> None:
+    """Few echoes: what could grow is kept for each look at the counters, not for each echo."""
+    command = [sys.executable, "-m", "tests.robustness.soak.load_memory", "--minutes", "2", "--rate", "50"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
