@@ -245,10 +245,12 @@ class Events(NamedTuple):
     """An `events` operation: Plait's own, answered by lines `event=JSON` (workers/control/events.py).
 
     follow: ``events=1``, whose answer goes on until the client closes; ``events=0`` is answered with
-    what is remembered, and errno.
+    what is remembered, and errno. sessions: a line ``sessions=true`` behind it: the begin and end of each
+    session is told, however many there are.
     """
 
     follow: bool
+    sessions: bool = False
 
 
 class UnknownPeers(NamedTuple):
@@ -405,6 +407,8 @@ class Reader:
             self._count = _number(value, WINDOW_MOST)
             if not self._count:
                 raise _Bad("not a window", "nothing could be asked", f"write 1 to {WINDOW_MOST}")
+        elif self._verb == "events" and self._value == "1" and key == "sessions" and not self._count:
+            self._count = int(_true(value))
         elif self._verb != "set":
             why = f"{self._verb} takes no more"
             raise _Bad("a line after the first", why, "end it with an empty line", errno.EPROTO)
@@ -502,7 +506,7 @@ class Reader:
         if verb == "get_counters":
             return GetCounters()
         if verb == "events":
-            return Events(value == "1")
+            return Events(value == "1", bool(count))
         if verb == "unknown_peers":
             return UnknownPeers(count or WINDOW)
         if verb == "upgrade":

@@ -129,12 +129,12 @@ class Interface:
             return synchronous.table_of(await asyncio.to_thread(uapi_client.counters, self._path))
         return synchronous.table_of(columns.table())
 
-    def events(self, since: Since = None) -> AsyncIterator[Event]:
-        """Events as they come, until the engine ends; since: as for `plait.Interface.events`."""
-        return self._followed(synchronous.seconds_of(since))
+    def events(self, since: Since = None, *, sessions: bool = False) -> AsyncIterator[Event]:
+        """Events as they come, until the engine ends; since and sessions: as for `plait.Interface.events`."""
+        return self._followed(synchronous.seconds_of(since), sessions)
 
-    async def _followed(self, after: float) -> AsyncIterator[Event]:
-        stream = await asyncio.to_thread(Stream, self._path)
+    async def _followed(self, after: float, sessions: bool) -> AsyncIterator[Event]:
+        stream = await asyncio.to_thread(Stream, self._path, sessions=sessions)
         try:
             while True:
                 await _readable(stream.socket)

@@ -361,17 +361,21 @@ def exporter(listen: str, peers: bool | None, busiest: int) -> None:
 @click.argument("interface", required=False, shell_complete=completion.engines)
 @click.option("--since", metavar="TIME", help="From 90s, 10m, 2h or 1d ago, 2026-01-31T12:00, or now.")
 @click.option("--no-follow", is_flag=True, help="End after what is remembered.")
+@click.option("--sessions", is_flag=True, help="Begin and end of each session, however many.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
-def events(interface: str | None, since: str | None, no_follow: bool, as_json: bool) -> None:
+def events(
+    interface: str | None, since: str | None, no_follow: bool, sessions: bool, as_json: bool
+) -> None:
     """Show why a tunnel is silent: each refused handshake with its cause, each milestone of each peer.
 
     First what the engine remembers (the last 1,000), then what comes, until Ctrl-C. INTERFACE is a name or
     `all` (the default). Each line says what happened, why, and what to do. Of many events of one
-    kind 5 are shown at once, then one a second, and the others counted.
+    kind 5 are shown at once, then one a second, and the others counted; --sessions leaves out none of
+    the sessions' begins and ends.
     """
     from plait.watch import events
 
-    events.run(interface, since=since, follow=not no_follow, as_json=as_json)
+    events.run(interface, since=since, follow=not no_follow, sessions=sessions, as_json=as_json)
 
 
 @plait.command(short_help="Have an engine become the program that is installed now.")

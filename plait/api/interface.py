@@ -156,16 +156,19 @@ class Interface:
         """
         return table_of(uapi_client.counters(self._path))
 
-    def events(self, since: Since = None, *, follow: bool = True) -> Iterator[Event]:
+    def events(
+        self, since: Since = None, *, follow: bool = True, sessions: bool = False
+    ) -> Iterator[Event]:
         """Events as they come, until the engine ends; the iterator waits for the next one.
 
         since: None for all that the engine remembers, "now", an age (timedelta, or as "10m"), or a time
-        (datetime, or in ISO 8601). follow: False ends behind what is remembered. Failure when the engine is
-        not plaitd.
+        (datetime, or in ISO 8601). follow: False ends behind what is remembered. sessions: SessionBegan and
+        SessionEnded come for each session, however many there are; else as docs/events.md says of a flood.
+        Failure when the engine is not plaitd.
         """
         after = seconds_of(since)
         if follow:
-            return self._followed(Stream(self._path), after)
+            return self._followed(Stream(self._path, sessions=sessions), after)
         told = uapi_client.events(self._path)
         return iter([event_of(self.name, each) for each in told if each["time"] >= after])
 

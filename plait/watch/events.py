@@ -8,6 +8,7 @@ is restarted the connection ends; a new one goes on where this one stood.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import math
 import re
@@ -36,13 +37,19 @@ _COLOURS = {"refused": "\033[33m", "failed": "\033[31m", "fine": "\033[32m"}
 _RESET = "\033[0m"
 
 
-def run(interface: str | None, *, since: str | None, follow: bool, as_json: bool) -> None:
-    """Print events on standard output: those remembered, and with `follow` those that come, until Ctrl-C."""
+def run(interface: str | None, *, since: str | None, follow: bool, sessions: bool, as_json: bool) -> None:
+    """Print events on standard output: those remembered, and with `follow` those that come, until Ctrl-C.
+
+    sessions: of those that come, each session's begin and end.
+    """
+    if sessions and not follow:
+        why = "what is remembered is not each session"
+        raise Failure("--sessions and --no-follow do not go together", why, "Leave out one of them.")
     after = 0.0 if since is None else parse_since(since, time.time())
     coloured = is_coloured()
     with contextlib.suppress(KeyboardInterrupt):
         told: Iterator[tuple[str, dict[str, Any]]]
-        told = Following(interface).events() if follow else remembered(interface)
+        told = Following(interface, sessions=sessions).events() if follow else remembered(interface)
         for name, event in told:
             if event["time"] < after:
                 continue
@@ -82,10 +89,15 @@ Ask = Callable[[str, bytes, float], socket.socket]  # of an interface, an operat
 
 
 class Stream:
-    """One interface's connection, made again when it ends while the engine lives."""
+    """One interface's connection, made again when it ends while the engine lives.
 
-    def __init__(self, name: str, ask: Ask = uapi_client.ask) -> None:
+    sessions: the engine is to tell of each session, however many there are.
+    """
+
+    def __init__(self, name: str, ask: Ask = uapi_client.ask, *, sessions: bool = False) -> None:
         self.name = name
+        self.sessions = sessions
+        self.operation = b"events=1\nsessions=true\n\n" if sessions else b"events=1\n\n"
         self.ask = ask
         self.seen = (0, 0, 0.0)  # life, number and time of the latest event
         self.is_ending = False
@@ -93,7 +105,7 @@ class Stream:
 
     def connect(self, patience: float = engines.PATIENCE) -> None:
         """Ask. Failure when nobody listens."""
-        self.socket = self.ask(self.name, b"events=1\n\n", patience)
+        self.socket = self.ask(self.name, self.operation, patience)
         self.rest = b""
         self.is_silent = True  # since it was asked
         self.asked = time.monotonic()
@@ -114,6 +126,9 @@ class Stream:
         for line in lines:
             key, _, value = line.partition(b"=")
             if key == b"errno":
+                if self.sessions and self.is_silent and value == b"%d" % errno.EPROTO:
+                    what, why = f"{self.name} does not tell of each session", "its engine is an older plaitd"
+                    raise Failure(what, why, f"Update the engine: plait upgrade {self.name}")
                 return None
             if key != b"event" or len(self.rest) > uapi_client.LONGEST_LINE:
                 raise uapi_client.nonsense(self.name, "it tells something that is no event")
@@ -149,8 +164,9 @@ class Following:
     listen yet, or is too busy to, is asked again.
     """
 
-    def __init__(self, interface: str | None) -> None:
+    def __init__(self, interface: str | None, *, sessions: bool = False) -> None:
         self.interface = interface
+        self.sessions = sessions
         self.selector = selectors.DefaultSelector()
         self.streams: dict[str, Stream] = {}  # once followed: what they told is not told twice
         self.said: set[str] = set()  # names whose absence needs no more words
@@ -214,7 +230,7 @@ class Following:
                 if name in self.streams:
                     self.streams[name].connect(LOOK)
                 else:
-                    self.streams[name] = Stream(name)
+                    self.streams[name] = Stream(name, sessions=self.sessions)
                 stream = self.streams[name]
                 self.selector.register(stream.socket, selectors.EVENT_READ, stream)
             except Failure as failure:

@@ -4,6 +4,7 @@ Events are rate-limited by cause, so that a flood neither costs CPU nor evicts o
 a token bucket (5 at once, then one a second), asked before anything is made of the arguments. Suppressed
 events are counted, and one line "and N more" follows some seconds later. Events that anybody on the network
 can bring about are remembered apart from those of peers and administrators: 500 lines each, in memory alone.
+A follower may want the begin and end of each session: it is given those that the bucket suppressed as well.
 
 A line is what the configuration socket sends, `event={JSON}`:
 
@@ -45,6 +46,7 @@ SLOW_PERIOD: Final = 10 * SECOND  # likewise, of those that are counts of packet
 MORE_AFTER: Final = 3 * SECOND  # from the first suppressed event to the line that counts them
 REMEMBERED: Final = 500  # of either kind
 UNREAD: Final = 4 * REMEMBERED  # lines that a follower may leave unread before it is dropped
+UNREAD_SESSIONS: Final = 16_384  # likewise, of one who wants each session: about 4 MB
 _PIECE: Final = 100  # lines that are sent at once
 
 
@@ -136,6 +138,7 @@ REFUSALS: Final = frozenset(_ALL[: _ALL.index(Event.MAILBOX_FULL)])
 COUNTS: Final = frozenset(_ALL[_ALL.index(Event.MAILBOX_FULL) : _ALL.index(Event.NO_PRIVATE_KEY)])
 FAILURES: Final = frozenset(_ALL[_ALL.index(Event.NO_PRIVATE_KEY) : _ALL.index(Event.HANDSHAKE_BEGUN)])
 # What anybody can bring about who can send us a packet.
+SESSIONS: Final = frozenset({Event.HANDSHAKE_COMPLETE, Event.KEYS_EXPIRED, Event.KEYS_ZEROED})
 ANYBODYS: Final = REFUSALS | {Event.MAILBOX_FULL, Event.PACKETS_OF_NO_SESSION, Event.PACKETS_DAMAGED}
 
 
@@ -160,12 +163,13 @@ class Bucket:
 class Follower:
     """One who follows: an iterator over pieces of lines that never ends, b"" when nothing waits.
 
-    Its lines are those of the memory of events, not copies. When more than UNREAD wait, all are dropped and
-    `is_lost` is set.
+    wants_sessions: it is given each event of SESSIONS. Its lines are those of the memory of events, not
+    copies. When more than UNREAD wait (UNREAD_SESSIONS), all are dropped and `is_lost` is set.
     """
 
-    def __init__(self, lines: list[bytes]) -> None:
+    def __init__(self, lines: list[bytes], wants_sessions: bool = False) -> None:
         self.unread = deque(lines)
+        self.wants_sessions = wants_sessions
         self.is_lost = False
 
     def __iter__(self) -> Follower:
@@ -178,7 +182,7 @@ class Follower:
     def give(self, line: bytes) -> None:
         if self.is_lost:
             return
-        if len(self.unread) >= UNREAD:
+        if len(self.unread) >= (UNREAD_SESSIONS if self.wants_sessions else UNREAD):
             self.is_lost = True
             self.unread.clear()
         else:
@@ -231,7 +235,8 @@ class Events:
 
         key: a public key that is no row's (claimed by whom we refuse, or our own). message: a type, 1 to 3.
         """
-        if not self.take_token(event):
+        is_suppressed = not self.take_token(event)
+        if is_suppressed and not self._is_wanted(event):
             return
         fields: dict[str, Any] = {}
         if row is not None:
@@ -254,7 +259,7 @@ class Events:
             fields["reason"] = reason
         if mend:
             fields["mend"] = mend
-        self._keep(event, fields)
+        self._keep(event, fields, is_suppressed=is_suppressed)
 
     def emit_news(self, news: dict[str, Any]) -> None:
         """The supervisor says that it happened some time ago (news.py). Unknown events are skipped."""
@@ -271,10 +276,14 @@ class Events:
     ) -> None:
         """It happened to each of these, in turn; place finds a row's endpoint."""
         for at, row in enumerate(rows):
-            if not self.has_token(event):
+            if not self.has_token(event) and not self._is_wanted(event):
                 self.suppress(event, len(rows) - at)
                 return
             self.emit(event, row, place(row), **more)
+
+    def _is_wanted(self, event: Event) -> bool:
+        """Whether a follower wants it even when it is suppressed."""
+        return event in SESSIONS and any(follower.wants_sessions for follower in self.followers)
 
     def suppress(self, event: Event, count: int) -> None:
         """It happened so many times more, without a token or in excess of a few lines: only counted."""
@@ -308,15 +317,20 @@ class Events:
             self._keep(event, {"more": bucket.suppressed})
             bucket.suppressed = 0
 
-    def _keep(self, event: Event, fields: dict[str, Any], at: int | None = None) -> None:
-        """at: ns by the wall clock, when it was not now."""
+    def _keep(
+        self, event: Event, fields: dict[str, Any], at: int | None = None, is_suppressed: bool = False
+    ) -> None:
+        """at: ns by the wall clock, when it was not now. is_suppressed: it is for those who want it alone."""
         self._number += 1
         when = self._wall() if at is None else at
         head = {"life": self._life, "number": self._number, "time": when // 1_000_000 / 1000}
         line = b"event=%s\n" % json.dumps({**head, "event": event, **fields}).encode("ascii")
-        (self._anybodys if event in ANYBODYS else self._others).append((self._number, line))
+        if not is_suppressed:
+            (self._anybodys if event in ANYBODYS else self._others).append((self._number, line))
         for follower in self.followers:
-            follower.give(line)
+            is_told_each = follower.wants_sessions and event in SESSIONS
+            if ("more" not in fields) if is_told_each else (not is_suppressed):
+                follower.give(line)
 
     # -- asking -------------------------------------------------------------------------------
 
@@ -324,9 +338,9 @@ class Events:
         """The lines that are still known, oldest first."""
         return [line for _, line in sorted([*self._anybodys, *self._others])]
 
-    def follow(self) -> Follower:
+    def follow(self, wants_sessions: bool = False) -> Follower:
         """What is remembered, then whatever comes, until `leave`."""
-        follower = Follower(self.remembered())
+        follower = Follower(self.remembered(), wants_sessions)
         self.followers.add(follower)
         return follower
 

@@ -176,7 +176,7 @@ class Connection:
             log.error("a client cannot follow events: %d do; end one of them", MAX_FOLLOWERS)
             self.answer = iter((uapi.answer_get_refused(errno.EBUSY),))
         elif operation.follow:
-            self.answer = self.follower = events.follow()
+            self.answer = self.follower = events.follow(operation.sessions)
             self.operations = iter(())
             self.server.listen_again()
         else:

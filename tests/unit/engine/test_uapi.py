@@ -221,9 +221,12 @@ NO_OPERATIONS = [
         ("upgrade=0", uapi.Upgrade(False)),
         ("scale=+1,-20", uapi.Scale("+1", "-20")),
         ("scale=4,0", uapi.Scale("4", "0")),
+        ("events=0", uapi.Events(False)),
+        ("events=1", uapi.Events(True)),
+        ("events=1\nsessions=true", uapi.Events(True, True)),
     ],
 )
-def test_changes_of_the_engine(line: str, operation: uapi.Operation) -> None:
+def test_operations_of_ours(line: str, operation: uapi.Operation) -> None:
     assert list(uapi.Reader().feed(line.encode() + b"\n\nget=1\n\n")) == [operation, uapi.Get()]
 
 
@@ -234,6 +237,14 @@ def test_unknown_operations(line: str) -> None:
         assert operations == []  # empty lines between operations mean nothing
     else:
         assert [type(o) for o in operations] == [uapi.Refused]
+
+
+@pytest.mark.parametrize(
+    "lines", ["events=0\nsessions=true", "events=1\nsessions=1", "events=1\nsessions=true\nsessions=true"]
+)
+def test_sessions_are_told_to_who_follows_events(lines: str) -> None:
+    [refused] = uapi.Reader().feed(f"{lines}\n\n".encode())
+    assert isinstance(refused, uapi.Refused) and not refused.was_set
 
 
 def test_get_takes_no_more_lines() -> None:

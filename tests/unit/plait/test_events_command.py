@@ -7,6 +7,7 @@ The fake peers (tests/support/fake_peer.py) hold real keys and send what a test 
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -487,6 +488,29 @@ def test_a_stream_that_begins_anew_tells_nothing_twice() -> None:
     assert numbers(line(1, 3, 9.5, "ending")) == [3]
     ends[-1].close()
     assert stream.receive() is None and not stream.reconnect()
+
+
+@pytest.mark.parametrize("code", [errno.EPROTO, errno.EBUSY])
+def test_an_engine_that_knows_nothing_of_sessions_is_said_to_be_older(code: int) -> None:
+    theirs, ours = socket.socketpair()
+
+    def ask(name: str, operation: bytes, patience: float) -> socket.socket:
+        assert operation == b"events=1\nsessions=true\n\n"
+        return ours
+
+    stream = events.Stream("wg0", ask, sessions=True)
+    theirs.sendall(b"errno=%d\n\n" % code)
+    with theirs, ours:
+        if code == errno.EPROTO:
+            with pytest.raises(Failure, match=r"older plaitd. Update the engine: plait upgrade wg0"):
+                stream.receive()
+        else:
+            assert stream.receive() is None
+
+
+def test_sessions_of_what_is_remembered_are_refused() -> None:
+    with pytest.raises(Failure, match="--no-follow"):
+        events.run("wg0", since=None, follow=False, sessions=True, as_json=False)
 
 
 # --- words --------------------------------------------------------------------------------------

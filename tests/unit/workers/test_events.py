@@ -7,6 +7,7 @@ import os
 import selectors
 import socket
 import tracemalloc
+from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,7 +17,17 @@ from tests.support.control_harness import ControlProcess, Interface, uapi
 from tests.support.waiting import PATIENCE, until
 from workers._workers import lib
 from workers.control.endpoints import Endpoint
-from workers.control.events import ANYBODYS, BURST, REMEMBERED, SECOND, UNREAD, Event, Events
+from workers.control.events import (
+    ANYBODYS,
+    BURST,
+    REMEMBERED,
+    SECOND,
+    UNREAD,
+    UNREAD_SESSIONS,
+    Event,
+    Events,
+    Follower,
+)
 from workers.control.uapi_server import UapiServer
 
 ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: sockets in /var/run/wireguard")
@@ -184,6 +195,45 @@ def test_who_does_not_read_is_lost_and_keeps_nothing(world: World) -> None:
     assert follower.is_lost and not follower.unread and not reader.is_lost
     world.events.emit(Event.STARTED)
     assert next(follower) == b""
+
+
+def test_who_wants_sessions_is_told_of_each(world: World) -> None:
+    """Of other kinds it is told as everybody is; memory, and whoever else follows, know no more."""
+    follower, other = world.events.follow(wants_sessions=True), world.events.follow()
+    rows = list(range(100))
+    world.events.emit_each(Event.HANDSHAKE_COMPLETE, rows, lambda row: PLACE)
+    for row in rows:
+        world.events.emit(Event.KEYS_EXPIRED, row)
+        world.events.emit(Event.ENDPOINT_MOVED, row, PLACE)
+    world.now += 4 * SECOND
+    world.events.emit_suppressed()
+
+    def of_kind(lines: bytes) -> dict[str, int]:
+        kinds = [line["event"] for line in parse(lines)]
+        return {kind: kinds.count(kind) for kind in ("handshake_complete", "keys_expired", "endpoint_moved")}
+
+    told, others = read_all(follower), read_all(other)
+    assert of_kind(told) == {"handshake_complete": 100, "keys_expired": 100, "endpoint_moved": BURST + 1}
+    assert [line["more"] for line in parse(told) if "more" in line] == [100 - BURST]
+    peers = [line["peer"] for line in parse(told) if line["event"] == "handshake_complete"]
+    assert len(set(peers)) == 100
+    assert of_kind(others) == dict.fromkeys(of_kind(told), BURST + 1)
+    assert len(world.told()) == 3 * (BURST + 1)
+    assert world.events.follow().unread == deque(world.events.remembered())
+
+
+def test_who_wants_sessions_may_leave_more_unread(world: World) -> None:
+    follower = world.events.follow(wants_sessions=True)
+    for _ in range(UNREAD_SESSIONS):
+        world.events.emit(Event.HANDSHAKE_COMPLETE, 1, PLACE)
+    assert not follower.is_lost
+    world.events.emit(Event.HANDSHAKE_COMPLETE, 1, PLACE)
+    assert follower.is_lost and not follower.unread
+
+
+def read_all(follower: Follower) -> bytes:
+    """All that waits."""
+    return b"".join(iter(lambda: next(follower), b""))
 
 
 class Server:
