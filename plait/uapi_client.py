@@ -1,6 +1,6 @@
 """The client's side of the configuration socket: one place that speaks to /var/run/wireguard/IFACE.sock.
 
-The protocol is text (wireguard.com/xplatform, engine/uapi.py). What is read of an answer stays text: the
+The protocol is text (wireguard.com/xplatform, engine/uapi/). What is read of an answer stays text: the
 commands show it, and plait/api makes it into values. Answer and Reading know no socket, so a client that
 waits and one of asyncio's (plait/aio.py) read by the same rules.
 
@@ -252,7 +252,7 @@ class Columns:
                 raise nonsense(self._name, f"its answer has `{key[:20]}` that are none") from error
 
     def table(self) -> NDArray[np.void]:
-        """The rows: columns public_key, rx_bytes, tx_bytes, handshake (engine/uapi.py, COUNTERS_ROW)."""
+        """The rows: columns public_key, rx_bytes, tx_bytes, handshake (COUNTERS_ROW of engine.uapi)."""
         import numpy as np
 
         from engine.uapi import COUNTERS_ROW

@@ -66,7 +66,7 @@ KEYS = {
     "wireguard-go: for OSPFv3, Babel or mDNS) or false (neither, as the kernel module's)",
 }
 
-IDLE_MOST = 180 * 86400  # seconds; engine/uapi_sections.h
+IDLE_MOST = 180 * 86400  # seconds; engine/uapi/sections.h
 _TIME = re.compile(r"([0-9]{1,8})([smhd])\Z", re.ASCII)
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 log = logging.getLogger("plait")

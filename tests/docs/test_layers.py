@@ -24,15 +24,19 @@ ROOT = Path(__file__).resolve().parents[2]
 # Every folder with C, and the folders whose headers it may have.
 MAY_INCLUDE = {
     "engine": {"engine"},
+    "engine/uapi": {"engine/uapi"},
     "shm": {"shm"},
     "workers": {"engine", "shm", "workers"},
-    "workers/control": {"engine", "shm", "workers", "workers/control"},
+    "workers/control": {"engine", "engine/uapi", "shm", "workers", "workers/control"},
     "workers/datapath": {"engine", "shm", "workers", "workers/datapath"},
     "plait/bench": {"engine", "shm", "plait/bench"},
     "plait/load": {"engine", "workers", "plait/load"},
 }
 # What Python sees of all rooms of a package stands in one list.
-LISTS = {"workers/native.c.in": MAY_INCLUDE["workers/control"] | MAY_INCLUDE["workers/datapath"]}
+LISTS = {
+    "engine/engine.c.in": MAY_INCLUDE["engine"] | MAY_INCLUDE["engine/uapi"],
+    "workers/native.c.in": MAY_INCLUDE["workers/control"] | MAY_INCLUDE["workers/datapath"],
+}
 INCLUDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]*"([^"]+)"', re.MULTILINE)
 
 

@@ -35,15 +35,15 @@ def column(head: str) -> set[str]:
 
 
 def test_every_operation_has_a_row() -> None:
-    assert {line.partition("=")[0] for line in column("first line")} == {"set", *uapi._QUESTIONS}
+    assert {line.partition("=")[0] for line in column("first line")} == {"set", *uapi.QUESTIONS}
     for line in column("first line"):
         text = line.replace("R,C", "4,-1").replace("N", "7")
         assert not isinstance(read(f"{text}\n\n"), uapi.Refused), line
 
 
 def test_every_key_of_a_set_has_a_row() -> None:
-    assert column("key of the interface") == set(uapi._DEVICE_KEYS)
-    assert column("key of a peer") == {"public_key", *uapi._PEER_KEYS}
+    assert column("key of the interface") == set(uapi.DEVICE_KEYS)
+    assert column("key of a peer") == {"public_key", *uapi.PEER_KEYS}
 
 
 def test_every_key_of_an_answer_has_a_row() -> None:

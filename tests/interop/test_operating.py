@@ -36,8 +36,8 @@ SLOW = GOOD.format(
 FAILING = GOOD.format("if '--inherit' in sys.argv and '--trial' not in sys.argv: sys.exit(3)")
 OLDER = """
 import sys
-import engine.uapi
-engine.uapi._QUESTIONS = ("get", "get_engine", "get_busiest", "events")
+import engine.uapi.requests
+engine.uapi.requests.QUESTIONS = ("get", "get_engine", "get_busiest", "events")
 from plait.daemon import main
 sys.exit(main())
 """

@@ -10,7 +10,7 @@
 
 #include "engine/handshake.h"
 #include "engine/timers.h"
-#include "engine/uapi_sections.h"
+#include "engine/uapi/sections.h"
 #include "shm/orders.h"
 #include "shm/queue.h"
 #include "shm/schedule.h"

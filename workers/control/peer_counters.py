@@ -1,6 +1,6 @@
 """Every peer's counters at once: the answer to `get_counters=1`, for whoever counts many peers.
 
-A line `counters=BASE64` has up to ROWS packed rows (engine/uapi.py, COUNTERS_ROW). Each line is true when it
+A line `counters=BASE64` has up to ROWS packed rows (COUNTERS_ROW of engine.uapi). Each line is true when it
 is made; the peers of an answer are those that are there when their turn comes.
 """
 

@@ -4,7 +4,7 @@
 #include <string.h>
 #include <sys/socket.h>
 
-#include "engine/uapi_text.h"
+#include "engine/uapi/text.h"
 #include "workers/control/endpoints.h"
 #include "workers/control/peer_table.h"
 

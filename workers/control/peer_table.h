@@ -8,7 +8,7 @@
 
 #include "engine/allowedips.h"
 #include "engine/publickeys.h"
-#include "engine/uapi_sections.h"
+#include "engine/uapi/sections.h"
 #include "shm/segment.h"
 
 /* cdef begin */
@@ -118,7 +118,7 @@ enum changes_stop {
 
 struct peer_changes {
     struct peer_table *table;
-    const uint8_t *records;   /* engine/uapi_sections.h */
+    const uint8_t *records;   /* engine/uapi/sections.h */
     uint64_t bytes;
     uint64_t at;              /* of the next record */
     const uint8_t *own_key;   /* NULL = none */

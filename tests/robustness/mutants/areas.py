@@ -64,7 +64,7 @@ AREAS = {
         ("shm/point.c",),
     ),
     "engine": Area(
-        ("engine/*.c",),
+        ("engine/*.c", "engine/uapi/*.c"),
         ("tests/unit/engine", "tests/unit/shm/test_fences.py"),
     ),
     "data path": Area(
@@ -85,7 +85,7 @@ AREAS = {
          "tests/unit/workers/test_keypair_lists.py"),
     ),
     "protocol": Area(
-        ("engine/*.py", "plait/quick/conf.py"),
+        ("engine/*.py", "engine/uapi/*.py", "plait/quick/conf.py"),
         (*of("tests/unit/engine", "test_constants.py", "test_cookie.py", "test_messages.py", "test_noise.py",
              "test_primitives.py", "test_ratelimiter.py", "test_tai64n.py", "test_timers.py", "test_uapi.py",
              "test_uapi_sections.py"), "tests/unit/plait/test_conf.py"),

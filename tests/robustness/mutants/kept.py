@@ -129,7 +129,7 @@ OTHERS = [
     Kept("netns", "engine/packet.h", "a nesting takes one hop", "#define HOPS_A_NESTING 8", "#define HOPS_A_NESTING 1"),
     Kept("netns", "workers/datapath/receive_tun.c", "the handshake of another peer is our own", "&owner) &&\n           owner == peer;", "&owner) && owner != peer;"),
     Kept("netns", "workers/datapath/receive_tun.c", "multicast without a peer is an error", "destination[0] == 0xff)) {", "destination[0] == 0xfe)) {"),
-    Kept("netns", "engine/uapi_sections.c", "a mapped endpoint in C stays IPv6", "memcmp(to, mapped, sizeof mapped) == 0", "memcmp(to, mapped, sizeof mapped) == 9"),
+    Kept("netns", "engine/uapi/sections.c", "a mapped endpoint in C stays IPv6", "memcmp(to, mapped, sizeof mapped) == 0", "memcmp(to, mapped, sizeof mapped) == 9"),
     Kept("netns", "workers/supervisor/link_setup.py", "the device sends redirects", 'IPV4_DEVCONF_SEND_REDIRECTS, struct.pack("=I", 0)', 'IPV4_DEVCONF_SEND_REDIRECTS, struct.pack("=I", 1)'),
     Kept("netns", "workers/supervisor/link_setup.py", "all interfaces together send redirects", 'ALL_REDIRECTS.write_text("0")', 'ALL_REDIRECTS.write_text("1")'),
     Kept("netns", "workers/supervisor/link_setup.py", "the interface makes an address", "bytes([IN6_ADDR_GEN_MODE_NONE])", "bytes([3])"),

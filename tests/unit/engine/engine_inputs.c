@@ -6,7 +6,7 @@
 #include "engine/handshake.h"
 #include "engine/publickeys.h"
 #include "engine/session.h"
-#include "engine/uapi_sections.h"
+#include "engine/uapi/sections.h"
 
 #include <string.h>
 

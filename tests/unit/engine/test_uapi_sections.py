@@ -1,4 +1,4 @@
-"""engine/uapi_sections.c and uapi_text.c against engine/uapi.py alone: the same for any bytes."""
+"""engine/uapi/sections.c and text.c against Python alone: the same for any bytes."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from engine import uapi
 from engine._engine import ffi, lib
+from engine.uapi import changes
 from tests.unit.engine.test_uapi import PEERS, pieces, sets, text_of
 
 
@@ -111,7 +112,7 @@ def test_a_set_is_as_large_as_its_limit_and_no_larger(allowed: int, cuts: int) -
     places = [len(b"set=1\n") + len(section) * 6 * n // (cuts + 1) + 1 for n in range(1, cuts + 1)]
     for peers in range(4, 7):
         for shift in (-1, 0, 1):
-            limit = peers * (uapi._PEER_MOST + uapi._ALLOWED.size * allowed) + shift
+            limit = peers * (changes.PEER_MOST + changes.ALLOWED.size * allowed) + shift
             [found] = outcome(uapi.Reader(limit), list(pieces(data, places)))
             assert isinstance(found, uapi.Set) is (peers == 6 and shift >= 0)
             assert [found] == outcome(LineByLine(limit), [data])

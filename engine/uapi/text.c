@@ -1,4 +1,4 @@
-#include "uapi_text.h"
+#include "text.h"
 
 #include <arpa/inet.h>
 #include <string.h>

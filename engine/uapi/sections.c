@@ -1,4 +1,4 @@
-#include "uapi_sections.h"
+#include "sections.h"
 
 #include <arpa/inet.h>
 #include <string.h>

@@ -1,10 +1,10 @@
-/* uapi_text: a peer as the answer to a `get` shows it (engine/uapi.py format_peer says the same in Python). */
+/* text: a peer as the answer to a `get` shows it (answers.py, format_peer says the same in Python). */
 #ifndef ENGINE_UAPI_TEXT_H
 #define ENGINE_UAPI_TEXT_H
 
 #include <stdint.h>
 
-#include "uapi_sections.h"
+#include "sections.h"
 
 /* cdef begin */
 #define UAPI_PEER_TEXT 1408    /* the most that uapi_write_peer writes: 404, 72 a number, 204 of a name, and 24 */

@@ -1,7 +1,7 @@
-/* uapi_sections: the peers of a `set` from text into records, as many as stand whole in a buffer.
+/* sections: the peers of a `set` from text into records, as many as stand whole in a buffer.
  *
  * Only what is plainly right is taken: a section (a public_key line and what follows it up to the next one or
- * the empty line) with one line out of the ordinary is left, from its first byte, to engine/uapi.py, which
+ * the empty line) with one line out of the ordinary is left, from its first byte, to requests.py, which
  * knows every rule and names every mistake. So there is one judge of what is refused, and this is
  * its fast hand; the records are byte for byte those that it would have made. */
 #ifndef ENGINE_UAPI_SECTIONS_H
@@ -10,7 +10,7 @@
 #include <stdint.h>
 
 /* A peer's keys that carry a number: its place, the key, the field (of struct peer_row, where it stands, and of
- * engine/uapi.py's PeerChange), and the most that it may be. Parsers, printers, records and what is applied follow
+ * changes.py's PeerChange), and the most that it may be. Parsers, printers, records and what is applied follow
  * from here; workers/control/peer_changes.c says what else happens when one changes. */
 #define UAPI_NUMBERS(X) \
     X(UAPI_KEEPALIVE, "persistent_keepalive_interval", keepalive, 0xffffu) \
@@ -55,7 +55,7 @@ const struct uapi_number *uapi_number(uint32_t place);
 struct uapi_taken {
     uint64_t text_bytes;    /* of the text that are done with: whole sections */
     uint64_t record_bytes;  /* written */
-    uint64_t spent;         /* memory as engine/uapi.py counts it against the limit of an operation */
+    uint64_t spent;         /* memory as requests.py counts it against the limit of an operation */
     uint32_t peers;
     uint32_t lines;
     uint32_t is_cut;        /* the next section is plain so far, but the text ends within it */
