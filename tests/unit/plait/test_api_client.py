@@ -19,6 +19,7 @@ import plait
 from plait import Failure, Key, Peer
 from plait.api.interface import transaction
 from tests.support.control_harness import SMALL, ControlProcess, Interface
+from tests.support.descriptors import open_here
 from tests.support.waiting import PATIENCE
 from workers._workers import ffi
 from workers.control.peer_counters import ROWS
@@ -192,9 +193,9 @@ def test_following_ends_when_it_is_cancelled(control: ControlProcess) -> None:
         with pytest.raises(asyncio.CancelledError):
             await task
 
-    before = len(os.listdir("/proc/self/fd"))
+    before = open_here()
     asyncio.run(run())
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert open_here() == before
 
 
 def test_many_ask_at_once_without_a_thread_each(control: ControlProcess) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from shm.segment import SegmentError, create_plain
+from tests.support.descriptors import open_here
 from workers.failure import Exit, Failure
 from workers.settings import Settings
 from workers.supervisor import room
@@ -55,6 +56,7 @@ def test_nothing_stays_of_a_start_that_ends_half_way(left: int, why: str) -> Non
     def mappings() -> int:
         return Path("/proc/self/maps").read_text().count("/dev/shm/")
 
+    open_here()  # what other tests left goes now, with its mappings, and not in between
     highest = max(map(int, os.listdir("/proc/self/fd")))
     filled = [os.open(os.devnull, os.O_RDONLY)]  # below the limit nothing is free but what is left
     while filled[-1] <= highest:
