@@ -10,7 +10,10 @@ from __future__ import annotations
 import os
 
 ROOT = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
-PACKAGES = ("engine", "shm", "workers", "workers/control", "workers/datapath", "plait/bench", "plait/load")
+PACKAGES = (
+    "engine", "engine/uapi", "shm", "workers", "workers/control", "workers/datapath",
+    "plait/bench", "plait/load",
+)  # fmt: skip
 MODULE = "engine/_engine.so"  # scripts/setup's link
 NEXT_STEP = "run scripts/setup, which compiles what changed"
 
