@@ -24,9 +24,9 @@ LABEL_MAC1: Final = b"mac1----"  # Semantics: cookie.c
 LABEL_COOKIE: Final = b"cookie--"  # Semantics: cookie.c
 
 KEY_BYTES: Final[int] = lib.AEAD_KEY_BYTES  # Semantics: messages.h; X25519, ChaCha20 and BLAKE2s alike
-MAC_BYTES: Final = 16  # Semantics: cookie.c; mac1, mac2 and the cookie itself
-TIMESTAMP_BYTES: Final = 12  # Semantics: TAI64N
-COOKIE_NONCE_BYTES: Final = 24  # Semantics: XChaCha20
+MAC_BYTES: Final[int] = lib.MAC_BYTES  # Semantics: cookie.c; mac1, mac2 and the cookie itself
+TIMESTAMP_BYTES: Final[int] = lib.TIMESTAMP_BYTES  # Semantics: TAI64N
+COOKIE_NONCE_BYTES: Final[int] = lib.COOKIE_NONCE_BYTES  # Semantics: XChaCha20
 
 INITIATION_BYTES: Final[int] = lib.INITIATION_BYTES  # Semantics: messages.h; 148
 RESPONSE_BYTES: Final[int] = lib.RESPONSE_BYTES  # Semantics: messages.h; 92
@@ -45,10 +45,10 @@ REKEY_TIMEOUT_JITTER_MAX: Final = 333 * MILLISECOND  # Semantics: messages.h say
 KEEPALIVE_TIMEOUT: Final[int] = lib.KEEPALIVE_SECONDS * SECOND  # Semantics: messages.h; 10 s
 NEW_HANDSHAKE_TIME: Final = KEEPALIVE_TIMEOUT + REKEY_TIMEOUT  # Semantics: timers.c; without jitter
 ZERO_KEYS_TIME: Final = 3 * REJECT_AFTER_TIME  # Semantics: timers.c
-MAX_TIMER_HANDSHAKES: Final = 18  # Semantics: messages.h, 90 s / 5 s; given up when attempts > this
+MAX_TIMER_HANDSHAKES: Final[int] = lib.TIMER_HANDSHAKES_MOST  # Semantics: messages.h, 90 s / 5 s
 MAX_INITIATIONS: Final = MAX_TIMER_HANDSHAKES + 2  # Semantics: what that makes: the first and 19 more
-COOKIE_SECRET_MAX_AGE: Final = 120 * SECOND  # Semantics: messages.h
-COOKIE_SECRET_LATENCY: Final = 5 * SECOND  # Semantics: messages.h
+COOKIE_SECRET_MAX_AGE: Final[int] = lib.COOKIE_SECRET_SECONDS * SECOND  # Semantics: messages.h
+COOKIE_SECRET_LATENCY: Final[int] = lib.COOKIE_LATENCY_SECONDS * SECOND  # Semantics: messages.h
 # 5 s less than the secret lives, for the way back: wireguard-go shows a cookie for 120 s, which the responder
 # may have forgotten by then.
 COOKIE_USABLE_TIME: Final = COOKIE_SECRET_MAX_AGE - COOKIE_SECRET_LATENCY  # Semantics: cookie.c, 115 s
@@ -71,4 +71,6 @@ UNDER_LOAD_QUEUE: Final = HANDSHAKE_QUEUE // 8  # Performance: receive.c; as man
 UNDER_LOAD_WASTED: Final = 3000  # Performance: Plait's own
 # wireguard-go stops at 2^16. Keypair numbers of 21 bits (engine/keypair.h) allow two sessions for each peer.
 MAX_PEERS: Final = 1 << 20  # Performance: messages.h
+MTU: Final = 1420  # Performance: wg-quick's; 1500 less outer IPv6, UDP and the data message
+KEYPAIR_NUMBER_BITS: Final[int] = lib.KEYPAIR_NUMBER_BITS  # Performance: three of them stand in a word
 TIMER_TICK_SHIFT: Final[int] = lib.TIMER_TICK_SHIFT  # Performance: a tick is 2^24 ns, 16.8 ms

@@ -8,6 +8,8 @@
 
 /* cdef begin */
 #define COOKIE_NONCE_BYTES 24
+#define COOKIE_SECRET_SECONDS 120   /* a responder's secret lives for so long */
+#define COOKIE_LATENCY_SECONDS 5    /* a cookie is shown for so much less: the way back takes time */
 
 /* The first `length` bytes of a message with mac1, mac2 behind: 0 when mac1 is right for key. */
 int handshake_mac1_differs(const uint8_t mac1_key[32], const uint8_t *message, uint32_t length);

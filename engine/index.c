@@ -3,12 +3,11 @@
  * cannot compute the next one; a network is a bijection whatever its round function is, so no two
  * keypairs ever share an index. */
 #include "index.h"
+#include "keypair.h"
 #include "siphash.h"
 
 #define ROUNDS 6
-#define NUMBER_BITS 21
-#define NUMBER_MASK ((1u << NUMBER_BITS) - 1)
-#define GENERATION_MASK ((1u << (32 - NUMBER_BITS)) - 1)
+#define GENERATION_MASK ((1u << (32 - KEYPAIR_NUMBER_BITS)) - 1)
 #define GATEWAY_BITS_MOST 8
 
 /* How many bits stand in the clear. */
@@ -38,7 +37,7 @@ uint32_t index_of(const uint64_t key[3], uint32_t number, uint32_t generation)
 {
     struct siphash keyed = siphash_begin(key);
     uint32_t clear = clear_bits(key), bits = (32 - clear) / 2, mask = (1u << bits) - 1;
-    uint32_t value = (generation & (GENERATION_MASK >> clear)) << NUMBER_BITS | (number & NUMBER_MASK);
+    uint32_t value = (generation & (GENERATION_MASK >> clear)) << KEYPAIR_NUMBER_BITS | (number & KEYPAIR_NUMBER_MASK);
     uint32_t left = value >> bits, right = value & mask;
 
     for (uint32_t round = 0; round < ROUNDS; round++) {
@@ -60,7 +59,7 @@ uint32_t index_number(const uint64_t key[3], uint32_t index)
         right = left;
         left = mixed;
     }
-    return (left << bits | right) & NUMBER_MASK;
+    return (left << bits | right) & KEYPAIR_NUMBER_MASK;
 }
 
 uint32_t index_publish(struct index_entry *table, const uint64_t key[3], uint32_t number, uint32_t peer)

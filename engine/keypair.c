@@ -1,29 +1,27 @@
 /* keypair: the three key numbers of a peer and what a session may still do. */
 #include "keypair.h"
 
-#define NUMBER_BITS 21
-#define NUMBER_MASK ((1u << NUMBER_BITS) - 1)
 #define NANOSECONDS 1000000000ull
 
 uint32_t key_word_current(uint64_t word)
 {
-    return (uint32_t)word & NUMBER_MASK;
+    return (uint32_t)word & KEYPAIR_NUMBER_MASK;
 }
 
 uint32_t key_word_previous(uint64_t word)
 {
-    return (uint32_t)(word >> NUMBER_BITS) & NUMBER_MASK;
+    return (uint32_t)(word >> KEYPAIR_NUMBER_BITS) & KEYPAIR_NUMBER_MASK;
 }
 
 uint32_t key_word_next(uint64_t word)
 {
-    return (uint32_t)(word >> (2 * NUMBER_BITS)) & NUMBER_MASK;
+    return (uint32_t)(word >> (2 * KEYPAIR_NUMBER_BITS)) & KEYPAIR_NUMBER_MASK;
 }
 
 uint64_t key_word_of(uint32_t current, uint32_t previous, uint32_t next)
 {
-    return (uint64_t)(current & NUMBER_MASK) | (uint64_t)(previous & NUMBER_MASK) << NUMBER_BITS |
-           (uint64_t)(next & NUMBER_MASK) << (2 * NUMBER_BITS);
+    return (uint64_t)(current & KEYPAIR_NUMBER_MASK) | (uint64_t)(previous & KEYPAIR_NUMBER_MASK) << KEYPAIR_NUMBER_BITS |
+           (uint64_t)(next & KEYPAIR_NUMBER_MASK) << (2 * KEYPAIR_NUMBER_BITS);
 }
 
 int key_word_names(uint64_t word, uint32_t number)

@@ -8,6 +8,7 @@
 
 /* cdef begin */
 #define KEYPAIR_INITIATOR 1
+#define KEYPAIR_NUMBER_BITS 21   /* so that three numbers fit into a word, and an index has 11 bits of a generation */
 #define REKEY_AFTER_SECONDS 120
 #define REJECT_AFTER_SECONDS 180
 #define KEEPALIVE_SECONDS 10
@@ -52,5 +53,7 @@ uint64_t keypair_take_nonces(struct keypair *keypair, uint32_t count, uint64_t n
 /* It only receives from now on (our private key changed). */
 void keypair_stop_sending(struct keypair *keypair);
 /* cdef end */
+
+#define KEYPAIR_NUMBER_MASK ((1u << KEYPAIR_NUMBER_BITS) - 1)
 
 #endif

@@ -10,11 +10,12 @@ import struct
 from typing import Final, NamedTuple
 
 from engine import constants
+from engine._engine import lib
 
-INITIATION: Final = 1
-RESPONSE: Final = 2
-COOKIE: Final = 3
-DATA: Final = 4
+INITIATION: Final[int] = lib.MESSAGE_INITIATION
+RESPONSE: Final[int] = lib.MESSAGE_RESPONSE
+COOKIE: Final[int] = lib.MESSAGE_COOKIE
+DATA: Final[int] = lib.MESSAGE_DATA
 
 _INITIATION = struct.Struct("<II32s48s28s16s16s")
 _RESPONSE = struct.Struct("<III32s16s16s16s")

@@ -47,6 +47,7 @@ enum timer_column {
 };
 #define TIMER_NEVER 0xffffffff
 #define TIMER_TICK_SHIFT 24
+#define TIMER_HANDSHAKES_MOST 18       /* given up when ATTEMPTS is above it: the first initiation and 19 more have left */
 /* Seconds in ticks, rounded up: nothing is due early. */
 #define TIMER_NEW_HANDSHAKE_TICKS 895  /* 15 s, jitter comes on top */
 #define TIMER_KEEPALIVE_TICKS 597      /* 10 s */

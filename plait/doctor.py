@@ -28,7 +28,6 @@ SO_RCVBUFFORCE = 33  # asm-generic/socket.h
 UDP_SEGMENT = 103  # linux/udp.h
 UDP_GRO = 104
 KERNEL_LEAST = (5, 6)
-SOCKET_BUFFER = 4 << 20  # what workers/supervisor/sockets.py asks for
 FILES_LEAST = 1024
 STATES = {"ok": "ok", "advice": "advice", "missing": "MISSING"}
 
@@ -355,15 +354,17 @@ def compare_aead(name: str, chosen: int, fastest: int) -> Finding:
 
 def socket_buffers() -> Finding:
     """Room for bursts of datagrams."""
+    from workers.supervisor.sockets import BUFFER_BYTES
+
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         try:
-            sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, SOCKET_BUFFER)
+            sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, BUFFER_BYTES)
         except OSError:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SOCKET_BUFFER)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER_BYTES)
         size = sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) // 2  # the kernel tells twice the size
-    found = f"{size >> 10} KiB of {SOCKET_BUFFER >> 10} KiB wanted"
-    mend = f"sysctl net.core.rmem_max={SOCKET_BUFFER} net.core.wmem_max={SOCKET_BUFFER}, or run as root"
-    return _finding("socket buffers", size >= SOCKET_BUFFER, "advice", found, mend)
+    found = f"{size >> 10} KiB of {BUFFER_BYTES >> 10} KiB wanted"
+    mend = f"sysctl net.core.rmem_max={BUFFER_BYTES} net.core.wmem_max={BUFFER_BYTES}, or run as root"
+    return _finding("socket buffers", size >= BUFFER_BYTES, "advice", found, mend)
 
 
 def promises() -> Iterator[Finding]:

@@ -13,7 +13,7 @@ import textwrap
 
 import msgspec
 
-from workers.settings import COUNTS, KEYS, Settings
+from workers.settings import COUNTS, KEYS, MAX_SESSIONS, Settings
 
 WIDTH = 100
 DERIVED = {  # defaults that follow from the host or from other settings
@@ -23,7 +23,7 @@ DERIVED = {  # defaults that follow from the host or from other settings
     "max_receivers": "twice `receivers`, at least one for each core",
     "max_consumers": "twice `consumers`, at least one for each core",
     "gateway": "none",
-    "sessions": "twice `max_peers`, 2097152 at most",
+    "sessions": f"twice `max_peers`, {MAX_SESSIONS} at most",
 }
 NO_SPACE = "`Unable to modify interface: No space left on device`"  # wg's words for ENOSPC
 

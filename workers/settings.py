@@ -18,17 +18,19 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from engine.aead import PROVIDERS
+from engine.constants import HANDSHAKE_QUEUE, KEYPAIR_NUMBER_BITS, MAX_PEERS
+from engine.uapi.keys import NUMBERS
+from shm._shm import lib
 from workers.failure import Exit, Failure
 from workers.handoffs import INLINE, Handoff, current
 from workers.priorities import REALTIME, Priority
 
 DIRECTORY = Path("/etc/plait")
-MAX_WORKERS_OF_A_KIND = 256  # shm/layout.h MAX_RECEIVERS, MAX_CONSUMERS
-MAX_PEERS = 1 << 20  # the kernel's MAX_PEERS_PER_DEVICE
-MAX_SESSIONS = 1 << 21  # keypair numbers have 21 bits
+MAX_WORKERS_OF_A_KIND = lib.MAX_RECEIVERS  # and MAX_CONSUMERS
+MAX_SESSIONS = 1 << KEYPAIR_NUMBER_BITS
 MAX_SMALL_SLOTS = 32767  # shm counts the nodes of a pool in 16 bits
 MAX_TRAIN_SLOTS = 4096
-MAILBOX_CELLS = 4096  # over all receivers; the kernel's MAX_QUEUED_INCOMING_HANDSHAKES
+IDLE_MOST = NUMBERS["idle_after"].most  # seconds
 ALLOWED_IPS_A_PEER = 4  # an estimate; each allowed IP takes at most two trie nodes
 QUIET_SHARERS = 4  # receivers, and as many consumers, that share a core (workers/datapath/affinity.c)
 COUNTS = {"receivers", "consumers", "max_receivers", "max_consumers"}
@@ -57,8 +59,8 @@ KEYS = {
     "aead": f'"auto" (the fastest that this build and CPU have), {_AEAD}: what seals and opens packets',
     "tun_offload": "true or false: super-packets between the kernel and the engine",
     "udp_offload": "true or false: trains of datagrams between the kernel and the engine",
-    "idle_after": 'a time such as "90s", "30m", "12h" or "2d", at most 180 days, or "0s" (never): how long a '
-    "peer on demand may be idle before the provider gets it back",
+    "idle_after": f'a time such as "90s", "30m", "12h" or "2d", at most {IDLE_MOST // 86400} days, or "0s" '
+    "(never): how long a peer on demand may be idle before the provider gets it back",
     "gateway": "0 to 15, or as far as gateway_bits goes: which of several gateways of "
     "one private key this is; it stands in the clear in the receiver indices that it gives out",
     "gateway_bits": "2, 4, 6 or 8: bits of each receiver index that gateway takes",
@@ -66,7 +68,6 @@ KEYS = {
     "wireguard-go: for OSPFv3, Babel or mDNS) or false (neither, as the kernel module's)",
 }
 
-IDLE_MOST = 180 * 86400  # seconds; engine/uapi/sections.h
 _TIME = re.compile(r"([0-9]{1,8})([smhd])\Z", re.ASCII)
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 log = logging.getLogger("plait")
@@ -204,7 +205,7 @@ def parse(text: str, path: str, defaults: Mapping[str, Any]) -> Settings:
     if missing := _missing_provider(settings):
         raise _refusal(path, text, "aead", missing)
     if settings.idle_seconds > IDLE_MOST:
-        raise _refusal(path, text, "idle_after", "it is no time, or more than 180 days")
+        raise _refusal(path, text, "idle_after", f"it is no time, or more than {IDLE_MOST // 86400} days")
     if (settings.gateway or 0) >> settings.gateway_bits:
         why = f"{settings.gateway_bits} bits have numbers up to {(1 << settings.gateway_bits) - 1}"
         raise _refusal(path, text, "gateway", why)
@@ -256,7 +257,7 @@ def geometry(settings: Settings) -> dict[str, int]:
     """The numbers of `struct geometry` (shm/layout.h) for these settings, for shm.segment."""
     peers = -(-settings.max_peers // 64) * 64
     sessions = settings.sessions or min(max(2 * peers, 64), MAX_SESSIONS)
-    cells = MAILBOX_CELLS // settings.receivers
+    cells = HANDSHAKE_QUEUE // settings.receivers
     return {
         "max_peers": peers,
         "max_keypairs": _power_of_two(sessions),

@@ -27,6 +27,7 @@ SECTION_BYTES: Final = 1 << 16  # of text that is kept until the peer it belongs
 BUSIEST_PEERS: Final = 1000  # the most that a `get_busiest` may ask for
 WINDOW: Final = 64  # open questions of an `unknown_peers` that names no window
 WINDOW_MOST: Final = 4096
+TTL_MOST: Final = 3600  # seconds for which a provider may refuse a key
 
 _COUNT = re.compile(r"[+-]?[0-9]{1,4}\Z", re.ASCII)
 _PEER_KEY = b"public_key="

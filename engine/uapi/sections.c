@@ -151,7 +151,7 @@ static int take_endpoint(struct line value, struct section *section)
             !take_ipv6((struct line){ host.text + 1, colon - 2 }, to))
             return 0;
         to[18] = 16;
-        if (memcmp(to, mapped, sizeof mapped) == 0) { /* it means an IPv4 address: uapi.py, endpoint_of */
+        if (memcmp(to, mapped, sizeof mapped) == 0) { /* it means an IPv4 address: values.py, endpoint_of */
             memcpy(to, to + 12, 4);
             memset(to + 4, 0, 12);
             to[18] = 4;

@@ -35,7 +35,6 @@ log = logging.getLogger("plait.provider")
 PAUSE: Final = 0.2  # seconds before a connection that ended is made again
 TRIES: Final = 4  # connections in a row that end before a word; a control that is killed ends one
 LINE_BYTES: Final = 1 << 16
-WINDOW_MOST: Final = 4096
 SECONDS: Final = 4.0  # for a lookup: a client tries again 5 s after its first try
 ACCOUNT_SECONDS: Final = 20.0  # the engine gives a provider 30
 
@@ -241,8 +240,8 @@ class Setter:
 
 def check(window: int, timeout: float) -> None:
     """Failure when these are none."""
-    if not 1 <= window <= WINDOW_MOST:
-        why = f"its window is {window}, and there may be 1 to {WINDOW_MOST} questions at once"
+    if not 1 <= window <= uapi.WINDOW_MOST:
+        why = f"its window is {window}, and there may be 1 to {uapi.WINDOW_MOST} questions at once"
         raise Failure("the provider is refused", why, "Leave `window` out, or give another.")
     if not timeout > 0:
         why = f"its timeout is {timeout} s, so that no lookup could end in time"

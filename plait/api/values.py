@@ -10,18 +10,14 @@ from datetime import UTC, datetime
 from typing import ClassVar, TypeAlias
 
 from engine import uapi
+from engine.constants import TIMESTAMP_BYTES
 from plait import keys, uapi_client
 from plait.failure import Failure
 
 Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 
-MOST_SECONDS = 0xFFFF  # of a persistent keepalive
-MOST_BYTES = (1 << 63) - 1  # of a quota
-MOST_TIME = 0xFFFFFFFF  # seconds since 1970
-MOST_IDLE = 180 * 24 * 3600  # seconds
-MOST_TTL = 3600  # seconds of a refusal
-STAMP_BYTES = 12  # TAI64N
+MOST = {number.field: number.most for number in uapi.NUMBERS.values()}  # of a peer's numbers
 LISTENS = "Give the port that the peer listens on."
 
 
@@ -190,20 +186,20 @@ class Peer:
     def __post_init__(self) -> None:
         object.__setattr__(self, "public_key", public(self.public_key))
         object.__setattr__(self, "allowed_ips", tuple(self.allowed_ips))
-        if not 0 <= self.keepalive <= MOST_SECONDS:
-            why = f"its keepalive is {self.keepalive} s, and the protocol has 0 to {MOST_SECONDS}"
+        if not 0 <= self.keepalive <= MOST["keepalive"]:
+            why = f"its keepalive is {self.keepalive} s, and the protocol has 0 to {MOST['keepalive']}"
             step = "Give 25 to keep a NAT open, else 0."
             raise Failure(f"the peer {self.public_key} is refused", why, step)
         self._check_limits()
         if self.endpoint is not None and not self.endpoint.port:
             why = "nothing can be sent to port 0"
             raise Failure(f"the peer {self.public_key} is refused", why, LISTENS)
-        if not 0 <= self.idle_after <= MOST_IDLE:
-            why = f"its idle_after is {self.idle_after} s, and there are 0 to {MOST_IDLE}"
+        if not 0 <= self.idle_after <= MOST["idle_after"]:
+            why = f"its idle_after is {self.idle_after} s, and there are 0 to {MOST['idle_after']}"
             step = "Give 0 for the interface's setting."
             raise Failure(f"the peer {self.public_key} is refused", why, step)
-        if self.timestamp is not None and len(self.timestamp) != STAMP_BYTES:
-            why = f"its timestamp has {len(self.timestamp)} bytes instead of {STAMP_BYTES}"
+        if self.timestamp is not None and len(self.timestamp) != TIMESTAMP_BYTES:
+            why = f"its timestamp has {len(self.timestamp)} bytes instead of {TIMESTAMP_BYTES}"
             raise Failure(f"the peer {self.public_key} is refused", why, "Give what `Totals.timestamp` was.")
 
     def _check_limits(self) -> None:
@@ -212,12 +208,13 @@ class Peer:
         if len(name.encode()) > uapi.NAME_MOST or not name.isprintable():
             step = f"Give {uapi.NAME_MOST} bytes of printable text at most."
             raise Failure(what, f"its name is {name!r}", step)
-        if self.quota is not None and not 0 <= self.quota <= MOST_BYTES:
-            raise Failure(what, f"its quota is {self.quota} bytes", f"Give 1 to {MOST_BYTES}, or 0 for none.")
+        if self.quota is not None and not 0 <= self.quota <= MOST["quota"]:
+            step = f"Give 1 to {MOST['quota']}, or 0 for none."
+            raise Failure(what, f"its quota is {self.quota} bytes", step)
         if self.expires is not None and self.expires.tzinfo is None:
             step = "Give one: datetime(2027, 1, 31, tzinfo=UTC)."
             raise Failure(what, "its `expires` has no time zone", step)
-        if self.expires is not None and not 0 <= self.expires.timestamp() <= MOST_TIME:
+        if self.expires is not None and not 0 <= self.expires.timestamp() <= MOST["expires"]:
             raise Failure(what, f"it expires at {self.expires}", "Give a time of 1970 to 2106.")
 
 
@@ -229,8 +226,8 @@ class Refuse:
     """Seconds in which the engine does not ask again, 0 to 3600; 0: it asks with the client's next try."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.ttl <= MOST_TTL:
-            why = f"its ttl is {self.ttl} s, and there are 0 to {MOST_TTL}"
+        if not 0 <= self.ttl <= uapi.TTL_MOST:
+            why = f"its ttl is {self.ttl} s, and there are 0 to {uapi.TTL_MOST}"
             raise Failure("a refusal is refused", why, "Give 0 when the store is down, else 60.")
 
 

@@ -15,9 +15,10 @@ from pathlib import Path
 
 import click
 
+from engine.constants import MAX_PEERS
 from plait.bench import plot
 from plait.bench.implementation import INTERFACE, PORT
-from plait.bench.peers import MAX_PEERS, memory, wg_text
+from plait.bench.peers import memory, wg_text
 from plait.bench.progress import Progress, progress
 from plait.failure import Failure
 from plait.lab import namespaces as lab

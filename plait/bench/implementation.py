@@ -14,6 +14,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from engine.constants import MTU
 from plait.bench import competitors
 from plait.failure import Failure
 from plait.keys import decode
@@ -23,7 +24,6 @@ from plait.lab.versions import program_version
 
 INTERFACE = "wg0"
 PORT = 51820
-MTU = 1420
 ADDRESSES = ("10.201.0.1", "10.201.0.2", "10.201.0.3")
 REACHED = 15.0  # seconds until the first answer through a tunnel
 CABLE = "bare cable"

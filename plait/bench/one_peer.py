@@ -23,8 +23,9 @@ from typing import Any
 
 import click
 
+from engine.constants import MTU
 from engine.noise import Session
-from plait.bench.implementation import ADDRESSES, INTERFACE, MTU, PORT, Implementation, chosen, cpu_seconds
+from plait.bench.implementation import ADDRESSES, INTERFACE, PORT, Implementation, chosen, cpu_seconds
 from plait.bench.neighbours import run_before_engines
 from plait.bench.progress import progress
 from plait.bench.scale import cores_of_load

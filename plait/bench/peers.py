@@ -27,6 +27,7 @@ from typing import Any
 
 import click
 
+from engine.constants import MAX_PEERS
 from plait.bench.implementation import INTERFACE, PORT, chosen, cpu_seconds
 from plait.bench.progress import Progress, progress
 from plait.failure import Failure
@@ -40,7 +41,6 @@ INSIDE = ("10.201.0.1", "10.201.0.2")
 WIREGUARD_GO_MOST = 65_535  # its limit is 65,536, and one is the tunnel's
 PING_INTERVAL = 0.002
 GETS = 5
-MAX_PEERS = 1 << 20
 ALONE_SECONDS = 3.0
 IDLE_SECONDS = 10.0
 SESSIONS = 50_000

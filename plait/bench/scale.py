@@ -24,7 +24,8 @@ from statistics import median
 
 import click
 
-from plait.bench.implementation import INTERFACE, MTU, PORT, cpu_seconds
+from engine.constants import MTU
+from plait.bench.implementation import INTERFACE, PORT, cpu_seconds
 from plait.bench.progress import progress
 from plait.failure import Failure
 from plait.lab import namespaces as lab

@@ -9,21 +9,25 @@
 #include <sys/socket.h>
 #include <time.h>
 
+#include "engine/cookie.h"
+#include "engine/keypair.h"
+#include "engine/timers.h"
 #include "plait/load/generator.h"
 #include "plait/load/initiator.h"
 
 #define NOBODY 0xffffffffu
 #define WHEEL_SLOTS 512            /* of 2^24 ns: 8.6 s, more than a retry takes */
-#define WHEEL_SHIFT 24
+#define WHEEL_SHIFT TIMER_TICK_SHIFT
 #define SAMPLES 256                /* messages kept to be replayed, of each kind */
 #define SAMPLE_BYTES 256
 #define STRANGERS 64
 #define FLOOD_NS 25000000ull       /* a gateway takes one initiation of a peer in 20 ms */
-#define INITIATIONS_MOST 20        /* of one handshake (engine/constants.py MAX_INITIATIONS) */
-#define COOKIE_NS 115000000000ull  /* a cookie is shown for so long (COOKIE_USABLE_TIME) */
-#define REKEY_NS 120000000000ull
-#define REJECT_NS 180000000000ull
-#define PASSIVE_NS 10000000000ull  /* KEEPALIVE_TIMEOUT */
+#define INITIATIONS_MOST (TIMER_HANDSHAKES_MOST + 2)  /* of one handshake */
+#define SECOND_NS 1000000000ull
+#define COOKIE_NS ((COOKIE_SECRET_SECONDS - COOKIE_LATENCY_SECONDS) * SECOND_NS)  /* a cookie is shown for so long */
+#define REKEY_NS (REKEY_AFTER_SECONDS * SECOND_NS)
+#define REJECT_NS (REJECT_AFTER_SECONDS * SECOND_NS)
+#define PASSIVE_NS (KEEPALIVE_SECONDS * SECOND_NS)
 #define BEHIND_NS 10000000ull
 #define SEEN_WORDS 8               /* of 64 data messages each */
 

@@ -12,7 +12,7 @@ from typing import Final
 from engine import uapi
 from plait import keys
 from plait.api.provider import Answer
-from plait.api.values import MOST_TTL, Refuse
+from plait.api.values import Refuse
 from plait.quick import conf
 
 
@@ -56,8 +56,8 @@ _KEYS: Final = {
 def _refusal(words: list[str]) -> Refuse:
     if not words:
         return Refuse()
-    if len(words) > 1 or not words[0].isdecimal() or int(words[0]) > MOST_TTL:
-        raise ValueError(f"a refusal is `refuse`, or `refuse SECONDS` of 0 to {MOST_TTL}")
+    if len(words) > 1 or not words[0].isdecimal() or int(words[0]) > uapi.TTL_MOST:
+        raise ValueError(f"a refusal is `refuse`, or `refuse SECONDS` of 0 to {uapi.TTL_MOST}")
     return Refuse(int(words[0]))
 
 

@@ -10,10 +10,10 @@ import re
 from datetime import UTC, datetime
 from typing import Final
 
-from engine.uapi import NAME_MOST
+from engine.uapi import NAME_MOST, NUMBERS
 
-EXPIRES_MOST: Final = 0xFFFFFFFF  # seconds since 1970: in the year 2106
-QUOTA_MOST: Final = (1 << 63) - 1
+EXPIRES_MOST: Final = NUMBERS["plait_expires"].most  # seconds since 1970: in the year 2106
+QUOTA_MOST: Final = NUMBERS["plait_quota"].most
 _UNITS: Final = {
     "": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12,
     "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "tib": 1 << 40,

@@ -24,6 +24,7 @@ from types import TracebackType
 from typing import IO, Any, Final, Self
 
 from engine import uapi
+from engine.constants import MTU
 from plait.failure import Failure
 from plait.programs import plaitd
 from plait.quick import conf as wgconf
@@ -36,7 +37,6 @@ from workers.failure import Failure as EngineFailure
 from workers.supervisor.sockets import GIVEN, Pair, close_sockets, open_sockets
 
 INIT: Final = Path(init.__file__)
-MTU: Final = 1420
 LONG_BYTES: Final = 1 << 16  # less than the smallest buffer that a socket may have
 
 

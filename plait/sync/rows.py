@@ -80,6 +80,7 @@ def _preshared_key(given: object) -> Key | None:
 def _keepalive(given: object) -> int:
     if given is None:
         return 0
-    if not isinstance(given, int) or isinstance(given, bool) or not 0 <= given <= 0xFFFF:
-        raise BadRow(f"its keepalive {given!r:.40} is no number of seconds from 0 to 65535")
+    most = uapi.NUMBERS["persistent_keepalive_interval"].most
+    if not isinstance(given, int) or isinstance(given, bool) or not 0 <= given <= most:
+        raise BadRow(f"its keepalive {given!r:.40} is no number of seconds from 0 to {most}")
     return given

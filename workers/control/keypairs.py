@@ -175,8 +175,8 @@ class Keypairs:
 
     def connected(self, rows: npt.NDArray[np.int64], now: int) -> int:
         """How many of these rows have a session that may be used: confirmed, and not 180 s old."""
-        # engine/keypair.h: the current one
-        named = self.memory.rows["key_word"][rows] & np.uint64((1 << 21) - 1)
+        current = (1 << lib.KEYPAIR_NUMBER_BITS) - 1
+        named = self.memory.rows["key_word"][rows] & np.uint64(current)
         numbers = np.where(named < self.used, named, 0).astype(np.int64)
         slab = np.frombuffer(ffi.buffer(self.slab, self.used * ffi.sizeof("struct keypair")), _SESSION)
         births = slab["birth"][numbers]

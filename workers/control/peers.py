@@ -26,13 +26,14 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
+from engine.constants import MAX_PEERS
 from workers._workers import ffi, lib
 from workers.attempts import Step
 from workers.control.grace_periods import GracePeriods
 from workers.control.keypairs import Keypairs
 from workers.control.memory import MORE_MEMORY, Memory
 from workers.control.pace import PACE, Pace
-from workers.settings import ALLOWED_IPS_A_PEER, MAX_PEERS
+from workers.settings import ALLOWED_IPS_A_PEER
 
 if TYPE_CHECKING:
     import numpy.typing as npt

@@ -21,8 +21,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
+from engine.uapi import TTL_MOST
+
 TTL: Final = 60  # seconds that a refusal without a ttl stands
-TTL_MOST: Final = 3600
 LINE_BYTES: Final = 256
 SILENT: Final = 30_000_000_000  # ns with a question as old: a provider that does not answer makes way
 _PIECE: Final = 100  # lines that are sent at once

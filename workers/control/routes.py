@@ -18,14 +18,13 @@ from time import monotonic_ns
 
 from workers._workers import lib
 from workers.control.endpoints import Endpoint, EndpointOrders
-from workers.control.peers import Peers
+from workers.control.peers import NOBODY, Peers
 from workers.netlink import drain
 
 SECOND = 1_000_000_000
 SLICE = 256  # rows in a turn of control
 REST = 9  # times what a slice took, before the next one
 LOOKS = 3  # after a change, a second apart: an answer to what left before it brings the old source back
-NOBODY = 0xFFFFFFFF
 
 # linux/rtnetlink.h, linux/netlink.h
 RTMGRP_IPV4_ROUTE = 0x40

@@ -24,6 +24,7 @@ import struct
 from collections.abc import Callable
 from typing import NamedTuple
 
+from engine.constants import MTU
 from workers.failure import Exit, Failure, explain
 from workers.netlink import TUNGETIFF, attribute, attributes, moved_to, own_namespace, request
 from workers.supervisor import link_setup
@@ -31,7 +32,6 @@ from workers.supervisor import link_setup
 log = logging.getLogger(__name__)
 
 DEVICE = "/dev/net/tun"
-MTU = 1420  # 1500 less 80: outer IPv6, UDP, the data message
 # Packets that wait to be read, each queue: as many as the kernel's WireGuard keeps (messages.h,
 # MAX_QUEUED_PACKETS); TUN's own 500 overflow when a reader wakes a few milliseconds late.
 QUEUE_LENGTH = 1024

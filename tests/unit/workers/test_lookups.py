@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from engine import noise
-from engine.uapi import WINDOW_MOST
+from engine.uapi import TTL_MOST, WINDOW_MOST
 from tests.support.control_harness import Interface, Parts
 from tests.unit.workers.test_control_handshakes import SECOND, WALL, Other, World, again, flip
 from workers._workers import ffi, lib
@@ -24,7 +24,7 @@ from workers.control import lookups
 from workers.control.events import Event
 from workers.control.lookups import PARKED, PARKED_MOST, PARKED_TIME, Lookups
 from workers.control.pace import PACE
-from workers.control.provider import LINE_BYTES, SILENT, TTL_MOST, Provider
+from workers.control.provider import LINE_BYTES, SILENT, Provider
 from workers.control.refusals import ENTRIES, Refusals
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: the harness makes a UAPI socket")
