@@ -34,8 +34,8 @@ struct allowedips {
     uint32_t free;                /* nodes linked from free_head */
     struct allowedips_place *places;  /* held by who goes through a list in pieces */
 };
-/* A place in the list of one peer's nodes. Who is in the midst of a list holds it, so that nodes may be added
- * and removed meanwhile: one that is removed is stepped over, and what stays is met once. */
+/* A place in the list of one peer's nodes, for a walk through the list in pieces. Nodes may be added and removed
+ * meanwhile: the walk steps over a removed node and meets each node that stays once. */
 struct allowedips_place {
     uint32_t number;              /* of the node that comes next; 0 = the end */
     struct allowedips_place *following;

@@ -55,7 +55,8 @@ static int flow_read(const struct packet *packet, struct flow *flow)
     return 1;
 }
 
-/* Of the transport, and of the IPv4 header: either is computed again for a joined packet. */
+/* The checksums of the transport and of the IPv4 header, which a joined packet gets computed again: a wrong one
+ * would come out right. */
 static int checksums_are_right(const struct packet *packet, const struct flow *flow)
 {
     uint32_t length = packet->length - flow->ip;
@@ -118,7 +119,8 @@ static void rewrite(struct packet *first, const struct flow *flow, struct joined
         transport[13] |= push;
     else
         store_be16(transport + 4, length);
-    /* Left to whoever cuts it again, or never looked at: the pseudo-header's sum stands for it. */
+    /* The kernel completes the checksum where it needs one (VNET_NEEDS_CSUM): the field has the sum of the
+     * pseudo-header until then. */
     sum = checksum_fold(checksum_pseudo(p, length, flow->tcp ? PROTOCOL_TCP : PROTOCOL_UDP));
     memcpy(transport + (flow->tcp ? 16 : 6), &sum, 2);
     joined->flags = VNET_NEEDS_CSUM;

@@ -79,7 +79,7 @@ void handshake_create_initiation(struct handshake_crypto *crypto, struct handsha
 void handshake_create_prepared(struct handshake_crypto *crypto, struct handshake *handshake,
                                const uint8_t ephemeral_public[32], const uint8_t secret[32]);
 /* Initiator, after it. In: response, preshared_key. Out: both transport keys, remote_index.
- * LOW_ORDER or RESPONSE_TAG, and the state is as good as before when result is set to FINE again. */
+ * LOW_ORDER or RESPONSE_TAG; with result set to FINE again, the state takes another response. */
 void handshake_consume_response(struct handshake_crypto *crypto, struct handshake *handshakes, uint32_t count);
 
 /* Responder, in two steps because the static-static secret belongs to the peer, who is known

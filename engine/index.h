@@ -3,7 +3,7 @@
  * unlinkable, and the table compares the whole index: one cache line a data packet.
  *
  * A gateway's number may stand in the lowest bits of each index, the first byte on the wire, where a
- * balancer can read it; the permutation is of the bits above, and the generation has so many fewer. */
+ * balancer can read it. The permutation covers the bits above them, and the generation loses as many bits. */
 #ifndef ENGINE_INDEX_H
 #define ENGINE_INDEX_H
 

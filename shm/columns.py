@@ -33,7 +33,7 @@ class Columns:
         self.workers = self._view(lib.REGION_WORKERS, dtype("struct worker"), (lib.MAX_WORKERS,))
         self.device = self._view(lib.REGION_DEVICE, dtype("struct device"), (1,))
         self.public_keys = self._view(lib.REGION_PUBLIC_KEYS, np.dtype("u4"), (g.public_key_buckets,))
-        # What stands in these engine alone knows: bytes here.
+        # Only engine/ knows what stands in these: plain bytes here.
         self.index = self._view(lib.REGION_INDEX, np.dtype("u1"), (g.max_keypairs, lib.INDEX_ENTRY_BYTES))
         self.trie = self._view(lib.REGION_TRIE, np.dtype("u1"), (g.max_trie_nodes, lib.TRIE_NODE_BYTES))
         self.keypairs = self._view(lib.REGION_KEYPAIRS, np.dtype("u1"), (g.max_keypairs, lib.KEYPAIR_BYTES))

@@ -6,8 +6,8 @@
 
 /* cdef begin */
 /* Worker: odd = awake. Turn: +2 at a point where it holds nothing. Sleep: to even.
- * Wake: to odd, then seq_cst fence, before it looks at anything. The supervisor alone puts a line to sleep
- * that is nobody's: a broken worker may have woken it, and it would keep every grace period open. */
+ * Wake: to odd, then seq_cst fence, before it looks at anything. The supervisor alone puts the line
+ * of an absent worker to sleep: a broken worker may have marked it awake, and then no grace period would end. */
 void epoch_turn(const struct segment *segment, uint32_t worker, uint64_t now);
 void epoch_sleep(const struct segment *segment, uint32_t worker);
 void epoch_wake(const struct segment *segment, uint32_t worker);

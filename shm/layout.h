@@ -277,7 +277,7 @@ struct bell {
 /* Which receivers wait for slots. On a line of its own: nearly always nobody waits, so that the line stays in the
  * cache of every holder. */
 struct starving {
-    uint64_t receivers;      /* bit number % 64: perhaps one of those; set by it, all taken by whoever rings (bell.h) */
+    uint64_t receivers;      /* bit (number % 64): one of these may wait. A receiver sets its bit, a ringer takes all (bell.h) */
     uint64_t reserved[7];
 };
 

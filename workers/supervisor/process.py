@@ -55,8 +55,8 @@ class Supervisor:
     (entry_points.py). program starts plaitd, and may be another one when SIGUSR2 asks for it.
     """
 
-    # Which would end us, and which whoever sends them means otherwise: logrotate, init at a power failure, a
-    # limit on CPU time that somebody set.
+    # Signals that end a process by default, and whose senders do not mean to end the engine: logrotate,
+    # init at a power failure, a limit on CPU time.
     MEANINGLESS = (
         signal.SIGUSR1,
         signal.SIGALRM,
@@ -251,7 +251,7 @@ class Supervisor:
         )
 
     def _describe(self) -> tuple[dict[str, Any], list[int]]:
-        """What a program needs that takes our place (handover.py), and connections of those who wait."""
+        """What the program that takes our place needs (handover.py), and connections of clients that wait."""
         description = {
             "settings": msgspec.to_builtins(self.settings),
             "resources": self.resources.describe(),
@@ -263,7 +263,7 @@ class Supervisor:
         return description, self.changes.fds()
 
     def resume(self, handover: dict[str, Any]) -> None:
-        """Go on where another program stood that described itself so: everybody is there, to be renewed."""
+        """Go on from what the program before us described: all workers run, and each is to be renewed."""
         self.announced = True
         self.roster.oom_score = handover["oom_score"]
         self.roster.resume(handover["workers"])
@@ -297,8 +297,8 @@ class Supervisor:
                 worker.kill(why)
 
     def _look_at_lines_of_nobody(self) -> None:
-        """A broken worker may write that somebody is awake who is not there: no grace period would end any
-        more, and nothing that control takes away come free (shm/epoch.h)."""
+        """A broken worker may mark an absent worker as awake. Then no grace period would end, and nothing
+        that control removes would be freed (shm/epoch.h)."""
         packets = self.roster.of_kind("receiver", "consumer")
         here = {worker.line for worker in packets if worker.process is not None}
         for number in range(lib.MAX_WORKERS):
@@ -386,7 +386,7 @@ class Supervisor:
             self.emit("numbers_changed", receivers=numbers[0], consumers=numbers[1])
 
     def _follow_name(self, control: Worker) -> None:
-        """Control saw that the interface is called otherwise: so are its socket file and every process."""
+        """Control saw another name of the interface: its socket file and every process take that name."""
         before = self.resources.interface
         try:
             self.resources.follow_name()
