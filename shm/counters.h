@@ -74,6 +74,7 @@ enum counter {
     HS_COOKIE_TAG,             /* (end message) */
     HS_COOKIE_ACCEPTED,        /* (end message, fine) */
     HS_DOWN,                   /* (end message) the interface is down */
+    HS_KILLED,                 /* (end message) was in hand of a control that was killed; counted by the next */
     HS_INITIATION_SENT,        /* (wire) */
     HS_RESPONSE_SENT,          /* (wire) */
     HS_SEND_FAILED,

@@ -45,19 +45,26 @@ static uint32_t ring_take(const struct segment *segment, uint32_t receiver, stru
     uint32_t got = __atomic_load_n(&ring->got, __ATOMIC_RELAXED); /* our own word */
     *out = segment->cells[(uint64_t)receiver * cells + (got & (cells - 1))];
     POINT("mailbox: cell read, not given back");
-    /* release: the cell is read before the receiver may fill it again. If control is killed in between, the next
-     * control reads the message once more, and the protocol refuses it as a replay. */
+    /* release: the cell is read before the receiver may fill it again. A control that is killed before this store
+     * has not taken the message: the next one reads it. Behind the store it is in hand, and mailbox_taken says so. */
     __atomic_store_n(&ring->got, got + 1, __ATOMIC_RELEASE);
-    return out->length <= MAILBOX_MESSAGE_BYTES;
+    return 1;
+}
+
+uint32_t mailbox_taken(const struct segment *segment)
+{
+    uint32_t taken = 0;
+    for (uint32_t r = 0; r < segment->geometry.max_receivers; r++)
+        taken += __atomic_load_n(&segment->mailbox[r].got, __ATOMIC_RELAXED);
+    return taken;
 }
 
 uint32_t mailbox_take(const struct segment *segment, struct mailbox_cell *out, uint32_t max)
 {
     uint32_t receivers = segment->geometry.max_receivers;
-    uint32_t taken = 0, start = 0;
+    uint32_t taken = 0;
     /* begin with another ring each time, so that no receiver is preferred when max is small */
-    for (uint32_t r = 0; r < receivers; r++)
-        start += __atomic_load_n(&segment->mailbox[r].got, __ATOMIC_RELAXED);
+    uint32_t start = mailbox_taken(segment);
     while (taken < max) {
         uint32_t before = taken;
         for (uint32_t i = 0; i < receivers && taken < max; i++)

@@ -37,6 +37,8 @@ class Step(IntEnum):
     EVENTS = 9  # row + 1, or 0 for one of many
     PENDING_ENDPOINTS = 10  # row + 1
     FREEING = 11  # row + 1
+    PARKED = 12  # as a whole: finding those that the control before had parked
+    ASKING = 13  # place in the parking + 1 (workers/control/parking.py)
 
 
 WORDS: Final = {
@@ -49,6 +51,8 @@ WORDS: Final = {
     Step.TRIE: "allowed IPs",
     Step.PENDING_ENDPOINTS: "endpoints that were to be ordered",
     Step.FREEING: "peers that were removed",
+    Step.PARKED: "initiations that were parked",
+    Step.ASKING: "a question about an initiation that was parked",
     Step.EVENTS: "what holders told of a peer",
     Step.PASSES: "what all peers were to know of the interface or the private key",
 }

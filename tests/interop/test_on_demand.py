@@ -18,6 +18,7 @@ import pytest
 
 from engine import noise
 from plait.lab.namespaces import WIREGUARD_GO, Engine, Lab, Peer, keypair
+from shm.marks import marked
 from tests.support.fake_peer import FakePeer, Network
 from tests.support.waiting import until
 
@@ -135,7 +136,10 @@ def test_a_client_that_the_provider_refuses_gets_no_answer_and_is_not_asked_abou
         assert "unknown_asked" not in counted and counted["hs_unknown_peer"] == counted["unknown_cached"] == 1
 
 
-def test_a_control_that_is_killed_with_a_parked_initiation_counts_it(gateway: Gateway) -> None:
+def test_a_control_that_is_killed_with_a_parked_initiation_is_followed_by_one_that_answers(
+    gateway: Gateway,
+) -> None:
+    """The parked one, or on a machine that takes 5 s for all this the client's next; each has one end."""
     silent = PROVIDER.replace("time.sleep(0.05)", "continue")
     process = gateway.host.popen([sys.executable, "-c", silent])
     until(lambda: "serving=1" in process.output(), "the provider serves")
@@ -147,11 +151,8 @@ def test_a_control_that_is_killed_with_a_parked_initiation_counts_it(gateway: Ga
         gateway.know(public, f"allowed_ip={address}/32\n")
         with provider(gateway):
             assert gateway.client.ping("10.7.0.1", 1, wait=60).received == 1
-    assert counted["hs_unknown_peer"] >= counted["unknown_timeout"] == 1
-    assert counted["handshake_to_control"] == sum(
-        value for name, value in counted.items()
-        if name.startswith("hs_") and name not in ("hs_response_sent", "hs_initiation_sent", "hs_send_failed")
-    )  # fmt: skip
+    assert counted["unknown_answered"] == 1 and counted["unknown_asked"] >= 2
+    assert counted["handshake_to_control"] == sum(counted.get(name, 0) for name in marked("end message"))
 
 
 def test_an_idle_peer_is_evicted_with_its_totals_and_comes_back_and_a_recorded_initiation_does_not() -> None:

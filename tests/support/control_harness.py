@@ -353,6 +353,7 @@ class Parts:
         self.peers.recover()
         self.endpoints.recover(self.peers.rows_with_pending_endpoint())
         self.handshakes.load_identity()
+        self.handshakes.recover()
         self.configuration.redo()
 
     def close(self) -> None:

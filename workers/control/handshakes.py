@@ -1,7 +1,8 @@
 """Handshakes: the mailbox, macs, cookies and the limiter, before the two sides of a handshake.
 
 Messages come from the receivers' mailbox. Each ends in exactly one of the HS_* counters that are marked (end
-message) in shm/counters.h. Before anything is computed: mac1; under load also mac2 and the rate limiter.
+message) in shm/counters.h, whenever control dies: what it had taken and not counted is counted by the next
+control, as HS_KILLED (`recover`). Before anything is computed: mac1; under load also mac2 and the limiter.
 Macs, arithmetic and sending are C, one call for a whole batch (handshake_batch.c, engine/handshake.c), so
 that a flood costs no Python object per message. In a batch, responses and cookie replies come first
 (initiator.py), then the initiations (responder.py), each kind in the order of arrival.
@@ -14,6 +15,7 @@ nowhere.
 
 from __future__ import annotations
 
+import logging
 import socket
 import sys
 from collections.abc import Iterator
@@ -39,10 +41,15 @@ from workers.control.timer_columns import TimerColumns
 if TYPE_CHECKING:
     from workers._workers import counter, handshake_identity_p
 
+log = logging.getLogger(__name__)
+
 LOOKED_AT = 8 * BATCH  # messages a turn
+_WORD = 1 << 32  # mailbox_taken comes round
 # Of a cell, what the limiter knows a source by: family and the first half of the address, all of an IPv4 one.
 _PLACE = {name: field.offset for name, field in ffi.typeof("struct endpoint").fields}
 _SOURCE = np.array([_PLACE["family"] + i for i in range(2)] + [_PLACE["address"] + i for i in range(8)])
+# A message taken has ended in one of these, is parked, or is in hand.
+ENDS = tuple(end for end in range(lib.HS_MESSAGE_LENGTH, lib.HS_KILLED + 1) if end != lib.HS_MAC2_BAD)
 # Outcomes of messages that cost work and led to nothing. Those asked for a cookie are among them: while a
 # flood lasts so does being under load.
 _WASTED = np.array([
@@ -91,6 +98,25 @@ class Handshakes(HandshakeBatch):
 
     # -- the mailbox --------------------------------------------------------------------------
 
+    def recover(self) -> None:
+        """At the start: messages that the control before this one had in hand ended with it; those that it
+        had parked wait on."""
+        counters = self.segment.counters[
+            lib.WORKER_CONTROL * lib.COUNTERS_A_WORKER : (lib.WORKER_CONTROL + 1) * lib.COUNTERS_A_WORKER
+        ]
+        ended = sum(int(counters[end]) for end in ENDS) + len(self.lookups.parking.places())
+        difference = (int(lib.mailbox_taken(self.segment)) - ended) % _WORD
+        in_hand = (difference - self.vault.messages_off) % _WORD
+        if in_hand <= BATCH:
+            self.count(lib.HS_KILLED, in_hand)
+        else:
+            self.vault.note_messages_off(difference)
+            log.warning(
+                "the words that count handshake messages were written over; how many ended with the control "
+                "process before this one is not known"
+            )
+        self.lookups.recover()
+
     def take_messages(self, now: int) -> int:
         """Deal with up to a batch of waiting messages; returns how many there were."""
         waiting = lib.mailbox_waiting(self.segment)
@@ -128,7 +154,7 @@ class Handshakes(HandshakeBatch):
         self.wasted += self.lookups.wasted
         self.lookups.wasted = 0
         if self.lookups.ready and self.is_up and self.identity is not None:
-            count = self.lookups.take_ready(self.cells, BATCH // 2)
+            count = self.lookups.take_ready(self.cells, BATCH // 2, now)
             outcomes = np.zeros(count, np.int64)
             self.check_results[:count] = lib.CHECK_INITIATION
             if count:

@@ -15,12 +15,13 @@ What an unknown initiation passes, the cheap before the dear:
 An initiation is parked with its sender and the address that it came to for PARKED_TIME at most. When a `set`
 adds its peer, it is taken once more, as if it had just come. Each ends in one HS_ counter: of its answer, or
 HS_UNKNOWN_PEER when it is refused, grows too old or another took its place; it counts as wasted work then,
-not while it is parked. How many are parked stands in the vault, so that a control that comes after a kill
-counts those that were lost.
+not while it is parked. Parked ones stand in the vault (parking.py), so that a control that comes after a kill
+goes on with them: it answers those that are peers by now, and asks about the others once more.
 
 Peers that are evicted (eviction.py) are offered to the provider as questions of their own; an initiation of
 one is parked until it is gone. What their greatest timestamps were is remembered for a while, and a peer on
-demand that has none may not begin with an initiation older than FLOOR, or than this control.
+demand that has none may not begin with an initiation older than FLOOR, or than this control; one that was
+parked before is judged by what the control knew that parked it.
 
 A provider is a client of the configuration socket (provider.py). The first that came serves, the others stand
 by. A question stays open until its provider answers, so that one that hangs is asked no more than its window.
@@ -34,17 +35,19 @@ from base64 import b64encode
 from bisect import bisect_left
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from engine import tai64n, uapi
 from workers._workers import ffi, lib
+from workers.attempts import Step
 from workers.control.endpoints import Endpoint
 from workers.control.events import Event, Events
+from workers.control.parking import Parked, Parking
 from workers.control.provider import SILENT, Answer, Provider, Question, Wrong
 from workers.control.refusals import Refusals
+from workers.control.vault import PARKED_MOST
 
 if TYPE_CHECKING:
     from workers._workers import counter
@@ -53,7 +56,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 SECOND: Final = 1_000_000_000
-PARKED_MOST: Final = 4096
 PARKED_TIME: Final = 5 * SECOND  # then its sender tries again
 QUESTIONS_A_SECOND: Final = 1000
 QUESTIONS_AT_ONCE: Final = 250
@@ -63,15 +65,6 @@ REMEMBERED: Final = 4096  # timestamps of evicted peers
 A_TURN: Final = 64  # questions, or ends of parked ones
 PARKED: Final = -1  # instead of a counter: the message has not ended
 BOUNDS: Final = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0)  # seconds, of the histogram
-
-
-@dataclass(slots=True)
-class Parked:
-    """One initiation, which stands in a cell."""
-
-    cell: int
-    arrived: int  # ns
-    timestamp: bytes
 
 
 class Lookups:
@@ -110,8 +103,9 @@ class Lookups:
         self.are_many_added = False  # it has added more than were named
         self.ready: deque[bytes] = deque()  # parked, and now a peer
         self.wasted = 0  # that ended in nothing, until somebody takes them
-        self.cells = ffi.new("struct mailbox_cell[]", 0)
-        self.free: list[int] = []
+        self.parking = Parking(vault)
+        self.vouched: dict[bytes, bytes] = {}  # by key, timestamps that the control before knew to be later
+        self.vouched_until = 0  # ns; none of those is answered any more
         self.number = 0
         self.next_free = 0  # ns; when the bucket is full again
         self.holds: counter = lib.UNKNOWN_BUCKET  # what the first of the unasked waits for
@@ -148,33 +142,38 @@ class Lookups:
             if timestamp <= before.timestamp:
                 return lib.HS_TIMESTAMP_REPLAYED
             self._end(key)
-        elif len(self.parked) >= PARKED_MOST:
+        is_later = timestamp > self._greatest(key)
+        parked = self.parking.put(key, timestamp, cell, now, is_later=is_later)
+        if parked is None:
             self.count(self.holds if self.unasked else lib.UNKNOWN_WINDOW, 1)
             return lib.HS_UNKNOWN_PEER
-        if not len(self.cells):
-            self.cells = ffi.new("struct mailbox_cell[]", PARKED_MOST)
-            self.free = list(range(PARKED_MOST))
-        place = self.free.pop()
-        ffi.memmove(self.cells + place, cell, ffi.sizeof("struct mailbox_cell"))
-        self.parked[key] = Parked(place, now, timestamp)
-        self.vault.note_parked(len(self.parked))
-        if key not in self.asked and before is None and key not in self.leaving:
+        self.parked[key] = parked
+        if key not in self.asked and key not in self.leaving:
             self.unasked[key] = None
         return PARKED
 
-    def _end(self, key: bytes, event: Event | None = None) -> None:
+    def _end(self, key: bytes, event: Event | None = None, outcome: counter | None = None) -> None:
         """A parked one leads to nothing."""
         parked = self.parked.pop(key)
+        sender = self._sender(parked) if event is not None and self.events.has_token(event) else None
         self.unasked.pop(key, None)
-        self.free.append(parked.cell)
         self.wasted += 1
-        self.vault.note_parked(len(self.parked))  # first: a kill in between leaves one too few, never two
+        self.parking.leave(parked.place)  # first: a kill in between leaves it in hand, and none ends twice
+        if outcome is not None:
+            self.count(outcome, 1)
         self.count(lib.HS_UNKNOWN_PEER, 1)
         if event is not None:
-            self.events.emit(event, None, lambda: self._sender(parked), key=key)
+            self.events.emit(event, None, sender, key=key)
 
     def _sender(self, parked: Parked) -> Endpoint | None:
-        return Endpoint.unpack(bytes(ffi.buffer(ffi.addressof(self.cells[parked.cell], "from"))))
+        cell = self.parking.cell(parked.place)
+        return Endpoint.unpack(bytes(ffi.buffer(ffi.addressof(cell[0], "from"))))
+
+    def _greatest(self, key: bytes) -> bytes:
+        """What an initiation of this key must be later than, if nothing but this control knows of it."""
+        row = self.find(key)
+        known = self.recent.get(key, tai64n.ZERO) if row is None else self.vault.timestamp_seen(row)
+        return known if any(known) else self.floor()
 
     def drop(self) -> None:
         """Our key is another one: nobody can answer them."""
@@ -183,21 +182,42 @@ class Lookups:
         self.ready.clear()
         self.added = []
 
-    def lost(self) -> None:
-        """At the start: those that were parked when the control before this one ended are no more, and its
-        provider has yet to connect again."""
+    def recover(self) -> None:
+        """At the start: what the control before this one had parked waits on, to be asked about once more.
+        Its provider has yet to connect again."""
         if self.vault.has_provider:
             self.expected_until = self.now() + PARKED_TIME
-        if parked := self.vault.parked:
-            self.vault.note_parked(0)
-            self.count(lib.HS_UNKNOWN_PEER, parked)
-            self.count(lib.UNKNOWN_TIMEOUT, parked)
+        self.vouched_until = self.now() + PARKED_TIME
+        with self.vault.attempts.trying(Step.PARKED):
+            for place in self.parking.places():
+                key, parked = self.parking.read(place)
+                self.parked[key] = parked
+                if self.parking.is_later(place):
+                    self.vouched[key] = parked.timestamp
+                if self.find(key) is None:
+                    self.unasked[key] = None
+                else:
+                    self.ready.append(key)
+
+    def give_up(self, place: int) -> None:
+        """Before `recover`: control died of what is at that place (plus one) of the parking; 0: of all."""
+        for each in self.parking.places():
+            if place in (0, each + 1):
+                self.parking.leave(each)
+                self.count(lib.HS_UNKNOWN_PEER, 1)
+
+    def vouches(self, key: bytes, timestamp: bytes) -> bool:
+        """Whether the control before this one parked that initiation, and knew that none of its key was
+        accepted that is as late."""
+        return self.vouched.get(key) == timestamp
 
     # -- once a turn --------------------------------------------------------------------------
 
     def step(self, now: int) -> None:
         """Ask, and end what is too old."""
         self._expire(now)
+        if self.vouched and now >= self.vouched_until:
+            self.vouched = {}
         provider = self.serving
         if provider is None:
             return
@@ -216,7 +236,10 @@ class Lookups:
             if self.next_free > now + (QUESTIONS_AT_ONCE - 1) * (SECOND // QUESTIONS_A_SECOND):
                 self.holds = lib.UNKNOWN_BUCKET
                 return
-            self._ask(provider, self.unasked.popitem(last=False)[0], now)
+            key = self.unasked.popitem(last=False)[0]
+            before = self.vault.attempts.note(Step.ASKING, self.parked[key].place + 1)
+            self._ask(provider, key, now)
+            self.vault.attempts.over(before)
 
     def _ask(self, provider: Provider, key: bytes, now: int) -> None:
         self.next_free = max(self.next_free, now) + SECOND // QUESTIONS_A_SECOND
@@ -243,8 +266,7 @@ class Lookups:
                 outcome, event = self.holds, Event.LOOKUP_HELD_BACK
             else:
                 outcome, event = lib.UNKNOWN_NO_PROVIDER, Event.UNKNOWN_PEER
-            self.count(outcome, 1)
-            self._end(key, event)
+            self._end(key, event, outcome)
 
     def due_in(self, now: int) -> float | None:
         """Seconds until `step` has something to do; None: not before something comes."""
@@ -283,20 +305,23 @@ class Lookups:
         self.ready.extend(key for key in keys if key not in self.leaving and self.find(key) is not None)
         self.added, self.are_many_added = [], False
 
-    def take_ready(self, cells: Any, most: int) -> int:
+    def take_ready(self, cells: Any, most: int, now: int) -> int:
         """Initiations to be taken once more, into the first of these cells; how many."""
         taken = 0
         while self.ready and taken < most:
             key = self.ready.popleft()
-            parked = self.parked.pop(key, None)
-            if parked is None:
+            parked = self.parked.get(key)
+            if parked is None or parked.arrived + PARKED_TIME <= now:  # `step` ends those
                 continue
-            ffi.memmove(cells + taken, self.cells + parked.cell, ffi.sizeof("struct mailbox_cell"))
+            if self.find(key) is None:  # taken away again: parked once more, it would be younger than it is
+                self._end(key)
+                continue
+            ffi.memmove(cells + taken, self.parking.cell(parked.place), ffi.sizeof("struct mailbox_cell"))
+            del self.parked[key]
             self.unasked.pop(key, None)
-            self.free.append(parked.cell)
+            self.parking.leave(parked.place)
             taken += 1
         if taken:
-            self.vault.note_parked(len(self.parked))
             self.count(lib.UNKNOWN_ANSWERED, taken)
         return taken
 
@@ -332,6 +357,10 @@ class Lookups:
         """The greatest timestamp of a peer on demand that is being taken away."""
         self.recent.pop(key, None)
         self.recent[key] = stamp
+        parked = self.parked.get(key)
+        if parked is not None:
+            self.parking.note_later(parked.place, is_later=parked.timestamp > stamp)
+            self.vouched.pop(key, None)
         if len(self.recent) > REMEMBERED:
             forgotten = self.recent.popitem(last=False)[1]
             # One clock that is ahead must not shut others out.
@@ -436,8 +465,7 @@ class Lookups:
         if ttl:
             self.refusals.add(key, ttl, now)
         if key in self.parked:
-            self.count(lib.UNKNOWN_REFUSED, 1)
-            self._end(key, Event.LOOKUP_REFUSED)
+            self._end(key, Event.LOOKUP_REFUSED, lib.UNKNOWN_REFUSED)
 
     # -- looking ------------------------------------------------------------------------------
 

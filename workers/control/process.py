@@ -139,7 +139,7 @@ class Control:
             rows = self.vault.attempts.each(Step.ENDPOINTS, self.peers.rows_with_pending_endpoint())
             self.endpoints.recover(rows)
         self.handshakes.load_identity()
-        self.handshakes.lookups.lost()
+        self.handshakes.recover()
         self._look_at_interface(first=True)
         self.configuration.redo()
         self.quotas.begin(self.pace.now())
@@ -158,6 +158,8 @@ class Control:
             self.start.broken[Promise.WATCH] = "the kernel refuses a socket of AF_NETLINK"
         if self.routes.news is not None:
             self.selector.register(self.routes.news, selectors.EVENT_READ, self._routes_changed)
+            if self.peers.used:
+                self.routes.drain()  # it may have changed while no control listened, or in the hand of one
         if self.interface is not None and self.interface.news is not None:
             self.selector.register(self.interface.news, selectors.EVENT_READ, self._links_changed)
 
@@ -187,6 +189,9 @@ class Control:
         elif step in LEAVES_OUT and 0 < place <= self.peers.used:
             self.peers.leave_out(place - 1)
             self.events.emit(Event.PEER_LEFT_OUT, place - 1, tries=DEATHS, reason=WORDS[step])
+        elif step in (Step.PARKED, Step.ASKING):
+            self.handshakes.lookups.give_up(place)
+            self.events.emit(Event.STEP_GIVEN_UP, tries=DEATHS, reason=WORDS[step])
         elif step is not Step.PEERS:  # its table is no step to go without
             if step is Step.PASSES:
                 self.vault.note_passing(self.vault.passing & ~(place % 8))

@@ -194,8 +194,12 @@ class Responder:
         is_first = np.asarray(is_on_demand & ~seen.any(axis=1))
         if not is_first.any():
             return is_first
-        floor = np.frombuffer(self.owner.lookups.floor() * len(which), np.uint8).reshape(len(which), -1)
-        return np.asarray(is_first & ~tai64n.later(self.columns["timestamp"][which], floor))
+        lookups, stamps = self.owner.lookups, self.columns["timestamp"][which]
+        floor = np.frombuffer(lookups.floor() * len(which), np.uint8).reshape(len(which), -1)
+        is_below = np.asarray(is_first & ~tai64n.later(stamps, floor))
+        for at in np.flatnonzero(is_below).tolist():
+            is_below[at] = not lookups.vouches(self._key(int(which[at])), stamps[at].tobytes())
+        return is_below
 
     def _finish(self, which: Places, numbers: list[int], count: int, outcomes: Outcomes, now: int) -> None:
         """Responses are made. What is stored and ordered here comes before they leave."""

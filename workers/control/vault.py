@@ -3,8 +3,10 @@
 A second shared-memory segment, made by the supervisor and worked in by control alone, so that a
 restarted control finds the device key, preshared keys, static-static secrets, the greatest
 timestamps seen and sent, and the cookie secret again. Names of peers stand behind the rows, 64 bytes each: no
-secrets, but kept, and a row without a name takes no memory there. Behind them stands the redo record: the
-text of a validated `set` while it is applied, so that it is applied whole, or again after a kill.
+secrets, but kept, and a row without a name takes no memory there. Between rows and names stand the parked
+initiations (parking.py), as they came over the wire, in memory that an engine without a provider never takes.
+Behind the names stands the redo record: the text of a validated `set` while it is applied, so that it is
+applied whole, or again after a kill.
 
 All stores are plain: a kill leaves what was stored, and each group of words is ordered so that a
 cut between two stores is harmless (the word that makes the others valid comes last).
@@ -58,8 +60,9 @@ HEADER = np.dtype(
         ("suspect_deaths", "u4"),
         ("redo_peers", "u4"),  # of the set that is the redo record
         ("passing", "u4"),  # bits of what not every peer knows yet (workers/control/process.py)
-        ("parked", "u4"),  # initiations (workers/control/lookups.py)
+        ("parked_ready", "u4"),  # memory is there for so many parked initiations
         ("has_provider", "u4"),  # somebody is asked about unknown peers
+        ("messages_off", "u4"),  # by which messages taken and ended differ when none is in hand
     ]
 )
 
@@ -76,14 +79,33 @@ ROW = np.dtype(
     ]
 )
 
+# An initiation that waits for its peer (workers/control/parking.py): 320 bytes.
+INITIATION = np.dtype(
+    [
+        ("arrived", "u8"),  # ns
+        ("is_there", "u4"),  # stored last, taken away first
+        ("is_later", "u4"),  # than every initiation of this key that was ever accepted
+        ("key", "u1", 32),
+        ("timestamp", "u1", constants.TIMESTAMP_BYTES),
+        ("reserved", "u4"),
+        ("cell", "u1", ffi.sizeof("struct mailbox_cell")),
+    ]
+)
+PARKED_MOST = 4096
+PARKED_A_STEP = 64
+
 NAME_BYTES = lib.NAME_MOST  # of each row's name
 ZERO_KEY = bytes(32)
 REDO_SLICE = 1 << 20  # bytes of the redo record between two yields
 
 
-def rows_bytes(max_peers: int) -> int:
-    """Bytes of header and rows for this many peers. Names stand behind them."""
+def _parked_at(max_peers: int) -> int:
     return HEADER_BYTES + _pages(max_peers * ROW.itemsize)
+
+
+def rows_bytes(max_peers: int) -> int:
+    """Bytes of header, rows and parked initiations for this many peers. Names stand behind them."""
+    return _parked_at(max_peers) + _pages(PARKED_MOST * INITIATION.itemsize)
 
 
 def vault_bytes(max_peers: int) -> int:
@@ -111,6 +133,8 @@ class Vault:
         self._lock(HEADER_BYTES)
         self.header = np.frombuffer(self.memory, HEADER, 1)
         self.rows = np.frombuffer(self.memory, ROW, max_peers, HEADER_BYTES)
+        self.parked_at = _parked_at(max_peers)
+        self.parked = np.frombuffer(self.memory, INITIATION, PARKED_MOST, self.parked_at)
         header = self.header[0]
         self.attempts = Attempts(header)
         if header["magic"] != 0:
@@ -126,7 +150,7 @@ class Vault:
 
     def close(self) -> None:
         """Unmap; the memory lives on in the supervisor's hands."""
-        del self.header, self.rows, self.attempts
+        del self.header, self.rows, self.parked, self.attempts
         self.memory.close()
         os.close(self.fd)
 
@@ -136,6 +160,16 @@ class Vault:
         """Make sure of memory for rows 0..rows-1. OSError (ENOSPC) when there is none."""
         os.posix_fallocate(self.fd, HEADER_BYTES, rows * ROW.itemsize)
         self._lock(HEADER_BYTES + rows * ROW.itemsize)
+
+    def ensure_parked(self, count: int) -> None:
+        """Memory for `count` parked initiations at least. OSError (ENOSPC) when there is none."""
+        ready = self.ready("parked_ready")
+        if count <= ready:
+            return
+        last = min(-(-count // PARKED_A_STEP) * PARKED_A_STEP, PARKED_MOST)
+        at = self.parked_at + ready * INITIATION.itemsize
+        os.posix_fallocate(self.fd, at, (last - ready) * INITIATION.itemsize)
+        self.set_ready("parked_ready", last)
 
     def _lock(self, bytes_: int) -> None:
         """Keep the first so many bytes from being swapped out. A low limit is enough for few peers."""
@@ -197,12 +231,13 @@ class Vault:
         self.header[0]["passing"] = bits
 
     @property
-    def parked(self) -> int:
-        """Initiations that control keeps in memory of its own, in which no control after it finds them."""
-        return int(self.header[0]["parked"])
+    def messages_off(self) -> int:
+        """What messages taken less those that ended or are parked come to when none is in hand: 0, but where
+        a broken worker wrote over the words that count them."""
+        return int(self.header[0]["messages_off"])
 
-    def note_parked(self, count: int) -> None:
-        self.header[0]["parked"] = count
+    def note_messages_off(self, difference: int) -> None:
+        self.header[0]["messages_off"] = difference
 
     @property
     def has_provider(self) -> bool:

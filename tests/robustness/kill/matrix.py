@@ -30,6 +30,7 @@ from typing import Any
 from engine import noise
 from plait.lab.namespaces import Lab, state, title
 from plait.watch.processes import children
+from shm.marks import marked
 from tests.robustness.kill import cases, points
 from tests.robustness.kill.cases import CONSUMER, CONTROL, RECEIVER, Case
 from tests.robustness.kill.numbered import BURST, Strand, Traffic
@@ -335,6 +336,8 @@ class Matrix:
             yield f"{self.memory.nodes_out()} nodes are not home, tokens {[hex(token) for token in tokens()]}"
         if not _within(REST_SECONDS, lambda: not self.memory.keypairs_out()):
             yield f"{self.memory.keypairs_out()} keypairs that nobody uses"
+        if not _within(REST_SECONDS, lambda: not self.without_counter()):
+            yield f"{self.without_counter()} handshake messages were taken and have no counter"
         if stray := [name for name, is_used in reserved(self.memory).items() if is_used]:
             yield f"not zero: {', '.join(stray)}"
         faults = ""
@@ -345,6 +348,15 @@ class Matrix:
                 return
             time.sleep(0.05)
         yield f"the segment is not whole: {faults}"
+
+    def without_counter(self) -> int:
+        """Handshake messages that control took and did not count; nobody provides, so none is parked."""
+        segment = self.memory.segment
+        line = segment.counters[
+            lib.WORKER_CONTROL * lib.COUNTERS_A_WORKER : (lib.WORKER_CONTROL + 1) * lib.COUNTERS_A_WORKER
+        ]
+        ended = sum(int(line[getattr(lib, name.upper())]) for name in marked("end message"))
+        return (int(lib.mailbox_taken(segment)) - ended) % (1 << 32)
 
     @contextlib.contextmanager
     def frozen(self) -> Iterator[None]:

@@ -480,6 +480,7 @@ class Mailbox(RuleBasedStateMachine):
     def begin(self) -> None:
         self.data = make(1)
         self.rings: list[deque[tuple[int, bytes]]] = [deque(), deque()]
+        self.taken = 0
 
     def teardown(self) -> None:
         if hasattr(self, "data"):
@@ -499,6 +500,7 @@ class Mailbox(RuleBasedStateMachine):
         cells = ffi.new("struct mailbox_cell[20]")
         taken = lib.mailbox_take(self.data.segment, cells, most)
         assert taken == min(most, sum(map(len, self.rings)))
+        self.taken += taken
         before = [len(ring) for ring in self.rings]
         for cell in cells[0:taken]:
             sender = getattr(cell, "from")
@@ -512,6 +514,7 @@ class Mailbox(RuleBasedStateMachine):
     def counts(self) -> None:
         if hasattr(self, "data"):
             assert lib.mailbox_waiting(self.data.segment) == sum(map(len, self.rings))
+            assert lib.mailbox_taken(self.data.segment) == self.taken
 
 
 TestQueuesAndPools = QueuesAndPools.TestCase

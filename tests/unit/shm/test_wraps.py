@@ -111,6 +111,7 @@ def test_mailbox() -> None:
     assert lib.mailbox_take(data.segment, out, 8) == 8
     assert bytes(cell.message[0] for cell in out) == b"abcdefgh"
     assert lib.mailbox_waiting(data.segment) == 0 and ring.got == 5
+    assert lib.mailbox_taken(data.segment) == 5
     data.close()
 
 

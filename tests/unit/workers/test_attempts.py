@@ -14,7 +14,8 @@ import pytest
 from engine.uapi import parse_set
 from tests.support.control_harness import ControlProcess, Holder, Interface, Parts, dying_in, uapi
 from tests.support.waiting import PATIENCE
-from tests.unit.workers.test_control_loop import KEY, PEER, Loop
+from tests.unit.workers.test_control_handshakes import Other
+from tests.unit.workers.test_control_loop import KEY, OURS, PEER, Loop
 from workers._workers import lib
 from workers.attempts import DEATHS, Attempts, GivenUp, Step
 from workers.control.events import Event
@@ -68,6 +69,35 @@ def test_a_set_that_control_dies_of_is_dropped_after_three_deaths(interface: Int
         assert not [each for each in events_of(interface) if each["event"] == Event.SET_GIVEN_UP]
         assert uapi(interface, "get=1\n\n").count("public_key=") == 4
         assert interface.counter("GIVEN_UP") == 1
+
+
+def test_an_initiation_that_control_dies_of_asking_about_ends(interface: Interface) -> None:
+    """Alone: the others are asked about."""
+    strangers = [Other(seed, OURS.public_key) for seed in (0x51, 0x52)]
+    loop = Loop(interface)
+    loop.add_peer()
+    loop.control.handshakes.lookups.join(8)
+    for stranger in strangers:
+        interface.deliver(stranger.initiation(), (b"\x7f\0\0\1", stranger.endpoint.port))
+    for _ in range(DEATHS):
+        with dying_in(loop.control.handshakes.lookups, "_ask"):
+            loop.turn()
+        loop.close()
+        loop = Loop(interface)
+        provider = loop.control.handshakes.lookups.join(8)
+        assert provider is not None
+    assert interface.counter("GIVEN_UP") == 1 and interface.counter("HS_UNKNOWN_PEER") == 1
+    loop.turn()
+    assert [question.key for question in provider.open.values()] == [strangers[1].identity.public_key]
+    assert b'"event": "step_given_up"' in b"".join(loop.control.events.remembered())
+    loop.close()
+    for _ in range(DEATHS):
+        loop = Loop(interface, begins=False)
+        with dying_in(loop.control.handshakes.lookups.parking, "read"):
+            loop.control.begin()
+        loop.close()
+    Loop(interface).close()
+    assert interface.counter("GIVEN_UP") == 2 and interface.counter("HS_UNKNOWN_PEER") == 2
 
 
 def test_a_place_is_the_same_however_the_slices_fell(interface: Interface) -> None:

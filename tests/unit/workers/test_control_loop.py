@@ -144,6 +144,22 @@ def test_a_timer_that_its_holder_tells_of_is_worked_out_and_no_other(loop: Loop)
     assert due[rows].tolist() == [lib.TIMER_NEVER, timers.narrow(far)]
 
 
+def test_the_next_control_looks_at_routes_that_changed_meanwhile(loop: Loop) -> None:
+    """Or whose news was in hand of the one before: the source of a peer that no route fits goes."""
+    row = loop.add_peer()
+    heard_at = loop.endpoint._replace(source=b"\x7f\0\0\1", ifindex=99)
+    with Holder(loop.interface) as holder:
+        holder.take_turns()
+        loop.control.peers.order(row, loop.control.endpoints.move(row, heard_at))
+        holder.take_turns()
+    loop.turn()
+    assert not loop.orders(row) & lib.ORDER_CLEAR_SOURCE, "no route changed"
+    after = Loop(loop.interface)
+    after.turn()
+    assert after.orders(row) & lib.ORDER_CLEAR_SOURCE
+    after.close()
+
+
 def test_an_action_that_goes_on_in_the_next_turn_lets_control_not_sleep(loop: Loop) -> None:
     periods, left = loop.control.grace_periods, [1, 2]
 

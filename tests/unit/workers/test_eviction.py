@@ -131,11 +131,12 @@ def test_without_a_provider_nobody_is_evicted(world: Evicting) -> None:
     assert world.row_of(other) is not None and not world.lookups.leaving
 
 
-@pytest.mark.parametrize("is_restarted", [False, True])
+@pytest.mark.parametrize("is_restarted", ["never", "before it is parked", "when it is parked"])
 def test_an_initiation_from_before_the_eviction_is_refused_when_the_peer_is_back(
-    world: Evicting, is_restarted: bool
+    world: Evicting, is_restarted: str
 ) -> None:
-    """Remembered by this control; the next one takes nothing that is older than itself."""
+    """Remembered by this control; the next one takes nothing that is older than itself, but what this one
+    parked and knew to be later than what it remembers."""
     other = world.add(connects=False)
     recorded = other.initiation()
     assert world.comes(other, recorded) == "HS_INITIATION_ACCEPTED"
@@ -143,15 +144,34 @@ def test_an_initiation_from_before_the_eviction_is_refused_when_the_peer_is_back
     world.pass_time(OVER)
     assert len(world.evicted()) == 1
     world.answer("done=1\n")
-    if is_restarted:
+    if is_restarted == "before it is parked":
         world.restart()
     assert world.comes(other, recorded) == "parked"
+    if is_restarted == "when it is parked":
+        world.restart()
     world.turn()
     assert len(questions(world.provider)) == 1, "the key alone cannot tell"
     world.set(section(other) + ON_DEMAND)
     world.turn()
     assert world.counted()["HS_TIMESTAMP_REPLAYED"] == 1 and other.hears_nothing()
     assert world.comes(other, other.initiation(later=300 * SECOND)) == "HS_INITIATION_ACCEPTED"
+
+
+def test_what_is_parked_while_its_peer_leaves_is_answered_by_the_next_control(world: Evicting) -> None:
+    """It was parked as later than all that its peer had sent, which the next control does not know."""
+    other = world.add()
+    world.pass_time(OVER)
+    assert len(world.evicted()) == 1
+    assert world.comes(other, other.initiation(later=OVER)) == "parked"
+    world.answer("done=1\n")
+    assert world.row_of(other) is None
+    world.pass_time(SECOND)
+    world.restart()
+    world.turn()
+    assert len(questions(world.provider)) == 1
+    world.set(section(other) + ON_DEMAND)
+    world.turn()
+    answered(world, other)
 
 
 def test_a_timestamp_is_brought_back_and_never_set_back(world: Evicting) -> None:

@@ -22,10 +22,11 @@ from tests.unit.workers.test_control_handshakes import SECOND, WALL, Other, Worl
 from workers._workers import ffi, lib
 from workers.control import lookups
 from workers.control.events import Event
-from workers.control.lookups import PARKED, PARKED_MOST, PARKED_TIME, Lookups
+from workers.control.lookups import PARKED, PARKED_TIME, Lookups
 from workers.control.pace import PACE
 from workers.control.provider import LINE_BYTES, SILENT, Provider
 from workers.control.refusals import ENTRIES, Refusals
+from workers.control.vault import PARKED_A_STEP, PARKED_MOST
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: the harness makes a UAPI socket")
 
@@ -53,6 +54,11 @@ class Unknown(World):
 
     def stranger(self, psk: bytes = noise.NO_PSK) -> Other:
         return Other(next(self.seeds), self.ours.public_key, psk)
+
+    def die(self) -> None:
+        """As if killed; the next control finds what this one left."""
+        self.parts.close()
+        self.parts = self.make_parts()
 
     def join(self, window: int = 64) -> Provider:
         provider = self.lookups.join(window)
@@ -142,7 +148,7 @@ def test_a_parked_initiation_is_answered_when_its_peer_is_added(world: Unknown) 
     world.lookups.heard(provider, b"done=1\n")
     assert world.counted() == {"UNKNOWN_ASKED": 1, "UNKNOWN_ANSWERED": 1, "HS_INITIATION_ACCEPTED": 1}
     assert not world.lookups.parked and not provider.open and told(provider) == []
-    assert sum(world.lookups.seconds) == 1 and world.parts.vault.parked == 0
+    assert sum(world.lookups.seconds) == 1 and world.lookups.parking.places() == []
 
 
 def test_a_set_of_many_peers_answers_those_that_are_parked(world: Unknown) -> None:
@@ -312,12 +318,12 @@ def test_no_more_are_parked_than_there_is_room_for(world: Unknown) -> None:
     alone.lookups.step(alone.now)
     assert alone.park(PARKED_MOST) == lib.HS_UNKNOWN_PEER
     assert alone.counts == {"UNKNOWN_ASKED": 1, "UNKNOWN_WINDOW": 1}
-    assert world.parts.vault.parked == PARKED_MOST
+    assert len(alone.lookups.parking.places()) == PARKED_MOST
     alone.now += PARKED_TIME
     for _ in range(PARKED_MOST):
         alone.lookups.step(alone.now)
-    assert world.parts.vault.parked == 0 and not alone.lookups.parked and not alone.lookups.unasked
-    assert sorted(alone.lookups.free) == list(range(PARKED_MOST))
+    assert not alone.lookups.parked and not alone.lookups.unasked
+    assert sorted(alone.lookups.parking.free or []) == list(range(PARKED_MOST))
 
 
 def test_the_next_provider_is_asked_what_the_one_before_left(world: Unknown) -> None:
@@ -344,9 +350,7 @@ def test_a_provider_that_went_is_waited_for(world: Unknown, is_control_killed: b
     """Clients that come while it starts again are not sent away for 5 s."""
     first = world.join()
     if is_control_killed:
-        world.parts.close()
-        world.parts = world.make_parts()
-        world.lookups.lost()
+        world.die()
     else:
         world.lookups.leave(first)
     other, late = world.stranger(), world.stranger()
@@ -439,16 +443,113 @@ def test_an_answer_in_pieces(world: Unknown) -> None:
     assert found == list(Provider(1, 0).feed(said)) == [(12, 5), (13, None), (14, 60), (15, 0)]
 
 
-def test_what_was_parked_when_control_died_is_counted_by_the_next(world: Unknown) -> None:
+@pytest.mark.parametrize("lines", ["", "on_demand=1\n"])
+@pytest.mark.parametrize("is_set_by", ["the control that parked it", "the next"])
+def test_what_is_parked_when_control_dies_is_answered_by_the_next(
+    world: Unknown, is_set_by: str, lines: str
+) -> None:
+    """After two deaths as after one. The provider is asked by each."""
+    other = world.stranger(PSK)
+    for asked in 1, 2:
+        provider = world.join()
+        if asked == 1:
+            assert world.comes(other) == "parked"
+        world.pass_time(SECOND)
+        (question,) = questions(provider)
+        source = f"127.0.0.1:{other.endpoint.port}"
+        assert (question["source"], question["age_ms"]) == (source, 1000 * asked)
+        if asked == 2 and is_set_by != "the next":
+            world.set(section(other) + lines)
+        world.die()
+    assert other.hears_nothing() and world.counted() == {"UNKNOWN_ASKED": 2}
+    if is_set_by == "the next":
+        world.join()
+        world.turn()
+        world.set(section(other) + lines)
+    world.turn()
+    answered(world, other)
+    counted = world.counted()
+    del counted["UNKNOWN_ASKED"]
+    assert counted == {"UNKNOWN_ANSWERED": 1, "HS_INITIATION_ACCEPTED": 1}
+    records = world.parts.vault.parked[: world.parts.vault.ready("parked_ready")]
+    assert len(records) == PARKED_A_STEP and not any(records.tobytes()), "it was wiped"
+
+
+def test_the_next_control_answers_nothing_older_than_five_seconds(world: Unknown) -> None:
+    others = [world.stranger() for _ in range(2)]
     world.join()
-    for _ in range(3):
-        assert world.comes(world.stranger()) == "parked"
-    world.parts.close()
-    world.parts = world.make_parts()
-    world.lookups.lost()
-    assert world.counted() == {"HS_UNKNOWN_PEER": 3, "UNKNOWN_TIMEOUT": 3}
-    world.lookups.lost()
-    assert world.counted()["HS_UNKNOWN_PEER"] == 3
+    for other in others:
+        assert world.comes(other) == "parked"
+        world.pass_time(SECOND)
+    world.die()
+    world.pass_time(PARKED_TIME - 2 * SECOND)
+    world.set("".join(section(other).replace("0.2/32", f"0.{at}/32") for at, other in enumerate(others)))
+    world.turn()
+    assert others[0].hears_nothing()
+    answered(world, others[1])
+    assert world.counted() == {
+        "UNKNOWN_ASKED": 2, "UNKNOWN_NO_PROVIDER": 1, "UNKNOWN_ANSWERED": 1, "HS_UNKNOWN_PEER": 1,
+        "HS_INITIATION_ACCEPTED": 1,
+    }  # fmt: skip
+
+
+def test_what_grew_too_old_while_many_wait_for_their_turn_is_not_answered(world: Unknown) -> None:
+    """A turn ends so many, and answers so many: those that are answered are looked at for themselves."""
+    alone = Alone(world)
+    alone.lookups.join(1)
+    for number in range(3 * lookups.A_TURN):
+        assert alone.park(number) == PARKED
+        alone.peers[number.to_bytes(32, "little")] = number
+    alone.lookups.peers_added(None)
+    alone.lookups.set_is_over()
+    alone.now += PARKED_TIME
+    alone.lookups.step(alone.now)
+    assert alone.lookups.take_ready(ffi.new("struct mailbox_cell[]", 64), 64, alone.now) == 0
+
+
+def test_a_peer_that_is_taken_away_at_once_leaves_its_initiation_no_younger(world: Unknown) -> None:
+    world.join()
+    other = world.stranger()
+    assert world.comes(other) == "parked"
+    world.set(section(other))
+    world.set(f"public_key={other.identity.public_key.hex()}\nremove=true\n")
+    world.turn()
+    assert world.counted() == {"UNKNOWN_ASKED": 1, "HS_UNKNOWN_PEER": 1} and not world.lookups.parked
+
+
+def test_a_retry_that_takes_the_place_of_one_that_waits_is_asked_about(world: Unknown) -> None:
+    first, other = world.join(), world.stranger()
+    world.lookups.leave(first)
+    assert [world.comes(other), world.comes(other)] == ["parked", "parked"]
+    second = world.join()
+    world.turn()
+    assert [each["public_key"] for each in questions(second)] == [base64(other)]
+
+
+def test_an_engine_that_nobody_provides_for_takes_no_memory_for_parked_ones(world: Unknown) -> None:
+    before = os.fstat(world.parts.vault.fd).st_blocks
+    assert world.comes(world.stranger()) == "HS_UNKNOWN_PEER"
+    world.die()
+    assert os.fstat(world.parts.vault.fd).st_blocks == before
+    world.join()
+    assert world.comes(world.stranger()) == "parked"
+    taken = 512 * (os.fstat(world.parts.vault.fd).st_blocks - before)
+    assert 0 < taken <= PARKED_A_STEP * 320
+
+
+def test_what_waits_behind_a_kill_is_parked_in_places_that_are_free(world: Unknown) -> None:
+    world.join()
+    others = [world.stranger() for _ in range(4)]
+    for other in others[:2]:
+        assert world.comes(other) == "parked"
+    world.die()
+    world.join()
+    for other in others[2:]:
+        assert world.comes(other) == "parked"
+    world.set("".join(section(other).replace("0.2/32", f"0.{at}/32") for at, other in enumerate(others)))
+    world.turn()
+    for other in others:
+        answered(world, other)
 
 
 def test_another_private_key_ends_what_is_parked(world: Unknown) -> None:
