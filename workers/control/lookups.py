@@ -20,8 +20,9 @@ goes on with them: it answers those that are peers by now, and asks about the ot
 
 Peers that are evicted (eviction.py) are offered to the provider as questions of their own; an initiation of
 one is parked until it is gone. What their greatest timestamps were is remembered for a while, and a peer on
-demand that has none may not begin with an initiation older than FLOOR, or than this control; one that was
-parked before is judged by what the control knew that parked it.
+demand that has none may not begin with an initiation older than FLOOR, the engine, or the latest peer that
+a control before this one took away; one that was parked before is judged by what the control knew that
+parked it.
 
 A provider is a client of the configuration socket (provider.py). The first that came serves, the others stand
 by. A question stays open until its provider answers, so that one that hangs is asked no more than its window.
@@ -88,7 +89,9 @@ class Lookups:
         self.count = count
         self.now = now
         self.wall = wall
-        self.start = wall()
+        if not vault.forgotten:
+            vault.note_forgotten(wall())  # the engine starts: another one may have been there before it
+        self.start = min(vault.forgotten, wall())
         self.leaving: set[bytes] = set()  # keys of peers that were offered
         self.offered: deque[tuple[bytes, bool]] = deque()  # those that are answered: are they taken?
         self.recent: OrderedDict[bytes, bytes] = OrderedDict()  # timestamps of the latest evictions, by key
@@ -355,6 +358,7 @@ class Lookups:
 
     def remember(self, key: bytes, stamp: bytes) -> None:
         """The greatest timestamp of a peer on demand that is being taken away."""
+        self.vault.note_forgotten(self.wall())
         self.recent.pop(key, None)
         self.recent[key] = stamp
         parked = self.parked.get(key)

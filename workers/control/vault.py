@@ -63,6 +63,7 @@ HEADER = np.dtype(
         ("parked_ready", "u4"),  # memory is there for so many parked initiations
         ("has_provider", "u4"),  # somebody is asked about unknown peers
         ("messages_off", "u4"),  # by which messages taken and ended differ when none is in hand
+        ("forgotten", "u8"),  # wall ns: when a peer was last taken away whose timestamp may be forgotten
     ]
 )
 
@@ -246,6 +247,14 @@ class Vault:
 
     def note_provider(self, is_there: bool) -> None:
         self.header[0]["has_provider"] = is_there
+
+    @property
+    def forgotten(self) -> int:
+        """Wall ns: no timestamp that a control accepted, and that died with it, is later. 0: not known."""
+        return int(self.header[0]["forgotten"])
+
+    def note_forgotten(self, wall: int) -> None:
+        self.header[0]["forgotten"] = wall
 
     # -- peers --------------------------------------------------------------------------------
 

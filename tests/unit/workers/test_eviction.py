@@ -135,8 +135,8 @@ def test_without_a_provider_nobody_is_evicted(world: Evicting) -> None:
 def test_an_initiation_from_before_the_eviction_is_refused_when_the_peer_is_back(
     world: Evicting, is_restarted: str
 ) -> None:
-    """Remembered by this control; the next one takes nothing that is older than itself, but what this one
-    parked and knew to be later than what it remembers."""
+    """Remembered by this control; the next one takes nothing that is older than this eviction, but what this
+    control parked and knew to be later than what it remembers."""
     other = world.add(connects=False)
     recorded = other.initiation()
     assert world.comes(other, recorded) == "HS_INITIATION_ACCEPTED"
@@ -163,12 +163,26 @@ def test_what_is_parked_while_its_peer_leaves_is_answered_by_the_next_control(wo
     world.pass_time(OVER)
     assert len(world.evicted()) == 1
     assert world.comes(other, other.initiation(later=OVER)) == "parked"
+    world.pass_time(3 * SECOND)
     world.answer("done=1\n")
     assert world.row_of(other) is None
     world.pass_time(SECOND)
     world.restart()
     world.turn()
     assert len(questions(world.provider)) == 1
+    world.set(section(other) + ON_DEMAND)
+    world.turn()
+    answered(world, other)
+
+
+def test_what_came_while_no_control_was_there_is_answered_by_the_next(world: Evicting) -> None:
+    """It is older than that control, but not than the last peer that was taken away."""
+    other = world.stranger()
+    came = other.initiation(later=2 * SECOND)
+    world.pass_time(9 * SECOND)
+    world.restart()
+    assert world.comes(other, came) == "parked"
+    world.turn()
     world.set(section(other) + ON_DEMAND)
     world.turn()
     answered(world, other)
