@@ -15,7 +15,9 @@ from plait.handoff_option import HandoffChoice
 from plait.later import Later
 from workers.handoffs import PIPELINE
 
-LATER = {"bench": "plait.bench:bench", "load": "plait.load.commands:load"}
+LATER = {
+    "bench": "plait.bench:bench", "fleet": "plait.fleet.commands:fleet", "load": "plait.load.commands:load",
+}  # fmt: skip
 
 EXAMPLES = """\b
 Examples:
@@ -39,6 +41,7 @@ Examples:
   plait exec ./home.conf -- curl https://intranet.example    without root
   plait doctor                   what this host lacks, and how to mend it
   plait demo                     two hosts and one tunnel, on this machine alone
+  plait fleet demo               three gateways on one database; one of them is killed
   plait bench aead               what sealing and opening a packet costs
   plait bench floods             what bad packets cost, and what honest peers keep
   plait load --help              simulated peers against any gateway

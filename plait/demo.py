@@ -19,7 +19,7 @@ import dataclasses
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from plait import uapi_client
@@ -28,6 +28,7 @@ from plait.failure import Failure
 from plait.keys import decode
 from plait.lab import namespaces as lab
 from plait.lab.namespaces import Engine, Host, Lab, Usage, read_proc
+from plait.lab.steps import Step, steps
 from plait.signals import interruptible
 from shm.marks import marked
 
@@ -49,8 +50,6 @@ _LOSSES = marked("end in", "end out", "end both", "end message", but="fine")
 FOREIGN = (
     *(name for name in _LOSSES if name not in INNOCENT), "hs_mac2_bad", "hs_send_failed", "lost_wakes",
 )  # fmt: skip
-
-Step = Callable[[str], None]
 
 
 @dataclass
@@ -123,7 +122,7 @@ def run(
         raise Failure(f"the demo cannot start: {first.what}", first.why, mend)
     result = Result()
     try:
-        with interruptible(), _progress() as step:
+        with interruptible(), steps("demo") as step:
             _measure(result, step, seconds, command, pings, foreign)
     except lab.LabError as error:
         raise Failure(error.what, error.why, error.next_step) from error
@@ -135,29 +134,6 @@ def run(
     for line in result.wrong:
         print(f"plait: wrong: {line}", file=sys.stderr)
     return 1 if result.wrong else 0
-
-
-@contextlib.contextmanager
-def _progress() -> Iterator[Step]:
-    """Say on stderr what goes on: a line that moves on a terminal, one line a step elsewhere."""
-    if not sys.stderr.isatty():
-        yield lambda text: print(f"demo: {text}", file=sys.stderr, flush=True)
-        return
-    from rich.console import Console
-
-    console = Console(stderr=True)
-    with console.status("starting") as status:
-        last: list[str] = []
-
-        def step(text: str) -> None:
-            if last:
-                console.print(f"[green]✓[/green] {last.pop()}", highlight=False)
-            last.append(text)
-            status.update(text)
-
-        yield step
-        if last:
-            step("done")
 
 
 # --- the measurements ---------------------------------------------------------------------------

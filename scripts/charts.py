@@ -10,7 +10,7 @@ import re
 import sys
 from pathlib import Path
 
-from drawings import INK, PALE, STRONG, Drawing
+from plait.drawing import INK, PALE, STRONG, Drawing
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 OURS, THEIRS = STRONG, "#d9dee4"

@@ -45,6 +45,12 @@ from plait.watch.processes import GONE, children, process_stat, pss_bytes
 PLAIT = ("plaitd", "-f", "{iface}")
 CLONE_NEWNET = 0x40000000  # sched.h
 WIREGUARD_GO = ("wireguard-go", "-f", "{iface}")
+PACKAGES = {  # of Debian, by program
+    "bird": "bird2", "initdb": "postgresql", "ip": "iproute2", "iperf3": "iperf3", "mount": "mount",
+    "nats-server": "nats-server", "nft": "nftables", "nsenter": "util-linux", "ping": "iputils-ping",
+    "setpriv": "util-linux", "taskset": "util-linux", "unshare": "util-linux", "wg": "wireguard-tools",
+    "wireguard-go": "wireguard-go",
+}  # fmt: skip
 
 # Runs as process 1 of the host. Orphans of the host are reaped by the kernel (SIG_IGN).
 HOLDER = """
@@ -80,10 +86,11 @@ def missing(*programs: str) -> list[LabError]:
     lacks: list[LabError] = []
     if os.geteuid() != 0:  # first: programs that root alone can see may be missing as well
         lacks.append(LabError("not root", "namespaces need CAP_SYS_ADMIN and more", "Run it as root"))
-    for program in ("ip", "mount", "unshare", "nsenter", *programs):
-        if shutil.which(program, path=search_path()) is None:
-            lacks.append(LabError(f"no {program}", "the program is not on PATH",
-                                  "Install iproute2, util-linux, wireguard-tools, iperf3 or iputils-ping"))
+    wanted = dict.fromkeys(("ip", "mount", "unshare", "nsenter", *programs))
+    if absent := [program for program in wanted if shutil.which(program, path=search_path()) is None]:
+        is_one = len(absent) == 1
+        why = "the program is not on PATH" if is_one else "these programs are not on PATH"
+        lacks.append(LabError(f"no {', '.join(absent)}", why, how_to_get(absent)))
     if os.geteuid() != 0:
         return lacks
     if not os.path.exists("/dev/net/tun"):
@@ -96,6 +103,13 @@ def missing(*programs: str) -> list[LabError]:
         except LabError as error:
             lacks.append(error)
     return lacks
+
+
+def how_to_get(programs: Sequence[str]) -> str:
+    """The next step for whoever lacks these programs."""
+    if packages := dict.fromkeys(PACKAGES[program] for program in programs if program in PACKAGES):
+        return f"Install Debian's {' '.join(packages)}: apt install {' '.join(packages)}"
+    return "Install it, or name its path"
 
 
 def search_path() -> str:
@@ -399,22 +413,28 @@ class Host:
         engine = Engine(self, interface, process)
         return engine.wait_ready() if wait else engine
 
-    def socket(self, family: int = socket.AF_INET, kind: int = socket.SOCK_DGRAM,
-               protocol: int = 0) -> socket.socket:
-        """A socket of ours that lives in the host's network: the caller speaks from there, without a process.
-
-        A network namespace belongs to a thread (setns(2)), so a thread of its own goes there, makes the
-        socket, and ends.
-        """
+    def thread(self) -> ThreadPoolExecutor:
+        """A thread of ours in the host's network (setns(2)): what it connects and binds is there."""
         libc = ctypes.CDLL(None, use_errno=True)
-        with open(f"/proc/{self.pid}/ns/net") as namespace, ThreadPoolExecutor(1) as thread:
+        thread = ThreadPoolExecutor(1)
 
-            def make() -> socket.socket:
+        def enter() -> None:
+            with open(f"/proc/{self.pid}/ns/net") as namespace:
                 if libc.setns(namespace.fileno(), CLONE_NEWNET):
                     raise OSError(ctypes.get_errno(), "setns")
-                return socket.socket(family, kind, protocol)
 
-            return thread.submit(make).result()
+        try:
+            thread.submit(enter).result()
+        except BaseException:
+            thread.shutdown()
+            raise
+        return thread
+
+    def socket(self, family: int = socket.AF_INET, kind: int = socket.SOCK_DGRAM,
+               protocol: int = 0) -> socket.socket:
+        """A socket of ours in the host's network: the caller speaks from there, without a process."""
+        with self.thread() as thread:
+            return thread.submit(socket.socket, family, kind, protocol).result()
 
     def pids(self) -> list[int]:
         """The host's processes that were there when we looked, its holder left out."""

@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 NATIVE = (engine._engine, plait.load._generator, shm._shm, workers._workers)
 IN_C = {name for module in NATIVE for name in dir(module.lib) if isinstance(getattr(module.lib, name), int)}
 # Measuring tools and their scenes have numbers of their own.
-SCENES = ("plait/bench/", "plait/lab/", "plait/load/", "plait/demo")
+SCENES = ("plait/bench/", "plait/lab/", "plait/load/", "plait/demo", "plait/fleet/demo")
 LINUX = {  # its headers' numbers that Python's library does not name
     "CAP_NET_ADMIN", "ETH_P_ALL", "IFF_UP", "PR_SET_PDEATHSIG", "SIOCGIFFLAGS", "SO_MARK", "SO_RCVBUFFORCE",
     "UDP_GRO",

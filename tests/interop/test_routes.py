@@ -8,7 +8,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
 from collections.abc import Iterator, Sequence
@@ -18,8 +17,9 @@ from pathlib import Path
 import pytest
 
 from plait.keys import decode
-from plait.lab.namespaces import WIREGUARD_GO, Engine, Host, Lab, Link, Peer, Process, keypair
-from tests.support.sources import ROOT
+from plait.lab.namespaces import WIREGUARD_GO, Engine, Host, Lab, Link, Peer, Process, keypair, search_path
+from plait.lab.routing import bird, of_gateway
+from tests.support.needed import needed
 from tests.support.syncing import PLAIT
 from tests.support.tunnel import Clock
 from tests.support.waiting import until
@@ -28,7 +28,6 @@ pytestmark = pytest.mark.network
 
 PORT = 51820
 ANYCAST = "198.51.100.1/32"
-BIRD = ("-f", "-c", "/run/bird.conf", "-s", "/run/bird.ctl", "-P", "/run/bird.pid")
 FRR = Path("/usr/lib/frr")
 ROUTER = """
 router id {here};
@@ -52,16 +51,6 @@ protocol bgp site6 from site {{
     neighbor {there6} as 64512; ipv6 {{ import all; export none; }};
 }}
 """
-
-
-def needed(path: str | None, package: str) -> str:
-    """A program; without it the test is skipped, and with CI=true it fails."""
-    if path is None or not Path(path).exists():
-        said = f"no {package}: install the package {package}, or run scripts/setup --dev"
-        if os.environ.get("CI") == "true":
-            pytest.fail(said, pytrace=False)
-        pytest.skip(said)
-    return path
 
 
 class Client:
@@ -178,29 +167,18 @@ def scene() -> Iterator[Scene]:
 @pytest.fixture(scope="module")
 def router(scene: Scene) -> Process:
     """BIRD at the router."""
-    bird = needed(shutil.which("bird", path="/usr/sbin:/sbin:/usr/bin"), "bird2")
+    needed("bird2", is_there=shutil.which("bird", path=search_path()) is not None)
     sides = {"here": scene.router, "there": scene.gateway}
     values = {name: scene.inner.address(host) for name, host in sides.items()}
     values |= {f"{name}6": scene.inner.address(host, 6) for name, host in sides.items()}
     values["here_other"] = scene.inner_other.address(scene.router)
     values["other"] = scene.inner_other.address(scene.other)
-    (scene.router.root / "run/bird.conf").write_text(ROUTER.format(**values))
-    return scene.router.popen([bird, *BIRD])
+    return bird(scene.router, ROUTER.format(**values))
 
 
-def example(name: str, link: Link, gateway_host: Host, router_host: Host) -> str:
-    """One of configs/routing, with the lab's addresses."""
-    text = (ROOT / "configs/routing" / name).read_text()
-    for version, gateway, router in ((4, "192.0.2.11", "192.0.2.1"), (6, "2001:db8::11", "2001:db8::1")):
-        text = text.replace(gateway, link.address(gateway_host, version))
-        text = text.replace(router, link.address(router_host, version))
-    return text
-
-
-def announcing(gateway: Host, bird: str, link: Link, router: Host) -> Process:
+def announcing(gateway: Host, link: Link, router: Host) -> Process:
     """BIRD at a gateway, by the example."""
-    (gateway.root / "run/bird.conf").write_text(example("bird.conf", link, gateway, router))
-    return gateway.popen([bird, *BIRD])
+    return bird(gateway, of_gateway("bird.conf", link, gateway, router))
 
 
 def announced_and_withdrawn(scene: Scene, client: Client) -> None:
@@ -220,8 +198,7 @@ def announced_and_withdrawn(scene: Scene, client: Client) -> None:
 
 
 def test_bird_announces_who_is_connected(scene: Scene, router: Process) -> None:
-    bird = str(router.arguments[0])
-    gateway = announcing(scene.gateway, bird, scene.inner, scene.router)
+    gateway = announcing(scene.gateway, scene.inner, scene.router)
     with scene.routes("--while-ready", ANYCAST) as process:
         assert scene.installed() == {ANYCAST}
         announced_and_withdrawn(scene, scene.clients[0])
@@ -234,7 +211,7 @@ def test_bird_announces_who_is_connected(scene: Scene, router: Process) -> None:
 
 
 def test_frr_announces_who_is_connected(scene: Scene, router: Process) -> None:
-    needed(str(FRR / "bgpd"), "frr")
+    needed("frr", is_there=(FRR / "bgpd").exists())
     place = scene.gateway.root / "run/frr"
     place.mkdir()
     shutil.chown(place, "frr", "frr")
@@ -245,7 +222,7 @@ def test_frr_announces_who_is_connected(scene: Scene, router: Process) -> None:
         files = ["-A", "127.0.0.1", "-f", f"/run/frr/{name}.conf", "-i", f"/run/frr/{name}.pid"]
         daemons.append(scene.gateway.popen([str(FRR / name), *common, *files]))
         until((place / f"{name}.vty").exists, f"{name} takes commands")
-    (place / "frr.conf").write_text(example("frr.conf", scene.inner, scene.gateway, scene.router))
+    (place / "frr.conf").write_text(of_gateway("frr.conf", scene.inner, scene.gateway, scene.router))
     said = scene.gateway.run(["vtysh", "--vty_socket", "/run/frr", "-f", "/run/frr/frr.conf"])
     assert "Unknown command" not in said.stdout + said.stderr
     with scene.routes():
@@ -301,14 +278,14 @@ def await_way(scene: Scene, client: Client, gateway: str) -> None:
 
 def test_packets_go_where_the_newest_session_is(scene: Scene, router: Process) -> None:
     """A client goes to another gateway; its session at the first one lasts on."""
-    client, bird = scene.clients[6], str(router.arguments[0])
+    client = scene.clients[6]
     Clock(scene.other).step(86400)
     engine = scene.other.engine(environment={"PLAIT_CLOCK": Clock.PATH})
     peer = Peer(client.public, sorted(client.prefixes))
     engine.configure(scene.private, [], ["10.7.0.1/24", "fd07::1/64"], PORT)
     engine.wg("addconf", "wg0", "/dev/stdin", text=peer.section())
     hosts = {scene.gateway: scene.inner, scene.other: scene.inner_other}
-    daemons = [announcing(host, bird, link, scene.router) for host, link in hosts.items()]
+    daemons = [announcing(host, link, scene.router) for host, link in hosts.items()]
     with scene.routes(), scene.routes(host=scene.other):
         for host, outer in ((scene.gateway, scene.outer), (scene.other, scene.outer_other)):
             client.choose(outer.endpoint(host, PORT))

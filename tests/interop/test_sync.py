@@ -16,7 +16,8 @@ import psycopg
 import pytest
 
 from plait.lab.namespaces import Lab, keypair, preshared_key
-from tests.support.database import PASSWORD, Database
+from plait.lab.postgresql import PASSWORD
+from tests.support.database import Database
 from tests.support.syncing import PLAIT, Gateway
 from tests.support.waiting import until
 
@@ -31,7 +32,7 @@ class Scene(Gateway):
     def __init__(self, lab: Lab) -> None:
         super().__init__(lab)
         self.database = Database(self.host)
-        self.url = self.database.url()
+        self.url = self.database.local_url()
 
     def reset(self) -> None:
         """No rows, no peers, nothing remembered."""
@@ -50,7 +51,6 @@ def made() -> Iterator[Scene]:
     with Lab() as lab:
         scene = Scene(lab)
         yield scene
-        scene.database.close()
 
 
 @pytest.fixture
@@ -265,22 +265,23 @@ def test_an_engine_that_begins_without_peers_gets_all_of_them(scene: Scene) -> N
 def failures(scene: Scene) -> dict[str, tuple[list[str], dict[str, str], str]]:
     """What is wrong: the arguments, the environment, the words of the error."""
     database = scene.database
-    wrong = database.place / "wrong"
+    wrong = database.outside / "wrong"
     wrong.write_text("*:*:*:gateway:another-secret\n")
     wrong.chmod(0o600)
+    passwords = {"PGPASSFILE": str(database.place / "wrong")}
     return {
         "unreachable": ([f"postgres://owner@/vpn?host={database.place}/none"], {}, "Is it running"),
         "no such name": (["postgres://owner@no.such.host.invalid/vpn"], {}, "Is it running"),
-        "tables": ([database.url(database="empty")], {}, "lacks the tables of peers"),
-        "password": ([database.url("gateway")], {"PGPASSFILE": str(wrong)}, "password authentication failed"),
-        "rights": ([database.url("stranger")], {}, "may not read"),
-        "database": ([database.url(database="none")], {}, 'database "none" does not exist'),
+        "tables": ([database.local_url(database="empty")], {}, "lacks the tables of peers"),
+        "password": ([database.local_url("gateway")], passwords, "password authentication failed"),
+        "rights": ([database.local_url("stranger")], {}, "may not read"),
+        "database": ([database.local_url(database="none")], {}, 'database "none" does not exist'),
         "secret": ([f"postgres://gateway:{PASSWORD}@/vpn?host={database.place}"], {}, "list of processes"),
-        "option": ([database.url(more="&colour=red")], {}, "colour"),
+        "option": ([database.local_url(more="&colour=red")], {}, "colour"),
         "scheme": (["mysql://owner@/vpn"], {}, "begins with"),
-        "together": ([database.url(), "--once", "--on-demand"], {}, "do not go together"),
-        "listen": ([database.url(), "--listen", "nowhere"], {}, "--listen nowhere is not understood"),
-        "state": ([database.url(), "--state", "/proc/none"], {}, "cannot be remembered"),
+        "together": ([database.local_url(), "--once", "--on-demand"], {}, "do not go together"),
+        "listen": ([database.local_url(), "--listen", "nowhere"], {}, "--listen nowhere is not understood"),
+        "state": ([database.local_url(), "--state", "/proc/none"], {}, "cannot be remembered"),
     }
 
 
@@ -291,7 +292,7 @@ def test_each_mistake_is_one_sentence_and_changes_nothing(scene: Scene) -> None:
     scene.database.run("create role stranger login; alter role stranger set search_path = ''")
     with scene.database.connect(database="postgres") as connection:  # the role needs no password
         connection.execute("select pg_reload_conf()")
-    path = scene.database.data / "pg_hba.conf"
+    path = scene.database.outside / "data/pg_hba.conf"
     path.write_text("local all stranger trust\n" + path.read_text())
     scene.database.run("select pg_reload_conf()")
     until(lambda: reachable(scene, "stranger"), "the server has read its rules")
@@ -302,12 +303,12 @@ def test_each_mistake_is_one_sentence_and_changes_nothing(scene: Scene) -> None:
         assert words in lines[0] and lines[0].startswith("plait: "), (case, lines)
         assert PASSWORD not in done.stderr and "another-secret" not in done.stderr, case
         assert set(scene.peers()) == {key}, case
-    assert scene.sync(url=scene.database.url("gateway"), check=False)[0] == 1
+    assert scene.sync(url=scene.database.local_url("gateway"), check=False)[0] == 1
 
 
 def reachable(scene: Scene, user: str) -> bool:
     try:
-        psycopg.connect(scene.database.url(user)).close()
+        scene.database.connect(user).close()
     except psycopg.OperationalError:
         return False
     return True
@@ -330,13 +331,13 @@ def test_a_position_from_the_future_and_another_store_are_refused(scene: Scene) 
 
 def test_a_password_file_is_enough_and_no_secret_is_told(scene: Scene) -> None:
     key = scene.row()
-    command = [*PLAIT, "sync", "wg0", scene.database.url("gateway")]
-    process = scene.host.popen(command, environment={"PGPASSFILE": str(scene.database.passwords)})
+    command = [*PLAIT, "sync", "wg0", scene.database.local_url("gateway")]
+    process = scene.host.popen(command, environment=scene.database.credentials(scene.host))
     try:
         until(lambda: key in scene.peers() or process.poll() is not None, "it follows")
         assert process.poll() is None, process.output()
         assert PASSWORD not in Path(f"/proc/{process.pid}/cmdline").read_text()
-        twice = scene.host.run([*PLAIT, "sync", "wg0", scene.database.url()], check=False)
+        twice = scene.host.run([*PLAIT, "sync", "wg0", scene.database.local_url()], check=False)
         assert twice.returncode == 1 and "not followed twice" in twice.stderr
         assert PASSWORD not in process.output()
     finally:

@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
 import sys
@@ -17,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from plait.lab.namespaces import Lab, Process, keypair, preshared_key, search_path
+from tests.support.needed import needed
 from tests.support.sources import ROOT
 from tests.support.syncing import PLAIT, Gateway
 from tests.support.waiting import until
@@ -94,11 +94,7 @@ def line(public: str, **fields: object) -> str:
 
 @pytest.fixture(scope="module")
 def made() -> Iterator[Scene]:
-    if shutil.which("nats-server", path=search_path()) is None:
-        said = "no nats-server: install the package of that name, or run scripts/setup --dev"
-        if os.environ.get("CI") == "true":
-            pytest.fail(said, pytrace=False)
-        pytest.skip(said)
+    needed("nats-server", is_there=shutil.which("nats-server", path=search_path()) is not None)
     with Lab() as lab:
         yield Scene(lab)
 

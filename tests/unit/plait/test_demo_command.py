@@ -5,9 +5,7 @@ It makes its own hosts:   a  wg0 10.201.0.1 -- plaitd -- eth0 ---- eth0 -- plait
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import re
 import signal
 from collections.abc import Iterator
@@ -16,20 +14,13 @@ import pytest
 
 from plait import demo
 from plait.failure import Failure
-from plait.lab.namespaces import Host, Lab, read_proc, state
-from plait.watch.processes import GONE
+from plait.lab.namespaces import Host, Lab, state
+from tests.support.traces import offspring, traces
 from tests.support.waiting import PATIENCE, until
 
 pytestmark = pytest.mark.network
 
 DEMO = ("plait", "demo", "--seconds", "1")
-TRACES = """
-find /run /dev/shm -mindepth 1 | sort
-ip -json address; ip -json rule; ip -json route show table all; nft list ruleset
-ls /sys/class/net
-for process in /proc/[0-9]*; do [ $process = /proc/$$ ] || tr '\\0' ' ' < $process/cmdline; done
-true
-"""
 
 
 @pytest.fixture(scope="module")
@@ -37,22 +28,6 @@ def host() -> Iterator[Host]:
     """A machine of its own to run the demo on, so that nobody else's traces are taken for its."""
     with Lab() as lab:
         yield lab.host("machine")
-
-
-def traces(host: Host) -> str:
-    """Everything it could leave outside of its namespaces: files, interfaces, rules, processes."""
-    told = host.run(["sh", "-c", TRACES], check=False)
-    return re.sub(r"find /run .*|ls /sys.*|tr .*", "", told.stdout)
-
-
-def offspring(pid: int) -> set[int]:
-    """All processes below one."""
-    found: set[int] = set()
-    with contextlib.suppress(*GONE):
-        for task in os.listdir(f"/proc/{pid}/task"):
-            for child in (read_proc(pid, f"task/{task}/children") or "").split():
-                found |= {int(child)} | offspring(int(child))
-    return found
 
 
 def test_it_runs_and_tells_everything(host: Host) -> None:
