@@ -16,9 +16,10 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
+from pathlib import Path
 from typing import Any, Final
 
-from plait import keys, uapi_client
+from plait import keys, lock, uapi_client
 from plait.failure import Failure
 from plait.fleet import drain, ready
 from plait.fleet.kernel_routes import KernelRoutes, Prefix, Route, prefix_of
@@ -28,6 +29,7 @@ from plait.watch.events import Stream
 from workers.control.events import Event
 from workers.supervisor.notify import ServiceManager
 
+LOCKS: Final = Path("/run/plait/routes")
 TURN: Final = 0.5  # seconds between two looks at what rings no bell: a drain, the end of a session
 QUIET: Final = 4.0  # seconds behind an event in which others of its kind may have been suppressed
 RENEW: Final = 30.0
@@ -54,12 +56,30 @@ def run(interface: str, *, table: int, while_ready: Sequence[str]) -> None:
     except ValueError as error:
         step = "Write an address, or a prefix such as 198.51.100.0/24."
         raise Failure("--while-ready is not understood", str(error), step) from error
+    uapi_client.check_live(interface)
+    held = _locked(interface, table)
     with suppress(SystemExit), interruptible():
         try:
             _follow_lives(interface, table, own)
         finally:
             with suppress(OSError), closing(KernelRoutes(socket.if_nametoindex(interface), table)) as kernel:
                 kernel.withdraw()  # unless they went with the interface
+            os.close(held)
+
+
+def _locked(interface: str, table: int) -> int:
+    """A descriptor: while it is open, nobody else keeps these routes. Two would take away each other's."""
+    name = uapi_client.interface_of(interface)
+    what = f"{interface} gets no routes"
+    try:
+        return lock.take(LOCKS / f"{name}:{table}")
+    except BlockingIOError:
+        why = f"another `plait routes {name}` keeps those of table {table}"
+        step = "See who does: systemctl status 'plait-routes@*'; or name another table: --table NUMBER"
+        raise Failure(what, why, step) from None
+    except OSError as error:
+        why = f"{LOCKS} cannot be written: {error.strerror or error}"
+        raise Failure(what, why, "Run this as root.") from error
 
 
 def _follow_lives(interface: str, table: int, own: Sequence[Prefix]) -> None:

@@ -10,7 +10,6 @@ kill, changes are applied once more, and no peer that was set here is taken for 
 from __future__ import annotations
 
 import base64
-import fcntl
 import os
 import time
 from collections.abc import Iterable
@@ -18,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Final
 
-from plait import uapi_client
+from plait import lock, uapi_client
 from plait.failure import Failure
 
 DIRECTORY: Final = "/run/plait/sync"
@@ -191,17 +190,12 @@ class State:
 def _locked(path: Path) -> int:
     """A descriptor that holds the lock of a file for as long as it is open."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        lock = os.open(path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise _unusable(path, error) from error
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(lock)
+        return lock.take(path.with_suffix(".lock"))
+    except BlockingIOError:
         what, step = f"{path.stem} is not followed twice", "See who does: systemctl status 'plait-sync@*'"
         raise Failure(what, f"another `plait sync {path.stem}` runs", step) from None
-    return lock
+    except OSError as error:
+        raise _unusable(path, error) from error
 
 
 def _line(kind: str, public_key: bytes) -> str:

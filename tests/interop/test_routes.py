@@ -259,6 +259,21 @@ def test_what_a_killed_one_left_is_taken_over_or_swept(scene: Scene) -> None:
     )
 
 
+def test_a_second_one_for_the_same_routes_is_refused(scene: Scene) -> None:
+    client = scene.clients[2]
+    client.connect()
+    with scene.routes():
+        until(lambda: client.prefixes <= scene.installed(), "the first one keeps routes")
+        done = scene.gateway.run([*PLAIT, "routes", "wg0"], check=False)
+        assert done.returncode == 1
+        assert "another `plait routes wg0` keeps those of table 254" in done.stderr
+        assert client.prefixes <= scene.installed(), "the refused one takes nothing away"
+        with scene.routes("--table", "77"):
+            until(lambda: client.prefixes <= scene.installed(what=["table", "77"]), "another table's")
+    with scene.routes():
+        pass  # the lock went with its holder
+
+
 def test_another_program_s_route_is_left_and_named(scene: Scene) -> None:
     client = scene.clients[4]
     (foreign, *_) = sorted(client.prefixes)
