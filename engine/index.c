@@ -8,7 +8,6 @@
 
 #define ROUNDS 6
 #define GENERATION_MASK ((1u << (32 - KEYPAIR_NUMBER_BITS)) - 1)
-#define GATEWAY_BITS_MOST 8
 
 /* How many bits stand in the clear. */
 static uint32_t clear_bits(const uint64_t key[3])
@@ -60,6 +59,11 @@ uint32_t index_number(const uint64_t key[3], uint32_t index)
         left = mixed;
     }
     return (left << bits | right) & KEYPAIR_NUMBER_MASK;
+}
+
+uint32_t index_gateway(const uint64_t key[3], uint32_t index)
+{
+    return index & ((1u << clear_bits(key)) - 1);
 }
 
 uint32_t index_publish(struct index_entry *table, const uint64_t key[3], uint32_t number, uint32_t peer)

@@ -10,6 +10,7 @@
 #include <stdint.h>
 
 /* cdef begin */
+#define GATEWAY_BITS_MOST 8
 /* Entry n belongs to keypair number n. Written by control: keypair and peer first, then
  * index (release); withdrawn by storing in_use 0. Read-only for everybody else. */
 struct index_entry {
@@ -23,6 +24,8 @@ struct index_entry {
 uint32_t index_of(const uint64_t key[3], uint32_t number, uint32_t generation);
 /* The keypair number that the index would belong to (always < 2^21). */
 uint32_t index_number(const uint64_t key[3], uint32_t index);
+/* The gateway whose index it is, among those of this key's width; 0 where indices tell none. */
+uint32_t index_gateway(const uint64_t key[3], uint32_t index);
 /* Control: gives number its next index for peer; returns it. */
 uint32_t index_publish(struct index_entry *table, const uint64_t key[3], uint32_t number, uint32_t peer);
 void index_withdraw(struct index_entry *table, uint32_t number);

@@ -19,6 +19,7 @@ TYPE_CHECKING = False  # like typing's, without an import: type checkers take th
 if TYPE_CHECKING:
     from plait import aio as aio
     from plait.api.events import (
+        ClientKnocked,
         ConfigurationRefused,
         CookieReceived,
         EndpointMoved,
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
         InterfaceDown,
         InterfaceUp,
         ListenPortChanged,
+        NeighbourChanged,
         OfPeer,
         PacketsDropped,
         PeerAdded,
@@ -59,12 +61,12 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "plait.api.events": (
-        "ConfigurationRefused", "CookieReceived", "EndpointMoved", "EngineEnding", "EngineStarted", "Event",
-        "GivenUp", "HandshakeBegan", "HandshakeFailed", "HandshakeRefused", "InterfaceDown", "InterfaceUp",
-        "ListenPortChanged", "OfPeer", "PacketsDropped", "PeerAdded", "PeerEvicted", "PeerRanOut",
-        "PeerRemoved", "PeerRenewed", "PrivateKeyChanged", "ProviderFailed", "ProviderServes", "SessionBegan",
-        "SessionEnded", "Suppressed", "UnderLoad", "WorkerDied", "WorkerNotReplaced", "WorkerReplaced",
-        "WorkersChanged",
+        "ClientKnocked", "ConfigurationRefused", "CookieReceived", "EndpointMoved", "EngineEnding",
+        "EngineStarted", "Event", "GivenUp", "HandshakeBegan", "HandshakeFailed", "HandshakeRefused",
+        "InterfaceDown", "InterfaceUp", "ListenPortChanged", "NeighbourChanged", "OfPeer", "PacketsDropped",
+        "PeerAdded", "PeerEvicted", "PeerRanOut", "PeerRemoved", "PeerRenewed", "PrivateKeyChanged",
+        "ProviderFailed", "ProviderServes", "SessionBegan", "SessionEnded", "Suppressed", "UnderLoad",
+        "WorkerDied", "WorkerNotReplaced", "WorkerReplaced", "WorkersChanged",
     ),
     "plait.api.interface": ("Interface", "attach"),
     "plait.api.tap": ("Packet",),
@@ -74,13 +76,13 @@ _HOMES = {
 }  # fmt: skip
 
 __all__ = [
-    "ConfigurationRefused", "CookieReceived", "Endpoint", "EndpointMoved", "EngineEnding", "EngineStarted",
-    "Event", "Failure", "GivenUp", "HandshakeBegan", "HandshakeFailed", "HandshakeRefused", "Interface",
-    "InterfaceDown", "InterfaceUp", "Key", "ListenPortChanged", "OfPeer", "Packet", "PacketsDropped", "Peer",
-    "PeerAdded", "PeerEvicted", "PeerRanOut", "PeerRemoved", "PeerRenewed", "PrivateKeyChanged",
-    "ProviderFailed", "ProviderServes", "Refuse", "Sandbox", "SessionBegan", "SessionEnded", "Suppressed",
-    "Totals", "UnderLoad", "WorkerDied", "WorkerNotReplaced", "WorkerReplaced", "WorkersChanged", "aio",
-    "attach", "sandbox",
+    "ClientKnocked", "ConfigurationRefused", "CookieReceived", "Endpoint", "EndpointMoved", "EngineEnding",
+    "EngineStarted", "Event", "Failure", "GivenUp", "HandshakeBegan", "HandshakeFailed", "HandshakeRefused",
+    "Interface", "InterfaceDown", "InterfaceUp", "Key", "ListenPortChanged", "NeighbourChanged", "OfPeer",
+    "Packet", "PacketsDropped", "Peer", "PeerAdded", "PeerEvicted", "PeerRanOut", "PeerRemoved",
+    "PeerRenewed", "PrivateKeyChanged", "ProviderFailed", "ProviderServes", "Refuse", "Sandbox",
+    "SessionBegan", "SessionEnded", "Suppressed", "Totals", "UnderLoad", "WorkerDied", "WorkerNotReplaced",
+    "WorkerReplaced", "WorkersChanged", "aio", "attach", "sandbox",
 ]  # fmt: skip
 
 

@@ -239,6 +239,7 @@ def peers(interface: str, command: str | None, file: str | None, jobs: int, time
 @click.option("--on-demand", is_flag=True, help="Set peers when they first come, and follow those alone.")
 @click.option("--fresh", is_flag=True, help="Forget the position, and read all of the store.")
 @click.option("--only", is_flag=True, help="Peers that the store does not have go, whoever set them.")
+@click.option("--knock", is_flag=True, help="Begin with clients of gateways that died, when they knock.")
 @click.option("--listen", metavar="ADDRESS:PORT", help="Serve metrics for Prometheus here.")
 @click.option("--state", "directory", metavar="DIRECTORY", default="/run/plait/sync", show_default=True,
               help="Where the position is kept.")  # fmt: skip
@@ -247,7 +248,8 @@ def peers(interface: str, command: str | None, file: str | None, jobs: int, time
 @click.option("--ttl", type=click.IntRange(0, 3600), default=60, show_default=True,
               help="Of --on-demand: how long an unknown key is not asked about again, s.")
 def sync(interface: str, url: str, once: bool, dry_run: bool, as_json: bool, on_demand: bool, fresh: bool,
-         only: bool, directory: str, listen: str | None, window: int, ttl: int) -> None:  # fmt: skip
+         only: bool, knock: bool, directory: str, listen: str | None, window: int,
+         ttl: int) -> None:  # fmt: skip
     """Have the peers of INTERFACE be those of a PostgreSQL table or a NATS bucket, until Ctrl-C.
 
     \b
@@ -256,6 +258,7 @@ def sync(interface: str, url: str, once: bool, dry_run: bool, as_json: bool, on_
       plait sync wg0 'postgres://gateway@db.example/vpn?sslmode=verify-full' --listen :9587
       plait sync wg0 postgres:///vpn --on-demand
       plait sync wg0 tls://nats.example/plait
+      plait sync wg0 'postgres://gateway@db.example/vpn' --knock
 
     Peers that were set by hand stay, and those that do not change keep their sessions. A row that is no peer
     is refused by itself. While the store is away, everything stays as it is. Passwords stand in a file
@@ -265,7 +268,7 @@ def sync(interface: str, url: str, once: bool, dry_run: bool, as_json: bool, on_
     from plait.sync import commands
 
     commands.run(interface, url, once=once, dry_run=dry_run, as_json=as_json, on_demand=on_demand,
-                 fresh=fresh, only=only, directory=directory, listen=listen, window=window,
+                 fresh=fresh, only=only, knock=knock, directory=directory, listen=listen, window=window,
                  ttl=ttl)  # fmt: skip
 
 

@@ -69,6 +69,14 @@ class Gateway(TypedDict):
     bits: int
 
 
+class DeadGateway(TypedDict):
+    """A neighbour whose clients are begun with when they knock."""
+
+    number: int
+    sessions: int
+    seconds: float
+
+
 class Engine(TypedDict):
     """The answer to get_engine."""
 
@@ -80,6 +88,7 @@ class Engine(TypedDict):
     peers: int
     connected: NotRequired[int]  # an older engine tells none
     rules: NotRequired[dict[str, int]]  # likewise
+    dead_gateways: NotRequired[list[DeadGateway]]  # likewise
     processes: list[Process]
     queues: dict[Direction, Queue]
     tokens: dict[str, int]
@@ -95,6 +104,13 @@ class Refusal(TypedDict):
     what: str
     why: str
     next: str
+
+
+class Neighbour(TypedDict):
+    """The answer to neighbour."""
+
+    refused: Refusal | None
+    sessions: NotRequired[int]
 
 
 class Numbers(TypedDict):

@@ -300,6 +300,78 @@ def handshakes(name: str, patience: float = TIMEOUT) -> list[tuple[bytes, int]]:
     return _by_plaitd(name, "counters", told, patience)
 
 
+def public_keys(name: str, patience: float = TIMEOUT) -> Iterator[bytes]:
+    """Every peer's key, one at a time, however many there are. Failure as `counters`."""
+    from engine.uapi import COUNTERS_ROW
+
+    size = struct.calcsize("<" + "".join(_FORMATS[kind] for _, kind in COUNTERS_ROW))
+    for key, value in _ask(name, GET_COUNTERS, patience):
+        rows = _rows(name, key, value, size)
+        yield from (rows[i : i + 32] for i in range(0, len(rows), size))
+
+
+def sessions(name: str, cursor: int, patience: float = TIMEOUT) -> tuple[bytes, int]:
+    """Sessions that are new since a cursor (0: all): rows of engine.uapi.SESSION_ROW, and the next cursor."""
+    from engine.uapi import SESSION_BYTES
+
+    def told() -> tuple[bytes, int]:
+        rows, latest = bytearray(), -1
+        for key, value in _ask(name, b"get_sessions=%d\n\n" % cursor, patience):
+            if key == "sessions":
+                rows += _rows(name, key, value, SESSION_BYTES)
+            elif key == "cursor" and value.isdecimal():
+                latest = int(value)
+        if latest < 0:
+            raise foreign(name, "sessions")
+        return bytes(rows), latest
+
+    return _by_plaitd(name, "sessions", told, patience)
+
+
+def _rows(name: str, key: str, value: str, size: int) -> bytes:
+    try:
+        rows = binascii.a2b_base64(value, strict_mode=True)
+    except ValueError as error:
+        raise nonsense(name, f"its answer has `{key[:20]}` that are none") from error
+    if len(rows) % size:
+        raise nonsense(name, f"its `{key[:20]}` end within a row")
+    return rows
+
+
+def tell_of_neighbour(
+    name: str, number: int, lease: int, rows: bytes | None = None, patience: float = TIMEOUT
+) -> int | None:
+    """Another gateway of the same key is dead for `lease` seconds, 0: it is not. Refused when the engine does
+    not take it.
+
+    rows: its sessions, as `sessions` gives them; None: those that the engine was told of. Returns how many it
+    knows; None: it knows none, and has to be told.
+    """
+    lines = [f"neighbour={number}", f"lease={lease}"]
+    if rows is not None:
+        from engine.uapi import SESSION_BYTES
+
+        step = 84 * SESSION_BYTES  # a line has 4,096 bytes at most
+        pieces = (rows[i : i + step] for i in range(0, max(len(rows), 1), step))
+        lines += [f"sessions={binascii.b2a_base64(piece, newline=False).decode()}" for piece in pieces]
+    told: list[str] = []
+    try:
+        pairs = _ask(name, "\n".join([*lines, "", ""]).encode(), patience)
+        told += (value for key, value in pairs if key == "neighbour")
+    except Unknown:
+        return None
+    except Refused as refused:
+        for value in told:
+            why = _decoded(name, "neighbour", value, reports.Neighbour)["refused"]
+            made = Refused(why["what"], why["why"], why["next"])
+            made.code = refused.code
+            raise made from None
+        raise
+    if not told:
+        raise foreign(name, "neighbours")
+    return int(_decoded(name, "neighbour", told[0], reports.Neighbour)["sessions"])
+
+
 def change(name: str, text: Iterable[str]) -> None:
     """Send one `set` operation (engine.uapi.format_set makes its text). Failure when it is refused."""
     for _ in _ask(name, "".join(text).encode("ascii"), TIMEOUT):

@@ -11,6 +11,7 @@
  *
  *     end in, end out   of a datagram that came from the network, of a packet of the host; end both: of either
  *     end message       of a handshake message that a receiver gave to control
+ *     end knock         of the head of a data message for a dead gateway that a receiver gave to control
  *     fine              the packet or message arrived where it should; the other ends are losses
  *     wire              a datagram left by it
  *     event             control emits an event of it (workers/control/losses.py)
@@ -94,6 +95,17 @@ enum counter {
     UNKNOWN_WINDOW,            /* the provider has as many questions as it wants */
     UNKNOWN_BUCKET,            /* more questions than there may be in a second */
     PEERS_EVICTED,             /* peers on demand that were idle */
+    /* Of a data message for a dead gateway, counted in DROP_INDEX_UNKNOWN as well: one of these. All but the last are
+     * control's (workers/control/neighbours.py); one in hand of a control that was killed is in HS_KILLED. */
+    KNOCK_INITIATED,           /* (end knock) its peer was sent an initiation where it came from */
+    KNOCK_UNKNOWN,             /* (end knock) its index is that of no session of the dead gateway */
+    KNOCK_NO_PEER,             /* (end knock) its session's peer is none here */
+    KNOCK_ANSWERED,            /* (end knock) its peer has a session here that is newer than the death */
+    KNOCK_PEER_LIMIT,          /* (end knock) its peer was sent a handshake message less than 5 s ago */
+    KNOCK_SOURCE_LIMIT,        /* (end knock) its source was sent 20 initiations within a second */
+    KNOCK_ALIVE,               /* (end knock) the gateway is not dead (any more) */
+    KNOCK_REFUSED,             /* (end knock) no initiation can be sent now: interface down, no key, no room, quota used up */
+    KNOCK_HELD_BACK,           /* a receiver told control of another one of its index, or of as many as it may */
     COUNTERS
 };
 void counter_add(const struct segment *segment, uint32_t worker, enum counter counter, uint64_t n);

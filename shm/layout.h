@@ -139,6 +139,7 @@ struct device {
     uint32_t mac1_turn;       /* selects a copy of mac1_keys; bit 0: there is a key (workers/datapath/mac1_filter.c) */
     uint32_t reserved;
     uint8_t mac1_keys[2][32]; /* of messages to us; it follows from our public key */
+    uint64_t dead_gateways[4]; /* a bit a number: their clients' data is told to control (workers/control/neighbours.py) */
 };
 
 /* An address and port in host-neutral bytes, and the local address it was heard at.
@@ -281,7 +282,8 @@ struct starving {
     uint64_t reserved[7];
 };
 
-/* Handshake messages on their way to control: a ring per receiver, one producer, one reader. */
+/* Handshake messages, and heads of data messages that knock, on their way to control: a ring per receiver, one
+ * producer, one reader. */
 struct mailbox_ring {
     uint32_t put;            /* receiver: cells ever filled */
     uint32_t reserved0[15];

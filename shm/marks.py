@@ -14,7 +14,7 @@ from importlib import import_module
 from pathlib import Path
 
 HEADER = Path(__file__).with_name("counters.h")
-KNOWN = frozenset({"end in", "end out", "end both", "end message", "fine", "wire", "event"})
+KNOWN = frozenset({"end in", "end out", "end both", "end message", "end knock", "fine", "wire", "event"})
 _COUNTER = re.compile(r"^    ([A-Z0-9_]+),(?:[ ]+/\* \(([a-z, ]+)\))?", re.MULTILINE)
 
 

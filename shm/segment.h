@@ -5,7 +5,7 @@
 #include "layout.h"
 
 /* cdef begin */
-#define COUNTERS_A_WORKER 80
+#define COUNTERS_A_WORKER 88
 
 /* Pointers into this process's mapping and a private copy of the geometry: numbers that
  * come from shared memory later are checked against this copy, never against the header. */

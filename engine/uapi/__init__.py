@@ -1,11 +1,12 @@
 """The cross-platform configuration protocol: text over a stream socket (wireguard.com/xplatform).
 
 A client writes operations, each ended by an empty line: ``get=1``, or ``set=1`` and the changes, one
-``key=value`` a line; ``get=1`` may be followed by the ``public_key`` of one peer, which is Plait's own,
-as are ``get_engine=1``, ``get_busiest=N``, ``get_counters=1``, ``events=1``, ``unknown_peers=1``,
-``upgrade=1`` and ``scale=N,N``. Reader turns bytes into whole operations. A `set` is either valid to
-its last line or refused as a whole, and then names the first bad line; lines after that one are skipped
-up to the empty line, so that the client can still read its answer.
+``key=value`` a line; ``get=1`` may be followed by the ``public_key`` of one peer, which is Plait's
+own, as are ``get_engine=1``, ``get_busiest=N``, ``get_counters=1``, ``get_sessions=N``, ``events=1``,
+``neighbour=N``, ``unknown_peers=1``, ``upgrade=1`` and ``scale=N,N``. Reader turns bytes into whole
+operations. A `set` is either valid to its last line or refused as a whole, and then names the first
+bad line; lines after that one are skipped up to the empty line, so that the client can still read its
+answer.
 
 | looking for | file |
 |---|---|
@@ -30,6 +31,8 @@ from engine.uapi.answers import (
     answer_get_counters,
     answer_get_engine,
     answer_get_refused,
+    answer_get_sessions,
+    answer_neighbour,
     answer_refused,
     answer_set,
     format_peer,
@@ -48,9 +51,11 @@ from engine.uapi.refusals import UapiError, mask
 from engine.uapi.requests import (
     ALLOWED_IPS,
     BUSIEST_PEERS,
+    LEASE_MOST,
     LINE_BYTES,
     OPERATION_BYTES,
     SECTION_BYTES,
+    SESSIONS_BYTES,
     TTL_MOST,
     WINDOW,
     WINDOW_MOST,
@@ -59,6 +64,8 @@ from engine.uapi.requests import (
     GetBusiest,
     GetCounters,
     GetEngine,
+    GetSessions,
+    Neighbour,
     Operation,
     Reader,
     Refused,
@@ -67,7 +74,16 @@ from engine.uapi.requests import (
     Upgrade,
     parse_set,
 )
-from engine.uapi.values import NAME_MOST, AllowedIP, Endpoint, encode_name, endpoint_of, masked
+from engine.uapi.values import (
+    NAME_MOST,
+    SESSION_BYTES,
+    SESSION_ROW,
+    AllowedIP,
+    Endpoint,
+    encode_name,
+    endpoint_of,
+    masked,
+)
 
 __all__ = [
     "ALLOWED_IPS",
@@ -76,6 +92,7 @@ __all__ = [
     "CHUNK_BYTES",
     "COUNTERS_ROW",
     "DEVICE_KEYS",
+    "LEASE_MOST",
     "LINE_BYTES",
     "NAME_MOST",
     "NUMBERS",
@@ -83,6 +100,9 @@ __all__ = [
     "PEER_KEYS",
     "QUESTIONS",
     "SECTION_BYTES",
+    "SESSIONS_BYTES",
+    "SESSION_BYTES",
+    "SESSION_ROW",
     "TTL_MOST",
     "WINDOW",
     "WINDOW_MOST",
@@ -94,6 +114,8 @@ __all__ = [
     "GetBusiest",
     "GetCounters",
     "GetEngine",
+    "GetSessions",
+    "Neighbour",
     "Number",
     "Operation",
     "PeerChange",
@@ -112,6 +134,8 @@ __all__ = [
     "answer_get_counters",
     "answer_get_engine",
     "answer_get_refused",
+    "answer_get_sessions",
+    "answer_neighbour",
     "answer_refused",
     "answer_set",
     "encode_name",

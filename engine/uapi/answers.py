@@ -78,6 +78,19 @@ def answer_get_counters(pieces: Iterable[bytes]) -> Iterator[bytes]:
     yield b"errno=0\n\n"
 
 
+def answer_get_sessions(pieces: Iterable[bytes], cursor: int) -> Iterator[bytes]:
+    """The answer to a get_sessions; pieces: of packed rows, asked for one at a time."""
+    for piece in pieces:
+        if piece:
+            yield b"sessions=%s\n" % b64encode(piece)
+    yield b"cursor=%d\nerrno=0\n\n" % cursor
+
+
+def answer_neighbour(report: str, code: int) -> bytes:
+    """The answer to a neighbour; report: JSON of one line. code: positive when it was refused."""
+    return b"neighbour=%s\nerrno=%d\n\n" % (report.encode("ascii"), code)
+
+
 def answer_events(lines: Iterable[bytes]) -> bytes:
     """The answer to ``events=0``; lines: each whole, its key before it."""
     return b"".join(lines) + b"errno=0\n\n"

@@ -29,7 +29,8 @@ def _numbers() -> Iterator[tuple[str, Number]]:
 
 NUMBERS: Final = dict(_numbers())
 QUESTIONS: Final = (  # operations that change nothing by more lines
-    "get", "get_engine", "get_busiest", "get_counters", "events", "unknown_peers", "upgrade", "scale",
+    "get", "get_engine", "get_busiest", "get_counters", "get_sessions", "events", "neighbour",
+    "unknown_peers", "upgrade", "scale",
 )  # fmt: skip
 DEVICE_KEYS: Final = ("private_key", "listen_port", "fwmark", "replace_peers")
 PEER_KEYS: Final = (

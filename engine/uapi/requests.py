@@ -18,7 +18,14 @@ from engine._engine import ffi, lib
 from engine.uapi.changes import ALLOWED, PEER_MOST, PeerChange, Set, change_device, change_peer, pack_allowed
 from engine.uapi.keys import DEVICE_KEYS, PEER_KEYS, QUESTIONS
 from engine.uapi.refusals import Bad, UapiError, mask
-from engine.uapi.values import parse_allowed_ip, parse_key, parse_number, parse_true
+from engine.uapi.values import (
+    SESSION_BYTES,
+    parse_allowed_ip,
+    parse_key,
+    parse_number,
+    parse_sessions,
+    parse_true,
+)
 
 LINE_BYTES: Final = 4096  # the longest line that is looked at; a real one has under 150
 OPERATION_BYTES: Final = 1 << 28  # of records: 2^20 peers with ten allowed IPs each
@@ -28,6 +35,8 @@ BUSIEST_PEERS: Final = 1000  # the most that a `get_busiest` may ask for
 WINDOW: Final = 64  # open questions of an `unknown_peers` that names no window
 WINDOW_MOST: Final = 4096
 TTL_MOST: Final = 3600  # seconds for which a provider may refuse a key
+LEASE_MOST: Final = 10  # seconds, of a `neighbour`
+SESSIONS_BYTES: Final = SESSION_BYTES << 19  # that one `neighbour` may bring: 18 MiB
 
 _COUNT = re.compile(r"[+-]?[0-9]{1,4}\Z", re.ASCII)
 _PEER_KEY = b"public_key="
@@ -57,6 +66,30 @@ class GetBusiest(NamedTuple):
 class GetCounters(NamedTuple):
     """A `get_counters` operation: Plait's own, answered by lines `counters=BASE64`
     (control/peer_counters.py)."""
+
+
+class GetSessions(NamedTuple):
+    """A `get_sessions` operation: Plait's own, answered by lines `sessions=BASE64` of rows SESSION_ROW, and
+    one `cursor=N` for the next question (control/new_sessions.py).
+
+    cursor: what the last answer told; 0: all sessions.
+    """
+
+    cursor: int
+
+
+class Neighbour(NamedTuple):
+    """A `neighbour` operation: Plait's own, what `plait sync --knock` knows of another gateway of the same
+    key (control/neighbours.py). Answered by a line `neighbour=JSON`.
+
+    number: the gateway's. lease: it is dead for so many seconds, 0: it is not. sessions: rows SESSION_ROW,
+    all that it had, in place of what was told before; without a line of them (has_sessions) those stand.
+    """
+
+    number: int
+    lease: int
+    sessions: bytes
+    has_sessions: bool
 
 
 class Events(NamedTuple):
@@ -109,7 +142,8 @@ class Refused(NamedTuple):
 
 
 Operation = (
-    Get | GetEngine | GetBusiest | GetCounters | Events | UnknownPeers | Upgrade | Scale | Set | Refused
+    Get | GetEngine | GetBusiest | GetCounters | GetSessions | Events | Neighbour | UnknownPeers | Upgrade
+    | Scale | Set | Refused
 )
 
 
@@ -164,6 +198,9 @@ class Reader:
         self._value = ""
         self._key: bytes | None = None  # of the peer that a `get` asks for
         self._count = 0
+        self._lease = 0  # of a neighbour
+        self._sessions = bytearray()
+        self._has_sessions = False
         self._set = Set()
         self._peer: PeerChange | None = None
         self._ips = bytearray()  # its allowed IPs, packed: a peer may have a million
@@ -224,6 +261,14 @@ class Reader:
                 raise Bad("not a window", "nothing could be asked", f"write 1 to {WINDOW_MOST}")
         elif self._verb == "events" and self._value == "1" and key == "sessions" and not self._count:
             self._count = int(parse_true(value))
+        elif self._verb == "neighbour" and key == "lease":
+            self._lease = parse_number(value, LEASE_MOST)
+        elif self._verb == "neighbour" and key == "sessions":
+            self._has_sessions = True
+            self._sessions += parse_sessions(value)
+            if len(self._sessions) > SESSIONS_BYTES:
+                why = f"there are more than {SESSIONS_BYTES // SESSION_BYTES}"
+                raise Bad("too many sessions", why, "leave out the oldest", errno.E2BIG)
         elif self._verb != "set":
             why = f"{self._verb} takes no more"
             raise Bad("a line after the first", why, "end it with an empty line", errno.EPROTO)
@@ -238,6 +283,12 @@ class Reader:
         self._value = value
         if key == "get_busiest":
             self._count = parse_number(value, BUSIEST_PEERS)
+            return
+        if key == "get_sessions":
+            self._count = parse_number(value, (1 << 63) - 1)
+            return
+        if key == "neighbour":
+            self._count = parse_number(value, 255)
             return
         if key == "scale":
             receivers, comma, consumers = value.partition(",")
@@ -300,7 +351,8 @@ class Reader:
         wanted = self._key
         if error is None:
             self._add_peer()
-        done = self._set
+        done, lease = self._set, self._lease
+        sessions, has_sessions = self._sessions, self._has_sessions
         self._begin()
         if error is not None:
             return Refused(error, verb not in QUESTIONS)
@@ -310,6 +362,10 @@ class Reader:
             return GetBusiest(count)
         if verb == "get_counters":
             return GetCounters()
+        if verb == "get_sessions":
+            return GetSessions(count)
+        if verb == "neighbour":
+            return Neighbour(count, lease, bytes(sessions), has_sessions)
         if verb == "events":
             return Events(value == "1", bool(count))
         if verb == "unknown_peers":

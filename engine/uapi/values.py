@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from base64 import b64decode
 from socket import AF_INET, AF_INET6, inet_ntop, inet_pton  # conversions of text, no sockets
 from typing import Final, NamedTuple
 
@@ -10,6 +11,11 @@ from engine._engine import lib
 from engine.uapi.refusals import Bad
 
 NAME_MOST: Final = int(lib.NAME_MOST)  # bytes of UTF-8
+SESSION_ROW: Final = (  # columns of a packed row of `get_sessions` and of `neighbour`
+    ("index", "<u4"),  # the receiver index that the gateway gave out
+    ("public_key", "V32"),  # of its peer
+)
+SESSION_BYTES: Final = 36
 ZERO_KEY: Final = bytes(32)
 _HEX_KEY = re.compile(r"[0-9a-fA-F]{64}\Z", re.ASCII)
 _HEX_TIMESTAMP = re.compile(r"[0-9a-fA-F]{24}\Z", re.ASCII)
@@ -71,6 +77,18 @@ def parse_timestamp(value: str) -> bytes:
         why = "it is 24 hexadecimal digits, as `evicted` told them"
         raise Bad("not a timestamp", why, "write those, or leave the line out")
     return bytes.fromhex(value)
+
+
+def parse_sessions(value: str) -> bytes:
+    """Rows SESSION_ROW."""
+    try:
+        rows = b64decode(value, validate=True)
+    except ValueError:
+        rows = b"?"
+    if len(rows) % SESSION_BYTES:
+        why = f"they are base64 of rows of {SESSION_BYTES} bytes: an index, little-endian, and a public key"
+        raise Bad("not sessions", why, "write such rows, 84 a line at most")
+    return rows
 
 
 def parse_name(value: str) -> str:

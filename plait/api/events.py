@@ -171,6 +171,22 @@ class PeerRemoved(OfPeer):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ClientKnocked(OfPeer):
+    """A client of a dead gateway seems to have sent data; it is sent an initiation there."""
+
+    source: Endpoint | None = None
+    """Where it came from, which is unproven."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NeighbourChanged(Event):
+    """A gateway of the same key, whose number is the reason, is dead or back; count: sessions that it had."""
+
+    reason: str = ""
+    count: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PeerEvicted(OfPeer):
     """A peer on demand was idle, and went back to its provider."""
 
@@ -272,6 +288,9 @@ KINDS: Final[dict[str, type[Event]]] = {
     Kind.HANDSHAKE_COMPLETE: SessionBegan,
     Kind.KEYS_EXPIRED: SessionEnded,
     Kind.KEYS_ZEROED: SessionEnded,
+    Kind.KNOCKED: ClientKnocked,
+    Kind.GATEWAY_DEAD: NeighbourChanged,
+    Kind.GATEWAY_BACK: NeighbourChanged,
     Kind.COOKIE_RECEIVED: CookieReceived,
     Kind.ENDPOINT_MOVED: EndpointMoved,
     Kind.PEER_ADDED: PeerAdded,

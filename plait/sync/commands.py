@@ -6,24 +6,29 @@ import asyncio
 import os
 import signal
 import time
+from collections.abc import Coroutine, Sequence
 from contextlib import suppress
+from typing import Any
 
 from plait import extras
 from plait.failure import Failure
 from plait.peers.provider import say_what_is_logged
 from plait.sync import difference, state
 from plait.sync.follower import Follower, say
+from plait.sync.knock import Knock
 from plait.sync.on_demand import OnDemand
+from plait.sync.progress import Knocks
 from plait.sync.store import Store
+from plait.sync.together import together
 from workers.supervisor.notify import ServiceManager
 
 
 def run(
     interface: str, url: str, *, once: bool, dry_run: bool, as_json: bool, on_demand: bool, fresh: bool,
-    only: bool, directory: str, listen: str | None, window: int, ttl: int,
+    only: bool, knock: bool, directory: str, listen: str | None, window: int, ttl: int,
 ) -> None:  # fmt: skip
     """Follow until SIGINT or SIGTERM."""
-    _check(once=once, dry_run=dry_run, as_json=as_json, on_demand=on_demand, only=only)
+    _check(once=once, dry_run=dry_run, as_json=as_json, on_demand=on_demand, only=only, knock=knock)
     store = store_of(url)
     if dry_run:
         difference.run(interface, store, directory, only=only, as_json=as_json)
@@ -34,12 +39,17 @@ def run(
         follower: Follower = OnDemand(interface, store, remembered, window, ttl)
     else:
         follower = Follower(interface, store, remembered, only=only)
+    if knock:
+        follower.progress.knocks = Knocks()
     if listen is not None:
         extras.require("prometheus_client", "cannot serve metrics")
         from plait.sync import metrics
 
         say(f"metrics at {metrics.serve(listen, follower.progress)}")
-    asyncio.run(_run(follower, once=once, fresh=fresh))
+    works = [follower.run(once=once, fresh=fresh)]
+    if follower.progress.knocks is not None:
+        works.append(Knock(interface, store, follower.progress.knocks, say).run())
+    asyncio.run(_run(follower, works))
     told = follower.progress
     if once:
         say(f"{interface}: position {told.position}, {told.applied} applied, {told.refused} refused")
@@ -66,18 +76,23 @@ def store_of(url: str) -> Store:
     raise Failure("the store is not understood", why, step)
 
 
-def _check(*, once: bool, dry_run: bool, as_json: bool, on_demand: bool, only: bool) -> None:
+def _check(
+    *, once: bool, dry_run: bool, as_json: bool, on_demand: bool, only: bool, knock: bool
+) -> None:
     """Failure when options do not go together."""
     if on_demand and (once or dry_run or only):
         why = "peers on demand come when they come: there is nothing to do once, to print, or to remove"
         raise Failure("the options do not go together", why, "Leave out --once, --dry-run and --only.")
+    if knock and (once or dry_run):
+        why = "a gateway beats for as long as it follows the store"
+        raise Failure("the options do not go together", why, "Leave out --once and --dry-run, or --knock.")
     if as_json and not dry_run:
         why = "--json is the form in which --dry-run prints"
         raise Failure("the options do not go together", why, "Add --dry-run, or leave out --json.")
 
 
-async def _run(follower: Follower, *, once: bool, fresh: bool) -> None:
-    following = asyncio.create_task(follower.run(once=once, fresh=fresh))
+async def _run(follower: Follower, works: Sequence[Coroutine[Any, Any, None]]) -> None:
+    following = asyncio.create_task(together(*works))
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, following.cancel)

@@ -19,9 +19,7 @@ from plait.failure import Failure
 from plait.sync import rows, state, target
 from plait.sync.owners import Owners
 from plait.sync.progress import Progress
-from plait.sync.store import BATCH, Batch, Feed, Row, Store, TooOld, another
-
-RETRY = 1.0  # seconds between two tries while the store or the engine is away
+from plait.sync.store import BATCH, RETRY, Batch, Feed, Row, Store, TooOld, another
 
 
 def say(text: str) -> None:

@@ -12,7 +12,7 @@ import os
 import re
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote, urlsplit
 
@@ -28,6 +28,7 @@ from plait.sync.store import (
     PATIENCE,
     POLL,
     Batch,
+    Gateways,
     Row,
     another,
     from_the_future,
@@ -104,6 +105,12 @@ class JetStream:
         finally:
             with suppress(errors.Error, OSError, TimeoutError):
                 await client.close()
+
+
+    def gateways(self) -> AbstractAsyncContextManager[Gateways]:
+        """As Store.gateways."""
+        why = "gateways beat in PostgreSQL alone so far"
+        raise Failure("clients of dead gateways are not begun with", why, "Leave out --knock.")
 
 
 def _credentials(environment: Mapping[str, str]) -> dict[str, Any]:

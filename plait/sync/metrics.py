@@ -30,17 +30,32 @@ class Metrics(Collector):
             ("plait_sync_position", "How far the store was read", told.position),
             ("plait_sync_store_up", "1 while the store answers", told.is_reading),
         ):
-            gauge = GaugeMetricFamily(name, text, labels=["interface"])
-            gauge.add_metric([told.interface], value)
-            yield gauge
+            yield self._gauge(name, text, value)
         for name, text, value in (
             ("plait_sync_applied", "Changes that the engine took", told.applied),
             ("plait_sync_refused", "Rows that are no peers, or that the engine refused", told.refused),
             ("plait_sync_snapshots", "Times that all rows were read", told.snapshots),
         ):
-            counter = CounterMetricFamily(name, text, labels=["interface"])
-            counter.add_metric([told.interface], value)
-            yield counter
+            yield self._counter(name, text, value)
+        if (knocks := told.knocks) is not None:
+            beats = "Times that it beat in the store"
+            yield self._counter("plait_sync_beats", beats, knocks.beats)
+            sessions = "Sessions that were told to the other gateways"
+            yield self._counter("plait_sync_told_sessions", sessions, knocks.sessions)
+            dead = "Gateways that are dead, and whose clients may knock here"
+            yield self._gauge("plait_sync_dead_gateways", dead, knocks.dead)
+            taken = "1 while another gateway beats with this one's number"
+            yield self._gauge("plait_sync_number_taken", taken, knocks.is_taken)
+
+    def _gauge(self, name: str, text: str, value: float) -> Metric:
+        gauge = GaugeMetricFamily(name, text, labels=["interface"])
+        gauge.add_metric([self._progress.interface], value)
+        return gauge
+
+    def _counter(self, name: str, text: str, value: float) -> Metric:
+        counter = CounterMetricFamily(name, text, labels=["interface"])
+        counter.add_metric([self._progress.interface], value)
+        return counter
 
 
 def serve(listen: str, progress: Progress) -> str:

@@ -15,9 +15,10 @@ from plait import keys
 from plait.api.provider import Answer, Provider, Question
 from plait.api.values import Refuse
 from plait.failure import Failure
-from plait.sync.follower import RETRY, Follower, keys_of
+from plait.sync.follower import Follower, keys_of
 from plait.sync.state import State
-from plait.sync.store import BATCH, Feed, Row, Store
+from plait.sync.store import BATCH, RETRY, Feed, Row, Store
+from plait.sync.together import together
 
 REMEMBERED = 65536  # keys that were refused, as many as an engine remembers
 
@@ -64,15 +65,9 @@ class OnDemand(Follower):
 
     async def run(self, *, once: bool = False, fresh: bool = False) -> None:
         """Until cancelled."""
-        tasks = [asyncio.create_task(super().run(fresh=fresh)), asyncio.create_task(self._serve())]
         try:
-            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                task.result()
+            await together(super().run(fresh=fresh), self._serve())
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
             await self._lookups.close()
 
     async def _serve(self) -> None:

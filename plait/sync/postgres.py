@@ -23,6 +23,7 @@ from plait.sync.store import (
     PATIENCE,
     POLL,
     Batch,
+    Gateway,
     Row,
     TooOld,
     another,
@@ -50,6 +51,12 @@ union all select public_key, null, null, null, null, rev, true from plait.gone w
 order by rev limit {BATCH}"""
 LOOKUP: Final = f"{ALL} where public_key = any(%s)"
 
+BEAT: Final = "select number, instance, silent from plait.beat(%s::smallint, %s, %s)"
+ADDED: Final = """
+select sessions from plait.session where gateway = %s and at > clock_timestamp() - interval '200 seconds'
+order by at"""
+
+PLACES: Final = "Make them: psql -f configs/sync/postgresql-knock.sql. docs/fleet.md has more."
 SCHEMA: Final = "Make them: psql -f configs/sync/postgresql.sql. docs/fleet.md has their layout."
 CREDENTIALS: Final = "Give its password in a file that PGPASSFILE names, or sslcert in the URL."
 
@@ -74,15 +81,26 @@ class Postgres:
     @asynccontextmanager
     async def open(self) -> AsyncIterator[PostgresFeed]:
         """As Store.open."""
+        async with self._connected() as connection:
+            with _explained(self.shown):
+                feed = PostgresFeed(self.shown, connection)
+                await feed.look()
+                yield feed
+
+    @asynccontextmanager
+    async def gateways(self) -> AsyncIterator[PostgresGateways]:
+        """As Store.gateways."""
+        async with self._connected() as connection:
+            yield PostgresGateways(self.shown, connection)
+
+    @asynccontextmanager
+    async def _connected(self) -> AsyncIterator[psycopg.AsyncConnection[Any]]:
         try:
             connection = await psycopg.AsyncConnection.connect(self._conninfo, autocommit=True)
         except psycopg.Error as failed:
             raise self._unreachable(failed) from failed
         try:
-            with _explained(self.shown):
-                feed = PostgresFeed(self.shown, connection)
-                await feed.look()
-                yield feed
+            yield connection
         finally:
             await connection.close()
 
@@ -97,10 +115,13 @@ class Postgres:
 
 
 class _explained:
-    """Turns errors of psycopg into a Failure."""
+    """Turns errors of psycopg into a Failure. tables: which; make: how to; role: who may read."""
 
-    def __init__(self, shown: str) -> None:
+    def __init__(
+        self, shown: str, tables: str = "peers", make: str = SCHEMA, role: str = "plait_reader"
+    ) -> None:
         self._shown = shown
+        self._tables, self._make, self._role = tables, make, role
 
     def __enter__(self) -> None:
         pass
@@ -108,10 +129,12 @@ class _explained:
     def __exit__(self, kind: object, failed: BaseException | None, trace: object) -> None:
         what = f"{self._shown} cannot be read"
         match failed:
-            case errors.UndefinedTable() | errors.UndefinedColumn() | errors.InvalidSchemaName():
-                raise Failure(what, f"it lacks the tables of peers ({_words(failed)})", SCHEMA) from failed
+            case (errors.UndefinedTable() | errors.UndefinedColumn() | errors.InvalidSchemaName()
+                  | errors.UndefinedFunction()):  # fmt: skip
+                why = f"it lacks the tables of {self._tables} ({_words(failed)})"
+                raise Failure(what, why, self._make) from failed
             case errors.InsufficientPrivilege():
-                step = "Let the owner of the tables give it: grant plait_reader to USER"
+                step = f"Let the owner of the tables give it: grant {self._role} to USER"
                 raise Failure(what, f"this user may not read ({_words(failed)})", step) from failed
             case TimeoutError():
                 why = f"no answer came within {PATIENCE:.0f} s"
@@ -182,6 +205,29 @@ class PostgresFeed:
         async with asyncio.timeout(PATIENCE):
             cursor = await self._connection.execute(query, values)
             return await cursor.fetchall()
+
+
+class PostgresGateways:
+    """One connection for beats."""
+
+    def __init__(self, shown: str, connection: psycopg.AsyncConnection[Any]) -> None:
+        self._shown = shown
+        self._connection = connection
+
+    async def beat(self, number: int, instance: str, added: bytes) -> list[Gateway]:
+        """As Gateways.beat."""
+        return [Gateway(*each) for each in await self._fetch(BEAT, (number, instance, added))]
+
+    async def sessions(self, number: int) -> bytes:
+        """As Gateways.sessions."""
+        return b"".join(bytes(each[0]) for each in await self._fetch(ADDED, (number,)))
+
+    async def _fetch(self, query: str, values: Any) -> list[Any]:
+        with _explained(self._shown, "gateways", PLACES, "plait_gateway"):
+            async with asyncio.timeout(PATIENCE):
+                cursor = await self._connection.execute(query, values)
+                return await cursor.fetchall()
+        raise AssertionError("errors are raised")
 
 
 def _words(failed: psycopg.Error) -> str:

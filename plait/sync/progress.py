@@ -7,6 +7,16 @@ from dataclasses import dataclass, field
 
 
 @dataclass
+class Knocks:
+    """Of one `--knock`. Written by its loop alone."""
+
+    beats: int = 0
+    sessions: int = 0  # of ours that were told to the other gateways
+    dead: int = 0  # gateways that are, and whose clients may knock here
+    is_taken: bool = False  # another gateway beats with our number
+
+
+@dataclass
 class Progress:
     """Of one sync. Written by its loop alone."""
 
@@ -16,6 +26,7 @@ class Progress:
     refused: int = 0  # rows that are no peers, or that the engine refused
     snapshots: int = 0  # times that all rows were read
     is_reading: bool = False  # the store answers
+    knocks: Knocks | None = None  # with --knock
     in_step: float = field(default_factory=time.monotonic)  # when all that the store had was in force
 
     def caught_up(self) -> None:

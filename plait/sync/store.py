@@ -16,6 +16,7 @@ from plait.failure import Failure
 BATCH: Final = 4096  # rows that are applied as one transaction of the engine
 GATHER: Final = 0.05  # seconds in which changes that come one by one are gathered
 POLL: Final = 1.0  # seconds between two looks at a store that does not ring
+RETRY: Final = 1.0  # seconds between two tries while the store or the engine is away
 PATIENCE: Final = 30.0  # seconds for one answer of a store
 FRESH: Final = "Read all of it: plait sync --fresh IFACE URL. Peers that it does not have are removed then."
 
@@ -65,6 +66,26 @@ class Feed(Protocol):
         """What there is of these keys now."""
 
 
+@dataclass(frozen=True, slots=True)
+class Gateway:
+    """One that has ever beaten. silent: seconds since, by the store's clock."""
+
+    number: int
+    instance: str
+    silent: float
+
+
+class Gateways(Protocol):
+    """An open connection for beats. Every method raises Failure when the store cannot be asked."""
+
+    async def beat(self, number: int, instance: str, added: bytes) -> list[Gateway]:
+        """This gateway is alive, with these new sessions; returns every one. Where this number is another
+        instance's, nothing was noted."""
+
+    async def sessions(self, number: int) -> bytes:
+        """Those of a gateway that were added in the latest 200 seconds, the oldest first."""
+
+
 class Store(Protocol):
     """A store by its address."""
 
@@ -73,6 +94,9 @@ class Store(Protocol):
 
     def open(self) -> AbstractAsyncContextManager[Feed]:
         """Connect. Failure when it cannot be reached, refuses the user, or is no store of peers."""
+
+    def gateways(self) -> AbstractAsyncContextManager[Gateways]:
+        """Connect for beats. Failure likewise, or when it has no place for them."""
 
 
 def secret_in_url(name: str, mend: str) -> Failure:

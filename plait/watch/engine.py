@@ -51,6 +51,9 @@ def run(interface: str | None, *, as_json: bool) -> None:
         if differs := installed.difference(report):
             words = f"{differs}; {installed.mend(name, report)}"
             printer.print(f"[bold]plaitd[/bold]: {escape(words)}", soft_wrap=True)
+        for dead in report.get("dead_gateways", []):
+            words = "{number} since {seconds:.0f} s; {sessions} sessions that it had are known".format(**dead)
+            printer.print(f"[bold]dead gateway[/bold]: {words}")
         if path := report.get("key_log"):
             words = f"the keys of every handshake go to {path}; whoever reads it can read the traffic"
             printer.print(f"[bold red]key log[/bold red]: {escape(words)}", soft_wrap=True)

@@ -229,6 +229,11 @@ WORDS: Final[dict[Event, Words]] = {
         "it took up no session that we offered ({tries}): our answers get lost, or the preshared keys differ",
         "check the way back to it (firewall, NAT), and compare PresharedKey on both sides",
     ),
+    Event.GATEWAY_DEAD: Words(
+        "gateway {reason} of this key is dead",
+        "it has not beaten in the store that `plait sync --knock` shares with it",
+        "its clients begin here when they knock; start it again, or see why it does not reach the store",
+    ),
     Event.PROVIDER_GONE: Words(
         "the provider of peers is gone",
         "{reason}",
@@ -268,6 +273,8 @@ WORDS: Final[dict[Event, Words]] = {
     Event.HANDSHAKE_BEGUN: Words("initiation sent to {peer}{at}"),
     Event.HANDSHAKE_ANSWERED: Words("{peer}{at} began a handshake, which was answered"),
     Event.HANDSHAKE_COMPLETE: Words("handshake with {peer}{at} complete ({reason})"),
+    Event.KNOCKED: Words("{peer} may have knocked{from}: a dead gateway's session; initiation sent there"),
+    Event.GATEWAY_BACK: Words("gateway {reason} of this key is not taken for dead any more"),
     Event.COOKIE_RECEIVED: Words(
         "{peer}{at} put us off with a cookie",
         "that side is under load",

@@ -292,6 +292,8 @@ class EngineFamilies:
         kernel = "Packets that the kernel dropped before the engine could read them"
         self.kernel = _counter("plait_kernel_drops", kernel, *one, "where")
         self.handshakes = _counter("plait_handshakes", "Handshake messages, by outcome", *one, "outcome")
+        knocks = "Data messages for a dead gateway, by what became of them"
+        self.knocks = _counter("plait_knocks", knocks, *one, "outcome")
         unknown = "Initiations of keys that are no peer's, and questions about them"
         self.unknown = _counter("plait_unknown_peers", unknown, *one, "outcome")
         self.evicted = _counter("plait_evicted", "Peers on demand that were idle and taken away", *one)
@@ -359,6 +361,8 @@ class EngineFamilies:
                 self.drops.add_metric([name, key.removeprefix("drop_")], value)
             elif key.startswith("hs_"):
                 self.handshakes.add_metric([name, key.removeprefix("hs_")], value)
+            elif key.startswith("knock_"):
+                self.knocks.add_metric([name, key.removeprefix("knock_")], value)
             elif key.startswith("unknown_"):
                 self.unknown.add_metric([name, key.removeprefix("unknown_")], value)
             elif key == "peers_evicted":

@@ -407,6 +407,7 @@ class Configuration:
                 ("quota", lib.RULE_QUOTA), ("expires", lib.RULE_EXPIRES), ("ran_out", lib.RULE_OUT),
             )
         }
+        found["dead_gateways"] = self.handshakes.neighbours.report(now)
         found["broken_promises"] = promises.as_list(self.broken)
         found["key_log"] = self.handshakes.keylog.path if self.handshakes.keylog is not None else None
         return iter((uapi.answer_get_engine(json.dumps(found)),))

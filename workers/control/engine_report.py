@@ -22,6 +22,8 @@
      "on_demand": {"peers": 1, "providers": 1, "parked": 0, "asked": 0, "refused": 12,    peers that may be
                    "seconds": {"bounds": [0.001, …], "counts": [0, …], "sum": 1.5}},   evicted, clients asked,
                    initiations that wait, open questions, keys refused now; how long answers took (lookups.py)
+     "dead_gateways": [{"number": 2, "sessions": 10, "seconds": 3.5}],    of the same key, that were told of,
+                   how many sessions each had, and for how long it is known to be dead (neighbours.py)
      "rules": {"quota": 2, "expires": 1, "ran_out": 1},    peers with a limit, and those that are cut off
      "broken_promises": [{"name": "locked", "promise": …, "why": …, "mend": …}, …],   promises.py
      "key_log": null}                         the file that gets the keys of every handshake (keylog.py)

@@ -96,6 +96,8 @@ class Event(StrEnum):
     UNANSWERED = "unanswered"
     GIVEN_UP = "given_up"
     UNCONFIRMED = "unconfirmed"
+    # a gateway of the same key died
+    GATEWAY_DEAD = "gateway_dead"
     # who is asked about unknown keys
     PROVIDER_GONE = "provider_gone"
     PROVIDER_WRONG = "provider_wrong"
@@ -110,6 +112,8 @@ class Event(StrEnum):
     HANDSHAKE_BEGUN = "handshake_begun"
     HANDSHAKE_ANSWERED = "handshake_answered"
     HANDSHAKE_COMPLETE = "handshake_complete"
+    KNOCKED = "knocked"
+    GATEWAY_BACK = "gateway_back"
     COOKIE_RECEIVED = "cookie_received"
     ENDPOINT_MOVED = "endpoint_moved"
     KEYS_EXPIRED = "keys_expired"
@@ -137,9 +141,11 @@ _ALL = tuple(Event)
 REFUSALS: Final = frozenset(_ALL[: _ALL.index(Event.MAILBOX_FULL)])
 COUNTS: Final = frozenset(_ALL[_ALL.index(Event.MAILBOX_FULL) : _ALL.index(Event.NO_PRIVATE_KEY)])
 FAILURES: Final = frozenset(_ALL[_ALL.index(Event.NO_PRIVATE_KEY) : _ALL.index(Event.HANDSHAKE_BEGUN)])
-# What anybody can bring about who can send us a packet.
 SESSIONS: Final = frozenset({Event.HANDSHAKE_COMPLETE, Event.KEYS_EXPIRED, Event.KEYS_ZEROED})
-ANYBODYS: Final = REFUSALS | {Event.MAILBOX_FULL, Event.PACKETS_OF_NO_SESSION, Event.PACKETS_DAMAGED}
+# What anybody can bring about who can send us a packet.
+ANYBODYS: Final = REFUSALS | {
+    Event.MAILBOX_FULL, Event.PACKETS_OF_NO_SESSION, Event.PACKETS_DAMAGED, Event.KNOCKED,
+}  # fmt: skip
 
 
 class Bucket:
@@ -246,7 +252,7 @@ class Events:
         if callable(place):
             place = place()
         if place is not None:
-            fields["source" if event in REFUSALS else "endpoint"] = _text(place)
+            fields["source" if event in REFUSALS or event is Event.KNOCKED else "endpoint"] = _text(place)
         if was is not None:
             fields["was"] = _text(was)
         if message:

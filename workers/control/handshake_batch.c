@@ -28,8 +28,10 @@ static enum check_result check_one(const struct handshake_identity *identity, co
     uint32_t length = cell->length;
     uint32_t type = length <= MAILBOX_MESSAGE_BYTES ? message_type(cell->message, length, &why) : 0;
 
-    if (type == 0 || type == MESSAGE_DATA || (from->family != AF_INET && from->family != AF_INET6))
+    if (type == 0 || (from->family != AF_INET && from->family != AF_INET6))
         return CHECK_LENGTH;
+    if (type == MESSAGE_DATA)
+        return CHECK_KNOCK;
     if (type == MESSAGE_COOKIE)
         return CHECK_COOKIE;
     if (identity && handshake_mac1_differs(identity->mac1_key, cell->message, length))

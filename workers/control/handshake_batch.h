@@ -18,7 +18,8 @@ enum check_result {
     CHECK_LENGTH,      /* no such message, or of no address */
     CHECK_MAC1_BAD,
     CHECK_NO_COOKIE,   /* under load: mac1 is right, mac2 is zeros; to be answered with a cookie */
-    CHECK_OLD_COOKIE   /* likewise, but mac2 is something else */
+    CHECK_OLD_COOKIE,  /* likewise, but mac2 is something else */
+    CHECK_KNOCK        /* the head of a data message for a dead gateway */
 };
 
 /* A message to be sent, or one that was. */

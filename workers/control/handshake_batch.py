@@ -21,6 +21,7 @@ from workers.control.keylog import KeyLog
 from workers.control.keypairs import NoKeypair
 from workers.control.lookups import Lookups
 from workers.control.memory import columns_of
+from workers.control.new_sessions import NewSessions
 from workers.control.outgoing import Outgoing
 from workers.control.pace import Pace
 from workers.control.peers import Peers
@@ -74,6 +75,7 @@ class HandshakeBatch:
         self.to_send_columns = np.frombuffer(ffi.buffer(self.to_send), columns)
         self.check_results = np.zeros(BATCH, np.uint8)
         self.complained_about_keypairs = False
+        self.new_sessions = NewSessions(self.peers, self.keypairs, pace.now)
         self.lookups = Lookups(self.vault, events, peers.find, self.count, pace.now, pace.wall)
 
     def message(self, cell: int) -> bytes:
@@ -107,6 +109,7 @@ class HandshakeBatch:
         words[2] |= np.uint32(lib.ORDER_EXPIRE)
         who, which, what = (ffi.from_buffer("uint32_t[]", column) for column in words)
         lib.batch_install(self.segment, handshakes, who, which, what, len(rows), now, flags)
+        self.new_sessions.note(words[1])
 
     def send(self, count: int, rows: Any, counter: counter) -> None:
         """Send the first of `to_send`, each to its peer; rows: their peers', distinct."""

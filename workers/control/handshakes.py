@@ -1,11 +1,12 @@
 """Handshakes: the mailbox, macs, cookies and the limiter, before the two sides of a handshake.
 
 Messages come from the receivers' mailbox. Each ends in exactly one of the HS_* counters that are marked (end
-message) in shm/counters.h, whenever control dies: what it had taken and not counted is counted by the next
-control, as HS_KILLED (`recover`). Before anything is computed: mac1; under load also mac2 and the limiter.
-Macs, arithmetic and sending are C, one call for a whole batch (handshake_batch.c, engine/handshake.c), so
-that a flood costs no Python object per message. In a batch, responses and cookie replies come first
-(initiator.py), then the initiations (responder.py), each kind in the order of arrival.
+message) in shm/counters.h, a knock (neighbours.py) in a KNOCK_* counter, whenever control dies: what it had
+taken and not counted is counted by the next control, as HS_KILLED (`recover`). Before anything is computed:
+mac1; under load also mac2 and the limiter. Macs, arithmetic and sending are C, one call for a whole batch
+(handshake_batch.c, engine/handshake.c), so that a flood costs no Python object per message. In a batch,
+responses and cookie replies come first (initiator.py), then the initiations (responder.py), each kind in the
+order of arrival.
 
 A session is installed before the peer can use it: the keypair is written, the order to install it is given
 and scheduled, and only then the response leaves. What must outlive control (the greatest timestamp) is
@@ -32,6 +33,7 @@ from workers.control.handshake_batch import BATCH, HandshakeBatch, Outcomes
 from workers.control.initiator import Initiator
 from workers.control.keylog import KeyLog
 from workers.control.lookups import PARKED
+from workers.control.neighbours import Neighbours
 from workers.control.outgoing import Outgoing
 from workers.control.pace import PACE, Pace
 from workers.control.peers import Peers
@@ -49,7 +51,10 @@ _WORD = 1 << 32  # mailbox_taken comes round
 _PLACE = {name: field.offset for name, field in ffi.typeof("struct endpoint").fields}
 _SOURCE = np.array([_PLACE["family"] + i for i in range(2)] + [_PLACE["address"] + i for i in range(8)])
 # A message taken has ended in one of these, is parked, or is in hand.
-ENDS = tuple(end for end in range(lib.HS_MESSAGE_LENGTH, lib.HS_KILLED + 1) if end != lib.HS_MAC2_BAD)
+ENDS = (
+    *(end for end in range(lib.HS_MESSAGE_LENGTH, lib.HS_KILLED + 1) if end != lib.HS_MAC2_BAD),
+    *range(lib.KNOCK_INITIATED, lib.KNOCK_REFUSED + 1),
+)
 # Outcomes of messages that cost work and led to nothing. Those asked for a cookie are among them: while a
 # flood lasts so does being under load.
 _WASTED = np.array([
@@ -83,6 +88,7 @@ class Handshakes(HandshakeBatch):
         self.cell_bytes = np.frombuffer(ffi.buffer(self.cells), np.uint8).reshape(BATCH, -1)
         self.initiator = Initiator(self)
         self.responder = Responder(self)
+        self.neighbours = Neighbours(self, self.initiator)
         self.load_identity()
 
     # -- our own key --------------------------------------------------------------------------
@@ -171,6 +177,9 @@ class Handshakes(HandshakeBatch):
         lib.batch_check(identity, ffi.NULL if secret is None else secret, self.cells, count, where)
         results = self.check_results[:count]
         outcomes = np.zeros(count, np.int64)
+        if (knocks := np.flatnonzero(results == lib.CHECK_KNOCK)).size:
+            self.neighbours.take(knocks, outcomes, now)
+            self.worked += int(np.count_nonzero(outcomes[knocks] == lib.KNOCK_INITIATED))
         bad_length = results == lib.CHECK_LENGTH
         self._refuse(bad_length, outcomes, lib.HS_MESSAGE_LENGTH, Event.MESSAGE_LENGTH, False)
         if not self.is_up:

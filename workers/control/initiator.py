@@ -16,6 +16,7 @@ import numpy as np
 
 from engine import constants, peer_cookies, tai64n
 from workers._workers import ffi, lib
+from workers.control.endpoints import Endpoint
 from workers.control.events import Event
 from workers.control.handshake_batch import HandshakeBatch
 from workers.control.keypairs import NoKeypair
@@ -37,6 +38,7 @@ class InProgress:
     number: int  # keypair
     handshake: handshake_p  # wiped when it is over
     tries: int  # initiations without an answer, this one included
+    is_knocked: bool  # it went where a message came from that proved nothing (neighbours.py)
 
 
 class Initiator:
@@ -81,10 +83,18 @@ class Initiator:
         elif is_fresh or not is_retrying:
             self.initiate(row, now)
 
-    def initiate(self, row: int, now: int, *, is_retry: bool = False) -> bool:
-        """Send an initiation. False when the peer cannot be sent one now (no key, endpoint or room)."""
+    def initiate(
+        self, row: int, now: int, *, is_retry: bool = False, to: Endpoint | None = None
+    ) -> bool:
+        """Send an initiation. False when the peer cannot be sent one now (no key, endpoint or room).
+
+        to: there, instead of where the peer is known to be; the peer moves there only when it answers. If it
+        does not, no other initiation follows by itself.
+        """
         identity = self.batch.identity
-        endpoint = self.endpoints.read(row)
+        if is_retry and self._was_in_vain(row):
+            return False
+        endpoint = to or self.endpoints.read(row)
         if not self.batch.is_up or not self.peers.is_live(row) or self.peers.has_run_out(row):
             return False
         leaving = self.batch.lookups.leaving
@@ -133,10 +143,12 @@ class Initiator:
             return False
         self.vault.store_timestamp_sent(row, stamp)
         generation = int(self.peers.rows[row].generation)
-        self.in_progress[number] = InProgress(row, generation, number, handshake, tries)
+        self.in_progress[number] = InProgress(row, generation, number, handshake, tries, to is not None)
         self.numbers[row] = number
         self.timer_columns.initiation_sent(row, now)
-        if tries == 1:
+        if to is not None:
+            self.events.emit(Event.KNOCKED, row, endpoint)
+        elif tries == 1:
             self.events.emit(Event.HANDSHAKE_BEGUN, row, endpoint)
         else:
             self.events.emit(Event.UNANSWERED, row, endpoint, tries=tries - 1)
@@ -151,6 +163,20 @@ class Initiator:
         if int(outgoing.error) and len(self.unsent) < UNSENT:
             self.unsent[row] = now
         self.peers.order(row, lib.ORDER_AUTHENTICATED_SENT | (lib.ORDER_CLEAR_SOURCE if is_retry else 0))
+        return True
+
+    def _was_in_vain(self, row: int) -> bool:
+        """Whether the latest initiation went where somebody only claimed to be: then it was the last one. But
+        while packets wait for a session, retries go where the peer is known to be."""
+        progress = self.in_progress.get(self.numbers.get(row, 0))
+        if progress is None or not progress.is_knocked:
+            return False
+        peer = self.peers.rows[row]
+        is_awaited = int(peer.ends[lib.OUTBOUND].produced) != int(peer.heads[lib.OUTBOUND].consumed)
+        if is_awaited and self.endpoints.read(row) is not None:
+            return False
+        self.forget(row)
+        self.timer_columns.handshake_dropped(row)
         return True
 
     def try_unsent(self, now: int) -> None:

@@ -551,6 +551,7 @@ class Control:
         self.losses.look()
         self.events.emit_suppressed()
         self.eviction.look(now)
+        self.handshakes.neighbours.look(now)
         self.configuration.busiest.rest(now)
         if self.interface is not None:
             self._look_at_interface()

@@ -17,6 +17,7 @@ never closed.
 from __future__ import annotations
 
 import errno
+import json
 import logging
 import select
 import selectors
@@ -29,6 +30,7 @@ from engine import uapi
 from workers.control.configuration import Configuration, Pause, PortRequest, Steps
 from workers.control.events import Event, Events, Follower
 from workers.control.lookups import PROVIDERS, Lookups
+from workers.control.neighbours import Refusal
 from workers.control.provider import Provider
 from workers.failure import SHORTAGES, explain
 
@@ -162,6 +164,13 @@ class Connection:
             self.answer = self.server.configuration.show_busiest(operation.peers)
             self.server.chunks_left = 0
             return
+        if isinstance(operation, uapi.GetSessions):
+            self.answer = self.server.configuration.handshakes.new_sessions.answer(operation.cursor)
+            return
+        if isinstance(operation, uapi.Neighbour):
+            self.answer = iter((self._hear_of(operation),))
+            self.server.chunks_left = 0  # it may have been many sessions
+            return
         if isinstance(operation, uapi.Upgrade | uapi.Scale):
             self.server.ask_change(operation, self.socket.fileno())
             self.is_waiting = True  # for ever: the supervisor has a copy, and answers there
@@ -181,6 +190,17 @@ class Connection:
             self.server.listen_again()
         else:
             self.answer = iter((uapi.answer_events(events.remembered()),))
+
+    def _hear_of(self, operation: uapi.Neighbour) -> bytes:
+        handshakes = self.server.configuration.handshakes
+        try:
+            count = handshakes.neighbours.apply(operation, handshakes.pace.now())
+        except Refusal as refusal:
+            told = {"what": refusal.what, "why": refusal.why, "next": refusal.next}
+            if refusal.errno != errno.ENOENT:  # that is a question, asked by whoever renews a lease
+                log.error("%s", refusal)
+            return uapi.answer_neighbour(json.dumps({"refused": told}), refusal.errno)
+        return uapi.answer_neighbour(json.dumps({"refused": None, "sessions": count}), 0)
 
     def _begin_to_provide(self, operation: uapi.UnknownPeers) -> None:
         self.provider = self.server.lookups.join(operation.window)

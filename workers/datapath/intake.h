@@ -15,6 +15,7 @@ struct allowance {
 int allowance_has(struct allowance *allowance, uint32_t most, uint64_t period, uint64_t now);
 
 #define INTAKE_TRAINS 16
+#define KNOCK_GROUPS 256
 #define TRAINS_REMEMBERED 64
 
 struct intake {
@@ -33,6 +34,7 @@ struct intake {
     uint32_t expected;          /* messages that the next call makes room for (intake_expect) */
     struct allowance answers;   /* rate of ICMP errors that are sent */
     struct allowance refusals;  /* rate of messages with a wrong mac1 that control reports */
+    uint32_t knocks[KNOCK_GROUPS]; /* by index: the period in which control was last told of one of the group */
 };
 
 /* A received message whose bytes are contiguous. */

@@ -20,6 +20,10 @@
 #define REFUSALS_AT_ONCE 5
 #define REFUSAL_NS 1000000000u
 
+/* Of unknown indices of dead gateways, control sees one a group in this time: 1,024 a second at most, and of one
+ * client's stream four. */
+#define KNOCK_NS 250000000u
+
 _Static_assert(INITIATION_BYTES <= MAILBOX_MESSAGE_BYTES, "an initiation does not fit in a mailbox cell");
 
 /* A message of the call: a datagram, or a train of datagrams of `gso_size` bytes, the last one perhaps shorter. */
@@ -36,6 +40,34 @@ struct sorting {
     const struct received *received;  /* the message that is being sorted */
     int handshakes;             /* some went to control */
 };
+
+/* Whether the index is one that a dead gateway gave out. Nobody is dead nearly always, and without a number of our
+ * own bit 0 is never set: one load behind a drop is all that it costs. */
+static int is_of_a_dead_gateway(const struct segment *s, uint32_t index)
+{
+    uint32_t gateway = index_gateway(s->device->index_key, index);
+
+    return __atomic_load_n(&s->device->dead_gateways[gateway / 64], __ATOMIC_RELAXED) >> gateway % 64 & 1;
+}
+
+/* A client of a dead gateway sends data: control is told of it, now and then. */
+static void knock(struct sorting *sorting, const uint8_t *message, uint32_t index, uint32_t packets)
+{
+    struct intake *intake = sorting->intake;
+    /* The clear bits are the gateway's, those above are as good as random. Periods of groups begin one after the
+     * other, so that a flood is not told of all at once. */
+    uint32_t group = (index >> GATEWAY_BITS_MOST) % KNOCK_GROUPS;
+    uint32_t period = (uint32_t)((clock_now() + group * (KNOCK_NS / KNOCK_GROUPS)) / KNOCK_NS);
+
+    if (intake->knocks[group] != period &&
+        !mailbox_put(intake->segment, intake->number, &sorting->received->from, message, DATA_OVERHEAD)) {
+        intake->knocks[group] = period;
+        sorting->handshakes = 1;
+        packets--;
+    }
+    if (packets)
+        counter_add(intake->segment, intake->worker, KNOCK_HELD_BACK, packets);
+}
 
 /* Datagrams [offset, offset + length) of the arrival, all data messages to one index. */
 static void sort_run(struct sorting *sorting, struct arrival *arrival, uint32_t offset, uint32_t length,
@@ -54,6 +86,8 @@ static void sort_run(struct sorting *sorting, struct arrival *arrival, uint32_t 
     if (!index_lookup((const struct index_entry *)s->index, ready, s->device->index_key, index, &peer) ||
         peer >= s->geometry.max_peers) {
         counter_add(s, intake->worker, DROP_INDEX_UNKNOWN, packets);
+        if (is_of_a_dead_gateway(s, index))
+            knock(sorting, arrival->data + offset, index, packets);
         return;
     }
     chain = burst_chain(&sorting->burst, peer);

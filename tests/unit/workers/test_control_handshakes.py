@@ -194,7 +194,7 @@ def test_within_five_seconds_a_wish_waits(world: World) -> None:
     ("message", "counter"),
     [
         (lambda w: w.other.initiation()[:147], "HS_MESSAGE_LENGTH"),
-        (lambda w: b"\x04\0\0\0" + bytes(28), "HS_MESSAGE_LENGTH"),
+        (lambda w: b"\x04\0\0\0" + bytes(27), "HS_MESSAGE_LENGTH"),
         (lambda w: flip(w.other.initiation(), 120), "HS_MAC1_BAD"),
         (lambda w: again(w, flip(w.other.initiation(), 50)), "HS_INITIATION_TAG"),
         (lambda w: again(w, flip(w.other.initiation(), 100)), "HS_INITIATION_TAG"),

@@ -92,7 +92,7 @@ def world() -> Iterator[Mortal]:
 
 
 def test_the_ends_are_those_that_the_header_marks() -> None:
-    assert sorted(ENDS) == sorted(getattr(lib, name.upper()) for name in marked("end message"))
+    assert sorted(ENDS) == sorted(getattr(lib, name.upper()) for name in marked("end message", "end knock"))
 
 
 def messages(world: Mortal, strangers: list[Other]) -> list[tuple[Other, bytes]]:
