@@ -257,7 +257,7 @@ def lost_there(phases: Sequence[PhaseResult]) -> float | None:
 
 
 def _more_than_sent(phase: PhaseResult) -> bool | None:
-    """Whether others send to that host too; None: not known."""
+    """Whether more came to that host: of an earlier phase, or of others. None: not known."""
     if phase.arrived is None:
         return None
     counters = phase.counters
@@ -417,8 +417,9 @@ def limits(phase: PhaseResult) -> list[str]:
         )
     if late:
         found.append(
-            f"{late:,} events left more than 10 ms late, the latest {phase.lag_most * 1e3:.0f} ms "
-            "(times count from when they were due; those from departure stand beside them)"
+            f"{late:,} event{'' if late == 1 else 's'} left more than 10 ms late, the latest "
+            f"{phase.lag_most * 1e3:.0f} ms (times count from when they were due; those from departure stand "
+            "beside them)"
         )
     if counters["own_drops"]:
         found.append(f"{counters['own_drops']:,} datagrams were lost in the generator's own sockets")
@@ -453,13 +454,21 @@ def _silence(counters: Counts) -> list[Party]:
         found.append(Party("keys", text))
     elif came and not heard(counters):
         found.append(Party("gateway", f"{came:,} datagrams came back, and none was an answer of WireGuard"))
+    elif counters["answered"] or (counters["answered_after"] and not sent(counters)):
+        pass  # its host has the inner address; what it did not answer is loss
+    elif counters["answered_after"]:
+        text = (
+            f"it answered {counters['answered_after']:,} echoes of an earlier phase meanwhile, and none of "
+            "this one's: it is behind, so give the phase before a longer drain or a lower rate"
+        )
+        found.append(Party("gateway", text))
     elif counters["responses"] and counters["unconfirmed"] and not counters["handshakes"]:
         text = (
             f"it answered {counters['responses']:,} handshakes and none of the echoes after them: its host "
             "lacks the inner address (the first of `inner`), or ignores echoes"
         )
         found.append(Party("gateway", text))
-    elif sent(counters) and not counters["answered"] and heard(counters):
+    elif sent(counters) and heard(counters):
         text = f"it is there, and answered none of {sent(counters):,} echoes: has its host the inner address?"
         found.append(Party("gateway", text))
     return found
@@ -477,7 +486,10 @@ def _unseen(phase: PhaseResult) -> list[Party]:
         )
         return [Party("host", text)]
     if _more_than_sent(phase):
-        text = "others ping the gateway's host as well, so what was lost on the way there is not known"
+        text = (
+            "more inner packets came to the gateway's host than this phase sent, so what was lost on the way "
+            "there is not known: some of an earlier phase came late, or others ping that host"
+        )
         return [Party("host", text)]
     return []
 

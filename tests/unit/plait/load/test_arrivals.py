@@ -101,8 +101,8 @@ def test_what_is_still_on_its_way_is_waited_for() -> None:
         (Arrived(10, 8), 0.1, ""),
         (Arrived(10, 10), 0.0, ""),
         (None, None, "whether 10 one-way packets arrived is not known"),
-        (Arrived(11, 3), None, "others ping the gateway's host as well"),
-        (Arrived(3, 11), None, "others ping the gateway's host as well"),
+        (Arrived(11, 3), None, "more inner packets came to the gateway's host"),
+        (Arrived(3, 11), None, "more inner packets came to the gateway's host"),
     ],
 )
 def test_loss_on_the_way_there(arrived: Arrived | None, loss: float | None, why: str) -> None:

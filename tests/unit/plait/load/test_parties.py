@@ -117,6 +117,25 @@ def test_a_gateway_without_its_inner_address_is_named(tmp_path: Path) -> None:
     assert "no echo comes back" in last and "ip address add 10.64.0.1/10" in last
 
 
+@pytest.mark.parametrize(
+    ("counted", "text"),
+    [
+        ({"answered": 106}, ""),
+        ({"answered_after": 29}, "29 echoes of an earlier phase meanwhile, and none of this one's: it is"),
+        ({}, "it answered 62 handshakes and none of the echoes after them"),
+        ({"unconfirmed": 0}, "it is there, and answered none of 800 echoes"),
+    ],
+)
+def test_a_host_that_answered_an_echo_has_its_inner_address(counted: dict[str, int], text: str) -> None:
+    """A gateway that falls behind confirms no handshake in time: that says nothing about addresses."""
+    names = load_result.counter_names()
+    storm = {"initiations": 200, "responses": 62, "unconfirmed": 62, "asked": 800, "datagrams_in": 312}
+    rows = np.zeros((len(load_result.HISTOGRAMS), 8448), dtype=np.uint64)
+    phase = PhaseResult("wave", {**dict.fromkeys(names, 0), **storm, **counted}, rows)
+    found = [each.text for each in load_result.parties(phase) if each.party == "gateway"]
+    assert len(found) == bool(text) and text in "".join(found)
+
+
 def test_a_target_where_nobody_listens_is_told_after_5_s_and_named(tmp_path: Path) -> None:
     """The ICMP error says so."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as gone:
