@@ -325,6 +325,38 @@ def _sources(path: str, text: str, within: tuple[str, ...]) -> list[_Source]:
 
 
 def _checked(sources: list[_Source], changes: dict[str, Any], changed: Sequence[str]) -> Profile:
+    """The profile. What an option made wrong is told of that option, not of a line that is right."""
+    try:
+        return _made(sources, changes, changed)
+    except Failure as failure:
+        if (option := _culprit(sources, changes, changed)) is None:
+            _made(sources, {}, ())  # the files' own fault first
+            raise
+        raise Failure(f"cannot use {option}", failure.why, failure.next_step) from failure
+
+
+def _culprit(sources: list[_Source], changes: dict[str, Any], changed: Sequence[str]) -> str | None:
+    """The first option with which a profile is wrong that is right without; None: the files are wrong."""
+
+    def is_wrong(changes: dict[str, Any], changed: Sequence[str]) -> bool:
+        try:
+            _made(sources, changes, changed)
+        except Failure:
+            return True
+        return False
+
+    if not is_wrong(changes, ()):
+        numbers = range(len(changed))
+        return next((f"--set {changed[at]}" for at in numbers if is_wrong(changes, changed[: at + 1])), None)
+    if not is_wrong({}, ()):
+        items = list(changes.items())
+        for at, (key, value) in enumerate(items):
+            if is_wrong(dict(items[: at + 1]), ()):
+                return f"--{key.replace('_', '-')} {value}"
+    return None
+
+
+def _made(sources: list[_Source], changes: dict[str, Any], changed: Sequence[str]) -> Profile:
     given: dict[str, Any] = {}
     origins: list[tuple[_Source, int]] = []  # of each phase: its source, and its number there
     for source in sources:
@@ -420,9 +452,12 @@ def _merged(under: Any, over: Any) -> Any:
     return {**under, **{key: _merged(under.get(key), value) for key, value in over.items()}}
 
 
+_KEYS = {"phase": "seconds=30", "population": "share=3"}  # an example of each
+
+
 def _set(given: dict[str, Any], words: str) -> None:
     """Carry out one --set: `retry=2`, `phase.NAME.traffic.rate=5000`, or `phase.NAME.rate=5000` where one
-    table of that phase alone has such a key."""
+    table of that phase alone has such a key, or `population.NAME.share=3`."""
     what = f"cannot use --set {words}"
     path, equals, text = words.partition("=")
     keys = [key.strip() for key in path.split(".")]
@@ -433,32 +468,42 @@ def _set(given: dict[str, Any], words: str) -> None:
     except tomllib.TOMLDecodeError:
         value = text
     place: Any = given
-    if keys[0] == "phase":
-        phases = [each for each in given.get("phase", []) if isinstance(each, dict)]
-        named = {str(each.get("name")): each for each in phases}
-        rest = path.strip().removeprefix("phase.")
+    if keys[0] == "include":
+        raise Failure(what, "files are read before any key is set", "Write include in a profile of its own.")
+    if keys[0] in ("phase", "population"):
+        kind = keys[0]
+        tables = [each for each in given.get(kind, []) if isinstance(each, dict)]
+        named = {str(each.get("name")): each for each in tables}
+        rest = path.strip().removeprefix(kind).removeprefix(".")
         fits = [name for name in named if rest.startswith(f"{name}.") and rest != f"{name}."]
+        if not fits and rest in ("", *named):
+            mend = f"Write for example --set {kind}.{rest or next(iter(named), 'NAME')}.{_KEYS[kind]}."
+            raise Failure(what, f"it names no key of a {kind}", mend)
         if not fits:
-            raise Failure(what, f"there is no phase {rest.partition('.')[0]}", f"Phases: {', '.join(named)}.")
+            mend = f"The profile has: {', '.join(named) or f'no {kind}'}."
+            raise Failure(what, f"there is no {kind} {rest.partition('.')[0]}", mend)
         place = named[max(fits, key=len)]
         keys = [key.strip() for key in rest.removeprefix(f"{place['name']}.").split(".")]
-        if len(keys) == 1 and keys[0] not in Phase.__struct_fields__:
+        if kind == "phase" and len(keys) == 1 and keys[0] not in Phase.__struct_fields__:
             fitting = [name for name in _tables_with(keys[0]) if isinstance(place.get(name), dict)]
             if len(fitting) > 1:
                 mend = " or ".join(f"phase.{place['name']}.{name}.{keys[0]}" for name in fitting)
                 raise Failure(what, f"{' and '.join(fitting)} have a {keys[0]}", f"Write {mend}.")
             keys = [*fitting, *keys]
-        place = _own(named, given, str(place["name"]))
+        place = _own(named, given, kind, str(place["name"]))
     for key in keys[:-1]:
         place[key] = dict(place.get(key) or {}) if isinstance(place.get(key), dict | None) else {}
         place = place[key]
     place[keys[-1]] = value
 
 
-def _own(named: dict[str, dict[str, Any]], given: dict[str, Any], name: str) -> dict[str, Any]:
-    """The phase of that name as a table of its own, so that nothing of a source is written to."""
+def _own(
+    named: dict[str, dict[str, Any]], given: dict[str, Any], kind: str, name: str
+) -> dict[str, Any]:
+    """The phase or population of that name as a table of its own, so that nothing of a source is written
+    to."""
     made = dict(named[name])
-    given["phase"] = [made if each is named[name] else each for each in given["phase"]]
+    given[kind] = [made if each is named[name] else each for each in given[kind]]
     return made
 
 
@@ -609,7 +654,9 @@ def _without_effect(profile: Profile, number: int) -> list[_Wrong]:
             for part in profile.parts()
             for name, share in profile.shares(phase, part).items()
         ):
-            found.append((keys, "each population has its own in its place", "Leave it out."))
+            why = "it is for no population: each has its own in its place, pauses, or is known to nobody"
+            mend = f"Leave it out, or write [phase.population.NAME.{keys[-1]}] of one."
+            found.append((keys, why, mend))
     for part in profile.parts():
         shaken = any("handshakes" in profile.shares(each, part) for each in profile.phase[: number + 1])
         for name, share in profile.shares(phase, part).items():

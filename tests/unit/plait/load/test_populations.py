@@ -234,7 +234,7 @@ def test_configuration_of_each_that_knows_peers(tmp_path: Path) -> None:
         ('"storm"', '"st/orm"', 13, "PHASE/POPULATION"),
         ("outstanding = 2 }", "outstandin = 2 }", 16, "unknown field outstandin"),
         ('known = "provider"', 'konwn = "provider"', 10, "Did you mean known"),
-        ('known = "provider"', 'known = "nobody"', 14, "each population has its own in its place"),
+        ('known = "provider"', 'known = "nobody"', 14, "it is for no population"),
         ("outstanding = 4 }", "outstanding = 4 }\ntraffic = { rate = 1, bytes = 70 }", 15, "few over IPv6"),
     ],
 )

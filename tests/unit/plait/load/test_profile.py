@@ -192,7 +192,11 @@ def test_set_changes_one_key(words: str, value: object) -> None:
         ("retry", "not KEY=VALUE"),
         ("=3", "not KEY=VALUE"),
         ("phase.none.rate=3", "there is no phase none"),
-        ("phase=3", "there is no phase"),
+        ("phase=3", "it names no key of a phase"),
+        ("phase.steady=3", "it names no key of a phase"),
+        ("phase.steady.=3", "not KEY=VALUE"),
+        ("population.idle.share=3", "there is no population idle"),
+        ('include="x.toml"', "files are read before"),
         ("phase.steady.rat=3", "unknown field rat"),
         ("phase.steady.rate=-3", "Expected"),
         ("phase.both.rate=3", "handshakes and traffic have a rate"),
@@ -203,6 +207,36 @@ def test_set_is_refused_in_words(words: str, why: str) -> None:
     both = '[[phase]]\nname = "both"\nseconds = 1\nhandshakes = { rate = 1 }\ntraffic = { rate = 1 }\n'
     with pytest.raises(Failure, match=why):
         parse(BASE + both, "p", changed=[words])
+
+
+def test_set_changes_a_population() -> None:
+    populations = '[[population]]\nname = "a"\n[[population]]\nname = "b"\nshare = 4\n'
+    found = parse(BASE + populations, "p", changed=["population.b.share=1", "population.a.known=provider"])
+    assert [(each.name, each.share, each.known) for each in found.population] == [
+        ("a", 1, "provider"), ("b", 1, "gateway")
+    ]  # fmt: skip
+    with pytest.raises(Failure, match="it names no key of a population"):
+        parse(BASE + populations, "p", changed=["population.a=3"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "changed", "what"),
+    [
+        ({}, ["retry=3", "phase.steady.rate=-1"], "cannot use --set phase.steady.rate=-1"),
+        ({}, ["pears=1"], "cannot use --set pears=1"),
+        ({"peers": 3, "give_up": -1.0}, ["retry=3"], "cannot use --give-up -1.0"),
+        ({"peers": 3}, ["phase.steady.traffic.peers=4"], "cannot use --set phase.steady.traffic.peers=4"),
+    ],
+)
+def test_what_an_option_makes_wrong_is_told_of_the_option(
+    changes: dict[str, object], changed: list[str], what: str
+) -> None:
+    """Each line of the file is right."""
+    with pytest.raises(Failure) as caught:
+        parse(BASE, "p", changes, changed)
+    assert caught.value.what == what
+    with pytest.raises(Failure, match="p, line 11: cannot use phase"):
+        parse(BASE + "secons = 1", "p", changes, changed)
 
 
 def test_a_file_that_is_not_there() -> None:
