@@ -48,6 +48,12 @@ def _gateway_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--sources", metavar="FIRST+COUNT", help="Consecutive addresses, e.g. 127.1.0.1+500."),
         click.option("--ports", type=click.IntRange(1, 256), help="Of each process.  [default: 1]"),
         click.option("--inner", metavar="NETWORK", help="Of the inner addresses.  [default: 10.64.0.0/10]"),
+        click.option(
+            "--give-up",
+            type=float,
+            metavar="SECONDS",
+            help="Of silence while handshakes wait.  [default: 15]",
+        ),
     ]
     for option in reversed(options):
         command = option(command)
@@ -57,9 +63,6 @@ def _gateway_options(command: Callable[..., None]) -> Callable[..., None]:
 @load.command(short_help="Run a profile against a gateway.", epilog=RULE)
 @click.argument("profile", required=False, metavar="[PROFILE.toml]")
 @_gateway_options
-@click.option(
-    "--give-up", type=float, metavar="SECONDS", help="Of silence while handshakes wait.  [default: 15]"
-)
 @click.option("--rate", type=float, help="Without a profile: echoes a second, after a storm of handshakes.")
 @click.option(
     "--bytes", "size", type=click.IntRange(64, 1920), default=84, help="Of an echo.", show_default=True
@@ -328,7 +331,10 @@ def _run_one(
 )
 @click.option("--json", "json_file", metavar="FILE", help="Write all trials there; - is standard output.")
 @click.option("--i-own-this-target", "owned", multiple=True, metavar="ADDRESS", help="It may be sent to.")
+@click.pass_context
 def find(
+    context: click.Context,
+    /,
     requirements: tuple[str, ...],
     kind: str,
     size: int,
@@ -348,12 +354,14 @@ def find(
 
     \b
     Exit codes: 0 found; 98 found, but the generator was the limit: the gateway may bear more;
-    99 nothing holds; 1 nobody answers.
+    99 nothing holds; 1 nobody answers; 105 stopped by a signal.
     """
     from plait.load import find as load_find
     from plait.load import profile as load_profile
     from plait.load import run as load_run
 
+    if kind == "handshakes":
+        load_options.refuse_given(context, ("size",), "--of handshakes sends no echoes", "Leave it out.")
     changes = {key: value for key, value in given.items() if value is not None}
     made = load_profile.of_options({"phase": load_find.phases(kind, size), **changes})
     if kind == "handshakes":

@@ -181,10 +181,10 @@ def run(
             file.last(load_json.text(document(done, kind, requirements, search)))
     if done.failure is not None:
         raise done.failure
+    if json_file != "-" and search.trials:
+        _show(kind, parsed, search)
     if done.signal is None:  # what was stopped may have had no time to be answered
         check_answered(done)
-    if json_file != "-":
-        _show(kind, parsed, search)
     if search.found is None:
         why = "the run was ended early" if done.stopped else "no trial held long enough to confirm it"
         print(f"plait: load: no rate found: {why}", file=sys.stderr)

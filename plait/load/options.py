@@ -15,6 +15,7 @@ from plait.failure import Failure
 OF_NO_PROFILE = ("rate", "size", "seconds", "outstanding")  # they stand in for a profile
 OF_ONE_TARGET = ("target", "public_key", "owned", "outs", "peers_range", "start_at", "gateway_pid")
 OF_A_LAB = ("rounds", "gateway_cores", "provider")
+CORES_MOST = 1 << 16  # of a range; more than any host has
 OF_A_RATE = ("size", "seconds")
 _CLOCK = re.compile(r"\d{1,2}:\d{2}(:\d{2})?")
 
@@ -32,15 +33,20 @@ def check_effects(context: click.Context, *, has_profile: bool, has_lab: bool, h
         refused.append((OF_ONE_TARGET, why, mend))
     else:
         refused.append((OF_A_LAB, "it is about a lab", "Add --lab COMMAND, or leave it out."))
-    flags = {option.name: option.opts[0] for option in context.command.params if option.name}
     for names, why, mend in refused:
-        for name in names:
-            source = context.get_parameter_source(name)
-            if source is not None and source not in (
-                click.core.ParameterSource.DEFAULT,
-                click.core.ParameterSource.DEFAULT_MAP,
-            ):
-                raise Failure(f"{flags[name]} has no effect here", why, mend)
+        refuse_given(context, names, why, mend)
+
+
+def refuse_given(context: click.Context, names: Sequence[str], why: str, mend: str) -> None:
+    """Failure for the first of these options that was given."""
+    flags = {option.name: option.opts[0] for option in context.command.params if option.name}
+    for name in names:
+        source = context.get_parameter_source(name)
+        if source is not None and source not in (
+            click.core.ParameterSource.DEFAULT,
+            click.core.ParameterSource.DEFAULT_MAP,
+        ):
+            raise Failure(f"{flags[name]} has no effect here", why, mend)
 
 
 def cores(context: click.Context, parameter: click.Parameter, value: str | None) -> list[int] | None:
@@ -54,7 +60,7 @@ def cores(context: click.Context, parameter: click.Parameter, value: str | None)
             numbers = range(int(first), int(last if dash else first) + 1)
             if not numbers:
                 raise ValueError("the last comes before the first")
-            found += numbers
+            found += numbers[:CORES_MOST]
     except ValueError as error:
         raise click.BadParameter("CPU numbers with commas between, for example 0,1 or 0-3") from error
     usable = sorted(os.sched_getaffinity(0))
@@ -71,7 +77,7 @@ def peers_range(context: click.Context, parameter: click.Parameter, value: str |
     if value is None:
         return None
     first, _, last = value.partition("-")
-    if not (first.isdigit() and last.isdigit()) or int(first) > int(last):
+    if not (first.isdecimal() and last.isdecimal()) or int(first) > int(last):
         raise click.BadParameter("numbers of the first and the last peer, for example 0-49999")
     return range(int(first), int(last) + 1)
 
@@ -98,6 +104,7 @@ def start_at(context: click.Context, parameter: click.Parameter, value: str | No
             at = float(value)
         else:
             at = datetime.datetime.fromisoformat(value).timestamp()
+        datetime.datetime.fromtimestamp(at, datetime.UTC)  # a year of four digits
     except (ValueError, OverflowError) as error:
         raise click.BadParameter("a time: 14:30:05, 2030-01-02T14:30:05Z, or seconds since 1970") from error
     if at <= time.time():

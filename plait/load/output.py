@@ -174,9 +174,10 @@ def _served(place: str, stack: contextlib.ExitStack) -> Screen:
     from prometheus_client import CollectorRegistry, start_http_server
 
     host, colon, port = place.rpartition(":")
-    if not colon or not port.isdigit() or int(port) > 65535:
+    if not colon or not port.isdecimal() or int(port) > 65535:
         mend = f"Write prometheus=:9587 (at {HOST}) or prometheus=ADDRESS:PORT."
-        raise Failure(f"cannot use --out prometheus={place}", "there is no port behind a colon", mend)
+        why = "there is no port from 0 to 65535 behind a colon"
+        raise Failure(f"cannot use --out prometheus={place}", why, mend)
     made, registry = Prometheus(), CollectorRegistry()
     registry.register(made)
     try:

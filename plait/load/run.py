@@ -192,6 +192,7 @@ def _lead(
         arrivals.begin()
     start = now_ns() + AHEAD_NS
     if start_at is not None:
+        screen.say(f"all is prepared; the first phase begins in {max(0.0, start_at - time.time()):.1f} s")
         start = _start(run, processes, stop, start_at)
     run.began = (start + wall_ahead_ns()) / SECOND
     planned = start

@@ -98,7 +98,8 @@ class Lines(Screen):
         if time.monotonic() - self._prepared < LINE_EVERY:
             return
         self._prepared = time.monotonic()
-        print(f"load: preparing keys, {done:,} of {total:,}", file=sys.stderr, flush=True)
+        words = f"preparing keys, {done:,} of {total:,}" if total else "starting the load processes"
+        print(f"load: {words}", file=sys.stderr, flush=True)
 
     def look(self, run: Run, look: Look, before: Look | None) -> None:
         if self._before is not None and self._before.phase != look.phase:
@@ -128,7 +129,8 @@ class Live(Screen):
         self.live = RichLive(console=Console(stderr=True), refresh_per_second=8, transient=True)
 
     def preparing(self, done: int, total: int) -> None:
-        self._show([("preparing", f"{done:,} of {total:,} keys and secrets")])
+        words = f"{done:,} of {total:,} keys and secrets" if total else "the load processes start"
+        self._show([("preparing", words)])
 
     def look(self, run: Run, look: Look, before: Look | None) -> None:
         self._show(facts(run, look, before))

@@ -24,7 +24,7 @@ def parse(text: str) -> tuple[Address, int]:
     """ADDRESS:PORT or [ADDRESS]:PORT. Failure when it is not that; names are not looked up."""
     host, colon, port = text.rpartition(":")
     try:
-        if not colon or not port.isdigit() or not 0 < int(port) < 65536:
+        if not colon or not port.isdecimal() or not 0 < int(port) < 65536:
             raise ValueError("there is no port from 1 to 65535 behind it")
         bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
         address = ipaddress.ip_address(bare)
@@ -89,7 +89,7 @@ def sources(text: str | None, target: Address) -> Sources:
     first, _, count = text.partition("+")
     try:
         address = ipaddress.ip_address(first)
-        if not count.isdigit() or not 0 < int(count) <= 1 << 20:
+        if not count.isdecimal() or not 0 < int(count) <= 1 << 20:
             raise ValueError("how many follow `+`, from 1 to 1048576")
         if address.version != target.version:
             raise ValueError("it is of another family than the target")

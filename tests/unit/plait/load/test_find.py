@@ -8,9 +8,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from plait.load.commands import load
 from plait.load.find import LEAST, Search
 from plait.load.profile import PHASES_MOST
 from tests.support.waiting import PATIENCE, until
@@ -78,6 +80,21 @@ def test_the_command_finds_the_rate_of_a_gateway_that_has_one(tmp_path: Path) ->
     assert found["found"] <= 301 and f"{found['found']:,.0f} echoes a second" in done.stdout, words
     if not found["is_bound_from_below"]:
         assert done.returncode == 0 and found["found"] >= 284, words
+
+
+def test_an_option_that_says_nothing_about_handshakes_is_refused() -> None:
+    words = ["find", "loss<1%", "--of", "handshakes", "--bytes", "100", "--target", "192.0.2.1:1"]
+    done = CliRunner().invoke(load, words)
+    assert "--bytes has no effect here: --of handshakes sends no echoes" in str(done.exception)
+
+
+def test_the_next_step_of_a_search_that_nobody_answers_can_be_taken() -> None:
+    """It names --give-up."""
+    with Gateway(SEED, 2) as gateway:
+        gateway.deaf = True
+        words = ["--target", gateway.target, "--seed", SEED, "--peers", "2", "--give-up", "0.3"]
+        done = CliRunner().invoke(load, ["find", "loss<1%", *words])
+    assert "no datagram came back in 0.3 s" in str(done.exception) and "--give-up" in str(done.exception)
 
 
 def test_a_search_that_is_stopped_before_the_first_answer_is_stopped() -> None:

@@ -82,12 +82,13 @@ def test_cores_are_those_that_there_are() -> None:
     assert "a core is named twice" in refusal("--cores", f"{first},{first}")
     for words in ("-1", "x", "1-", "1-0", "0,,1", ""):
         assert "CPU numbers with commas between" in refusal("--cores", words)
+    assert "there is no core" in refusal("--cores", f"{first}-999999999999999")
     last = f"{usable[0]}-{usable[0]}"
     done = CliRunner().invoke(load, ["run", "--cores", last, "--target", "192.0.2.1:1"])
     assert "is no target" in str(done.exception)
 
 
-@pytest.mark.parametrize("words", ["5", "5-", "7-3", "a-b"])
+@pytest.mark.parametrize("words", ["5", "5-", "7-3", "a-b", "²-³"])
 def test_a_range_is_two_numbers(words: str) -> None:
     assert "for example 0-49999" in refusal("--peers-range", words)
 
@@ -96,7 +97,7 @@ def test_a_range_lies_within_the_peers() -> None:
     assert "the profile has peers 0 to 99" in refusal("--peers-range", "50-100")
 
 
-@pytest.mark.parametrize("words", ["soon", "25:00", "1e999"])
+@pytest.mark.parametrize("words", ["soon", "25:00", "1e999", "9" * 20, "9" * 400])
 def test_a_start_is_a_time(words: str) -> None:
     assert "seconds since 1970" in refusal("--start-at", words)
 

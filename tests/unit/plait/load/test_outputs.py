@@ -151,7 +151,7 @@ def test_prometheus_reads_counters_of_each_phase(written: dict[str, Any]) -> Non
 
 
 @pytest.mark.parametrize(
-    "words", ["csv", "csv=", "xml=x", "prometheus=9", "prometheus=:x", "prometheus=:70000"]
+    "words", ["csv", "csv=", "xml=x", "prometheus=9", "prometheus=:x", "prometheus=:70000", "prometheus=:²"]
 )
 def test_an_output_that_is_none_is_refused(words: str) -> None:
     with pytest.raises(Failure, match="cannot use --out"), load_output.opened([words]):
