@@ -188,8 +188,10 @@ def _conditions(run: dict[str, Any]) -> Iterator[tuple[str, Any]]:
                 yield from ((f"phase {phase['name']}: {key}.{name}", each) for name, each in value.items())
             elif key != "name":
                 yield f"phase {phase['name']}: {key}", value
-    for key in ("kernel", "cpu", "cores", "peers"):
-        yield key if key != "peers" else "peers of each machine", [each[key] for each in run["machines"]]
+    for key in ("kernel", "cpu"):
+        yield key, sorted({each[key] for each in run["machines"]})
+    for key, name in (("cores", "cores"), ("peers", "peers of each machine")):
+        yield name, [each[key] for each in run["machines"]]
     yield "plait", sorted({" ".join(each["plait"].values()) for each in run["machines"]})
     yield "gateway version", run["gateway"]["version"]
     yield "end", run["end"]
@@ -281,13 +283,16 @@ def run(before: str, after: str, *, as_json: bool, fail_if: Sequence[str] = ()) 
     for each in limits:
         if each.phase is not None and each.phase not in phases:
             what, why = f"cannot use --fail-if '{each.text}'", f"there is no phase {each.phase}"
-            raise Failure(what, why, f"Phases: {', '.join(phases)}.")
+            mend = f"Phases: {', '.join(phases)}." if phases else "Neither run has a phase that was finished."
+            raise Failure(what, why, mend)
     differs = [
         {"engine": name or None, "key": key, "before": values[0], "after": values[1]}
         for name, runs in both.items()
         for key, *values in differences(*runs)
     ]
     wrong = broken(limits, found)
+    for words in unfinished((before, after), both):
+        print(f"load: {words}", file=sys.stderr)
     if as_json:
         made = {"differs": differs, "lines": [line.as_json() for line in found], "failed": wrong}
         json.dump(made, sys.stdout, indent=1)
@@ -301,6 +306,18 @@ def run(before: str, after: str, *, as_json: bool, fail_if: Sequence[str] = ()) 
     for words in wrong:
         print(f"plait: load: {words}", file=sys.stderr)
     return load_thresholds.EXIT_CODE if wrong else 0
+
+
+def unfinished(
+    files: Sequence[str], both: Mapping[str, tuple[list[dict[str, Any]], list[dict[str, Any]]]]
+) -> Iterator[str]:
+    """Which phases were ended early, so that no figure of theirs is compared."""
+    for name, runs in both.items():
+        for file, side in zip(files, runs, strict=True):
+            places = [item for run in side for item in load_json.places(run).items()]
+            for place in dict.fromkeys(each for each, phase in places if not phase["finished"]):
+                whose = f"{name}: " if name else ""
+                yield f"{file}: {whose}{place} was ended early: its figures are not compared"
 
 
 def _show(before: str, after: str, found: Sequence[Line], differs: Sequence[dict[str, Any]]) -> None:

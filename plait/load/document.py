@@ -156,9 +156,26 @@ def read_any(path: str) -> dict[str, Any]:
     return _read(path, kinds, "Give a file that `plait load run --json FILE` wrote, with --lab or without.")
 
 
+class _Phase(msgspec.Struct):
+    name: str
+
+
+class _Profile(msgspec.Struct):
+    """What each kept profile has; load_profile.Profile may know less or more than the one that ran."""
+
+    peers: int
+    target: str
+    require: list[str]
+    phase: list[_Phase]
+
+
+def _no_number(name: str) -> None:
+    raise ValueError(f"{name} is no number of JSON")
+
+
 def _read(path: str, kinds: Mapping[str, type], mend: str) -> dict[str, Any]:
     try:
-        found = json.loads(Path(path).read_text())
+        found = json.loads(Path(path).read_text(), parse_constant=_no_number)
     except (OSError, ValueError, RecursionError) as error:
         why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise Failure(f"cannot read {path}", why, mend) from error
@@ -170,7 +187,9 @@ def _read(path: str, kinds: Mapping[str, type], mend: str) -> dict[str, Any]:
             mend = "Run it again."
         raise Failure(f"cannot read {path}", why, mend)
     try:
-        msgspec.convert(found, kinds[kind])
+        made: Any = msgspec.convert(found, kinds[kind])
+        for run in (made, *(turn.run for turn in getattr(made, "turns", []) if turn.run is not None)):
+            msgspec.convert(run.profile, _Profile)
     except msgspec.ValidationError as error:
         raise Failure(f"cannot read {path}", str(error).replace("`", ""), mend) from error
     answer: dict[str, Any] = found

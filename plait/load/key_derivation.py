@@ -64,8 +64,14 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
+NO_HOSTS: list[Network] = [
+    ipaddress.ip_network(each) for each in ("0.0.0.0/8", "127.0.0.0/8", "224.0.0.0/4", "::/127", "ff00::/8")
+]
+
+
 def inner_network(text: str, peers: int) -> Network:
-    """The network of the inner addresses. Failure when it is too small for a gateway and so many peers."""
+    """The network of the inner addresses. Failure when it is too small for a gateway and so many peers, or
+    no host answers at its addresses."""
     try:
         network = ipaddress.ip_network(text)
     except ValueError as error:
@@ -76,6 +82,9 @@ def inner_network(text: str, peers: int) -> Network:
             f"it has {network.num_addresses} addresses, and {peers} peers and their gateway need {peers + 3}"
         )
         raise Failure(f"cannot use inner network {text}", why, "Give a larger one.")
+    if any(network.overlaps(each) for each in NO_HOSTS if each.version == network.version):
+        why = "a host drops some of its addresses that come from a tunnel: loopback, multicast, 0.0.0.0/8"
+        raise Failure(f"cannot use inner network {text}", why, f"Give one such as {INNER} or {INNER6}.")
     return network
 
 

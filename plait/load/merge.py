@@ -38,6 +38,8 @@ _ENDS = {
 def run(files: Sequence[str], output: str, require: Sequence[str]) -> int:
     """Merge files into one, and hold requirements against it. The exit code."""
     documents = [load_json.read(file) for file in files]
+    for name, each in zip(files, documents, strict=True):
+        _check_histograms(name, each)
     for line in check(files, documents):
         print(f"load: {line}", file=sys.stderr)
     with ResultFile(output) as file:
@@ -90,6 +92,24 @@ def check(files: Sequence[str], documents: Sequence[dict[str, Any]]) -> list[str
         if each["end"] != "finished"
     ]
     return said
+
+
+def _check_histograms(file: str, document: dict[str, Any]) -> None:
+    """Failure when one cannot be read."""
+    for phase in document["phases"]:
+        for place in (phase, *phase.get("populations", {}).values()):
+            for name, found in place["times"].items():
+                try:
+                    _histogram(found)
+                except Exception as error:  # of base64, zlib, ctypes or hdrh
+                    why = f"the histogram {name} of phase {phase['name']} is damaged"
+                    raise Failure(f"cannot merge {file}", why, "Use the file that the run wrote.") from error
+
+
+def _histogram(found: dict[str, Any]) -> Any:
+    from hdrh.histogram import HdrHistogram
+
+    return HdrHistogram.decode(found["hdr"].encode())
 
 
 def _why(document: dict[str, Any]) -> str | None:
@@ -154,16 +174,13 @@ def restored(phase: dict[str, Any]) -> PhaseResult:
 
 
 def _restored(phase: dict[str, Any]) -> PhaseResult:
-    from hdrh.histogram import HdrHistogram
-
     from plait.load._generator import lib
 
     rows = np.zeros((len(HISTOGRAMS), len(load_result.bucket_middles())), dtype=np.uint64)
     for row, name in zip(rows, HISTOGRAMS, strict=True):
         bucket = lib.load_recovery_bucket if name == "recovery" else lib.load_bucket
         if name in phase["times"]:
-            histogram = HdrHistogram.decode(phase["times"][name]["hdr"].encode())
-            for item in histogram.get_recorded_iterator():
+            for item in _histogram(phase["times"][name]).get_recorded_iterator():
                 row[bucket(item.value_iterated_to)] += item.count_added_in_this_iter_step
     share = phase["generator"].get("cpu_share")
     return PhaseResult(

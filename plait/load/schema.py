@@ -8,13 +8,17 @@ of day is ISO 8601 with its offset. `null` is "not measured"; 0 is a measured no
 
 from __future__ import annotations
 
-from typing import Any, Literal
+import datetime
+from typing import Annotated, Any, Literal
 
 import msgspec
 
 VERSION = 2
 
 End = Literal["running", "finished", "stopped", "gave_up", "aborted", "failed"]
+
+
+Moment = Annotated[datetime.datetime, msgspec.Meta(tz=True)]
 
 
 class Plait(msgspec.Struct):
@@ -37,7 +41,7 @@ class Machine(msgspec.Struct):
     plait: Plait
     cores: list[int]
     peers: tuple[int, int]
-    began: str
+    began: Moment
 
 
 class Gateway(msgspec.Struct):
@@ -180,8 +184,8 @@ class Run(msgspec.Struct):
 
     plait_load: Literal[2]
     command: list[str]
-    began: str
-    ended: str
+    began: Moment
+    ended: Moment
     end: End
     why: str | None
     stopped_early: bool
@@ -238,8 +242,8 @@ class LabRun(msgspec.Struct):
 
     plait_load_lab: Literal[2]
     command: list[str]
-    began: str
-    ended: str
+    began: Moment
+    ended: Moment
     end: End
     why: str | None
     tags: dict[str, str]

@@ -52,7 +52,7 @@ def facts(run: Run, look: Look, before: Look | None) -> list[tuple[str, str]]:
     found = [
         ("phase", f"{phase.name} ({look.phase + 1} of {len(run.profile.phase)})"),
         ("time left", "until done" if left is None else f"{left:.0f} s"),
-        ("sessions", f"{look.sessions:,} of {run.profile.peers:,}"),
+        ("sessions", f"{look.sessions:,} of {len(run.span):,}"),
         (
             "handshakes",
             f"{rate('handshakes'):,.0f}/s, {counters['handshakes']:,} done, {look.outstanding:,} open",
@@ -169,7 +169,10 @@ def summary(run: Run) -> None:
         ("",),
         tuple(name if each.is_finished else f"{name} (ended early)" for name, each in places.items()),
     )
-    made = table(f"Load on {run.profile.target}: {run.profile.peers:,} peers", *columns)
+    peers = f"{len(run.span):,} peers"
+    if len(run.span) < run.profile.peers:
+        peers = f"{len(run.span):,} of {run.profile.peers:,} peers"
+    made = table(f"Load on {run.profile.target}: {peers}", *columns)
     for name, cells in rows(phases):
         if any(cell not in ("", "-", "0") for cell in cells):
             made.add_row(name, *cells)

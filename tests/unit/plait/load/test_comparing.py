@@ -166,6 +166,25 @@ def test_a_phase_that_was_ended_early_is_compared_with_nothing(
     before, after = saved(tmp_path / "a.json", run()), saved(tmp_path / "b.json", run(finished=False))
     found, code = compared(before, after, capsys=capsys, fail_if=("p99>1.1x",))
     assert all(line["after"] is None for line in found["lines"]) and code == 99
+    load_compare.run(before, after, as_json=False)
+    said = capsys.readouterr().err
+    for phase in ("storm", "steady <b>"):
+        assert f"load: {after}: {phase} was ended early: its figures are not compared" in said
+    assert f"load: {before}" not in said
+    with pytest.raises(Failure, match="Neither run has a phase that was finished"):
+        load_compare.run(after, after, as_json=True, fail_if=("storm:p99>1.1x",))
+
+
+def test_machines_that_are_alike_are_no_difference(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of merged runs: two of one kind are that kind."""
+    one, two = (json.loads(load_json.text(load_json.document(run(), []))) for _ in range(2))
+    two["machines"] *= 2
+    for name, made in (("a", one), ("b", two)):
+        (tmp_path / name).write_text(load_json.text(made))
+    found, _ = compared(str(tmp_path / "a"), str(tmp_path / "b"), capsys=capsys)
+    assert [each["key"] for each in found["differs"]] == ["cores", "peers of each machine"]
 
 
 def test_labs_are_compared_engine_by_engine(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from bisect import bisect_left
 from itertools import pairwise
 
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from engine import noise
+from plait.failure import Failure
 from plait.load._generator import ffi, lib
 from plait.load.key_derivation import Keys, inner_network, peer_address, seed_bytes, setconf_text, uapi_text
 from tests.unit.plait.load.gateway import derived, private_key, public_key
@@ -109,3 +111,9 @@ def test_an_endless_rate_is_even(rate: float, k: int) -> None:
     due = lib.load_pace([rate, 0], 0, float(k))
     assert abs(due - k / rate * 1e9) <= 1 + k / rate
     assert lib.load_pace([0, 0], 10**9, float(k)) == NEVER
+
+
+@pytest.mark.parametrize("text", ["127.0.0.0/8", "0.0.0.0/0", "224.0.0.0/8", "::/0", "ff02::/16", "::/64"])
+def test_addresses_that_no_host_answers_from_a_tunnel_are_refused(text: str) -> None:
+    with pytest.raises(Failure, match="a host drops some of its addresses"):
+        inner_network(text, 9)

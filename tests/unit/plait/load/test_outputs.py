@@ -220,6 +220,28 @@ def test_what_is_no_part_of_one_run_is_not_merged(written: dict[str, Any]) -> No
 
 
 @pytest.mark.parametrize(
+    ("damage", "why"),
+    [
+        (lambda made: made.update(began="yesterday"), "Invalid RFC3339"),
+        (lambda made: made.update(profile={}), "missing required field peers"),
+        (lambda made: made["phases"][0].update(seconds=float("nan")), "NaN is no number of JSON"),
+        (lambda made: made["phases"][1]["times"]["round_trip"].update(hdr="AAAA"), "round_trip of phase"),
+        (lambda made: made["phases"][1]["times"]["round_trip"].pop("hdr"), "round_trip of phase"),
+    ],
+)
+def test_a_damaged_file_is_refused_in_words(
+    damage: Any, why: str, written: dict[str, Any], tmp_path: Path
+) -> None:
+    made = json.loads(load_json.text(written["document"]))
+    damage(made)
+    file = tmp_path / "one.json"
+    file.write_text(json.dumps(made))
+    with pytest.raises(Failure, match=why):
+        load_merge.run([str(file)], str(tmp_path / "both.json"), [])
+    assert not (tmp_path / "both.json").exists()
+
+
+@pytest.mark.parametrize(
     ("end", "why", "code"),
     [("finished", None, 0), ("stopped", "SIGINT", 105), ("failed", "a load process ended", 1),
      ("gave_up", "silence", 1), ("aborted", "loss>50%", 99), ("running", None, 1)],
