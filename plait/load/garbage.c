@@ -58,8 +58,6 @@ static void timestamp_write(struct load *load, uint8_t *message)
 
 int load_garbage_open(struct load *load)
 {
-    if (load->strangers)
-        return 0;
     load->samples[0] = calloc(SAMPLES, sizeof(struct load_sample));
     load->samples[1] = calloc(SAMPLES, sizeof(struct load_sample));
     load->strangers = calloc(STRANGERS, sizeof *load->strangers);

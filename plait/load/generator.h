@@ -227,6 +227,9 @@ void load_secrets_write(struct load *load, const uint8_t *secrets);
 uint32_t load_stock_room(struct load *load, uint32_t wanted);
 int load_prepare_ephemerals(struct load *load, uint32_t first, uint32_t count);
 void load_stock_filled(struct load *load, uint32_t count);
+/* Before the first phase, when any phase has garbage: from then on messages are kept to be replayed.
+ * 0, or -1 without memory. */
+int load_garbage_open(struct load *load);
 /* Runs a phase from `begin` (CLOCK_BOOTTIME ns) to its end, draining included. */
 void load_run_phase(struct load *load, const struct load_phase *phase, uint64_t begin);
 

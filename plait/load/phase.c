@@ -489,14 +489,6 @@ static void peers_begin(struct load *load)
     }
 }
 
-static int has_garbage(const struct load_phase *phase)
-{
-    for (int kind = 0; kind < LOAD_GARBAGE_KINDS; kind++)
-        if (phase->garbage_rate[kind] > 0)
-            return 1;
-    return 0;
-}
-
 void load_run_phase(struct load *load, const struct load_phase *phase, uint64_t begin)
 {
     struct load_pacer pacers[PACERS];
@@ -509,8 +501,6 @@ void load_run_phase(struct load *load, const struct load_phase *phase, uint64_t 
     load->begun = 0;
     load->swept = 0;
     prctl(PR_SET_TIMERSLACK, 1);
-    if (has_garbage(phase) && load_garbage_open(load))
-        return;
     cpu = thread_cpu();
     pacers_begin(load, pacers);
     peers_begin(load);

@@ -68,6 +68,9 @@ def main() -> None:
     if load == ffi.NULL:
         raise MemoryError(f"no memory for {setup.peers} peers of {lib.load_bytes_per_peer()} bytes")
 
+    if any(any(phase.get("garbage_rate", ())) for phase in orders["phases"]) and lib.load_garbage_open(load):
+        raise MemoryError("no memory for garbage")
+
     def stopped() -> bool:
         return bool(area.stop) or os.getppid() != parent
 

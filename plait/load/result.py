@@ -514,6 +514,12 @@ def _too_much(counters: Counts) -> list[Party]:
     if without := counters["unsent"] + counters["oneway_idle"]:
         text = f"{without:,} packets were due of peers without a session"
         found.append(Party("gateway" if counters["initiations"] else "profile", text))
+    if idle := counters["others_idle"]:
+        text = (
+            f"{idle:,} keepalives, moves or garbage messages were due and had nothing to leave with: no "
+            "session, or no answered message to replay"
+        )
+        found.append(Party("profile", text))
     if counters["unrecovered"]:
         text = f"{counters['unrecovered']:,} peers were still without an answer at the end"
         found.append(Party("gateway", text))

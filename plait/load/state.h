@@ -284,7 +284,6 @@ int load_tell(struct load *load, struct load_peer *peer);
 void load_traffic_next(struct load *load, struct load_peer *peer);
 
 /* garbage.c */
-int load_garbage_open(struct load *load);
 /* 0 when there was nothing to send: no session to forge for, no answered message to replay. */
 int load_garbage_send(struct load *load, uint32_t kind);
 /* This peer's echo was answered: if its message is a sample, the gateway has taken it. */

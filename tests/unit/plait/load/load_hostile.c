@@ -214,6 +214,7 @@ int main(int argc, char **argv)
     check(load_stock_room(load, 50) == 50);
     check(load_prepare_ephemerals(load, 0, 25) == 0 && load_prepare_ephemerals(load, 25, 25) == 0);
     load_stock_filled(load, 50);
+    check(load_garbage_open(load) == 0);
     for (uint32_t number = 0; number < PHASES; number++) {
         struct load_phase phase = {
             .number = number,

@@ -212,7 +212,6 @@ def test_garbage_is_garbage_and_replays_are_replays() -> None:
                     "seconds": 0.3,
                     "handshakes": {"rate": 30},
                     "traffic": {"rate": 200},
-                    "garbage": {"short": 1},
                 },
                 {"name": "dirt", "seconds": 0.7, "traffic": {"rate": 200}, "garbage": garbage},
             ],
