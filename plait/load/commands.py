@@ -195,6 +195,7 @@ def run(
     from plait.load import profile as load_profile
     from plait.load import run as load_run
     from plait.load.arrivals import counts_of
+    from plait.load.profile import LAB_PORTS
 
     if json_file or engines:
         extras.require("hdrh", "cannot write histograms")
@@ -202,14 +203,15 @@ def run(
         context, has_profile=profile is not None, has_lab=bool(engines), has_rate=rate is not None
     )
     changes = {key: value for key, value in given.items() if value is not None}
+    under = {"ports": LAB_PORTS} if engines else {}
     if profile is None:
         steady = {"name": "steady", "seconds": seconds, "traffic": {"rate": rate, "bytes": size}}
         storm = {"name": "storm", "handshakes": {"outstanding": outstanding}}
         made = load_profile.of_options(
-            {"phase": [storm, *([steady] if rate is not None else [])], **changes}, changed
+            {"phase": [storm, *([steady] if rate is not None else [])], **under, **changes}, changed
         )
     else:
-        made = load_profile.load(profile, changes, changed)
+        made = load_profile.load(profile, changes, changed, under)
     made = msgspec.structs.replace(made, abort_on=(*made.abort_on, *abort_on))
     load_options.check_range(peers_range, made.peers)
     required = (*made.require, *require)

@@ -53,7 +53,6 @@ PORT = 51820
 SOURCES = "10.99.0.0/16"
 FIRST_SOURCE = "10.99.0.1"
 SOURCES_MOST = 1000
-PORTS = 4  # of each process: peers that share an address differ in it
 CONFIGURE_TIMEOUT = 600.0
 PROVIDER = "plait peers {iface} --file {file}"
 ACCOUNTS = "run/accounts.conf"
@@ -314,7 +313,6 @@ class Turn:
             target=cable.endpoint(gateway, PORT),
             public_key=None,
             sources=profile.sources or f"{FIRST_SOURCE}+{min(SOURCES_MOST, profile.peers)}",
-            ports=PORTS if profile.ports == 1 else profile.ports,
             require=(),
         )
         inside = Inside(load_host, engine, profile, cores, cable.address(gateway))

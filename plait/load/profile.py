@@ -20,6 +20,7 @@ import msgspec
 from plait.failure import Failure
 
 PEERS_MOST = 1 << 20
+LAB_PORTS = 4  # of each process in a lab: peers that share an address differ in it
 PHASES_MOST = 32
 MIX_MOST = 8  # sizes (plait/load/generator.h)
 BYTES, BYTES_LEAST, BYTES_MOST = 84, 64, 1920  # of an inner packet
@@ -274,10 +275,16 @@ class _Source:
     given: dict[str, Any]
 
 
-def load(path: str, changes: dict[str, Any] | None = None, changed: Sequence[str] = ()) -> Profile:
+def load(
+    path: str,
+    changes: dict[str, Any] | None = None,
+    changed: Sequence[str] = (),
+    under: dict[str, Any] | None = None,
+) -> Profile:
     """The profile of a file and of what it includes. changes: of the command line, over its top-level keys;
-    changed: words of --set, over all."""
-    return _checked(_sources(path, _text(path), ()), changes or {}, changed)
+    changed: words of --set, over all; under: in place of the defaults."""
+    sources = _sources(path, _text(path), ())
+    return _checked([_Source(path, "", under or {}), *sources], changes or {}, changed)
 
 
 def parse(

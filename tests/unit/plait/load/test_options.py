@@ -17,9 +17,10 @@ PROFILE = '[[phase]]\nname = "storm"\nhandshakes = { outstanding = 4 }\n'
 ENGINE = ["--lab", "plaitd -f {iface}"]
 
 
-def refusal(*words: str) -> str:
+def refusal(*words: str, lab: str = "") -> str:
     """What the command says when it is given these; it must not get as far as to send."""
-    done = CliRunner().invoke(load, ["run", "--target", "192.0.2.1:1", *words])
+    where = ["--lab", lab] if lab else ["--target", "192.0.2.1:1"]
+    done = CliRunner().invoke(load, ["run", *where, *words])
     assert done.exit_code
     said = f"{done.output} {done.exception}"
     assert "is no target" not in said, "nothing was refused"
@@ -72,6 +73,15 @@ def test_a_lab_makes_its_own_gateway(words: list[str]) -> None:
     done = CliRunner().invoke(load, ["run", *ENGINE, *words])
     assert f"{words[0]} has no effect here: a lab makes its own" in str(done.exception)
     assert "--target has no effect here" in refusal(*ENGINE)
+
+
+def test_peers_of_a_lab_can_roam(tmp_path: Path) -> None:
+    """It has addresses and ports enough, which the profile need not ask for."""
+    roaming = '[[phase]]\nname = "walk"\nseconds = 1\nroaming = { rate = 1 }\n'
+    (tmp_path / "p.toml").write_text(PROFILE + roaming)
+    assert "one address and one port to be at" in refusal(str(tmp_path / "p.toml"))
+    assert "no no-such-engine" in refusal(str(tmp_path / "p.toml"), lab="no-such-engine")
+    assert "one port to be at" in refusal(str(tmp_path / "p.toml"), "--ports", "1", lab="no-such-engine")
 
 
 def test_cores_are_those_that_there_are() -> None:
