@@ -45,7 +45,7 @@ from plait.load.process_orders import inner_networks, known_to
 from plait.load.profile import Profile
 from plait.load.schema import VERSION
 from plait.load.stop import EXIT_CODE as STOPPED_EXIT_CODE
-from plait.load.stop import Stop, Stopped
+from plait.load.stop import SIGNALS, Stop, Stopped, deaf_children
 from plait.result_file import ResultFile
 
 INTERFACE = "wg0"
@@ -406,9 +406,10 @@ class Inside:
             given, found, came = (Path(directory) / name for name in ("profile.json", "run.json", "came"))
             given.write_text(self._given[0])
             files = [str(given), str(found), str(came)]
-            process = self._host.popen(
-                [sys.executable, "-m", "plait.load.lab_run", *files, *self._given[1:]]
-            )
+            with deaf_children():  # until it listens: what a signal cuts off before is a traceback
+                process = self._host.popen(
+                    [sys.executable, "-m", "plait.load.lab_run", *files, *self._given[1:]]
+                )
             stack.callback(process.close)
             began, began_to_end, shown, told = time.monotonic(), 0.0, 0, 0
             while process.poll() is None:
@@ -516,6 +517,7 @@ def main() -> None:
     profile = msgspec.json.decode(Path(given).read_bytes(), type=Profile)
     stop = Stop()
     with stop.listening(), ResultFile(found) as file:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
         def text(run: Run) -> str:
             return load_json.text(load_json.document(run, []))

@@ -75,8 +75,9 @@ class Stop:
 
 @contextlib.contextmanager
 def deaf_children() -> Iterator[None]:
-    """Children started within never get SIGNALS: a mask is inherited. A terminal and a service manager tell
-    every process of the group, and only the command may decide what the others do then."""
+    """Children started within do not get SIGNALS, unless they unblock them: a mask is inherited. A terminal
+    and a service manager tell every process of the group, and only the command may decide what the others do
+    then."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         yield

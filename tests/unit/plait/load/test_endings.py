@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -23,7 +24,7 @@ from plait.load import run as load_run
 from plait.load import screen as load_screen
 from plait.load.progress import Look, Run, Screen
 from plait.load.series import POINTS_MOST, Point, Series
-from plait.load.stop import Stop
+from plait.load.stop import Stop, deaf_children
 from plait.result_file import ResultFile
 from plait.watch.processes import children
 from tests.support.waiting import PATIENCE, until
@@ -242,6 +243,23 @@ def test_a_result_file_keeps_what_it_had_until_there_is_something_new(tmp_path: 
     assert old.read_text() == "2"
     with pytest.raises(Failure, match="cannot write"):
         ResultFile(str(tmp_path))
+
+
+def test_a_load_of_a_lab_hears_what_came_before_it_listened(tmp_path: Path) -> None:
+    """While it is being loaded a signal waits; then the run is stopped, and no traceback is written."""
+    profile = load_profile.parse(PROFILE, "p", {"peers": 3, "seed": SEED, "target": "127.0.0.1:1"})
+    given, found = tmp_path / "profile.json", tmp_path / "run.json"
+    given.write_bytes(msgspec.json.encode(profile))
+    with deaf_children():
+        process = subprocess.Popen(
+            [sys.executable, "-m", "plait.load.lab_run", str(given), str(found), str(tmp_path / "came"),
+             "127.0.0.1", "null"],
+            stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+    process.send_signal(signal.SIGINT)
+    words = process.communicate(timeout=PATIENCE)[1]
+    assert process.returncode == 105, words
+    assert json.loads(found.read_text())["end"] == "stopped" and "Traceback" not in words
 
 
 def test_what_nohup_ignores_stays_ignored() -> None:
