@@ -233,6 +233,15 @@ def test_systemd_understands_the_units(tmp_path: Path) -> None:
     assert (said.returncode, ours) == (0, [])
 
 
+def test_a_unit_beside_an_engine_starts_none() -> None:
+    # The engine may be that of plait@, plait-quick@ or wg-quick@: another unit that pulled in one of them
+    # would begin a second engine beside it.
+    for unit in UNITS.glob("*.service"):
+        text = unit.read_text()
+        pulled = re.findall(r"^(?:Requires|BindsTo|Wants|Upholds)=.*(?:quick|plait)@.*$", text, re.M)
+        assert not pulled, unit.name
+
+
 def test_the_debian_package_stops_each_unit_and_takes_its_links_away() -> None:
     units = [path.name.replace("@.", "@*.") for path in UNITS.glob("*.service")]
     assert len(units) >= 4
