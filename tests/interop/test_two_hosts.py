@@ -2,7 +2,8 @@
 
 Three things are not the page's: addresses and directories are those of the lab, the public keys are
 pasted, and systemctl is a stand-in, since a namespace has no systemd: it runs what the unit says.
-scripts/setup is left out, because these tests run out of what it installed; scripts/fresh runs it.
+scripts/setup and git are left out, because these tests run out of what is installed; scripts/fresh runs
+the first.
 """
 
 from __future__ import annotations
@@ -82,7 +83,7 @@ def test_the_page_from_install_to_uninstall(hosts: dict[str, Host]) -> None:
         for name in ("a", "b") if where == "both" else tuple(where):
             for other, key in keys.items():
                 text = text.replace(f"PUBLIC_KEY_OF_{other.upper()}", key)
-            text = re.sub(r"^scripts/setup$", "", text, flags=re.M)
+            text = re.sub(r"^(scripts/setup|git pull)$", "", text, flags=re.M)
             text = text.replace("plait doctor", "plait doctor || [ $? = 1 ]")  # of a busy machine's memory
             printed[section, name] += shell(hosts[name], text)
             if section == "Keys":
@@ -91,6 +92,7 @@ def test_the_page_from_install_to_uninstall(hosts: dict[str, Host]) -> None:
             shell(hosts["a"], "ping -c 3 10.0.0.2")
     assert "latest handshake" in printed["Is it up", "a"]
     assert "complete" in printed["Is it up", "b"], "the events of b"
+    assert all("upgraded" in printed["Upgrade", name] for name in hosts)
     for host in hosts.values():
         until(lambda host=host: not host.titles(), "the engine has gone")
         assert "wg0" not in host.run(["ip", "link"]).stdout
