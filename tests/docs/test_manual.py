@@ -51,7 +51,9 @@ print(json.dumps({words: context.get_help() for words, context in COMMANDS.items
 def helps() -> dict[str, str]:
     """What `--help` shows, by the command's words; of a process of its own, since click keeps the help option
     of a command's first use, which in this one may have been another test's."""
-    told = subprocess.run([sys.executable, "-c", HELPS], cwd=ROOT, check=True, capture_output=True)
+    # With our own path: of an installed Plait the sources here lack the modules, and must not come first.
+    environment = {**os.environ, "PYTHONSAFEPATH": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    told = subprocess.run([sys.executable, "-c", HELPS], env=environment, check=True, capture_output=True)
     found: dict[str, str] = json.loads(told.stdout)
     return found
 
