@@ -18,6 +18,7 @@ from click.shell_completion import ShellComplete
 
 from plait import completion, plaitd_help
 from plait.command import plait
+from tests.support import own_path
 from workers.settings import Settings
 
 ROOT = Path(__file__).parents[2]
@@ -51,9 +52,8 @@ print(json.dumps({words: context.get_help() for words, context in COMMANDS.items
 def helps() -> dict[str, str]:
     """What `--help` shows, by the command's words; of a process of its own, since click keeps the help option
     of a command's first use, which in this one may have been another test's."""
-    # With our own path: of an installed Plait the sources here lack the modules, and must not come first.
-    environment = {**os.environ, "PYTHONSAFEPATH": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
-    told = subprocess.run([sys.executable, "-c", HELPS], env=environment, check=True, capture_output=True)
+    command = [sys.executable, "-c", HELPS]
+    told = subprocess.run(command, env=own_path.environment(), check=True, capture_output=True)
     found: dict[str, str] = json.loads(told.stdout)
     return found
 

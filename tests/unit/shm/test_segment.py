@@ -18,6 +18,7 @@ from shm import segment
 from shm._shm import ffi, lib
 from shm.columns import Columns
 from shm.layout import COUNTERS, REGIONS, dtype, layout_hash
+from tests.support import own_path
 from tests.support.small_segment import GEOMETRY, faults, make
 
 
@@ -72,7 +73,8 @@ print(all(each & os.O_TMPFILE == os.O_TMPFILE for each in flags), len(flags) > 0
 
 def test_a_segment_has_no_name_at_any_moment() -> None:
     """So a kill at any moment leaves nothing."""
-    done = subprocess.run([sys.executable, "-c", OPENED], capture_output=True, text=True, check=False)
+    command = [sys.executable, "-c", OPENED]
+    done = subprocess.run(command, env=own_path.environment(), capture_output=True, text=True, check=False)
     assert done.stdout == "True True False\n", (done.stdout, done.stderr)
 
 
@@ -82,7 +84,8 @@ def test_segments_are_made_where_there_is_no_posix_ipc() -> None:
         "from tests.support.small_segment import faults, make\n"
         "data = make(4); print(repr(faults(data))); data.close()"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, env=own_path.environment(), capture_output=True, text=True, check=False)
     assert done.stdout == "''\n", done.stderr
 
 
