@@ -40,11 +40,13 @@ const char *aead_name(const struct aead *aead);
 
 /* One message. Seal: data[0..length) becomes ciphertext, tag follows at data[length..+16).
  * Open: length counts the tag; returns 0, or -1 for a wrong tag (compared in constant time;
- * data then holds nothing of use and is not delivered). */
+ * data then holds nothing of use and is not delivered). Whoever has a message done elsewhere may move it, and sets
+ * AEAD_LOST where it was not done. */
+#define AEAD_LOST 1
 struct aead_job {
     uint8_t *data;
     uint32_t length;      /* seal: plaintext; open: ciphertext and tag */
-    int32_t refused;      /* out, open: 0 or -1 */
+    int32_t refused;      /* out, open: 0 or -1; AEAD_LOST */
     uint64_t counter;
     const uint8_t *key;   /* 32 bytes */
 };

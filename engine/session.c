@@ -103,53 +103,55 @@ static uint32_t choose_keypair(const struct session *session, uint64_t word, str
     return number;
 }
 
-void session_open(struct session *session, struct aead *aead, struct packet *packets,
-                  uint32_t count, uint64_t now)
+void session_open_begin(struct session *session, struct packet *packets, uint32_t count, uint64_t now,
+                        struct session_jobs *jobs)
 {
-    struct aead_job jobs[SESSION_BATCH];
-    struct packet *opened[SESSION_BATCH];
-    uint32_t numbers[SESSION_BATCH], job_count = 0, data_packets = 0;
-    const uint64_t found_word = *session->key_word;
-    uint64_t word = found_word;
-
     assert(count <= SESSION_BATCH);
     session->news = 0;
     session->last_authenticated = 0;
+    jobs->found_word = *session->key_word;
+    jobs->count = 0;
     for (uint32_t i = 0; i < count; i++) {
-        uint32_t number = choose_keypair(session, word, &packets[i], now);
+        uint32_t number = choose_keypair(session, jobs->found_word, &packets[i], now);
         if (!number)
             continue;
-        jobs[job_count] = (struct aead_job){
+        jobs->jobs[jobs->count] = (struct aead_job){
             .data = packets[i].data + DATA_HEADER_BYTES,
             .length = packets[i].length - DATA_HEADER_BYTES,
             .refused = -1,
             .counter = data_counter(packets[i].data),
             .key = session->keypairs[number].receive_key,
         };
-        opened[job_count] = &packets[i];
-        numbers[job_count++] = number;
+        jobs->packets[jobs->count] = &packets[i];
+        jobs->numbers[jobs->count++] = number;
     }
-    aead_open(aead, jobs, job_count);
+}
 
-    for (uint32_t i = 0; i < job_count; i++) {
-        struct packet *packet = opened[i];
+void session_open_end(struct session *session, const struct packet *packets, uint64_t now, struct session_jobs *jobs)
+{
+    uint64_t word = jobs->found_word;
+    uint32_t data_packets = 0;
 
-        if (jobs[i].refused) {
-            packet->verdict = VERDICT_TAG;
+    for (uint32_t i = 0; i < jobs->count; i++) {
+        struct packet *packet = jobs->packets[i];
+        const struct aead_job *job = &jobs->jobs[i];
+
+        if (job->refused) {
+            packet->verdict = job->refused == AEAD_LOST ? VERDICT_LOST : VERDICT_TAG;
             continue;
         }
-        if (!window_accept(&session->keypairs[numbers[i]].window, jobs[i].counter)) {
+        if (!window_accept(&session->keypairs[jobs->numbers[i]].window, job->counter)) {
             packet->verdict = VERDICT_REPLAY;
             continue;
         }
         session->news |= SESSION_AUTHENTICATED;
         session->last_authenticated = (uint32_t)(packet - packets);
-        uint64_t confirmed = key_word_confirm(word, numbers[i]);
+        uint64_t confirmed = key_word_confirm(word, jobs->numbers[i]);
         if (confirmed != word) {
             session->news |= SESSION_CONFIRMED | (key_word_previous(word) ? SESSION_KEYS : 0);
             word = confirmed;
         }
-        packet->data += DATA_HEADER_BYTES;
+        packet->data = job->data;
         packet->length -= DATA_OVERHEAD;
         if (packet->length == 0) {
             packet->verdict = VERDICT_KEEPALIVE;
@@ -168,9 +170,19 @@ void session_open(struct session *session, struct aead *aead, struct packet *pac
         if (data_packets && timers_data_received(session->columns, session->stride, session->peer, tick))
             session->news |= SESSION_TIMER;
     }
-    if (word != found_word)
+    if (word != jobs->found_word)
         /* Release: a process that finds a keypair no longer named also finds our last access to it complete. */
         __atomic_store_n(session->key_word, word, __ATOMIC_RELEASE);
+}
+
+void session_open(struct session *session, struct aead *aead, struct packet *packets,
+                  uint32_t count, uint64_t now)
+{
+    struct session_jobs jobs;
+
+    session_open_begin(session, packets, count, now, &jobs);
+    aead_open(aead, jobs.jobs, jobs.count);
+    session_open_end(session, packets, now, &jobs);
 }
 
 /* Pads the packet, writes its header, and fills the job that seals it. */
@@ -193,36 +205,62 @@ static void prepare_seal(const struct session *session, const struct keypair *ke
     data_header_write(packet->data, keypair->remote_index, counter);
 }
 
-int session_seal(struct session *session, struct aead *aead, struct packet *packets,
-                 uint32_t count, uint64_t now)
+int session_seal_begin(struct session *session, struct packet *packets, uint32_t count, uint64_t now,
+                       struct session_jobs *jobs)
 {
-    struct aead_job jobs[SESSION_BATCH];
-    struct keypair *keypair = keypair_of(session, key_word_current(key_word_load(session)));
-    uint64_t first = keypair ? keypair_take_nonces(keypair, count, now) : UINT64_MAX;
-    uint32_t data_packets = 0;
+    uint32_t number = key_word_current(key_word_load(session));
+    struct keypair *keypair = keypair_of(session, number);
 
     assert(count <= SESSION_BATCH);
     session->news = 0;
-    if (first == UINT64_MAX) {
+    jobs->count = 0;
+    jobs->numbers[0] = number;
+    jobs->first = keypair ? keypair_take_nonces(keypair, count, now) : UINT64_MAX;
+    if (jobs->first == UINT64_MAX) {
         for (uint32_t i = 0; i < count; i++)
             packets[i].verdict = VERDICT_NO_SESSION;
         session->news = SESSION_HANDSHAKE_WANTED;
         return -1;
     }
     for (uint32_t i = 0; i < count; i++) {
-        data_packets += packets[i].length != 0;
-        prepare_seal(session, keypair, first + i, &packets[i], &jobs[i]);
+        jobs->packets[i] = &packets[i];
+        jobs->numbers[i] = number;
+        prepare_seal(session, keypair, jobs->first + i, &packets[i], &jobs->jobs[i]);
     }
-    aead_seal(aead, jobs, count);
+    jobs->count = count;
+    return 0;
+}
 
-    uint32_t tick = timers_tick(now);
-    if (count && timers_authenticated_sent(session->columns, session->stride, session->peer, tick))
+void session_seal_end(struct session *session, uint64_t now, struct session_jobs *jobs)
+{
+    const struct keypair *keypair = &session->keypairs[jobs->numbers[0]];
+    uint32_t tick = timers_tick(now), data_packets = 0;
+
+    for (uint32_t i = 0; i < jobs->count; i++) {
+        struct packet *packet = jobs->packets[i];
+
+        packet->data = jobs->jobs[i].data - DATA_HEADER_BYTES;
+        packet->verdict = jobs->jobs[i].refused ? VERDICT_LOST : VERDICT_DELIVER;
+        data_packets += packet->length != DATA_OVERHEAD;
+    }
+    if (jobs->count && timers_authenticated_sent(session->columns, session->stride, session->peer, tick))
         session->news |= SESSION_TIMER;
     if (data_packets && timers_data_sent(session->columns, session->stride, session->peer, tick))
         session->news |= SESSION_TIMER;
-    if (first + count > REKEY_AFTER_MESSAGES ||
+    if (jobs->first + jobs->count > REKEY_AFTER_MESSAGES ||
         ((keypair->flags & KEYPAIR_INITIATOR) && keypair_is_older(keypair, now, REKEY_AFTER_SECONDS)))
         session->news |= SESSION_HANDSHAKE_WANTED;
+}
+
+int session_seal(struct session *session, struct aead *aead, struct packet *packets,
+                 uint32_t count, uint64_t now)
+{
+    struct session_jobs jobs;
+
+    if (session_seal_begin(session, packets, count, now, &jobs))
+        return -1;
+    aead_seal(aead, jobs.jobs, jobs.count);
+    session_seal_end(session, now, &jobs);
     return 0;
 }
 

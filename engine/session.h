@@ -23,6 +23,7 @@ enum verdict {
     VERDICT_INNER_HEADER,
     VERDICT_INNER_SOURCE,
     VERDICT_ECN,
+    VERDICT_LOST,             /* whoever was to open or seal it died */
     VERDICT_NO_SESSION,       /* outbound: no keypair may send now */
 };
 
@@ -74,5 +75,23 @@ uint32_t session_remote_index(const struct session *session);
 /* Whether session_seal would find a keypair that may send now. */
 int session_is_usable(const struct session *session, uint64_t now);
 /* cdef end */
+
+/* The two halves of session_open and session_seal, with the AEAD of `jobs` between them: whoever seals or opens may
+ * leave a message elsewhere than it stood, and says so in its job. */
+struct session_jobs {
+    struct aead_job jobs[SESSION_BATCH];
+    struct packet *packets[SESSION_BATCH]; /* that the jobs are of */
+    uint32_t numbers[SESSION_BATCH];       /* of their keypairs */
+    uint32_t count;
+    uint64_t found_word;                   /* opening: the key word */
+    uint64_t first;                        /* sealing: the first nonce */
+};
+void session_open_begin(struct session *session, struct packet *packets, uint32_t count, uint64_t now,
+                        struct session_jobs *jobs);
+void session_open_end(struct session *session, const struct packet *packets, uint64_t now, struct session_jobs *jobs);
+/* 0, or -1 as session_seal; then there are no jobs. The nonces of all are taken: none may be used a second time. */
+int session_seal_begin(struct session *session, struct packet *packets, uint32_t count, uint64_t now,
+                       struct session_jobs *jobs);
+void session_seal_end(struct session *session, uint64_t now, struct session_jobs *jobs);
 
 #endif

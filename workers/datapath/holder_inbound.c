@@ -21,8 +21,9 @@ static const uint8_t verdict_counters[VERDICT_NO_SESSION] = {
     [VERDICT_INNER_HEADER] = DROP_INNER_HEADER,
     [VERDICT_INNER_SOURCE] = DROP_INNER_SOURCE,
     [VERDICT_ECN] = DROP_ECN,
+    [VERDICT_LOST] = DROP_KILLED,
 };
-_Static_assert(VERDICT_NO_SESSION == VERDICT_ECN + 1, "a verdict more: its counter belongs into the table above");
+_Static_assert(VERDICT_NO_SESSION == VERDICT_LOST + 1, "a verdict more: its counter belongs into the table above");
 
 /* The endpoint moves to where the latest authenticated packet came from. EVENT_ENDPOINT when that is
  * another place, 0 when at most our own address is another. */

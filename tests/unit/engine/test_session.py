@@ -23,7 +23,7 @@ from .trie import Scan, Trie
 PEER, GENERATION, ROWS, KEYPAIRS = 2, 9, 4, 8
 MTU = 1420
 VERDICTS = ["DELIVER", "KEEPALIVE", "KEYPAIR_GONE", "KEYPAIR_EXPIRED", "TAG", "REPLAY", "INNER_HEADER",
-            "INNER_SOURCE", "ECN", "NO_SESSION"]  # fmt: skip
+            "INNER_SOURCE", "ECN", "LOST", "NO_SESSION"]  # fmt: skip
 NEWS = ["HANDSHAKE_WANTED", "CONFIRMED", "TIMER", "KEYS", "AUTHENTICATED"]
 BIRTH = 1000 * SECOND
 PROVIDERS = [p.number for p in aead.PROVIDERS.values() if lib.aead_new(p.number) != ffi.NULL]
