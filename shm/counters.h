@@ -82,6 +82,8 @@ enum counter {
     LOST_WAKES,
     SLOTS_STARVED,             /* times a receiver stopped reading for want of slots */
     ICMP_SENT,                 /* unreachable, back into the TUN: for DROP_NO_PEER and DROP_NO_ENDPOINT */
+    BATCHES_SHARED,            /* batches of which a holder offered parts to others (workers/datapath/sharing.h) */
+    PARTS_HELPED,              /* parts of others' batches that a worker sealed or opened */
     DEATHS_KILLED,             /* of workers that nobody had asked to end: by a signal */
     DEATHS_ENDED,              /* by themselves */
     DEATHS_STUCK,              /* killed by the supervisor, which had found them so */

@@ -50,6 +50,11 @@
 #define STAGED_LIMIT 128   /* the kernel's MAX_STAGED_PACKETS */
 #define TAKE_BUDGET 64     /* wire-size packets of one peer before the next has its turn */
 
+/* What a holder lends of one batch (parts.h). */
+#define PARTS 8              /* at most so many parts, */
+#define PART_MESSAGES 32     /* each of so many messages */
+#define PART_ROOM_BYTES 393216 /* for what helpers seal and open, of each lender */
+
 /* Node numbers: 0 is nil, pools count from 1, and the stub of queue q is STUB_FIRST + q. */
 #define NODE_NIL 0
 #define STUB_FIRST 0x80000000
@@ -74,6 +79,17 @@
 #define TOKEN_DEAD 2
 #define TOKEN_HELD 0x80000000
 
+/* part.state. The lender offers, takes back and frees; a helper takes and is done; repair declares lost what the dead
+ * had taken, and frees what the dead offered. Taken: PART_TAKEN | worker_mark.
+ *
+ *     FREE --offer--> OFFERED --take--> TAKEN --done--> DONE --read--> FREE
+ *       ^--take back----'                 '--its helper died--> LOST --read--> FREE */
+#define PART_FREE 0
+#define PART_OFFERED 1
+#define PART_DONE 2
+#define PART_LOST 3
+#define PART_TAKEN 0x80000000
+
 enum region {
     REGION_WORKERS,      /* struct worker[MAX_WORKERS] */
     REGION_BELLS,        /* struct bell[MAX_WORKERS] */
@@ -88,6 +104,8 @@ enum region {
     REGION_PUBLIC_KEYS,  /* uint32_t[public_key_buckets], control alone */
     REGION_TRIE,         /* TRIE_NODE_BYTES * max_trie_nodes, read-only outside control */
     REGION_KEYPAIRS,     /* KEYPAIR_BYTES * max_keypairs */
+    REGION_PARTS,        /* struct lending, then struct part[PARTS] of each worker but control */
+    REGION_PART_ROOMS,   /* PART_ROOM_BYTES likewise. Whoever has no keypairs has neither */
     REGION_MAILBOX,      /* struct mailbox_ring[receivers], then the cells */
     REGION_STATES,       /* uint32_t[1 + pools * nodes_a_pool] */
     REGION_NODES,        /* struct node[1 + pools * nodes_a_pool] */
@@ -256,7 +274,8 @@ struct worker {
     uint32_t journal_packets;
     uint32_t journal_latest; /* queue + 1 of the latest push, kept: its wake may be missing */
     uint32_t arriving;       /* receiver: packets of its receive call that have no nodes yet */
-    uint32_t reserved[17];
+    uint32_t lends;          /* supervisor: 1 when there is memory for its parts (parts.h) */
+    uint32_t reserved[16];
 };
 
 enum worker_state {
@@ -280,6 +299,33 @@ struct bell {
 struct starving {
     uint64_t receivers;      /* bit (number % 64): one of these may wait. A receiver sets its bit, a ringer takes all (bell.h) */
     uint64_t reserved[7];
+};
+
+/* Who has parts to offer and who looks for some: hints, a bit for each of receivers and then consumers, number % 64. A bit
+ * that is wrong costs one look, or one part less that is shared. */
+struct lending {
+    uint64_t offering;       /* lenders set and clear theirs */
+    uint64_t helpers;        /* helpers that are awake and have nothing else to do likewise */
+    uint64_t reserved[6];
+};
+
+/* One message of a part, to be sealed or opened. The lender writes all of it but `refused` before it offers. */
+struct part_message {
+    uint64_t counter;        /* nonce */
+    uint64_t source;         /* byte of the segment where it stands; 0: it stands in its place already */
+    uint32_t place;          /* byte of the lender's room where it stands afterwards, with DATA_HEADER_BYTES before it */
+    uint32_t length;         /* as in struct aead_job */
+    uint32_t keypair;        /* number */
+    int32_t refused;         /* helper: as in struct aead_job */
+};
+
+/* Neighbours of one batch. On lines of its own: the first one has the word that lender and helpers compete for. */
+struct part {
+    uint32_t state;          /* PART_* */
+    uint32_t count;          /* lender: messages */
+    uint32_t opens;          /* lender: 1 to be opened, 0 to be sealed */
+    uint32_t reserved[13];
+    struct part_message messages[PART_MESSAGES];
 };
 
 /* Handshake messages, and heads of data messages that knock, on their way to control: a ring per receiver, one

@@ -6,6 +6,7 @@
  *  - a push in its journal. Link-first knows only published and not published, and the
  *    chain's last node tells which (queue_is_published), without anybody's token. Never published:
  *    the chain is still private to a pool whose receiver is dead, and is walked home.
+ *  - parts of batches: what it offered is nobody's, what it had taken is lost to its lender, who waits.
  *  - tokens that it held. Nobody else can hold these queues, so their lists can be walked from
  *    head: what it had marked in hand there was not advanced past and is `queued` again. Control is told,
  *    since news of the last turn may not have been. Only then does the token go to `queued`, with bit and bell.
@@ -23,6 +24,7 @@
 #include "bell.h"
 #include "counters.h"
 #include "orders.h"
+#include "parts.h"
 #include "queue.h"
 #include "ready.h"
 #include "schedule.h"
@@ -132,6 +134,7 @@ void repair_worker(const struct segment *segment, uint32_t worker, struct repair
     uint32_t mark = worker_mark(worker, incarnation);
 
     journal_finish(segment, worker, repair);
+    parts_mend(segment, worker, mark);
     tokens_requeue(segment, mark, repair);
     nodes_collect(segment, worker, mark, repair);
     repair->packets_lost += line->arriving;

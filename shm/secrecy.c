@@ -1,5 +1,5 @@
 /* Theory. Session keys stand in one region of the data segment. A receiver that hands every packet to a
- * consumer needs none of them, so it unmaps the region; since it has closed the descriptor and its
+ * consumer needs none of them, so it unmaps the region, with the parts of batches behind it; since it has closed the descriptor and its
  * filter of system calls has no mremap (workers/sandbox.c), nothing brings it back. */
 #include "secrecy.h"
 
@@ -36,10 +36,16 @@ int segment_lock_keys(const struct segment *segment)
     return memory_lock(segment->keypairs, keypairs_bytes(segment));
 }
 
+/* Parts go with the keys: whoever could write a nonce there would have a helper use it a second time. */
 int segment_forget_keys(struct segment *segment)
 {
-    if (munmap(segment->keypairs, keypairs_bytes(segment)) != 0)
+    uint8_t *end = (uint8_t *)segment->mailbox; /* the region behind them */
+
+    if (munmap(segment->keypairs, (size_t)(end - segment->keypairs)) != 0)
         return -1;
     segment->keypairs = NULL;
+    segment->lending = NULL;
+    segment->parts = NULL;
+    segment->part_rooms = NULL;
     return 0;
 }

@@ -13,7 +13,8 @@ char *segment_map(int fd, uint64_t bytes);
 int memory_lock(void *start, uint64_t bytes);
 /* The same of the keypairs of a segment. */
 int segment_lock_keys(const struct segment *segment);
-/* Unmaps the keypairs: for a process that never seals nor opens. segment->keypairs is void then. */
+/* Unmaps the keypairs, and the parts of batches, which have nonces: for a process that never seals nor opens.
+ * segment->keypairs, lending, parts and part_rooms are void then. */
 int segment_forget_keys(struct segment *segment);
 /* cdef end */
 

@@ -54,6 +54,7 @@ uint64_t segment_region_bytes(const struct geometry *g, uint32_t region)
 {
     uint64_t pools = 2ull * g->max_receivers;
     uint64_t nodes = 1 + pools * g->nodes_a_pool;
+    uint64_t lenders = (uint64_t)g->max_receivers + g->max_consumers;
     switch (region) {
     case REGION_WORKERS: return sizeof(struct worker) * MAX_WORKERS;
     case REGION_BELLS: return sizeof(struct bell) * MAX_WORKERS;
@@ -69,6 +70,8 @@ uint64_t segment_region_bytes(const struct geometry *g, uint32_t region)
     case REGION_PUBLIC_KEYS: return sizeof(uint32_t) * (uint64_t)g->public_key_buckets;
     case REGION_TRIE: return (uint64_t)TRIE_NODE_BYTES * g->max_trie_nodes;
     case REGION_KEYPAIRS: return (uint64_t)KEYPAIR_BYTES * g->max_keypairs;
+    case REGION_PARTS: return sizeof(struct lending) + sizeof(struct part) * PARTS * lenders;
+    case REGION_PART_ROOMS: return PART_ROOM_BYTES * lenders;
     case REGION_MAILBOX:
         return mailbox_cells_offset(g) +
                sizeof(struct mailbox_cell) * (uint64_t)g->mailbox_cells * g->max_receivers;
@@ -135,6 +138,9 @@ int segment_attach(struct segment *segment, char *base, uint64_t bytes)
         .public_keys = (void *)(base + offset[REGION_PUBLIC_KEYS]),
         .trie = (void *)(base + offset[REGION_TRIE]),
         .keypairs = (void *)(base + offset[REGION_KEYPAIRS]),
+        .lending = (void *)(base + offset[REGION_PARTS]),
+        .parts = (void *)(base + offset[REGION_PARTS] + sizeof(struct lending)),
+        .part_rooms = (void *)(base + offset[REGION_PART_ROOMS]),
         .mailbox = (void *)(base + offset[REGION_MAILBOX]),
         .cells = (void *)(base + offset[REGION_MAILBOX] + mailbox_cells_offset(&seen.geometry)),
         .states = (void *)(base + offset[REGION_STATES]),

@@ -5,7 +5,7 @@
 #include "layout.h"
 
 /* cdef begin */
-#define COUNTERS_A_WORKER 88
+#define COUNTERS_A_WORKER 96
 
 /* Pointers into this process's mapping and a private copy of the geometry: numbers that
  * come from shared memory later are checked against this copy, never against the header. */
@@ -30,6 +30,9 @@ struct segment {
     uint32_t *public_keys;
     uint8_t *trie;
     uint8_t *keypairs;
+    struct lending *lending;
+    struct part *parts;       /* PARTS of each lender (parts.h) */
+    uint8_t *part_rooms;
     struct mailbox_ring *mailbox;
     struct mailbox_cell *cells;
     uint32_t *states;

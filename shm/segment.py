@@ -292,6 +292,18 @@ class DataSegment:
                 what = f"allocating the packet buffers of {count} receivers"
                 raise _no_room(what, sum(wanted.values()), error) from error
 
+    def ensure_parts(self, worker: int) -> None:
+        """Allocate what receiver or consumer `worker` (its line's number) needs to lend parts of a batch.
+
+        Idempotent; a SegmentError when there is no room.
+        """
+        own = int(ffi.cast("uintptr_t", lib.part_of(self.segment, worker, 0))) - self.address
+        room = int(ffi.cast("uintptr_t", lib.part_room(self.segment, worker))) - self.address
+        what = "allocating what a worker lends of its batches"
+        _allocate(self.fd, self.offset(lib.REGION_PARTS), ffi.sizeof("struct lending"), what)
+        _allocate(self.fd, own, lib.PARTS * ffi.sizeof("struct part"), what)
+        _allocate(self.fd, room, lib.PART_ROOM_BYTES, what)
+
     def protect(self) -> None:
         """In receivers and consumers: header, device, trie and index read-only, public keys unreachable."""
         if lib.segment_protect(self.segment) != 0:

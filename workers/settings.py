@@ -24,6 +24,7 @@ from shm._shm import lib
 from workers.failure import Exit, Failure
 from workers.handoffs import INLINE, Handoff, current
 from workers.priorities import REALTIME, Priority
+from workers.sharing import NEVER, Share
 
 DIRECTORY = Path("/etc/plait")
 MAX_WORKERS_OF_A_KIND = lib.MAX_RECEIVERS  # and MAX_CONSUMERS
@@ -56,6 +57,8 @@ KEYS = {
     "(every packet goes to its peer's consumer)",
     "priority": '"realtime" (receivers and consumers that wake run before ordinary processes, until they '
     'have been busy for 10 ms) or "normal"',
+    "share": '"never", "auto" (a busy receiver or consumer lends parts of its batches to idle '
+    'consumers while a core is idle) or "always" (also small batches on busy cores: for tests)',
     "aead": f'"auto" (the fastest that this build and CPU have), {_AEAD}: what seals and opens packets',
     "tun_offload": "true or false: super-packets between the kernel and the engine",
     "udp_offload": "true or false: trains of datagrams between the kernel and the engine",
@@ -90,6 +93,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     train_slots: Annotated[int, msgspec.Meta(ge=1, le=MAX_TRAIN_SLOTS)] = 22
     handoff: Handoff = INLINE
     priority: Priority = REALTIME
+    share: Share = NEVER
     aead: str = "auto"
     tun_offload: bool = True
     udp_offload: bool = True

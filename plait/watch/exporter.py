@@ -43,6 +43,8 @@ _OTHERS = {
     "keepalive_received": "Keepalives received",
     "keepalive_sent": "Keepalives sent",
     "handshake_to_control": "Handshake messages handed to control",
+    "batches_shared": "Batches of which a worker offered parts to others",
+    "parts_helped": "Parts of others' batches that workers sealed or opened",
     "given_up": "Sets, peers and steps of a recovery that control died of three times, not tried again",
     "icmp_sent": "Unreachable messages written into the TUN, for packets without peer or endpoint",
     "lost_wakes": "Wakes of a consumer that were missing and mended by the sweep; 0 but for kills",

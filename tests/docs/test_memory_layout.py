@@ -49,6 +49,8 @@ def test_element_sizes_of_the_regions() -> None:
         "public keys": 4,
         "trie": lib.TRIE_NODE_BYTES,
         "keypairs": lib.KEYPAIR_BYTES,
+        "parts": ffi.sizeof("struct part"),
+        "part rooms": lib.PART_ROOM_BYTES,
         "mailbox": lib.MAILBOX_CELL_BYTES,
         "states": 4,
         "nodes": ffi.sizeof("struct node"),

@@ -88,6 +88,12 @@ void affinity_check(struct affinity *affinity, uint64_t now)
         spread(affinity);
 }
 
+void affinity_leave(struct affinity *affinity)
+{
+    if (affinity->is_open && !affinity->is_spread)
+        spread(affinity);
+}
+
 void affinity_slept(struct affinity *affinity, uint64_t begin, uint64_t now)
 {
     uint64_t before = affinity->waited;

@@ -32,6 +32,8 @@ int affinity_open(struct affinity *affinity, uint32_t core, uint64_t now);
 void affinity_close(struct affinity *affinity);
 /* Looks whether the worker is busy. */
 void affinity_check(struct affinity *affinity, uint64_t now);
+/* The worker is going to be busy: it may run anywhere at once. */
+void affinity_leave(struct affinity *affinity);
 /* The worker has slept from `begin` until now. */
 void affinity_slept(struct affinity *affinity, uint64_t begin, uint64_t now);
 /* cdef end */

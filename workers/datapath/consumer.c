@@ -2,7 +2,10 @@
  * cleared first and the token taken second, so that whoever makes one ready in between sets
  * the bit again. With nothing to do it spins for a moment (the next burst of a busy stream is
  * microseconds away, and waking a sleeping core costs more), then announces its sleep,
- * looks once more, and waits on its bell. */
+ * looks once more, and waits on its bell.
+ *
+ * A consumer with nothing of its own to do helps others with their batches (sharing.h). Once it was called, or did a
+ * part, it looks for the next one for a moment before it sleeps. */
 #include "workers/datapath/consumer.h"
 #include "workers/clock.h"
 #include "workers/datapath/affinity.h"
@@ -11,8 +14,10 @@
 #include "engine/aead.h"
 #include "shm/bell.h"
 #include "shm/epoch.h"
+#include "shm/parts.h"
 #include "shm/point.h"
 #include "shm/ready.h"
+#include "workers/datapath/sharing.h"
 #include "workers/datapath/turn.h"
 
 #include <poll.h>
@@ -25,6 +30,9 @@
 /* While busy: turns a round, and rounds between looks at the channel. */
 #define TURNS_A_ROUND 256
 #define ROUNDS_A_LOOK 64
+/* A helper: how long it looks for a part, and how often whether its core is wanted. */
+#define HELP_NS 200000
+#define WANTED_NS 1000000
 
 struct consumer {
     struct holder *holder;
@@ -33,6 +41,9 @@ struct consumer {
     struct pollfd channel;
     struct priority priority;
     struct affinity affinity;
+    int helps;            /* it looks for parts, and says so */
+    uint64_t helped;      /* ns: since when it has found none */
+    uint64_t wanted_look; /* ns: when it looks whether its core is wanted */
 };
 
 struct consumer *consumer_new(struct holder *holder, uint32_t number, int channel)
@@ -109,12 +120,53 @@ static int spin(const struct consumer *consumer)
     return 0;
 }
 
+static void say_helping(struct consumer *consumer, int helps, uint64_t now)
+{
+    if (helps)
+        consumer->helped = now;
+    if (consumer->helps == helps)
+        return;
+    consumer->helps = helps;
+    parts_say_helping(consumer->holder->segment, consumer->holder->worker, helps);
+    if (helps) {
+        consumer->wanted_look = now + WANTED_NS;
+        affinity_leave(&consumer->affinity); /* whoever called may run on the same core */
+    }
+}
+
+/* 0 when it is time to sleep. */
+static int help(struct consumer *consumer)
+{
+    uint64_t now;
+
+    if (!consumer->helps)
+        return 0;
+    if (sharing_help(consumer->holder)) {
+        consumer->helped = clock_now();
+        return 1;
+    }
+    now = clock_now();
+    priority_check(&consumer->priority, now);
+    if (now >= consumer->wanted_look) {
+        consumer->wanted_look = now + WANTED_NS;
+        if (sharing_core_is_wanted(consumer->holder))
+            consumer->helped = 0;
+    }
+    if (now - consumer->helped > HELP_NS) {
+        say_helping(consumer, 0, now);
+        return 0;
+    }
+    relax();
+    return 1;
+}
+
 /* Returns after a sleep, or at once if there is work or a message. */
 static void sleep_until_rung(struct consumer *consumer)
 {
     const struct segment *s = consumer->holder->segment;
     uint32_t worker = consumer->holder->worker;
     uint64_t begin, end;
+    int rung;
 
     bell_announce(s, worker);
     if (!ready_is_empty(s, 1 + consumer->number) || poll(&consumer->channel, 1, 0) > 0) {
@@ -124,12 +176,15 @@ static void sleep_until_rung(struct consumer *consumer)
     epoch_sleep(s, worker);
     begin = clock_now();
     priority_before_sleep(&consumer->priority);
-    if (!bell_wait(s, worker, SLEEP_NS))
+    rung = bell_wait(s, worker, SLEEP_NS);
+    if (!rung)
         aead_forget(consumer->holder->aead);
     epoch_wake(s, worker);
     end = clock_now();
     priority_after_sleep(&consumer->priority, end);
     affinity_slept(&consumer->affinity, begin, end);
+    if (rung && consumer->holder->share != SHARE_NEVER && ready_is_empty(s, 1 + consumer->number))
+        say_helping(consumer, 1, end); /* nothing of its own: a holder called */
 }
 
 int consumer_run(struct consumer *consumer, uint64_t until)
@@ -153,7 +208,7 @@ int consumer_run(struct consumer *consumer, uint64_t until)
             turns++;
         }
         looks++;
-        if (!turns && !spin(consumer)) {
+        if (!turns && !help(consumer) && !spin(consumer)) {
             sleep_until_rung(consumer);
             looks = ROUNDS_A_LOOK;
         }

@@ -29,6 +29,8 @@ int holder_initialise(struct holder *holder, const struct segment *segment, stru
         .udp6 = -1,
         .tun = -1,
         .wait_ms = SEND_WAIT_MS,
+        .part_wait_ms = PART_WAIT_MS,
+        .loadavg = -1,
     };
     holder->mark = worker_mark(worker, segment->workers[worker].incarnation);
     for (int i = 0; i < MAX_WORKERS; i++)

@@ -18,6 +18,22 @@
 #define TRAINS_AGAIN_NS 1000000000ull
 #define TRAINS_REFUSED 256 /* places for such peers, by row; who is displaced is asked about again */
 
+/* Whether a holder lends parts of its batches (sharing.h). */
+#define SHARE_NEVER 0
+#define SHARE_AUTO 1   /* when it is busy and a core idle */
+#define SHARE_ALWAYS 2 /* every batch of two packets, for tests */
+/* A helper needs some microseconds, and runs before ordinary processes; repair tells within milliseconds that one died.
+ * So this is for helpers that are stopped, or run as ordinary processes beside many others. */
+#define PART_WAIT_MS 200
+
+/* How long large batches have taken in a window: whether the holder's core is what limits its peers. */
+struct batch_time {
+    uint64_t window; /* ns of clock_now: its begin */
+    uint64_t large;  /* ns of large batches since */
+    uint64_t begun;  /* of the batch in hand, when it is large */
+    uint32_t is_busy; /* by the window before */
+};
+
 struct holder {
     const struct segment *segment;
     struct aead *aead;
@@ -33,6 +49,15 @@ struct holder {
         uint64_t until;
         uint32_t row;
     } single[TRAINS_REFUSED];
+    uint32_t share;            /* SHARE_* */
+    uint32_t part_wait_ms;     /* for a part that a helper has; then its packets count as lost */
+    uint32_t cores;            /* of the engine */
+    int32_t loadavg;           /* fd of /proc/loadavg; -1: the kernel does not say how many tasks run */
+    uint32_t misses;           /* batches in a row of which nobody took a part */
+    uint32_t helper_called;    /* the latest: number + 1 */
+    uint64_t helper_look;      /* ns of clock_now: no helper is called before, */
+    uint64_t share_again;      /* and nothing is offered before */
+    struct batch_time batch_time;
     int32_t bells[MAX_WORKERS]; /* eventfd of each worker, -1 = none */
     uint8_t *gso_buffer;       /* packets cut from super-packets, until they are sent */
 };

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from typing import TYPE_CHECKING
 
 from workers._workers import ffi, lib
 from workers.launch import WorkerStart
 from workers.providers import PACKAGES, new_context
+from workers.sharing import number_of
 
 if TYPE_CHECKING:
     from workers._workers import holder_p
@@ -43,6 +46,11 @@ def new_holder(start: WorkerStart) -> holder_p:
     holder.bells = bells_of(start)
     holder.joins = start.message["joins"]
     holder.trains = start.message["trains"]
+    holder.share = number_of(start.message["share"])
+    holder.cores = start.message["cores"]
+    if holder.share == lib.SHARE_AUTO:
+        with contextlib.suppress(OSError):  # without it no core counts as idle
+            holder.loadavg = os.open("/proc/loadavg", os.O_RDONLY | os.O_CLOEXEC)
     use_fds(start, holder)
     return holder
 
@@ -60,4 +68,6 @@ def use_fds(start: WorkerStart, holder: holder_p) -> None:
 def free_holder(holder: holder_p) -> None:
     """Give back what new_holder took."""
     lib.aead_free(holder.aead)
+    if holder.loadavg >= 0:
+        os.close(holder.loadavg)
     lib.holder_release(holder)

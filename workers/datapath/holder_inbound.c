@@ -4,9 +4,11 @@
 #include "shm/counters.h"
 #include "shm/node.h"
 #include "shm/orders.h"
+#include "shm/parts.h"
 #include "shm/point.h"
 #include "shm/queue.h"
 #include "workers/datapath/holder.h"
+#include "workers/datapath/sharing.h"
 #include "workers/datapath/tun.h"
 
 #include <stddef.h>
@@ -50,6 +52,7 @@ struct opening {
     uint32_t count;
     uint32_t news;
     uint32_t events;
+    int shared;                         /* helpers open, too (sharing.h) */
 };
 
 /* packets[first..last) are to be delivered, in order; neighbours of one flow as one. */
@@ -76,15 +79,18 @@ static void deliver(const struct holder *holder, struct packet *packets, uint32_
 
 static void open_and_deliver(struct opening *opening)
 {
-    const struct holder *holder = opening->holder;
+    struct holder *holder = opening->holder;
     struct peer_row *peer = &holder->segment->rows[opening->row];
     struct packet *packets = opening->packets;
+    struct session_jobs jobs;
     uint64_t bytes = 0;
 
     if (!opening->count)
         return;
     POINT("open: in hand, nothing opened");
-    session_open(&opening->session, holder->aead, packets, opening->count, opening->now);
+    session_open_begin(&opening->session, packets, opening->count, opening->now, &jobs);
+    sharing_open(holder, &jobs, opening->shared);
+    session_open_end(&opening->session, packets, opening->now, &jobs);
     if (opening->session.news & SESSION_CONFIRMED)
         POINT("rotation: confirmed by data, control not told");
     POINT("open: accepted, nothing delivered");
@@ -112,6 +118,8 @@ static void open_and_deliver(struct opening *opening)
     if (bytes)
         __atomic_store_n(&peer->rx_bytes, peer->rx_bytes + bytes, __ATOMIC_RELAXED);
     opening->count = 0;
+    if (opening->shared)
+        opening->shared = parts_are_free(holder->segment, holder->worker);
 }
 
 /* The messages of a node join the batch, which is dealt with whenever it is full. */
@@ -138,6 +146,7 @@ static void opening_begin(struct opening *opening, struct holder *holder, uint32
     opening->row = row;
     opening->now = now;
     opening->count = opening->news = opening->events = 0;
+    opening->shared = 0;
     holder_session(holder, row, &opening->session);
 }
 
@@ -153,6 +162,7 @@ uint32_t holder_open_batch(struct holder *holder, uint32_t row, uint64_t now, ui
     if (!count)
         return 0;
     opening_begin(&opening, holder, row, now);
+    opening.shared = sharing_begins(holder, numbers, count);
     for (uint32_t i = 0; i < count; i++) {
         struct node node;
         uint8_t *data = node_read(s, numbers[i], SLOT_ROOM, 0, &node);
@@ -169,6 +179,7 @@ uint32_t holder_open_batch(struct holder *holder, uint32_t row, uint64_t now, ui
         node_bring_home(s, numbers[i]);
         POINT("open: first node home");
     }
+    sharing_ends(holder);
     holder_tell(holder, row, opening.news, opening.events);
     return packets ? packets : count;
 }

@@ -4,9 +4,11 @@
 #include "shm/counters.h"
 #include "shm/node.h"
 #include "shm/orders.h"
+#include "shm/parts.h"
 #include "shm/point.h"
 #include "shm/queue.h"
 #include "workers/datapath/holder.h"
+#include "workers/datapath/sharing.h"
 #include "workers/udp.h"
 
 #include <netinet/in.h>
@@ -89,36 +91,57 @@ struct sealing {
     struct session session;
     struct packet packets[SESSION_BATCH];
     uint32_t count;
-    uint32_t cut_bytes;         /* of the holder's gso_buffer in use */
+    uint8_t *cuts;              /* where super-packets are cut to: GSO_BUFFER_BYTES */
+    uint32_t cut_bytes;         /* of them in use */
     uint32_t news;
+    int shared;                 /* helpers seal, too (sharing.h) */
 };
+
+/* Cut into what helpers can reach, or into memory of this process. */
+static void share_sealing(struct sealing *sealing, int shared)
+{
+    sealing->shared = shared;
+    sealing->cuts = shared ? part_room(sealing->holder->segment, sealing->holder->worker) : sealing->holder->gso_buffer;
+}
 
 static void seal_and_send(struct sealing *sealing)
 {
     struct holder *holder = sealing->holder;
     struct udp_message messages[SESSION_BATCH];
+    struct session_jobs jobs;
+    uint32_t sealed = 0;
 
     if (!sealing->count)
         return;
     POINT("seal: in hand, no nonce taken");
-    if (session_seal(&sealing->session, holder->aead, sealing->packets, sealing->count, sealing->now)) {
+    if (session_seal_begin(&sealing->session, sealing->packets, sealing->count, sealing->now, &jobs)) {
         /* The session ran out between the look and now. Their place in the order is gone. */
         holder_count(holder, DROP_SESSION_ENDED, sealing->count);
     } else {
-        for (uint32_t i = 0; i < sealing->count; i++)
-            messages[i] = (struct udp_message){
+        POINT("seal: nonces taken, nothing sealed");
+        sharing_seal(holder, &jobs, sealing->shared, sealing->cut_bytes);
+        session_seal_end(&sealing->session, sealing->now, &jobs);
+        for (uint32_t i = 0; i < sealing->count; i++) {
+            if (sealing->packets[i].verdict != VERDICT_DELIVER)
+                continue; /* whoever was to seal it died */
+            messages[sealed++] = (struct udp_message){
                 .data = sealing->packets[i].data,
                 .length = sealing->packets[i].length,
                 .ecn = sealing->packets[i].ecn,
                 .hops = sealing->packets[i].hops,
             };
+        }
+        holder_count(holder, DROP_KILLED, sealing->count - sealed);
         POINT("seal: sealed, nothing sent");
-        send_to_peer(holder, sealing->row, messages, sealing->count, UDP_SENT, sealing->now);
+        if (sealed)
+            send_to_peer(holder, sealing->row, messages, sealed, UDP_SENT, sealing->now);
         POINT("seal: sent, news not kept");
     }
     sealing->news |= sealing->session.news;
     sealing->count = 0;
     sealing->cut_bytes = 0;
+    if (sealing->shared && !parts_are_free(holder->segment, holder->worker))
+        share_sealing(sealing, 0); /* a helper is late, and may still write */
 }
 
 /* Whether a data message in the packet is one that we sent to this peer: the route to it leads back here. */
@@ -158,7 +181,7 @@ static void add_whole(struct sealing *sealing, uint8_t *data, uint32_t length, u
     sealing->packets[sealing->count++] = (struct packet){ .data = data, .length = length, .hops = hops };
 }
 
-/* A super-packet is cut into gso_buffer, each packet where the message before it will end. */
+/* A super-packet is cut, each packet placed where the message before it will end. */
 static void add_super_packet(struct sealing *sealing, const struct super_packet *super, uint8_t hops)
 {
     struct holder *holder = sealing->holder;
@@ -175,7 +198,7 @@ static void add_super_packet(struct sealing *sealing, const struct super_packet 
 
         if (sealing->count == SESSION_BATCH || sealing->cut_bytes + most > GSO_BUFFER_BYTES)
             seal_and_send(sealing);
-        place = holder->gso_buffer + sealing->cut_bytes + DATA_HEADER_BYTES;
+        place = sealing->cuts + sealing->cut_bytes + DATA_HEADER_BYTES;
         length = segmentation_cut(super, &plan, which, place);
         sealing->packets[sealing->count++] = (struct packet){ .data = place, .length = length, .hops = hops };
         sealing->cut_bytes += length + packet_padding(length, sealing->session.mtu) + DATA_OVERHEAD;
@@ -185,6 +208,8 @@ static void add_super_packet(struct sealing *sealing, const struct super_packet 
 /* The large array is not zeroed: every entry is written before it is used. */
 static void sealing_begin(struct sealing *sealing, struct holder *holder, uint32_t row, uint64_t now)
 {
+    sealing->shared = 0;
+    sealing->cuts = holder->gso_buffer;
     sealing->holder = holder;
     sealing->row = row;
     sealing->now = now;
@@ -204,6 +229,8 @@ uint32_t holder_seal_batch(struct holder *holder, uint32_t row, uint64_t now, ui
     if (!count)
         return 0;
     sealing_begin(&sealing, holder, row, now);
+    if (sharing_begins(holder, numbers, count))
+        share_sealing(&sealing, 1);
     for (uint32_t i = 0; i < count; i++) {
         struct node node;
         uint8_t *data = node_read(s, numbers[i], DATA_HEADER_BYTES, PADDING_MOST + AEAD_TAG_BYTES, &node);
@@ -237,6 +264,7 @@ uint32_t holder_seal_batch(struct holder *holder, uint32_t row, uint64_t now, ui
         node_bring_home(s, numbers[i]);
         POINT("seal: first node home");
     }
+    sharing_ends(holder);
     holder_tell(holder, row, sealing.news, 0);
     return packets ? packets : count;
 }

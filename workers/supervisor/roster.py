@@ -29,13 +29,16 @@ from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 from typing import Any, Protocol
 
+from shm.segment import SegmentError
 from workers import version
 from workers._workers import ffi, lib
 from workers.channel import Channel, ChannelClosed, DescriptorsLost
 from workers.failure import explain
+from workers.handoffs import INLINE
 from workers.launch import Birth, WorkerStart, fork_workers
 from workers.promises import say
 from workers.settings import Settings
+from workers.sharing import NEVER, Share
 from workers.supervisor.patience import Patience
 from workers.supervisor.resources import Resources
 from workers.supervisor.watchdog import NANOSECONDS, process_state, ring
@@ -235,6 +238,8 @@ class Roster:
             "quiet_core": self._quiet_core_of(worker),
             "handoff": self.settings.handoff,
             "priority": self.settings.priority,
+            "share": self._share_of(worker),
+            "cores": len(set(self.settings.cores)),
             "aead": self.settings.aead,
             "joins": self.resources.joins,
             "trains": int(self.resources.trains),
@@ -252,6 +257,19 @@ class Roster:
             message["given"] = self.resources.given
             message["program"] = {**version.as_dict(), "program": self.program}
         self.send(worker, message, fds)
+
+    def _share_of(self, worker: Worker) -> Share:
+        """The setting, for whoever holds directions, where there is memory for the parts."""
+        holders = {"consumer", "receiver"} if self.settings.handoff == INLINE else {"consumer"}
+        if worker.kind not in holders or self.settings.share == NEVER:
+            return NEVER
+        try:
+            self.resources.data.ensure_parts(worker.line)
+        except SegmentError as error:
+            log.info("%s shares no batches: %s", worker.title, error)
+            return NEVER
+        self.segment.workers[worker.line].lends = 1
+        return self.settings.share
 
     def _quiet_core_of(self, worker: Worker) -> int | None:
         if worker.kind == "control":

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from workers.handoffs import INLINE, PIPELINE
+from workers.handoffs import HANDOFFS, INLINE, PIPELINE
 
 RECEIVER, CONSUMER, CONTROL = "receiver 0", "consumer 0", "control"
 
@@ -19,6 +19,10 @@ ROAM = "roam"  # strand 1 speaks from another port
 PEERS = "peers"  # a third peer comes and goes
 FULL = "full"  # a consumer stands still until the queue is full
 STARVE = "starve"  # ... until the receiver has no slot left
+
+# The engines that are killed: both hand-offs, and inline with batches shared (workers/datapath/sharing.h).
+SHARED = "shared"
+MODES = (*HANDOFFS, SHARED)
 
 # Who drains: the consumer of every packet's peer, or the receiver that takes an idle peer's token itself.
 HOLDER = {PIPELINE: CONSUMER, INLINE: RECEIVER}
@@ -74,6 +78,7 @@ _HOLDING = {
     "open: delivered, nodes not home": TRAFFIC,
     "open: first node home": TRAFFIC,
     "seal: in hand, no nonce taken": TRAFFIC,
+    "seal: nonces taken, nothing sealed": TRAFFIC,
     "seal: sealed, nothing sent": TRAFFIC,
     "seal: sent, news not kept": TRAFFIC,
     "seal: sent, nodes not home": TRAFFIC,
@@ -138,10 +143,21 @@ _INLINE_ALONE = (
     (RECEIVER, "inline: noted in hand, token not taken", TRAFFIC),
     (RECEIVER, "inline: token held, nothing done", TRAFFIC),
 )
+_SHARED_ALONE = (
+    (RECEIVER, "part: written, not offered", TRAFFIC),
+    (RECEIVER, "share: one part done here", TRAFFIC),
+    (RECEIVER, "share: nothing offered, helpers not waited for", TRAFFIC),
+    (CONSUMER, "part: taken, nothing done", TRAFFIC),
+    (CONSUMER, "part: in the room, nothing sealed", TRAFFIC),
+    (CONSUMER, "part: all done, still taken", TRAFFIC),
+    (CONSUMER, "part: done", TRAFFIC),
+)
 
 
 def cases(handoff: str) -> list[Case]:
-    """All kills of one hand-off; neighbours differ in their victims where they can."""
+    """All kills of one of MODES; neighbours differ in their victims where they can."""
+    if handoff == SHARED:
+        return _spread([Case(point, victim, cause, handoff) for victim, point, cause in _SHARED_ALONE])
     found = [(RECEIVER, point, cause) for point, cause in _RECEIVING.items()]
     found += [(HOLDER[handoff], point, cause) for point, cause in _HOLDING.items()]
     found += [(CONSUMER, point, cause) for point, cause in _CONSUMING.items()]

@@ -1,6 +1,6 @@
 """A whole engine killed at each marked point, one after another, under numbered packets both ways.
 
-    python -m tests.robustness.kill.matrix             every point, in both hand-offs
+    python -m tests.robustness.kill.matrix             every point, in both hand-offs and with batches shared
     python -m tests.robustness.kill.matrix --handoff inline rotation      points with that word in them
     python -m tests.robustness.kill.matrix --seed 7    others of a point's passings
 
@@ -32,11 +32,11 @@ from plait.lab.namespaces import Lab, state, title
 from plait.watch.processes import children
 from shm.marks import marked
 from tests.robustness.kill import cases, points
-from tests.robustness.kill.cases import CONSUMER, CONTROL, RECEIVER, Case
+from tests.robustness.kill.cases import CONSUMER, CONTROL, MODES, RECEIVER, SHARED, Case
 from tests.robustness.kill.numbered import BURST, Strand, Traffic
 from tests.support.segment_words import Memory, reserved
 from workers._workers import lib
-from workers.handoffs import HANDOFFS, PIPELINE, current
+from workers.handoffs import INLINE, PIPELINE, current
 
 PORT = 51820
 SETTINGS = """receivers = 1
@@ -45,6 +45,7 @@ max_peers = 64
 small_slots = 256
 train_slots = 40
 handoff = "{}"
+share = "{}"
 """
 TITLES = (RECEIVER, CONSUMER, "consumer 1", CONTROL)
 IN, OUT = 0, 1  # ways of a strand
@@ -87,7 +88,7 @@ class Matrix:
         link = lab.link(gateway, field)
         self.request = points.Request(gateway.root / points.FILE.lstrip("/"))
         environment = {"PLAIT_POINTS": points.FILE}
-        self.engine = gateway.engine("wg0", command, settings=SETTINGS.format(handoff),
+        self.engine = gateway.engine("wg0", command, settings=settings_of(handoff),
                                      environment=environment, wait=False).wait_ready(60)  # fmt: skip
         identity = noise.Identity(os.urandom(32))
         self.traffic = Traffic(link, identity.public_key, PORT, 2)
@@ -383,6 +384,11 @@ class Matrix:
         return [f"a process complained: {words[-3000:]}"] if "Traceback" in words else []
 
 
+def settings_of(mode: str) -> str:
+    """The settings of the engine: of a hand-off, or of SHARED."""
+    return SETTINGS.format(*((INLINE, "always") if mode == SHARED else (mode, "never")))
+
+
 def promised(case: Case) -> int:
     """What a kill may cost at most, in packets: a receive call of a receiver, a batch of a consumer."""
     has_none = case.victim == CONSUMER and case.handoff == PIPELINE and case.point.startswith(NOTHING_IN_HAND)
@@ -428,7 +434,7 @@ def parser() -> argparse.ArgumentParser:
     """Of the command line."""
     made = argparse.ArgumentParser(prog="python -m tests.robustness.kill.matrix",
                                      description="Kill a whole engine at each of its marked points.")
-    made.add_argument("--handoff", choices=HANDOFFS, type=_handoff, action="append")
+    made.add_argument("--handoff", choices=MODES, type=_handoff, action="append")
     made.add_argument("--seed", type=int, default=1)
     made.add_argument("words", nargs="*", help="only points with one of these in their names")
     return made
@@ -439,7 +445,7 @@ def main(arguments: list[str]) -> int:
     command = points.build()
     begun, count, bad = time.monotonic(), 0, 0
     print(f"{'':65}{'back ms':>9}{'lost':>6}{'counted':>9}{'dropped':>9}")
-    for handoff in given.handoff or HANDOFFS:
+    for handoff in given.handoff or MODES:
         every = cases.cases(handoff)
         which = [case for case in every if not given.words or any(w in str(case) for w in given.words)]
         for outcome in run(handoff, which, given.seed, command):

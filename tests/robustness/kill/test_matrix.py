@@ -1,4 +1,4 @@
-"""Kills at all marked points, in both hand-offs; and that all points are in the matrix.
+"""Kills at all marked points, in both hand-offs and with batches shared; all points are in the matrix.
 
 `python -m tests.robustness.kill.matrix` prints a line for each, and takes other seeds.
 """
@@ -14,10 +14,9 @@ import pytest
 
 from shm import _shm
 from tests.robustness.kill import points
-from tests.robustness.kill.cases import cases
+from tests.robustness.kill.cases import MODES, cases
 from tests.robustness.kill.matrix import Outcome, parser, run
 from workers import _workers
-from workers.handoffs import HANDOFFS
 
 PAGE = points.ROOT / "docs/reliability.md"
 
@@ -25,7 +24,7 @@ PAGE = points.ROOT / "docs/reliability.md"
 def test_every_point_is_in_the_matrix_and_stands_once() -> None:
     names = points.names()
     assert [name for name, count in Counter(names).items() if count > 1] == []
-    assert set(names) == {case.point for handoff in HANDOFFS for case in cases(handoff)}
+    assert set(names) == {case.point for handoff in MODES for case in cases(handoff)}
     assert all(len(name) < points.NAME_BYTES for name in names)
 
 
@@ -60,9 +59,9 @@ def killed_at_all_points(handoff: str, command: list[str]) -> list[Outcome]:
 @pytest.mark.network
 def test_kills_at_every_point() -> None:
     command = points.build()
-    with ProcessPoolExecutor(len(HANDOFFS)) as pool:  # at the same time: each mostly waits
-        found = list(pool.map(killed_at_all_points, HANDOFFS, [command] * len(HANDOFFS)))
-    for handoff, outcomes in zip(HANDOFFS, found, strict=True):
+    with ProcessPoolExecutor(len(MODES)) as pool:  # at the same time: each mostly waits
+        found = list(pool.map(killed_at_all_points, MODES, [command] * len(MODES)))
+    for handoff, outcomes in zip(MODES, found, strict=True):
         assert {str(outcome.case): outcome.wrong for outcome in outcomes if outcome.wrong} == {}
         assert len(outcomes) == len(cases(handoff))
 

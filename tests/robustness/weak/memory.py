@@ -25,7 +25,7 @@ from tests.support.sources import sources
 
 ROOT = Path(__file__).resolve().parents[3]
 BUILD = ROOT / "build" / "weak"
-JUDGED_NAMES = ("bell", "epoch", "mailbox", "orders", "queue", "ready", "schedule", "token")
+JUDGED_NAMES = ("bell", "epoch", "mailbox", "orders", "parts", "queue", "ready", "schedule", "token")
 FILES = (*JUDGED_NAMES, "pool", "repair", "counters")
 """Of shm/: what is judged, and what scenarios need besides."""
 JUDGED = tuple(f"shm/{name}.c" for name in JUDGED_NAMES)

@@ -8,6 +8,7 @@
 #include "shm/epoch.h"
 #include "shm/mailbox.h"
 #include "shm/orders.h"
+#include "shm/parts.h"
 #include "shm/pool.h"
 #include "shm/queue.h"
 #include "shm/ready.h"
@@ -909,6 +910,117 @@ static void prepare_queued(void)
     push(0, 1);
 }
 
+/* --- a lender and a helper: what a part and its place in the room say is plain memory --- */
+
+static void lay_out_parts(void)
+{
+    lay_out(1);
+    s->lending = shared_new(sizeof *s->lending);
+    s->parts = shared_new(PARTS * sizeof *s->parts);
+    s->part_rooms = shared_new(8);
+    s->workers[WORKER_RECEIVER].lends = 1;
+}
+
+static struct part *part(void)
+{
+    return part_of(s, WORKER_RECEIVER, 0);
+}
+
+static void write_and_offer(uint32_t count)
+{
+    part()->count = count;
+    *part_room(s, WORKER_RECEIVER) = (uint8_t)count;
+    part_offer(s, WORKER_RECEIVER, 0);
+    parts_say_offering(s, WORKER_RECEIVER, 1);
+}
+
+/* Adds one to what the part says stands there: done twice is as wrong as not at all. */
+static void do_part(void)
+{
+    if (*part_room(s, WORKER_RECEIVER) != part()->count)
+        fail("the room has %u where the part says %u", *part_room(s, WORKER_RECEIVER), part()->count);
+    *part_room(s, WORKER_RECEIVER) += 1;
+}
+
+/* Takes it back or waits for it, unless `waits` is 0. */
+static void collect(uint32_t count, int waits)
+{
+    uint32_t state = PART_TAKEN;
+    if (part_take_back(s, WORKER_RECEIVER, 0)) {
+        do_part();
+        state = PART_DONE;
+    } else {
+        while (waits && (state = part_read(s, WORKER_RECEIVER, 0)) == PART_TAKEN)
+            ;
+    }
+    if (state == PART_DONE && *part_room(s, WORKER_RECEIVER) != count + 1)
+        fail("a part that is done was not done once: %u", *part_room(s, WORKER_RECEIVER));
+    parts_say_offering(s, WORKER_RECEIVER, 0);
+}
+
+static void lend_0(void)
+{
+    write_and_offer(1);
+    collect(1, 1);
+}
+/* The second time the lender has not waited the first time: only if the part is free it writes there again. */
+static void lend_twice_0(void)
+{
+    write_and_offer(1);
+    collect(1, 0);
+    if (!parts_are_free(s, WORKER_RECEIVER))
+        return;
+    write_and_offer(5);
+    collect(5, 1);
+}
+static void help(uint32_t mark)
+{
+    uint32_t lender, number;
+    if (!part_take(s, mark, &lender, &number))
+        return;
+    do_part();
+    part_done(s, lender, number);
+}
+static void help_1(void)
+{
+    help(worker_mark(WORKER_CONSUMER, 1));
+}
+static void help_2(void)
+{
+    help(worker_mark(WORKER_RECEIVER + 1, 1));
+}
+static void mend_helper_2(void)
+{
+    if (join(1))
+        parts_mend(s, WORKER_CONSUMER, worker_mark(WORKER_CONSUMER, 1));
+}
+/* Repair of the lender, then its next life. */
+static void lend_again_2(void)
+{
+    if (!join(0))
+        return;
+    parts_mend(s, WORKER_RECEIVER, worker_mark(WORKER_RECEIVER, 1));
+    if (!parts_are_free(s, WORKER_RECEIVER))
+        return;
+    write_and_offer(9);
+    collect(9, 1);
+}
+/* A lender that waits for one that died, and uses the room again. */
+static void lend_to_mortal_0(void)
+{
+    write_and_offer(1);
+    collect(1, 1);
+    if (!parts_are_free(s, WORKER_RECEIVER))
+        fail("a part that was done or lost is not free");
+    part()->count = 7;
+    *part_room(s, WORKER_RECEIVER) = 7;
+}
+static void lent_end(unsigned waiting)
+{
+    if (waiting)
+        fail("a lender waits for ever");
+}
+
 /* clang-format off */
 const struct scenario scenarios[] = {
     {"pop", "a producer pushes two chains, a holder pops", 0, lay_out_queue, {push_then_push_0, holder_of_one}, 0, one_producer_end},
@@ -943,6 +1055,10 @@ const struct scenario scenarios[] = {
     {"reaped", "a reader dies and is repaired while control uses again", 0, prepare_trie, {reader_dies_0, repair_reader_1, control_frees_2}, 1, nothing_end},
     {"mailbox", "a ring of one cell, put and read in turns", 0, prepare_one, {put_two_0, read_two_1}, 0, mailbox_end},
     {"endpoint", "an endpoint changes twice under a reader", 0, prepare_one, {endpoint_twice_0, endpoint_read_1}, 0, nothing_end},
+    {"part", "a part is taken back or done by one of two helpers", 0, lay_out_parts, {lend_0, help_1, help_2}, 0, lent_end},
+    {"parts", "a lender that did not wait lends again where it may", 0, lay_out_parts, {lend_twice_0, help_1}, 0, lent_end},
+    {"helper", "a helper dies anywhere and is repaired, its lender writes there again", 0, lay_out_parts, {lend_to_mortal_0, help_1, mend_helper_2}, 2, lent_end},
+    {"lender", "a lender dies anywhere, is repaired, and its next life lends", 0, lay_out_parts, {lend_0, help_1, lend_again_2}, 1, lent_end},
     {"died", "a producer dies anywhere, is repaired, a holder goes on", 1, lay_out_queue, {push_and_schedule_0, hold_scheduled_1, repair_2}, 1, died_end},
     {"holder", "a holder dies anywhere and is repaired", 0, prepare_queued, {hold_and_give_0, repair_holder_2}, 1, died_end},
     {"heirs", "a holder dies anywhere, is repaired, a producer goes on", 1, prepare_queued, {hold_and_give_0, push_one_1, repair_holder_2}, 1, died_end},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import defaultdict, deque
 from typing import Any
 
@@ -517,10 +518,130 @@ class Mailbox(RuleBasedStateMachine):
             assert lib.mailbox_taken(self.data.segment) == self.taken
 
 
+class Parts(RuleBasedStateMachine):
+    """Model: of each part its state and its helper; of each worker whether it says it offers or helps."""
+
+    RECEIVERS = (lib.WORKER_RECEIVER, lib.WORKER_RECEIVER + 1)
+    WORKERS = (*RECEIVERS, lib.WORKER_CONSUMER, lib.WORKER_CONSUMER + 1)
+    NUMBERS = range(lib.PARTS)
+    worker, number = st.sampled_from(WORKERS), st.sampled_from(NUMBERS)
+
+    @initialize(without=st.none() | worker)
+    def begin(self, without: int | None) -> None:
+        """without: the worker that has no memory for parts."""
+        self.data = make(1)
+        self.segment = self.data.segment
+        self.state = {(lender, n): "free" for lender in self.WORKERS for n in self.NUMBERS}
+        self.helper: dict[tuple[int, int], int] = {}
+        self.offering: set[int] = set()
+        self.helping: set[int] = set()
+        self.without = without
+        for lender in self.WORKERS:
+            self.segment.workers[lender].lends = lender != without
+        places = {int(ffi.cast("uintptr_t", lib.part_of(self.segment, *part))) for part in self.state}
+        rooms = sorted(int(ffi.cast("uintptr_t", lib.part_room(self.segment, w))) for w in self.WORKERS)
+        assert len(places) == len(self.state)
+        assert all(b - a >= lib.PART_ROOM_BYTES for a, b in itertools.pairwise(rooms))
+
+    def teardown(self) -> None:
+        if hasattr(self, "data"):
+            self.data.close()
+
+    def bit(self, workers: set[int]) -> int:
+        return sum(1 << self.WORKERS.index(worker) for worker in workers)
+
+    @rule(lender=worker, number=number)
+    def offer(self, lender: int, number: int) -> None:
+        if lender == self.without or self.state[lender, number] != "free":
+            return
+        lib.part_offer(self.segment, lender, number)
+        self.state[lender, number] = "offered"
+
+    @rule(lender=worker, number=number)
+    def take_back(self, lender: int, number: int) -> None:
+        is_back = self.state[lender, number] == "offered"
+        assert bool(lib.part_take_back(self.segment, lender, number)) == is_back
+        if is_back:
+            self.state[lender, number] = "free"
+
+    @rule(lender=worker, says=st.booleans())
+    def say_offering(self, lender: int, says: bool) -> None:
+        lib.parts_say_offering(self.segment, lender, says)
+        (self.offering.add if says else self.offering.discard)(lender)
+
+    @rule(helper=worker, says=st.booleans())
+    def say_helping(self, helper: int, says: bool) -> None:
+        lib.parts_say_helping(self.segment, helper, says)
+        (self.helping.add if says else self.helping.discard)(helper)
+
+    @rule(helper=worker)
+    def take(self, helper: int) -> None:
+        """The last part that is offered by the first lender that says so."""
+        found = [
+            (lender, n)
+            for lender in self.WORKERS
+            for n in reversed(self.NUMBERS)
+            if lender in self.offering and self.state[lender, n] == "offered"
+        ]
+        lender, number = ffi.new("uint32_t *"), ffi.new("uint32_t *")
+        taken = lib.part_take(self.segment, mark(self.data, helper), lender, number)
+        assert bool(taken) == bool(found)
+        if found:
+            assert (lender[0], number[0]) == found[0]
+            self.state[found[0]], self.helper[found[0]] = "taken", helper
+
+    @precondition(lambda self: self.helper)
+    @rule(data=st.data())
+    def done(self, data: st.DataObject) -> None:
+        part = data.draw(st.sampled_from(sorted(self.helper)))
+        lib.part_done(self.segment, *part)
+        del self.helper[part]
+        self.state[part] = "done"
+
+    @rule(lender=worker)
+    def are_free(self, lender: int) -> None:
+        own = [self.state[lender, n] for n in self.NUMBERS]
+        is_free = not {"offered", "taken"} & set(own)
+        assert bool(lib.parts_are_free(self.segment, lender)) == is_free
+        for n in self.NUMBERS:  # up to the first that is not
+            if own[n] in ("offered", "taken"):
+                break
+            self.state[lender, n] = "free"
+
+    @rule(worker=worker)
+    def kill(self, worker: int) -> None:
+        """What it offered is free, what it had taken is lost, what others have of it stays theirs."""
+        lib.repair_worker(self.segment, worker, ffi.new("struct repair *"))
+        for n in self.NUMBERS:
+            if self.state[worker, n] == "offered":
+                self.state[worker, n] = "free"
+        for part in [part for part, helper in self.helper.items() if helper == worker]:
+            del self.helper[part]
+            self.state[part] = "lost"
+        if worker != self.without:
+            self.offering.discard(worker)
+            self.helping.discard(worker)
+
+    @invariant()
+    def agrees(self) -> None:
+        if not hasattr(self, "data"):
+            return
+        assert self.segment.lending.offering == self.bit(self.offering)
+        assert lib.parts_helpers(self.segment) == self.bit(self.helping)
+        words = {word: getattr(lib, f"PART_{word.upper()}") for word in ("free", "offered", "done", "lost")}
+        for part, state in self.state.items():
+            taken = lib.PART_TAKEN | mark(self.data, self.helper.get(part, 0))
+            assert lib.part_of(self.segment, *part).state == words.get(state, taken)
+            read = lib.part_read(self.segment, *part)
+            assert read == (words[state] if state in ("done", "lost") else lib.PART_TAKEN)
+
+
 TestQueuesAndPools = QueuesAndPools.TestCase
 TestQueuesAndPools.settings = BUDGET
 TestScheduling = Scheduling.TestCase
 TestScheduling.settings = BUDGET
+TestParts = Parts.TestCase
+TestParts.settings = BUDGET
 TestMailbox = Mailbox.TestCase
 TestMailbox.settings = BUDGET
 

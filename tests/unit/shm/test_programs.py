@@ -26,6 +26,11 @@ def test_threads_over_one_segment(sanitizer: str, packets: int) -> None:
     assert f"{2 * packets} packets" in run("validate", sanitizer, str(packets))
 
 
+@pytest.mark.parametrize(("sanitizer", "parts"), [("plain", 2000), ("thread", 200), ("address", 400)])
+def test_lenders_and_helpers(sanitizer: str, parts: int) -> None:
+    assert "each message once" in run("lending", sanitizer, str(parts))
+
+
 def test_killed_after_every_instruction() -> None:
     assert "repaired, whole, in order, nothing twice" in run("killed", "plain")
 

@@ -378,6 +378,7 @@ def region_bytes(g: dict[str, int]) -> list[int]:
     """Of each region, from what layout.h says of it."""
     pools = 2 * g["max_receivers"]
     nodes = 1 + pools * g["nodes_a_pool"]
+    lenders = g["max_receivers"] + g["max_consumers"]
     words = -(-lib.DIRECTIONS * g["max_peers"] // 64)
     words += -(-words // 64) + -(-words // 4096)
     rings = -(-g["max_receivers"] * ffi.sizeof("struct mailbox_ring") // lib.MAILBOX_CELL_BYTES)
@@ -395,6 +396,8 @@ def region_bytes(g: dict[str, int]) -> list[int]:
         g["public_key_buckets"] * 4,
         g["max_trie_nodes"] * lib.TRIE_NODE_BYTES,
         g["max_keypairs"] * lib.KEYPAIR_BYTES,
+        ffi.sizeof("struct lending") + lenders * lib.PARTS * ffi.sizeof("struct part"),
+        lenders * lib.PART_ROOM_BYTES,
         (rings + g["max_receivers"] * g["mailbox_cells"]) * lib.MAILBOX_CELL_BYTES,
         nodes * 4,
         nodes * ffi.sizeof("struct node"),

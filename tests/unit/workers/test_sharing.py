@@ -1,0 +1,234 @@
+"""Batches that a holder shares with helpers: order, contents, deaths; and when nothing is shared."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests.support.waiting import until
+from tests.unit.workers.test_data_path import GEOMETRY, KEY, Path, assert_whole, ipv4
+from workers._workers import ffi, lib
+from workers.launch import map_what_packets_need
+
+HELPER = lib.WORKER_CONSUMER + 1
+LENDER = lib.WORKER_CONSUMER
+
+
+@pytest.fixture
+def path() -> Iterator[Path]:
+    made = Path(GEOMETRY | {"max_consumers": 2})
+    for worker in (LENDER, HELPER):
+        made.segment.workers[worker].lends = 1
+        made.segment.workers[worker].incarnation = 1
+    made.holder.mark = lib.worker_mark(LENDER, 1)
+    made.holder.share = lib.SHARE_ALWAYS
+    made.holder.part_wait_ms = 60_000  # a thread may stand still for a while
+    yield made
+    made.close()
+
+
+class Helper:
+    """A thread that does one thing with every part that it takes, until the end of the block."""
+
+    def __init__(self, path: Path, act: Callable[[], object]) -> None:
+        self.act = act
+        self.is_over = threading.Event()
+        self.thread = threading.Thread(target=self.run)
+
+    def run(self) -> None:
+        while not self.is_over.is_set():
+            self.act()
+
+    def __enter__(self) -> None:
+        self.thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.is_over.set()
+        self.thread.join()
+
+
+def helping_holder(path: Path) -> object:
+    holder = ffi.new("struct holder *")
+    lib.holder_initialise(holder, path.segment, lib.aead_new(-1), HELPER)
+    return holder
+
+
+def packets_of(count: int) -> list[bytes]:
+    return [ipv4(os.urandom(400) + n.to_bytes(4, "big")) for n in range(count)]
+
+
+def test_shared_batches_come_out_whole_and_in_order(path: Path) -> None:
+    holder = helping_holder(path)
+    sent = []
+    with Helper(path, lambda: lib.sharing_help(holder)):
+
+        def both_ways_are_helped() -> bool:
+            packets = packets_of(60)
+            sent.append(packets)
+            assert path.carry(packets) == packets
+            return path.counters()["PARTS_HELPED"] > 20
+
+        until(both_ways_are_helped, "parts are done by the helper")
+    counters = path.counters()
+    assert counters["BATCHES_SHARED"] and counters["DROP_KILLED"] == 0
+    assert lib.parts_are_free(path.segment, LENDER)
+    assert_whole(path)
+
+
+def test_no_nonce_is_used_twice_and_none_is_left_out(path: Path) -> None:
+    """All that leaves while helpers seal has the next nonce, and opens."""
+    holder = helping_holder(path)
+    keypair = ffi.cast("struct keypair *", path.segment.keypairs)[1]
+    aead = lib.aead_new(-1)
+
+    def one_round() -> bool:
+        packets, first = packets_of(50), keypair.send_counter
+        for packet in packets:
+            path.inside.send(bytes(10) + packet)
+        received = path.counters()["TUN_RECEIVED"]
+        while path.counters()["TUN_RECEIVED"] < received + len(packets):
+            lib.receiver_run(path.receiver, 0)
+        assert lib.holder_take(path.holder, lib.OUTBOUND)
+        lib.holder_take_turn(path.holder, lib.OUTBOUND, lib.clock_now())
+        for n, packet in enumerate(packets):
+            message = path.udp.recv(2000)
+            assert int.from_bytes(message[8:16], "little") == first + n
+            sealed = ffi.from_buffer("uint8_t[]", bytearray(message[16:]))
+            job = ffi.new("struct aead_job *", {"data": sealed, "length": len(sealed), "counter": first + n})
+            key = ffi.new("uint8_t[32]", KEY)
+            job.key = key
+            lib.aead_open(aead, job, 1)
+            assert job.refused == 0
+            assert bytes(sealed)[: len(packet)] == packet
+        assert keypair.send_counter == first + len(packets)
+        return path.counters()["PARTS_HELPED"] > 10
+
+    with Helper(path, lambda: lib.sharing_help(holder)):
+        until(one_round, "parts are sealed by the helper")
+    lib.aead_free(aead)
+
+
+def test_a_helper_that_dies_costs_its_part_counted(path: Path) -> None:
+    """The rest of the batch goes on, in order; the lender waits for nobody that is dead."""
+    lender, number = ffi.new("uint32_t *"), ffi.new("uint32_t *")
+
+    def die() -> None:
+        if lib.part_take(path.segment, lib.worker_mark(HELPER, 1), lender, number):
+            lib.parts_mend(path.segment, HELPER, lib.worker_mark(HELPER, 1))
+
+    with Helper(path, die):
+
+        def some_is_lost() -> bool:
+            before = path.counters()["DROP_KILLED"]
+            packets = packets_of(60)
+            out = path.carry(packets)
+            assert [packet for packet in packets if packet in out] == out
+            assert path.counters()["DROP_KILLED"] - before == len(packets) - len(out)
+            return path.counters()["DROP_KILLED"] > 0
+
+        until(some_is_lost, "a part is lost")
+    packets = packets_of(60)
+    assert path.carry(packets) == packets
+    assert_whole(path)
+
+
+def test_a_helper_that_stands_still_costs_its_part_and_nothing_is_lent_until_it_is_done(path: Path) -> None:
+    path.holder.part_wait_ms = 20
+    lender, number = ffi.new("uint32_t *"), ffi.new("uint32_t *")
+    taken = []
+
+    def take_one() -> None:
+        if not taken and lib.part_take(path.segment, lib.worker_mark(HELPER, 1), lender, number):
+            taken.append((lender[0], number[0]))
+
+    with Helper(path, take_one):
+
+        def one_is_taken() -> bool:
+            packets = packets_of(60)
+            out = path.carry(packets)
+            assert len(packets) - len(out) == path.counters()["DROP_KILLED"]
+            return bool(taken)
+
+        until(one_is_taken, "a part is taken")
+    shared = path.counters()["BATCHES_SHARED"]
+    packets = packets_of(60)
+    assert path.carry(packets) == packets
+    assert path.counters()["BATCHES_SHARED"] == shared
+    lib.part_done(path.segment, *taken[0])
+    assert path.carry(packets) == packets
+    assert path.counters()["BATCHES_SHARED"] > shared
+    assert_whole(path)
+
+
+@pytest.mark.parametrize("share", [lib.SHARE_NEVER, lib.SHARE_AUTO])
+def test_a_light_load_is_not_shared(path: Path, share: int) -> None:
+    """However many helpers there are."""
+    path.holder.share = share
+    lib.parts_say_helping(path.segment, HELPER, 1)
+    packets = packets_of(50)
+    for _ in range(5):
+        assert path.carry(packets) == packets
+    assert path.counters()["BATCHES_SHARED"] == 0
+
+
+def test_a_corrupt_part_touches_nothing_outside_the_room(path: Path) -> None:
+    """The lender finds its messages lost."""
+    holder = helping_holder(path)
+    part = lib.part_of(path.segment, LENDER, 0)
+    sound = {"counter": 1, "source": 0, "place": 16, "length": 16, "keypair": 1, "refused": 0}
+    size = path.segment.bytes
+    for wrong in (
+        {"keypair": 0}, {"keypair": GEOMETRY["max_keypairs"]}, {"place": 15},
+        {"place": lib.PART_ROOM_BYTES - 8},
+        {"length": lib.PART_ROOM_BYTES}, {"length": 2**32 - 1}, {"place": 2**32 - 1}, {"source": size},
+        {"source": size - 15}, {"source": 2**64 - 1}, {"source": 15},
+    ):  # fmt: skip
+        part.count = 2**32 - 1
+        for message in part.messages:
+            for field, value in (sound | wrong).items():
+                setattr(message, field, value)
+        lib.part_offer(path.segment, LENDER, 0)
+        lib.parts_say_offering(path.segment, LENDER, 1)
+        assert lib.sharing_help(holder) == 1
+        assert lib.part_read(path.segment, LENDER, 0) == lib.PART_DONE
+        assert {message.refused for message in part.messages} == {1}, wrong
+        assert lib.parts_are_free(path.segment, LENDER)
+    assert_whole(path)
+
+
+def test_a_consumer_that_was_called_helps_and_then_sleeps(path: Path) -> None:
+    """It says that it helps while it looks for parts, and no more when it sleeps."""
+    holder = helping_holder(path)
+    holder.share = lib.SHARE_ALWAYS
+    path.device.consumers = 2
+    consumer = lib.consumer_new(holder, 1, -1)
+    with Helper(path, lambda: lib.consumer_run(consumer, lib.clock_now() + 10_000_000)):
+
+        def is_helped() -> bool:
+            packets = packets_of(60)
+            assert path.carry(packets) == packets
+            return path.counters()["PARTS_HELPED"] > 0
+
+        until(is_helped, "the consumer did a part")
+        bell = path.segment.bells[HELPER]
+        until(lambda: bell.sleeping and not lib.parts_helpers(path.segment), "it sleeps")
+    lib.consumer_free(consumer)
+
+
+def mapped(address: int) -> bool:
+    with open("/proc/self/maps") as maps:
+        ranges = [line.split()[0].split("-") for line in maps]
+    return any(int(first, 16) <= address < int(last, 16) for first, last in ranges)
+
+
+def test_whoever_has_no_keys_has_no_parts(path: Path) -> None:
+    """A part has nonces: who could write one would have it used twice."""
+    segment = map_what_packets_need(path.data.fd, path.data.bytes, without_keys=True)
+    base, offset = int(ffi.cast("uintptr_t", segment.base)), segment.header.offset
+    gone = range(offset[lib.REGION_KEYPAIRS], offset[lib.REGION_MAILBOX], 4096)
+    assert {lib.REGION_KEYPAIRS + 1, lib.REGION_KEYPAIRS + 2} == {lib.REGION_PARTS, lib.REGION_PART_ROOMS}
+    assert not any(mapped(base + place) for place in gone)
+    assert mapped(base + offset[lib.REGION_MAILBOX]) and mapped(base + offset[lib.REGION_KEYPAIRS] - 1)
