@@ -29,11 +29,12 @@ WAYS = {
     "inline": 'handoff = "inline"\n',
     "pipeline-no-tun": 'handoff = "pipeline"\ntun_offload = false\n',
     "inline-no-udp": 'handoff = "inline"\nudp_offload = false\n',
+    "inline-shared": 'handoff = "inline"\nshare = "always"\n',
     "inline-none": 'handoff = "inline"\ntun_offload = false\nudp_offload = false\n',
 }
 # With those of test_kills.py each provider has both hand-offs; `scripts/product` has all of it.
 PROVIDERS = {"pipeline": "evp", "inline": "ipsec-mb", "pipeline-no-tun": "ipsec-mb", "inline-no-udp": "evp",
-             "inline-none": "boringssl"}
+             "inline-shared": "ipsec-mb", "inline-none": "boringssl"}
 
 
 def kernel_counter(host: Host, table: str, group: str, name: str) -> int:
@@ -116,4 +117,7 @@ def test_same_bytes_whatever_carries_them(way: str) -> None:
             returned, total = one.host.run([*PYTHON, DATAGRAMS, "send", address, str(PORT)]).stdout.split()
             assert int(returned) == int(total) > 500
         server.stop()
+        if way.endswith("shared"):
+            for counters in (one.counters(), two.counters()):
+                assert counters["batches_shared"] > 0 and counters["parts_helped"] > 0
         tunnel.check()

@@ -1,7 +1,7 @@
-"""Which hand-off and AEAD provider engines of tests run with, by PLAIT_TEST_HANDOFF and PLAIT_TEST_AEAD.
+"""Which hand-off, AEAD provider and sharing engines of tests run with: PLAIT_TEST_HANDOFF, _AEAD and _SHARE.
 
-scripts/product sets them to every combination. What a test asks for itself comes first, and a test that goes
-through hand-offs or providers leaves out the others (`handoffs`).
+scripts/product sets the first two to every combination. What a test asks for itself comes first, and a test
+that goes through hand-offs or providers leaves out the others (`handoffs`).
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from workers.providers import PROVIDERS
 
 HANDOFF, _note = current(os.environ.get("PLAIT_TEST_HANDOFF", ""))
 AEAD = os.environ.get("PLAIT_TEST_AEAD", "")
+SHARE = os.environ.get("PLAIT_TEST_SHARE", "")
 if _note:
     print(f"PLAIT_TEST_HANDOFF: {_note}", file=sys.stderr)
 
@@ -24,7 +25,7 @@ if _note:
 def completed(settings: str | None) -> str | None:
     """An engine's settings with what is asked for and not said in them; None for none."""
     given = tomllib.loads(settings or "")
-    asked = {"handoff": HANDOFF, "aead": AEAD}
+    asked = {"handoff": HANDOFF, "aead": AEAD, "share": SHARE}
     lines = [f'{key} = "{value}"\n' for key, value in asked.items() if value and key not in given]
     return (settings or "") + "".join(lines) if lines else settings
 

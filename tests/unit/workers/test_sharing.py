@@ -232,3 +232,110 @@ def test_whoever_has_no_keys_has_no_parts(path: Path) -> None:
     assert {lib.REGION_KEYPAIRS + 1, lib.REGION_KEYPAIRS + 2} == {lib.REGION_PARTS, lib.REGION_PART_ROOMS}
     assert not any(mapped(base + place) for place in gone)
     assert mapped(base + offset[lib.REGION_MAILBOX]) and mapped(base + offset[lib.REGION_KEYPAIRS] - 1)
+
+
+class Busy:
+    """A holder with the setting "auto" and large batches; what the kernel says of its tasks is in a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        path.holder.share = lib.SHARE_AUTO
+        path.holder.budget = lib.BATCH_PACKETS
+        path.holder.cores = 2
+        path.device.consumers = 2
+        path.holder.loadavg = self.loadavg = os.memfd_create("loadavg")
+        self.say_running(1)
+        lib.bell_announce(path.segment, HELPER)
+
+    def say_running(self, tasks: int) -> None:
+        os.pwrite(self.loadavg, f"0.20 0.18 0.12 {tasks}/80 11206\n".encode().ljust(40), 0)
+
+    def batch(self, count: int = 100, is_busy: bool = True) -> int:
+        """Seal a batch; how many were shared by it."""
+        path, time = self.path, self.path.holder.batch_time
+        time.window, time.large = lib.clock_now() - 20 * 10**9, 20 * 10**9 * is_busy
+        shared, received = (path.counters()[name] for name in ("BATCHES_SHARED", "TUN_RECEIVED"))
+        for first in range(0, count, 50):
+            for packet in packets_of(min(50, count - first)):
+                path.inside.send(bytes(10) + packet)
+            while path.counters()["TUN_RECEIVED"] < received + min(first + 50, count):
+                lib.receiver_run(path.receiver, 0)
+        lib.bell_announce(path.segment, LENDER)
+        assert lib.holder_take(path.holder, lib.OUTBOUND)
+        assert lib.holder_take_turn(path.holder, lib.OUTBOUND, lib.clock_now()) == count
+        assert path.segment.bells[LENDER].sleeping, "it called itself"
+        for _ in range(count):
+            path.udp.recv(2000)
+        return path.counters()["BATCHES_SHARED"] - shared
+
+    @property
+    def called(self) -> bool:
+        """Whether the consumer that sleeps was woken since the last look."""
+        was_called = not self.path.segment.bells[HELPER].sleeping
+        lib.bell_announce(self.path.segment, HELPER)
+        self.path.holder.helper_look = 0
+        return was_called
+
+
+@pytest.fixture
+def busy(path: Path) -> Iterator[Busy]:
+    made = Busy(path)
+    yield made
+    os.close(made.loadavg)
+
+
+def test_a_holder_that_is_busy_shares_large_batches_with_those_that_help(path: Path, busy: Busy) -> None:
+    lib.parts_say_helping(path.segment, HELPER, 1)
+    assert [busy.batch(is_busy=False), busy.batch(count=63)] == [0, 0]
+    assert [busy.batch(), busy.batch(count=64)] == [1, 1]
+
+
+def test_a_holder_that_is_busy_calls_a_consumer_while_a_core_is_idle(path: Path, busy: Busy) -> None:
+    """And shares nothing as long as none has come."""
+    assert busy.batch(is_busy=False) == 0 and not busy.called
+    assert busy.batch() == 0 and busy.called
+    busy.say_running(2)
+    assert busy.batch() == 0 and not busy.called
+    busy.say_running(1)
+    assert busy.batch() == 0 and busy.called
+    assert busy.batch() == 0 and busy.called, "the next one is itself, so the same again"
+    path.holder.helper_look = 2**64 - 1
+    assert busy.batch() == 0 and not busy.called, "no sooner than a millisecond later"
+    path.holder.loadavg = -1
+    assert busy.batch() == 0 and not busy.called, "the kernel does not say"
+    path.holder.loadavg = busy.loadavg
+
+
+def test_batches_of_which_nobody_takes_a_part_are_not_offered_for_a_while(path: Path, busy: Busy) -> None:
+    lib.parts_say_helping(path.segment, HELPER, 1)
+    assert [busy.batch() for _ in range(4)] == [1, 1, 1, 1]
+    assert path.holder.share_again > 0
+    path.holder.share_again = 2**64 - 1
+    assert busy.batch() == 0
+    path.holder.share_again = 0
+    assert busy.batch() == 1
+
+
+@pytest.mark.parametrize(("seconds", "is_busy"), [(0, 0), (9, 0), (11, 1), (20, 1)])
+def test_busy_is_who_had_large_batches_for_half_of_a_window(
+    path: Path, busy: Busy, seconds: int, is_busy: int
+) -> None:
+    """Of a window of 20 s and a little more."""
+    time, node = path.holder.batch_time, ffi.new("uint32_t[]", [1])
+    path.segment.node[1].packets = 100
+    before = lib.clock_now()
+    time.window, time.large, time.is_busy = before - 20 * 10**9, seconds * 10**9, not is_busy
+    lib.sharing_begins(path.holder, node, 1)
+    assert (time.is_busy, time.large) == (is_busy, 0) and before <= time.window == time.begun
+    lib.sharing_ends(path.holder)
+    assert time.large <= lib.clock_now() - time.window and time.begun == 0
+    lib.sharing_ends(path.holder)
+    assert time.begun == 0, "a small batch is no large one"
+
+
+def test_a_helper_whose_core_is_wanted_sleeps(path: Path, busy: Busy) -> None:
+    for tasks in (2, 3):
+        busy.say_running(tasks)
+        assert bool(lib.sharing_core_is_wanted(path.holder)) == (tasks == 3)
+    path.holder.share = lib.SHARE_ALWAYS
+    assert not lib.sharing_core_is_wanted(path.holder)
