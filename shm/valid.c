@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "parts.h"
 #include "queue.h"
 #include "ready.h"
 #include "repair.h"
@@ -120,6 +121,19 @@ static void sets_check(const struct segment *segment, struct report *report)
     }
 }
 
+static void parts_check(const struct segment *segment, uint32_t worker, struct report *report)
+{
+    if (!segment->workers[worker].lends)
+        return; /* there may be no memory */
+    for (uint32_t number = 0; number < PARTS; number++) {
+        uint32_t state = part_of(segment, worker, number)->state;
+        if (state & PART_TAKEN && !mark_is_alive(segment, state & ~PART_TAKEN))
+            fault(report, "worker %u: part %u is taken by nobody alive (%#x)", worker, number, state);
+        if (!(state & PART_TAKEN) && state > PART_LOST)
+            fault(report, "worker %u: part %u reads %#x", worker, number, state);
+    }
+}
+
 uint32_t segment_valid(const struct segment *segment, char *text, uint32_t text_bytes)
 {
     struct report report = { text, text_bytes, 0 };
@@ -143,9 +157,12 @@ uint32_t segment_valid(const struct segment *segment, char *text, uint32_t text_
     }
     nodes_check(segment, met, &report);
     sets_check(segment, &report);
-    for (uint32_t worker = 0; worker < MAX_WORKERS; worker = segment_next_worker(segment, worker))
+    for (uint32_t worker = 0; worker < MAX_WORKERS; worker = segment_next_worker(segment, worker)) {
         if (segment->workers[worker].journal_queue != 0)
             fault(&report, "worker %u: a push in its journal", worker);
+        if (worker >= WORKER_RECEIVER)
+            parts_check(segment, worker, &report);
+    }
     for (uint32_t ring = 0; ring < segment->geometry.max_receivers; ring++)
         if (segment->mailbox[ring].put - segment->mailbox[ring].got > segment->geometry.mailbox_cells)
             fault(&report, "mailbox %u: more messages than cells", ring);

@@ -23,7 +23,7 @@
 #include <time.h>
 #include <unistd.h>
 
-_Static_assert(PARTS * PART_MESSAGES >= SESSION_BATCH, "a batch has more messages than its parts");
+_Static_assert(PARTS *PART_MESSAGES >= SESSION_BATCH, "a batch has more messages than its parts");
 _Static_assert(PART_ROOM_BYTES == GSO_BUFFER_BYTES, "what is cut into one buffer fits the other");
 
 #define BATCH_LEAST 64       /* packets of a batch that is worth sharing */

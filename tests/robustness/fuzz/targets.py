@@ -51,7 +51,7 @@ NAMES = (*C_TARGETS, *PYTHON_TARGETS)
 # Of workers/, what runs without an interface.
 WORKERS = ("clock", "udp", *(f"datapath/{name}" for name in (
     "burst", "mac1_filter", "holder", "holder_inbound", "holder_orders", "holder_outbound", "intake",
-    "receive_tun", "receive_udp", "tun", "turn")))  # fmt: skip
+    "receive_tun", "receive_udp", "sharing", "tun", "turn")))  # fmt: skip
 FLAGS = ["-std=gnu11", "-g", "-O1", "-D_GNU_SOURCE", "-fno-strict-aliasing", "-fno-omit-frame-pointer",
          "-DPATIENCE=1000", "-fsanitize=address,undefined", "-fno-sanitize-recover=all",
          f"-I{ROOT}", f"-I{HERE}"]  # fmt: skip

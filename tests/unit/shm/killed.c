@@ -21,6 +21,62 @@
 #include <unistd.h>
 
 #include "processes.h"
+#include "shm/parts.h"
+
+static void offer(uint32_t lender)
+{
+    for (uint32_t number = 0; number < 2; number++)
+        part_offer(&segment, lender, number);
+    parts_say_offering(&segment, lender, 1);
+}
+
+static void before_offered(void)
+{
+    before_empty();
+    segment.workers[LIVE_RECEIVER].lends = segment.workers[DEAD_CONSUMER].lends = 1;
+    offer(LIVE_RECEIVER);
+}
+
+static void before_lending(void)
+{
+    before_empty();
+    segment.workers[DEAD_RECEIVER].lends = 1;
+}
+
+static void child_help(void)
+{
+    uint32_t lender, number;
+    parts_say_helping(&segment, DEAD_CONSUMER, 1);
+    while (part_take(&segment, mark_of(&segment, DEAD_CONSUMER), &lender, &number))
+        part_done(&segment, lender, number);
+    parts_say_helping(&segment, DEAD_CONSUMER, 0);
+}
+
+static void child_lend(void)
+{
+    if (!parts_are_free(&segment, DEAD_RECEIVER))
+        _exit(3);
+    offer(DEAD_RECEIVER);
+    for (uint32_t number = 0; number < 2; number++)
+        if (!part_take_back(&segment, DEAD_RECEIVER, number))
+            _exit(4);
+    parts_say_offering(&segment, DEAD_RECEIVER, 0);
+}
+
+/* After the repair: nothing of the dead is offered, its lender learns of each part, no hint names it. */
+static void parts_are_mended(uint32_t dead)
+{
+    if (segment.workers[dead].lends) {
+        CHECK(parts_are_free(&segment, dead), "%s, step %u: the dead one's parts", scenario, step);
+        CHECK(segment.lending->helpers == 0, "%s, step %u: helpers %llx", scenario, step,
+              (unsigned long long)segment.lending->helpers);
+    }
+    if (segment.workers[LIVE_RECEIVER].lends)
+        for (uint32_t number = 0; number < 2; number++)
+            CHECK(part_take_back(&segment, LIVE_RECEIVER, number) ||
+                      part_read(&segment, LIVE_RECEIVER, number) != PART_TAKEN,
+                  "%s, step %u: part %u is waited for", scenario, step, number);
+}
 
 static const struct scenario {
     const char *name;
@@ -44,6 +100,8 @@ static const struct scenario {
     { "consume by two, stub inside", DEAD_CONSUMER, before_stub_inside, child_consume_by_two },
     { "consume, counted full", DEAD_CONSUMER, before_full, child_consume },
     { "give, more came", DEAD_CONSUMER, before_held, child_give },
+    { "help with two", DEAD_CONSUMER, before_offered, child_help },
+    { "lend two", DEAD_RECEIVER, before_lending, child_lend },
     { "inline, stub inside", DEAD_RECEIVER, before_stub_inside, child_inline },
 };
 
@@ -64,6 +122,7 @@ static void aftermath(uint32_t dead, int live_first)
             ;
     repair_worker(&segment, dead, &repair);
     world_check(&segment);
+    parts_are_mended(dead);
     if (!queue_is_empty(&segment, QUEUE))
         CHECK(token_read(&segment, QUEUE) == TOKEN_QUEUED, "%s, step %u: packets wait, the token is %#x", scenario,
               step, token_read(&segment, QUEUE));
@@ -75,6 +134,14 @@ static void aftermath(uint32_t dead, int live_first)
     CHECK(missing <= repair.packets_lost, "%s, step %u: %u packets missing, %u counted as lost", scenario, step,
           missing, repair.packets_lost);
     everything_is_home();
+}
+
+/* All but the rooms of lenders, which nobody uses here. */
+static void memory_copy(char *to, const char *from)
+{
+    uint64_t rooms = segment.header->offset[REGION_PART_ROOMS], behind = segment.header->offset[REGION_PART_ROOMS + 1];
+    memcpy(to, from, rooms);
+    memcpy(to + behind, from + behind, segment.bytes - behind);
 }
 
 /* Runs one scenario to its end; the number of instructions, or 0 when stepping is not allowed. */
@@ -102,10 +169,10 @@ static uint32_t scenario_run(const struct scenario *run, int live_first)
         CHECK(waitpid(child, &status, 0) == child, "waitpid: %s", strerror(errno));
         if (!WIFSTOPPED(status))
             break;
-        memcpy(image, segment.base, segment.bytes);
+        memory_copy(image, segment.base);
         ledger_image = *ledger;
         aftermath(run->dead, live_first);
-        memcpy(segment.base, image, segment.bytes);
+        memory_copy(segment.base, image);
         *ledger = ledger_image;
         CHECK(ptrace(PTRACE_SINGLESTEP, child, NULL, NULL) == 0, "no step: %s", strerror(errno));
     }

@@ -25,6 +25,7 @@ GENERATION = 7 << 32
 IN, OUT = 2, 3  # the queues of row 1
 INS, OUTS = (1, 2 * A_POOL + 2), (A_POOL + 1, NODES)  # the first and the last node of a pool among them
 STUB = lib.STUB_FIRST + IN
+LENDER = lib.WORKER_CONSUMER + SETS - 1
 TURNS = NODES + 2  # of a walk that does not end by itself
 HELD = lib.TOKEN_HELD | lib.worker_mark(lib.WORKER_CONSUMER, 1)
 IN_HAND, IN_OTHERS = (lib.NODE_IN_HAND | lib.worker_mark(lib.WORKER_CONSUMER + n, 1) for n in (0, 1))
@@ -86,6 +87,17 @@ def acts(*each: Act) -> Act:
     return lambda segment: [act(segment) for act in each]
 
 
+def part(word: int, lends: int = 1) -> Act:
+    """The last part of the last worker."""
+
+    def act(segment: Any) -> None:
+        segment.workers[LENDER].lends = lends
+        last = lib.part_of(segment, LENDER, lib.PARTS - 1)
+        last.state = word
+
+    return act
+
+
 WHOLE: dict[str, Act] = {
     "the holder has a node in hand that head still names":
         lambda s: s.states.__setitem__(INS[0], IN_HAND),
@@ -96,6 +108,9 @@ WHOLE: dict[str, Act] = {
     "the stub in the middle": lambda s: to_stub(s, INS[1]),
     "a row that was never used": forget,
     "a dead queue": lambda s: token(s, LAST_QUEUE, lib.TOKEN_DEAD),
+    "a part that somebody alive has": part(lib.PART_TAKEN | lib.worker_mark(lib.WORKER_RECEIVER, 1)),
+    "a part that is lost": part(lib.PART_LOST),
+    "a part of a worker without parts": part(99, lends=0),
     "a full mailbox": lambda s: setattr(s.mailbox[1], "put", GEOMETRY["mailbox_cells"]),
     "a message in the first cell": lambda s: setattr(getattr(s.cells[0], "from"), "port", 9),
     "a mailbox whose counts wrapped": acts(lambda s: setattr(s.mailbox[0], "put", 2),
@@ -191,6 +206,10 @@ BROKEN: dict[str, tuple[Act, str]] = {
                                            "1: node 2: queued, but no list reaches it"),
     "control's first row without summaries": bit(0, 0),
     "the last consumer's last queue without summaries": bit(2 * LAST + 1, SETS),
+    "a part of a former life": (part(lib.PART_TAKEN | BURIED),
+                                f"1: worker {LENDER}: part 7 is taken by nobody alive "
+                                f"({lib.PART_TAKEN | BURIED:#x})"),
+    "a part without meaning": (part(4), f"1: worker {LENDER}: part 7 reads 0x4"),
     "too many messages": (lambda s: setattr(s.mailbox[1], "put", GEOMETRY["mailbox_cells"] + 1),
                           "1: mailbox 1: more messages than cells"),
     "more read than written": (lambda s: setattr(s.mailbox[0], "got", 1),
