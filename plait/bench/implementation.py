@@ -31,12 +31,13 @@ CABLE = "bare cable"
 
 @dataclass(frozen=True)
 class Implementation:
-    """One column. command: None for the bare cable. handoff: of Plait; "" is its default."""
+    """One column. command: None for the bare cable. handoff, share: of Plait; "" is its default."""
 
     title: str
     version: str
     command: tuple[str, ...] | None
     handoff: str = ""
+    share: str = ""
     is_plait: bool = False
     path: str = ""  # of the program
 

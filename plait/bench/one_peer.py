@@ -17,9 +17,9 @@ import socket
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from statistics import median
-from typing import Any
+from typing import Any, get_args
 
 import click
 
@@ -35,6 +35,7 @@ from plait.handoff_option import HandoffChoice
 from plait.lab import namespaces as lab
 from plait.lab.namespaces import Lab
 from plait.signals import interruptible
+from workers.sharing import Share
 
 GATEWAY, PEER = ADDRESSES[:2]
 DIRECTIONS = ("inbound", "outbound")
@@ -81,13 +82,18 @@ class Row:
     help="Another engine, as of `plait bench tunnel`. May be given again.",
 )
 @click.option("--handoff", "handoffs", multiple=True, type=HandoffChoice(), help="Plait in this mode.")
+@click.option(
+    "--share", "shares", multiple=True, type=click.Choice(get_args(Share)),
+    help="Plait with this setting `share`; several are compared with each other.",
+)  # fmt: skip
 # Outbound is one session, which ends after 180 s.
 @click.option("--seconds", type=click.IntRange(1, 150), default=2, show_default=True, help="Of a direction.")
 @click.option("--runs", type=click.IntRange(1, 100), default=3, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="The same as JSON.")
 def one_peer(
-    others: tuple[str, ...], handoffs: tuple[str, ...], seconds: int, runs: int, as_json: bool
-) -> None:
+    others: tuple[str, ...], handoffs: tuple[str, ...], shares: tuple[str, ...], seconds: int, runs: int,
+    as_json: bool,
+) -> None:  # fmt: skip
     """Measure how much of one direction of one peer an engine carries, and what a second core adds.
 
     Inbound the packets are sealed beforehand, outbound they are super-packets; what comes out is discarded.
@@ -100,7 +106,12 @@ def one_peer(
         first = lacks[0]
         mend = f"{first.next_step}; `plait doctor` tells all"
         raise Failure(f"the bench cannot start: {first.what}", first.why, mend)
-    implementations = [one for one in chosen(others, list(dict.fromkeys(handoffs))) if one.command]
+    implementations = [
+        variant
+        for one in chosen(others, list(dict.fromkeys(handoffs)))
+        if one.command
+        for variant in _sharing(one, shares)
+    ]
     try:
         with interruptible():
             rows = measure(implementations, sorted(os.sched_getaffinity(0)), seconds, runs)
@@ -112,6 +123,13 @@ def one_peer(
         sys.stdout.write("\n")
     else:
         _show(implementations, rows, seconds, runs)
+
+
+def _sharing(one: Implementation, shares: Sequence[str]) -> list[Implementation]:
+    """Plait once for each of the settings `share`; another engine as it is."""
+    if not one.is_plait or not shares:
+        return [one]
+    return [replace(one, title=f"{one.title} share {share}", share=share) for share in dict.fromkeys(shares)]
 
 
 def measure(
@@ -177,8 +195,9 @@ class Gateway:
         (private, public), (own, own_public) = lab.keypair(), lab.keypair()
         one = self._implementation
         on_cores = ("taskset", "-c", ",".join(map(str, self._cores)), *(one.command or ()))
-        settings = f'handoff = "{one.handoff}"\n' if one.handoff else None
-        self._engine = self._gateway.engine(INTERFACE, on_cores, settings=settings)
+        said = {"handoff": one.handoff, "share": one.share}
+        settings = "".join(f'{key} = "{word}"\n' for key, word in said.items() if word)
+        self._engine = self._gateway.engine(INTERFACE, on_cores, settings=settings or None)
         peers = [lab.Peer(own_public, [f"{PEER}/32"])]
         self._engine.configure(private, peers, [f"{GATEWAY}/24"], PORT, MTU)
         self._keys = base64.b64decode(own), base64.b64decode(public)

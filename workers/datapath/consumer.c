@@ -134,30 +134,29 @@ static void say_helping(struct consumer *consumer, int helps, uint64_t now)
     }
 }
 
-/* 0 when it is time to sleep. */
+/* 0 when there is nothing to help with any more. */
 static int help(struct consumer *consumer)
 {
     uint64_t now;
+    int did;
 
     if (!consumer->helps)
         return 0;
-    if (sharing_help(consumer->holder)) {
-        consumer->helped = clock_now();
-        return 1;
-    }
+    did = sharing_help(consumer->holder);
     now = clock_now();
     priority_check(&consumer->priority, now);
+    if (did)
+        consumer->helped = now;
     if (now >= consumer->wanted_look) {
         consumer->wanted_look = now + WANTED_NS;
         if (sharing_core_is_wanted(consumer->holder))
-            consumer->helped = 0;
+            say_helping(consumer, 0, now);
     }
-    if (now - consumer->helped > HELP_NS) {
+    if (now - consumer->helped > HELP_NS)
         say_helping(consumer, 0, now);
-        return 0;
-    }
-    relax();
-    return 1;
+    if (!did)
+        relax();
+    return did || consumer->helps;
 }
 
 /* Returns after a sleep, or at once if there is work or a message. */
