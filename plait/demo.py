@@ -121,11 +121,8 @@ def run(
         mend = f"{first.next_step}; `plait doctor` tells all"
         raise Failure(f"the demo cannot start: {first.what}", first.why, mend)
     result = Result()
-    try:
-        with interruptible(), steps("demo") as step:
-            _measure(result, step, seconds, command, pings, foreign)
-    except lab.LabError as error:
-        raise Failure(error.what, error.why, error.next_step) from error
+    with interruptible(), steps("demo") as step:
+        _measure(result, step, seconds, command, pings, foreign)
     if as_json:
         json.dump(dataclasses.asdict(result), sys.stdout, indent=2)
         sys.stdout.write("\n")

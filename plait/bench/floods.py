@@ -98,7 +98,7 @@ class Scene:
     """The four hosts and what can be asked of them."""
 
     def __init__(self, lab: Lab, settings: str | None) -> None:
-        from plait.lab.namespaces import LabError, Peer, keypair
+        from plait.lab.namespaces import Peer, keypair
 
         names = ["gateway", "honest", "victim", "attacker"]
         self.gateway, self.honest, self.victim, self.attacker = lab.add_hosts(names)
@@ -114,11 +114,10 @@ class Scene:
         self.engine.configure(keys[0][0], peers, [f"{GATEWAY}/24"], PORT)
         self.index = self._seen_index(cables[1].interface(self.victim))
         if not self.honest.ping(GATEWAY, 3).received:
-            raise LabError("no tunnel", "the honest peer's echoes are not answered", "Try `plait demo`")
+            raise Failure("no tunnel", "the honest peer's echoes are not answered", "Try `plait demo`")
 
     def _seen_index(self, interface: str) -> int:
         """The receiver index in a data message on the victim's cable, as anybody there may see it."""
-        from plait.lab.namespaces import LabError
 
         with self.victim.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(3)) as wire:
             wire.bind((interface, 0))
@@ -134,7 +133,7 @@ class Scene:
                     if to_gateway and message[:4] == struct.pack("<I", 4) and packet[12:16] != b"":
                         return int(struct.unpack_from("<I", message, 4)[0])
             except TimeoutError:
-                raise LabError(
+                raise Failure(
                     "no data message on the victim's cable", "nothing was seen for 10 s", "Try `plait demo`"
                 ) from None
 
@@ -182,21 +181,18 @@ def measure(scene: Scene, flood: Flood, seconds: int) -> Found:
 
 def run(seconds: int, settings: str | None, report: Callable[[str], None]) -> list[Found]:
     """All floods. Failure when the hosts or engines cannot be had."""
-    from plait.lab.namespaces import Lab, LabError, missing
+    from plait.lab.namespaces import Lab, missing
 
     lacks = missing("wg", "iperf3", "ping")
     if lacks:
         raise Failure(lacks[0].what, lacks[0].why, lacks[0].next_step)
     found = []
-    try:
-        with Lab() as lab:
-            report("four hosts, three engines, two tunnels")
-            scene = Scene(lab, settings)
-            for flood in floods(scene.index):
-                report(f"{flood.title}, {flood.bytes} bytes")
-                found.append(measure(scene, flood, seconds))
-    except LabError as error:
-        raise Failure(error.what, error.why, error.next_step) from error
+    with Lab() as lab:
+        report("four hosts, three engines, two tunnels")
+        scene = Scene(lab, settings)
+        for flood in floods(scene.index):
+            report(f"{flood.title}, {flood.bytes} bytes")
+            found.append(measure(scene, flood, seconds))
     return found
 
 

@@ -47,11 +47,8 @@ def run(file: str, as_json: bool) -> None:
     lacks = lab.missing("wg", lab.PLAIT[0])
     if lacks:
         raise Failure(f"the bench cannot start: {lacks[0].what}", lacks[0].why, lacks[0].next_step)
-    try:
-        with interruptible(), progress(sum(_estimate(size) for size in SIZES)) as told:
-            points = [_measure(size, told) for size in SIZES]
-    except lab.LabError as error:
-        raise Failure(error.what, error.why, error.next_step) from error
+    with interruptible(), progress(sum(_estimate(size) for size in SIZES)) as told:
+        points = [_measure(size, told) for size in SIZES]
     draw(points, Path(file))
     if as_json:
         json.dump([asdict(point) for point in points], sys.stdout, indent=2)

@@ -112,11 +112,8 @@ def one_peer(
         if one.command
         for variant in _sharing(one, shares)
     ]
-    try:
-        with interruptible():
-            rows = measure(implementations, sorted(os.sched_getaffinity(0)), seconds, runs)
-    except lab.LabError as error:
-        raise Failure(error.what, error.why, error.next_step) from error
+    with interruptible():
+        rows = measure(implementations, sorted(os.sched_getaffinity(0)), seconds, runs)
     if as_json:
         names = {one.title: one.name for one in implementations}
         json.dump({"engines": names, "rows": [asdict(row) for row in rows]}, sys.stdout, indent=2)

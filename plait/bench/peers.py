@@ -78,19 +78,16 @@ def run(*, peers: int, others: Sequence[str], as_json: bool) -> None:
             f"the bench cannot start: {first.what}", first.why, f"{first.next_step}; see `plait doctor`"
         )
     engines = [one for one in chosen(others, ()) if one.command is not None]
-    try:
-        with interruptible(), progress(60.0 * len(engines) + 30) as told:
-            found = []
-            for one in engines:
-                count = peers if one.is_plait else min(peers, WIREGUARD_GO_MOST)
-                assert one.command is not None
-                found.append(gateway(one.name, one.command, count, one.is_plait, told))
-            told.step("sessions", 15)
-            sessions = _apart("sessions", min(peers, SESSIONS))
-            told.step("lookups", 15)
-            lookups = _apart("lookups", peers)
-    except lab.LabError as error:
-        raise Failure(error.what, error.why, error.next_step) from error
+    with interruptible(), progress(60.0 * len(engines) + 30) as told:
+        found = []
+        for one in engines:
+            count = peers if one.is_plait else min(peers, WIREGUARD_GO_MOST)
+            assert one.command is not None
+            found.append(gateway(one.name, one.command, count, one.is_plait, told))
+        told.step("sessions", 15)
+        sessions = _apart("sessions", min(peers, SESSIONS))
+        told.step("lookups", 15)
+        lookups = _apart("lookups", peers)
     answer = {
         "engines": [asdict(one) for one in found],
         "bytes_by_part": parts(),
@@ -157,7 +154,7 @@ def _tunnel(hosts: Lab, client: Host, host: Host, command: Sequence[str], is_pla
     to_gateway = Peer(keys["gateway"][1], [f"{INSIDE[0]}/32"], endpoint)
     other.configure(keys["client"][0], [to_gateway], [f"{INSIDE[1]}/24"], PORT)
     if not client.ping(INSIDE[0], 3, 0.1).received:
-        raise lab.LabError("no answer through the tunnel", "three pings were lost", "Look at `plait events`")
+        raise Failure("no answer through the tunnel", "three pings were lost", "Look at `plait events`")
     return engine
 
 

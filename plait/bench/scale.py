@@ -58,11 +58,8 @@ def run(*, seconds: int, runs: int, as_json: bool) -> None:
         mend = f"{first.next_step}; `plait doctor` tells all"
         raise Failure(f"the bench cannot start: {first.what}", first.why, mend)
     cores = sorted(os.sched_getaffinity(0))
-    try:
-        with interruptible():
-            steps = _steps(cores, seconds, runs)
-    except lab.LabError as error:
-        raise Failure(error.what, error.why, error.next_step) from error
+    with interruptible():
+        steps = _steps(cores, seconds, runs)
     if as_json:
         answer = {
             "cores": len(cores),

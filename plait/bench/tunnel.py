@@ -57,11 +57,8 @@ def run(
         plotting.require()
     load = os.getloadavg()[0]
     with nullcontext() if json_file is None else ResultFile(json_file) as file:
-        try:
-            with interruptible():
-                samples = measure(implementations, figures.selected(only), Effort(seconds), runs)
-        except lab.LabError as error:
-            raise Failure(error.what, error.why, error.next_step) from error
+        with interruptible():
+            samples = measure(implementations, figures.selected(only), Effort(seconds), runs)
         result = summary(implementations, samples, seconds, runs, load)
         if json_file != "-":
             tunnel_table.show(result)

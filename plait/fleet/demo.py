@@ -48,12 +48,9 @@ def run(*, clients: int, store: str, svg: str | None, as_json: bool) -> int:
     check(store)
     with contextlib.ExitStack() as stack:
         file = None if svg is None else stack.enter_context(ResultFile(svg))
-        try:
-            stack.enter_context(interruptible())
-            step = stack.enter_context(steps("fleet demo"))
-            result = play(clients, store, step)
-        except lab.LabError as error:
-            raise Failure(error.what, error.why, error.next_step) from error
+        stack.enter_context(interruptible())
+        step = stack.enter_context(steps("fleet demo"))
+        result = play(clients, store, step)
         if file is not None:
             file.last(picture(result))
     if as_json:

@@ -38,6 +38,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
+from plait.failure import Failure
 from plait.keys import preshared_key as preshared_key
 from plait.keys import private_key, public_key
 from plait.watch.processes import GONE, children, process_stat, pss_bytes
@@ -73,34 +74,26 @@ exec "$@"
 """
 
 
-class LabError(Exception):
-    """Something of the lab failed: what, why, and the next step."""
-
-    def __init__(self, what: str, why: str, next_step: str) -> None:
-        super().__init__(f"{what}: {why}. {next_step}")
-        self.what, self.why, self.next_step = what, why, next_step
-
-
-def missing(*programs: str) -> list[LabError]:
+def missing(*programs: str) -> list[Failure]:
     """What this machine lacks to run a lab; empty when it can. programs: needed beyond the lab's own."""
-    lacks: list[LabError] = []
+    lacks: list[Failure] = []
     if os.geteuid() != 0:  # first: programs that root alone can see may be missing as well
-        lacks.append(LabError("not root", "namespaces need CAP_SYS_ADMIN and more", "Run it as root"))
+        lacks.append(Failure("not root", "namespaces need CAP_SYS_ADMIN and more", "Run it as root"))
     wanted = dict.fromkeys(("ip", "mount", "unshare", "nsenter", *programs))
     if absent := [program for program in wanted if shutil.which(program, path=search_path()) is None]:
         is_one = len(absent) == 1
         why = "the program is not on PATH" if is_one else "these programs are not on PATH"
-        lacks.append(LabError(f"no {', '.join(absent)}", why, how_to_get(absent)))
+        lacks.append(Failure(f"no {', '.join(absent)}", why, how_to_get(absent)))
     if os.geteuid() != 0:
         return lacks
     if not os.path.exists("/dev/net/tun"):
-        lacks.append(LabError("no /dev/net/tun", "the tun module is not there",
-                              "Run 'modprobe tun', or give the container the device"))
+        lacks.append(Failure("no /dev/net/tun", "the tun module is not there",
+                             "Run 'modprobe tun', or give the container the device"))
     if not lacks:
         try:
             with Lab() as lab:
                 lab.host("probe")
-        except LabError as error:
+        except Failure as error:
             lacks.append(error)
     return lacks
 
@@ -212,13 +205,13 @@ class Process:
         return self._popen.poll()
 
     def wait(self, timeout: float = 60) -> int:
-        """Exit code; negative for a signal. LabError when it still runs after timeout seconds."""
+        """Exit code; negative for a signal. Failure when it still runs after timeout seconds."""
         if self._popen.returncode is None:
             ending = select.poll()  # select() would refuse an fd above 1023
             ending.register(self._pidfd, select.POLLIN)
             if not ending.poll(timeout * 1000):
-                raise LabError(f"'{' '.join(self.arguments)}' still runs", f"not finished after {timeout} s",
-                               f"Its output: {self.output()[-2000:] or '(none)'}")
+                raise Failure(f"'{' '.join(self.arguments)}' still runs", f"not finished after {timeout} s",
+                              f"Its output: {self.output()[-2000:] or '(none)'}")
             self._popen.wait()
         return self._popen.returncode
 
@@ -264,7 +257,7 @@ class Engine:
         return self.host.root / "run/wireguard" / f"{self.interface}.sock"
 
     def wait_ready(self, timeout: float = 60) -> Engine:
-        """Until the UAPI socket accepts. LabError with the engine's own words if it fails."""
+        """Until the UAPI socket accepts. Failure with the engine's own words if it fails."""
         deadline = time.monotonic() + timeout
         while True:
             with socket.socket(socket.AF_UNIX) as probe, contextlib.suppress(OSError):
@@ -272,9 +265,9 @@ class Engine:
                 return self
             code = self.process.poll()
             if code or time.monotonic() > deadline:
-                raise LabError(f"'{' '.join(self.process.arguments)}' did not start in host {self.host.name}",
-                               f"exit code {code}" if code else f"no UAPI socket after {timeout} s",
-                               f"It said: {self.process.output()[-2000:] or '(nothing)'}")
+                raise Failure(f"'{' '.join(self.process.arguments)}' did not start in host {self.host.name}",
+                              f"exit code {code}" if code else f"no UAPI socket after {timeout} s",
+                              f"It said: {self.process.output()[-2000:] or '(nothing)'}")
             time.sleep(0.002)
 
     def uapi(self, text: str, timeout: float = 60) -> str:
@@ -350,8 +343,8 @@ class Host:
         if self._holder.stdout.readline() != b"ready\n":
             why = self._holder.stderr.read().decode(errors="replace").strip()
             self.close()
-            raise LabError(f"cannot make host {self.name}", why or "the holder ended",
-                           "Run as root with CAP_SYS_ADMIN (a chroot: bind-mount its root onto itself first)")
+            raise Failure(f"cannot make host {self.name}", why or "the holder ended",
+                          "Run as root with CAP_SYS_ADMIN (a chroot: bind-mount its root onto itself first)")
         self.pid = next(iter(children(self._holder.pid)))
 
     @property
@@ -382,7 +375,7 @@ class Host:
     def run(self, arguments: Sequence[str], *, environment: Mapping[str, str] | None = None,
             text: str | None = None, timeout: float = 60,
             check: bool = True) -> subprocess.CompletedProcess[str]:
-        """Run a program in the host to its end. LabError when check is set and it fails."""
+        """Run a program in the host to its end. Failure when check is set and it fails."""
         with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
             process = self._popen(arguments, environment, text, out, err)
             try:
@@ -393,8 +386,8 @@ class Host:
                 process.close()
                 self._processes.remove(process)
         if check and code:
-            raise LabError(f"'{' '.join(arguments)}' failed in host {self.name}", f"exit code {code}",
-                           f"It said: {(stderr or stdout).strip()[-2000:]}")
+            raise Failure(f"'{' '.join(arguments)}' failed in host {self.name}", f"exit code {code}",
+                          f"It said: {(stderr or stdout).strip()[-2000:]}")
         return subprocess.CompletedProcess(list(arguments), code, stdout, stderr)
 
     def ip(self, *commands: str) -> None:
@@ -475,9 +468,9 @@ class Host:
                     if columns[3] == "0A" and int(columns[1].rpartition(":")[2], 16) == port:
                         return
             time.sleep(0.002)
-        raise LabError(f"nothing listens on TCP port {port} of host {self.name}",
-                       f"'{' '.join(process.arguments)}' is not ready after {timeout} s",
-                       f"Its output: {process.output()[-2000:] or '(none)'}")
+        raise Failure(f"nothing listens on TCP port {port} of host {self.name}",
+                      f"'{' '.join(process.arguments)}' is not ready after {timeout} s",
+                      f"Its output: {process.output()[-2000:] or '(none)'}")
 
     def ping(self, address: str, count: int = 5, interval: float | None = None, wait: float = 10,
              size: int = 56, *, whole: bool = False) -> Ping:
@@ -611,8 +604,8 @@ class Lab:
         done = subprocess.run(["ip", *arguments], capture_output=True, text=True, check=False,
                               env={**os.environ, "PATH": search_path()})
         if done.returncode:
-            raise LabError(f"'ip {' '.join(arguments)}' failed", done.stderr.strip(),
-                           "Check that this kernel has the veth module")
+            raise Failure(f"'ip {' '.join(arguments)}' failed", done.stderr.strip(),
+                          "Check that this kernel has the veth module")
 
     def close(self) -> None:
         """Take everything down. May be called twice."""

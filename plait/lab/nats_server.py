@@ -13,8 +13,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from plait.failure import Failure
 from plait.lab.examples import example
-from plait.lab.namespaces import Host, LabError, Process
+from plait.lab.namespaces import Host, Process
 
 if TYPE_CHECKING:
     from nats.js.kv import KeyValue
@@ -72,7 +73,7 @@ class NatsServer:
         while "Server is ready" not in process.output():
             if process.poll() is not None or time.monotonic() > until:
                 why = process.output().strip()[-500:] or "it said nothing"
-                raise LabError("NATS does not start", why, "See what it says")
+                raise Failure("NATS does not start", why, "See what it says")
             time.sleep(0.02)
         self._bucket = self._thread.submit(self._runner.run, self._made()).result()
 
@@ -96,7 +97,7 @@ class NatsServer:
             self._thread.submit(self._runner.run, self._put(list(rows))).result()
         except (Error, OSError) as error:
             why = str(error).removeprefix("nats: ") or type(error).__name__
-            raise LabError("peers cannot be written to NATS", why, "Is it running?") from error
+            raise Failure("peers cannot be written to NATS", why, "Is it running?") from error
 
     async def _put(self, rows: Iterable[tuple[str, str]]) -> None:
         for key, prefix in rows:

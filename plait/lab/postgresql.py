@@ -12,8 +12,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from plait.failure import Failure
 from plait.lab.examples import example
-from plait.lab.namespaces import Host, LabError, Process, how_to_get
+from plait.lab.namespaces import Host, Process, how_to_get
 
 if TYPE_CHECKING:
     import psycopg
@@ -47,7 +48,7 @@ class PostgreSQL:
         folder = programs()
         if folder is None:
             why = "the program is not below /usr/lib/postgresql"
-            raise LabError("no initdb", why, how_to_get(["initdb"]))
+            raise Failure("no initdb", why, how_to_get(["initdb"]))
         self.host, self._programs, self._listen = host, folder, listen
         self.process: Process | None = None
         self.host.run(["install", "-d", "-o", str(USER), "-g", str(USER), str(self.place)])
@@ -60,7 +61,7 @@ class PostgreSQL:
         """Behind it, the server runs, with its tables; `gateway` may read them."""
         if self._initdb.wait():
             why = self._initdb.output().strip()[-500:] or "it said nothing"
-            raise LabError("PostgreSQL cannot be set up", why, "Free some memory: its files are kept there")
+            raise Failure("PostgreSQL cannot be set up", why, "Free some memory: its files are kept there")
         (self.outside / "data/pg_hba.conf").write_text(ACCESS)
         self.start()
         self.run(f"create database {DATABASE}", database="postgres")
@@ -96,7 +97,7 @@ class PostgreSQL:
         while not self._is_up():
             if process.poll() is not None or time.monotonic() > until:
                 why = process.output().strip()[-500:] or "it said nothing"
-                raise LabError("PostgreSQL does not start", why, "See what it says")
+                raise Failure("PostgreSQL does not start", why, "See what it says")
             time.sleep(0.02)
 
     def _is_up(self) -> bool:
@@ -143,4 +144,4 @@ class PostgreSQL:
                 cursor.executemany(statement, list(rows))
         except psycopg.Error as error:
             why = str(error).partition("\n")[0]  # the library's next step follows
-            raise LabError("peers cannot be written to PostgreSQL", why, "Is it running?") from error
+            raise Failure("peers cannot be written to PostgreSQL", why, "Is it running?") from error

@@ -24,7 +24,8 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Final
 
-from plait.lab.namespaces import Lab, LabError
+from plait.failure import Failure
+from plait.lab.namespaces import Lab
 from plait.lab.soak_books import ON_THE_WIRE, Account, balance
 from plait.lab.soak_deeds import HANDED_OVER, OPERATIONS, Operation, Unavailable
 from plait.lab.soak_scene import BACK_SECONDS, INTERFACE, Scene, Side
@@ -32,7 +33,7 @@ from plait.lab.soak_scene import BACK_SECONDS, INTERFACE, Scene, Side
 FLOW_SECONDS: Final = 20.0  # until packets must flow again
 REST_SECONDS: Final = 10.0  # until the books must balance
 MEMORY_SLACK: Final = 24 << 20  # bytes by which two samples of live processes may differ
-FAULTS: Final = (OSError, LabError, RuntimeError, KeyError)  # of a deed that did not come off
+FAULTS: Final = (OSError, Failure, RuntimeError, KeyError)  # of a deed that did not come off
 DEATHS: Final = ("deaths_killed", "deaths_ended", "deaths_stuck")
 
 

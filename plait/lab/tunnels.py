@@ -19,7 +19,8 @@ from typing import Any, Final
 
 from plait.api.interface import Interface, attach
 from plait.api.values import Endpoint, Key, Peer
-from plait.lab.namespaces import CLONE_NEWNET, Host, Lab, LabError, Process
+from plait.failure import Failure
+from plait.lab.namespaces import CLONE_NEWNET, Host, Lab, Process
 from plait.lab.wire import Wire
 
 PORT: Final = 51820
@@ -87,12 +88,12 @@ class End:
     def kill(self, process: str = "control") -> None:
         """kill -9 of one process of the engine, and until another one is in its place.
 
-        LabError when it has no such process; nobody comes for the supervisor, with which the engine ends.
+        Failure when it has no such process; nobody comes for the supervisor, with which the engine ends.
         """
         before = self.processes().get(process)
         if before is None:
             step = f"There are: {', '.join(sorted(self.processes()))}"
-            raise LabError(f"{process} cannot be killed", "the engine has no such process", step)
+            raise Failure(f"{process} cannot be killed", "the engine has no such process", step)
         with contextlib.suppress(ProcessLookupError):
             os.kill(before, signal.SIGKILL)
         if process != "supervisor":
@@ -182,5 +183,5 @@ def _until(condition: Any, what: str) -> None:
     deadline = time.monotonic() + SECONDS
     while not condition():
         if time.monotonic() > deadline:
-            raise LabError(f"{what} did not come", f"not within {SECONDS:.0f} s", "See the engines' logs")
+            raise Failure(f"{what} did not come", f"not within {SECONDS:.0f} s", "See the engines' logs")
         time.sleep(0.005)

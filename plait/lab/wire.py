@@ -13,7 +13,8 @@ import sys
 from dataclasses import dataclass
 from typing import Final
 
-from plait.lab.namespaces import Host, Lab, LabError, Link, Process
+from plait.failure import Failure
+from plait.lab.namespaces import Host, Lab, Link, Process
 
 # argv[1]: {"ends": [{"name", "here", "there", "addresses"}], "loss", "delay"}; names of interfaces, MACs of
 # the wire's and the host's end of each cable. A frame has a virtio header before it (packet(7),
@@ -103,10 +104,10 @@ class Wire:
         return self._ends[-1]
 
     def set(self, loss: float, delay: float) -> None:
-        """From now on. LabError when the relay does not start."""
+        """From now on. Failure when the relay does not start."""
         if not 0 <= loss <= 1 or delay < 0:
             why = "a loss is a share from 0 to 1, and a delay is no less than 0 seconds"
-            raise LabError(f"a wire with loss {loss} and delay {delay} cannot be", why, "Give such numbers")
+            raise Failure(f"a wire with loss {loss} and delay {delay} cannot be", why, "Give such numbers")
         self.loss, self.delay = loss, delay
         if self._relay is not None:
             self._relay.close()
@@ -118,7 +119,7 @@ class Wire:
             while "ready" not in self._relay.output():
                 if self._relay.poll() is not None:
                     step = f"It said: {self._relay.output()[-2000:]}"
-                    raise LabError("the wire's relay did not start", "it ended at once", step)
+                    raise Failure("the wire's relay did not start", "it ended at once", step)
 
     def _described(self, end: End) -> dict[str, object]:
         here, there = (

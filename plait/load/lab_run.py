@@ -276,8 +276,6 @@ class Turn:
         try:
             with stop.at_once(), contextlib.ExitStack() as stack:
                 self._take(stack, profile, cores, gateway_cores, stop)
-        except lab.LabError as error:
-            self.failed = f"{error.what}: {error.why}. {error.next_step}"
         except Failure as error:
             self.failed = str(error)
 

@@ -96,7 +96,7 @@ class Scene:
 
     def __init__(self, lab: Lab, kind: Kind, peers: int, settings: str | None) -> None:
         from plait.bench.peers import wg_text
-        from plait.lab.namespaces import LabError, Peer, keypair
+        from plait.lab.namespaces import Peer, keypair
 
         self.kind, self.peers = kind, peers
         self.gateway, self.good = lab.add_hosts(["gateway", "good"])
@@ -115,7 +115,7 @@ class Scene:
         self.engine.wg("addconf", self.engine.interface, "/dev/stdin", text=text)
         self.gateway.ip(f"route add {NETWORK} dev {self.engine.interface}")
         if not self.good.ping(GATEWAY, 3).received:
-            raise LabError("no tunnel", "the good peer's echoes are not answered", "Try `plait demo`")
+            raise Failure("no tunnel", "the good peer's echoes are not answered", "Try `plait demo`")
 
     def flood(self, rate: float, seconds: float) -> Process:
         """Begin one."""
@@ -164,19 +164,16 @@ def run(
     peers: int, rate: float, seconds: int, rounds: int, settings: str | None, report: Callable[[str], None]
 ) -> list[Found]:
     """All kinds. Failure when the hosts or engines cannot be had."""
-    from plait.lab.namespaces import Lab, LabError, missing
+    from plait.lab.namespaces import Lab, missing
 
     lacks = missing("wg", "iperf3", "ping")
     if lacks:
         raise Failure(lacks[0].what, lacks[0].why, lacks[0].next_step)
     found = []
-    try:
-        for kind in KINDS:
-            report(f"{peers:,} peers: {kind.title}")
-            with Lab() as lab:
-                found.append(measure(Scene(lab, kind, peers, settings), rate, seconds, rounds))
-    except LabError as error:
-        raise Failure(error.what, error.why, error.next_step) from error
+    for kind in KINDS:
+        report(f"{peers:,} peers: {kind.title}")
+        with Lab() as lab:
+            found.append(measure(Scene(lab, kind, peers, settings), rate, seconds, rounds))
     return found
 
 

@@ -70,11 +70,8 @@ def profile(seconds: int, handoff: str, as_json: bool) -> None:
             else f"{first.next_step}; `plait doctor` tells all"
         )
         raise Failure(f"the profile cannot start: {first.what}", first.why, mend)
-    try:
-        with interruptible():
-            found = record(seconds, handoff)
-    except lab.LabError as error:
-        raise Failure(error.what, error.why, error.next_step) from error
+    with interruptible():
+        found = record(seconds, handoff)
     if as_json:
         json.dump(asdict(found), sys.stdout, indent=2)
         sys.stdout.write("\n")

@@ -33,7 +33,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from plait.lab.namespaces import PLAIT, WIREGUARD_GO, Host, Lab, LabError, missing
+from plait.failure import Failure
+from plait.lab.namespaces import PLAIT, WIREGUARD_GO, Host, Lab, missing
 from tests.support.tunnel import PORT, Side, Tunnel, begin_each_way, eventually, two_hosts
 
 EVENTS = ("rekey", "roam", "restart-plait", "restart-go")
@@ -104,7 +105,7 @@ def covering(cells: Sequence[Cell]) -> list[Cell]:
 
 
 def run(cell: Cell, count: int, course: Course | None = None) -> int:
-    """One cell, at least count bytes each way. How many in all; AssertionError, LabError: it failed."""
+    """One cell, at least count bytes each way. How many in all; AssertionError, Failure: it failed."""
     course = course or Course()
     engines = {"plait": PLAIT, "go": WIREGUARD_GO}
     other = "go" if cell.initiator == "plait" else "plait"
@@ -205,7 +206,7 @@ def outcome(cell: Cell, count: int, run: Runner) -> Outcome:
     started, arrived, why, course = time.monotonic(), 0, "", Course()
     try:
         arrived = run(cell, count, course)
-    except (AssertionError, LabError, OSError, ValueError, KeyError) as error:
+    except (AssertionError, Failure, OSError, ValueError, KeyError) as error:
         why = f"{type(error).__name__}: {error}".strip()
     seconds = round(time.monotonic() - started, 1)
     return Outcome(cell.name, not why, seconds, arrived // MEGABYTE, why, course.parts, course.no_room)

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from plait.lab.namespaces import PLAIT, WIREGUARD_GO, Engine, Lab, LabError, Peer, keypair, preshared_key
+from plait.failure import Failure
+from plait.lab.namespaces import PLAIT, WIREGUARD_GO, Engine, Lab, Peer, keypair, preshared_key
 from tests.support.tunnel import check_words, eventually, two_hosts
 
 pytestmark = pytest.mark.network
@@ -110,7 +111,7 @@ def test_showconf_is_a_configuration(engines: tuple[Engine, Engine]) -> None:
 
 
 def test_wg_says_no_such_device_for_what_is_not_there(engines: tuple[Engine, Engine]) -> None:
-    with pytest.raises(LabError, match="Unable to access interface"):
+    with pytest.raises(Failure, match="Unable to access interface"):
         engines[0].wg("show", "wg7")
 
 

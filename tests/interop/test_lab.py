@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from plait.lab.namespaces import WIREGUARD_GO, Lab, LabError, missing, state
+from plait.failure import Failure
+from plait.lab.namespaces import WIREGUARD_GO, Lab, missing, state
 from tests.support.kept_namespaces import KeptNamespaces
 from tests.support.waiting import until
 
@@ -60,16 +61,16 @@ def test_both_ends_may_have_the_same_interface_name() -> None:
 
 
 def test_engine_that_fails_says_why() -> None:
-    with Lab() as lab, pytest.raises(LabError, match="no more strings than this"):
+    with Lab() as lab, pytest.raises(Failure, match="no more strings than this"):
         lab.host("a").engine("wg0", ["sh", "-c", "echo no more strings than this >&2; exit 3"])
 
 
 def test_command_that_fails_or_hangs_is_an_error() -> None:
     with Lab() as lab:
         a = lab.host("a")
-        with pytest.raises(LabError, match="exit code 1"):
+        with pytest.raises(Failure, match="exit code 1"):
             a.run(["ip", "link", "show", "nothing"])
-        with pytest.raises(LabError, match="still runs"):
+        with pytest.raises(Failure, match="still runs"):
             a.run(["sleep", "60"], timeout=0.2)
         assert not a.usage()
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from plait.lab.namespaces import LabError
+from plait.failure import Failure
 from plait.lab.tunnels import Tunnel, tunnel
 
 pytestmark = pytest.mark.network
@@ -52,7 +52,7 @@ def test_what_is_lost_and_delayed_is_what_was_asked_for(made: Tunnel) -> None:
         made.loss(0)
         assert a.host.ping(address, 3).received == 3
     for loss, delay in ((-0.1, 0.0), (1.1, 0.0), (0.0, -1.0)):
-        with pytest.raises(LabError):
+        with pytest.raises(Failure):
             made._wire.set(loss, delay)
 
 
@@ -63,6 +63,6 @@ def test_a_kill_is_over_when_another_is_there(made: Tunnel) -> None:
         made.kill(process)
         assert a.processes()[process] != before[process]
         assert a.host.ping(b.address, 2).received == 2
-    with pytest.raises(LabError, match="consumer 9"):
+    with pytest.raises(Failure, match="consumer 9"):
         b.kill("consumer 9")
     assert {peer.public_key for peer in b.interface.peers()} == {a.private_key.public_key}

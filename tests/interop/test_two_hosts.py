@@ -57,7 +57,7 @@ exec env -i PATH="$PATH" $(sed -n "s/^$verb=//p" "/etc/systemd/system/${3%@*}@.s
 
 
 def shell(host: Host, text: str) -> str:
-    """What root's shell prints on a host; LabError when one of its commands fails."""
+    """What root's shell prints on a host; Failure when one of its commands fails."""
     return host.run(["bash", "-e"], text=text, environment={"PATH": PATH}, timeout=120).stdout
 
 

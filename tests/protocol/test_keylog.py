@@ -17,8 +17,9 @@ from pathlib import Path
 
 import pytest
 
+import plait
 from engine import noise
-from plait.lab.namespaces import PLAIT, WIREGUARD_GO, Lab, LabError, descriptors, read_proc
+from plait.lab.namespaces import PLAIT, WIREGUARD_GO, Lab, descriptors, read_proc
 from plait.watch.processes import GONE
 from tests.support.tunnel import Side, two_hosts
 from tests.support.wire import Wire
@@ -164,7 +165,7 @@ def test_a_bad_place_is_told_before_the_engine_starts() -> None:
         host = lab.host("one")
         (host.root / "run/keys").touch()
         (host.root / "run/keys").chmod(0o644)
-        with pytest.raises(LabError, match="its mode is 0644: others may read keys"):
+        with pytest.raises(plait.Failure, match="its mode is 0644: others may read keys"):
             host.engine("wg0", environment={"PLAIT_KEYLOG": "/run/keys"})
 
 

@@ -409,7 +409,7 @@ def _within(seconds: float, condition: Callable[[], bool]) -> bool:
 
 def run(handoff: str, which: list[Case], seed: int, command: list[str]) -> Iterator[Outcome]:
     """The outcomes of these kills, one after another in one engine, started by the command of
-    points.build(). Raises LabError, RuntimeError."""
+    points.build(). Raises Failure, RuntimeError."""
     with Lab() as lab:
         matrix = Matrix(lab, handoff, command, seed)
         for case in which:

@@ -26,7 +26,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from queue import SimpleQueue
 
-from plait.lab.namespaces import Engine, Host, Lab, LabError, Process, state
+from plait.failure import Failure
+from plait.lab.namespaces import Engine, Host, Lab, Process, state
 from plait.watch.processes import children
 
 SIGNALS = ("SIGTERM", "SIGINT", "SIGHUP", "SIGKILL", "SIGUSR2")
@@ -81,7 +82,7 @@ def left(host: Host) -> list[str]:
 
 def answers(host: Host, process: Process) -> bool:
     """Whether control answers."""
-    with contextlib.suppress(OSError, LabError):
+    with contextlib.suppress(OSError, Failure):
         return "errno=0" in Engine(host, "wg0", process).uapi("get=1\n\n")
     return False
 

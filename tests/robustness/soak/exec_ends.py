@@ -18,7 +18,8 @@ from contextlib import suppress
 
 import click
 
-from plait.lab.namespaces import Lab, LabError, Process
+from plait.failure import Failure
+from plait.lab.namespaces import Lab, Process
 from tests.support.rootless import CONF, SERVER, Scene, tree
 from tests.support.waiting import until
 
@@ -35,7 +36,7 @@ def end(program: Process, how: str, chance: random.Random) -> int:
     with suppress(ProcessLookupError):
         if how == "kill":
             os.kill(chance.choice(tree(program.pid)), signal.SIGKILL)
-            with suppress(LabError):
+            with suppress(Failure):
                 return program.wait(SURVIVES_SECONDS)
             os.kill(program.pid, signal.SIGTERM)
         elif how == "signal":
