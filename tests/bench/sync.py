@@ -86,7 +86,7 @@ def fill(database: Database, peers: int) -> None:
 
 def synced(host: Host, database: Database, *options: str) -> tuple[float, float]:
     """Seconds and MiB of one run."""
-    command = [sys.executable, "-m", "plait", "sync", "wg0", database.url(), "--once", *options]
+    command = [sys.executable, "-m", "plait", "sync", "wg0", database.local_url(), "--once", *options]
     seconds, kib = json.loads(host.run([sys.executable, "-c", MEASURED, *command], timeout=3600).stdout)
     return seconds, kib / 1024
 
