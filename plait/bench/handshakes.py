@@ -172,7 +172,7 @@ def _control(peers: int) -> Iterator[tuple[Any, Any]]:
         )  # fmt: skip
         control = Control(start)
         control.begin()
-        message = {**start.message, "joins": True, "trains": True}
+        message = {**start.message, "joins": True, "trains": True, "share": "never", "cores": 1}
         holder = new_holder(replace(start, worker=lib.WORKER_CONSUMER, message=message))
         stack.callback(free_holder, holder)
         yield control, holder
