@@ -33,16 +33,25 @@ PACKED: Final = 8  # bytes of a session in the store
 PREFIX: Final = PACKED - 4  # of them of its peer's public key
 SESSIONS_MOST: Final = uapi.SESSIONS_BYTES // uapi.SESSION_BYTES
 PIECE: Final = 1 << 20  # bytes of one beat at most
+REFUSED: Final = 10.0  # seconds for which the engine is told no more of a gateway that it refused to hear of
 
 
 class Knock:
     """Of one interface. Everything of it runs in one asyncio loop."""
 
-    def __init__(self, interface: str, store: Store, progress: Knocks, say: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        interface: str,
+        store: Store,
+        progress: Knocks,
+        say: Callable[[str], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.interface = interface
         self.store = store
         self.progress = progress
         self._say = say
+        self._clock = clock
         self._said = ""
         self._is_begun = False  # it has beaten once
         self._cursor = 0  # in the engine's sessions
@@ -50,8 +59,8 @@ class Knock:
         self._number = 0
         self._instance = ""
         self._fed: set[int] = set()  # gateways that the engine takes for dead
-        self._refused: set[int] = set()  # gateways that the engine wants to hear nothing of
-        self._latest = float("-inf")  # time.monotonic() of our latest beat
+        self._refused: dict[int, float] = {}  # gateways that the engine refused to hear of, until when
+        self._latest = float("-inf")  # by the clock: our latest beat
 
     async def run(self) -> None:
         """Until cancelled. Failure before the first beat ends it: it is a mistake in how it was started."""
@@ -59,10 +68,10 @@ class Knock:
             try:
                 async with self.store.gateways() as gateways:
                     while True:
-                        began = time.monotonic()
+                        began = self._clock()
                         await self._turn(gateways)
                         self._is_begun = True
-                        await asyncio.sleep(max(began + BEAT - time.monotonic(), 0))
+                        await asyncio.sleep(max(began + BEAT - self._clock(), 0))
             except Failure as failure:
                 if not self._is_begun:
                     raise
@@ -73,10 +82,10 @@ class Knock:
 
     async def _turn(self, gateways: Gateways) -> None:
         await self._look_at_engine()
-        rows, cursor = await asyncio.to_thread(uapi_client.sessions, self.interface, self._cursor)
+        rows, cursor = await self._new_sessions()
         found = await self._beat(gateways, packed(rows))
         # Behind a gap of ours, others may have had the same one with the store. Before the first beat is one.
-        gap, self._latest = time.monotonic() - self._latest, time.monotonic()
+        gap, self._latest = self._clock() - self._latest, self._clock()
         if any(each.number == self._number and each.instance != self._instance for each in found):
             self.progress.is_taken = True
             self._cursor = 0
@@ -89,11 +98,12 @@ class Knock:
             self.progress.sessions += len(rows) // uapi.SESSION_BYTES
             self._say_once("")
         for each in found:
-            if each.number != self._number:
+            if each.number != self._number and self._refused.get(each.number, 0.0) <= self._clock():
                 least = LEASE if each.number in self._fed else LEASE + gap
                 try:
                     await self._judge(gateways, each, least < each.silent < KNOWN)
-                except uapi_client.Refused as refused:  # for good, as of a number that has no room in indices
+                except uapi_client.Refused as refused:
+                    # For good, as of a number that has no room in indices, or while others fill its table.
                     self._complain(each.number, str(refused))
 
     async def _look_at_engine(self) -> None:
@@ -109,8 +119,11 @@ class Knock:
             step = f"Set gateway = 1 in {settings}, 2 on the next one, and start it anew."
             raise Failure(f"{self.interface} cannot knock", why, step)
         self._life, self._number, self._cursor = life, told["gateway"]["number"], 0
-        self._fed, self._refused = set(), set()
+        self._fed, self._refused = set(), {}
         self._instance = instance_of(life)
+
+    async def _new_sessions(self) -> tuple[bytes, int]:
+        return await asyncio.to_thread(uapi_client.sessions, self.interface, self._cursor)
 
     async def _beat(self, gateways: Gateways, added: bytes) -> list[Gateway]:
         """In pieces, when there are many new sessions."""
@@ -135,10 +148,11 @@ class Knock:
         self.progress.dead = len(self._fed)
 
     def _complain(self, number: int, text: str) -> None:
-        """Once of each gateway, in one life of the engine."""
+        """Once of each gateway, in one life of the engine. To ask costs a reading of its sessions and of all
+        peers, so it is not done with each beat."""
         if number not in self._refused:
             self._say(text)
-            self._refused.add(number)
+        self._refused[number] = self._clock() + REFUSED
 
     async def _tell(self, number: int, lease: int, rows: bytes | None = None) -> bool:
         """False when the engine does not know its sessions (any more)."""
