@@ -79,10 +79,10 @@ def answer_get_counters(pieces: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def answer_get_sessions(pieces: Iterable[bytes], cursor: int) -> Iterator[bytes]:
-    """The answer to a get_sessions; pieces: of packed rows, asked for one at a time."""
+    """The answer to a get_sessions; pieces: of packed rows, asked for one at a time. One without rows is
+    a line too: between two lines control does other things."""
     for piece in pieces:
-        if piece:
-            yield b"sessions=%s\n" % b64encode(piece)
+        yield b"sessions=%s\n" % b64encode(piece)
     yield b"cursor=%d\nerrno=0\n\n" % cursor
 
 

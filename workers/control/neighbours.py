@@ -16,7 +16,7 @@ an index that no session of the dead gateway had. They need a message of 32 byte
 
 The engine is told of a death for a lease of some seconds, again and again, so that a `plait sync` that ended
 leaves nothing behind; and for no longer than a session may be used, behind which nobody can knock. All of it
-is in control's own memory, at most SESSIONS_MOST rows of 36 bytes. A control that is killed forgets, says so
+is in control's own memory, at most SESSIONS_MOST rows of 44 bytes. A control that is killed forgets, says so
 when the lease is renewed, and is told again.
 """
 
@@ -41,11 +41,12 @@ if TYPE_CHECKING:
     from workers._workers import counter
 
 SECOND: Final = 1_000_000_000
-SESSIONS_MOST: Final = 1 << 19  # of all dead gateways together: 18 MiB
+SESSIONS_MOST: Final = 1 << 19  # of all dead gateways together: 22 MiB
 DEAD_MOST: Final = constants.REJECT_AFTER_TIME + 20 * SECOND  # ns; no session from before is used any more
 SOURCE_PERIOD: Final = SECOND // 20  # ns between two initiations to one source, at least
 SOURCES_MOST: Final = 1 << 16
 ROW: Final = np.dtype(list(uapi.SESSION_ROW))
+_PLACE: Final = 0xFFFFFFFF
 
 
 class Refusal(Exception):
@@ -60,17 +61,18 @@ class Refusal(Exception):
 class Dead:
     """A gateway that died."""
 
-    indices: NDArray[np.uint32]  # of its sessions, sorted
-    keys: NDArray[Any]  # public keys of their peers, V32
+    rows: NDArray[Any]  # ROW, as they were told
+    order: NDArray[np.uint64]  # index << 32 | place in rows, sorted: half a million cost no long turn
+    count: int  # distinct indices
     told: int  # ns, when we were told first
     until: int  # ns, the end of the lease
 
     def find(self, index: int) -> bytes | None:
-        """Whose session it is."""
-        at = int(np.searchsorted(self.indices, np.uint32(index)))
-        if at == len(self.indices) or self.indices[at] != index:
+        """Whose session it is; of two with one index the later one counts."""
+        at = int(np.searchsorted(self.order, np.uint64(index << 32 | _PLACE), side="right")) - 1
+        if at < 0 or int(self.order[at]) >> 32 != index:
             return None
-        return self.keys[at].tobytes()  # type: ignore[no-any-return]
+        return self.rows["public_key"][int(self.order[at]) & _PLACE].tobytes()  # type: ignore[no-any-return]
 
 
 class Sources:
@@ -125,24 +127,23 @@ class Neighbours:
                 why = "its sessions are not known"
                 raise Refusal(what, why, "Tell them: lines sessions=BASE64.", errno.ENOENT)
             known.until = now + operation.lease * SECOND
-            return len(known.indices)
+            return known.count
         told = np.frombuffer(operation.sessions, ROW)
-        others = sum(len(each.indices) for other, each in self.dead.items() if other != number)
+        others = sum(len(each.rows) for other, each in self.dead.items() if other != number)
         if len(told) + others > SESSIONS_MOST:
             why = f"with {len(told)} of its sessions there would be more than {SESSIONS_MOST}"
             raise Refusal(what, why, "Leave out sessions, the oldest first.", errno.ENOSPC)
-        order = np.argsort(told["index"], kind="stable")
-        ordered = told["index"][order]
-        is_last = np.ones(len(ordered), np.bool_)  # of one index: the later one counts
-        is_last[:-1] = ordered[1:] != ordered[:-1]
-        indices, keys = ordered[is_last].astype(np.uint32), told["public_key"][order[is_last]]
+        order = told["index"].astype(np.uint64) << np.uint64(32) | np.arange(len(told), dtype=np.uint64)
+        order.sort()
+        indices = order >> np.uint64(32)
+        count = min(len(told), 1) + int(np.count_nonzero(indices[1:] != indices[:-1]))
         until = now + operation.lease * SECOND
         since = known.told if known is not None else now
-        self.dead[number] = Dead(indices, keys, since, until)
+        self.dead[number] = Dead(told, order, count, since, until)
         self._note_dead()
         if known is None:
-            self.batch.events.emit(Event.GATEWAY_DEAD, count=len(indices), reason=str(number))
-        return len(indices)
+            self.batch.events.emit(Event.GATEWAY_DEAD, count=count, reason=str(number))
+        return count
 
     def look(self, now: int) -> None:
         """Once a second: a lease that is over, or a death that is too long ago, is forgotten."""
@@ -152,7 +153,7 @@ class Neighbours:
     def report(self, now: int) -> list[dict[str, Any]]:
         """For `get_engine`."""
         return [
-            {"number": number, "sessions": len(each.indices),
+            {"number": number, "sessions": each.count,
              "seconds": round((now - each.told) / SECOND, 1)}
             for number, each in sorted(self.dead.items())
         ]

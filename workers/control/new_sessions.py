@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 KEPT: Final = 1 << 16  # numbers: 256 KiB, up to twice as many until they are cut
 ROWS: Final = 1024  # of a line: 36,864 bytes, 49,152 in base64
 ROW: Final = np.dtype(list(uapi.SESSION_ROW))
+_COUNT: Final = 0xFFFFFFFF
 
 
 class NewSessions:
@@ -40,10 +41,10 @@ class NewSessions:
         self.dropped = 0  # of those that were noted before
 
     def note(self, numbers: NDArray[np.uint32]) -> None:
-        """These keypairs have a session now."""
+        """These keypairs have a session now; 0 is none."""
         if not self.is_asked:
             return
-        self.numbers.frombytes(numbers.tobytes())
+        self.numbers.frombytes(numbers[numbers != 0].tobytes())
         if len(self.numbers) > 2 * KEPT:
             self.dropped += len(self.numbers) - KEPT
             del self.numbers[:-KEPT]
@@ -53,14 +54,14 @@ class NewSessions:
         told, 0 for the first question."""
         self.is_asked = True
         count = self.dropped + len(self.numbers)
-        life, at = cursor >> 32, cursor & 0xFFFFFFFF
-        if life == self.life and self.dropped <= at <= count:
-            new = np.array(self.numbers[at - self.dropped :], np.int64)
+        behind = (count - cursor) & _COUNT  # the number of sessions comes round
+        if cursor >> 32 == self.life and behind <= len(self.numbers):
+            new = np.array(self.numbers[len(self.numbers) - behind :], np.int64)
             pieces = (self._packed(new[i : i + ROWS]) for i in range(0, len(new), ROWS))
         else:
             used = self.keypairs.used
             pieces = (self._packed(np.arange(i, min(i + ROWS, used))) for i in range(1, used, ROWS))
-        return uapi.answer_get_sessions(pieces, self.life << 32 | count)
+        return uapi.answer_get_sessions(pieces, self.life << 32 | count & _COUNT)
 
     def _packed(self, numbers: NDArray[np.int64]) -> bytes:
         """Those of these keypairs that may be used, as rows."""
