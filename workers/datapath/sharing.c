@@ -155,7 +155,7 @@ static int write_part(const struct holder *holder, const struct session_jobs *jo
     for (uint32_t i = 0; i < run.count; i++) {
         const struct aead_job *job = &jobs->jobs[run.first + i];
         struct part_message *message = &part->messages[i];
-        uint32_t tag = opens ? 0 : AEAD_TAG_BYTES;
+        uint32_t bytes = DATA_HEADER_BYTES + job->length + AEAD_TAG_BYTES; /* is_sound wants a tag's room either way */
 
         *message = (struct part_message){
             .counter = job->counter,
@@ -166,49 +166,60 @@ static int write_part(const struct holder *holder, const struct session_jobs *jo
             message->place = (uint32_t)(job->data - room);
             continue;
         }
-        if (job->data < base || job->data >= base + s->bytes ||
-            PART_ROOM_BYTES - *used < DATA_HEADER_BYTES + job->length + tag)
+        if (job->data < base || job->data >= base + s->bytes || PART_ROOM_BYTES - *used < bytes)
             return 0;
         message->source = (uint64_t)(job->data - base);
         message->place = *used + DATA_HEADER_BYTES;
-        *used += DATA_HEADER_BYTES + job->length + tag;
+        *used += bytes;
     }
     part->count = run.count;
     part->opens = (uint32_t)opens;
     return 1;
 }
 
-/* Until its helper is done or dead, or too late: PART_DONE, PART_LOST or PART_TAKEN. */
-static uint32_t wait_for_part(const struct holder *holder, uint32_t number)
+/* Until its helper is done or dead, or too late: PART_DONE, PART_LOST or PART_TAKEN. begun: when the wait for the
+ * first part of this batch began, 0 before that; one that was too late leaves the others no time either. */
+static uint32_t wait_for_part(const struct holder *holder, uint32_t number, uint64_t *begun)
 {
     const struct timespec rest = { .tv_nsec = REST_NS };
-    uint64_t begun = 0, now;
+    uint64_t now;
     uint32_t state;
 
     while ((state = part_read(holder->segment, holder->worker, number)) == PART_TAKEN) {
         now = clock_now();
-        begun = begun ? begun : now;
-        if (now - begun > holder->part_wait_ms * UINT64_C(1000000))
+        *begun = *begun ? *begun : now;
+        if (now - *begun > holder->part_wait_ms * UINT64_C(1000000))
             break;
-        if (now - begun > SPIN_NS)
+        if (now - *begun > SPIN_NS)
             nanosleep(&rest, NULL); /* perhaps its helper waits for this core */
     }
     return state;
 }
 
-/* What became of a part that a helper took. */
-static void read_part(const struct holder *holder, struct session_jobs *jobs, struct run run, uint32_t number)
+/* Whether a message, with its header and a tag, stays inside a room. */
+static int is_in_room(uint32_t place, uint32_t length)
+{
+    return place >= DATA_HEADER_BYTES && place <= PART_ROOM_BYTES - AEAD_TAG_BYTES &&
+           length <= PART_ROOM_BYTES - place - AEAD_TAG_BYTES;
+}
+
+/* What became of a part that a helper took. A helper that is broken may have written anything there. */
+static void read_part(const struct holder *holder, struct session_jobs *jobs, struct run run, uint32_t number,
+                      uint64_t *begun)
 {
     const struct segment *s = holder->segment;
     const struct part *part = part_of(s, holder->worker, number);
-    uint32_t state = wait_for_part(holder, number);
+    uint32_t state = wait_for_part(holder, number, begun);
 
     for (uint32_t i = 0; i < run.count; i++) {
         struct aead_job *job = &jobs->jobs[run.first + i];
+        const struct part_message message = part->messages[i];
 
-        job->refused = state == PART_DONE ? part->messages[i].refused : AEAD_LOST;
-        if (state == PART_DONE)
-            job->data = part_room(s, holder->worker) + part->messages[i].place;
+        job->refused = AEAD_LOST;
+        if (state != PART_DONE || !is_in_room(message.place, job->length))
+            continue;
+        job->refused = message.refused;
+        job->data = part_room(s, holder->worker) + message.place;
     }
 }
 
@@ -230,6 +241,7 @@ static void share(struct holder *holder, struct session_jobs *jobs, int opens, u
 {
     const struct segment *s = holder->segment;
     uint32_t size = (jobs->count + PARTS - 1) / PARTS, parts, out = 0, taken;
+    uint64_t begun = 0;
     struct run run[PARTS];
 
     if (holder->share != SHARE_ALWAYS && size < PART_LEAST)
@@ -260,7 +272,7 @@ static void share(struct holder *holder, struct session_jobs *jobs, int opens, u
     taken = out;
     for (uint32_t n = 0; n < parts; n++)
         if (out >> n & 1)
-            read_part(holder, jobs, run[n], n);
+            read_part(holder, jobs, run[n], n, &begun);
     holder_count(holder, BATCHES_SHARED, 1);
     holder->misses = taken ? 0 : holder->misses + 1;
     if (holder->misses >= MISSES_MOST) {
@@ -288,8 +300,7 @@ void sharing_open(struct holder *holder, struct session_jobs *jobs, int shared)
 /* Whether the numbers of a message stay inside room, segment and keypairs, whatever happened to them. */
 static int is_sound(const struct segment *s, const struct part_message *message)
 {
-    return message->place >= DATA_HEADER_BYTES && message->place <= PART_ROOM_BYTES - AEAD_TAG_BYTES &&
-           message->length <= PART_ROOM_BYTES - message->place - AEAD_TAG_BYTES &&
+    return is_in_room(message->place, message->length) &&
            (!message->source || (message->source >= DATA_HEADER_BYTES && message->source < s->bytes &&
                                  message->length <= s->bytes - message->source)) &&
            message->keypair && message->keypair < s->geometry.max_keypairs;
@@ -311,22 +322,22 @@ int sharing_help(const struct holder *holder)
     room = part_room(s, lender);
     opens = part->opens != 0;
     for (uint32_t i = 0; i < part->count && i < PART_MESSAGES; i++) {
-        struct part_message *message = &part->messages[i];
-        uint8_t *place = room + message->place;
+        const struct part_message message = part->messages[i]; /* as it is judged, so it is used */
+        uint8_t *place = room + message.place;
 
-        message->refused = AEAD_LOST;
-        if (!is_sound(s, message))
+        part->messages[i].refused = AEAD_LOST;
+        if (!is_sound(s, &message))
             continue;
         /* Out of the slot: it is used again when the lender dies (shm/parts.c). */
-        if (message->source)
-            memcpy(place - DATA_HEADER_BYTES, (uint8_t *)s->base + message->source - DATA_HEADER_BYTES,
-                   DATA_HEADER_BYTES + message->length);
+        if (message.source)
+            memcpy(place - DATA_HEADER_BYTES, (uint8_t *)s->base + message.source - DATA_HEADER_BYTES,
+                   DATA_HEADER_BYTES + message.length);
         of[count] = i;
         jobs[count++] = (struct aead_job){
             .data = place,
-            .length = message->length,
-            .counter = message->counter,
-            .key = opens ? keypairs[message->keypair].receive_key : keypairs[message->keypair].send_key,
+            .length = message.length,
+            .counter = message.counter,
+            .key = opens ? keypairs[message.keypair].receive_key : keypairs[message.keypair].send_key,
         };
     }
     POINT("part: in the room, nothing sealed");

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -160,6 +161,57 @@ def test_a_helper_that_stands_still_costs_its_part_and_nothing_is_lent_until_it_
     lib.part_done(path.segment, *taken[0])
     assert path.carry(packets) == packets
     assert path.counters()["BATCHES_SHARED"] > shared
+    assert_whole(path)
+
+
+def test_several_helpers_that_stand_still_cost_one_wait(path: Path) -> None:
+    wait = 0.4
+    path.holder.part_wait_ms = int(1000 * wait)
+    lender, number = ffi.new("uint32_t *"), ffi.new("uint32_t *")
+    taken: list[tuple[int, int]] = []
+
+    def take() -> None:
+        if lib.part_take(path.segment, lib.worker_mark(HELPER, 1), lender, number):
+            taken.append((lender[0], number[0]))
+
+    with Helper(path, take):
+
+        def several_are_taken() -> bool:
+            taken.clear()
+            begun = time.monotonic()
+            path.carry(packets_of(60))
+            seconds = time.monotonic() - begun
+            for each in taken:
+                lib.part_done(path.segment, *each)
+            assert len(taken) < 5 or seconds < (len(taken) - 0.2) * wait
+            return len(taken) >= 5
+
+        until(several_are_taken, "several parts are taken at once")
+    assert_whole(path)
+
+
+@pytest.mark.parametrize("wrong", [2**32 - 1, lib.PART_ROOM_BYTES, 0])
+def test_a_helper_that_is_broken_costs_its_part(path: Path, wrong: int) -> None:
+    """The lender reads nothing outside its room, wherever the helper says that messages are."""
+    lender, number = ffi.new("uint32_t *"), ffi.new("uint32_t *")
+
+    def break_one() -> None:
+        if lib.part_take(path.segment, lib.worker_mark(HELPER, 1), lender, number):
+            for message in lib.part_of(path.segment, lender[0], number[0]).messages:
+                message.place, message.refused = wrong, 0
+            lib.part_done(path.segment, lender[0], number[0])
+
+    with Helper(path, break_one):
+
+        def some_is_lost() -> bool:
+            packets = packets_of(60)
+            before = path.counters()["DROP_KILLED"]
+            out = path.carry(packets)
+            assert [packet for packet in packets if packet in out] == out
+            assert path.counters()["DROP_KILLED"] - before == len(packets) - len(out)
+            return path.counters()["DROP_KILLED"] > 0
+
+        until(some_is_lost, "a part is lost")
     assert_whole(path)
 
 
