@@ -72,6 +72,38 @@ def test_dashboard_and_rules_speak_of_metrics_that_there_are() -> None:
         assert metrics(json.dumps(variable)) <= known
 
 
+GONE = """
+rule_files: [RULES]
+evaluation_interval: 1m
+tests:
+  - interval: 1m
+    input_series:
+      - {series: 'plait_up{instance="a",interface="wg0"}', values: '1x10 _x100'}
+      - {series: 'plait_up{instance="a",interface="wg1"}', values: '1x110'}
+      - {series: 'up{instance="a",job="plait"}', values: '1x110'}
+      - {series: 'plait_up{instance="b",interface="wg0"}', values: '1x10 stale'}
+      - {series: 'up{instance="b",job="plait"}', values: '1x10 0x100'}
+    alert_rule_test:
+      - {eval_time: 9m, alertname: PlaitEngineGone}
+      - eval_time: 20m
+        alertname: PlaitEngineGone
+        exp_alerts: [{exp_labels: {severity: critical, instance: a, interface: wg0}, exp_annotations: SAID}]
+      - {eval_time: 100m, alertname: PlaitEngineGone}
+"""
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool missing: apt-get install prometheus")
+def test_an_engine_that_has_ended_is_told_and_no_silent_exporter(tmp_path: Path) -> None:
+    """Its socket is gone, and so is every series of it: `plait_up` is not 0."""
+    file = tmp_path / "gone.yml"
+    words = RULES.read_text().partition("PlaitEngineGone")[2].partition("annotations:")[2].splitlines()[1:3]
+    said = "{" + ", ".join(line.strip() for line in words) + "}"
+    said = said.replace("{{ $labels.interface }}", "wg0").replace("{{ $labels.instance }}", "a")
+    file.write_text(GONE.replace("RULES", str(RULES)).replace("SAID", said))
+    done = subprocess.run(["promtool", "test", "rules", file], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def test_no_panel_lies_over_another() -> None:
     taken: set[tuple[int, int]] = set()
     for panel in BOARD["panels"]:
