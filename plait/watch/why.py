@@ -22,6 +22,9 @@ from workers.control.events import FAILURES, REFUSALS, Event
 
 SESSION: Final = constants.REJECT_AFTER_TIME // constants.SECOND  # seconds in which a session may be used
 BEGUN: Final = (Event.HANDSHAKE_BEGUN, Event.UNANSWERED, Event.GIVEN_UP)
+OFFERED: Final = (Event.HANDSHAKE_ANSWERED, Event.UNCONFIRMED)
+# Refusals of messages that show no key: they may be anybody's, this peer's too.
+NAMELESS: Final = (Event.MAC1_WRONG, Event.INITIATION_TAG)
 _UNITS: Final = ((86400, "days"), (3600, "hours"), (60, "minutes"), (1, "seconds"))
 
 
@@ -50,14 +53,18 @@ def run(key: str, interface: str | None, *, as_json: bool) -> None:
 def look(
     name: str, key: str, patience: float
 ) -> tuple[Peer | None, list[dict[str, Any]], dict[str, Any]]:
-    """What one engine tells: the peer, its events, the engine's report."""
+    """What one engine tells: the peer, its events and those that may be its, the engine's report."""
     try:
         peer = uapi_client.get_peer(name, key, patience)
     except uapi_client.Unknown:
         peer = None
     told = uapi_client.events(name, patience)
-    mine = [each for each in told if key in (each.get("peer"), each.get("claimed_key"))]
+    mine = [each for each in told if _is_of(key, each) or each["event"] in NAMELESS]
     return peer, mine, uapi_client.engine(name, patience)
+
+
+def _is_of(key: str, event: dict[str, Any]) -> bool:
+    return key in (event.get("peer"), event.get("claimed_key"))
 
 
 def route_to(endpoint: str) -> dict[str, Any]:
@@ -79,7 +86,10 @@ def explain(
     route: dict[str, Any] | None, now: float,
 ) -> dict[str, Any]:  # fmt: skip
     """Everything as data; `verdict` is one of online, idle, unknown, ran_out, refused, unanswered,
-    no_endpoint, no_route, never. told: events of this key, the oldest first. now: seconds since 1970."""
+    unconfirmed, no_endpoint, no_route, never. told: events of this key and NAMELESS ones, the oldest first.
+    now: seconds since 1970."""
+    nameless = [each for each in told if not _is_of(key, each)]
+    told = [each for each in told if _is_of(key, each)]
     refused = [each for each in told if each["event"] in REFUSALS]
     failed = [each for each in told if each["event"] in FAILURES]
     drops = {key: count for key, count in report["counters"].items() if key.startswith("drop_") and count}
@@ -102,6 +112,7 @@ def explain(
         "ran_out": None if peer is None else peer.ran_out or None,
         "last_refusal": refused[-1] if refused else None,
         "last_failure": failed[-1] if failed else None,
+        "last_nameless": nameless[-1] if nameless else None,
         "drops": drops,
     }
     return {**facts, "verdict": _verdict(name, facts, told, now)}
@@ -123,9 +134,12 @@ def _verdict(name: str, facts: dict[str, Any], told: list[dict[str, Any]], now: 
         return "no_endpoint"
     if route is not None and ("error" in route or route["device"] == name):
         return "no_route"
-    began = [each for each in told if each["event"] in BEGUN]
-    if began and began[-1]["time"] > facts["latest_handshake"] and began[-1]["event"] in BEGUN[1:]:
-        return "unanswered"
+    tried = [each for each in told if each["event"] in BEGUN + OFFERED]
+    if tried and int(tried[-1]["time"]) > facts["latest_handshake"]:  # which has no fractions of a second
+        if tried[-1]["event"] in OFFERED:
+            return "unconfirmed"
+        if tried[-1]["event"] in BEGUN[1:]:
+            return "unanswered"
     return "idle" if facts["latest_handshake"] else "never"
 
 
@@ -138,6 +152,7 @@ _VERDICTS: Final = {
     "ran_out": "was cut off: it ran out",
     "refused": "is offline: what it sends is refused",
     "unanswered": "is offline: it does not answer",
+    "unconfirmed": "is offline: it takes up no session that we offer",
     "no_endpoint": "is offline: it is not known where it is",
     "no_route": "is offline: there is no way to it",
     "never": "was never here: no handshake came from it, and none was tried",
@@ -145,8 +160,9 @@ _VERDICTS: Final = {
 _NEXT: Final = {
     "online": "It waits for nothing.",
     "idle": "It waits for a packet: the next one, from either side, begins a session.",
-    "ran_out": "It waits for a larger plait_quota or a later plait_expires (docs/quotas.md).",
+    "ran_out": "It waits for a larger quota or a later expiry (docs/quotas.md).",
     "unanswered": "It waits for an answer to our initiations: check UDP on the path, and that it runs.",
+    "unconfirmed": "It waits for our answer: check the way back, and compare PresharedKey on both sides.",
     "no_endpoint": "It waits for the other side: give it an Endpoint here, or have the other side begin.",
     "no_route": "It waits for a route to its endpoint (ip route get …).",
     "never": "It waits for a packet: from inside to its allowed IPs, or an initiation of the other side.",
@@ -186,6 +202,10 @@ def sentences(facts: dict[str, Any], now: float | None = None) -> list[str]:
             when = datetime.fromtimestamp(event["time"]).strftime("%Y-%m-%d %H:%M:%S")
             text = events.text(name, event).partition(f"{name}: ")[2]
             lines.append(f"What {words}, {when}: {text}.")
+    if (event := facts["last_nameless"]) and facts["verdict"] not in ("online", "ran_out", "refused"):
+        when = datetime.fromtimestamp(event["time"]).strftime("%Y-%m-%d %H:%M:%S")
+        text = events.text(name, event).partition(f"{name}: ")[2]
+        lines.append(f"What shows no key, and may be its, was refused last, {when}: {text}.")
     if facts["verdict"] in _NEXT:
         lines.append(_NEXT[facts["verdict"]])
     if facts["drops"] and facts["verdict"] != "online":

@@ -29,6 +29,8 @@ def event(kind: str, ago: float, **fields: Any) -> dict[str, Any]:
 
 
 REPLAYED = event("timestamp_replayed", 20, source="192.0.2.7:5")
+NAMELESS = event("mac1_wrong", 20, source="192.0.2.7:5")
+del NAMELESS["peer"]
 BEGUN = [event("handshake_begun", 30), event("unanswered", 25, tries=1, endpoint="192.0.2.7:51820")]
 
 CASES: list[tuple[str, Peer | None, list[dict[str, Any]], dict[str, Any] | None, dict[str, int], str]] = [
@@ -46,6 +48,13 @@ CASES: list[tuple[str, Peer | None, list[dict[str, Any]], dict[str, Any] | None,
     ("idle", peer(handshake_sec=int(NOW) - 1000), [event("timestamp_replayed", 2000)], ROUTE, {},
      "What was refused last"),
     ("unanswered", peer(), BEGUN, ROUTE, {}, "It waits for an answer to our initiations"),
+    ("unconfirmed", peer(), [event("handshake_answered", 9)], ROUTE, {}, "compare PresharedKey"),
+    ("unconfirmed", peer(handshake_sec=int(NOW) - 900), [*BEGUN, event("unconfirmed", 4, tries=3)], ROUTE, {},
+     "What failed last"),
+    ("unanswered", peer(), [event("handshake_answered", 90), *BEGUN], ROUTE, {}, "It waits for an answer"),
+    ("idle", peer(handshake_sec=int(NOW) - 900), [event("handshake_answered", 899.5)], ROUTE, {},
+     "is idle"),
+    ("no_endpoint", Peer(KEY), [NAMELESS], None, {}, "What shows no key, and may be its, was refused last"),
     ("no_endpoint", Peer(KEY), [], None, {}, "It has no endpoint"),
     ("no_route", peer(), [], {"error": "Network is unreachable"}, {}, "no route: Network is unreachable."),
     ("no_route", peer(), [], {**ROUTE, "device": "wg0"}, {}, "leads into wg0 itself"),
