@@ -189,11 +189,15 @@ def difference(now: Device, wanted: Device, *, is_ours: bool) -> uapi.Set:
 
 
 def removals(now: Device, wanted: Device) -> uapi.Set:
-    """The operation that takes away the peers that are not wanted."""
+    """The operation that takes away the peers that are not wanted.
+
+    Peers on demand are their provider's: taken away here, they would be silent until their clients begin
+    anew, and nobody would be told their totals.
+    """
     made = uapi.Set()
     stay = {peer.public_key for peer in wanted.peers}
     for peer in now.peers:
-        if peer.public_key not in stay:
+        if peer.public_key not in stay and peer.others.get("on_demand") != "1":
             made.add_peer(uapi.PeerChange(keys.decode(peer.public_key), remove=True))
     return made
 

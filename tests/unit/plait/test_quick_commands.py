@@ -15,7 +15,10 @@ from pathlib import Path
 
 import pytest
 
+from plait import uapi_client
+from plait.keys import decode
 from plait.lab.namespaces import Engine, Host, Lab, Peer, keypair, preshared_key
+from plait.quick.commands import removals
 from tests.support.tunnel import Transfer, eventually
 from tests.unit.plait.test_quick import PRIVATE, PUBLIC, quick, state
 
@@ -439,6 +442,15 @@ def test_limits_of_peers_are_set_changed_and_saved(hosts: Hosts) -> None:
     code, said = quick(hosts.a, "plait", "up", FILE, engine="wireguard-go")
     assert code == 1 and "needs an engine that keeps quotas" in said and "line " in said
     assert not (hosts.a.root / "run/wireguard/wg0.sock").exists()
+
+
+def test_peers_on_demand_stay_when_the_file_changes() -> None:
+    """They are the provider's, which nobody would tell of their end."""
+    asked = uapi_client.Peer(D, allowed_ips=["10.8.0.77/32"], others={"on_demand": "1"})
+    now, wanted = (uapi_client.Device("wg0", PRIVATE, 5182, 0) for _ in range(2))
+    now.peers, wanted.peers = [uapi_client.Peer(B), uapi_client.Peer(C), asked], [uapi_client.Peer(B)]
+    gone = [(peer.public_key, peer.remove) for peer in removals(now, wanted).peers]
+    assert gone == [(decode(C), True)]
 
 
 def test_names_of_peers_are_set_changed_and_saved(hosts: Hosts) -> None:
