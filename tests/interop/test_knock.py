@@ -50,6 +50,8 @@ class Fleet(Scene):
         self.routers = {host: self.router_of(host) for host in self.gateways}
         self.database = PostgreSQL(self.router, ",".join(self.routers.values()))
         self.database.prepare()
+        self.database.run(example("sync/postgresql-knock.sql"))
+        self.database.run("grant plait_gateway to gateway")
 
     @staticmethod
     def router_of(host: Host) -> str:
@@ -104,7 +106,7 @@ def test_what_lacks_is_said_in_one_sentence(fleet: Fleet) -> None:
     assert process.wait() == 1
     assert "lacks the tables of gateways" in process.output()
     assert "psql -f configs/sync/postgresql-knock.sql" in process.output()
-    fleet.database.run(example("sync/postgresql-knock.sql"))
+    fleet.database.run("revoke plait_gateway from gateway")
     process = fleet.sync(fleet.gateways[1])
     assert process.wait() == 1 and "grant plait_gateway to USER" in process.output()
     fleet.database.run("grant plait_gateway to gateway")
