@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
 
 from engine import uapi
+from tests.support.waiting import until
 from workers._workers import ffi
 from workers.control.neighbours import SESSIONS_MOST, Neighbours
 from workers.control.new_sessions import ROWS, NewSessions
@@ -17,7 +19,7 @@ OURS, DEAD, BITS = 1, 2, 4
 
 
 def test_the_most_sessions_that_may_be_told_are_no_long_turn() -> None:
-    """And of one index the later one counts. CPU time, the least of several: others may take the caches."""
+    """And of one index the later one counts. Looked at again when others took core or caches meanwhile."""
     key = ffi.new("uint64_t[]", [1, 2, BITS << 8 | OURS])
     device = SimpleNamespace(index_key=key, dead_gateways=[0] * 4)
     events = SimpleNamespace(emit=lambda *_, **__: None)
@@ -29,12 +31,15 @@ def test_the_most_sessions_that_may_be_told_are_no_long_turn() -> None:
     rows["public_key"] = np.frombuffer(keys, "V32")
     rows["index"][-1] = rows["index"][0]
     told = uapi.Neighbour(DEAD, 3, rows.tobytes(), True)
-    seconds = []
-    for _ in range(5):
-        begun = time.thread_time()
+
+    def apply() -> None:
         assert neighbours.apply(told, 1) == SESSIONS_MOST - 1
-        seconds.append(time.thread_time() - begun)
-    assert min(seconds) < 0.05, seconds
+
+    def sort() -> None:
+        order.copy().sort()
+
+    order = np.random.default_rng(3).permutation(SESSIONS_MOST).astype(np.uint64)
+    until(lambda: cpu(apply) < 5 * cpu(sort), "as much as a few sorts of as many numbers")
     dead = neighbours.dead[DEAD]
     assert dead.find(int(rows["index"][0])) == keys[-32:]
     assert dead.find(int(rows["index"][1])) == keys[32:64]
@@ -45,6 +50,13 @@ def test_the_most_sessions_that_may_be_told_are_no_long_turn() -> None:
     rows["index"][0] = 0xFFFFFFFF
     assert neighbours.apply(told._replace(sessions=rows[:1].tobytes()), 1) == 1
     assert neighbours.dead[DEAD].find(0xFFFFFFFF) == keys[:32]
+
+
+def cpu(work: Callable[[], None]) -> float:
+    """Seconds of this thread."""
+    begun = time.thread_time()
+    work()
+    return time.thread_time() - begun
 
 
 class Sessions(NewSessions):
