@@ -309,7 +309,7 @@ struct lending {
     uint64_t reserved[6];
 };
 
-/* One message of a part, to be sealed or opened. The lender writes all of it but `refused` before it offers. */
+/* One message of a part, to be sealed or opened. The lender writes all of it before it offers, the helper `refused`. */
 struct part_message {
     uint64_t counter;        /* nonce */
     uint64_t source;         /* byte of the segment where it stands; 0: it stands in its place already */
