@@ -259,17 +259,19 @@ static void slept(struct receiver *receiver, uint64_t begin, uint64_t end)
 /* Waits until a descriptor is ready, or for timeout (ms). Returns as epoll_wait does. */
 static int wait_for_packets(struct receiver *receiver, struct epoll_event *events, int timeout)
 {
-    const struct timespec hold = { .tv_nsec = MODERATION_HOLD_NS };
+    const struct timespec hold = { .tv_nsec = receiver->moderation.hold };
     uint64_t before, after;
     int ready;
 
     if (receiver->priority.state == PRIORITY_NORMAL)
         return epoll_wait(receiver->epoll, events, WATCHES, timeout);
-    if (receiver->moderation.held) {
+    if (receiver->moderation.hold == MODERATION_HOLD_NS) {
         before = clock_now();
         priority_before_sleep(&receiver->priority);
         nanosleep(&hold, NULL);
         slept(receiver, before, clock_now());
+    } else if (receiver->moderation.hold && receiver->priority.state == PRIORITY_REALTIME) {
+        nanosleep(&hold, NULL); /* no sleep in the eyes of the priority: a flood of trains is to lose it */
     } else if (receiver->priority.state == PRIORITY_GIVEN_UP) {
         ready = epoll_wait(receiver->epoll, events, WATCHES, 0);
         if (ready)
@@ -308,7 +310,7 @@ int receiver_run(struct receiver *receiver, uint64_t until)
             aead_forget(receiver->intakes[INBOUND].inline_holder->aead);
         for (int i = 0; i < ready; i++)
             reasons |= serve(receiver, events[i].data.u32, &round);
-        if ((round.messages || receiver->moderation.held) && receiver->priority.state != PRIORITY_NORMAL)
+        if ((round.messages || receiver->moderation.hold) && receiver->priority.state != PRIORITY_NORMAL)
             moderation_round(&receiver->moderation, clock_now(), round.messages, round.with_train);
         if (!reasons && now >= until)
             reasons = RECEIVER_TIME;

@@ -1,4 +1,4 @@
-"""The priority of workers and the moderation of small packets, in C, against plain Python models."""
+"""The priority of workers and the moderation of what they receive, in C, against plain Python models."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ from workers.priorities import allow_realtime, capabilities_to_return
 BUSY, PAUSE, PAUSE_MOST = lib.PRIORITY_BUSY_NS, lib.PRIORITY_PAUSE_NS, lib.PRIORITY_PAUSE_MOST
 HOLD, CLOSE, ROUNDS = lib.MODERATION_HOLD_NS, lib.MODERATION_CLOSE_NS, lib.MODERATION_ROUNDS
 SMALL, LEAST = lib.MODERATION_SMALL, lib.MODERATION_LEAST
+TRAIN = bytes(8000)  # what does not fit in a small slot
+TRAINS, BUSY_ROUNDS = lib.MODERATION_TRAINS_NS, lib.MODERATION_BUSY_ROUNDS
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -129,26 +131,30 @@ def test_a_confined_worker_has_its_priority_again_after_a_pause_and_before_a_sle
 @st.composite
 def rounds(draw: st.DrawFn) -> list[tuple[int, int, bool]]:
     """(ns since the round before, messages, with a train)."""
-    near = st.sampled_from((0, 50_000, CLOSE - 1, CLOSE, CLOSE + HOLD - 1, CLOSE + HOLD, 10 * HOLD))
+    limits = (CLOSE, CLOSE + TRAINS, CLOSE + HOLD)
+    near = st.sampled_from((0, 50_000, *(near for limit in limits for near in (limit - 1, limit)), 10 * HOLD))
     few = st.sampled_from((0, 1, LEAST - 1, LEAST, SMALL - 1, SMALL, 64))
-    return draw(st.lists(st.tuples(near, few, st.sampled_from((False, False, False, True))), max_size=40))
+    train = st.sampled_from(draw(st.sampled_from(((False, False, False, True), (False, True, True, True)))))
+    return draw(st.lists(st.tuples(near, few, train), max_size=40))
 
 
 @given(rounds())
 def test_rounds_are_held_as_the_model_says(given_rounds: list[tuple[int, int, bool]]) -> None:
     moderation = ffi.new("struct moderation *")
-    now, run, held = 1 << 40, 0, False
+    now, run, busy, hold = 1 << 40, 0, 0, 0
     moderation.round_at = now
     for passed, messages, with_train in given_rounds:
         now += passed
-        small = messages < SMALL and not with_train
-        limit = CLOSE + (HOLD if held else 0)
-        if passed >= limit or with_train or (held and messages < LEAST) or (run < ROUNDS and not small):
-            run = 0
-        else:
-            run = min(run + 1, ROUNDS)
-        held = run == ROUNDS and small
-        assert bool(lib.moderation_round(moderation, now, messages, with_train)) == held
+        small = messages < SMALL
+        close = passed < CLOSE + hold
+        in_vain = hold == HOLD and messages < LEAST
+        busy = min(busy + 1, BUSY_ROUNDS) if close else 0
+        ends = not close or with_train or in_vain or (run < ROUNDS and not small)
+        run = 0 if ends else min(run + 1, ROUNDS)
+        hold = 0
+        if small and (run == ROUNDS or (with_train and busy == BUSY_ROUNDS)):
+            hold = HOLD if run == ROUNDS else TRAINS
+        assert lib.moderation_round(moderation, now, messages, with_train) == hold
 
 
 def test_a_lone_packet_is_never_held_and_a_stream_of_them_is_gathered() -> None:
@@ -163,12 +169,28 @@ def test_a_lone_packet_is_never_held_and_a_stream_of_them_is_gathered() -> None:
         held.append(lib.moderation_round(moderation, now, 1, 0))
         if held[-1]:
             break
-    assert held == [0] * (ROUNDS - 1) + [1]
+    assert held == [0] * (ROUNDS - 1) + [HOLD]
     for _ in range(5):
         now += HOLD
         assert lib.moderation_round(moderation, now, 12, 0)  # what came in the meantime
     now += HOLD
     assert not lib.moderation_round(moderation, now, 1, 0)  # the stream has ended
+
+
+def test_a_lone_train_is_never_held_and_a_stream_of_them_is_while_few_wait() -> None:
+    moderation = ffi.new("struct moderation *")
+    now = 1 << 40
+    for _ in range(20):
+        now += 1_000_000
+        assert not lib.moderation_round(moderation, now, 1, 1)
+    held = []
+    for _ in range(BUSY_ROUNDS):
+        now += 50_000
+        held.append(lib.moderation_round(moderation, now, 2, 1))
+    assert held == [0] * (BUSY_ROUNDS - 1) + [TRAINS]
+    assert not lib.moderation_round(moderation, now, SMALL, 1)
+    assert lib.moderation_round(moderation, now, SMALL - 1, 1) == TRAINS
+    assert not lib.moderation_round(moderation, now + CLOSE + TRAINS, 1, 1)  # the stream has paused
 
 
 class Receiver:
@@ -181,10 +203,10 @@ class Receiver:
         self.sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         assert lib.receiver_wake_at_once(self.path.receiver) == 0
 
-    def sleeps(self, messages: int = 0) -> bool:
+    def sleeps(self, messages: int = 0, message: bytes = b"x") -> bool:
         """After so many messages, one turn: whether the receiver gave the core away in it."""
         for _ in range(messages):
-            self.sender.sendto(b"x", self.path.udp.getsockname())
+            self.sender.sendto(message, self.path.udp.getsockname())
         before = resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw
         lib.receiver_run(self.path.receiver, 0)
         return resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw > before
@@ -198,6 +220,12 @@ class Receiver:
         """After messages one by one: whether the receiver sleeps though there is something to read."""
         self.small_rounds()
         return self.sleeps(messages=LEAST)
+
+    def holds_trains(self) -> bool:
+        """After trains one by one: whether the receiver sleeps before it reads on."""
+        for _ in range(1 + BUSY_ROUNDS):
+            self.sleeps(1, TRAIN)
+        return self.sleeps(1, TRAIN)
 
     def close(self) -> None:
         self.path.close()
@@ -240,3 +268,19 @@ def test_a_receiver_that_gathers_has_its_priority_again(receiver: Receiver) -> N
         return receiver.sleeps(messages=1) and policy() == (os.SCHED_RR, 1)
 
     until(has_it_again, "real-time priority after the sleep")
+
+
+def test_a_receiver_holds_trains_that_keep_coming_and_its_priority_sees_no_sleep(receiver: Receiver) -> None:
+    def gives_up_soon_after_a_hold() -> bool:
+        while policy() != (os.SCHED_RR, 1):
+            receiver.sleeps()
+        time.sleep(0.6 * BUSY / 1e9)
+        begin = time.monotonic_ns()
+        held = receiver.holds_trains()
+        time.sleep(0.6 * BUSY / 1e9)
+        receiver.sleeps()
+        return held and policy() == (os.SCHED_OTHER, 0) and time.monotonic_ns() - begin < BUSY
+
+    until(lambda: sum(receiver.sleeps(SMALL, TRAIN) for _ in range(2 * BUSY_ROUNDS)) == 0, "many at once")
+    until(receiver.holds_trains, "a sleep though there is something to read")
+    until(gives_up_soon_after_a_hold, "the priority is given up")
