@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import time
 from types import SimpleNamespace
 from typing import Any, cast
@@ -11,9 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from plait.lab.namespaces import descriptors, no_descriptors
+from shm.segment import SegmentError
 from tests.support.waiting import until
 from tests.unit.workers.fake_workers import FakeWorkers
 from workers._workers import lib
+from workers.channel import ChannelClosed, DescriptorsLost
+from workers.handoffs import HANDOFFS
 from workers.supervisor.patience import Patience
 from workers.supervisor.roster import Roster, _how
 from workers.supervisor.worker import Life, Told, Worker
@@ -169,6 +173,41 @@ class Sent:
         self.sent.append(message)
 
 
+class Fails:
+    """A channel of which nothing can be read."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+        self.is_closed = False
+
+    def receive(self) -> None:
+        raise self.error
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
+@pytest.mark.parametrize(("error", "has_process", "is_closed", "is_late", "why"), [
+    (OSError(errno.ENOBUFS, "no room"), True, False, False, ""),  # it is read again
+    (OSError(errno.ENOBUFS, "no room"), False, True, False, ""),
+    (DescriptorsLost("no room for them"), True, False, False, ""),
+    (ChannelClosed("it closed"), True, True, True, ""),
+    (ValueError("no JSON"), True, True, False, "it sent what the supervisor does not understand"),
+])  # fmt: skip
+def test_a_channel_that_fails_costs_what_its_reason_says(error: Exception, has_process: bool, is_closed: bool,
+                                                         is_late: bool, why: str) -> None:
+    roster, _ = alone()
+    unwatched: list[object] = []
+    roster.selector = cast(Any, SimpleNamespace(unregister=unwatched.append))
+    channel, process = Fails(error), SimpleNamespace()
+    worker = Killed("control", 0, 1, (), process=cast(Any, process if has_process else None))
+    worker.channel = cast(Any, channel)
+    roster._receive(worker)
+    assert channel.is_closed is (worker.channel is None) is is_closed
+    assert unwatched == [channel] * is_closed
+    assert (worker.kill_at is not None, worker.why_killed) == (is_late, why)
+
+
 promises = st.dictionaries(st.text("ab", min_size=35, max_size=45), st.text("x", max_size=210), max_size=9)
 
 
@@ -233,3 +272,34 @@ def test_control_has_no_core_that_is_kept_quiet(kind: str, core: str | None) -> 
     resources: Any = SimpleNamespace(interface="wg0")
     roster.settings, roster.resources = settings, resources
     assert roster._quiet_core_of(Worker(kind, 3, 9, ())) == core
+
+
+class Parts:
+    """A data segment that has memory for the parts of some lines."""
+
+    def __init__(self, has_room: bool) -> None:
+        self.has_room = has_room
+        self.asked: list[int] = []
+
+    def ensure_parts(self, line: int) -> None:
+        self.asked.append(line)
+        if not self.has_room:
+            raise SegmentError("no parts", "no room", "make some")
+
+
+@pytest.mark.parametrize("has_room", [True, False])
+@pytest.mark.parametrize("share", ["never", "auto", "always"])
+@pytest.mark.parametrize("handoff", HANDOFFS)
+@pytest.mark.parametrize("kind", ["control", "receiver", "consumer"])
+def test_parts_are_for_holders_that_share_where_there_is_memory(
+    kind: str, handoff: str, share: str, has_room: bool
+) -> None:
+    line, data = SimpleNamespace(lends=0), Parts(has_room)
+    roster, _ = alone()
+    roster.settings = cast(Any, SimpleNamespace(handoff=handoff, share=share))
+    roster.segment = cast(Any, SimpleNamespace(workers={5: line}))
+    roster.resources.data = cast(Any, data)
+    shares = share != "never" and (kind == "consumer" or (kind == "receiver" and handoff == "inline"))
+    told = roster._share_of(Worker(kind, 0, 5, ()))
+    assert told == (share if shares and has_room else "never")
+    assert (data.asked, line.lends) == ([5] * shares, int(shares and has_room))

@@ -245,3 +245,20 @@ def test_numbers_are_reached_or_refused_before_any_step(counts: tuple[int, int],
     else:
         assert done(scaling.scale(*words))["after"] == named(goal)
     assert (scaling.resources.receivers, scaling.resources.consumers) == goal
+
+
+@pytest.mark.parametrize("consumers", [1, 2, 3])
+def test_a_consumer_comes_or_goes_when_control_has_shared_the_peers_out_among_so_many(consumers: int) -> None:
+    """What control said before of the same number is forgotten: there were others since."""
+    told: list[str] = []
+    roster: Any = SimpleNamespace(find=lambda kind: kind, share=told.append)
+    resources: Any = SimpleNamespace(consumers=consumers, segment=None)
+    scaling = Scaling(resources, roster)
+    scaling.shared_out = consumers
+    steps = scaling._share_out()
+    assert next(steps, "over") is None and told == ["control"]
+    for said in (consumers - 1, consumers + 1):
+        scaling.shared_out = said
+        assert next(steps, "over") is None
+    scaling.shared_out = consumers
+    assert next(steps, "over") == "over" and told == ["control"]
