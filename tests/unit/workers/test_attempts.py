@@ -192,7 +192,9 @@ def test_a_control_that_is_told_to_end_did_not_die_of_its_set(interface: Interfa
     assert vault.attempts.judge() is None and not int(vault.header[0]["suspect_deaths"])
 
 
-def test_a_pass_over_the_peers_that_control_dies_of_is_given_up(interface: Interface) -> None:
+@pytest.mark.parametrize("peer", [0, 2])
+def test_a_pass_over_the_peers_that_control_dies_of_is_given_up(interface: Interface, peer: int) -> None:
+    """At whichever peer it dies. A slice has one here."""
     parts = Parts(interface)
     assert parts.set("set=1\n" + KEY + PEERS) == 0
     parts.memory.device.up = 1
@@ -200,8 +202,8 @@ def test_a_pass_over_the_peers_that_control_dies_of_is_given_up(interface: Inter
     parts.vault.store_static_static(0, bytes([7]) * 32)
     parts.close()
     for _ in range(DEATHS):
-        loop = Loop(interface, begins=False)
-        with contextlib.closing(loop), dying_in(loop.control.timer_columns, "handshake_dropped"):
+        loop = Loop(interface, Pace(ordered=1), begins=False)
+        with contextlib.closing(loop), dying_in(loop.control.peers, "active_rows", True, peer):
             loop.control.begin()  # there, or in a turn
             for _ in range(10):
                 loop.turn()

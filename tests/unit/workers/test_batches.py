@@ -92,10 +92,12 @@ def test_messages(families: str) -> None:
         family, address = kinds[name]
         packed = socket.inet_pton(family, address)
         one.to.family, one.length = family, 1
+        one.error = one.source_refused = UNTOUCHED
         one.to.port = socket.htons(ears[name].getsockname()[1])
         one.to.address[0 : len(packed)] = packed
     lib.handshakes_send(ours["4"].fileno(), ours["6"].fileno(), outgoing, COUNT)
-    assert [one.error for one in outgoing] == [0] * (COUNT + 1)
+    marks = [(one.error, one.source_refused) for one in outgoing]
+    assert marks == [(0, 0)] * COUNT + [(UNTOUCHED, UNTOUCHED)]
     for name, ear in ears.items():
         for _ in range(goes.count(name)):
             assert len(ear.recv(2)) == 1

@@ -6,6 +6,8 @@ used again in every order. Every peer that the model has must be found, with its
 
 from __future__ import annotations
 
+import ctypes
+import mmap
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -363,3 +365,44 @@ def test_a_peer_whose_secrets_or_endpoint_were_used_is_replaced(parts: Parts) ->
     endpoint = ffi.new("struct endpoint *", {"family": 2})
     lib.endpoint_store(parts.segment, 0, endpoint)
     assert not is_kept(parts) and is_kept(parts, "endpoint=192.0.2.1:1\n"), "no order takes an endpoint away"
+
+
+@pytest.mark.parametrize(("seconds", "ns", "is_time"), [
+    (0, 0, True), (5, 7, True), (2**63 - 1, 999_999_999, True),
+    (2**63, 7, False), (5, 1_000_000_000, False), (2**64 - 1, 2**32 - 1, False),
+])  # fmt: skip
+def test_a_time_that_is_none_is_shown_as_none(parts: Parts, seconds: int, ns: int, is_time: bool) -> None:
+    """wg would refuse the whole answer."""
+    row = parts.segment.rows[0]
+    row.handshake_sec, row.handshake_nsec = seconds, ns
+    shown = [line.partition("=")[2] for line in parts.get().splitlines() if line.startswith("last_handshake")]
+    assert shown == ([str(seconds), str(ns)] if is_time else ["0", "0"])
+
+
+def walled(data: bytes) -> mmap.mmap:
+    """A copy at the end of what can be read of this memory."""
+    room = -(-len(data) // mmap.PAGESIZE) * mmap.PAGESIZE
+    area = mmap.mmap(-1, room + mmap.PAGESIZE)
+    area[room - len(data) : room] = data
+    wall = int(ffi.cast("uintptr_t", ffi.from_buffer(area))) + room
+    assert ctypes.CDLL(None).mprotect(ctypes.c_void_p(wall), mmap.PAGESIZE, 0) == 0
+    return area
+
+
+@pytest.mark.parametrize("change", [WHOLE, ENDPOINT_LAST, BARE])
+def test_nothing_behind_the_records_is_read(parts: Parts, change: Change) -> None:
+    """A damaged redo record may end where the memory ends. Whoever reads on dies of it, here a child."""
+    text = "set=1\n" + change.text()
+    records = bytes(parse_set(text).records)
+    child = os.fork()
+    if child == 0:
+        try:
+            for end in range(1, len(records) + 1):
+                measured = Measured(parts, text, end=end)
+                measured.records = ffi.from_buffer("uint8_t[]", walled(records[:end]))
+                measured.changes.records = measured.records + len(measured.records) - mmap.PAGESIZE - end
+                assert measured.stop() == (lib.CHANGES_DONE if end == len(records) else lib.CHANGES_RARE)
+            os._exit(0)
+        finally:
+            os._exit(1)
+    assert os.waitpid(child, 0)[1] == 0

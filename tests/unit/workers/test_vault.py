@@ -114,6 +114,29 @@ def test_timestamps_are_kept_whole_and_in_order() -> None:
     segment.close()
 
 
+def test_a_secret_is_none_until_one_is_kept() -> None:
+    """Zeros would be one that everybody knows. A successor finds the same."""
+    memory = shm.segment.create_plain(4096)
+    vault, successor = Vault(os.dup(memory.fd), 64), Vault(os.dup(memory.fd), 64)
+    secret, private_key, public_key = (bytes([each]) * 32 for each in (1, 2, 3))
+
+    def expect(*kept: object) -> None:
+        for each in (vault, successor):
+            assert (each.cookie_secret, each.private_key, each.public_key) == kept
+
+    expect(None, None, None)
+    vault.store_cookie_secret(secret, 7)
+    expect((secret, 7), None, None)
+    vault.store_private_key(private_key, public_key)
+    expect((secret, 7), private_key, public_key)
+    vault.store_private_key(None, None)
+    expect((secret, 7), None, None)
+    assert private_key not in bytes(successor.memory[:HEADER_BYTES]), "it is wiped"
+    vault.close()
+    successor.close()
+    memory.close()
+
+
 @pytest.mark.parametrize("field", ["magic", "max_peers"])
 def test_a_vault_of_another_layout_is_refused(field: str) -> None:
     memory = shm.segment.create_plain(HEADER_BYTES + 64 * ROW_TYPE.itemsize)
