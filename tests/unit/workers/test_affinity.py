@@ -154,6 +154,28 @@ def test_what_cannot_be_had_changes_nothing(cores: frozenset[int]) -> None:
         assert os.sched_getaffinity(0) == cores and not affinity.is_spread
 
 
+def test_who_helps_others_leaves_at_once(cores: frozenset[int]) -> None:
+    affinity = ffi.new("struct affinity *")
+    opened(affinity, min(cores), BEGIN)
+    assert os.sched_getaffinity(0) == {min(cores)}
+    lib.affinity_leave(affinity)
+    assert os.sched_getaffinity(0) == cores and affinity.is_spread
+    lib.affinity_close(affinity)
+
+
+def test_nobody_is_moved_who_has_no_place_of_its_own(cores: frozenset[int]) -> None:
+    """Where it could not be had, and after its end."""
+    affinity, now = ffi.new("struct affinity *"), BEGIN + 2 * WINDOW
+    for _ in range(2):
+        before = os.sched_getaffinity(0)
+        lib.affinity_check(affinity, now)
+        lib.affinity_leave(affinity)
+        lib.affinity_slept(affinity, now, now + WINDOW)
+        assert os.sched_getaffinity(0) == before and not affinity.is_spread
+        opened(affinity, min(cores), BEGIN)
+        lib.affinity_close(affinity)
+
+
 def test_eight_workers_share_a_core_and_no_more() -> None:
     settings = Settings(receivers=12, consumers=12, cores=tuple(range(40)))
     found = [settings.quiet_core_of(number, "wg0") for number in range(12)]

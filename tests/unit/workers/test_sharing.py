@@ -358,6 +358,25 @@ def test_a_holder_that_is_busy_calls_a_consumer_while_a_core_is_idle(path: Path,
     path.holder.loadavg = busy.loadavg
 
 
+def test_sleepers_are_called_one_at_a_time_and_by_turns() -> None:
+    """A holder that calls is none of them, nor is who is awake."""
+    path, packets = Path(GEOMETRY | {"max_consumers": 4}), ffi.new("uint32_t[]", [1])
+    path.device.consumers, path.segment.node[1].packets = 4, 100
+    path.holder.share = lib.SHARE_ALWAYS
+
+    def called(*asleep: int) -> list[int]:
+        for number in asleep:
+            lib.bell_announce(path.segment, lib.WORKER_CONSUMER + number)
+        path.holder.helper_look = 0
+        lib.sharing_begins(path.holder, packets, 1)
+        return [number for number in asleep if not path.segment.bells[lib.WORKER_CONSUMER + number].sleeping]
+
+    assert [called(0, 1, 2, 3) for _ in range(4)] == [[1], [2], [3], [1]]
+    lib.bell_cancel(path.segment, lib.WORKER_CONSUMER + 2)
+    assert called(0, 1, 3) == [3]
+    path.close()
+
+
 def test_batches_of_which_nobody_takes_a_part_are_not_offered_for_a_while(path: Path, busy: Busy) -> None:
     lib.parts_say_helping(path.segment, HELPER, 1)
     assert [busy.batch() for _ in range(4)] == [1, 1, 1, 1]
