@@ -73,7 +73,9 @@ AREAS = {
                      "tests/unit/workers/test_pressure.py", "tests/unit/workers/test_trains.py",
                      "tests/unit/workers/test_tun.py", "tests/unit/workers/test_mac1_filter.py",
                      "tests/unit/workers/test_priority.py", "tests/unit/workers/test_orders.py",
-                     "tests/unit/workers/test_shares_of_a_turn.py"),
+                     "tests/unit/workers/test_shares_of_a_turn.py", "tests/unit/workers/test_affinity.py",
+                     "tests/unit/workers/test_consumer_loop.py", "tests/unit/workers/test_directions.py",
+                     "tests/unit/workers/test_sharing.py"),
     ),
     "tables": Area(
         ("workers/clock.c", "workers/control/*.c"),
@@ -82,7 +84,7 @@ AREAS = {
          "tests/unit/workers/test_batches.py", "tests/unit/workers/test_endpoints.py",
          "tests/unit/workers/test_long_lives.py", "tests/unit/workers/test_names.py",
          "tests/unit/workers/test_quotas.py", "tests/unit/workers/test_removed_rows.py",
-         "tests/unit/workers/test_keypair_lists.py"),
+         "tests/unit/workers/test_keypair_lists.py", "tests/unit/workers/test_set_orders.py"),
     ),
     "protocol": Area(
         ("engine/*.py", "engine/uapi/*.py", "plait/quick/conf.py"),
@@ -96,7 +98,8 @@ AREAS = {
          "tests/unit/workers/test_wiping.py", "tests/unit/workers/test_keypair_lists.py",
          "tests/unit/workers/test_control_loop.py", "tests/unit/workers/test_control_handshakes.py",
          "tests/unit/workers/test_control_uapi.py", "tests/unit/workers/test_control_model.py",
-         "tests/unit/workers/test_removed_rows.py", "tests/unit/workers/test_vault.py"),
+         "tests/unit/workers/test_removed_rows.py", "tests/unit/workers/test_vault.py",
+         "tests/unit/workers/test_attempts.py", "tests/unit/workers/test_killed_messages.py"),
     ),
     "netns": Area((), ("tests/interop/test_link_setup.py", "tests/interop/test_netns_sections.py")),
     "upgrade": Area((), ("tests/interop/test_upgrade.py::test_refused_upgrades_leave_everything_alone",)),
@@ -105,6 +108,7 @@ AREAS = {
         ("tests/unit/workers/test_scaling.py", "tests/unit/workers/test_channel.py",
          "tests/unit/workers/test_watchdog.py", "tests/unit/workers/test_roster.py",
          "tests/unit/workers/test_sockets.py", "tests/unit/workers/test_segments.py",
-         "tests/unit/workers/test_affinity.py", "tests/unit/workers/test_supervisor.py"),
+         "tests/unit/workers/test_affinity.py", "tests/unit/workers/test_supervisor.py",
+         "tests/unit/workers/test_supervisor_alone.py", "tests/unit/plait/test_service_manager.py"),
     ),
 }

