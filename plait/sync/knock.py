@@ -5,6 +5,12 @@ of its peer's key. A gateway that has not beaten for LEASE is dead for the other
 find the peers of these keys among their own, and tell their engines (workers/control/neighbours.py), again
 with each beat for as long as it is so, and no longer than a session may be used.
 
+Beating and judging are two tasks. To judge a death may take seconds: half a million sessions are read from
+the store, their peers are looked for, and the engine is told of them. Our own beats leave meanwhile, else
+others would take this gateway for dead. So a store gives sessions in pieces, between which a beat leaves on
+the same connection; what computes does so in a thread; and when the engine is slow to answer, a beat leaves
+without its new sessions.
+
 All times are of the store's clock. A gateway that is taken for dead and is not costs nothing: data of its
 clients does not come here. So LEASE may be short.
 """
@@ -15,7 +21,8 @@ import asyncio
 import hashlib
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import aclosing
 from typing import Final
 
 from engine import uapi
@@ -23,7 +30,8 @@ from plait import uapi_client
 from plait.failure import Failure
 from plait.sync import state
 from plait.sync.progress import Knocks
-from plait.sync.store import RETRY, Gateway, Gateways, Store
+from plait.sync.store import PIECE, RETRY, Gateway, Gateways, Store
+from plait.sync.together import together
 
 BEAT: Final = 0.4  # seconds between two beats
 LEASE: Final = 1.0  # a gateway that was silent for so much longer than we between two beats is dead
@@ -32,7 +40,6 @@ ENGINE_LEASE: Final = uapi.LEASE_MOST  # seconds for which the engine believes w
 PACKED: Final = 8  # bytes of a session in the store
 PREFIX: Final = PACKED - 4  # of them of its peer's public key
 SESSIONS_MOST: Final = uapi.SESSIONS_BYTES // uapi.SESSION_BYTES
-PIECE: Final = 1 << 20  # bytes of one beat at most
 REFUSED: Final = 10.0  # seconds for which the engine is told no more of a gateway that it refused to hear of
 
 
@@ -61,31 +68,48 @@ class Knock:
         self._fed: set[int] = set()  # gateways that the engine takes for dead
         self._refused: dict[int, float] = {}  # gateways that the engine refused to hear of, until when
         self._latest = float("-inf")  # by the clock: our latest beat
+        self._reading: asyncio.Task[tuple[bytes, int]] | None = None  # new sessions that the engine tells
+        self._found: list[Gateway] = []  # by our latest beat
+        self._gap = 0.0  # seconds between our latest beat and the one before
+        self._has_found = asyncio.Event()  # and they are not judged yet
 
     async def run(self) -> None:
         """Until cancelled. Failure before the first beat ends it: it is a mistake in how it was started."""
         while True:
             try:
                 async with self.store.gateways() as gateways:
-                    while True:
-                        began = self._clock()
-                        await self._turn(gateways)
-                        self._is_begun = True
-                        await asyncio.sleep(max(began + BEAT - self._clock(), 0))
+                    await together(self._beat_on(gateways), self._judge_on(gateways))
             except Failure as failure:
                 if not self._is_begun:
                     raise
                 self._say_once(str(failure))
             self._cursor = 0  # what was not noted is told anew, with all others
             self._latest = float("-inf")
+            self._has_found.clear()
             await asyncio.sleep(RETRY)
 
+    async def _beat_on(self, gateways: Gateways) -> None:
+        try:
+            while True:
+                began = self._clock()
+                await self._turn(gateways)
+                self._is_begun = True
+                await asyncio.sleep(max(began + BEAT - self._clock(), 0))
+        finally:
+            await self._stop_reading()
+
+    async def _judge_on(self, gateways: Gateways) -> None:
+        while True:
+            await self._has_found.wait()
+            await self._judge_found(gateways)
+
     async def _turn(self, gateways: Gateways) -> None:
+        """One beat."""
         await self._look_at_engine()
-        rows, cursor = await self._new_sessions()
-        found = await self._beat(gateways, packed(rows))
+        added, cursor = await self._read()
+        found = await self._beat(gateways, added)
         # Behind a gap of ours, others may have had the same one with the store. Before the first beat is one.
-        gap, self._latest = self._clock() - self._latest, self._clock()
+        self._gap, self._latest = self._clock() - self._latest, self._clock()
         if any(each.number == self._number and each.instance != self._instance for each in found):
             self.progress.is_taken = True
             self._cursor = 0
@@ -95,8 +119,15 @@ class Knock:
         else:
             self._cursor = cursor
             self.progress.is_taken = False
-            self.progress.sessions += len(rows) // uapi.SESSION_BYTES
+            self.progress.sessions += len(added) // PACKED
             self._say_once("")
+        self._found = found
+        self._has_found.set()
+
+    async def _judge_found(self, gateways: Gateways) -> None:
+        """Judge each of those that our latest beat has found; what is found meanwhile is judged next."""
+        self._has_found.clear()
+        found, gap = self._found, self._gap
         for each in found:
             if each.number != self._number and self._refused.get(each.number, 0.0) <= self._clock():
                 least = LEASE if each.number in self._fed else LEASE + gap
@@ -118,12 +149,36 @@ class Knock:
             settings = f"/etc/plait/{uapi_client.interface_of(self.interface)}.toml"
             step = f"Set gateway = 1 in {settings}, 2 on the next one, and start it anew."
             raise Failure(f"{self.interface} cannot knock", why, step)
+        await self._stop_reading()
         self._life, self._number, self._cursor = life, told["gateway"]["number"], 0
         self._fed, self._refused = set(), {}
         self._instance = instance_of(life)
 
-    async def _new_sessions(self) -> tuple[bytes, int]:
-        return await asyncio.to_thread(uapi_client.sessions, self.interface, self._cursor)
+    async def _read(self) -> tuple[bytes, int]:
+        """New sessions, and the cursor behind them. None yet when the engine takes longer than to the next
+        beat: what it answers goes with a later one."""
+        if self._reading is None:
+            self._reading = asyncio.create_task(self._new_sessions(self._cursor))
+        await asyncio.wait([self._reading], timeout=BEAT)
+        if not self._reading.done():
+            return b"", self._cursor
+        reading, self._reading = self._reading, None
+        return reading.result()
+
+    async def _stop_reading(self) -> None:
+        if self._reading is not None:
+            self._reading.cancel()
+            await asyncio.gather(self._reading, return_exceptions=True)
+            self._reading = None
+
+    async def _new_sessions(self, cursor: int) -> tuple[bytes, int]:
+        """Since a cursor, as the store has them; and the next cursor."""
+
+        def asked() -> tuple[bytes, int]:
+            rows, latest = uapi_client.sessions(self.interface, cursor)
+            return packed(rows), latest
+
+        return await asyncio.to_thread(asked)
 
     async def _beat(self, gateways: Gateways, added: bytes) -> list[Gateway]:
         """In pieces, when there are many new sessions."""
@@ -141,8 +196,11 @@ class Knock:
                 self._fed.discard(number)
                 await self._tell(number, 0)
         elif number not in self._fed or not await self._tell(number, ENGINE_LEASE):
-            told = await gateways.sessions(number)
-            rows = await asyncio.to_thread(self._resolved, told)
+            latest: dict[bytes, bytes] = {}
+            async with aclosing(gateways.sessions(number)) as pieces:
+                async for piece in pieces:
+                    await asyncio.to_thread(add_packed, latest, piece)
+            rows = await asyncio.to_thread(self._resolved, latest)
             await self._tell(number, ENGINE_LEASE, rows)
             self._fed.add(number)
         self.progress.dead = len(self._fed)
@@ -159,9 +217,8 @@ class Knock:
         told = uapi_client.tell_of_neighbour
         return await asyncio.to_thread(told, self.interface, number, lease, rows) is not None
 
-    def _resolved(self, told: bytes) -> bytes:
-        """Sessions as the engine takes them: those whose peers it has. Of an index the latest one counts."""
-        latest = {told[i : i + 4]: told[i + 4 : i + PACKED] for i in range(0, len(told), PACKED)}
+    def _resolved(self, latest: Mapping[bytes, bytes]) -> bytes:
+        """Sessions as the engine takes them: those whose peers it has. latest: as of add_packed."""
         wanted, keys = set(latest.values()), {}
         for key in uapi_client.public_keys(self.interface):
             if key[:PREFIX] in wanted:
@@ -182,6 +239,12 @@ def instance_of(life: str) -> str:
     files may be alike, but they do not share a network namespace as well."""
     place = f"{life} {os.stat('/proc/self/ns/net').st_ino} {os.uname().nodename}"
     return hashlib.blake2s(place.encode(), digest_size=8).hexdigest()
+
+
+def add_packed(latest: dict[bytes, bytes], piece: bytes) -> None:
+    """Sessions of the store, the beginning of a key by its index. Of an index the latest one counts."""
+    for i in range(0, len(piece), PACKED):
+        latest[piece[i : i + 4]] = piece[i + 4 : i + PACKED]
 
 
 def packed(rows: bytes) -> bytes:

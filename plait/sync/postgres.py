@@ -21,6 +21,7 @@ from plait.sync.store import (
     BATCH,
     GATHER,
     PATIENCE,
+    PIECE,
     POLL,
     Batch,
     Gateway,
@@ -52,9 +53,12 @@ order by rev limit {BATCH}"""
 LOOKUP: Final = f"{ALL} where public_key = any(%s)"
 
 BEAT: Final = "select number, instance, silent from plait.beat(%s::smallint, %s, %s)"
-ADDED: Final = """
-select sessions from plait.session where gateway = %s and at > clock_timestamp() - interval '200 seconds'
-order by at"""
+ADDED: Final = f"""
+select at, sessions from (
+    select at, sessions, sum(length(sessions)) over (order by at) - length(sessions) as before
+    from plait.session
+    where gateway = %s and at > clock_timestamp() - interval '200 seconds' and at > %s::timestamptz) as later
+where before < {PIECE} order by at"""
 
 PLACES: Final = "Make them: psql -f configs/sync/postgresql-knock.sql. docs/fleet.md has more."
 SCHEMA: Final = "Make them: psql -f configs/sync/postgresql.sql. docs/fleet.md has their layout."
@@ -218,9 +222,12 @@ class PostgresGateways:
         """As Gateways.beat."""
         return [Gateway(*each) for each in await self._fetch(BEAT, (number, instance, added))]
 
-    async def sessions(self, number: int) -> bytes:
-        """As Gateways.sessions."""
-        return b"".join(bytes(each[0]) for each in await self._fetch(ADDED, (number,)))
+    async def sessions(self, number: int) -> AsyncGenerator[bytes]:
+        """As Gateways.sessions. No cursor: that would be a transaction, and hide our beats until its end."""
+        latest: object = "-infinity"
+        while found := await self._fetch(ADDED, (number, latest)):
+            latest = found[-1][0]
+            yield b"".join(bytes(each[1]) for each in found)
 
     async def _fetch(self, query: str, values: Any) -> list[Any]:
         with _explained(self._shown, "gateways", PLACES, "plait_gateway"):

@@ -18,6 +18,7 @@ GATHER: Final = 0.05  # seconds in which changes that come one by one are gather
 POLL: Final = 1.0  # seconds between two looks at a store that does not ring
 RETRY: Final = 1.0  # seconds between two tries while the store or the engine is away
 PATIENCE: Final = 30.0  # seconds for one answer of a store
+PIECE: Final = 1 << 18  # bytes of sessions in one message, for which a beat may have to wait
 FRESH: Final = "Read all of it: plait sync --fresh IFACE URL. Peers that it does not have are removed then."
 
 
@@ -82,8 +83,9 @@ class Gateways(Protocol):
         """This gateway is alive, with these new sessions; returns every one. Where this number is another
         instance's, nothing was noted."""
 
-    async def sessions(self, number: int) -> bytes:
-        """Those of a gateway that were added in the latest 200 seconds, the oldest first."""
+    def sessions(self, number: int) -> AsyncGenerator[bytes]:
+        """Those of a gateway that were added in the latest 200 seconds, the oldest first, in pieces of whole
+        sessions. A beat may be sent between two pieces, and then waits for no more than one."""
 
 
 class Store(Protocol):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Any, cast
 
 from plait import uapi_client
@@ -10,6 +12,7 @@ from plait.sync import knock
 from plait.sync.knock import Knock
 from plait.sync.progress import Knocks
 from plait.sync.store import Gateway
+from tests.support.waiting import PATIENCE
 
 
 class Gateways:
@@ -18,13 +21,30 @@ class Gateways:
     def __init__(self) -> None:
         self.silent = 0.0
         self.read = 0
+        self.beats: list[bytes] = []
 
     async def beat(self, number: int, instance: str, added: bytes) -> list[Gateway]:
+        self.beats.append(added)
         return [Gateway(number, instance, 0.0), Gateway(2, "another", self.silent)]
 
-    async def sessions(self, number: int) -> bytes:
+    async def sessions(self, number: int) -> AsyncGenerator[bytes]:
         self.read += 1
-        return bytes(range(8))
+        yield bytes(range(8))
+
+    async def next_beat(self) -> None:
+        """Behind it, one more has left."""
+        beats = len(self.beats)
+        await reached(lambda: len(self.beats) > beats, "a beat leaves meanwhile")
+
+
+async def reached(condition: Callable[[], bool], what: str) -> None:
+    """Wait within one loop for something that another task of it does."""
+    try:
+        async with asyncio.timeout(PATIENCE):
+            while not condition():
+                await asyncio.sleep(0.005)
+    except TimeoutError:
+        raise AssertionError(f"not within {PATIENCE:.0f} s: {what}") from None
 
 
 class Refused(Knock):
@@ -40,10 +60,10 @@ class Refused(Knock):
     async def _look_at_engine(self) -> None:
         pass
 
-    async def _new_sessions(self) -> tuple[bytes, int]:
+    async def _new_sessions(self, cursor: int) -> tuple[bytes, int]:
         return b"", 7
 
-    def _resolved(self, told: bytes) -> bytes:
+    def _resolved(self, latest: object) -> bytes:
         return b""
 
     async def _tell(self, number: int, lease: int, rows: bytes | None = None) -> bool:
@@ -54,6 +74,7 @@ class Refused(Knock):
         end = self.now + seconds
         while self.now < end:
             await self._turn(gateways)
+            await self._judge_found(gateways)
             self.now += knock.BEAT
 
 
@@ -70,5 +91,72 @@ def test_an_engine_that_refuses_is_not_asked_with_each_beat() -> None:
         await one.turns(gateways, 2 * knock.REFUSED)
         assert gateways.read == len(one.told) == 3, "it may have room by then"
         assert len(one.said) == 1
+
+    asyncio.run(go())
+
+
+class Slow(Gateways):
+    """A store whose every answer about a dead gateway's sessions comes behind a beat of ours. It is the store
+    itself, too."""
+
+    shown = "slow"
+    is_exclusive = True
+
+    @asynccontextmanager
+    async def gateways(self) -> AsyncIterator[Slow]:
+        yield self
+
+    def open(self) -> Any:
+        raise NotImplementedError
+
+    async def sessions(self, number: int) -> AsyncGenerator[bytes]:
+        for i in range(3):
+            await self.next_beat()
+            yield bytes((i, 0, 0, 0)) + b"key."
+        self.read += 1
+
+
+class Busy(Knock):
+    """Gateway 1, whose engine answers each question behind a beat only."""
+
+    def __init__(self, gateways: Slow) -> None:
+        self.gateways = gateways
+        self.told: list[tuple[int, int, bytes | None]] = []
+        super().__init__("wg0", gateways, Knocks(), lambda text: None)
+        self._number, self._instance = 1, "we"
+
+    async def _look_at_engine(self) -> None:
+        pass
+
+    async def _new_sessions(self, cursor: int) -> tuple[bytes, int]:
+        await self.gateways.next_beat()
+        return b"sessions", cursor + 1
+
+    def _resolved(self, latest: object) -> bytes:
+        assert isinstance(latest, dict)
+        return b"".join(index + key for index, key in latest.items())
+
+    async def _tell(self, number: int, lease: int, rows: bytes | None = None) -> bool:
+        await self.gateways.next_beat()
+        self.told.append((number, lease, rows))
+        return True
+
+
+def test_beats_leave_while_a_death_is_judged_and_an_engine_is_slow() -> None:
+    """Half a million sessions of a dead gateway must not make others take this one for dead."""
+
+    async def go() -> None:
+        gateways = Slow()
+        gateways.silent = 50.0
+        one = Busy(gateways)
+        running = asyncio.create_task(one.run())
+        await reached(lambda: running.done() or len(one.told) > 1, "it is told, and its lease is renewed")
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        assert running.cancelled()
+        told = b"".join(bytes((i, 0, 0, 0)) + b"key." for i in range(3))
+        assert one.told[:2] == [(2, knock.ENGINE_LEASE, told), (2, knock.ENGINE_LEASE, None)]
+        assert gateways.read == 1
+        assert gateways.beats[0] == b"" and b"sessions" in gateways.beats, "new ones go with a later beat"
 
     asyncio.run(go())
