@@ -1,7 +1,7 @@
-"""A NATS server in a host of a lab, with the bucket of peers that `plait sync` follows; gone with the host.
+"""A NATS server in a host of a lab, with the buckets that `plait sync` uses; gone with the host.
 
-The account's owner may do everything; `gateway` has the rights of configs/sync/nats-gateway.conf. The library
-nats-py is needed from `prepare` on.
+The account's owner may do everything; `gateway` has the rights of configs/sync/nats-gateway.conf, `knocker`
+those of nats-gateway-knock.conf. The library nats-py is needed from `prepare` on.
 """
 
 from __future__ import annotations
@@ -18,9 +18,12 @@ from plait.lab.examples import example
 from plait.lab.namespaces import Host, Process
 
 if TYPE_CHECKING:
+    from nats.js import JetStreamContext
     from nats.js.kv import KeyValue
 
 BUCKET: Final = "plait"
+BEATS: Final = "plait_gateways"
+KEPT: Final = 200  # seconds, of beats
 PASSWORD: Final = "not-for-lists"
 PATIENCE: Final = 60.0
 CONFIGURATION: Final = """
@@ -29,12 +32,14 @@ jetstream {{ store_dir: "{place}/streams" }}
 accounts {{ VPN {{ jetstream: enabled, users: [
   {{ user: owner, password: owner }}
   {{ user: gateway, password: "{password}", permissions: {{ include "rights.conf" }} }}
+  {{ user: knocker, password: "{password}", permissions: {{ include "knock.conf" }} }}
 ] }} }}
 """
 
 
 class NatsServer:
-    """A server with one bucket. Its files stand in the host's own /run, and go with the host."""
+    """A server with a bucket of peers, and one of beats. Its files stand in the host's own /run, and go with
+    the host."""
 
     place = Path("/run/nats-lab")
 
@@ -44,6 +49,7 @@ class NatsServer:
         inside = host.root / str(self.place).lstrip("/")
         inside.mkdir()
         (inside / "rights.conf").write_text(example("sync/nats-gateway.conf"))
+        (inside / "knock.conf").write_text(example("sync/nats-gateway-knock.conf"))
         text = CONFIGURATION.format(listen=listen, place=self.place, password=PASSWORD)
         (inside / "server.conf").write_text(text)
         self.process: Process | None = None
@@ -58,9 +64,9 @@ class NatsServer:
         return f"nats://{self._listen}/{BUCKET}"
 
     @staticmethod
-    def credentials(host: Host) -> dict[str, str]:
+    def credentials(host: Host, user: str = "gateway") -> dict[str, str]:
         """The environment of `plait sync` in a host."""
-        return {"NATS_USER": "gateway", "NATS_PASSWORD": PASSWORD}
+        return {"NATS_USER": user, "NATS_PASSWORD": PASSWORD}
 
     def start(self) -> Process:
         """Begin."""
@@ -68,16 +74,17 @@ class NatsServer:
         return self.process
 
     def prepare(self) -> None:
-        """Behind it, the server takes connections and has the bucket, empty."""
+        """Behind it, the server takes connections and has the buckets, empty."""
         process, until = self.start(), time.monotonic() + PATIENCE
         while "Server is ready" not in process.output():
             if process.poll() is not None or time.monotonic() > until:
                 why = process.output().strip()[-500:] or "it said nothing"
                 raise Failure("NATS does not start", why, "See what it says")
             time.sleep(0.02)
-        self._bucket = self._thread.submit(self._runner.run, self._made()).result()
+        self._streams = self._thread.submit(self._runner.run, self._connected()).result()
+        self._bucket, self._beats = self.make(BUCKET), self.make(BEATS, KEPT)
 
-    async def _made(self) -> KeyValue:
+    async def _connected(self) -> JetStreamContext:
         import nats
 
         async def ignore(error: Exception) -> None:
@@ -87,7 +94,17 @@ class NatsServer:
             f"nats://{self._listen}:4222", user="owner", password="owner", allow_reconnect=False,
             error_cb=ignore,
         )  # fmt: skip
-        return await client.jetstream().create_key_value(bucket=BUCKET, history=1, direct=True)
+        return client.jetstream()
+
+    def make(self, bucket: str, ttl: int = 0) -> KeyValue:
+        """One more bucket, in memory where it forgets."""
+        from nats.js.api import StorageType
+
+        storage = StorageType.MEMORY if ttl else StorageType.FILE
+        made = self._streams.create_key_value(
+            bucket=bucket, history=1, direct=True, ttl=ttl or None, storage=storage
+        )
+        return self._thread.submit(self._runner.run, made).result()
 
     def add(self, rows: Iterable[tuple[str, str]]) -> None:
         """Peers: a public key, and the one prefix of each."""
@@ -103,6 +120,23 @@ class NatsServer:
         for key, prefix in rows:
             value = json.dumps({"allowed_ips": [prefix]}).encode()
             await self._bucket.put(key.translate(str.maketrans("+/", "-_")), value)
+
+    def beats(self) -> list[str]:
+        """Keys of the bucket of beats: beat.N, and session.N.M."""
+        return self._thread.submit(self._runner.run, self._keys()).result()
+
+    async def _keys(self) -> list[str]:
+        from nats.js.errors import NoKeysError
+
+        try:
+            return await self._beats.keys()
+        except NoKeysError:
+            return []
+
+    def forget(self, key: str) -> None:
+        """A beat's TTL is over."""
+        purge = self._streams.purge_stream(f"KV_{BEATS}", subject=f"$KV.{BEATS}.{key}")
+        self._thread.submit(self._runner.run, purge).result()
 
     def close(self) -> None:
         """The client ends; the server goes with the host."""

@@ -12,23 +12,24 @@ import os
 import re
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote, urlsplit
 
 import nats
 from nats import errors
 from nats.js import api
-from nats.js.errors import APIError, NotFoundError
+from nats.js.errors import NotFoundError
 
 from plait.failure import Failure
+from plait.sync.jetstream_bucket import Bucket, plain
+from plait.sync.jetstream_gateways import SUFFIX, JetStreamGateways
 from plait.sync.store import (
     BATCH,
     GATHER,
     PATIENCE,
     POLL,
     Batch,
-    Gateways,
     Row,
     another,
     from_the_future,
@@ -46,7 +47,6 @@ SHOWN: Final = {
     "NATS_CREDS": "user_credentials", "NATS_NKEY": "nkeys_seed", "NATS_USER": "user",
     "NATS_PASSWORD": "password", "NATS_TOKEN": "token",
 }  # fmt: skip
-ACCESS: Final = "Give its user what a gateway needs: configs/sync/nats-gateway.conf"
 TO_KEY: Final = str.maketrans("-_", "+/")  # a bucket's keys have no +
 TO_NAME: Final = str.maketrans("+/", "-_")
 
@@ -74,11 +74,29 @@ class JetStream:
             raise Failure("the store is not understood", why, step) from None
         self._servers = [f"{scheme}://{host}" for host in hosts.split(",")]
         self._options = _credentials(environment)
+        self._hosts = hosts
         self.shown = f"the bucket {self._bucket} on {hosts}"
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[JetStreamFeed]:
         """As Store.open."""
+        async with self._connected() as (client, said):
+            feed = JetStreamFeed(self.shown, self._bucket, client, said)
+            await feed.position()
+            yield feed
+
+    @asynccontextmanager
+    async def gateways(self) -> AsyncIterator[JetStreamGateways]:
+        """As Store.gateways."""
+        bucket = self._bucket + SUFFIX
+        async with self._connected() as (client, said):
+            shown = f"the bucket {bucket} on {self._hosts}"
+            async with JetStreamGateways(shown, bucket, client, said).opened() as gateways:
+                yield gateways
+
+    @asynccontextmanager
+    async def _connected(self) -> AsyncIterator[tuple[Client, list[str]]]:
+        """A client, and its latest complaint."""
         said: list[str] = []
 
         async def hear(failed: Exception) -> None:
@@ -97,20 +115,12 @@ class JetStream:
             step = "Is it running, and is the way to it open?"
             if is_refused:
                 step = f"Mend its user. {CREDENTIALS}"
-            raise Failure(f"{self.shown} cannot be asked", _plain(why), step) from failed
+            raise Failure(f"{self.shown} cannot be asked", plain(why), step) from failed
         try:
-            feed = JetStreamFeed(self.shown, self._bucket, client, said)
-            await feed.position()
-            yield feed
+            yield client, said
         finally:
             with suppress(errors.Error, OSError, TimeoutError):
                 await client.close()
-
-
-    def gateways(self) -> AbstractAsyncContextManager[Gateways]:
-        """As Store.gateways."""
-        why = "gateways beat in PostgreSQL alone so far"
-        raise Failure("clients of dead gateways are not begun with", why, "Leave out --knock.")
 
 
 def _credentials(environment: Mapping[str, str]) -> dict[str, Any]:
@@ -132,26 +142,17 @@ def _credentials(environment: Mapping[str, str]) -> dict[str, Any]:
     return options
 
 
-class JetStreamFeed:
+class JetStreamFeed(Bucket):
     """One connection."""
 
     identity = ""
 
     def __init__(self, shown: str, bucket: str, client: Client, said: list[str]) -> None:
-        self._shown = shown
-        self._stream = f"KV_{bucket}"
-        self._prefix = f"$KV.{bucket}."
-        self._client = client
-        self._said = said  # the last complaint that belongs to no call, as that of a right that lacks
-        self._streams = client.jetstream(timeout=PATIENCE / 3)
+        super().__init__(shown, bucket, client, said, "--history=1", "configs/sync/nats-gateway.conf")
 
     async def position(self) -> int:
         """The sequence number of the last message."""
-        with self._explained():
-            asked = f"$JS.API.STREAM.INFO.{self._stream}"
-            told = json.loads((await self._client.request(asked, b"", timeout=PATIENCE / 3)).data)
-            if code := told.get("error", {}).get("code"):
-                raise NotFoundError() if code == 404 else APIError(code, told["error"].get("description"))
+        told = await self._look()
         config = told["config"]
         if config.get("max_msgs_per_subject") != 1 or config.get("max_age"):
             why = "it keeps more than the last value of each key, or forgets values"
@@ -162,7 +163,7 @@ class JetStreamFeed:
     async def snapshot(self) -> AsyncGenerator[Batch]:
         """As Feed.snapshot: a key that changes meanwhile is among them, or among what follows."""
         greatest = await self.position()
-        async with self._consumer(deliver_policy=api.DeliverPolicy.LAST_PER_SUBJECT) as consumer:
+        async with self._consumer(">", deliver_policy=api.DeliverPolicy.LAST_PER_SUBJECT) as consumer:
             with self._explained():
                 pending = (await consumer.consumer_info()).num_pending or 0
             while pending:
@@ -181,7 +182,7 @@ class JetStreamFeed:
         if position > greatest:
             raise from_the_future(self._shown, position, greatest)
         start = api.DeliverPolicy.BY_START_SEQUENCE
-        async with self._consumer(deliver_policy=start, opt_start_seq=position + 1) as consumer:
+        async with self._consumer(">", deliver_policy=start, opt_start_seq=position + 1) as consumer:
             expected = 1
             while True:
                 found = await self._gathered(consumer)
@@ -213,20 +214,6 @@ class JetStreamFeed:
             if not row.is_gone:
                 found.append(row)
         return found
-
-    @asynccontextmanager
-    async def _consumer(self, **policy: Any) -> AsyncIterator[Any]:
-        config = api.ConsumerConfig(
-            ack_policy=api.AckPolicy.NONE, mem_storage=True, inactive_threshold=60.0, num_replicas=1, **policy
-        )
-        with self._explained():
-            every = f"{self._prefix}>"
-            consumer = await self._streams.pull_subscribe(every, stream=self._stream, config=config)
-        try:
-            yield consumer
-        finally:
-            with suppress(errors.Error, OSError, TimeoutError):
-                await consumer.unsubscribe()
 
     async def _gathered(self, consumer: Any) -> list[Msg]:
         """The next messages, none after POLL seconds without one."""
@@ -262,26 +249,6 @@ class JetStreamFeed:
         return Row(key, False, told.get("allowed_ips", ()), told.get("preshared_key"), told.get("endpoint"),
                    told.get("keepalive"))  # fmt: skip
 
-    def _make(self, what: str) -> str:
-        return f"Make {what}: nats kv add {self._stream.removeprefix('KV_')} --history=1"
-
-    @contextmanager
-    def _explained(self) -> Iterator[None]:
-        """Turn errors of nats-py into a Failure."""
-        what = f"{self._shown} cannot be read"
-        try:
-            yield
-        except NotFoundError as failed:
-            raise Failure(what, "there is no such bucket", self._make("it")) from failed
-        except (TimeoutError, errors.NoRespondersError) as failed:
-            if self._said:
-                raise Failure(what, _plain(self._said.pop()), ACCESS) from failed
-            why = f"no answer came within {PATIENCE / 3:.0f} s"
-            raise Failure(what, why, "Is JetStream switched on there, and has it a leader?") from failed
-        except (errors.Error, OSError) as failed:
-            why = _plain(str(failed) or type(failed).__name__)
-            raise Failure(what, why, "See the log of NATS.") from failed
-
 
 def _last_of_each(rows: Iterator[Row] | Sequence[Row]) -> list[Row]:
     """One row a key, in the order of their last changes."""
@@ -290,7 +257,3 @@ def _last_of_each(rows: Iterator[Row] | Sequence[Row]) -> list[Row]:
         found.pop(row.public_key, None)
         found[row.public_key] = row
     return list(found.values())
-
-
-def _plain(text: str) -> str:
-    return " ".join(text.removeprefix("nats: ").strip("'\"").split())

@@ -1,9 +1,9 @@
 """The knock: a gateway is killed, and its client is begun with by the one that is left.
 
     host client -- eth0 ---- eth0 -- host router -- eth1 ---- eth0 -- host one: plaitd, plait sync --knock
-    wireguard-go         PostgreSQL              -- eth2 ---- eth0 -- host two: likewise
+    wireguard-go     PostgreSQL or NATS          -- eth2 ---- eth0 -- host two: likewise
 
-Both gateways have one private key and one address, and beat in one database. From the kill on, the router
+Both gateways have one private key and one address, and beat in one store. From the kill on, the router
 sends all that comes to the second one, but no initiation of the client: what ends the gap is none of its own.
 """
 
@@ -18,11 +18,9 @@ from typing import Any
 
 import pytest
 
-from plait.lab.examples import example
 from plait.lab.namespaces import Engine, Host, Lab, Process
-from plait.lab.postgresql import DATABASE, PostgreSQL, programs
+from tests.interop.knock_stores import STORES
 from tests.interop.test_gateway_number import ANYCAST, PORT, Scene
-from tests.support.needed import needed
 from tests.support.syncing import LISTEN, PLAIT, SCRAPE
 from tests.support.waiting import until
 
@@ -42,16 +40,12 @@ table ip steering {{
 
 
 class Fleet(Scene):
-    """The scene of test_gateway_number.py, with a database at the router."""
+    """The scene of test_gateway_number.py, with a store at the router."""
 
-    def __init__(self, lab: Lab) -> None:
+    def __init__(self, lab: Lab, kind: str) -> None:
         super().__init__(lab)
-        needed("postgresql", is_there=programs() is not None)
         self.routers = {host: self.router_of(host) for host in self.gateways}
-        self.database = PostgreSQL(self.router, ",".join(self.routers.values()))
-        self.database.prepare()
-        self.database.run(example("sync/postgresql-knock.sql"))
-        self.database.run("grant plait_gateway to gateway")
+        self.store = STORES[kind](self.router, list(self.routers.values()))
 
     @staticmethod
     def router_of(host: Host) -> str:
@@ -59,11 +53,10 @@ class Fleet(Scene):
         (route,) = json.loads(host.run(["ip", "-j", "route", "show", "default"]).stdout)
         return str(route["gateway"])
 
-    def sync(self, host: Host, *options: str, interface: str = "wg0", database: str = DATABASE) -> Process:
+    def sync(self, host: Host, *options: str, interface: str = "wg0") -> Process:
         """A sync that knocks, in one of the gateways."""
-        url = f"postgres://gateway@{self.routers[host]}/{database}"
-        command = [*PLAIT, "sync", interface, url, "--knock", *options]
-        return host.popen(command, environment=self.database.credentials(host))
+        url, told = self.store.url(self.routers[host]), self.store.credentials(host)
+        return host.popen([*PLAIT, "sync", interface, url, "--knock", *options], environment=told)
 
     @contextmanager
     def syncing(self, host: Host, *options: str, interface: str = "wg0") -> Iterator[Process]:
@@ -82,10 +75,12 @@ class Fleet(Scene):
         return {name: float(rest.split()[-1]) for name, rest in told}
 
 
-@pytest.fixture(scope="module")
-def fleet() -> Iterator[Fleet]:
+@pytest.fixture(scope="module", params=STORES)
+def fleet(request: pytest.FixtureRequest) -> Iterator[Fleet]:
     with Lab() as lab:
-        yield Fleet(lab)
+        fleet = Fleet(lab, request.param)
+        yield fleet
+        fleet.store.close()
 
 
 def events(engine: Engine) -> list[dict[str, Any]]:
@@ -99,17 +94,12 @@ def first(told: Sequence[dict[str, Any]], kind: str) -> int:
 
 
 def test_what_lacks_is_said_in_one_sentence(fleet: Fleet) -> None:
-    fleet.database.run("create database bare", database="postgres")
-    fleet.database.run(example("sync/postgresql.sql"), database="bare")
-    fleet.database.run("grant plait_reader to gateway", database="bare")
-    process = fleet.sync(fleet.gateways[1], "--state", "/run/bare", database="bare")
-    assert process.wait() == 1
-    assert "lacks the tables of gateways" in process.output()
-    assert "psql -f configs/sync/postgresql-knock.sql" in process.output()
-    fleet.database.run("revoke plait_gateway from gateway")
-    process = fleet.sync(fleet.gateways[1])
-    assert process.wait() == 1 and "grant plait_gateway to USER" in process.output()
-    fleet.database.run("grant plait_gateway to gateway")
+    host = fleet.gateways[1]
+    for url, environment, words in fleet.store.lacking(host, fleet.routers[host]):
+        command = [*PLAIT, "sync", "wg0", url, "--knock", "--state", "/run/bare", "--fresh"]
+        process = host.popen(command, environment=environment)
+        assert process.wait() == 1
+        assert all(each in process.output() for each in words), process.output()
 
 
 def test_a_second_gateway_of_one_number_is_told_and_waits(fleet: Fleet) -> None:
@@ -117,7 +107,7 @@ def test_a_second_gateway_of_one_number_is_told_and_waits(fleet: Fleet) -> None:
     engine = host.engine("wg1", settings="gateway = 1\n")
     engine.configure(fleet.private, [], [], PORT + 1)
     with fleet.syncing(fleet.gateways[0]) as former:
-        until(lambda: fleet.database.run("select number from plait.gateway") == [(1,)], "gateway 1 beats")
+        until(lambda: fleet.store.beating() == {1}, "gateway 1 beats")
         with fleet.syncing(host, "--listen", LISTEN, interface="wg1") as process:
             until(lambda: fleet.metrics(host)["plait_sync_number_taken"] == 1, "its number is taken")
             beats = fleet.metrics(host)["plait_sync_beats_total"]
@@ -125,7 +115,7 @@ def test_a_second_gateway_of_one_number_is_told_and_waits(fleet: Fleet) -> None:
             said = "gateway 1 is not told of: another gateway beats in"
             assert process.output().count(said) == 1 and process.poll() is None
             former.stop()
-            fleet.database.run("update plait.gateway set beat = beat - interval '1 minute'")
+            fleet.store.free(1)
             until(lambda: fleet.metrics(host)["plait_sync_number_taken"] == 0, "the number is free")
             until(lambda: "gateway 1 is told of again" in process.output(), "it is said")
     engine.stop()
@@ -136,9 +126,8 @@ def test_the_client_of_a_killed_gateway_is_begun_with_when_it_knocks(fleet: Flee
     fleet.choose(1)
     assert fleet.client.ping("10.7.0.1", 1, wait=60).received == 1
     with fleet.syncing(fleet.gateways[0]) as former, fleet.syncing(fleet.gateways[1], "--listen", LISTEN):
-        session = "select gateway from plait.session where gateway = 1"
-        until(lambda: fleet.database.run(session), "its session is told")
-        until(lambda: len(fleet.database.run("select number from plait.gateway")) == 2, "both beat")
+        until(lambda: 1 in fleet.store.telling(), "its session is told")
+        until(lambda: fleet.store.beating() >= {1, 2}, "both beat")
         unknown = one.counters()["drop_index_unknown"]
         fleet.client.run([sys.executable, "-c", FORGED])
         until(lambda: one.counters()["drop_index_unknown"] > unknown, "nobody is dead: they are dropped")
