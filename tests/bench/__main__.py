@@ -9,6 +9,7 @@ from plait.command import Plait
 LATER = {
     "dead-peers": "tests.bench.dead_peers:dead_peers",
     "first-ping": "tests.bench.first_ping:first_ping",
+    "knocks": "tests.bench.knocks:knocks",
     "merged-load": "tests.bench.merged_load:merged_load",
     "profile": "tests.bench.profile:profile",
     "python-api": "tests.bench.python_api:python_api",
