@@ -39,6 +39,7 @@ class InProgress:
     handshake: handshake_p  # wiped when it is over
     tries: int  # initiations without an answer, this one included
     is_knocked: bool  # it went where a message came from that proved nothing (neighbours.py)
+    has_replaced: bool  # and took the place of one that went where the peer is known to be
 
 
 class Initiator:
@@ -119,6 +120,7 @@ class Initiator:
                 self.events.emit(Event.PEER_KEY_USELESS, row)
                 return False  # a key of low order: it stays configured and is sent nothing
         tries = self._tries(row) + 1
+        has_replaced = to is not None and row in self.numbers and not self._is_knocked(row)
         self.forget(row)
         try:
             number, handshake.local_index = self.keypairs.reserve(row)
@@ -143,7 +145,9 @@ class Initiator:
             return False
         self.vault.store_timestamp_sent(row, stamp)
         generation = int(self.peers.rows[row].generation)
-        self.in_progress[number] = InProgress(row, generation, number, handshake, tries, to is not None)
+        self.in_progress[number] = InProgress(
+            row, generation, number, handshake, tries, to is not None, has_replaced
+        )
         self.numbers[row] = number
         self.timer_columns.initiation_sent(row, now)
         if to is not None:
@@ -165,15 +169,24 @@ class Initiator:
         self.peers.order(row, lib.ORDER_AUTHENTICATED_SENT | (lib.ORDER_CLEAR_SOURCE if is_retry else 0))
         return True
 
-    def _was_in_vain(self, row: int) -> bool:
-        """Whether the latest initiation went where somebody only claimed to be: then it was the last one. But
-        while packets wait for a session, retries go where the peer is known to be."""
+    def owes(self, row: int) -> bool:
+        """Whether the next initiation to this peer goes where it is known to be, and none before it to who
+        knocks: the latest went to one who knocked, and took the place of one of ours, or packets wait. Else
+        whoever forges knocks could hold off ours for as long as he likes."""
         progress = self.in_progress.get(self.numbers.get(row, 0))
-        if progress is None or not progress.is_knocked:
+        if progress is None or not progress.is_knocked or self.endpoints.read(row) is None:
             return False
         peer = self.peers.rows[row]
         is_awaited = int(peer.ends[lib.OUTBOUND].produced) != int(peer.heads[lib.OUTBOUND].consumed)
-        if is_awaited and self.endpoints.read(row) is not None:
+        return progress.has_replaced or is_awaited
+
+    def _is_knocked(self, row: int) -> bool:
+        progress = self.in_progress.get(self.numbers.get(row, 0))
+        return progress is not None and progress.is_knocked
+
+    def _was_in_vain(self, row: int) -> bool:
+        """Whether the latest initiation went where somebody only claimed to be, and was the last one."""
+        if not self._is_knocked(row) or self.owes(row):
             return False
         self.forget(row)
         self.timer_columns.handshake_dropped(row)

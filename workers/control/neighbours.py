@@ -12,7 +12,9 @@ receiver index in its header is: `plait sync --knock` tells (plait/sync/knock.py
 Nothing is known of who sent it, so it moves no endpoint and no session: only an authentic response does, as
 for any initiation. What somebody may cause who forges such messages is initiations that are not answered: one
 in 5 s to a peer, 20 a second to a source (an IPv4 address, or a /64), none that repeats itself, and none for
-an index that no session of the dead gateway had. They need a message of 32 bytes each and have 148.
+an index that no session of the dead gateway had. They need a message of 32 bytes each and have 148. Where we
+have begun with the peer ourselves and were not answered, every other initiation is ours, to where the peer is
+known to be.
 
 The engine is told of a death for a lease of some seconds, again and again, so that a `plait sync` that ended
 leaves nothing behind; and for no longer than a session may be used, behind which nobody can knock. All of it
@@ -195,7 +197,7 @@ class Neighbours:
             return lib.KNOCK_NO_PEER
         if self.batch.keypairs.has_fresh(row, now, now - dead.told + 1):
             return lib.KNOCK_ANSWERED
-        if not self.batch.timer_columns.may_send_handshake(row, now):
+        if not self.batch.timer_columns.may_send_handshake(row, now) or self.initiator.owes(row):
             return lib.KNOCK_PEER_LIMIT
         sender = self.batch.sender(cell)
         assert sender is not None  # batch_check saw to it

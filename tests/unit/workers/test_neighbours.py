@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from engine import noise, uapi
+from engine.timers import Action
 from tests.support.control_harness import Interface, Parts, take_message
 from tests.unit.workers.test_control_handshakes import SECOND, Other
 from tests.unit.workers.test_lookups import Unknown, base64, section
@@ -200,6 +201,32 @@ def test_an_initiation_that_is_not_answered_is_the_last_one(world: Gateway) -> N
     world.pass_time(6 * SECOND)
     assert initiator.initiate(row, world.time[0], is_retry=True)
     assert other.hear()[0] == 1
+
+
+@pytest.mark.parametrize("is_waiting", [True, False])
+def test_forged_knocks_do_not_hold_off_an_initiation_of_ours(world: Gateway, is_waiting: bool) -> None:
+    """They come at the very moment at which we may send one again, and our own retry a little later. Without
+    packets that wait, a keepalive has asked for the session."""
+    other = world.peer(2)
+    row = world.parts.peers.find(other.identity.public_key)
+    assert row is not None
+    world.parts.peers.order(row, world.parts.endpoints.move(row, other.endpoint))
+    world.parts.peers.rows[row].ends[lib.OUTBOUND].produced += is_waiting
+    initiator, columns = world.parts.handshakes.initiator, world.parts.timer_columns
+    initiator.wanted(row, world.time[0])
+    ends: Counter[str] = Counter()
+    for _ in range(4 * 30):
+        world.tell({index_of(7): other})
+        ends[world.knock(index_of(7), FORGER)] += 1
+        for due, action in columns.due(world.time[0]):
+            if action & Action.RETRY_HANDSHAKE and columns.may_send_handshake(due, world.time[0]):
+                initiator.initiate(due, world.time[0], is_retry=True)
+        world.pass_time(SECOND // 4)
+    heard = 0
+    while not other.hears_nothing():
+        heard += 1
+    assert heard >= 3 and ends["KNOCK_INITIATED"] >= 2, "each has a turn"
+    assert set(ends) == {"KNOCK_INITIATED", "KNOCK_PEER_LIMIT"}
 
 
 def test_a_death_is_believed_for_its_lease_and_no_longer_than_a_session_lasts(world: Gateway) -> None:
