@@ -74,9 +74,7 @@ class Follower:
         elif self.state.store != feed.identity:
             raise another(self.store.shown)
         if not self.store.is_exclusive:
-            self._owners = Owners()
-            for peer in await self.peers():
-                self._owners.learn(change_of(peer_of(peer)))
+            self._owners = await self.owners()
 
     def _life(self) -> str:
         uapi_client.check_live(self.interface)
@@ -184,6 +182,16 @@ class Follower:
     async def peers(self) -> list[uapi_client.Peer]:
         """Those that the engine has."""
         return (await asyncio.to_thread(uapi_client.get, self.interface)).peers
+
+    async def owners(self) -> Owners:
+        """Whose prefixes are whose in the engine. Half a million peers take seconds: in slices, between which
+        a beat may leave (knock.py)."""
+        found, peers = Owners(), await self.peers()
+        for begin in range(0, len(peers), BATCH):
+            for peer in peers[begin : begin + BATCH]:
+                found.learn(change_of(peer_of(peer)))
+            await asyncio.sleep(0)
+        return found
 
     def say_once(self, text: str) -> None:
         """A complaint that stands is not repeated; that it is over is said as well."""

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
+from plait import uapi_client
 from plait.failure import Failure
-from plait.keys import decode
+from plait.keys import decode, encode
 from plait.lab.namespaces import keypair, preshared_key
 from plait.sync import rows, state
 from plait.sync.commands import store_of
+from plait.sync.follower import Follower
 from plait.sync.owners import Owners
-from plait.sync.store import Row
+from plait.sync.store import BATCH, Row
 
 KEY = "FDff0q83mcxJTXSsW3Wnzj5VXYN3H7qzr3QtTi+OLk0="
 BAD = [
@@ -160,3 +164,37 @@ def test_a_prefix_is_one_row_s_until_that_row_gives_it_up() -> None:
     take(second, "10.0.1.0/24")
     take(first, is_gone=True)
     take(second, "10.0.0.0/24")
+
+
+class ManyPeers(Follower):
+    """Of an engine that has some batches of them."""
+
+    def __init__(self) -> None:
+        super().__init__("wg0", cast("Any", None), cast("Any", None))
+
+    async def peers(self) -> list[uapi_client.Peer]:
+        return [
+            uapi_client.Peer(encode(at.to_bytes(32, "big")), allowed_ips=[f"10.{at >> 8}.{at & 255}.2/32"])
+            for at in range(1, 3 * BATCH)
+        ]
+
+
+def test_beats_may_leave_while_prefixes_of_many_peers_are_learned() -> None:
+    async def go() -> None:
+        turns = 0
+
+        async def beat() -> None:
+            nonlocal turns
+            while True:
+                turns += 1
+                await asyncio.sleep(0)
+
+        beating = asyncio.create_task(beat())
+        owners = await ManyPeers().owners()
+        assert turns >= 3
+        beating.cancel()
+        taken = rows.change_to(Row(KEY, allowed_ips=["10.1.7.2/32"]))
+        with pytest.raises(rows.BadRow, match="also that of"):
+            owners.take(taken)
+
+    asyncio.run(go())
