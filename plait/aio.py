@@ -277,10 +277,12 @@ async def _ask(
         sock = await connected(name)
         try:
             with suppress(BrokenPipeError, ConnectionResetError):  # it may have answered before it ended it
-                await asyncio.wait_for(loop.sock_sendall(sock, operation), patience)
+                async with asyncio.timeout(patience):
+                    await loop.sock_sendall(sock, operation)
             while not answer.is_whole:
                 try:
-                    data = await asyncio.wait_for(loop.sock_recv(sock, 1 << 16), patience)
+                    async with asyncio.timeout(patience):
+                        data = await loop.sock_recv(sock, 1 << 16)
                 except ConnectionResetError:
                     data = b""
                 if not data:

@@ -176,9 +176,14 @@ class PostgresFeed:
             await self.look()
             async with connection.cursor("plait_snapshot") as cursor:
                 await cursor.execute(ALL)
-                while found := await asyncio.wait_for(cursor.fetchmany(BATCH), PATIENCE):
+                while found := await self._fetch_many(cursor):
                     yield Batch([Row(each[0], False, *each[1:]) for each in found], self._greatest, False)
             yield Batch((), self._greatest, True)
+
+    @staticmethod
+    async def _fetch_many(cursor: psycopg.AsyncServerCursor[Any]) -> list[Any]:
+        async with asyncio.timeout(PATIENCE):
+            return await cursor.fetchmany(BATCH)
 
     async def follow(self, position: int) -> AsyncGenerator[Batch]:
         await self._connection.execute("listen plait_peer")

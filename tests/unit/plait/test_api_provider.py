@@ -43,7 +43,8 @@ def serve(path: Path, why: str, *connections: Speak) -> None:
                 return Refuse(ttl=int(str(source.address).rpartition(".")[2]))
 
             with pytest.raises(Failure, match=why) as failed:
-                await asyncio.wait_for(wg.serve_forever(), PATIENCE)
+                async with asyncio.timeout(PATIENCE):
+                    await wg.serve_forever()
             assert failed.value.next_step
 
     asyncio.run(run())
