@@ -297,9 +297,11 @@ def test_an_endpoint_whose_zone_is_gone_when_the_set_is_applied_is_left_out(inte
 
 def test_a_peer_that_control_dies_of_is_left_out_and_can_be_added_again(interface: Interface) -> None:
     parts = Parts(interface)
-    assert parts.set("set=1\n" + PEERS) == 0
+    keys = {n: bytes([n + 0x70]) * 32 for n in (1, 2, 3)}
+    secrets = "".join(f"public_key={n:064x}\npreshared_key={key.hex()}\n" for n, key in keys.items())
+    assert parts.set("set=1\n" + PEERS + secrets) == 0
     row = parts.peers.find((2).to_bytes(32))
-    assert row is not None
+    assert row
     for _ in range(DEATHS - 1):  # as controls leave it that die at that row
         parts.vault.attempts.begin(Step.PEERS)
         parts.vault.attempts.at(row + 1)
@@ -312,6 +314,8 @@ def test_a_peer_that_control_dies_of_is_left_out_and_can_be_added_again(interfac
         (told,) = [each for each in events_of(interface) if each["event"] == Event.PEER_LEFT_OUT]
         assert told["tries"] == DEATHS and told["peer"].startswith("AAAA") and told["reason"]
         assert interface.counter("GIVEN_UP") == 1
+    kept = os.pread(interface.vault_fd, os.fstat(interface.vault_fd).st_size, 0)
+    assert {n for n, key in keys.items() if key in kept} == {1, 3}, "its secrets are gone"
     with ControlProcess(interface):  # it stays out
         shown = uapi(interface, "get=1\n\n")
         assert [line for line in shown.splitlines() if line.startswith("public_key=")] == others

@@ -576,6 +576,16 @@ def test_a_set_waits_for_the_rows_of_the_peers_that_it_replaces(interface: Inter
         assert set_(control, f"public_key={A}\n") == -errno.ENOSPC
 
 
+def test_a_set_waits_for_the_memory_of_the_prefixes_that_it_replaces() -> None:
+    """A packet may still be looked up in what it takes away: that memory is free a grace period later."""
+    with Interface(f"plw{os.getpid()}", max_trie_nodes=64) as interface, ControlProcess(interface) as control:
+        for turn in range(3):
+            ips = [f"allowed_ip=10.{turn}.{n}.1/32" for n in range(20)]
+            text = "\n".join([f"public_key={A}", "replace_allowed_ips=true", *ips, ""])
+            assert set_(control, text) == 0
+            assert [line for line in get(control).splitlines() if line.startswith("allowed_ip=")] == ips
+
+
 def test_a_persistent_keepalive_is_sent_at_once(control: ControlProcess) -> None:
     segment = control.interface.segment
 
