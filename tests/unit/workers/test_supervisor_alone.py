@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from workers._workers import lib
+from workers._workers import ffi, lib
 from workers.supervisor.patience import Patience
 from workers.supervisor.process import Supervisor
 from workers.supervisor.worker import Life, Worker
@@ -93,3 +94,19 @@ def test_its_manager_hears_who_is_away_while_the_engine_runs(
     assert manager.states == [words, f"{words}; starting again: control, consumer 1"]
     age, none = manager.ages
     assert age >= 0 and none is None
+
+
+@pytest.mark.parametrize(("word", "row"), [(0, None), (1, 0), (2, 1), (3, 2), (4, None), (2**32 - 1, None)])
+def test_who_is_stuck_is_named_with_the_peer_that_it_holds(
+    supervisor: Supervisor, word: int, row: int | None
+) -> None:
+    """The word is a row's number and one; any worker may write it."""
+    keys = [bytes([each + 1]) * 32 for each in range(3)]
+    rows = [SimpleNamespace(public_key=ffi.new("uint8_t[32]", key)) for key in keys]
+    segment = SimpleNamespace(
+        workers={7: SimpleNamespace(peer_in_hand=word)}, rows=rows, geometry=SimpleNamespace(max_peers=3)
+    )
+    made: Any = supervisor
+    made.segment = segment
+    words = "" if row is None else f" with peer {base64.b64encode(keys[row]).decode()} in hand"
+    assert supervisor._in_hand(Worker("consumer", 0, 7, ())) == words
