@@ -1,5 +1,6 @@
 """UAPI text: whole operations or none, every mistake named, no other exception whatever comes."""
 
+import base64
 import errno
 from collections.abc import Iterator
 
@@ -208,6 +209,8 @@ def test_bad_lines_are_named(before: str, line: str) -> None:
     assert "5e5e5e5e" not in str(error)
 
 
+SESSION = bytes(range(uapi.SESSION_BYTES))
+ROW = base64.b64encode(SESSION).decode()
 NO_OPERATIONS = [
     "", "get=2", "set=0", "foo=1", "get", "hello", "Set=1", "\xff=1", "upgrade=2", "upgrade=+1", "scale=1",
     "scale=1,", "scale=,1", "scale=1,2,3", "scale=1,two", "scale=--1,1", "scale=12345,1", "scale=1, 1",
@@ -224,6 +227,10 @@ NO_OPERATIONS = [
         ("events=0", uapi.Events(False)),
         ("events=1", uapi.Events(True)),
         ("events=1\nsessions=true", uapi.Events(True, True)),
+        ("neighbour=0", uapi.Neighbour(0, 0, b"", False)),
+        ("neighbour=255\nlease=10", uapi.Neighbour(255, 10, b"", False)),
+        ("neighbour=7\nsessions=", uapi.Neighbour(7, 0, b"", True)),
+        (f"neighbour=7\nlease=3\nsessions={ROW}\nsessions={ROW}", uapi.Neighbour(7, 3, SESSION * 2, True)),
     ],
 )
 def test_operations_of_ours(line: str, operation: uapi.Operation) -> None:
@@ -237,6 +244,15 @@ def test_unknown_operations(line: str) -> None:
         assert operations == []  # empty lines between operations mean nothing
     else:
         assert [type(o) for o in operations] == [uapi.Refused]
+
+
+@pytest.mark.parametrize("lines", [
+    "neighbour=256", "neighbour=7\nlease=11", "neighbour=7\nlease=-1", "neighbour=7\nsessions=AAAA",
+    f"neighbour=7\nsessions={ROW[:-1]}", f"neighbour=7\nsessions={ROW}!", "neighbour=7\nwindow=1",
+])  # fmt: skip
+def test_what_is_no_neighbour_is_refused(lines: str) -> None:
+    [refused] = uapi.Reader().feed(f"{lines}\n\n".encode())
+    assert isinstance(refused, uapi.Refused) and not refused.was_set
 
 
 @pytest.mark.parametrize(

@@ -221,6 +221,26 @@ def test_mistakes_are_named(before: str, line: str, number: int) -> None:
     assert KEY[:20] not in str(error)
 
 
+@pytest.mark.parametrize(("before", "line", "quick", "what", "why"), [
+    (ALONE, "Endpoint = 192.0.2.1:1", True, "a peer's key", "Endpoint has no meaning in [Interface]"),
+    (ALONE, "allowedips = ::/0", False, "a peer's key", "AllowedIPs has no meaning in [Interface]"),
+    (P, "PrivateKey = " + KEY, True, "an interface's key", "PrivateKey has no meaning in [Peer]"),
+    (P, "fwmark = 1", False, "an interface's key", "FwMark has no meaning in [Peer]"),
+    (P, "dns = 192.0.2.1", True, "an interface's key", "DNS has no meaning in [Peer]"),
+    (ALONE, "dns = 192.0.2.1", False, "a key of wg-quick", "DNS is wg-quick's, wg does not know it"),
+    (ALONE, "Jc = 4", True, "a key of AmneziaWG", "the other end speaks AmneziaWG"),
+    (P, "Reserved = 1, 2, 3", True, "a key of Cloudflare WARP", "it sets three bytes that are 0"),
+    (ALONE, "Speed = 1", False, "an unknown key", "[Interface] has "),
+    (P, "Speed = 1", True, "an unknown key", "[Peer] has "),
+])  # fmt: skip
+def test_a_key_that_cannot_stand_there_is_known_for_what_it_is(
+    before: str, line: str, quick: bool, what: str, why: str
+) -> None:
+    with pytest.raises(conf.ConfError) as caught:
+        conf.parse(f"{before}\n{line}\n", "wg0.conf", quick)
+    assert caught.value.what == what and caught.value.why.startswith(why)
+
+
 def test_a_section_that_wg_quick_does_not_know_has_none_of_its_keys() -> None:
     """wg reads [In terface] as [Interface]; wg-quick does not, and would hand Address to wg."""
     assert conf.parse("[In\tterface]\nListenPort = 1\n", "f").interface.listen_port == 1
