@@ -110,3 +110,31 @@ def test_who_is_stuck_is_named_with_the_peer_that_it_holds(
     made.segment = segment
     words = "" if row is None else f" with peer {base64.b64encode(keys[row]).decode()} in hand"
     assert supervisor._in_hand(Worker("consumer", 0, 7, ())) == words
+
+
+class Wanted:
+    """Changes that are noted and never begin."""
+
+    def __init__(self) -> None:
+        self.noted: list[tuple[object, ...]] = []
+
+    def want(self, kind: str, *arguments: str, asker: int) -> None:
+        self.noted.append((kind, *arguments, asker))
+
+
+@pytest.mark.parametrize(("change", "arguments", "is_one"), [
+    ("upgrade", [], True), ("trial", [], True), ("scale", ["+1", "3"], True),
+    ("upgrade", ["now"], False), ("trial", ["+1", "3"], False), ("scale", [], False),
+    ("scale", ["+1"], False), ("scale", ["1", "2", "3"], False), ("more", [], False), ("renew", [], False),
+])  # fmt: skip
+def test_what_clients_may_ask_for(
+    supervisor: Supervisor, change: str, arguments: list[str], is_one: bool
+) -> None:
+    made: Any = supervisor
+    made.changes = wanted = Wanted()
+    if is_one:
+        supervisor._take_request(change, arguments, [5])
+    else:
+        with pytest.raises(ValueError, match=change):
+            supervisor._take_request(change, arguments, [5])
+    assert wanted.noted == [(change, *arguments, 5)] * is_one
