@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -37,3 +40,18 @@ def test_a_set_is_empty_once_all_was_taken_wherever_the_cursor_stood(
             assert bool(lib.ready_waits(DATA.segment, 1, cursor[0])) == (taken != members)
         assert taken == members
         assert lib.ready_is_empty(DATA.segment, 1)
+
+
+SETS, PLACES = GEOMETRY["max_consumers"] + 1, 2 * GEOMETRY["max_peers"]
+
+
+@pytest.mark.parametrize(("set_number", "place"), [
+    (0, PLACES), (1, PLACES), (1, PLACES + 64), (SETS - 1, 2 * PLACES), (SETS, 0), (SETS + 1, 5),
+])  # fmt: skip
+def test_what_is_out_of_range_is_in_no_set_and_written_nowhere(set_number: int, place: int) -> None:
+    data = shm.segment.create(GEOMETRY)
+    before = hashlib.sha256(ffi.buffer(data.segment.base, data.bytes)).digest()
+    lib.ready_set(data.segment, set_number, place)
+    assert not lib.ready_is_set(data.segment, set_number, place)
+    assert hashlib.sha256(ffi.buffer(data.segment.base, data.bytes)).digest() == before
+    data.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import threading
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -62,3 +63,29 @@ def test_a_message_that_came_before_the_sleep_is_not_slept_over(
     channel[0].send(b"message")
     assert run() == (lib.CONSUMER_CHANNEL, AROUND)
     assert not path.segment.bells[lib.WORKER_CONSUMER].sleeping
+
+
+@pytest.mark.parametrize(("share", "is_rung", "helps"), [
+    (lib.SHARE_NEVER, True, False), (lib.SHARE_AUTO, True, True), (lib.SHARE_ALWAYS, True, True),
+    (lib.SHARE_ALWAYS, False, False),  # its sleep was over
+])  # fmt: skip
+def test_who_is_rung_and_has_nothing_to_do_helps_where_batches_are_shared(
+    path: Path, run: Run, share: int, is_rung: bool, helps: bool
+) -> None:
+    is_over = threading.Event()
+
+    def ring() -> None:
+        while not is_over.is_set():
+            lib.bell_ring(path.segment, lib.WORKER_CONSUMER, -1)
+
+    path.holder.share = share
+    other = threading.Thread(target=ring)
+    if is_rung:
+        other.start()
+    try:
+        assert run() == (lib.CONSUMER_TIME, AROUND + 2)  # it slept and woke
+    finally:
+        is_over.set()
+        if is_rung:
+            other.join()
+    assert bool(lib.parts_helpers(path.segment)) is helps
