@@ -58,8 +58,6 @@ EQUIVALENT: list[tuple[str, str, str, str]] = [
      'the kernel gives a header with each packet; the answer ends the batch, and of what is below zero the caller asks for EBADFD alone'),
     ('workers/control/handshake_batch.c', 'same[i] = memcmp(&now, &cells[where[i]].from, sizeof now) == 0;', 'same[i] = memcmp(&cells[where[i]].from, &now, sizeof now) == 0;',
      'memcmp tells only whether they differ'),
-    ('workers/control/handshakes.py', 'self.under_load = False', 'self.under_load = True',
-     'take_messages says it before anybody asks'),
     ('shm/schedule.c', 'seen[row / 64] |= 1ull << row % 64;', 'seen[row / 64] |= 1ull << row + 64;',
      'the processor shifts by the count modulo 64'),
     ('shm/pool.c', '__atomic_store_n(&node->next, ((next >> 32) + 1) << 32 | NODE_NIL, __ATOMIC_RELAXED);', '__atomic_store_n(&node->next, ((next >> 32) - 1) << 32 | NODE_NIL, __ATOMIC_RELAXED);',
@@ -72,6 +70,10 @@ EQUIVALENT: list[tuple[str, str, str, str]] = [
      'x86-64 loads in order, and the compiler leaves the second look behind the copy'),
     ('workers/datapath/receive_tun.c', '__atomic_load_n(root, __ATOMIC_ACQUIRE), destination, version == 4 ? 32 : 128);', '__atomic_load_n(root, __ATOMIC_RELAXED), destination, version == 4 ? 32 : 128);',
      'x86-64 loads in order, and only the root leads to what was written before it'),
+    ('workers/system_calls.c', '#define RULES (LENGTH(common_rules) + LENGTH(rules_of_control) + 2 /* own signals */)', '#define RULES (LENGTH(common_rules) + LENGTH(rules_of_control) - 2 /* own signals */)',
+     'room for the longest program and more: each rule of the lists has fewer checks than the most'),
+    ('engine/index.c', 'uint64_t word = (uint64_t)round << 32 | half;', 'uint64_t word = (uint64_t)round << 31 | half;',
+     'another permutation of the same kind: a half has fewer than 31 bits'),
 ]
 _WHY = {each[:3]: each[3] for each in EQUIVALENT}
 
