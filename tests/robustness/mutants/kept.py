@@ -76,6 +76,8 @@ CONFINEMENT = [
     Kept("confinement", SANDBOX, "Landlock without scopes", "attributes.scopes = 3", "attributes.scopes = 0"),
     Kept("confinement", SANDBOX, "Landlock without network", "attributes.network = 3", "attributes.network = 0"),
     Kept("confinement", SANDBOX, "Landlock left out", "    if (use_landlock(readable, removable))\n        refused |= SANDBOX_FILES;\n", ""),
+    Kept("confinement", SANDBOX, "walls that no_new_privs would have brought are said to stand",
+         "refused |= SANDBOX_FILES | SANDBOX_SYSTEM_CALLS;", "refused &= SANDBOX_FILES | SANDBOX_SYSTEM_CALLS;"),
     Kept("confinement", SANDBOX, "capabilities kept", "permitted &= (uint32_t)(keep >> 32 * word)", "permitted &= ~0u"),
 ]
 

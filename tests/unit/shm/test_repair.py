@@ -63,6 +63,28 @@ def test_what_the_dead_had_in_hand_stays_in_its_queue(data: segment.DataSegment,
     lib.pool_close(pool)
 
 
+@pytest.mark.parametrize("is_published", [True, False])
+@pytest.mark.parametrize("direction", [lib.INBOUND, lib.OUTBOUND])
+def test_a_push_in_the_journal_is_found_finished_or_is_undone(
+    data: segment.DataSegment, direction: int, is_published: bool
+) -> None:
+    pool, worker, queue = ffi.new("struct pool *"), lib.WORKER_RECEIVER, 2 * ROW + direction
+    assert lib.pool_open(pool, data.segment, direction) == 0
+    node, line = lib.pool_issue(pool, lib.pool_take_small(pool), ROW), data.segment.workers[worker]
+    data.segment.node[node].packets = 1
+    line.journal_first, line.journal_last = node, data.segment.node[node].next | node  # with its generation
+    if is_published:
+        assert lib.queue_push_mpsc(data.segment, worker, queue, node, node, 1) == 0
+    line.journal_packets, line.journal_queue = 1, queue + 1
+    repair = ffi.new("struct repair *")
+    lib.repair_worker(data.segment, worker, repair)
+    assert (repair.pushes_finished, repair.pushes_undone) == (int(is_published), int(not is_published))
+    assert data.segment.states[node] == (lib.NODE_QUEUED if is_published else lib.NODE_FREE)
+    assert line.journal_queue == 0 and lib.queue_packets(data.segment, queue) == is_published
+    assert not faults(data)
+    lib.pool_close(pool)
+
+
 def test_consumers_that_sleep_are_woken(data: segment.DataSegment) -> None:
     """The dead one may have taken a consumer's announcement and not have come to the call that wakes."""
     rung = []

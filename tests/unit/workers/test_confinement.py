@@ -24,6 +24,7 @@ from plait.lab.namespaces import PLAIT, Host, Lab, read_proc
 from tests.support.waiting import until
 from tests.unit.workers.confinement_deeds import DEEDS, DONE, EACCES, EPERM, KILLED, by_number
 from tests.unit.workers.confinement_trials import BY_ARGUMENTS, LANDLOCK_CREATE_RULESET
+from workers._workers import lib
 from workers.priorities import CAP_SYS_NICE
 
 pytestmark = pytest.mark.network
@@ -103,6 +104,27 @@ os._exit(lib.sandbox_enter(0, ffi.NULL, ffi.NULL, 1) & lib.SANDBOX_CAPABILITIES 
 """
     command = [sys.executable, REFUSING, "capget:EPERM", "--", sys.executable, "-c", program]
     subprocess.run(command, check=True)
+
+
+@pytest.mark.parametrize(("refusal", "walls"), [
+    ("chroot:EPERM", 0),  # which is no wall of these
+    ("prctl,0=38:EPERM", lib.SANDBOX_FILES | lib.SANDBOX_SYSTEM_CALLS),  # PR_SET_NO_NEW_PRIVS
+    ("prctl,0=22:EINVAL", lib.SANDBOX_SYSTEM_CALLS),  # PR_SET_SECCOMP
+    ("capget:EPERM", lib.SANDBOX_CAPABILITIES), ("capset:EPERM", lib.SANDBOX_CAPABILITIES),
+    ("landlock_create_ruleset:ENOSYS", lib.SANDBOX_FILES),
+    ("landlock_restrict_self:EPERM", lib.SANDBOX_FILES),
+])  # fmt: skip
+def test_the_walls_that_are_not_granted_are_said_and_no_others(refusal: str, walls: int) -> None:
+    """To a process that keeps its capabilities: without them, one refusal leads to another."""
+    if ctypes.CDLL(None).syscall(LANDLOCK_CREATE_RULESET, None, 0, 1) < 1:
+        walls |= lib.SANDBOX_FILES
+    enter = f"""
+import os
+from workers._workers import ffi, lib
+os._exit(lib.sandbox_enter({2**64 - 1}, ffi.NULL, ffi.NULL, 1))
+"""
+    done = subprocess.run([sys.executable, REFUSING, refusal, "--", sys.executable, "-c", enter])
+    assert done.returncode == walls
 
 
 FILTERS = """
