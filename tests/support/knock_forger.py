@@ -23,6 +23,7 @@ from hashlib import blake2s
 DEAD, BITS = 2, 4  # its number, and how many bits of an index tell it
 SPREAD = 0x9E3779B  # odd: each number has its own index
 KNOWN = 1 << 20  # numbers of its sessions are below this one
+INITIATION = 1
 TICK = 0.001
 
 
@@ -59,8 +60,9 @@ def main() -> None:
         for each, source in zip(sockets, sources, strict=True):
             try:
                 while message := each.recv(256):
-                    initiations[source] += 1
-                    each.send(response(message, mac1_key))
+                    if message[0] == INITIATION:  # and no cookie reply, to a response
+                        initiations[source] += 1
+                        each.send(response(message, mac1_key))
             except BlockingIOError:
                 pass
         time.sleep(TICK)
