@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 BUCKET: Final = "plait"
 BEATS: Final = "plait_gateways"
-KEPT: Final = 200  # seconds, of beats
+KEPT: Final = 200  # seconds, of beats: what plait/sync asks for; the lab stands below it
 PASSWORD: Final = "not-for-lists"
 PATIENCE: Final = 60.0
 CONFIGURATION: Final = """

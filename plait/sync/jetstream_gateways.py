@@ -29,7 +29,7 @@ from nats.js.errors import APIError, NotFoundError
 
 from plait.failure import Failure
 from plait.sync.jetstream_bucket import Bucket
-from plait.sync.store import PATIENCE, Gateway
+from plait.sync.store import KEPT, PACKED, PATIENCE, Gateway
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -38,11 +38,10 @@ if TYPE_CHECKING:
     from nats.aio.msg import Msg
 
 SUFFIX: Final = "_gateways"  # behind the name of the peers' bucket
-KEPT: Final = timedelta(seconds=200)  # sessions; none is of use for longer
+AGE: Final = timedelta(seconds=KEPT)
 TAKEN: Final = 10.0  # seconds without a beat, behind which a number is free
 TRIES: Final = 3  # of one beat
 PIECES: Final = 16  # messages with sessions that are asked for at once
-SESSION: Final = 8  # bytes of one
 NUMBER_MOST: Final = 255
 INSTANCE_MOST: Final = 64  # bytes of an instance
 WRONG_SEQUENCE: Final = (10071, 10164)  # JSStreamWrongLastSequenceErrF, and its constant form
@@ -71,7 +70,7 @@ class JetStreamGateways(Bucket):
 
     def __init__(self, shown: str, bucket: str, client: Client, said: list[str]) -> None:
         """bucket: of the beats."""
-        made = f"--history=1 --ttl={KEPT.seconds}s --storage=memory"
+        made = f"--history=1 --ttl={KEPT:.0f}s --storage=memory"
         super().__init__(shown, bucket, client, said, made, "configs/sync/nats-gateway-knock.conf")
         self._seen: dict[int, Seen] = {}
         self._sequence = 0  # of the latest beat that was pushed
@@ -84,8 +83,8 @@ class JetStreamGateways(Bucket):
         """While beats are pushed. Failure when there is no bucket for them, or one that keeps too little."""
         config = (await self._look())["config"]
         age = timedelta(microseconds=int(config.get("max_age") or 0) / 1000)
-        if config.get("max_msgs_per_subject") != 1 or age < KEPT:
-            why = f"it keeps more than the last value of each key, or has no TTL of {KEPT.seconds} s or more"
+        if config.get("max_msgs_per_subject") != 1 or age < AGE:
+            why = f"it keeps more than the last value of each key, or has no TTL of {KEPT:.0f} s or more"
             raise Failure(f"{self._shown} is no place for beats", why, self._make("one that is"))
         last = api.ConsumerConfig(
             deliver_policy=api.DeliverPolicy.LAST_PER_SUBJECT, ack_policy=api.AckPolicy.NONE,
@@ -140,8 +139,8 @@ class JetStreamGateways(Bucket):
 
     def _is_of_use(self, message: Msg) -> bool:
         """A bucket may keep sessions for longer than we ask for, and whatever somebody else put there."""
-        is_young = self._now is None or self._now - message.metadata.timestamp < KEPT
-        return is_young and len(message.data) % SESSION == 0
+        is_young = self._now is None or self._now - message.metadata.timestamp < AGE
+        return is_young and len(message.data) % PACKED == 0
 
     async def _look_who_beats(self, number: int, instance: str) -> Holder:
         """Asked for once, and again with each beat while it is somebody else."""

@@ -30,14 +30,12 @@ from plait import uapi_client
 from plait.failure import Failure
 from plait.sync import state
 from plait.sync.progress import Knocks
-from plait.sync.store import PIECE, RETRY, Gateway, Gateways, Store
+from plait.sync.store import KEPT, PACKED, PIECE, RETRY, Gateway, Gateways, Store
 from plait.sync.together import together
 
 BEAT: Final = 0.4  # seconds between two beats
 LEASE: Final = 1.0  # a gateway that was silent for so much longer than we between two beats is dead
-KNOWN: Final = 200.0  # and for longer than that, none of its sessions is used any more
 ENGINE_LEASE: Final = uapi.LEASE_MOST  # seconds for which the engine believes what it is told
-PACKED: Final = 8  # bytes of a session in the store
 PREFIX: Final = PACKED - 4  # of them of its peer's public key
 SESSIONS_MOST: Final = uapi.SESSIONS_BYTES // uapi.SESSION_BYTES
 REFUSED: Final = 10.0  # seconds for which the engine is told no more of a gateway that it refused to hear of
@@ -112,6 +110,7 @@ class Knock:
         self._gap, self._latest = self._clock() - self._latest, self._clock()
         if any(each.number == self._number and each.instance != self._instance for each in found):
             self.progress.is_taken = True
+            await self._stop_reading()  # or what it reads from the old cursor on would move the cursor
             self._cursor = 0
             why = f"another gateway beats in {self.store.shown} with the same number"
             step = "Give each gateway a number of its own (gateway in its settings), start its engine anew."
@@ -132,7 +131,7 @@ class Knock:
             if each.number != self._number and self._refused.get(each.number, 0.0) <= self._clock():
                 least = LEASE if each.number in self._fed else LEASE + gap
                 try:
-                    await self._judge(gateways, each, least < each.silent < KNOWN)
+                    await self._judge(gateways, each, least < each.silent < KEPT)
                 except uapi_client.Refused as refused:
                     # For good, as of a number that has no room in indices, or while others fill its table.
                     self._complain(each.number, str(refused))

@@ -20,6 +20,7 @@ from plait.failure import Failure
 from plait.sync.store import (
     BATCH,
     GATHER,
+    KEPT,
     PATIENCE,
     PIECE,
     POLL,
@@ -57,7 +58,8 @@ ADDED: Final = f"""
 select at, sessions from (
     select at, sessions, sum(length(sessions)) over (order by at) - length(sessions) as before
     from plait.session
-    where gateway = %s and at > clock_timestamp() - interval '200 seconds' and at > %s::timestamptz) as later
+    where gateway = %s and at > clock_timestamp() - interval '{KEPT:.0f} seconds'
+        and at > %s::timestamptz) as later
 where before < {PIECE} order by at"""
 
 PLACES: Final = "Make them: psql -f configs/sync/postgresql-knock.sql. docs/fleet.md has more."

@@ -18,6 +18,8 @@ GATHER: Final = 0.05  # seconds in which changes that come one by one are gather
 POLL: Final = 1.0  # seconds between two looks at a store that does not ring
 RETRY: Final = 1.0  # seconds between two tries while the store or the engine is away
 PATIENCE: Final = 30.0  # seconds for one answer of a store
+PACKED: Final = 8  # bytes of a gateway's session: receiver index, the first bytes of its peer's public key
+KEPT: Final = 200.0  # seconds for which sessions are kept; none is of use for longer
 PIECE: Final = 1 << 18  # bytes of sessions in one message, for which a beat may have to wait
 FRESH: Final = "Read all of it: plait sync --fresh IFACE URL. Peers that it does not have are removed then."
 
@@ -84,7 +86,7 @@ class Gateways(Protocol):
         instance's, nothing was noted."""
 
     def sessions(self, number: int) -> AsyncGenerator[bytes]:
-        """Those of a gateway that were added in the latest 200 seconds, the oldest first, in pieces of whole
+        """Those of a gateway that were added in the latest KEPT seconds, the oldest first, in pieces of whole
         sessions. A beat may be sent between two pieces, and then waits for no more than one."""
 
 

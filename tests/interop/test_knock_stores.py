@@ -12,13 +12,10 @@ from typing import Any
 import pytest
 
 from plait.lab.namespaces import Host, Lab
-from plait.sync.store import PIECE, Gateways, Store
+from plait.sync.store import PACKED, PIECE, Gateways, Store
 from tests.interop.knock_stores import STORES, KnockStore
 
 pytestmark = pytest.mark.network
-
-SESSION = 8  # bytes
-
 
 @dataclass
 class Scene:
@@ -57,7 +54,7 @@ async def beaten(gateways: Gateways, number: int, instance: str, added: bytes = 
 def test_sessions_come_in_pieces_and_beats_leave_between_them(scene: Scene) -> None:
     async def go() -> None:
         async with scene.store.gateways() as one, scene.store.gateways() as two:
-            added = [os.urandom(PIECE) for _ in range(3)] + [os.urandom(SESSION) for _ in range(40)]
+            added = [os.urandom(PIECE) for _ in range(3)] + [os.urandom(PACKED) for _ in range(40)]
             for each in added:
                 await one.beat(200, "one", each)
             found = []
@@ -88,7 +85,7 @@ def test_a_gateway_is_silent_from_its_beat_on_by_the_store_s_clock(scene: Scene)
 
 def test_a_number_is_its_first_instance_s(scene: Scene) -> None:
     async def go() -> None:
-        mine, others = os.urandom(SESSION), os.urandom(SESSION)
+        mine, others = os.urandom(PACKED), os.urandom(PACKED)
         async with scene.store.gateways() as one, scene.store.gateways() as two:
             assert (await beaten(one, 7, "one"))[7] == "one"
             for _ in range(2):
@@ -107,7 +104,7 @@ def test_a_beat_that_was_forgotten_is_written_anew(scene: Scene) -> None:
         async with scene.store.gateways() as one:
             assert (await beaten(one, 9, "one"))[9] == "one"
             scene.server.forget(9)
-            assert (await beaten(one, 9, "one", bytes(SESSION)))[9] == "one"
-            assert await told(one, 9) == bytes(SESSION)
+            assert (await beaten(one, 9, "one", bytes(PACKED)))[9] == "one"
+            assert await told(one, 9) == bytes(PACKED)
 
     scene.run(go())

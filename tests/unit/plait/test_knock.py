@@ -160,3 +160,42 @@ def test_beats_leave_while_a_death_is_judged_and_an_engine_is_slow() -> None:
         assert gateways.beats[0] == b"" and b"sessions" in gateways.beats, "new ones go with a later beat"
 
     asyncio.run(go())
+
+
+class Taken(Gateways):
+    """A store in which somebody else beats with our number, until he ends."""
+
+    is_taken = True
+
+    async def beat(self, number: int, instance: str, added: bytes) -> list[Gateway]:
+        self.beats.append(added)
+        return [Gateway(number, "somebody else" if self.is_taken else instance, 0.0)]
+
+
+class Asked(Refused):
+    """Its engine answers late, and notes from which cursor on it was asked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.store = Slow()
+        self.cursors: list[int] = []
+        self.may_answer = asyncio.Event()
+
+    async def _new_sessions(self, cursor: int) -> tuple[bytes, int]:
+        self.cursors.append(cursor)
+        await self.may_answer.wait()
+        return b"", cursor + 1
+
+
+def test_all_sessions_are_told_anew_once_the_number_is_free_though_the_engine_was_slow() -> None:
+    async def go() -> None:
+        one, gateways = Asked(), Taken()
+        one._cursor = 5
+        await one._turn(gateways)
+        assert one.progress.is_taken
+        one.may_answer.set()
+        gateways.is_taken = False
+        await one._turn(gateways)
+        assert one.cursors == [5, 0] and not one.progress.is_taken
+
+    asyncio.run(go())
