@@ -58,8 +58,6 @@ EQUIVALENT: list[tuple[str, str, str, str]] = [
      'the kernel gives a header with each packet; the answer ends the batch, and of what is below zero the caller asks for EBADFD alone'),
     ('workers/control/handshake_batch.c', 'same[i] = memcmp(&now, &cells[where[i]].from, sizeof now) == 0;', 'same[i] = memcmp(&cells[where[i]].from, &now, sizeof now) == 0;',
      'memcmp tells only whether they differ'),
-    ('shm/schedule.c', 'seen[row / 64] |= 1ull << row % 64;', 'seen[row / 64] |= 1ull << row + 64;',
-     'the processor shifts by the count modulo 64'),
     ('shm/pool.c', '__atomic_store_n(&node->next, ((next >> 32) + 1) << 32 | NODE_NIL, __ATOMIC_RELAXED);', '__atomic_store_n(&node->next, ((next >> 32) - 1) << 32 | NODE_NIL, __ATOMIC_RELAXED);',
      'any other generation than the last does'),
     ('workers/system_calls.c', '#define LISTED (LENGTH(common) + LENGTH(of_control) + LENGTH(escapes))', '#define LISTED (LENGTH(common) - LENGTH(of_control) + LENGTH(escapes))',
