@@ -32,7 +32,7 @@ Examples:
   plait sync wg0 postgres://…    peers that follow a table of a database
   plait routes wg0               a kernel route for each peer that is connected, to be announced
   plait drain wg0                withdraw it before it is stopped
-  plait why KEY                  why that peer is offline
+  plait why KEY|NAME             why that peer is offline
   plait capture wg0 -w FILE      inner and outer packets, for Wireshark
   plait scale wg0 +1             one receiver and one consumer more, while it runs
   plait upgrade wg0              the program that is installed now takes over, sessions and all
@@ -135,7 +135,8 @@ def show(interface: str | None, field: str | None, engine: bool, as_json: bool) 
     INTERFACE is a name, `all` (the default) or `interfaces`. FIELD is one of public-key, private-key,
     listen-port, fwmark, peers, preshared-keys, endpoints, allowed-ips, latest-handshakes, transfer,
     persistent-keepalive, dump: printed alone and tab-separated, for programs. In its place the public key
-    of a peer shows that peer alone, at once among any number of peers.
+    of a peer shows that peer alone, at once among any number of peers; so does its name, or the start of
+    its key, for which all peers are asked for.
     """
     from plait.watch import show
 
@@ -144,7 +145,7 @@ def show(interface: str | None, field: str | None, engine: bool, as_json: bool) 
 
 @plait.command(short_help="Inner and outer packets in one file, for Wireshark.")
 @click.argument("interface", required=False, shell_complete=completion.engines)
-@click.option("--peer", metavar="KEY", help="Packets of the peer with this public key alone.")
+@click.option("--peer", metavar="KEY|NAME", help="Packets of this peer alone.")
 @click.option("--keys", "with_keys", is_flag=True,
               help="Put the engine's key log in, so that outer packets open: secret, as said above.")
 @click.option("-w", "target", metavar="FILE|-", default="-", show_default=True,
@@ -185,18 +186,19 @@ def capture(interface: str | None, peer: str | None, with_keys: bool, target: st
 
 
 @plait.command(short_help="Why is this peer offline? In sentences.")
-@click.argument("key")
+@click.argument("peer", metavar="KEY|NAME")
 @click.argument("interface", required=False, shell_complete=completion.engines)
 @click.option("--json", "as_json", is_flag=True, help="The same as JSON, a list of what each engine knows.")
-def why(key: str, interface: str | None, as_json: bool) -> None:
+def why(peer: str, interface: str | None, as_json: bool) -> None:
     """Say what is known of the peer with the public key KEY: whether it is configured, its last handshake and
     last refusal with their cause, its endpoint, the route to it, what was dropped, and what it waits for.
 
-    Without INTERFACE all engines of this host are asked.
+    A peer's NAME (`# Name = …` in its file), or the start of its key as `plait events` prints it, stands for
+    the key. Without INTERFACE all engines of this host are asked.
     """
     from plait.watch import why
 
-    why.run(key, interface, as_json=as_json)
+    why.run(peer, interface, as_json=as_json)
 
 
 @plait.command(short_help="Answer an engine that asks about unknown peers.")

@@ -681,7 +681,7 @@ def nonsense(name: str, why: str) -> Failure:
 
 
 def _nobody(name: str) -> Failure:
-    mend = f"Start its engine first: plaitd {name} (those that run: plait show interfaces)."
+    mend = f"Start one: plait up {name}, or plaitd {name} (those that run: plait show interfaces)."
     return Failure(f"{name} cannot be asked", f"nobody listens on {path_of(name)}", mend)
 
 

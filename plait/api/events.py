@@ -25,6 +25,8 @@ class Event:
     """UTC, to the millisecond."""
     kind: str
     """The engine's word for it (docs/events.md)."""
+    name: str = ""
+    """Of the peer that it is about, where that has one."""
     told: dict[str, Any] = field(repr=False, compare=False)
     """All that the engine told, as it was told."""
 

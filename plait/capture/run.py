@@ -22,6 +22,7 @@ from plait.capture.packets import INITIATION, RESPONSE, Packet, Source, datagram
 from plait.failure import Failure
 from plait.keys import is_key
 from plait.signals import Ending
+from plait.watch import which_peer
 from workers.version import VERSION
 
 INNER, OUTER = 0, 1  # the file's two interfaces
@@ -37,11 +38,9 @@ def run(interface: str, peer: str | None, target: str, *, with_keys: bool, is_qu
 
     is_quiet: only what went wrong; Wireshark takes each line for an error.
     """
-    if peer is not None and not is_key(peer):
-        why = "a public key is 44 characters of base64, the last one ="
-        raise Failure(f"`{peer}` is no key", why, f"See which peers there are: plait show {interface} peers")
     device = uapi_client.get(interface)
     if peer is not None:
+        peer = peer if is_key(peer) else which_peer.key_of(peer, device.peers)
         uapi_client.peer_of(device, peer)
     with contextlib.ExitStack() as stack:
         log = None

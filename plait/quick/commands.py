@@ -211,9 +211,23 @@ def _set_engine(name: str, wanted: Device, *, with_removals: bool = True) -> Non
     now = uapi_client.get(name)
     operation = difference(now, wanted, is_ours=is_plaitd(name))
     if operation != uapi.Set():
-        print(f"[#] configure {name}: {operation.peer_count} of {len(now.peers)} peers", file=sys.stderr)
+        print(f"[#] configure {name}: {_changed(operation.peer_count, now, wanted)}", file=sys.stderr)
         uapi_client.change(name, uapi.format_set(operation))
     operation = removals(now, wanted)
     if with_removals and operation.peer_count:
-        print(f"[#] configure {name}: remove {operation.peer_count} peers", file=sys.stderr)
+        print(f"[#] configure {name}: remove {_peers(operation.peer_count)}", file=sys.stderr)
         uapi_client.change(name, uapi.format_set(operation))
+
+
+def _changed(count: int, now: Device, wanted: Device) -> str:
+    """Of so many peers: how many are new, and how many of those that are there change."""
+    present = {peer.public_key for peer in now.peers}
+    added = sum(peer.public_key not in present for peer in wanted.peers)
+    changed = count - added
+    parts = [f"add {_peers(added)}"] if added else []
+    parts += [f"change {changed} of {_peers(len(present))}"] if changed else []
+    return ", ".join(parts) or "no peer changes"
+
+
+def _peers(count: int) -> str:
+    return f"{count} peer" if count == 1 else f"{count} peers"

@@ -19,6 +19,7 @@ from plait.quick import conf as wgconf
 from plait.uapi_client import Device
 
 DIRECTORY = Path("/etc/wireguard")
+WARNINGS = 5  # lines at most for what may be wrong once for each peer
 
 Conf = wgconf.Conf
 
@@ -51,6 +52,7 @@ def read(config: str) -> tuple[str, Path, Conf]:
         lost = ", whose AllowedIPs it replaces" if earlier.allowed_ips and later.replace_allowed_ips else ""
         again = f"Warning: {path}:{later.line_number}: the [Peer] of line {earlier.line_number} again{lost}"
         print(f"{again}. Mend it: make one section of both", file=sys.stderr)
+    _warn_of_taken(path, conf)
     return name, path, conf
 
 
@@ -61,6 +63,32 @@ def _repeated(conf: Conf) -> Iterator[tuple[wgconf.Peer, wgconf.Peer]]:
         if peer.public_key in sections:
             yield sections[peer.public_key], peer
         sections[peer.public_key] = peer
+
+
+def _warn_of_taken(path: Path, conf: Conf) -> None:
+    """Name the allowed IPs that a later peer takes from an earlier one: each has one peer, the last."""
+    taken = list(_taken(conf))
+    for prefix, earlier, later in taken[:WARNINGS]:
+        what = f"{prefix} stands in line {earlier.line_number}'s [Peer] too, which does not get it"
+        mend = "Mend it: give one of them another"
+        print(f"Warning: {path}:{later.line_number}: {what}. {mend}", file=sys.stderr)
+    if len(taken) > WARNINGS:
+        print(f"Warning: {path}: and {len(taken) - WARNINGS} more such AllowedIPs", file=sys.stderr)
+
+
+def _taken(conf: Conf) -> Iterator[tuple[str, wgconf.Peer, wgconf.Peer]]:
+    """Allowed IPs with the peer that loses each, and the later one that has it then."""
+    owners: dict[str, wgconf.Peer] = {}
+    for peer in conf.peers:
+        for ip in peer.allowed_ips:
+            prefix = str(ip._replace(removed=False))
+            owner = owners.get(prefix)
+            if not ip.removed:
+                if owner is not None and owner.public_key != peer.public_key:
+                    yield prefix, owner, peer
+                owners[prefix] = peer
+            elif owner is not None and owner.public_key == peer.public_key:
+                del owners[prefix]
 
 
 def is_plaitd(name: str) -> bool:

@@ -79,6 +79,11 @@ def say(failure: Failure) -> None:
     print(f"plait: {failure}", file=sys.stderr, flush=True)
 
 
+def none_runs(what: str) -> Failure:
+    """This cannot be done, since there is no engine at all."""
+    return Failure(what, "no engine runs", "Start one first: plait up IFACE, or plaitd IFACE")
+
+
 def nothing_shown(count: int) -> Failure:
     """None of several engines could be asked; a line for each was said."""
     why = f"none of {count} engines could be asked"

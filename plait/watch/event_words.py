@@ -108,7 +108,7 @@ WORDS: Final[dict[Event, Words]] = {
     Event.RAN_OUT: Words(
         "initiation of {peer}{from} refused",
         "its quota is used up, or its time is over (plait show says which)",
-        "give it a larger plait_quota or a later plait_expires if it may go on",
+        "give it a larger quota or a later expiry if it may go on (docs/quotas.md)",
     ),
     Event.NO_ROOM_TO_ANSWER: Words(
         "initiation of {peer}{from} refused",
@@ -142,7 +142,8 @@ WORDS: Final[dict[Event, Words]] = {
     ),
     Event.PACKETS_OF_NO_SESSION: Words(
         "packets from outside dropped ({count})",
-        "they name no session of ours: a peer still uses one from before a restart or change here",
+        "they name no session of ours: a peer still uses one from before a restart or change here, "
+        "or from before it ran out",
         "nothing is needed: a peer that hears no answer begins a new session after 15 s",
     ),
     Event.PACKETS_DAMAGED: Words(
@@ -297,7 +298,7 @@ WORDS: Final[dict[Event, Words]] = {
     Event.PEER_RAN_OUT: Words(
         "{peer} was cut off",
         "{reason}",
-        "a larger plait_quota or a later plait_expires lets it in again",
+        "a larger quota or a later expiry lets it in again (docs/quotas.md)",
     ),
     Event.PEER_RENEWED: Words("{peer} may talk again: it has another quota or expiry"),
     Event.PEER_REMOVED: Words("peer {peer} removed"),

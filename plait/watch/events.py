@@ -25,7 +25,7 @@ from plait.failure import Failure
 from plait.standard_streams import reader_is_gone
 from plait.watch import engines
 from plait.watch.event_words import WORDS, Words
-from plait.watch.terminal import is_coloured
+from plait.watch.terminal import is_coloured, printable
 from workers.control.events import ANYBODYS, COUNTS, FAILURES, REFUSALS, Event
 
 RECONNECT = 0.2  # seconds before a connection that ended is made again
@@ -77,7 +77,7 @@ def remembered(interface: str | None) -> Iterator[tuple[str, dict[str, Any]]]:
     """What the engines remember, by time."""
     names = engines.names(interface)
     if not names:
-        raise Failure("there is nothing to tell", "no engine runs", "Start one first: plaitd IFACE")
+        raise engines.none_runs("there is nothing to tell")
     told = [(name, event) for name, found in engines.ask(names, uapi_client.events) for event in found]
     yield from sorted(told, key=lambda pair: float(pair[1]["time"]))
 
@@ -177,7 +177,7 @@ class Following:
         """Events as they come, until no engine is left. Failure when none could be followed."""
         names = engines.names(self.interface)
         if not names:
-            raise Failure("there is nothing to follow", "no engine runs", "Start one first: plaitd IFACE")
+            raise engines.none_runs("there is nothing to follow")
         self._join(names, is_alone=len(names) == 1)
         looked = time.monotonic()
         while self.selector.get_map():
@@ -292,11 +292,17 @@ def filled(name: str, event: dict[str, Any]) -> Words:
     values["from"] = f" from {event['source']} (unproven)" if "source" in event else ""
     values["at"] = f" at {event['endpoint']}" if "endpoint" in event else ""
     values["was"] = f" (was at {event['was']})" if "was" in event else ""
-    values["to"] = f" to {short(event['peer'])}" if "peer" in event else ""
+    values["to"] = f" to {_peer(event)}" if "peer" in event else ""
     values["claiming"] = f", and names the key {event['claimed_key']}" if "claimed_key" in event else ""
     if "peer" in event:
-        values["peer"] = short(event["peer"])
+        values["peer"] = _peer(event)
     return Words(*(part.format_map(values) for part in words))
+
+
+def _peer(event: dict[str, Any]) -> str:
+    """Its key's start, which `plait why` takes, and its name where it has one."""
+    name = printable(event.get("name", ""))
+    return f"{short(event['peer'])} ({name})" if name else short(event["peer"])
 
 
 def short(key: str) -> str:

@@ -16,8 +16,8 @@ from typing import Any
 from plait import keys, uapi_client
 from plait.failure import Failure
 from plait.uapi_client import Device, Peer
-from plait.watch import engines
-from plait.watch.terminal import is_coloured
+from plait.watch import engines, which_peer
+from plait.watch.terminal import is_coloured, printable
 from workers.environment import choice
 
 _SECONDS = (("year", 365 * 24 * 3600), ("day", 24 * 3600), ("hour", 3600), ("minute", 60), ("second", 1))
@@ -35,7 +35,7 @@ def run(interface: str | None, field: str | None, *, engine: bool, as_json: bool
                 "--engine takes no field", f"`{field}` belongs to the other tables", "Leave one of them out."
             )
         engine_view.run(interface, as_json=as_json)
-    elif field is not None and keys.is_key(field):
+    elif field is not None and not _is_field(field):
         _print_peer(interface, field, as_json=as_json)
     elif field is not None and as_json:
         raise Failure("--json takes no field", f"it has `{field}` and all others", "Leave one of them out.")
@@ -87,12 +87,22 @@ def peer_as_dict(peer: Peer) -> dict[str, Any]:
     }
 
 
-def _print_peer(interface: str | None, key: str, *, as_json: bool) -> None:
-    """The peer of this key, and of no other: cheap among any number of them."""
+def _print_peer(interface: str | None, who: str, *, as_json: bool) -> None:
+    """The peer of this key, and of no other: cheap among any number of them. By name or start of its key it
+    is looked for among all."""
     if interface is None or interface == "all":
+        if not keys.is_key(who):
+            raise _no_such(who)
         why = "several may have that peer, each with its own address and counters"
-        raise Failure("one peer is shown of one interface", why, f"Name one: plait show wg0 {key}")
-    peer = uapi_client.get_peer(interface, key)
+        raise Failure("one peer is shown of one interface", why, f"Name one: plait show wg0 {who}")
+    if keys.is_key(who):
+        peer = uapi_client.get_peer(interface, who)
+    else:
+        device = uapi_client.get(interface)
+        try:
+            peer = uapi_client.peer_of(device, which_peer.key_of(who, device.peers))
+        except which_peer.NoPeer:
+            raise _no_such(who) from None
     if as_json:
         json.dump(peer_as_dict(peer), sys.stdout, indent=2)
         sys.stdout.write("\n")
@@ -141,7 +151,7 @@ def _peer_lines(peer: Peer, now: float, paint: Paint, hidden: bool) -> list[str]
         lines.append(f"  {paint(name, 'bold')}: {value}")
 
     if peer.name:
-        add("name", _printable(peer.name))
+        add("name", printable(peer.name))
     if peer.preshared_key:
         add("preshared key", "(hidden)" if hidden else peer.preshared_key)
     if peer.endpoint:
@@ -151,22 +161,18 @@ def _peer_lines(peer: Peer, now: float, paint: Paint, hidden: bool) -> list[str]
     if peer.handshake_sec:
         add("latest handshake", _ago(int(now) - peer.handshake_sec, paint))
     if peer.rx_bytes or peer.tx_bytes:
-        received, sent = _bytes(peer.rx_bytes, paint), _bytes(peer.tx_bytes, paint)
+        received, sent = amount(peer.rx_bytes, paint), amount(peer.tx_bytes, paint)
         add("transfer", f"{received} received, {sent} sent")
     if peer.keepalive:
         add("persistent keepalive", f"every {_duration(peer.keepalive, paint)}")
     if peer.quota:
-        used = _bytes(peer.rx_bytes + peer.tx_bytes, paint)
-        add("quota", f"{used} of {_bytes(peer.quota, paint)} used{_is_out(peer, 'quota', paint)}")
+        used = amount(peer.rx_bytes + peer.tx_bytes, paint)
+        add("quota", f"{used} of {amount(peer.quota, paint)} used{_is_out(peer, 'quota', paint)}")
     if peer.expires:
         add("expires", f"{_when(peer.expires, now, paint)}{_is_out(peer, 'expired', paint)}")
     for key, value in peer.others.items():
-        add(_printable(key.replace("_", " ")), _printable(value))
+        add(printable(key.replace("_", " ")), printable(value))
     return lines
-
-
-def _printable(text: str) -> str:
-    return "".join(c if c.isprintable() else "?" for c in text)
 
 
 Paint = Callable[..., str]
@@ -216,7 +222,9 @@ def _is_out(peer: Peer, reason: str, paint: Paint) -> str:
     return f" ({paint('cut off', 'bold')})" if peer.ran_out == reason else ""
 
 
-def _bytes(count: int, paint: Paint) -> str:
+def amount(count: int, paint: Paint | None = None) -> str:
+    """Bytes as wg(8) writes them."""
+    paint = paint or _painter(False)
     if count < 1024:
         return f"{count} {paint('B', 'cyan')}"
     for power, unit in ((2, "KiB"), (3, "MiB"), (4, "GiB")):
@@ -244,10 +252,17 @@ _PEER_FIELDS: dict[str, Callable[[Peer], list[str]]] = {
 }
 
 
+def _is_field(word: str) -> bool:
+    return word in (*_DEVICE_FIELDS, *_PEER_FIELDS, "dump")
+
+
+def _no_such(word: str) -> Failure:
+    known = ", ".join((*_DEVICE_FIELDS, *_PEER_FIELDS, "dump"))
+    why = "it is no field, and no peer of one interface has that name, or a key that begins so"
+    return Failure(f"`{word}` cannot be shown", why, f"Ask for one of {known}.")
+
+
 def _print_field(interface: str | None, field: str) -> None:
-    if field not in (*_DEVICE_FIELDS, *_PEER_FIELDS, "dump"):
-        known = ", ".join((*_DEVICE_FIELDS, *_PEER_FIELDS, "dump"))
-        raise Failure(f"`{field}` cannot be shown", "no such field exists", f"Ask for one of {known}.")
     prefix = interface == "all"
     for name, device in engines.ask(engines.names(interface), uapi_client.get):
         for row in rows(device, field):

@@ -1,4 +1,4 @@
-"""What standard output may be given: colours, or none."""
+"""What standard output may be given: colours or none, and no control characters."""
 
 from __future__ import annotations
 
@@ -16,3 +16,8 @@ def is_coloured() -> bool:
     if mode in ("always", "never"):
         return mode == "always"
     return sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+
+
+def printable(text: str) -> str:
+    """Text of others, such as a peer's name, without what a terminal would obey."""
+    return "".join(c if c.isprintable() else "?" for c in text)

@@ -30,7 +30,7 @@ def run(interface: str | None, *, interval: float, once: bool, as_json: bool) ->
     """Show until q or Ctrl-C; once: one picture of one interval and the end."""
     names = engines.names(interface)
     if not names:
-        raise Failure("there is nothing to look at", "no engine runs", "Start one first: plaitd IFACE")
+        raise engines.none_runs("there is nothing to look at")
     if once or as_json:
         _print_once(names, interval, as_json)
         return

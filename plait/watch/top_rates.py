@@ -4,7 +4,7 @@ Bytes and their rates come from the engine (control/busiest.py), which alone can
 drops, handshakes and CPU are compared here. `Watch.take` gives a picture, ready for json.dumps:
 
     {"interface": "wg0", "time": 1764000000.0, "interval": 1.0, "aead": "libipsec-mb AVX512",
-     "peers": 2, "active": 1,
+     "peers": 2, "connected": 2, "active": 1,      connected: null where the engine is older
      "rates": {"rx_bytes": 0.0, "tx_bytes": 0.0, "udp_received": 0.0, "udp_sent": 0.0, "tun_received": 0.0,
                "tun_sent": 0.0, "handshakes": 0.0, "drops": 0.0},
      "processes": [{"role": "receiver", "number": 0, "pid": 4711, "core": 0, "realtime": true,
@@ -111,6 +111,7 @@ def picture(
         "interval": round(seconds, 3) if seconds > 0 else None,
         "aead": report["aead"],
         "peers": report["peers"],
+        "connected": report.get("connected"),  # an older engine tells none
         "active": busiest["active"],
         "rates": {
             "rx_bytes": busiest["rx_rate"] if measured else None,

@@ -152,7 +152,8 @@ def _head(picture: dict[str, Any], choice: Choice) -> list[Text]:
     rates, queues = picture["rates"], picture["queues"]
     paused = "  PAUSED" if choice.is_paused else ""
     clock = time.strftime("%H:%M:%S", time.localtime(picture["time"]))
-    first = f"{picture['interface']}  {picture['peers']:,} peers, {picture['active']:,} active"
+    connected = "" if picture["connected"] is None else f", {picture['connected']:,} connected"
+    first = f"{picture['interface']}  {picture['peers']:,} peers{connected}, {picture['active']:,} active"
     made = [Text(f"{first}  {clock}{paused}  AEAD {picture['aead']}", style="bold")]
     for text in (
         f"in   {bits(rates['rx_bytes']):>11}  {number(rates['udp_received']):>7} packets/s from UDP"

@@ -17,7 +17,9 @@ from engine import constants
 from plait import keys, uapi_client
 from plait.failure import Failure
 from plait.uapi_client import Peer
-from plait.watch import engines, events
+from plait.watch import engines, events, which_peer
+from plait.watch.show import amount
+from plait.watch.terminal import printable
 from workers.control.events import FAILURES, REFUSALS, Event
 
 SESSION: Final = constants.REJECT_AFTER_TIME // constants.SECOND  # seconds in which a session may be used
@@ -28,11 +30,9 @@ NAMELESS: Final = (Event.MAC1_WRONG, Event.INITIATION_TAG)
 _UNITS: Final = ((86400, "days"), (3600, "hours"), (60, "minutes"), (1, "seconds"))
 
 
-def run(key: str, interface: str | None, *, as_json: bool) -> None:
-    """Print what every engine, or one, knows of the key."""
-    if not keys.is_key(key):
-        why = "a public key is 44 characters of base64, the last one ="
-        raise Failure(f"`{key}` is no key", why, "Copy it from the other side: wg show wg0 public-key")
+def run(who: str, interface: str | None, *, as_json: bool) -> None:
+    """Print what every engine, or one, knows of a peer: of its public key, the start of it, or its name."""
+    key = who if keys.is_key(who) else _key_of(who, interface)
     found = []
     for name, (peer, told, report) in engines.ask(
         engines.names(interface), lambda name, patience: look(name, key, patience)
@@ -40,7 +40,7 @@ def run(key: str, interface: str | None, *, as_json: bool) -> None:
         route = route_to(peer.endpoint) if peer is not None and peer.endpoint else None
         found.append(explain(name, key, peer, told, report, route, time.time()))
     if not found:
-        raise Failure("nobody can be asked about that key", "no engine runs", "Start one first: plaitd IFACE")
+        raise engines.none_runs("nobody can be asked about that key")
     if any(each["known"] for each in found):
         found = [each for each in found if each["known"]]  # of the others it is nobody's
     if as_json:
@@ -48,6 +48,18 @@ def run(key: str, interface: str | None, *, as_json: bool) -> None:
         sys.stdout.write("\n")
     else:
         sys.stdout.write("\n".join("\n".join(sentences(each)) + "\n" for each in found))
+
+
+def _key_of(who: str, interface: str | None) -> str:
+    told = engines.ask(engines.names(interface), uapi_client.get)
+    peers = [peer for _, device in told for peer in device.peers]
+    try:
+        return which_peer.key_of(who, peers)
+    except which_peer.NoPeer as failure:
+        if peers:
+            raise
+        why = "it is no public key (44 characters of base64, the last one =), and no engine here has peers"
+        raise Failure(failure.what, why, "See which engines run: plait show interfaces") from None
 
 
 def look(
@@ -85,9 +97,9 @@ def explain(
     name: str, key: str, peer: Peer | None, told: list[dict[str, Any]], report: dict[str, Any],
     route: dict[str, Any] | None, now: float,
 ) -> dict[str, Any]:  # fmt: skip
-    """Everything as data; `verdict` is one of online, idle, unknown, ran_out, refused, unanswered,
-    unconfirmed, no_endpoint, no_route, never. told: events of this key and NAMELESS ones, the oldest first.
-    now: seconds since 1970."""
+    """Everything as data; `verdict` is one of online, no_allowed_ips, idle, unknown, ran_out, refused,
+    unanswered, unconfirmed, no_endpoint, no_route, never. told: events of this key and NAMELESS ones, the
+    oldest first. now: seconds since 1970."""
     nameless = [each for each in told if not _is_of(key, each)]
     told = [each for each in told if _is_of(key, each)]
     refused = [each for each in told if each["event"] in REFUSALS]
@@ -126,7 +138,7 @@ def _verdict(name: str, facts: dict[str, Any], told: list[dict[str, Any]], now: 
     age = now - facts["latest_handshake"]
     refusal = facts["last_refusal"]
     if facts["latest_handshake"] and age < SESSION:
-        return "online"
+        return "online" if facts["allowed_ips"] else "no_allowed_ips"
     if refusal is not None and refusal["time"] > facts["latest_handshake"]:
         return "refused"
     route = facts["route"]
@@ -147,6 +159,7 @@ def _verdict(name: str, facts: dict[str, Any], told: list[dict[str, Any]], now: 
 
 _VERDICTS: Final = {
     "online": "is online",
+    "no_allowed_ips": "is connected, and every packet from it is dropped: it has no allowed IPs",
     "idle": "is idle: its session is over, and since then neither side had anything to send",
     "unknown": "is no peer here",
     "ran_out": "was cut off: it ran out",
@@ -157,8 +170,11 @@ _VERDICTS: Final = {
     "no_route": "is offline: there is no way to it",
     "never": "was never here: no handshake came from it, and none was tried",
 }
+_HEARD: Final = ("online", "no_allowed_ips", "ran_out", "refused")  # its messages name it
 _NEXT: Final = {
     "online": "It waits for nothing.",
+    "no_allowed_ips": "It waits for allowed IPs. If its file names some, another peer took them: a prefix is "
+                      "the last one's that was given it (plait show {name} allowed-ips).",
     "idle": "It waits for a packet: the next one, from either side, begins a session.",
     "ran_out": "It waits for a larger quota or a later expiry (docs/quotas.md).",
     "unanswered": "It waits for an answer to our initiations: check UDP on the path, and that it runs.",
@@ -173,7 +189,7 @@ def sentences(facts: dict[str, Any], now: float | None = None) -> list[str]:
     """What `explain` found, for people."""
     now = time.time() if now is None else now
     name = facts["interface"]
-    called = f" ({facts['name']})" if facts["name"] else ""
+    called = f" ({printable(facts['name'])})" if facts["name"] else ""
     lines = [f"{name}: {facts['public_key']}{called} {_VERDICTS[facts['verdict']]}."]
     if facts["known"]:
         ips = ", ".join(facts["allowed_ips"]) or "no allowed IPs"
@@ -181,13 +197,13 @@ def sentences(facts: dict[str, Any], now: float | None = None) -> list[str]:
         lines.append(f"It was set {how}, with {ips}.")
         if facts["latest_handshake"]:
             ago = _ago(now - facts["latest_handshake"])
-            lines.append(f"Its last handshake was {ago} ago; {facts['rx_bytes']} bytes came from it and "
-                         f"{facts['tx_bytes']} went to it.")  # fmt: skip
+            lines.append(f"Its last handshake was {ago} ago; {amount(facts['rx_bytes'])} came from it and "
+                         f"{amount(facts['tx_bytes'])} went to it.")  # fmt: skip
         else:
             lines.append("It has completed no handshake.")
         if facts["quota"]:
             used = facts["rx_bytes"] + facts["tx_bytes"]
-            lines.append(f"It used {used} of the {facts['quota']} bytes that it may use.")
+            lines.append(f"It used {amount(used)} of the {amount(facts['quota'])} that it may use.")
         if facts["expires"]:
             until = datetime.fromtimestamp(facts["expires"]).strftime("%Y-%m-%d %H:%M:%S")
             lines.append(f"Its time {'was' if facts['expires'] <= now else 'is'} over at {until}.")
@@ -202,12 +218,12 @@ def sentences(facts: dict[str, Any], now: float | None = None) -> list[str]:
             when = datetime.fromtimestamp(event["time"]).strftime("%Y-%m-%d %H:%M:%S")
             text = events.text(name, event).partition(f"{name}: ")[2]
             lines.append(f"What {words}, {when}: {text}.")
-    if (event := facts["last_nameless"]) and facts["verdict"] not in ("online", "ran_out", "refused"):
+    if (event := facts["last_nameless"]) and facts["verdict"] not in _HEARD:
         when = datetime.fromtimestamp(event["time"]).strftime("%Y-%m-%d %H:%M:%S")
         text = events.text(name, event).partition(f"{name}: ")[2]
         lines.append(f"What shows no key, and may be its, was refused last, {when}: {text}.")
     if facts["verdict"] in _NEXT:
-        lines.append(_NEXT[facts["verdict"]])
+        lines.append(_NEXT[facts["verdict"]].format(name=name))
     if facts["drops"] and facts["verdict"] != "online":
         most = sorted(facts["drops"].items(), key=lambda pair: -pair[1])[:3]
         causes = ", ".join(f"{cause} {count}" for cause, count in most)

@@ -158,7 +158,7 @@ def test_a_reader_that_goes_away_ends_it(tunnel: Tunnel) -> None:
 
 REFUSALS = {
     "no keys": (["--keys", "-w", "/run/open"], "no keys are written to /run/open: its mode is 0644"),
-    "a key": (["--peer", "rubbish"], "`rubbish` is no key: a public key is 44 characters of base64"),
+    "a key": (["--peer", "rubbish"], "`rubbish` is no peer here: no peer has that name, or a public key"),
     "a peer": (["--peer", keypair()[1]], "no peer of this public key is configured"),
     "a place": (["-w", "/nowhere/file"], "/nowhere/file could not be written: No such file or directory"),
     "no space": (["-w", "/dev/full"], "/dev/full could not be written: No space left on device. Free some"),

@@ -348,7 +348,7 @@ def test_what_a_gateway_lacks_for_its_clients(scene: Scene) -> None:
     done = scene.gateway.run([*PLAIT, "doctor", "--ready", "none"], check=False)
     assert done.returncode == 1 and "nobody listens" in done.stdout
     done = scene.gateway.run([*PLAIT, "routes", "none"], check=False)
-    assert done.returncode == 1 and "Start its engine first" in done.stderr
+    assert done.returncode == 1 and "Start one: plait up" in done.stderr
     done = scene.gateway.run([*PLAIT, "routes", "wg0", "--while-ready", "10.0.0.1/8"], check=False)
     assert done.returncode == 1 and "'10.0.0.1/8' is no prefix" in done.stderr
 

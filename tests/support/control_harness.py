@@ -337,7 +337,7 @@ class Parts:
         self.timer_columns = TimerColumns(self.memory)
         self.endpoints = EndpointOrders(self.segment, pace)
         self.outgoing = Outgoing(*(None if fd is None else os.dup(fd) for fd in interface.pairs[0]))
-        self.events = Events(self.peers.public_key, pace.now, pace.wall)
+        self.events = Events(self.peers.public_key, self.peers.name, pace.now, pace.wall)
         self.handshakes = Handshakes(
             self.peers, self.timer_columns, self.endpoints, self.outgoing, self.events, pace=pace
         )

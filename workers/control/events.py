@@ -13,7 +13,7 @@ A line is what the configuration socket sends, `event={JSON}`:
     time     seconds since 1970 by the wall clock, to the millisecond
     event    an Event
     more     how many others of this kind the bucket suppressed, with no other detail
-    peer     public key in base64, when the cryptography says that it is this peer
+    peer     public key in base64, when the cryptography says that it is this peer; `name`, where it has one
     claimed_key   likewise, but only claimed
     endpoint address:port of a peer; `was`: where it was before
     source   address:port that stood on the packet; anybody can write any address there
@@ -198,18 +198,20 @@ class Follower:
 class Events:
     """The events of one life of control.
 
-    public_key: of a peer's row. now, wall: clocks in ns. Nothing is made of a row or an endpoint before its
-    cause's bucket gave a token.
+    public_key, name: of a peer's row. now, wall: clocks in ns. Nothing is made of a row or an endpoint before
+    its cause's bucket gave a token.
     """
 
     def __init__(
         self,
         public_key: Callable[[int], bytes],
+        name: Callable[[int], str],
         now: Callable[[], int],
         wall: Callable[[], int],
         life: int = 1,
     ) -> None:
         self._public_key = public_key
+        self._name = name
         self._now = now
         self._wall = wall
         self._life = life
@@ -247,6 +249,8 @@ class Events:
         fields: dict[str, Any] = {}
         if row is not None:
             fields["peer"] = _base64(self._public_key(row))
+            if name := self._name(row):
+                fields["name"] = name
         if key is not None:
             fields["claimed_key" if event in REFUSALS else "public_key"] = _base64(key)
         if callable(place):

@@ -89,7 +89,7 @@ class Control:
         self.timer_columns = TimerColumns(self.memory)
         self.endpoints = EndpointOrders(self.segment, pace)
         self.outgoing = Outgoing(*self._own_sockets())
-        self.events = Events(self.peers.public_key, pace.now, pace.wall, start.incarnation)
+        self.events = Events(self.peers.public_key, self.peers.name, pace.now, pace.wall, start.incarnation)
         self.routes = Routes(self.peers, self.endpoints, is_at_home=not start.message.get("given"))
         self.losses = Losses(self.peers, self.endpoints, self.events, self.routes)
         self.handshakes = Handshakes(

@@ -298,6 +298,18 @@ def test_a_peers_life(network: Network, watch: Watch) -> None:
 
 
 @pytest.mark.network
+def test_a_peer_with_a_name_is_called_by_it_too(network: Network, watch: Watch, peer: FakePeer) -> None:
+    network.set(f"public_key={key(peer)}\nremove=true\n")
+    network.set(f"public_key={key(peer)}\nplait_name=Alice%27s phone\nallowed_ip=10.7.7.7/32\n")
+    added = eventually(lambda: next((each for each in told(network) if each.get("name")), None))
+    assert added["event"] == Event.PEER_ADDED and added["name"] == "Alice's phone"
+    assert Watch.line(added) == f"wg0: peer {short(peer)} (Alice's phone) added"
+    peer.initiate()
+    assert f"wg0: {short(peer)} (Alice's phone) at {peer.endpoint} began a handshake, which was answered" == (
+        watch.expect(Event.HANDSHAKE_ANSWERED))
+
+
+@pytest.mark.network
 def test_our_own_handshake(network: Network, watch: Watch, peer: FakePeer) -> None:
     network.set(f"public_key={key(peer)}\npersistent_keepalive_interval=25\n")
     peer.respond(peer.hear(1))

@@ -465,6 +465,10 @@ def test_names_of_peers_are_set_changed_and_saved(hosts: Hosts) -> None:
 
     up(hosts.a, named("# Name = Andr\N{LATIN SMALL LETTER E WITH ACUTE}"))
     assert names() == {C: "Andr\N{LATIN SMALL LETTER E WITH ACUTE}", B: None}
+    write(hosts.a, named("# friendly_name = Carol") + f"[Peer]\nPublicKey = {D}\n")
+    code, said = quick(hosts.a, "plait", "reload", FILE, engine="")
+    assert code == 0 and "[#] configure wg0: add 1 peer, change 1 of 2 peers\n" in said, said
+    assert names() == {C: "Carol", B: None, D: None}
     do(hosts.a, "reload", named("# friendly_name = Carol"))
     assert names() == {C: "Carol", B: None}
     code, said = quick(hosts.a, "plait", "save", FILE, engine="")

@@ -121,6 +121,12 @@ def test_a_wide_screen_has_everything(shown: dict[str, Any]) -> None:
         assert words in text, text
 
 
+def test_peers_with_a_session_are_told_beside_those_that_move_something() -> None:
+    made = picture("wg0", report(2.0) | {"connected": 400_000}, BUSIEST, report(1.0))
+    first = lines(made, Choice(), 160, 50)[0].plain
+    assert first.startswith("wg0  500,000 peers, 400,000 connected, 2 active")
+
+
 def test_questions_about_unknown_peers_have_a_line_where_there_are_any(shown: dict[str, Any]) -> None:
     assert shown["on_demand"] is None and "unknown peers" not in lines(shown, Choice(), 160, 50)[5].plain
     names = ("unknown_asked", "unknown_answered", "unknown_refused", "unknown_cached")

@@ -37,11 +37,14 @@ CASES: list[tuple[str, Peer | None, list[dict[str, Any]], dict[str, Any] | None,
     ("unknown", None, [], None, {}, "No provider is asked about unknown keys either; add it: wg set wg0"),
     ("unknown", None, [], None, {"providers": 1}, "A provider is asked about it when its initiation comes"),
     ("online", peer(handshake_sec=int(NOW) - 60), BEGUN, ROUTE, {}, "Its last handshake was 60 seconds ago"),
+    ("no_allowed_ips", Peer(KEY, endpoint="192.0.2.7:5", handshake_sec=int(NOW) - 60), [NAMELESS], ROUTE, {},
+     "It waits for allowed IPs. If its file names some, another peer took them"),
+    ("never", peer(name="al\x1b[2Jice"), [], ROUTE, {}, "= (al?[2Jice) was never here"),
     ("idle", peer(handshake_sec=int(NOW) - 7200), [], ROUTE, {}, "Its last handshake was 2 hours ago"),
     ("never", peer(name="alice"), [], ROUTE, {}, "= (alice) was never here"),
     ("never", peer(), [], ROUTE, {}, "It has completed no handshake."),
     ("ran_out", peer(handshake_sec=int(NOW) - 60, quota=7, rx_bytes=8, ran_out="quota"), BEGUN, ROUTE, {},
-     "It used 8 of the 7 bytes that it may use."),
+     "It used 8 B of the 7 B that it may use."),
     ("ran_out", peer(expires=int(NOW) - 5, ran_out="expired"), [], ROUTE, {},
      "Its time was over at 2027-01-15 "),
     ("refused", peer(), [REPLAYED], ROUTE, {}, "its timestamp is not later than the last"),
@@ -99,5 +102,11 @@ def test_the_command_beside_an_engine() -> None:
             return refusal
 
         assert (until(refused, "the refusal is told") or {})["event"] == "unknown_peer"
+        network.set(f"public_key={one.identity.public_key.hex()}\nplait_name=Alice%27s phone\n")
+        for who in (key[:8] + "…", "Alice's phone"):
+            assert host.run(["plait", "why", who]).stdout.startswith(f"wg0: {key} (Alice's phone) is online.")
+            assert host.run(["plait", "show", "wg0", who]).stdout.startswith(f"peer: {key}\n")
         bad = host.run(["plait", "why", "nonsense"], check=False)
-        assert bad.returncode == 1 and "44 characters of base64" in bad.stderr
+        assert bad.returncode == 1 and "`nonsense` is no peer here: no peer has that name" in bad.stderr
+        bad = host.run(["plait", "show", "wg0", "nonsense"], check=False)
+        assert bad.returncode == 1 and "Ask for one of public-key, " in bad.stderr

@@ -337,7 +337,7 @@ def test_a_long_answer_to_a_fast_reader_is_sent_in_turns(tmp_path: Path) -> None
     ):
         listener.bind(str(tmp_path / "socket"))
         listener.listen()
-        events = Events(lambda row: bytes(32), lambda: 0, lambda: 0)
+        events = Events(lambda row: bytes(32), lambda row: "", lambda: 0, lambda: 0)
         unused = cast(Any, None)
         server = UapiServer(listener, selector, cast(Configuration, Answering()), unused, unused, events)
         client.connect(str(tmp_path / "socket"))
@@ -376,7 +376,7 @@ class Served:
         listener = stack.enter_context(socket.socket(socket.AF_UNIX))
         listener.bind(str(path))
         listener.listen(128)
-        self.events = Events(lambda row: bytes(32), lambda: 0, lambda: 0)
+        self.events = Events(lambda row: bytes(32), lambda row: "", lambda: 0, lambda: 0)
         unused = cast(Any, None)
         answering = cast(Configuration, Answering())
         self.server = UapiServer(listener, selector, answering, unused, unused, self.events, lambda: self.now)
@@ -521,7 +521,7 @@ def test_a_suspend_makes_no_client_slow(tmp_path: Path) -> None:
         selector = stack.enter_context(selectors.DefaultSelector())
         listener = stack.enter_context(socket.socket(socket.AF_UNIX))
         unused = cast(Any, None)
-        events = Events(lambda row: bytes(32), lambda: 0, lambda: 0)
+        events = Events(lambda row: bytes(32), lambda row: "", lambda: 0, lambda: 0)
         server = UapiServer(listener, selector, unused, unused, unused, events)
         steps = tmp_path / "steps"
         steps.write_bytes(bytes(16))

@@ -32,6 +32,7 @@ from workers.control.uapi_server import UapiServer
 
 ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: sockets in /var/run/wireguard")
 PLACE = Endpoint(b"\xc0\0\2\7", 51820)
+NAMED = 9  # the row whose peer has a name
 
 
 class World:
@@ -40,11 +41,14 @@ class World:
     def __init__(self, life: int = 1) -> None:
         self.now = 1000 * SECOND
         self.asked: list[int] = []
-        self.events = Events(self.key, lambda: self.now, lambda: 1_700_000_000_123_456_789, life)
+        self.events = Events(self.key, self.name, lambda: self.now, lambda: 1_700_000_000_123_456_789, life)
 
     def key(self, row: int) -> bytes:
         self.asked.append(row)
         return bytes([row]) * 32
+
+    def name(self, row: int) -> str:
+        return "Alice" if row == NAMED else ""
 
     def told(self) -> list[dict[str, Any]]:
         return parse(b"".join(self.events.remembered()))
@@ -81,6 +85,12 @@ def test_a_line_says_what_is_known(world: World) -> None:
             "was": "[::1%4]:9",
         }
     ]
+
+
+def test_a_name_is_told_where_there_is_one(world: World) -> None:
+    for row in NAMED, NAMED - 1:
+        world.events.emit(Event.HANDSHAKE_ANSWERED, row, PLACE)
+    assert [told.get("name") for told in world.told()] == ["Alice", None]
 
 
 def test_what_a_refused_packet_shows_is_named_as_what_it_is(world: World) -> None:
