@@ -17,7 +17,7 @@ from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self, TypeVar
 
-from plait import uapi_client
+from plait import plaitd_client, uapi_client
 from plait.api import interface as synchronous
 from plait.api import provider
 from plait.api.connection import connected
@@ -122,11 +122,11 @@ class Interface:
 
     async def counters(self) -> NDArray[np.void]:
         """Every peer's counters in one numpy structured array: `plait.Interface.counters` has its columns."""
-        columns = uapi_client.Columns(self._path)
+        columns = plaitd_client.Columns(self._path)
         try:
-            await _ask(self._path, uapi_client.GET_COUNTERS, columns)
+            await _ask(self._path, plaitd_client.GET_COUNTERS, columns)
         except (uapi_client.Unanswered, uapi_client.Refused):  # which of several reasons, more questions tell
-            return synchronous.table_of(await asyncio.to_thread(uapi_client.counters, self._path))
+            return synchronous.table_of(await asyncio.to_thread(plaitd_client.counters, self._path))
         return synchronous.table_of(columns.table())
 
     def events(self, since: Since = None, *, sessions: bool = False) -> AsyncIterator[Event]:

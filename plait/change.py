@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from plait import uapi_client
+from plait import plaitd_client
 from plait.failure import Failure
 
 OLDER = {  # what an engine without these operations can do instead
@@ -43,7 +43,7 @@ def scale(interface: str, receivers: str, consumers: str, *, as_json: bool) -> N
 
 def _ask(interface: str, key: str, value: str, as_json: bool) -> dict[str, Any]:
     """What the engine tells when it is done. Failure in its own words when it refuses."""
-    told = uapi_client.await_change(interface, key, value)
+    told = plaitd_client.await_change(interface, key, value)
     if told is None:
         raise _unknown(interface, key)
     if as_json:
@@ -58,7 +58,7 @@ def _unknown(interface: str, key: str) -> Failure:
     """Of an engine that did not take the request for what it is."""
     what = f"{interface} cannot be changed by `plait {key}`"
     try:
-        uapi_client.engine(interface)
+        plaitd_client.engine(interface)
     except Failure:
         return Failure(what, "its engine does not know what is asked", "Is it an engine other than plaitd?")
     mend = f"Its supervisor takes signals: {OLDER[key]}; `plait show --engine {interface}` tells its pid."

@@ -22,7 +22,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from plait import uapi_client
+from plait import plaitd_client, uapi_client
 from plait.demo_kills import KillResult, kill_workers, pause_words
 from plait.failure import Failure
 from plait.keys import decode
@@ -240,7 +240,7 @@ def _ask(result: Result, engine: Engine, foreign: Sequence[str]) -> None:
         return
     result.processes += [_process(name, usage) for usage in engine.processes()]
     result.show[name] = engine.wg("show", INTERFACE)
-    report = uapi_client.parse_engine(INTERFACE, engine.uapi("get_engine=1\n\n"))
+    report = plaitd_client.parse_engine(INTERFACE, engine.uapi("get_engine=1\n\n"))
     result.aead = report["aead"]
     result.counters[name] = report["counters"]
     for cause in foreign:

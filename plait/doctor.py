@@ -399,12 +399,12 @@ def examine_rootless() -> Iterator[Finding]:
 
 def running() -> Iterator[Finding]:
     """The engines of this host are what is installed."""
-    from plait import uapi_client
+    from plait import plaitd_client
     from plait.failure import Failure
     from plait.watch import engines, installed
 
     try:
-        told = list(engines.answers(engines.names(None), uapi_client.engine))
+        told = list(engines.answers(engines.names(None), plaitd_client.engine))
     except Failure:
         return
     for name, report in told:

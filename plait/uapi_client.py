@@ -1,8 +1,9 @@
 """The client's side of the configuration socket: one place that speaks to /var/run/wireguard/IFACE.sock.
 
-The protocol is text (wireguard.com/xplatform, engine/uapi/). What is read of an answer stays text: the
-commands show it, and plait/api makes it into values. Answer and Reading know no socket, so a client that
-waits and one of asyncio's (plait/aio.py) read by the same rules.
+The protocol is text (wireguard.com/xplatform, engine/uapi/). Here is what engines of every make answer;
+plaitd_client.py asks what plaitd alone does. What is read of an answer stays text: the commands show it, and
+plait/api makes it into values. Answer and Reading know no socket, so a client that waits and one of
+asyncio's (plait/aio.py) read by the same rules.
 
 `name` is an interface's, or the path of a socket that stands elsewhere; a path has a `/` in it, and a name
 never has.
@@ -10,35 +11,30 @@ never has.
 
 from __future__ import annotations
 
-import binascii
 import errno
 import os
 import re
 import socket
 import stat
-import struct
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import unquote
 
-from plait import reports
 from plait.failure import Failure
 from plait.keys import decode, encode, public_key
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+    pass
 
 T = TypeVar("T")
 SOCKETS = Path("/var/run/wireguard")
 TIMEOUT = 30.0  # seconds of patience with one engine that is asked alone; a long configuration takes some
-GET, GET_COUNTERS = b"get=1\n\n", b"get_counters=1\n\n"
+GET = b"get=1\n\n"
 LONGEST_LINE = 1 << 22  # bytes; what plaitd tells has less
-_FORMATS = {"V32": "32s", "<u8": "Q", "<i8": "q"}  # what the module struct calls numpy's types
 _ERRNO = re.compile(r"-?[0-9]{1,4}")
 RETRY = 0.05  # seconds between two tries while the engine's queue of connections is full
 
@@ -55,10 +51,6 @@ class Refused(Failure):
 
 class Unknown(Refused):
     """The engine has no such peer."""
-
-
-class Foreign(Failure):
-    """An engine that answers `get`, and not what plaitd alone answers."""
 
 
 @dataclass(slots=True)
@@ -164,14 +156,14 @@ def get(name: str, patience: float = TIMEOUT) -> Device:
     patience: seconds without a byte from the engine.
     """
     reading = Reading(name)
-    reading.take(_ask(name, GET, patience))
+    reading.take(exchange(name, GET, patience))
     return reading.device
 
 
 def head(name: str, patience: float = TIMEOUT) -> Device:
     """Ask for an interface without its peers: the rest of the answer is not read."""
     reading = Reading(name)
-    for pair in _ask(name, GET, patience):
+    for pair in exchange(name, GET, patience):
         if pair[0] == "public_key":
             break
         reading.take([pair])
@@ -185,7 +177,7 @@ def get_peer(name: str, public_key: str, patience: float = TIMEOUT) -> Peer:
     """
     reading = Reading(name)
     try:
-        reading.take(_ask(name, question_of(public_key), patience))
+        reading.take(exchange(name, question_of(public_key), patience))
     except Unknown:
         raise unknown(name, public_key) from None
     except (Unanswered, Refused):
@@ -209,7 +201,7 @@ def peer_of(device: Device, public_key: str) -> Peer:
 def parse(name: str, answer: str) -> Device:
     """The interface in a `get` answer that was received some other way."""
     reading = Reading(name)
-    reading.take(_whole(name, answer))
+    reading.take(pairs_of(name, answer))
     return reading.device
 
 
@@ -236,174 +228,10 @@ class Reading:
             raise nonsense(self.device.name, f"its answer has a `{key}` that is none") from error
 
 
-class Columns:
-    """The reader of a `get_counters` answer, which comes in pieces."""
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-        self._rows: list[bytes] = []
-
-    def take(self, pairs: Iterable[tuple[str, str]]) -> None:
-        """The next key=value pairs of the answer. Failure when one is no rows."""
-        for key, value in pairs:
-            try:
-                self._rows.append(binascii.a2b_base64(value, strict_mode=True))
-            except (ValueError, TypeError) as error:
-                raise nonsense(self._name, f"its answer has `{key[:20]}` that are none") from error
-
-    def table(self) -> NDArray[np.void]:
-        """The rows: columns public_key, rx_bytes, tx_bytes, handshake (COUNTERS_ROW of engine.uapi)."""
-        import numpy as np
-
-        from engine.uapi import COUNTERS_ROW
-
-        data = bytearray().join(self._rows)
-        try:
-            return np.frombuffer(data, np.dtype(list(COUNTERS_ROW)))
-        except ValueError as error:
-            raise self._cut_off() from error
-
-    def handshakes(self) -> list[tuple[bytes, int]]:
-        """Keys, and ns since 1970 of the latest handshake: without numpy, for a small process that stays."""
-        from engine.uapi import COUNTERS_ROW
-
-        layout = "<" + "".join(_FORMATS[kind] for _, kind in COUNTERS_ROW)
-        try:
-            rows = [struct.iter_unpack(layout, row) for row in self._rows]
-        except struct.error as error:
-            raise self._cut_off() from error
-        return [(key, handshake) for each in rows for key, _, _, handshake in each]
-
-    def _cut_off(self) -> Failure:
-        return nonsense(self._name, "its `counters` end within a row")
-
-
-def counters(name: str, patience: float = TIMEOUT) -> NDArray[np.void]:
-    """Ask for every peer's counters at once. Failure when the engine does not know the question."""
-
-    def table() -> NDArray[np.void]:
-        columns = Columns(name)
-        columns.take(_ask(name, GET_COUNTERS, patience))
-        return columns.table()
-
-    return _by_plaitd(name, "counters", table, patience)
-
-
-def handshakes(name: str, patience: float = TIMEOUT) -> list[tuple[bytes, int]]:
-    """Ask for every peer's key and latest handshake, in ns since 1970, 0 for never. Failure as `counters`."""
-
-    def told() -> list[tuple[bytes, int]]:
-        columns = Columns(name)
-        columns.take(_ask(name, GET_COUNTERS, patience))
-        return columns.handshakes()
-
-    return _by_plaitd(name, "counters", told, patience)
-
-
-def public_keys(name: str, patience: float = TIMEOUT) -> Iterator[bytes]:
-    """Every peer's key, one at a time, however many there are. Failure as `counters`."""
-    from engine.uapi import COUNTERS_ROW
-
-    size = struct.calcsize("<" + "".join(_FORMATS[kind] for _, kind in COUNTERS_ROW))
-    for key, value in _ask(name, GET_COUNTERS, patience):
-        rows = _rows(name, key, value, size)
-        yield from (rows[i : i + 32] for i in range(0, len(rows), size))
-
-
-def sessions(name: str, cursor: int, patience: float = TIMEOUT) -> tuple[bytes, int]:
-    """Sessions that are new since a cursor (0: all): rows of engine.uapi.SESSION_ROW, and the next cursor."""
-    from engine.uapi import SESSION_BYTES
-
-    def told() -> tuple[bytes, int]:
-        rows, latest = bytearray(), -1
-        for key, value in _ask(name, b"get_sessions=%d\n\n" % cursor, patience):
-            if key == "sessions":
-                rows += _rows(name, key, value, SESSION_BYTES)
-            elif key == "cursor" and value.isdecimal():
-                latest = int(value)
-        if latest < 0:
-            raise foreign(name, "sessions")
-        return bytes(rows), latest
-
-    return _by_plaitd(name, "sessions", told, patience)
-
-
-def _rows(name: str, key: str, value: str, size: int) -> bytes:
-    try:
-        rows = binascii.a2b_base64(value, strict_mode=True)
-    except ValueError as error:
-        raise nonsense(name, f"its answer has `{key[:20]}` that are none") from error
-    if len(rows) % size:
-        raise nonsense(name, f"its `{key[:20]}` end within a row")
-    return rows
-
-
-def tell_of_neighbour(
-    name: str, number: int, lease: int, rows: bytes | None = None, patience: float = TIMEOUT
-) -> int | None:
-    """Another gateway of the same key is dead for `lease` seconds, 0: it is not. Refused when the engine does
-    not take it.
-
-    rows: its sessions, as `sessions` gives them; None: those that the engine was told of. Returns how many it
-    knows; None: it knows none, and has to be told.
-    """
-    lines = [f"neighbour={number}", f"lease={lease}"]
-    if rows is not None:
-        from engine.uapi import SESSION_BYTES
-
-        step = 84 * SESSION_BYTES  # a line has 4,096 bytes at most
-        pieces = (rows[i : i + step] for i in range(0, max(len(rows), 1), step))
-        lines += [f"sessions={binascii.b2a_base64(piece, newline=False).decode()}" for piece in pieces]
-    told: list[str] = []
-    try:
-        pairs = _ask(name, "\n".join([*lines, "", ""]).encode(), patience)
-        told += (value for key, value in pairs if key == "neighbour")
-    except Unknown:
-        return None
-    except Refused as refused:
-        for value in told:
-            why = _decoded(name, "neighbour", value, reports.Neighbour)["refused"]
-            made = Refused(why["what"], why["why"], why["next"])
-            made.code = refused.code
-            raise made from None
-        raise
-    if not told:
-        raise foreign(name, "neighbours")
-    return int(_decoded(name, "neighbour", told[0], reports.Neighbour)["sessions"])
-
-
 def change(name: str, text: Iterable[str]) -> None:
     """Send one `set` operation (engine.uapi.format_set makes its text). Failure when it is refused."""
-    for _ in _ask(name, "".join(text).encode("ascii"), TIMEOUT):
+    for _ in exchange(name, "".join(text).encode("ascii"), TIMEOUT):
         pass
-
-
-def engine(name: str, patience: float = TIMEOUT) -> dict[str, Any]:
-    """Ask for the engine's own report (workers/control/engine_report.py says its shape).
-
-    patience: seconds for the whole of the answer. Foreign when the engine does not know the question.
-    """
-    (report,) = _own(name, "get_engine=1", "engine", patience)[-1:]
-    return _decoded(name, "engine", report, reports.Engine)
-
-
-def busiest(name: str, count: int, patience: float = TIMEOUT) -> dict[str, Any]:
-    """Ask which peers carry most (control/busiest.py says the answer's shape); patience as for `engine`."""
-    (report,) = _own(name, f"get_busiest={count}", "busiest", patience)[-1:]
-    return _decoded(name, "busiest", report, reports.Busiest)
-
-
-def events(name: str, patience: float = TIMEOUT) -> list[dict[str, Any]]:
-    """What the engine remembers of events (workers/control/events.py says their shape), oldest first.
-
-    patience as for `engine`.
-    """
-    return [event(name, value) for value in _own(name, "events=0", "event", patience)]
-
-
-def event(name: str, value: str | bytes) -> dict[str, Any]:
-    """The event that the value of an `event` line tells."""
-    return _decoded(name, "event", value, reports.Told)
 
 
 def ask(name: str, operation: bytes, patience: float = TIMEOUT) -> socket.socket:
@@ -417,77 +245,6 @@ def ask(name: str, operation: bytes, patience: float = TIMEOUT) -> socket.socket
             sock.close()
             raise
         return sock
-
-
-def await_change(name: str, key: str, value: str) -> dict[str, Any] | None:
-    """Ask for a change of the engine itself, wait until it is done or refused, and give what is told of it
-    (workers/supervisor/changes.py). None: the engine does not know such a request."""
-    what = f"{name} cannot be changed"
-    with ask(name, f"{key}={value}\n\n".encode()) as sock, explained(name, what, TIMEOUT):
-        sock.settimeout(TIMEOUT)
-        with sock.makefile("r", encoding="ascii", newline="\n") as lines:
-            if lines.readline() != "asked=1\n":
-                return None
-            sock.settimeout(None)  # every step of a change has an end of its own
-            for line in lines:
-                if line.startswith("change="):
-                    return _decoded(name, "change", line.removeprefix("change="), reports.Change)
-    why = "its engine ended before it told what became of it"
-    raise Failure(what, why, "See why in its log; `plait show interfaces` tells which engines run.")
-
-
-def parse_engine(name: str, answer: str) -> dict[str, Any]:
-    """The engine's report in a `get_engine` answer that was received some other way."""
-    for key, value in _whole(name, answer):
-        if key == "engine":
-            return _decoded(name, key, value, reports.Engine)
-    raise foreign(name, "engine")
-
-
-def _own(name: str, operation: str, which: str, patience: float) -> list[str]:
-    """Ask what plaitd alone answers: the values of `which`, at least one."""
-
-    def values() -> list[str]:
-        pairs = _ask(name, f"{operation}\n\n".encode(), patience, is_whole=True)
-        found = [value for key, value in pairs if key == which]
-        if not found:
-            raise foreign(name, which)
-        return found
-
-    return _by_plaitd(name, which, values, patience)
-
-
-def _by_plaitd(name: str, which: str, question: Callable[[], T], patience: float) -> T:
-    """Ask what plaitd alone answers.
-
-    An engine of another make ends the connection or answers an error, and so does a control process that is
-    being replaced; `get`, which every engine knows, and a second try tell them apart.
-    """
-    try:
-        return question()
-    except (Unanswered, Refused, Foreign):
-        for _ in _ask(name, GET, patience):
-            break  # a line is enough
-    try:
-        return question()
-    except (Unanswered, Refused) as failure:
-        raise foreign(name, which) from failure
-
-
-def foreign(name: str, which: str) -> Failure:
-    names = {"engine": "its inside", "busiest": "its busiest peers", "event": "events"}
-    told = names.get(which, which)
-    why = "its engine does not know the question; it is another program than plaitd, or an older plaitd"
-    return Foreign(f"{name} does not tell {told}", why, f"What every engine tells: plait show {name}")
-
-
-def _decoded(name: str, which: str, value: str | bytes, shape: type) -> dict[str, Any]:
-    try:
-        return reports.decode(value, shape)
-    except ValueError as error:
-        what = f"{name} cannot be understood"
-        why = f"its `{which}` is not as plaitd of this version tells it ({error})"
-        raise Failure(what, why, "Update plait and its engine to the same version.") from error
 
 
 def _set_device(device: Device, key: str, value: str) -> None:
@@ -559,7 +316,7 @@ def _send(sock: socket.socket, operation: bytes) -> None:
         sock.sendall(operation)
 
 
-def _ask(
+def exchange(
     name: str, operation: bytes, patience: float, *, is_whole: bool = False
 ) -> Iterator[tuple[str, str]]:
     """Send one operation; give its answer's key=value pairs, errno excepted, which must be 0.
@@ -584,7 +341,7 @@ def _ask(
     answer.end()
 
 
-def _whole(name: str, text: str) -> Iterator[tuple[str, str]]:
+def pairs_of(name: str, text: str) -> Iterator[tuple[str, str]]:
     """The key=value pairs of an answer that is all there."""
     answer = Answer(name)
     yield from answer.take(text.encode())

@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self, TypeAlias, TypeVar
 
 from engine import uapi
-from plait import uapi_client
+from plait import plaitd_client, uapi_client
 from plait.api import provider
 from plait.api.engine import Engine
 from plait.api.events import Event, event_of
@@ -154,7 +154,7 @@ class Interface:
         to the peer, with WireGuard's own headers), `handshake` (datetime64[ns], UTC; NaT: never). Failure
         when the engine is not plaitd.
         """
-        return table_of(uapi_client.counters(self._path))
+        return table_of(plaitd_client.counters(self._path))
 
     def events(
         self, since: Since = None, *, follow: bool = True, sessions: bool = False
@@ -169,7 +169,7 @@ class Interface:
         after = seconds_of(since)
         if follow:
             return self._followed(Stream(self._path, sessions=sessions), after)
-        told = uapi_client.events(self._path)
+        told = plaitd_client.events(self._path)
         return iter([event_of(self.name, each) for each in told if each["time"] >= after])
 
     def _followed(self, stream: Stream, after: float) -> Iterator[Event]:

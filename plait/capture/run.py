@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from plait import uapi_client
+from plait import plaitd_client, uapi_client
 from plait.capture import pcapng
 from plait.capture.assembly import Assembly, Held
 from plait.capture.keylog import KeyLog
@@ -45,7 +45,7 @@ def run(interface: str, peer: str | None, target: str, *, with_keys: bool, is_qu
     with contextlib.ExitStack() as stack:
         log = None
         if with_keys:
-            log = KeyLog(_key_log_of(interface, uapi_client.engine(interface)), peer)
+            log = KeyLog(_key_log_of(interface, plaitd_client.engine(interface)), peer)
             stack.callback(log.close)
         capture = Capture(interface, peer, device, log)
         stack.callback(capture.close)

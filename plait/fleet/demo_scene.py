@@ -24,7 +24,7 @@ from typing import Final, Protocol
 
 import msgspec
 
-from plait import uapi_client
+from plait import plaitd_client
 from plait.failure import Failure
 from plait.fleet.demo_clients import profile_of
 from plait.fleet.demo_routes import COMMAND, RouterRoutes
@@ -130,7 +130,7 @@ class Gateway:
 
     def handshakes(self) -> dict[bytes, int]:
         """The latest handshake of each peer that had one, in ns since 1970."""
-        return {key: at for key, at in uapi_client.handshakes(self.socket) if at}
+        return {key: at for key, at in plaitd_client.handshakes(self.socket) if at}
 
 
 class Scene:

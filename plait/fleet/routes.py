@@ -19,7 +19,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, Final
 
-from plait import keys, lock, uapi_client
+from plait import keys, lock, plaitd_client, uapi_client
 from plait.failure import Failure
 from plait.fleet import drain, ready
 from plait.fleet.kernel_routes import KernelRoutes, Prefix, Route, prefix_of
@@ -124,7 +124,7 @@ def _link(interface: str) -> int:
 
 def _latest(interface: str) -> tuple[int, int, float]:
     """What happened up to this event is seen by whoever looks now."""
-    last = uapi_client.events(interface)[-1]
+    last = plaitd_client.events(interface)[-1]
     return last["life"], last["number"], last["time"]
 
 
@@ -198,7 +198,7 @@ class Routes:
     def _look(self) -> None:
         """At the latest handshakes of all."""
         begin = time.monotonic()
-        unknown = self.sessions.see_all(uapi_client.handshakes(self._interface), begin, time.time_ns())
+        unknown = self.sessions.see_all(plaitd_client.handshakes(self._interface), begin, time.time_ns())
         if len(unknown) > ASKED:
             self.renew()
             return

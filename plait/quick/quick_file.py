@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from engine import uapi
-from plait import keys, uapi_client
+from plait import keys, plaitd_client
 from plait.failure import Failure
 from plait.programs import ip_json
 from plait.quick import conf as wgconf
@@ -94,7 +94,7 @@ def _taken(conf: Conf) -> Iterator[tuple[str, wgconf.Peer, wgconf.Peer]]:
 def is_plaitd(name: str) -> bool:
     """Whether the interface's engine is one of Plait."""
     try:
-        uapi_client.engine(name)
+        plaitd_client.engine(name)
     except Failure:
         return False
     return True

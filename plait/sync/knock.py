@@ -26,7 +26,7 @@ from contextlib import aclosing
 from typing import Final
 
 from engine import uapi
-from plait import uapi_client
+from plait import plaitd_client, uapi_client
 from plait.failure import Failure
 from plait.sync import state
 from plait.sync.progress import Knocks
@@ -142,7 +142,7 @@ class Knock:
         life = state.life_of(self.interface)
         if life == self._life:
             return
-        told = await asyncio.to_thread(uapi_client.engine, self.interface)
+        told = await asyncio.to_thread(plaitd_client.engine, self.interface)
         if not told.get("gateway"):
             why = "its engine has no number among gateways"
             settings = f"/etc/plait/{uapi_client.interface_of(self.interface)}.toml"
@@ -174,7 +174,7 @@ class Knock:
         """Since a cursor, as the store has them; and the next cursor."""
 
         def asked() -> tuple[bytes, int]:
-            rows, latest = uapi_client.sessions(self.interface, cursor)
+            rows, latest = plaitd_client.sessions(self.interface, cursor)
             return packed(rows), latest
 
         return await asyncio.to_thread(asked)
@@ -213,13 +213,13 @@ class Knock:
 
     async def _tell(self, number: int, lease: int, rows: bytes | None = None) -> bool:
         """False when the engine does not know its sessions (any more)."""
-        told = uapi_client.tell_of_neighbour
+        told = plaitd_client.tell_of_neighbour
         return await asyncio.to_thread(told, self.interface, number, lease, rows) is not None
 
     def _resolved(self, latest: Mapping[bytes, bytes]) -> bytes:
         """Sessions as the engine takes them: those whose peers it has. latest: as of add_packed."""
         wanted, keys = set(latest.values()), {}
-        for key in uapi_client.public_keys(self.interface):
+        for key in plaitd_client.public_keys(self.interface):
             if key[:PREFIX] in wanted:
                 # Two peers whose keys begin alike: it cannot be said whose it is, and neither gets a knock.
                 keys[key[:PREFIX]] = b"" if key[:PREFIX] in keys else key

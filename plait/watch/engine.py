@@ -12,7 +12,7 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any
 
-from plait import uapi_client
+from plait import plaitd_client
 from plait.standard_streams import terminal_width
 from plait.watch import engines, installed
 from plait.watch.processes import cpu_seconds, is_realtime, process_stat, pss_bytes
@@ -32,7 +32,7 @@ WIDTH = 10_000  # columns of what is no terminal: more than any table has
 
 def run(interface: str | None, *, as_json: bool) -> None:
     """Print the report of one interface or of all."""
-    told = engines.ask(engines.names(interface), uapi_client.engine)
+    told = engines.ask(engines.names(interface), plaitd_client.engine)
     if as_json:
         json.dump({name: _whole(report) for name, report in told}, sys.stdout, indent=2)
         sys.stdout.write("\n")

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from datetime import datetime
 from typing import Any
 
-from plait import uapi_client
+from plait import plaitd_client, uapi_client
 from plait.failure import Failure
 from plait.standard_streams import reader_is_gone
 from plait.watch import engines
@@ -78,7 +78,7 @@ def remembered(interface: str | None) -> Iterator[tuple[str, dict[str, Any]]]:
     names = engines.names(interface)
     if not names:
         raise engines.none_runs("there is nothing to tell")
-    told = [(name, event) for name, found in engines.ask(names, uapi_client.events) for event in found]
+    told = [(name, event) for name, found in engines.ask(names, plaitd_client.events) for event in found]
     yield from sorted(told, key=lambda pair: float(pair[1]["time"]))
 
 
@@ -132,7 +132,7 @@ class Stream:
                 return None
             if key != b"event" or len(self.rest) > uapi_client.LONGEST_LINE:
                 raise uapi_client.nonsense(self.name, "it tells something that is no event")
-            event = uapi_client.event(self.name, value)
+            event = plaitd_client.event(self.name, value)
             self.is_silent = False
             place = (event["life"], event["number"], event["time"])
             is_another_engine = event["event"] == Event.STARTED and event["time"] > self.seen[2]
@@ -146,7 +146,7 @@ class Stream:
         """False when the engine is gone. Failure when it tells no events."""
         self.socket.close()
         if self.is_silent:
-            uapi_client.events(self.name, engines.PATIENCE)
+            plaitd_client.events(self.name, engines.PATIENCE)
         elif self.is_ending:
             return False
         time.sleep(RECONNECT)
@@ -242,7 +242,7 @@ class Following:
         if name not in self.said:
             engines.say(failure)
         self.said.add(name)
-        rest = float("inf") if isinstance(failure, uapi_client.Foreign) else engines.PATIENCE
+        rest = float("inf") if isinstance(failure, plaitd_client.Foreign) else engines.PATIENCE
         if uapi_client.is_live(name):  # else it may be about to listen
             self.resting[name] = uapi_client.socket_number(name), time.monotonic() + rest
 

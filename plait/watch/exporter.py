@@ -28,7 +28,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.exposition import ThreadingWSGIServer
 from prometheus_client.registry import Collector
 
-from plait import uapi_client
+from plait import plaitd_client, uapi_client
 from plait.failure import Failure
 from plait.watch import engines, installed
 from plait.watch.engine import with_usage
@@ -212,7 +212,7 @@ class Engines(Collector):
             report, device, failure_of_one = (None, None, told) if isinstance(told, Failure) else told
             if failure_of_one is not None:
                 failures.append(failure_of_one)
-            if not isinstance(failure_of_one, uapi_client.Foreign):
+            if not isinstance(failure_of_one, plaitd_client.Foreign):
                 up.add_metric([name], float(report is not None))
             if report is not None:
                 engine_families.add(name, report)
@@ -233,8 +233,8 @@ class Engines(Collector):
         """
         report, missing = None, None
         try:
-            report = with_usage(uapi_client.engine(name, patience / 2))
-        except uapi_client.Foreign as failure:
+            report = with_usage(plaitd_client.engine(name, patience / 2))
+        except plaitd_client.Foreign as failure:
             missing = failure
         if self.peers is False:
             return report, None, missing
@@ -248,7 +248,7 @@ class Engines(Collector):
 
     def _look_at_busiest(self, name: str, patience: float) -> uapi_client.Device:
         """The peers that carried most since the scrape before; in the first, those heard of last."""
-        told = uapi_client.busiest(name, self.busiest, patience)
+        told = plaitd_client.busiest(name, self.busiest, patience)
         peers = [
             uapi_client.Peer(
                 each["public_key"], handshake_sec=each["latest_handshake"], rx_bytes=each["rx_bytes"],

@@ -28,7 +28,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from plait import uapi_client
+from plait import plaitd_client, uapi_client
 from plait.watch.processes import cpu_seconds, is_realtime, process_stat, pss_bytes
 
 BUSIEST = 200  # peers that are asked for: what sorting and filtering work on
@@ -52,8 +52,8 @@ class Watch:
 
         patience: seconds for each of two answers.
         """
-        report = uapi_client.engine(self.interface, patience)
-        busiest = uapi_client.busiest(self.interface, self.peers, patience)
+        report = plaitd_client.engine(self.interface, patience)
+        busiest = plaitd_client.busiest(self.interface, self.peers, patience)
         report["at"] = time.monotonic()
         self._read_processes(report)
         before, self._before = self._before, report

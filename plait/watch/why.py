@@ -14,7 +14,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from engine import constants
-from plait import keys, uapi_client
+from plait import keys, plaitd_client, uapi_client
 from plait.failure import Failure
 from plait.uapi_client import Peer
 from plait.watch import engines, events, which_peer
@@ -70,9 +70,9 @@ def look(
         peer = uapi_client.get_peer(name, key, patience)
     except uapi_client.Unknown:
         peer = None
-    told = uapi_client.events(name, patience)
+    told = plaitd_client.events(name, patience)
     mine = [each for each in told if _is_of(key, each) or each["event"] in NAMELESS]
-    return peer, mine, uapi_client.engine(name, patience)
+    return peer, mine, plaitd_client.engine(name, patience)
 
 
 def _is_of(key: str, event: dict[str, Any]) -> bool:

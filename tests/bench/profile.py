@@ -23,7 +23,7 @@ from pathlib import Path
 
 import click
 
-from plait import uapi_client
+from plait import plaitd_client
 from plait.bench import figures
 from plait.bench.implementation import INTERFACE, Tunnel, chosen
 from plait.failure import Failure
@@ -110,7 +110,7 @@ def record(seconds: float, handoff: str) -> Profile:
 
 def _sent(host: Host, tunnel: Tunnel) -> tuple[int, int]:
     """Datagrams that the engine of a host has sent, and super-packets that the kernel gave to its TUN."""
-    report = uapi_client.parse_engine(INTERFACE, tunnel.engines[0].uapi("get_engine=1\n\n"))
+    report = plaitd_client.parse_engine(INTERFACE, tunnel.engines[0].uapi("get_engine=1\n\n"))
     for line in Path(f"/proc/{host.pid}/net/dev").read_text().splitlines():
         name, _, fields = line.partition(":")
         if name.strip() == INTERFACE:

@@ -21,7 +21,7 @@ from typing import Any
 import click
 
 import plait
-from plait import Key, Peer, uapi_client
+from plait import Key, Peer, plaitd_client
 from tests.support.control_harness import ControlProcess, Interface
 from tests.support.provider import PROVIDER
 from tests.support.waiting import until
@@ -80,7 +80,7 @@ def python_api(quotas: bool) -> None:
             assert len(wg.counters()) == PEERS
             print(f"counters of {PEERS}: {statistics.median(walls):.0f} ms, control "
                   f"{statistics.median(cpus):.0f} ms (median of {ALL})")
-            until(lambda: uapi_client.engine(interface.name)["on_demand"]["providers"], "a provider")
+            until(lambda: plaitd_client.engine(interface.name)["on_demand"]["providers"], "a provider")
             cpu = cpu_ms(pid)
             time.sleep(IDLE_SECONDS)
             print(f"nothing happens: {(cpu_ms(pid) - cpu) / IDLE_SECONDS / 10:.2f} % of a core")

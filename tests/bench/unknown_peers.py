@@ -20,7 +20,7 @@ import click
 
 import plait
 from engine import cookie, noise, tai64n
-from plait import Key, uapi_client
+from plait import Key, plaitd_client
 from tests.bench.python_api import cpu_ms
 from tests.support.control_harness import ControlProcess, Interface
 from tests.support.provider import PROVIDER
@@ -54,7 +54,7 @@ def send(interface: Interface, pid: int, name: str, messages: list[bytes], rate:
             time.sleep(0.0005)
         full += not interface.offer(message, ((0x7F000001 + number).to_bytes(4, "big"), 9))
     took = time.perf_counter() - began
-    until(lambda: not uapi_client.engine(interface.name)["on_demand"]["parked"], "all have ended")
+    until(lambda: not plaitd_client.engine(interface.name)["on_demand"]["parked"], "all have ended")
     busy, grown = cpu_ms(pid) - cpu, rss(pid) - memory
     after = interface.counters()
     ends = {
@@ -88,10 +88,10 @@ def unknown_peers() -> None:
             command = [sys.executable, "-P", "-c", PROVIDER, str(interface.path), answer]
             provider = subprocess.Popen(command)
             try:
-                until(lambda: uapi_client.engine(interface.name)["on_demand"]["providers"], "a provider")
+                until(lambda: plaitd_client.engine(interface.name)["on_demand"]["providers"], "a provider")
                 messages = [cookie.add_macs(body, mac1_key, None) for body in bodies]
                 send(interface, pid, name, messages, rate)
             finally:
                 provider.kill()
                 provider.wait()
-            until(lambda: not uapi_client.engine(interface.name)["on_demand"]["providers"], "its end")
+            until(lambda: not plaitd_client.engine(interface.name)["on_demand"]["providers"], "its end")

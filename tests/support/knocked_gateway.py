@@ -14,7 +14,7 @@ from base64 import b64decode, b64encode
 from dataclasses import dataclass
 from pathlib import Path
 
-from plait import uapi_client
+from plait import plaitd_client
 from plait.lab.namespaces import Lab, Peer, Process, keypair
 from tests.support.knock_forger import DEAD, index_of
 from tests.support.waiting import until
@@ -62,7 +62,7 @@ class KnockedGateway:
     def tell(self) -> None:
         """The other gateway is dead, for LEASE from now on."""
         rows = b"".join(struct.pack("<I", index_of(at)) + key for at, key in enumerate(self.keys))
-        uapi_client.tell_of_neighbour(str(self.engine.socket_path), DEAD, LEASE, rows)
+        plaitd_client.tell_of_neighbour(str(self.engine.socket_path), DEAD, LEASE, rows)
 
     def forge(self, sessions: int, rate: int, seconds: float) -> Process:
         """Begin to. sessions: how many the forger knows an index of."""

@@ -157,10 +157,11 @@ def test_limits_that_are_not_said_stay_and_others_can_be_taken_away() -> None:
 
 
 FIELDS = {
-    "peer": PRIVATE, "name": "phone", "claimed_key": PRIVATE, "public_key": PRIVATE, "endpoint": "192.0.2.1:7",
-    "was": "[fe80::1%eth0]:7", "source": "192.0.2.1:0", "message": "initiation", "tries": 3, "count": 51821,
-    "reason": "of a test", "mend": "nothing", "worker": "control", "cause": "killed", "repaired": "nothing",
-    "incarnation": 2, "away": 0.5, "pause": 1.5, "receivers": 2, "consumers": 3,
+    "peer": PRIVATE, "name": "phone", "claimed_key": PRIVATE, "public_key": PRIVATE,
+    "endpoint": "192.0.2.1:7", "was": "[fe80::1%eth0]:7", "source": "192.0.2.1:0", "message": "initiation",
+    "tries": 3, "count": 51821, "reason": "of a test", "mend": "nothing", "worker": "control",
+    "cause": "killed", "repaired": "nothing", "incarnation": 2, "away": 0.5, "pause": 1.5, "receivers": 2,
+    "consumers": 3,
 }  # fmt: skip
 
 
