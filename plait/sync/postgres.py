@@ -204,7 +204,8 @@ class PostgresFeed:
             rows = [Row(key, gone, *rest) for key, *rest, _, gone in found]
             yield Batch(rows, position, len(found) < BATCH)
             if len(found) < BATCH:
-                async for _ in self._connection.notifies(timeout=POLL, stop_after=1):
+                bells = [bell async for bell in self._connection.notifies(timeout=POLL, stop_after=1)]
+                if bells:  # once for all of them: each stands for a change, and more come meanwhile
                     await asyncio.sleep(GATHER)
 
     async def rows(self, public_keys: Sequence[str]) -> list[Row]:

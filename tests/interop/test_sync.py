@@ -6,17 +6,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import json
 import signal
 from collections.abc import Iterator
+from contextlib import aclosing
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
 
 from plait.lab.namespaces import Lab, keypair, preshared_key
-from plait.lab.postgresql import PASSWORD
+from plait.lab.postgresql import DATABASE, PASSWORD
+from plait.sync.postgres import Postgres
+from plait.sync.store import GATHER
 from tests.support.database import Database
 from tests.support.syncing import PLAIT, Gateway
 from tests.support.waiting import until
@@ -168,6 +173,33 @@ def test_revisions_become_visible_in_their_order(scene: Scene) -> None:
             assert fast.execute("select max(rev) from plait.peer").fetchall() == fast.execute(
                 "select rev from plait.peer where public_key = %s", (key,)).fetchall()  # fmt: skip
         fast.execute(INSERT, (keypair()[1], ["10.8.1.0/24"]))
+
+
+class CountingLoop(asyncio.SelectorEventLoop):
+    """Counts how often changes were gathered."""
+
+    gathered = 0
+
+    def call_later(self, delay: float, *rest: Any, **more: Any) -> asyncio.TimerHandle:
+        self.gathered += delay == GATHER
+        return super().call_later(delay, *rest, **more)
+
+
+def test_changes_that_ring_one_by_one_are_gathered_once(scene: Scene) -> None:
+    """Once for each of them, a store with more than one change per GATHER is never caught up with."""
+    store = Postgres(f"postgres://owner@/{DATABASE}?host={scene.database.outside}")
+
+    async def follow() -> None:
+        async with store.open() as feed, aclosing(feed.follow(await feed.position())) as batches:
+            assert not (await anext(batches)).rows
+            keys = [scene.row() for _ in range(20)]
+            batch = await anext(batches)
+            assert [row.public_key for row in batch.rows] == keys
+
+    loop = CountingLoop()
+    with asyncio.Runner(loop_factory=lambda: loop) as runner:
+        runner.run(follow())
+    assert loop.gathered == 1
 
 
 def test_an_update_that_changes_nothing_is_no_change(scene: Scene) -> None:
