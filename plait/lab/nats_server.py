@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Coroutine, Iterable
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from plait.failure import Failure
 from plait.lab.examples import example
@@ -26,6 +27,7 @@ BEATS: Final = "plait_gateways"
 KEPT: Final = 200  # seconds, of beats: what plait/sync asks for; the lab stands below it
 PASSWORD: Final = "not-for-lists"
 PATIENCE: Final = 60.0
+AT_ONCE: Final = 100  # writes
 CONFIGURATION: Final = """
 listen: "{listen}:4222"
 jetstream {{ store_dir: "{place}/streams" }}
@@ -108,18 +110,28 @@ class NatsServer:
 
     def add(self, rows: Iterable[tuple[str, str]]) -> None:
         """Peers: a public key, and the one prefix of each."""
+        self.put((key, {"allowed_ips": [prefix]}) for key, prefix in rows)
+
+    def put(self, rows: Iterable[tuple[str, dict[str, Any]]]) -> None:
+        """Peers, new or changed: a public key, and the rest of its row."""
+        self._written([partial(self._bucket.put, _name(key), json.dumps(row).encode()) for key, row in rows])
+
+    def remove(self, keys: Iterable[str]) -> None:
+        """Peers go."""
+        self._written([partial(self._bucket.delete, _name(key)) for key in keys])
+
+    def _written(self, works: list[Callable[[], Coroutine[Any, Any, object]]]) -> None:
         from nats.errors import Error
 
         try:
-            self._thread.submit(self._runner.run, self._put(list(rows))).result()
+            self._thread.submit(self._runner.run, self._all(works)).result()
         except (Error, OSError) as error:
             why = str(error).removeprefix("nats: ") or type(error).__name__
             raise Failure("peers cannot be written to NATS", why, "Is it running?") from error
 
-    async def _put(self, rows: Iterable[tuple[str, str]]) -> None:
-        for key, prefix in rows:
-            value = json.dumps({"allowed_ips": [prefix]}).encode()
-            await self._bucket.put(key.translate(str.maketrans("+/", "-_")), value)
+    async def _all(self, works: list[Callable[[], Coroutine[Any, Any, object]]]) -> None:
+        for first in range(0, len(works), AT_ONCE):
+            await asyncio.gather(*(work() for work in works[first : first + AT_ONCE]))
 
     def beats(self) -> list[str]:
         """Keys of the bucket of beats: beat.N, and session.N.M."""
@@ -142,3 +154,8 @@ class NatsServer:
         """The client ends; the server goes with the host."""
         self._thread.submit(self._runner.close).result()
         self._thread.shutdown()
+
+
+def _name(public_key: str) -> str:
+    """Of a peer's entry, as docs/fleet.md has it."""
+    return public_key.translate(str.maketrans("+/", "-_"))

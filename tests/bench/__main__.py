@@ -7,6 +7,7 @@ import click
 from plait.command import Plait
 
 LATER = {
+    "changes": "tests.bench.changes:changes",
     "dead-peers": "tests.bench.dead_peers:dead_peers",
     "first-ping": "tests.bench.first_ping:first_ping",
     "knocks": "tests.bench.knocks:knocks",
