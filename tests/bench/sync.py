@@ -1,9 +1,10 @@
 """What it takes to give an engine the peers of a database: `python -m tests.bench sync`.
 
-    host gateway: plaitd, PostgreSQL with N rows, and `plait sync --once`, by turns
+    host initiator -- tunnel -- host responder: plaitd, PostgreSQL with N rows, `plait sync --once` by turns
 
 Times are those of the whole command, the start of Python included; memory is the greatest resident set of
-its process. Nothing of the database is on a disk that is waited for (fsync is off).
+its process. A peer that no row is about pings through its tunnel: at rest, and while all rows come
+the first time. Nothing of the database is on a disk that is waited for (fsync is off).
 """
 
 from __future__ import annotations
@@ -11,18 +12,26 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
+import signal
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import click
 
+from plait.failure import Failure
 from plait.keys import encode
 
 if TYPE_CHECKING:
     from plait.lab.namespaces import Host
     from tests.support.database import Database
+    from tests.support.tunnel import Side
+
+REST = 3.0  # seconds of pings before
+PING_EVERY = 0.02  # seconds
 
 # Runs a program, and prints its seconds and its greatest resident set in KiB.
 MEASURED = """
@@ -44,6 +53,9 @@ class Found:
     load_seconds: float  # the rows into the table, triggers included
     all_seconds: float  # all rows, into an engine without peers
     all_mib: float
+    rest_ms: float  # 99 of 100 pings took less, before
+    meanwhile_ms: float
+    lost: int  # pings, meanwhile
     again_seconds: float  # all rows once more, of which none changed
     again_mib: float
     changes: int
@@ -52,24 +64,44 @@ class Found:
 
 def measure(peers: int, changes: int) -> Found:
     """One run of each, in hosts of its own. Needs root and PostgreSQL."""
-    from plait.lab.namespaces import Lab
+    from plait.lab.namespaces import PLAIT, Lab
     from tests.support.database import Database
+    from tests.support.tunnel import two_hosts
 
     with Lab() as lab:
-        host = lab.host("gateway")
-        engine = host.engine()
-        database = Database(host)
+        tunnel = two_hosts(lab, PLAIT, PLAIT)
+        peer, gateway = tunnel.sides
+        database = Database(gateway.host)
         try:
             begun = time.monotonic()
             fill(database, peers)
             loaded = time.monotonic() - begun
-            every, again = synced(host, database), synced(host, database, "--fresh")
+            rest, _ = pinged(peer, gateway, lambda: time.sleep(REST))
+            every: list[float] = []
+            meanwhile, lost = pinged(peer, gateway, lambda: every.extend(synced(gateway.host, database)))
+            again = synced(gateway.host, database, "--fresh")
             database.run(CHANGES, changes)
-            some = synced(host, database)
-            assert engine.report()["peers"] == peers
+            some = synced(gateway.host, database)
+            assert gateway.report()["peers"] == peers + 1
         finally:
             database.close()
-    return Found(peers, loaded, *every, *again, changes, some[0])
+    return Found(peers, loaded, *every, rest, meanwhile, lost, *again, changes, some[0])
+
+
+def pinged(peer: Side, gateway: Side, work: Callable[[], object]) -> tuple[float, int]:
+    """What 99 of 100 pings took no longer than while something was done, in ms; how many were lost."""
+    process = peer.host.popen(["ping", "-n", "-i", str(PING_EVERY), gateway.address4])
+    work()
+    process.signal(signal.SIGINT)
+    process.wait()
+    said = process.output()
+    times = sorted(float(time) for time in re.findall(r" time=([0-9.]+) ms", said))
+    counts = re.search(r"(\d+) packets transmitted, (\d+) received", said)
+    if not times or counts is None:
+        raise Failure("no ping was answered", said.strip()[-300:], "Try `plait demo`")
+    # The last one was under way when ping(8) was ended.
+    lost = max(0, int(counts[1]) - int(counts[2]) - 1)
+    return times[len(times) * 99 // 100], lost
 
 
 def fill(database: Database, peers: int) -> None:
@@ -103,5 +135,7 @@ def sync(peers: int, changes: int, as_json: bool) -> None:
         return
     click.echo(f"{found.peers:,} rows into the table   {found.load_seconds:8.2f} s")
     click.echo(f"all of them, first time    {found.all_seconds:8.2f} s {found.all_mib:7.1f} MiB")
+    pings = f"{found.rest_ms:.2f} ms at rest, {found.meanwhile_ms:.2f} ms meanwhile ({found.lost} lost)"
+    click.echo(f"99 % of pings within       {pings}")
     click.echo(f"all of them once more      {found.again_seconds:8.2f} s {found.again_mib:7.1f} MiB")
     click.echo(f"{found.changes:,} changes            {found.changes_seconds:8.2f} s")
