@@ -19,7 +19,6 @@ import secrets
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Final, Protocol
 
 import msgspec
@@ -45,6 +44,7 @@ INNER: Final = "10.64.0.0/10"
 LAB: Final = "10.200.0.0/16"  # of all cables
 READY: Final = 100  # the table of all gateways that are ready; gateway N alone has table N
 PLAIT: Final = (sys.executable, "-m", "plait")
+BESIDE: Final = ("plait sync", "plait routes", "bird")  # what runs at a gateway beside its engine
 FORWARD: Final = """
 echo 1 > /proc/sys/net/ipv4/ip_forward
 for file in /proc/sys/net/ipv4/conf/*/rp_filter; do echo 0 > $file; done
@@ -200,15 +200,23 @@ class Scene:
         private, _ = self.keys.gateway()
         address = f"{gateway_address(self.network)}/{self.network.prefixlen}"
         gateway.engine.configure(encode(private), [], [address], PORT)
-        start = partial(gateway.host.popen, environment=self.server.credentials(gateway.host))
-        gateway.processes = {
-            "plaitd": gateway.engine.process,
-            "plait sync": start([*PLAIT, "sync", INTERFACE, self.server.url]),
-            "plait routes": start([*PLAIT, "routes", INTERFACE, "--while-ready", f"{ANYCAST}/32"]),
-            "bird": routing.bird(
-                gateway.host, routing.of_gateway("bird.conf", gateway.link, gateway.host, self.router)
-            ),
+        gateway.processes = {"plaitd": gateway.engine.process}
+        for name in BESIDE:
+            self.start_beside(gateway, name)
+
+    def start_beside(self, gateway: Gateway, name: str) -> None:
+        """One of BESIDE at a gateway, for the first time or again."""
+        commands = {
+            "plait sync": ["sync", INTERFACE, self.server.url],
+            "plait routes": ["routes", INTERFACE, "--while-ready", f"{ANYCAST}/32"],
         }
+        if name == "bird":
+            text = routing.of_gateway("bird.conf", gateway.link, gateway.host, self.router)
+            process = routing.bird(gateway.host, text)
+        else:
+            environment = self.server.credentials(gateway.host)
+            process = gateway.host.popen([*PLAIT, *commands[name]], environment=environment)
+        gateway.processes[name] = process
 
     def start_clients(self) -> Process:
         """The load generator."""
