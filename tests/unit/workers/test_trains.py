@@ -61,7 +61,8 @@ class TrainPath(Path):
         """Turns until nothing moves any more; what came out."""
         out: list[bytes] = []
         before: dict[str, int] = {}
-        while before != (before := self.counters()):
+        elsewhere = self.under_way()
+        while before != (before := self.counters()) or self.come_more(elsewhere):
             self.turn()
             out += self.taken_out()
         return out
