@@ -60,22 +60,23 @@ def test_wrong_preshared_key_gives_no_session(pair: str) -> None:
         tunnel.check()
 
 
-@pytest.mark.parametrize("version", [4, 6])
+@pytest.mark.parametrize(("version", "megabytes"), [(4, 100), (6, 10)])
 @pytest.mark.parametrize("pair", PAIRS)
-def test_hundred_megabytes_each_way(pair: str, version: int) -> None:
+def test_many_megabytes_each_way(pair: str, version: int, megabytes: int) -> None:
+    """A long stream in each direction of each pair; what differs over IPv6 shows in its first megabytes."""
     with Lab() as lab:
         tunnel = two_hosts(lab, *PAIRS[pair], version=version, psk=True)
         initiator, responder = tunnel.sides
         for source, target in ((initiator, responder), (responder, initiator)):
-            Transfer(source.host, target.host, target.address(10 - version), 100 * MEGABYTE).finish()
+            Transfer(source.host, target.host, target.address(10 - version), megabytes * MEGABYTE).finish()
         tunnel.check()
 
 
-@pytest.mark.parametrize("responder", [PLAIT, WIREGUARD_GO], ids=["plait", "go"])
-def test_hundred_megabytes_each_way_at_once_two_receivers_two_consumers(responder: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(("responder", "megabytes"), [(PLAIT, 100), (WIREGUARD_GO, 20)], ids=["plait", "go"])
+def test_each_way_at_once_two_receivers_two_consumers(responder: tuple[str, ...], megabytes: int) -> None:
     with Lab() as lab:
         tunnel = two_hosts(lab, PLAIT, responder, settings="receivers = 2\nconsumers = 2\n")
-        transfer_each_way(*tunnel.sides, 100 * MEGABYTE)
+        transfer_each_way(*tunnel.sides, megabytes * MEGABYTE)
         processes = [(row["role"], row["number"]) for row in tunnel.initiator.report()["processes"]]
         assert sorted(processes) == [("consumer", 0), ("consumer", 1), ("control", 0), ("receiver", 0),
                                      ("receiver", 1), ("supervisor", 0)]
