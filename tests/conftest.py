@@ -38,7 +38,9 @@ from plait.lab.namespaces import PLAIT, Engine, Host, missing  # noqa: E402
 from tests.support import asked  # noqa: E402
 
 NEIGHBOURS = 8  # tests in a row that use the same made fixture; more would make others wait at the end
-WHOLE = ("tests/robustness/weak/test_weak_memory.py",)  # its fixture is nearly all of its work
+WHOLE = (  # their fixtures, which compile, are most of their work
+    "tests/interop/test_package.py", "tests/robustness/weak/test_weak_memory.py",
+)  # fmt: skip
 PROGRAMS = ("wg", "wireguard-go", "iperf3", "ping")
 
 # A shell without job control starts what it puts in the background with SIGINT ignored, nohup with SIGHUP.
