@@ -188,6 +188,15 @@ def test_readers_survive_garbage() -> None:
     assert lib.allowedips_lookup(ring, 3, 1, bytes(4), 32) in (0, 1)
 
 
+@pytest.mark.parametrize(("bits", "cidr"), [(128, 0), (0, 0), (32, 33), (128, 33)])
+def test_a_node_of_the_other_family_or_with_too_long_a_prefix_is_no_route(bits: int, cidr: int) -> None:
+    nodes = ffi.new("struct trie_node[2]")
+    nodes[1].bits, nodes[1].cidr, nodes[1].peer = 32, 0, 3
+    assert lib.allowedips_lookup(nodes, 2, 1, bytes(16), 32) == 2
+    nodes[1].bits, nodes[1].cidr = bits, cidr
+    assert lib.allowedips_lookup(nodes, 2, 1, bytes(16), 32) == NOBODY
+
+
 @settings(deadline=None, max_examples=80)
 @given(
     content=st.dictionaries(networks, st.integers(0, ROWS - 1), max_size=15),

@@ -116,6 +116,14 @@ def test_the_length_of_the_datagram_counts() -> None:
             assert (message_in(whole[:length]) is None) == (length < len(whole) - 16)
 
 
+def test_a_packet_shorter_than_the_header_of_ipv6_has_no_message() -> None:
+    """Here an IPv4 header that says one word of itself, with a UDP header and data behind that word."""
+    packet = b"\x41" + bytes(7) + bytes([1, UDP]) + bytes(2) + DATA
+    assert message_in(packet[:40]) == (4, 12)
+    for length in range(40):
+        assert message_in(packet[:length]) is None
+
+
 def test_sender_of_a_handshake_message() -> None:
     assert lib.handshake_sender_index(ffi.from_buffer(MESSAGES[1])) == 9
 

@@ -247,6 +247,22 @@ def test_numbers_are_reached_or_refused_before_any_step(counts: tuple[int, int],
     assert (scaling.resources.receivers, scaling.resources.consumers) == goal
 
 
+@pytest.mark.parametrize(("given", "one_queue", "next_step"), [
+    ([3], "the sockets are given", "let plaitd open its own sockets, or ask for more consumers alone"),
+    (None, "wg0 was made without multi_queue", "let plaitd make the interface, or make it with multi_queue"),
+])  # fmt: skip
+def test_why_one_receiver_alone_has_room_is_said_of_receivers_alone(given: Any, one_queue: str,
+                                                                    next_step: str) -> None:
+    scaling = counted((1, 1), (1, 1))
+    scaling.resources.given, scaling.resources.one_queue = given, one_queue
+    for numbers, wanted in ((("2", "1"), next_step), (("2", "2"), next_step),
+                            (("1", "2"), "raise max_consumers in ")):  # fmt: skip
+        with pytest.raises(Failure) as refused:
+            done(scaling.scale(*numbers))
+        assert refused.value.next_step.startswith(wanted)
+        assert (one_queue in refused.value.why) == (wanted == next_step)
+
+
 @pytest.mark.parametrize("consumers", [1, 2, 3])
 def test_a_consumer_comes_or_goes_when_control_has_shared_the_peers_out_among_so_many(consumers: int) -> None:
     """What control said before of the same number is forgotten: there were others since."""
