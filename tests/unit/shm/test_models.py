@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import threading
 from collections import defaultdict, deque
 from typing import Any
 
@@ -655,4 +656,33 @@ def test_a_row_without_news_does_not_end_the_round_early() -> None:
     lib.ready_set(data.segment, 0, 8191)
     rows, words = ffi.new("uint32_t[4]"), ffi.new("uint64_t[4]")
     assert list(rows[0 : lib.events_take(data.segment, cursor, rows, words, 4)]) == [0, 1]
+    data.close()
+
+
+def test_a_row_that_is_told_more_all_the_time_is_taken_once() -> None:
+    """The others have their turn, and the row stays ready."""
+    rows_ready, most, times = 1024, 4096, 1 << 15
+    data = make(rows_ready, max_peers=rows_ready)
+    for row in range(rows_ready):
+        lib.events_give(data.segment, row, 1)
+    # What is settled by words that are old by now is ready once more: many rows at one call, without the GIL.
+    old = ffi.new("uint64_t[]", [(1 << 64) - 1] * times)
+    every, row_0 = ffi.new("uint32_t[]", list(range(rows_ready))), ffi.new("uint32_t[]", times)
+    is_over = threading.Event()
+
+    def tell() -> None:
+        while not is_over.is_set():
+            lib.events_settle(data.segment, row_0, old, times)
+
+    teller = threading.Thread(target=tell)
+    teller.start()
+    rows, words = ffi.new("uint32_t[]", most), ffi.new("uint64_t[]", most)
+    try:
+        for _ in range(500):
+            lib.events_settle(data.segment, every, old, rows_ready)
+            count = lib.events_take(data.segment, ffi.new("uint32_t *"), rows, words, most)
+            assert count == len(set(rows[0:count])) == rows_ready
+    finally:
+        is_over.set()
+        teller.join()
     data.close()
