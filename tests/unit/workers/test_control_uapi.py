@@ -22,7 +22,7 @@ from plait import uapi_client
 from tests.support.control_harness import ControlProcess, Holder, Interface, Parts, uapi, wg
 from tests.support.waiting import PATIENCE, until
 from workers._workers import ffi, lib
-from workers.control.configuration import Configuration
+from workers.control.configuration import Configuration, Pause
 from workers.control.events import Events
 from workers.control.uapi_server import (
     CHUNKS_A_TURN,
@@ -365,13 +365,14 @@ class Served:
             def show(self, public_key: bytes | None = None) -> Iterator[bytes]:
                 yield from (b"x" * 65535 + b"\n" for _ in range(64))
 
-            def apply(answering, operation: Set) -> Iterator[None]:
+            def apply(answering, operation: Set) -> Iterator[Pause | None]:
                 yield from (None for _ in range(1, self.slices))
+                yield from (Pause() for _ in range(self.pauses))
                 self.applied += 1
                 self.now += self.set_takes
                 return 0
 
-        self.slices, self.set_takes, self.applied = 1, 0, 0
+        self.slices, self.pauses, self.set_takes, self.applied = 1, 0, 0, 0
         self.path, self.selector, self.stack, self.now = path, selector, stack, 0
         listener = stack.enter_context(socket.socket(socket.AF_UNIX))
         listener.bind(str(path))
@@ -454,6 +455,16 @@ def test_sets_of_one_slice_are_applied_together(
     served.settle()
     assert served.applied == 64
     assert client.recv(1 << 16) == b"errno=0\n\n" * 64
+
+
+def test_a_set_that_paused_last_is_over_and_the_next_one_has_its_turn(served: Served) -> None:
+    served.pauses = 100
+    client = served.client(b"set=1\nlisten_port=1\n\n")
+    assert served.server.is_pausing and not served.server.has_work, "it waits for its peers"
+    while served.server.is_pausing:
+        assert served.applied == 0
+        served.server.step()
+    assert served.applied == 1 and client.recv(99) == b"errno=0\n\n"
 
 
 def test_a_set_of_one_peer_is_one_slice(interface: Interface) -> None:

@@ -16,7 +16,7 @@ from engine import tai64n
 from tests.support.control_harness import Interface
 from tests.unit.workers.test_control_handshakes import SECOND, WALL, Other
 from tests.unit.workers.test_lookups import Unknown, answered, base64, questions, section, told
-from workers.control.eviction import AGAIN, NEVER_COMPLETED, Eviction
+from workers.control.eviction import AGAIN, ALLOWED_IPS_MOST, NEVER_COMPLETED, Eviction
 from workers.control.lookups import FLOOR, REMEMBERED
 from workers.control.provider import Provider
 
@@ -74,8 +74,9 @@ class Evicting(Unknown):
 
 
 @pytest.fixture
-def world() -> Iterator[Evicting]:
-    with Interface(f"ple{os.getpid()}") as interface:
+def world(request: pytest.FixtureRequest) -> Iterator[Evicting]:
+    """Parameter: what its memory is laid out for, besides the usual."""
+    with Interface(f"ple{os.getpid()}", **getattr(request, "param", {})) as interface:
         world = Evicting(interface)
         yield world
         world.parts.close()
@@ -310,6 +311,18 @@ def test_a_peer_whose_clock_is_ahead_stays_until_then(world: Evicting) -> None:
     world.pass_time(OVER)
     assert world.evicted() == []
     world.pass_time(3600 * SECOND)
+    assert [each["public_key"] for each in world.evicted()] == [base64(other)]
+
+
+@pytest.mark.parametrize("world", [{"max_trie_nodes": 1 << 15}], indirect=True)
+def test_a_peer_of_too_many_prefixes_to_be_taken_away_in_a_turn_stays(world: Evicting) -> None:
+    other = world.add()
+    key = f"public_key={other.identity.public_key.hex()}\n"
+    prefixes = [f"allowed_ip=fd00:{n:x}::/32\n" for n in range(ALLOWED_IPS_MOST + 1)]
+    world.set(key + "".join(prefixes))
+    world.pass_time(OVER)
+    assert world.evicted() == []
+    world.set(key + "replace_allowed_ips=true\n" + "".join(prefixes[1:]))
     assert [each["public_key"] for each in world.evicted()] == [base64(other)]
 
 

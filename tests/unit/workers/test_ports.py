@@ -5,11 +5,14 @@ from __future__ import annotations
 import re
 import signal
 import sys
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from tests.support.waiting import until
 from tests.unit.workers.fake_workers import FakeWorkers
+from workers.supervisor.ports import Ports
 
 pytestmark = pytest.mark.network
 
@@ -47,12 +50,16 @@ def test_receivers_read_what_lies_in_the_old_sockets(fakes: FakeWorkers) -> None
     old = fakes.port()
     send(fakes, old)
     before = {title: len(fakes.heard(title)) for title in ("receiver 0", "receiver 1")}
+    sending = {title: len(fakes.heard(title)) for title in ("consumer 0", "consumer 1")}
     answer = fakes.change_port(0)
     assert answer["errno"] == 0 and answer["port"] != old
     for number, (title, after) in enumerate(before.items()):
         ports = fakes.next_heard(title, "sockets", after)["ports"]
         assert ports == {f"udp{v}{'' if port != old else ':old'}:{number}": port
                          for v in (4, 6) for port in (old, answer["port"])}  # fmt: skip
+    consumers = {title: fakes.next_heard(title, "sockets", n)["ports"] for title, n in sending.items()}
+    assert consumers == {f"consumer {n}": {f"udp4:{n}": answer["port"], f"udp6:{n}": answer["port"]}
+                         for n in (0, 1)}, "they send from the new port"  # fmt: skip
     # Whoever sends to the old port now is told that it is closed, while what came before waits.
     fakes.host.run([sys.executable, "-c", CLOSED, str(old)])
     assert is_open(fakes, old)
@@ -105,3 +112,11 @@ def test_the_end_is_the_end_while_a_port_is_being_left(fakes: FakeWorkers) -> No
     fakes.change_port(0)
     fakes.signal(signal.SIGTERM)
     assert fakes.exit_code() == 0
+
+
+def test_a_control_that_has_ended_gets_no_port() -> None:
+    """The next one asks again."""
+    asked: list[str] = []
+    ports = Ports(cast(Any, SimpleNamespace()), cast(Any, SimpleNamespace(find=asked.append)))
+    ports.want(cast(Any, SimpleNamespace(process=None)), 51820)
+    assert not asked and not ports.is_under_way

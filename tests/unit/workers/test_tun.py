@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -116,3 +117,9 @@ def test_impossible_names(name: str) -> None:
     assert caught.value.code == Exit.USAGE
     tun.check_name("x" * 15)
     tun.check_name("wg-0.a_b=c+d")
+
+
+def test_why_a_device_cannot_be_used_is_told_with_its_errno() -> None:
+    told = tun._not_made("wg0", OSError(errno.EBUSY, "Device or resource busy"))
+    assert (told.code, told.errno) == (Exit.INTERFACE, errno.EBUSY) and "busy" in told.why
+    assert tun._not_made("wg0", OSError("no number")).errno == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import resource
 import socket
@@ -14,7 +15,7 @@ import pytest
 from plait import doctor
 from workers.descriptors import identity, is_covered, is_gone
 from workers.failure import Exit, Failure
-from workers.supervisor.uapi_socket import _is_live, adopt_uapi, open_uapi
+from workers.supervisor.uapi_socket import DIRECTORY, _is_live, _remove_dead, adopt_uapi, open_uapi
 
 
 def connects(path: Path) -> bool:
@@ -171,3 +172,40 @@ def test_inherited_listening_socket(tmp_path: Path) -> None:
     assert connects(tmp_path / "wg0.sock")
     adopted.close()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_outside_the_usual_directory_keeps_its_name(tmp_path: Path) -> None:
+    if not DIRECTORY.is_dir():
+        pytest.skip(f"there is no {DIRECTORY}")
+    opened = open_uapi("wg0", tmp_path)
+    opened.follow("wg1")
+    assert opened.path == tmp_path / "wg0.sock" and list(tmp_path.iterdir()) == [opened.path]
+    opened.close()
+
+
+def test_a_file_that_a_successor_put_in_the_place_of_ours_is_not_renamed(tmp_path: Path) -> None:
+    opened = open_uapi("wg0", tmp_path)
+    (tmp_path / "wg0.sock").unlink()
+    (tmp_path / "wg0.sock").touch()
+    opened.follow("wg1")
+    assert opened.path == tmp_path / "wg0.sock" and list(tmp_path.iterdir()) == [opened.path]
+    opened.close()
+
+
+def test_a_guard_removes_a_socket_where_nobody_listens_and_nothing_else(tmp_path: Path) -> None:
+    dead, other, file = tmp_path / "dead.sock", tmp_path / "wg0.sock", tmp_path / "file.sock"
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.bind(str(dead))
+    opened = open_uapi("wg0", tmp_path)
+    file.touch()
+    for path in (dead, other, file, tmp_path / "missing.sock"):
+        _remove_dead(path)
+    assert {*tmp_path.iterdir()} == {other, file} and connects(other)
+    opened.close()
+
+
+def test_a_file_where_the_directory_would_be_is_told_in_plain_words(tmp_path: Path) -> None:
+    (tmp_path / "wireguard").touch()
+    with pytest.raises(Failure) as caught:
+        open_uapi("wg0", tmp_path / "wireguard")
+    assert (caught.value.why, caught.value.errno) == ("File exists", errno.EEXIST)
