@@ -40,6 +40,14 @@ CONTROL = ("responder.py", "endpoints.py", "grace_periods.py", "handshakes.py", 
 SUPERVISOR = ("scaling.py", "process.py", "roster.py", "segments.py", "sockets.py", "watchdog.py",
               "worker.py")
 
+# Folders each of whose sources belongs to an area, but for these, with the reason.
+FOLDERS = ("engine", "engine/uapi", "workers/control", "workers/datapath", "workers/supervisor")
+UNDRAWN = {
+    "workers/datapath/consumer.py": "the loop of a process: engines in namespaces alone run it",
+    "workers/datapath/holder.py": "the loop of a process: engines in namespaces alone run it",
+    "workers/datapath/receiver.py": "the loop of a process: engines in namespaces alone run it",
+}
+
 # Recorded besides: what may see a random mutant of any area, and is tried when the area's own tests do not.
 OTHERS = ("tests/unit/workers", "tests/interop/test_upgrade.py", "tests/interop/test_netns_sections.py")
 # With sanitizers: each costs a compilation of everything.
@@ -100,7 +108,20 @@ AREAS = {
          "tests/unit/workers/test_control_loop.py", "tests/unit/workers/test_control_handshakes.py",
          "tests/unit/workers/test_control_uapi.py", "tests/unit/workers/test_control_model.py",
          "tests/unit/workers/test_removed_rows.py", "tests/unit/workers/test_vault.py",
-         "tests/unit/workers/test_attempts.py", "tests/unit/workers/test_killed_messages.py"),
+         "tests/unit/workers/test_attempts.py", "tests/unit/workers/test_killed_messages.py",
+         "tests/unit/workers/test_sweep_of_rows.py"),
+    ),
+    "control more": Area(
+        ("workers/attempts.py", "workers/control/*.py"),
+        (*of("tests/unit/workers",
+             "test_arrays.py", "test_attempts.py", "test_batches.py", "test_busiest.py",
+             "test_control_handshakes.py", "test_control_loop.py", "test_control_model.py",
+             "test_control_uapi.py", "test_crypto_threads.py", "test_events.py", "test_eviction.py",
+             "test_handoffs.py", "test_killed_messages.py", "test_long_lives.py", "test_lookups.py",
+             "test_names.py", "test_neighbours.py", "test_provider_sockets.py", "test_quotas.py",
+             "test_removed_rows.py", "test_set_orders.py", "test_told_sessions.py", "test_turns.py",
+             "test_unsent.py", "test_vault.py", "test_wiping.py"), "tests/protocol/test_keylog.py"),
+        of("workers/control", "__init__.py", *CONTROL),
     ),
     "netns": Area((), ("tests/interop/test_link_setup.py", "tests/interop/test_netns_sections.py")),
     "upgrade": Area((), ("tests/interop/test_upgrade.py::test_refused_upgrades_leave_everything_alone",)),
@@ -111,5 +132,14 @@ AREAS = {
          "tests/unit/workers/test_sockets.py", "tests/unit/workers/test_segments.py",
          "tests/unit/workers/test_affinity.py", "tests/unit/workers/test_supervisor.py",
          "tests/unit/workers/test_supervisor_alone.py", "tests/unit/plait/test_service_manager.py"),
+    ),
+    "host": Area(
+        ("workers/supervisor/*.py",),
+        (*of("tests/unit/workers", "test_attempts.py", "test_changes.py", "test_environment.py",
+             "test_handoffs.py", "test_news.py", "test_ports.py", "test_room.py", "test_roster.py",
+             "test_scaling.py", "test_segments.py", "test_signals.py", "test_sockets.py",
+             "test_supervisor.py", "test_supervisor_alone.py", "test_tun.py", "test_uapi_socket.py",
+             "test_vault.py", "test_watchdog.py"), "tests/unit/plait/test_service_manager.py"),
+        of("workers/supervisor", "__init__.py", *SUPERVISOR),
     ),
 }

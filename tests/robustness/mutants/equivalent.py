@@ -74,6 +74,10 @@ EQUIVALENT: list[tuple[str, str, str, str]] = [
      'another permutation of the same kind: a half has fewer than 31 bits'),
     ('workers/control/responder.py', 'return is_first', 'pass',
      'a short way: where nobody is the first, nobody is below'),
+    ('workers/datapath/intake.c', 'int is_held = !is_small && arrival->at < intake->trains_held && arrival->slot == intake->trains[arrival->at];', 'int is_held = !is_small && arrival->at < intake->trains_held || arrival->slot == intake->trains[arrival->at];',
+     'a slot of the pool is taken only when all INTAKE_TRAINS are held, so that the second look is behind the list, where no number of a slot stands'),
+    ('workers/control/eviction.py', 'if not used or not self.lookups.has_room:', 'if not used and not self.lookups.has_room:',
+     'a short way: without room the look ends at the first row that is idle, where the next one begins'),
 ]
 _WHY = {each[:3]: each[3] for each in EQUIVALENT}
 

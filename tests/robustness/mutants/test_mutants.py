@@ -12,7 +12,7 @@ import pytest
 
 from . import c_operators, python_operators
 from .__main__ import drawn, run, table
-from .areas import AREAS, Area
+from .areas import AREAS, FOLDERS, UNDRAWN, Area
 from .equivalent import EQUIVALENT
 from .kept import KEPT
 from .mutant import Kept, Mutant
@@ -169,6 +169,14 @@ def test_areas_name_files_that_are_there() -> None:
         assert not area.sources or area.files(ROOT), name
         for test in area.tests:
             assert (ROOT / test.partition("::")[0]).exists(), test
+
+
+def test_every_source_of_these_folders_is_drawn_from_or_named() -> None:
+    drawn_from = {path for area in AREAS.values() for path in area.files(ROOT)}
+    sources = {path for folder in FOLDERS for path in (ROOT / folder).iterdir()
+               if path.suffix in (".c", ".py") and path.name != "__init__.py"}  # fmt: skip
+    named = {ROOT / path for path in UNDRAWN}
+    assert sources - drawn_from == named and all(UNDRAWN.values())
 
 
 def test_command_lists(tmp_path: Path) -> None:
