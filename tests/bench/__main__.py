@@ -11,6 +11,7 @@ LATER = {
     "dead-peers": "tests.bench.dead_peers:dead_peers",
     "first-ping": "tests.bench.first_ping:first_ping",
     "knocks": "tests.bench.knocks:knocks",
+    "lines": "tests.bench.lines:lines",
     "merged-load": "tests.bench.merged_load:merged_load",
     "profile": "tests.bench.profile:profile",
     "python-api": "tests.bench.python_api:python_api",

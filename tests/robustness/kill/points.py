@@ -7,20 +7,14 @@ what other tests load stays as it is.
 from __future__ import annotations
 
 import mmap
-import os
 import re
-import shutil
 import struct
-import subprocess
-import sys
-import sysconfig
 from pathlib import Path
 
-from engine import _engine
-from plait.lab.namespaces import read_proc, search_path
-from tests.support.sources import sources
+from plait.lab.namespaces import read_proc
+from tests.support import second_build
+from tests.support.sources import ROOT, sources
 
-ROOT = Path(__file__).resolve().parents[3]
 BUILD = ROOT / "builddir-points"
 MARKED = ("shm", "workers")  # the packages whose C has points
 FILE = "/run/points"
@@ -48,33 +42,9 @@ def names() -> list[str]:
 
 def build() -> list[str]:
     """The command of an engine with points, built as far as it has to be; {iface} is for the lab."""
-    if not (BUILD / "build.ninja").exists():
-        _run("meson", "setup", str(BUILD), "-Dpoints=true", "--buildtype=plain", "-Doptimization=0")
-    _run("ninja", "-C", str(BUILD), *(f"{package}/_{package}.abi3.so" for package in MARKED))
-    packages = BUILD / "packages"
-    for package in (*MARKED, "engine", "plait"):
-        shutil.rmtree(packages / package, ignore_errors=True)
-        modules = {path.relative_to(ROOT): path for path in sources(f"{package}/**/*.py", at_least=4)}
-        modules |= {path.relative_to(BUILD): path for path in (BUILD / package).rglob("*.so")}
-        if package == "engine":
-            modules[Path(package) / Path(str(_engine.__file__)).name] = Path(str(_engine.__file__))
-        for name, module in modules.items():
-            (packages / name).parent.mkdir(parents=True, exist_ok=True)
-            (packages / name).symlink_to(module)
-    python = BUILD / "venv/bin/python"
-    if not python.exists():
-        _run(sys.executable, "-m", "venv", "--without-pip", str(BUILD / "venv"))
-    # A place that a .pth file names is searched, and its own .pth files are not: they would name the sources.
-    place = next((BUILD / "venv").glob("lib/python3*/site-packages"))
-    (place / "points.pth").write_text(f"{packages}\n{sysconfig.get_paths()['purelib']}\n")
+    options = ("-Dpoints=true", "--buildtype=plain", "-Doptimization=0")
+    python = second_build.python(BUILD, MARKED, options)
     return [str(python), "-P", "-c", PROGRAM, "{iface}"]
-
-
-def _run(*command: str) -> None:
-    environment = os.environ | {"PATH": search_path()}
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600, env=environment)
-    if done.returncode:
-        raise RuntimeError(f"'{' '.join(command)}' failed:\n{done.stdout[-4000:]}{done.stderr[-2000:]}")
 
 
 class Request:
