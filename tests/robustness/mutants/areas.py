@@ -86,6 +86,8 @@ AREAS = {
                      "tests/unit/workers/test_consumer_loop.py", "tests/unit/workers/test_directions.py",
                      "tests/unit/workers/test_sharing.py"),
     ),
+    "sharing": Area((), ("tests/unit/workers/test_sharing.py", "tests/unit/shm/test_models.py",
+                         "tests/unit/shm/test_programs.py::test_lenders_and_helpers[plain-2000]")),
     "tables": Area(
         ("workers/clock.c", "workers/control/*.c"),
         ("tests/unit/workers/test_control_uapi.py", "tests/unit/workers/test_control_loop.py",

@@ -155,4 +155,38 @@ OTHERS = [
     Kept("tables", ENDPOINTS, "a get does not show what waits", "    if (*pending(segment, row)) {\n", "    if (0) {\n"),
 ]
 
-KEPT = [*FENCES, *CONFINEMENT, *WIPING, *OTHERS]
+PARTS, SHARING = "shm/parts.c", "workers/datapath/sharing.c"
+SHARED_BATCHES = [
+    Kept("sharing", PARTS, "a part that a helper has counts as free", "if (state == PART_OFFERED || state & PART_TAKEN)", "if (state == PART_OFFERED)"),
+    Kept("sharing", PARTS, "a part that is offered counts as free", "if (state == PART_OFFERED || state & PART_TAKEN)", "if (state & PART_TAKEN)"),
+    without("sharing", PARTS, "a part that is done is never free again",
+            "        if (state != PART_FREE)\n            __atomic_store_n(&part->state, PART_FREE, __ATOMIC_RELAXED);\n"),
+    Kept("sharing", PARTS, "a lender waits for a helper that is dead", "state == PART_DONE || state == PART_LOST ? state", "state == PART_DONE ? state"),
+    Kept("sharing", PARTS, "a lender takes back what a helper has", "return part_swap(part_of(segment, worker, number), PART_OFFERED, PART_FREE);",
+         "return part_swap(part_of(segment, worker, number), PART_OFFERED, PART_FREE) || 1;"),
+    Kept("sharing", PARTS, "a helper takes from who has no memory for parts", "% 64 & 1 && lends(segment, worker) && take_from", "% 64 & 1 && take_from"),
+    without("sharing", PARTS, "what the dead offered stays offered", "            part_take_back(segment, worker, number);\n"),
+    without("sharing", PARTS, "the dead goes on offering", "        parts_say_offering(segment, worker, 0);\n"),
+    without("sharing", PARTS, "the dead goes on helping", "        parts_say_helping(segment, worker, 0);\n"),
+    Kept("sharing", PARTS, "what anybody has taken is lost with the dead", "__ATOMIC_RELAXED) == (PART_TAKEN | mark))", "__ATOMIC_RELAXED) & PART_TAKEN)"),
+    Kept("sharing", PARTS, "what the dead had taken counts as done", "__atomic_store_n(&part->state, PART_LOST, __ATOMIC_RELEASE);", "__atomic_store_n(&part->state, PART_DONE, __ATOMIC_RELEASE);"),
+    Kept("sharing", SHARING, "what was not sealed is sent", "if (state != PART_DONE || !is_in_room(message.place, job->length))", "if (!is_in_room(message.place, job->length))"),
+    Kept("sharing", SHARING, "a lender goes wherever its helper says", "if (state != PART_DONE || !is_in_room(message.place, job->length))", "if (state != PART_DONE)"),
+    without("sharing", SHARING, "a lender waits for ever",
+            "        if (now - *begun > holder->part_wait_ms * UINT64_C(1000000))\n            break;\n"),
+    Kept("sharing", SHARING, "each part that stands still is waited for", "            read_part(holder, jobs, run[n], n, &begun);", "            begun = 0, read_part(holder, jobs, run[n], n, &begun);"),
+    Kept("sharing", SHARING, "a lender writes where a helper still works", " && parts_are_free(s, holder->worker);", ";"),
+    Kept("sharing", SHARING, "a holder shares though it is not busy", "if ((!is_busy(holder, now) || now < holder->share_again)", "if ((is_busy(holder, now), now < holder->share_again)"),
+    Kept("sharing", SHARING, "a small batch is shared", "#define BATCH_LEAST 64 ", "#define BATCH_LEAST 63 "),
+    without("sharing", SHARING, "what nobody takes is offered all the same", "        holder->share_again = clock_now() + PAUSE_NS;\n"),
+    Kept("sharing", SHARING, "a holder calls itself", "if (worker == holder->worker || !__atomic_load_n", "if (!__atomic_load_n"),
+    Kept("sharing", SHARING, "a helper is called though no core is idle", "        if (core_is_idle(holder))\n", "        if (core_is_idle(holder) || 1)\n"),
+    Kept("sharing", SHARING, "a helper believes how many messages a part has", "i < part->count && i < PART_MESSAGES", "i < part->count"),
+    without("sharing", SHARING, "a helper says that it did what it left out", "        part->messages[i].refused = AEAD_LOST;\n"),
+    Kept("sharing", SHARING, "a helper believes whose keys a part names", "message->keypair && message->keypair < s->geometry.max_keypairs", "message->keypair"),
+    Kept("sharing", SHARING, "a helper believes where a part's messages stand", "message->source >= DATA_HEADER_BYTES && message->source < s->bytes &&", "message->source >= DATA_HEADER_BYTES &&"),
+    Kept("sharing", SHARING, "a helper believes how long a part's messages are", "length <= PART_ROOM_BYTES - place - AEAD_TAG_BYTES", "length != UINT32_MAX"),
+    Kept("sharing", SHARING, "a helper copies a message without its header", "DATA_HEADER_BYTES + message.length);", "message.length);"),
+]
+
+KEPT = [*FENCES, *CONFINEMENT, *WIPING, *OTHERS, *SHARED_BATCHES]

@@ -647,6 +647,19 @@ TestMailbox = Mailbox.TestCase
 TestMailbox.settings = BUDGET
 
 
+def test_nothing_is_taken_from_who_has_no_memory_for_parts() -> None:
+    """Workers share a bit of the hint with those 64 further on."""
+    data = make(1)
+    lib.parts_say_offering(data.segment, lib.WORKER_CONSUMER, True)
+    part = lib.part_of(data.segment, lib.WORKER_CONSUMER, 0)
+    part.state = lib.PART_OFFERED
+    lender, number = ffi.new("uint32_t *"), ffi.new("uint32_t *")
+    for lends in (0, 1):
+        data.segment.workers[lib.WORKER_CONSUMER].lends = lends
+        assert lib.part_take(data.segment, mark(data, lib.WORKER_RECEIVER), lender, number) == lends
+    data.close()
+
+
 def test_a_row_without_news_does_not_end_the_round_early() -> None:
     """Found by Scheduling: the first row taken was only looked for among those with news."""
     data = make(8192, max_peers=8192)
