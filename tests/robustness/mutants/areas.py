@@ -87,7 +87,8 @@ AREAS = {
                      "tests/unit/workers/test_sharing.py"),
     ),
     "sharing": Area((), ("tests/unit/workers/test_sharing.py", "tests/unit/shm/test_models.py",
-                         "tests/unit/shm/test_programs.py::test_lenders_and_helpers[plain-2000]")),
+                         "tests/unit/shm/test_programs.py::test_lenders_and_helpers[plain-2000]",
+                         "tests/unit/shm/test_programs.py::test_stalled_after_every_instruction")),
     "tables": Area(
         ("workers/clock.c", "workers/control/*.c"),
         ("tests/unit/workers/test_control_uapi.py", "tests/unit/workers/test_control_loop.py",

@@ -158,6 +158,7 @@ OTHERS = [
 PARTS, SHARING = "shm/parts.c", "workers/datapath/sharing.c"
 SHARED_BATCHES = [
     Kept("sharing", PARTS, "a part that a helper has counts as free", "if (state == PART_OFFERED || state & PART_TAKEN)", "if (state == PART_OFFERED)"),
+    Kept("sharing", PARTS, "a helper takes what another one was quicker to take", "part_swap(part, PART_OFFERED, PART_TAKEN | mark)) {", "(part_swap(part, PART_OFFERED, PART_TAKEN | mark), 1)) {"),
     Kept("sharing", PARTS, "a part that is offered counts as free", "if (state == PART_OFFERED || state & PART_TAKEN)", "if (state & PART_TAKEN)"),
     without("sharing", PARTS, "a part that is done is never free again",
             "        if (state != PART_FREE)\n            __atomic_store_n(&part->state, PART_FREE, __ATOMIC_RELAXED);\n"),

@@ -7,7 +7,7 @@
  *
  * Likewise the pairs that must not miss each other: holder and publisher, taker and setter of ready
  * bits, sleeper and ringer, giver and taker of orders, reader and writer of endpoints, two who want the
- * same token.
+ * same token or the same part of a batch.
  *
  * The victim runs under the processor's trap flag. After each instruction the handler forks: the copy, whose
  * memory is all its own, lets the others act, goes on without the flag and checks the outcome.
@@ -17,6 +17,7 @@
 #include <unistd.h>
 
 #include "processes.h"
+#include "shm/parts.h"
 #include "steps.h"
 
 #define ROUNDS 4
@@ -131,6 +132,33 @@ static void others_take(void)
 static void token_outcome(void)
 {
     CHECK(child_has_it + others_have_it == 1, "%s, step %u: %d holders", scenario, step, child_has_it + others_have_it);
+}
+
+/* ---- who wants the same part of a batch: two helpers, a helper and the lender ---- */
+
+static int child_has_part, others_have_part; /* set by both in every copy */
+
+static int take_part(uint32_t helper)
+{
+    uint32_t lender, number;
+    return part_take(&segment, mark_of(&segment, helper), &lender, &number);
+}
+static void before_part(void)
+{
+    child_has_part = others_have_part = 0;
+    segment.workers[LIVE_RECEIVER].lends = 1;
+    part_offer(&segment, LIVE_RECEIVER, 0);
+    parts_say_offering(&segment, LIVE_RECEIVER, 1);
+}
+static void child_take_part(void) { child_has_part = take_part(DEAD_CONSUMER); }
+static void others_take_part(void) { others_have_part = take_part(LIVE_CONSUMER); }
+static void child_take_back(void) { child_has_part = part_take_back(&segment, LIVE_RECEIVER, 0); }
+static void others_take_back(void) { others_have_part = part_take_back(&segment, LIVE_RECEIVER, 0); }
+
+static void part_outcome(void)
+{
+    CHECK(child_has_part + others_have_part == 1, "%s, step %u: a part is had by %d", scenario, step,
+          child_has_part + others_have_part);
 }
 
 /* ---- taker and setter of ready bits ---- */
@@ -338,6 +366,9 @@ static const struct scenario {
     { "give, order meanwhile", before_taken, child_give, others_order, order_outcome },
     { "give staged, order meanwhile", before_taken, child_give_staged, others_order, order_outcome },
     { "take, taken meanwhile", before_empty, child_take_idle, others_take, token_outcome },
+    { "part: take, taken meanwhile", before_part, child_take_part, others_take_part, part_outcome },
+    { "part: take, taken back meanwhile", before_part, child_take_part, others_take_back, part_outcome },
+    { "part: take back, taken meanwhile", before_part, child_take_back, others_take_part, part_outcome },
     { "ready: take, set meanwhile", before_one_bit, child_take_all, others_set, set_outcome },
     { "ready: set, take meanwhile", before_one_bit, child_set_one, others_take_all, one_outcome },
     { "bell: sleep, ring meanwhile", before_empty, child_fall_asleep, others_ring, sleep_outcome },
